@@ -1,0 +1,94 @@
+//! What the author of a Keyward provider module uses.
+//!
+//! A provider knows one KMS product: how it is configured, which configurations name the same key encryption
+//! key, how the product's plugin is run, what its failures mean. It is a WebAssembly component that imports
+//! no function: it can look at its input, and answer. An author writes a struct ([`config`] says how),
+//! implements [`Provider`] for a type, and ends with [`export!`].
+//!
+//! ```
+//! use keyward_guest::prelude::*;
+//!
+//! /// Where the KMS is, and which of its keys is used.
+//! #[derive(ProviderConfig)]
+//! struct Config {
+//!     /// The plugin's image, by digest.
+//!     #[keyward(in_place = "the plugin's program, not the KEK")]
+//!     image: String,
+//!     /// Where the KMS answers.
+//!     #[keyward(new_key = "another KMS holds other keys", matches("^https://", "must use https"))]
+//!     address: String,
+//!     /// Which key encrypts.
+//!     #[keyward(new_key = "names another KEK", min_length = 1)]
+//!     key: String,
+//! }
+//!
+//! struct Example;
+//!
+//! impl Provider for Example {
+//!     type Config = Config;
+//!     const TYPE: &'static str = "Example";
+//!     const FIELD: &'static str = "example";
+//!     const IMAGE_FIELD: Option<&'static str> = Some("image");
+//!
+//!     fn facts() -> Facts {
+//!         Facts {
+//!             remote_key_id: RemoteKeyId::TracksRotation,
+//!             status: Status::ProbesBackend,
+//!             credentials: Credentials::Restart,
+//!             docs: "https://kms.example.com/docs",
+//!         }
+//!     }
+//!
+//!     fn references(_: &Config) -> Vec<Reference> {
+//!         Vec::new()
+//!     }
+//!
+//!     fn render(config: &Config, _: &[Setting]) -> Result<Plugin, Vec<Violation>> {
+//!         Ok(Managed::new().arg("--listen=", host::socket_uri()).arg("--address=", &config.address).into_plugin())
+//!     }
+//! }
+//!
+//! keyward_guest::export!(Example);
+//!
+//! let refused = Module::<Example>::normalize(r#"{"image": "i", "adress": "http://kms.example.com"}"#).unwrap_err();
+//! let messages: Vec<String> = refused.iter().map(|v| format!("{}: {}", v.field, v.message)).collect();
+//! assert_eq!(
+//!     messages,
+//!     ["adress: unknown field; did you mean address?", "address: Required value", "key: Required value"]
+//! );
+//! ```
+//!
+//! Fixtures, the author's unit of testing, are described in this crate's README.
+
+#[cfg(target_arch = "wasm32")]
+mod alloc;
+pub mod bindings;
+pub mod config;
+mod kek;
+mod module;
+mod provider;
+mod reference;
+pub mod render;
+mod report;
+
+/// The JSON values that `upgrade` works on.
+pub use serde_json as json;
+
+pub use bindings::keyward::provider::types::{
+    Container, Descriptor, Diagnosis, Effect, EnvVar, Exposure, Failure, FieldRule, HttpProbe, Kek, KeyRef,
+    Normalized, Part, Plugin, Reference, ReferenceKind, RenderedFile, Setting, Violation,
+};
+pub use config::ProviderConfig;
+pub use keyward_guest_derive::ProviderConfig;
+pub use module::Module;
+pub use provider::{Credentials, Facts, Provider, RemoteKeyId, Status};
+pub use report::{Findings, Path, Report};
+
+/// Everything that a provider usually needs.
+pub mod prelude {
+    pub use crate::render::{Managed, Text, host, rendered};
+    pub use crate::{
+        Credentials, Diagnosis, Facts, Failure, Findings, Kek, Module, Plugin, Provider, ProviderConfig,
+        Reference, RemoteKeyId, Setting, Status, Violation,
+    };
+}

@@ -1,0 +1,124 @@
+//! What is found wrong with a configuration, and where.
+
+use std::fmt;
+
+use crate::bindings::keyward::provider::types::Violation;
+
+/// Where in a configuration something is: `tls.serverName`, `hosts[2]`, `labels.team`; empty for the whole.
+#[derive(Clone, Copy, Debug)]
+pub enum Path<'p> {
+    /// The configuration itself.
+    Root,
+    /// A field of an object, or an entry of a map.
+    Field(&'p Path<'p>, &'p str),
+    /// An entry of a list.
+    Index(&'p Path<'p>, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Self::Root, name) => f.write_str(name),
+            Self::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// Everything found while a configuration is read. Reading never stops at the first violation: an admin sees
+/// all of them at once.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Why the configuration is refused.
+    pub violations: Vec<Violation>,
+    /// What the admin should know though it is accepted.
+    pub warnings: Vec<Violation>,
+    /// Whether values are checked; what `normalize` once returned is only read.
+    pub(crate) checking: bool,
+}
+
+impl Report {
+    /// An empty report for a configuration that an admin wrote.
+    pub fn new() -> Self {
+        Self { checking: true, ..Self::default() }
+    }
+
+    /// What is found at `at` goes here.
+    pub fn at<'r>(&'r mut self, at: &'r Path<'r>) -> Findings<'r> {
+        Findings { report: self, at }
+    }
+}
+
+/// Takes what a check finds at one place of a configuration.
+#[derive(Debug)]
+pub struct Findings<'r> {
+    report: &'r mut Report,
+    at: &'r Path<'r>,
+}
+
+impl Findings<'_> {
+    /// This value is refused; `message` says what is wrong with it, to the admin, and never repeats a value
+    /// that could be secret.
+    pub fn violation(&mut self, message: impl Into<String>) {
+        self.report.violations.push(Violation { field: self.at.to_string(), message: message.into() });
+    }
+
+    /// The field `field` (a path below this value) is refused.
+    pub fn violation_at(&mut self, field: &str, message: impl Into<String>) {
+        self.report.violations.push(Violation { field: self.below(field), message: message.into() });
+    }
+
+    /// This value is accepted, but the admin should know something.
+    pub fn warning(&mut self, message: impl Into<String>) {
+        self.report.warnings.push(Violation { field: self.at.to_string(), message: message.into() });
+    }
+
+    /// As [`warning`](Self::warning), about the field `field` below this value.
+    pub fn warning_at(&mut self, field: &str, message: impl Into<String>) {
+        self.report.warnings.push(Violation { field: self.below(field), message: message.into() });
+    }
+
+    /// Whether the field `field` below this value, or something in it, was refused already: saying that it is
+    /// missing too would only confuse.
+    pub fn refused(&self, field: &str) -> bool {
+        if self.report.violations.is_empty() {
+            return false;
+        }
+        let path = self.below(field);
+        self.report.violations.iter().any(|violation| {
+            violation
+                .field
+                .strip_prefix(&path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
+    }
+
+    fn below(&self, field: &str) -> String {
+        Path::Field(self.at, field).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Path, Report};
+
+    #[test]
+    fn paths_read_as_admins_write_them() {
+        let tls = Path::Field(&Path::Root, "tls");
+        let hosts = Path::Field(&tls, "hosts");
+        assert_eq!(Path::Root.to_string(), "");
+        assert_eq!(Path::Index(&hosts, 2).to_string(), "tls.hosts[2]");
+        assert_eq!(Path::Field(&Path::Index(&hosts, 0), "name").to_string(), "tls.hosts[0].name");
+    }
+
+    #[test]
+    fn findings_carry_the_place() {
+        let mut report = Report::new();
+        let tls = Path::Field(&Path::Root, "tls");
+        report.at(&tls).violation_at("serverName", "no");
+        report.at(&Path::Root).warning_at("tls", "old");
+        assert_eq!(report.violations[0].field, "tls.serverName");
+        assert_eq!(report.warnings[0].field, "tls");
+    }
+}

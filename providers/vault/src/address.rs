@@ -1,0 +1,201 @@
+//! Vault's address: what may be wrong with it, and the one way to write it.
+
+use std::net::Ipv6Addr;
+
+use keyward_guest::Findings;
+
+/// The port that `https` means.
+const DEFAULT_PORT: u16 = 443;
+
+/// An address, taken apart.
+struct Address {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+    path: String,
+    query: String,
+}
+
+/// CONTRACT 4, `vault.vaultAddress`: every rule by itself, so that all that is wrong is told.
+pub(crate) fn check(text: &str, findings: &mut Findings<'_>) {
+    match parse(text) {
+        None => findings.violation("must be a valid URL"),
+        Some(address) => {
+            if address.scheme != "https" {
+                findings.violation("must use the 'https' scheme");
+            }
+            if !matches!(address.path.as_str(), "" | "/") {
+                findings.violation("must not contain a path");
+            }
+            if !address.query.is_empty() {
+                findings.violation("must not have a query");
+            }
+        }
+    }
+    if text.contains('#') {
+        findings.violation("must not have a fragment");
+    }
+    if text.contains('@') {
+        findings.violation("must not have user info");
+    }
+}
+
+/// The canonical form of an address that `check` accepts: scheme and host in lower case, IPv6 literals as RFC
+/// 5952 has them, no default port, no slash at the end. What means the same server is the same text.
+pub(crate) fn canonical(text: &str) -> String {
+    let Some(Address { scheme, host, port, .. }) = parse(text) else { return text.to_owned() };
+    match port.filter(|port| *port != DEFAULT_PORT) {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    }
+}
+
+/// Takes an absolute URL apart: scheme and host in canonical form, fragment and user info left out.
+fn parse(text: &str) -> Option<Address> {
+    if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return None;
+    }
+    let text = text.split_once('#').map_or(text, |(before, _)| before);
+    let (scheme, rest) = text.split_once(':')?;
+    let rest = rest.strip_prefix("//")?;
+    let letters = scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    if !letters || !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return None;
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, server)| server);
+    let (host, port) = server(authority)?;
+    Some(Address {
+        scheme: scheme.to_ascii_lowercase(),
+        host,
+        port,
+        path: path.to_owned(),
+        query: query.to_owned(),
+    })
+}
+
+/// `HOST`, `HOST:PORT`, `[IPV6]` or `[IPV6]:PORT`.
+fn server(authority: &str) -> Option<(String, Option<u16>)> {
+    if let Some(literal) = authority.strip_prefix('[') {
+        let (address, port) = literal.split_once(']')?;
+        return Some((format!("[{}]", ipv6(address)?), parse_port(port)?));
+    }
+    let (host, port) = authority.find(':').map_or((authority, ""), |colon| authority.split_at(colon));
+    // RFC 3986 reg-name; a name in another script is written in its ASCII form.
+    let valid = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b));
+    (valid && !host.is_empty()).then_some((host.to_ascii_lowercase(), parse_port(port)?))
+}
+
+/// An IPv6 address, perhaps with a zone (`%25` and its name), as RFC 5952 writes it.
+fn ipv6(text: &str) -> Option<String> {
+    let (address, zone) =
+        text.split_once("%25").map_or((text, None), |(address, zone)| (address, Some(zone)));
+    let address: Ipv6Addr = address.parse().ok()?;
+    match zone {
+        None => Some(address.to_string()),
+        Some("") => None,
+        Some(zone) => Some(format!("{address}%25{zone}")),
+    }
+}
+
+/// What follows the host: nothing, `:` or `:PORT`. The outer `None` is no port at all.
+#[allow(clippy::option_option, reason = "valid or not, given or not: two questions")]
+fn parse_port(text: &str) -> Option<Option<u16>> {
+    match text {
+        "" | ":" => Some(None),
+        _ => {
+            let digits =
+                text.strip_prefix(':').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+            digits.parse().ok().filter(|port| *port != 0).map(Some)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_guest::{Path, Report};
+
+    use super::{canonical, check};
+
+    fn violations(address: &str) -> Vec<String> {
+        let mut report = Report::new();
+        check(address, &mut report.at(&Path::Root));
+        report.violations.into_iter().map(|violation| violation.message).collect()
+    }
+
+    #[test]
+    fn one_server_has_one_address() {
+        for (written, address) in [
+            ("https://vault.example.com", "https://vault.example.com"),
+            ("https://vault.example.com/", "https://vault.example.com"),
+            ("https://vault.example.com:443", "https://vault.example.com"),
+            ("https://vault.example.com:", "https://vault.example.com"),
+            ("HTTPS://Vault.Example.COM:8200/", "https://vault.example.com:8200"),
+            ("https://vault.example.com:08200?", "https://vault.example.com:8200"),
+            ("https://192.0.2.7:8200", "https://192.0.2.7:8200"),
+            ("https://[2001:DB8:0:0:0:0:0:1]:443/", "https://[2001:db8::1]"),
+            ("https://[2001:db8::0001]:8200", "https://[2001:db8::1]:8200"),
+            ("https://[::ffff:192.0.2.7]", "https://[::ffff:192.0.2.7]"),
+            ("https://[fe80::1%25eth0]:8200", "https://[fe80::1%25eth0]:8200"),
+        ] {
+            assert_eq!(violations(written), Vec::<String>::new(), "{written}");
+            assert_eq!(canonical(written), address, "{written}");
+            assert_eq!(canonical(address), address, "canonical form of {written} is a fixed point");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_said_once() {
+        for written in [
+            "",
+            "vault.example.com",
+            "vault.example.com:8200",
+            "https:vault.example.com",
+            "https://",
+            "https:///",
+            "https://:8200",
+            "https://vault.example.com:port",
+            "https://vault.example.com:0",
+            "https://vault.example.com:65536",
+            "https://vault example.com",
+            "https://vault.example.com\n",
+            "https://2001:db8::1:8200",
+            "https://[2001:db8::1",
+            "https://[2001:db8::1]8200",
+            "https://[vault]",
+            "https://[fe80::1%25]",
+            "https://v\u{e4}ult.example.com",
+            "1https://vault.example.com",
+            "://vault.example.com",
+        ] {
+            assert_eq!(violations(written), ["must be a valid URL"], "{written:?}");
+        }
+    }
+
+    #[test]
+    fn each_rule_has_its_message() {
+        for (written, messages) in [
+            ("http://vault.example.com", vec!["must use the 'https' scheme"]),
+            ("https://vault.example.com/v1", vec!["must not contain a path"]),
+            ("https://vault.example.com//", vec!["must not contain a path"]),
+            ("https://vault.example.com?key=value", vec!["must not have a query"]),
+            ("https://vault.example.com#fragment", vec!["must not have a fragment"]),
+            ("https://vault.example.com/#fragment", vec!["must not have a fragment"]),
+            ("https://user:password@vault.example.com", vec!["must not have user info"]),
+            ("https://@vault.example.com", vec!["must not have user info"]),
+            (
+                "http://user@vault.example.com/v1?a=b#c",
+                vec![
+                    "must use the 'https' scheme",
+                    "must not contain a path",
+                    "must not have a query",
+                    "must not have a fragment",
+                    "must not have user info",
+                ],
+            ),
+        ] {
+            assert_eq!(violations(written), messages, "{written}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The configuration as an admin writes it: OpenShift's `VaultKMSPluginConfig`, field by field, with the
+//! limits and messages of CONTRACT 4, and the earlier spelling of four things (`spelling`).
+
+use keyward_guest::prelude::*;
+
+use crate::address;
+use crate::spelling;
+
+/// How to reach a key of HashiCorp Vault's Transit engine, and the plugin that does it.
+#[derive(Debug, ProviderConfig)]
+#[keyward(
+    check = spelling::check,
+    cel(
+        "has(self.kmsPluginImage) != has(self.vaultKMSPluginImage)",
+        "one of kmsPluginImage and its earlier spelling vaultKMSPluginImage is required, and not both"
+    ),
+    cel(
+        "has(self.authentication) != has(self.approleSecretRef)",
+        "one of authentication and its earlier spelling approleSecretRef is required, and not both"
+    ),
+    cel(
+        "has(self.vaultKeyPath) != has(self.transitKey)",
+        "one of vaultKeyPath and its earlier spelling transitKey is required, and not both"
+    ),
+    cel("has(self.transitKey) || !has(self.transitMount)", "transitMount goes with transitKey")
+)]
+pub struct Config {
+    /// The image of HashiCorp's plugin (vault-kube-kms), by digest.
+    #[keyward(in_place = "the plugin's program, not the KEK")]
+    pub kms_plugin_image: Option<Image>,
+
+    /// Where Vault answers: `https://HOST[:PORT]`.
+    #[keyward(
+        new_key = "another Vault holds other keys",
+        min_length = 1,
+        max_length = 512,
+        check = address::check,
+        cel("isURL(self)", "must be a valid URL"),
+        cel("!isURL(self) || url(self).getScheme() == 'https'", "must use the 'https' scheme"),
+        cel("!isURL(self) || url(self).getEscapedPath() in ['', '/']", "must not contain a path"),
+        cel("!isURL(self) || url(self).getQuery() == {}", "must not have a query"),
+        cel("self.find('#(.+)$') == ''", "must not have a fragment"),
+        cel("self.find('@') == ''", "must not have user info")
+    )]
+    pub vault_address: String,
+
+    /// The Vault namespace of the Transit engine; the root namespace where it is not given.
+    #[keyward(
+        new_key = "another namespace holds other keys",
+        min_length = 1,
+        max_length = 4096,
+        never("/$", "vaultNamespace cannot end with a forward slash"),
+        never(" ", "vaultNamespace cannot contain spaces"),
+        never(
+            "^(root|sys|audit|auth|cubbyhole|identity)$",
+            "vaultNamespace cannot be a reserved string (root, sys, audit, auth, cubbyhole, identity)"
+        )
+    )]
+    pub vault_namespace: Option<String>,
+
+    /// The Vault namespace of the AppRole auth method, where it is not vaultNamespace.
+    #[keyward(
+        in_place = "where the plugin logs in, not where the key is",
+        min_length = 1,
+        max_length = 4096,
+        never("/$", "vaultAuthNamespace cannot end with a forward slash"),
+        never(" ", "vaultAuthNamespace cannot contain spaces"),
+        never(
+            "^(root|sys|audit|auth|cubbyhole|identity)$",
+            "vaultAuthNamespace cannot be a reserved string (root, sys, audit, auth, cubbyhole, identity)"
+        )
+    )]
+    pub vault_auth_namespace: Option<String>,
+
+    /// How Vault's certificate is checked; the system's CAs and the address' host where it is not given.
+    #[keyward(nested)]
+    pub tls: Option<Tls>,
+
+    /// How the plugin logs in to Vault.
+    #[keyward(nested)]
+    pub authentication: Option<Authentication>,
+
+    /// The Transit key: `MOUNT/keys/NAME`.
+    #[keyward(
+        new_key = "names another KEK",
+        min_length = 8,
+        max_length = 1542,
+        never("^/", "vaultKeyPath cannot start with a forward slash"),
+        never("/$", "vaultKeyPath cannot end with a forward slash"),
+        never("//", "vaultKeyPath cannot contain consecutive forward slashes"),
+        matches(
+            "^[a-zA-Z0-9._~/-]+$",
+            "vaultKeyPath must only contain RFC 3986 unreserved characters (alphanumeric, hyphen, period, underscore, tilde) and forward slashes"
+        ),
+        never("(^|/)[.][.]?(/|$)", "vaultKeyPath must not contain '.' or '..' path segments"),
+        matches(
+            "^[a-zA-Z0-9._~-]+(/[a-zA-Z0-9._~-]+)*/keys/[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?$",
+            "vaultKeyPath must follow the format <mount>/keys/<key-name> where the key name starts and ends with an alphanumeric character or underscore and may contain alphanumeric characters, underscores, hyphens, and periods"
+        )
+    )]
+    pub vault_key_path: Option<String>,
+
+    /// Earlier spelling of kmsPluginImage.
+    #[keyward(in_place = "the plugin's program, not the KEK", name = "vaultKMSPluginImage")]
+    pub vault_kms_plugin_image: Option<Image>,
+
+    /// Earlier spelling of authentication, with the data keys roleID and secretID.
+    #[keyward(nested)]
+    pub approle_secret_ref: Option<AppRoleSecretRef>,
+
+    /// Earlier spelling of vaultKeyPath, with transitKey: where the Transit engine is mounted; `transit`
+    /// where it is not given.
+    #[keyward(
+        new_key = "names another KEK",
+        min_length = 1,
+        max_length = 1024,
+        never("^/", "transitMount cannot start with a forward slash"),
+        never("/$", "transitMount cannot end with a forward slash"),
+        never("//", "transitMount cannot contain consecutive forward slashes"),
+        matches(
+            "^[a-zA-Z0-9._~/-]+$",
+            "transitMount must only contain RFC 3986 unreserved characters (alphanumeric, hyphen, period, underscore, tilde) and forward slashes"
+        ),
+        never("(^|/)[.][.]?(/|$)", "transitMount must not contain '.' or '..' path segments")
+    )]
+    pub transit_mount: Option<String>,
+
+    /// Earlier spelling of vaultKeyPath, with transitMount: the name of the key.
+    #[keyward(
+        new_key = "names another KEK",
+        min_length = 1,
+        max_length = 512,
+        matches(
+            "^[a-zA-Z0-9_]([a-zA-Z0-9_.-]*[a-zA-Z0-9_])?$",
+            "transitKey must start and end with an alphanumeric character or underscore and may contain alphanumeric characters, underscores, hyphens, and periods"
+        )
+    )]
+    pub transit_key: Option<String>,
+}
+
+/// An image by digest; short names are not allowed, since a registry that somebody else answers for would do.
+#[derive(Debug, ProviderConfig)]
+#[keyward(
+    min_length = 75,
+    max_length = 447,
+    matches(
+        "^[^@]*@sha256:[a-f0-9]{64}$",
+        "the OCI Image reference must end with a valid '@sha256:<digest>' suffix, where '<digest>' is 64 characters long"
+    ),
+    matches(
+        "^([a-zA-Z0-9-]+[.])+[a-zA-Z0-9-]+(:[0-9]{2,5})?(/[a-zA-Z0-9_.-]+)+(@.*)?$",
+        "the OCI Image name should follow the host[:port][/namespace]/name format, resembling a valid URL without the scheme. Short names are not allowed, the registry hostname must be included."
+    )
+)]
+pub struct Image(pub String);
+
+/// The name of a Secret or ConfigMap.
+#[derive(Debug, ProviderConfig)]
+#[keyward(
+    min_length = 1,
+    max_length = 253,
+    matches(
+        "^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$",
+        "name must be a valid DNS subdomain name: contain no more than 253 characters, contain only lowercase alphanumeric characters, '-' or '.', and start and end with an alphanumeric character"
+    )
+)]
+pub struct ObjectName(pub String);
+
+/// How Vault's certificate is checked.
+#[derive(Debug, ProviderConfig)]
+#[keyward(min_properties = 1)]
+pub struct Tls {
+    /// The CAs that may have signed it.
+    #[keyward(nested)]
+    pub ca_bundle: Option<CaBundle>,
+
+    /// The name that it must carry, and that is asked for (SNI).
+    #[keyward(
+        in_place = "connection only",
+        min_length = 1,
+        max_length = 253,
+        matches(
+            "^[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*$",
+            "serverName must be a valid DNS hostname: contain no more than 253 characters, contain only lowercase alphanumeric characters, '-' or '.', and start and end with an alphanumeric character"
+        )
+    )]
+    pub server_name: Option<String>,
+}
+
+/// A ConfigMap with the data key `ca-bundle.crt`.
+#[derive(Debug, ProviderConfig)]
+pub struct CaBundle {
+    /// Its name.
+    #[keyward(in_place = "connection only")]
+    pub name: ObjectName,
+}
+
+/// How the plugin logs in to Vault.
+#[derive(Debug, ProviderConfig)]
+#[keyward(
+    check = app_role_goes_with_its_type,
+    cel(
+        "self.type == 'AppRole' ? has(self.appRole) : !has(self.appRole)",
+        "appRole config is required when authentication type is AppRole, and forbidden otherwise"
+    )
+)]
+pub struct Authentication {
+    /// The auth method: AppRole.
+    #[keyward(in_place = "how the plugin logs in", required = "Required value")]
+    pub r#type: Option<AuthenticationType>,
+
+    /// The AppRole.
+    #[keyward(nested)]
+    pub app_role: Option<AppRole>,
+}
+
+/// Auth methods of the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ProviderConfig)]
+pub enum AuthenticationType {
+    /// A role id and a secret id.
+    AppRole,
+}
+
+/// An AppRole of Vault.
+#[derive(Debug, ProviderConfig)]
+pub struct AppRole {
+    /// The Secret that holds its role id and secret id.
+    #[keyward(nested)]
+    pub secret: AppRoleSecret,
+}
+
+/// A Secret with the data keys `role-id` and `secret-id`.
+#[derive(Debug, ProviderConfig)]
+pub struct AppRoleSecret {
+    /// Its name.
+    #[keyward(in_place = "credentials only")]
+    pub name: ObjectName,
+}
+
+/// A Secret with the data keys `roleID` and `secretID`.
+#[derive(Debug, ProviderConfig)]
+pub struct AppRoleSecretRef {
+    /// Its name.
+    #[keyward(in_place = "credentials only")]
+    pub name: ObjectName,
+}
+
+/// CONTRACT 4's union. With one type there is, that is to say: it must be there.
+fn app_role_goes_with_its_type(authentication: &Authentication, findings: &mut Findings<'_>) {
+    if authentication.r#type.is_some() && authentication.app_role.is_none() && !findings.refused("appRole") {
+        findings.violation(
+            "appRole config is required when authentication type is AppRole, and forbidden otherwise",
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! What a failure of the plugin means: the first of `symptoms` that fits.
+//!
+//! A symptom is recognised by texts: what Vault answers, what Go's and rustls' TLS say, what the plugin logs.
+//! They are looked for in the message and the log's last lines, without regard to case; lines about the
+//! plugin's own socket say nothing about Vault and are left out. No text of the failure goes into the answer,
+//! so none can carry a secret into a status; summary and remedy speak in the configuration's own fields.
+
+use keyward_guest::prelude::*;
+
+use crate::config::Config;
+use crate::symptoms::SYMPTOMS;
+
+pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> {
+    let said = said(failure);
+    let symptom = SYMPTOMS.iter().find(|symptom| symptom.fits(&failure.phase, &said))?;
+    Some(Diagnosis {
+        cause: symptom.cause.to_owned(),
+        summary: fill(symptom.summary, config),
+        remedy: fill(symptom.remedy, config),
+        retryable: symptom.retryable,
+    })
+}
+
+/// What was said of Vault, in lower case.
+fn said(failure: &Failure) -> String {
+    let lines = failure.message.lines().chain(failure.log_tail.iter().map(String::as_str));
+    let mut said = String::new();
+    for line in lines.map(str::to_ascii_lowercase) {
+        if !line.contains("unix:") && !line.contains(".sock") {
+            said.push_str(&line);
+            said.push('\n');
+        }
+    }
+    said
+}
+
+/// Replaces `{name}` by what the configuration says.
+fn fill(template: &str, config: &Config) -> String {
+    let mut filled = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        filled.push_str(before);
+        let (name, after) = after.split_once('}').unwrap_or((after, ""));
+        filled.push_str(&word(name, config));
+        rest = after;
+    }
+    filled.push_str(rest);
+    filled
+}
+
+fn word(name: &str, config: &Config) -> String {
+    let key = config.transit_key();
+    let ids = config.app_role_ids();
+    let namespace = |namespace: Option<&String>| {
+        namespace
+            .map_or_else(|| "the root namespace".to_owned(), |namespace| format!("namespace {namespace}"))
+    };
+    match name {
+        "address" => config.vault_address.clone(),
+        "namespace" => namespace(config.vault_namespace.as_ref()),
+        "auth-namespace" => {
+            namespace(config.vault_auth_namespace.as_ref().or(config.vault_namespace.as_ref()))
+        }
+        "key" => key.path(),
+        "mount" => key.mount.to_owned(),
+        "name" => key.name.to_owned(),
+        "key-field" => key.field.to_owned(),
+        "secret" => ids.secret.to_owned(),
+        "secret-field" => ids.field.to_owned(),
+        "role-id" => ids.role_id.to_owned(),
+        "secret-id" => ids.secret_id.to_owned(),
+        "image" => "kmsPluginImage".to_owned(),
+        unknown => format!("{{{unknown}}}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_guest::config::read;
+    use keyward_guest::{Failure, Report};
+    use serde_json::json;
+
+    use super::{diagnose, fill};
+    use crate::config::Config;
+    use crate::symptoms::SYMPTOMS;
+
+    fn config() -> Config {
+        let written = json!({
+            "kmsPluginImage": format!("registry.example.com/vault-kube-kms@sha256:{}", "0".repeat(64)),
+            "vaultAddress": "https://vault.example.com:8200",
+            "vaultNamespace": "admin",
+            "authentication": {"type": "AppRole", "appRole": {"secret": {"name": "vault-approle"}}},
+            "vaultKeyPath": "transit/keys/kek",
+        });
+        let mut report = Report::new();
+        let config = read(&written, &mut report);
+        assert!(report.violations.is_empty(), "{report:?}");
+        config
+    }
+
+    #[test]
+    fn every_template_is_filled_in() {
+        let config = config();
+        for symptom in SYMPTOMS {
+            for text in [symptom.summary, symptom.remedy] {
+                let filled = fill(text, &config);
+                assert!(!filled.contains(['{', '}']), "{}: {filled}", symptom.cause);
+            }
+        }
+    }
+
+    /// A text in another case than lower would never be seen; an earlier symptom that needs less would hide a
+    /// later.
+    #[test]
+    fn every_symptom_can_be_recognised() {
+        let config = config();
+        for symptom in SYMPTOMS {
+            let words: Vec<&str> = symptom.seen.iter().filter_map(|group| group.first().copied()).collect();
+            let failure = Failure {
+                phase: symptom.phases.first().copied().unwrap_or("status").to_owned(),
+                grpc_code: None,
+                exit_code: None,
+                message: words.join(" ").to_uppercase(),
+                log_tail: Vec::new(),
+            };
+            let cause = diagnose(&config, &failure).map(|diagnosis| diagnosis.cause);
+            assert_eq!(cause.as_deref(), Some(symptom.cause), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_plugins_own_socket_says_nothing_about_vault() {
+        let failure = |message: &str, log: &[&str]| Failure {
+            phase: "start".to_owned(),
+            grpc_code: None,
+            exit_code: None,
+            message: message.to_owned(),
+            log_tail: log.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let socket = "dial unix /var/run/kmsplugin/kms-1/kms.sock: connect: connection refused";
+        assert_eq!(diagnose(&config(), &failure(socket, &[])), None);
+        let cause = diagnose(&config(), &failure(socket, &["* Vault is sealed"])).map(|d| d.cause);
+        assert_eq!(cause.as_deref(), Some("sealed"));
+    }
+
+    #[test]
+    fn nothing_of_the_failure_is_repeated() {
+        let failure = Failure {
+            phase: "login".to_owned(),
+            grpc_code: Some(16),
+            exit_code: None,
+            message: "invalid role or secret ID: s.hunter2".to_owned(),
+            log_tail: vec!["secret_id=hunter2".to_owned()],
+        };
+        let diagnosis = diagnose(&config(), &failure).map(|d| format!("{d:?}"));
+        assert!(diagnosis.is_some_and(|text| !text.contains("hunter2")));
+    }
+}

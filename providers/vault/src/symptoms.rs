@@ -1,0 +1,400 @@
+//! What goes wrong with Vault and its plugin, and how it is recognised: the most telling first.
+//!
+//! Seen from OpenBao 2.7: refused login, denial, missing key, mount and namespace, another key, an old
+//! version, the rate limit. The others are from the documentation of Vault and of the plugin, and from Go's
+//! and rustls' sources; those about licences cannot be seen without Vault Enterprise.
+
+/// One thing that goes wrong.
+pub(crate) struct Symptom {
+    /// The bounded label.
+    pub(crate) cause: &'static str,
+    /// In which phases it is looked for; empty for any.
+    pub(crate) phases: &'static [&'static str],
+    /// Of each group, one text must occur; in lower case.
+    pub(crate) seen: &'static [&'static [&'static str]],
+    /// One line; `{name}` is filled in from the configuration.
+    pub(crate) summary: &'static str,
+    /// What to do.
+    pub(crate) remedy: &'static str,
+    /// Whether trying again may help without anybody doing anything.
+    pub(crate) retryable: bool,
+}
+
+impl Symptom {
+    /// Whether it is this one: `said` is what was said of Vault, in lower case.
+    pub(crate) fn fits(&self, phase: &str, said: &str) -> bool {
+        (self.phases.is_empty() || self.phases.contains(&phase))
+            && self.seen.iter().all(|group| group.iter().any(|text| said.contains(text)))
+    }
+}
+
+/// Vault's own words for "no".
+const DENIED: &[&str] = &["permission denied", "code: 403", "403 forbidden", "status 403"];
+/// The login's path.
+const LOGIN: &[&str] = &["/login", "login failed", "failed to log in", "login:"];
+
+/// The first that fits counts.
+pub(crate) const SYMPTOMS: &[Symptom] = &[
+    Symptom {
+        cause: "image",
+        phases: &["image"],
+        seen: &[],
+        summary: "the plugin's image cannot be had",
+        remedy: "check that {image} names an image that exists under this digest, and that the node may pull it",
+        retryable: true,
+    },
+    Symptom {
+        cause: "unknown-flag",
+        phases: &[],
+        seen: &[&[
+            "flag provided but not defined",
+            "unknown flag",
+            "unexpected argument",
+            "unrecognized option",
+        ]],
+        summary: "the plugin does not know one of its arguments",
+        remedy: "{image} must name a release of vault-kube-kms that takes -vault-key-path and -health-port",
+        retryable: false,
+    },
+    Symptom {
+        cause: "sealed",
+        phases: &[],
+        seen: &[&["vault is sealed", "barrier is sealed", "server is sealed"]],
+        summary: "Vault at {address} is sealed",
+        remedy: "unseal Vault; nothing has to be changed in the cluster",
+        retryable: true,
+    },
+    Symptom {
+        cause: "no-active-node",
+        phases: &[],
+        seen: &[&[
+            "active cluster node not found",
+            "no active node",
+            "not yet initialized",
+            "not initialized",
+        ]],
+        summary: "Vault at {address} has no active node",
+        remedy: "wait for Vault's election to end, or initialise it; vaultAddress must lead to a working cluster",
+        retryable: true,
+    },
+    Symptom {
+        cause: "license-unreadable",
+        phases: &[],
+        seen: &[&["sys/license/status"], DENIED],
+        summary: "the AppRole may not read Vault's licence",
+        remedy: "grant \"read\" on sys/license/status to the AppRole whose ids are in Secret {secret} ({secret-field})",
+        retryable: true,
+    },
+    Symptom {
+        cause: "license",
+        phases: &[],
+        seen: &[&[
+            "community edition detected",
+            "requires vault enterprise",
+            "license is expired",
+            "license expired",
+            "license has expired",
+            "license is not valid",
+            "invalid license",
+            "license termination",
+        ]],
+        summary: "Vault at {address} has no licence that the plugin accepts",
+        remedy: "install a valid Vault Enterprise licence, or point vaultAddress at a Vault that has one",
+        retryable: false,
+    },
+    Symptom {
+        cause: "license",
+        phases: &[],
+        // Only Enterprise has that path at all.
+        seen: &[&["sys/license/status"], &["unsupported path", "code: 404"]],
+        summary: "Vault at {address} is not Vault Enterprise, which the plugin requires",
+        remedy: "point vaultAddress at a Vault Enterprise",
+        retryable: false,
+    },
+    Symptom {
+        cause: "tls-ca-unreadable",
+        phases: &[],
+        seen: &[&[
+            "no certificates found",
+            "failed to parse ca",
+            "error loading ca",
+            "unable to load ca",
+            "invalid ca",
+        ]],
+        summary: "the CA bundle holds no certificate",
+        remedy: "put PEM certificates under ca-bundle.crt into the ConfigMap that tls.caBundle.name names",
+        retryable: false,
+    },
+    Symptom {
+        cause: "tls-expired",
+        phases: &[],
+        seen: &[&[
+            "certificate has expired",
+            "certificate expired",
+            "peer certificate: expired",
+            "not yet valid",
+            "notvalidyet",
+        ]],
+        summary: "Vault's certificate at {address} is out of date",
+        remedy: "renew Vault's certificate; if it is in date, check the clocks of Vault and of the node",
+        retryable: true,
+    },
+    Symptom {
+        cause: "tls-name",
+        phases: &[],
+        seen: &[&[
+            "certificate is valid for",
+            "certificate is not valid for",
+            "certificate not valid for name",
+            "notvalidforname",
+            "doesn't contain any ip sans",
+            "hostname mismatch",
+        ]],
+        summary: "Vault's certificate at {address} is for another name",
+        remedy: "set tls.serverName to a name in Vault's certificate, or vaultAddress to such a host",
+        retryable: false,
+    },
+    Symptom {
+        cause: "tls-unknown-ca",
+        phases: &[],
+        seen: &[&[
+            "signed by unknown authority",
+            "unknownissuer",
+            "unknown issuer",
+            "unknown ca",
+            "self-signed certificate",
+            "self signed certificate",
+            "unable to get local issuer",
+        ]],
+        summary: "Vault's certificate at {address} is signed by a CA that the plugin does not know",
+        remedy: "put the CA that signed it under ca-bundle.crt into the ConfigMap that tls.caBundle.name names",
+        retryable: false,
+    },
+    Symptom {
+        cause: "not-tls",
+        phases: &[],
+        seen: &[&[
+            "http response to https client",
+            "corrupt message of type invalidcontenttype",
+            "wrong version number",
+        ]],
+        summary: "what answers at {address} does not speak TLS",
+        remedy: "set vaultAddress to the port on which Vault serves https",
+        retryable: false,
+    },
+    Symptom {
+        cause: "dns",
+        phases: &[],
+        seen: &[&[
+            "no such host",
+            "dns error",
+            "failed to lookup address",
+            "name resolution",
+            "name or service not known",
+            "server misbehaving",
+        ]],
+        summary: "the host of {address} is not known to the control-plane nodes' DNS",
+        remedy: "correct vaultAddress, or the nodes' DNS (the plugin uses the node's, not the cluster's)",
+        retryable: true,
+    },
+    Symptom {
+        cause: "rate-limited",
+        phases: &[],
+        seen: &[&["rate limit quota exceeded", "code: 429", "too many requests"]],
+        summary: "Vault at {address} turns the plugin away: too many requests",
+        remedy: "raise Vault's rate limit quota for {namespace}, mount {mount}",
+        retryable: true,
+    },
+    Symptom {
+        cause: "namespace-unknown",
+        phases: &[],
+        seen: &[&[
+            "namespace not found",
+            "no such namespace",
+            "namespace does not exist",
+            "invalid namespace",
+        ]],
+        summary: "Vault at {address} does not know {namespace}",
+        remedy: "correct vaultNamespace or vaultAuthNamespace",
+        retryable: false,
+    },
+    Symptom {
+        cause: "auth-not-mounted",
+        phases: &[],
+        seen: &[&["no handler for route", "unsupported path"], &["auth/approle", "approle/login"]],
+        summary: "no AppRole auth method is mounted at approle/ in {auth-namespace}",
+        remedy: "enable it there, or correct vaultAuthNamespace",
+        retryable: false,
+    },
+    Symptom {
+        cause: "mount-not-found",
+        phases: &[],
+        seen: &[&["no handler for route", "unsupported path"]],
+        summary: "no Transit engine is mounted at {mount} in {namespace}",
+        remedy: "correct {key-field} or vaultNamespace, or mount the engine there",
+        retryable: false,
+    },
+    Symptom {
+        cause: "key-version-refused",
+        phases: &[],
+        seen: &[&["disallowed by policy", "min_decryption_version", "version is too old"]],
+        summary: "Vault no longer decrypts with the version of {key} that encrypted what is stored",
+        remedy: "lower min_decryption_version of {key} until everything is re-encrypted, then raise it again",
+        retryable: false,
+    },
+    Symptom {
+        cause: "key-not-found",
+        phases: &[],
+        seen: &[&[
+            "encryption key not found",
+            "no existing key named",
+            "key not found",
+            "could not find key",
+        ]],
+        summary: "the Transit key {key} does not exist in {namespace}",
+        remedy: "create it, or correct {key-field}, vaultNamespace or vaultAddress; \
+                 a key that was deleted takes with it what it encrypted",
+        retryable: false,
+    },
+    Symptom {
+        cause: "key-not-found",
+        phases: &[],
+        // Reading a key that is not there: no text at all.
+        seen: &[&["/keys/"], &["code: 404"]],
+        summary: "the Transit key {key} does not exist in {namespace}",
+        remedy: "create it, or correct {key-field}, vaultNamespace or vaultAddress; \
+                 a key that was deleted takes with it what it encrypted",
+        retryable: false,
+    },
+    Symptom {
+        cause: "other-kek",
+        phases: &[],
+        seen: &[&["message authentication failed", "invalid ciphertext"]],
+        summary: "the key {key} at {address} is not the one that encrypted what is stored",
+        remedy: "restore that key under this name, or set {key-field}, vaultNamespace and vaultAddress back to it; \
+                 it may have been deleted and made anew, or Vault restored from another backup",
+        retryable: false,
+    },
+    Symptom {
+        cause: "login-refused",
+        phases: &[],
+        seen: &[&[
+            "invalid role or secret id",
+            "invalid role id",
+            "invalid role_id",
+            "invalid secret id",
+            "invalid secret_id",
+            "failed to validate credentials",
+            "secret id is expired",
+            "missing role_id",
+            "missing secret_id",
+        ]],
+        summary: "Vault refuses the AppRole's role id or secret id",
+        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); \
+                 a secret id expires, and may be used up; the AppRole must be in {auth-namespace}",
+        retryable: false,
+    },
+    Symptom {
+        cause: "login-refused",
+        phases: &[],
+        seen: &[LOGIN, DENIED],
+        summary: "Vault refuses the AppRole's login",
+        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); \
+                 the auth method must be mounted at approle/ in {auth-namespace} and allow logins from the nodes",
+        retryable: false,
+    },
+    Symptom {
+        cause: "token-refused",
+        phases: &[],
+        seen: &[&["invalid token", "bad token", "missing client token", "token expired"]],
+        summary: "Vault no longer accepts the plugin's token",
+        remedy: "the plugin logs in again when it is started; if that fails, renew {secret-id} in Secret {secret}",
+        retryable: true,
+    },
+    Symptom {
+        cause: "encrypt-denied",
+        phases: &[],
+        seen: &[&["/encrypt/"], DENIED],
+        summary: "the AppRole may not encrypt with {key}",
+        remedy: "grant \"update\" on {mount}/encrypt/{name} in {namespace} (an old key needs it too, until its \
+                 plugin is removed), or correct {key-field}: Vault denies what it does not have, too",
+        retryable: true,
+    },
+    Symptom {
+        cause: "decrypt-denied",
+        phases: &[],
+        seen: &[&["/decrypt/"], DENIED],
+        summary: "the AppRole may not decrypt with {key}",
+        remedy: "grant \"update\" on {mount}/decrypt/{name} in {namespace}, \
+                 or correct {key-field}: Vault denies what it does not have, too",
+        retryable: true,
+    },
+    Symptom {
+        cause: "read-denied",
+        phases: &[],
+        seen: &[&["/keys/"], DENIED],
+        summary: "the AppRole may not read the key {key}",
+        remedy: "grant \"read\" on {mount}/keys/{name} in {namespace}, \
+                 or correct {key-field}: Vault denies what it does not have, too",
+        retryable: true,
+    },
+    Symptom {
+        cause: "login-refused",
+        phases: &["login"],
+        seen: &[DENIED],
+        summary: "Vault refuses the AppRole's login",
+        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); \
+                 the auth method must be mounted at approle/ in {auth-namespace} and allow logins from the nodes",
+        retryable: false,
+    },
+    Symptom {
+        cause: "encrypt-denied",
+        phases: &["encrypt"],
+        seen: &[DENIED],
+        summary: "the AppRole may not encrypt with {key}",
+        remedy: "grant \"update\" on {mount}/encrypt/{name} in {namespace} (an old key needs it too, until its \
+                 plugin is removed), or correct {key-field}: Vault denies what it does not have, too",
+        retryable: true,
+    },
+    Symptom {
+        cause: "decrypt-denied",
+        phases: &["decrypt", "canary"],
+        seen: &[DENIED],
+        summary: "the AppRole may not decrypt with {key}",
+        remedy: "grant \"update\" on {mount}/decrypt/{name} in {namespace}, \
+                 or correct {key-field}: Vault denies what it does not have, too",
+        retryable: true,
+    },
+    Symptom {
+        cause: "permission-denied",
+        phases: &[],
+        seen: &[DENIED],
+        summary: "the AppRole's policy does not permit what the plugin does",
+        remedy: "grant \"update\" on {mount}/encrypt/{name} and {mount}/decrypt/{name}, \"read\" on \
+                 {mount}/keys/{name} and on sys/license/status, in {namespace}; or correct {key-field}",
+        retryable: true,
+    },
+    Symptom {
+        cause: "unreachable",
+        phases: &[],
+        seen: &[&[
+            "connection refused",
+            "i/o timeout",
+            "deadline exceeded",
+            "timed out",
+            "timeout",
+            "no route to host",
+            "network is unreachable",
+            "connection reset",
+            "error trying to connect",
+            "client error (connect)",
+            "connection closed",
+            "code: 503",
+            "bad gateway",
+            "service unavailable",
+        ]],
+        summary: "Vault cannot be reached at {address}",
+        remedy: "check that Vault runs, that vaultAddress is right, and that the control-plane nodes may connect to it",
+        retryable: true,
+    },
+];
