@@ -1,0 +1,286 @@
+//! `ClusterEncryption/cluster`: what the admin wants, and what is.
+
+use kube_derive::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Condition;
+use crate::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
+
+/// Encryption at rest of what this cluster's API servers store.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "encryption.keyward.dev",
+    version = "v1alpha1",
+    kind = "ClusterEncryption",
+    status = "ClusterEncryptionStatus",
+    shortname = "ce",
+    category = "keyward",
+    printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.encryption.type"}"#,
+    printcolumn = r#"{"name":"Encrypted","type":"string","jsonPath":".status.conditions[?(@.type==\"Encrypted\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Encrypted\")].reason"}"#,
+    printcolumn = r#"{"name":"Key","type":"integer","jsonPath":".status.highestKeyID"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    crates(kube_core = "kube_core", k8s_openapi = "k8s_openapi")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterEncryptionSpec {
+    /// What encrypts.
+    #[serde(default)]
+    pub encryption: EncryptionSpec,
+    /// What is encrypted, as `resource` or `resource.group`. Secrets and ConfigMaps where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Vec<String>>,
+    /// Settings of the KMS plugins that are no provider's business; all in place.
+    #[serde(default, skip_serializing_if = "PluginSettings::is_default")]
+    pub plugins: PluginSettings,
+    /// What Keyward has to know of the API servers.
+    #[serde(default, skip_serializing_if = "ApiServerSettings::is_default")]
+    pub api_server: ApiServerSettings,
+    /// A token: a new one asks for everything to be re-encrypted once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reencrypt: Option<String>,
+    /// keyIDs whose loss is accepted (`keyward forget-key`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forget: Vec<KeyId>,
+}
+
+/// The shape of OpenShift's `APIServer.spec.encryption`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.kms) ? (has(self.type) && self.type == 'KMS') : true",
+    "message": "kms config is required when encryption type is KMS, and forbidden otherwise"
+}]))]
+pub struct EncryptionSpec {
+    /// `identity` (or empty), `aescbc`, `aesgcm` or `KMS`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["", "identity", "aescbc", "aesgcm", "KMS"]))]
+    pub type_: Option<String>,
+    /// The provider's `type` and, beside it, its configuration. Kept as written: which fields there are is the
+    /// provider module's word, so a provider that is loaded later needs no new CRD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "preserved_object")]
+    pub kms: Option<Value>,
+}
+
+fn preserved_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "required": ["type"],
+        "properties": { "type": { "type": "string", "minLength": 1, "maxLength": 63 } },
+        "x-kubernetes-preserve-unknown-fields": true,
+    })
+}
+
+/// Settings of every plugin that Keyward runs. A change of any is in place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginSettings {
+    /// How long the API server waits for the plugin: a Go duration, `10s` where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    /// Proxy of the plugin's connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxySettings>,
+    /// Names that the plugin resolves without DNS (cluster DNS is not there when the API server starts).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_aliases: Vec<HostAlias>,
+    /// Requests and limits of the plugin's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<PluginResources>,
+}
+
+impl PluginSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Proxy variables of the plugin's environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxySettings {
+    /// `HTTP_PROXY`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// `HTTPS_PROXY`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub https: Option<String>,
+    /// `NO_PROXY`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_proxy: Option<String>,
+}
+
+/// One line of the plugin's hosts file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostAlias {
+    /// The address.
+    pub ip: String,
+    /// Its names.
+    pub hostnames: Vec<String>,
+}
+
+/// Requests and limits as Kubernetes quantities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginResources {
+    /// For example `cpu: 10m`, `memory: 64Mi`.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub requests: std::collections::BTreeMap<String, String>,
+    /// Four times the requests where it is absent.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub limits: std::collections::BTreeMap<String, String>,
+}
+
+/// What Keyward has to know of the API servers and cannot read from them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiServerSettings {
+    /// Must match `--request-timeout`: a Go duration, `60s` where it is absent. A write that is under way when the
+    /// write key changes may still carry the old key for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<String>,
+}
+
+impl ApiServerSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What is. Written by the operator alone; holds no secret byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterEncryptionStatus {
+    /// The generation that the conditions speak of.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// OpenShift's types and reasons, plus `Progressing`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// High-water mark: written before a key secret is made, so that a number is never reused (S5).
+    #[serde(rename = "highestKeyID", default)]
+    pub highest_key_id: KeyId,
+    /// The same for revisions.
+    #[serde(default)]
+    pub highest_revision: Revision,
+    /// The last revision that every API server was seen to have loaded.
+    #[serde(default)]
+    pub converged_revision: Revision,
+    /// The kept revisions.
+    #[serde(default)]
+    pub revisions: Vec<RevisionStatus>,
+    /// The keys in use, newest first.
+    #[serde(default)]
+    pub keys: Vec<KeyStatus>,
+    /// Progress of the migrations under the write key.
+    #[serde(default)]
+    pub migrations: Vec<MigrationSummary>,
+    /// Health of the plugins as the nodes report it.
+    #[serde(default)]
+    pub plugins: Vec<PluginSummary>,
+    /// The last token of `spec.reencrypt` that was carried out.
+    #[serde(default)]
+    pub reencrypt: ReencryptStatus,
+    /// When facts that something waits on were first seen, so that a dump replays (OBJECTS.md, "Time").
+    #[serde(default)]
+    pub since: Vec<Since>,
+}
+
+/// One kept revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionStatus {
+    /// Its number.
+    pub n: Revision,
+    /// The hash of its configuration as the API servers' metric shows it.
+    pub config_hash: ConfigHash,
+    /// Each resource's providers in CONTRACT.md's notation, the writer first.
+    pub lists: std::collections::BTreeMap<String, Vec<String>>,
+}
+
+/// One key as an admin sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyStatus {
+    /// Its number.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// How it encrypts.
+    pub mode: Mode,
+    /// `write`, `read`, `pending` (in no revision yet) or `unused`.
+    pub role: String,
+    /// The provider's type, for KMS keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// Which KEK it names, for KMS keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kek: Option<std::collections::BTreeMap<String, String>>,
+    /// The remote key id of its canary.
+    #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
+    pub remote_key_id: Option<RemoteKeyId>,
+    /// Why it was made.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Resources all of whose objects were rewritten under it.
+    #[serde(default)]
+    pub migrated: Vec<String>,
+}
+
+/// One resource's migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationSummary {
+    /// What is migrated.
+    pub resource: String,
+    /// Under which key.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// `Pending`, `Running`, `Succeeded` or `Failed`.
+    pub phase: String,
+    /// Objects dealt with.
+    pub done: u64,
+    /// Objects in all, as far as known.
+    pub total: u64,
+}
+
+/// One plugin on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginSummary {
+    /// Where.
+    pub node: String,
+    /// Which key's.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// `Healthy`, `Unhealthy`, `Error` or `Unknown`.
+    pub status: String,
+    /// What is wrong, and what to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// What became of `spec.reencrypt`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReencryptStatus {
+    /// The token that was carried out last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// When a fact took its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Since {
+    /// What it is about.
+    pub fact: String,
+    /// Its value.
+    pub value: String,
+    /// RFC 3339; when the operator first saw that value.
+    pub at: String,
+}

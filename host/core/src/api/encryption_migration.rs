@@ -1,0 +1,101 @@
+//! `EncryptionMigration/encryption-migration-{group|core}-{resource}`: one resource's rewriting under one key.
+
+use kube_derive::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{KeyId, RemoteKeyId};
+
+/// One resource to be rewritten. Spec: the operator's decision.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "encryption.keyward.dev",
+    version = "v1alpha1",
+    kind = "EncryptionMigration",
+    status = "EncryptionMigrationStatus",
+    category = "keyward",
+    printcolumn = r#"{"name":"Resource","type":"string","jsonPath":".spec.resource"}"#,
+    printcolumn = r#"{"name":"Key","type":"integer","jsonPath":".spec.keyID"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Done","type":"integer","jsonPath":".status.done"}"#,
+    printcolumn = r#"{"name":"Total","type":"integer","jsonPath":".status.total"}"#,
+    crates(kube_core = "kube_core", k8s_openapi = "k8s_openapi")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionMigrationSpec {
+    /// Whose API server.
+    pub operand: String,
+    /// `resource` or `resource.group`.
+    pub resource: String,
+    /// The write key.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// The key secret's UID: a migration is identified by the key, not by a number that might come back.
+    #[serde(rename = "keySecretUID")]
+    pub key_secret_uid: String,
+    /// The remote key id that a remote rotation moved to.
+    #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
+    pub remote_key_id: Option<RemoteKeyId>,
+    /// Raised to have a failed migration tried again: a new generation of the same wish.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(attempt: &u32) -> bool {
+    *attempt == 0
+}
+
+/// Where a migration stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum MigrationPhase {
+    /// Not begun.
+    #[default]
+    Pending,
+    /// Under way.
+    Running,
+    /// Every object was rewritten, or was gone.
+    Succeeded,
+    /// Ended with failures; tried again later.
+    Failed,
+}
+
+/// Status: the migration engine's report. Survives a restart: the cursor resumes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionMigrationStatus {
+    /// The generation of the spec that this speaks of; anything else is about an earlier key.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Where it stands.
+    #[serde(default)]
+    pub phase: MigrationPhase,
+    /// Objects dealt with.
+    #[serde(default)]
+    pub done: u64,
+    /// Objects in all, as far as known.
+    #[serde(default)]
+    pub total: u64,
+    /// Objects a second.
+    #[serde(default)]
+    pub rate: u64,
+    /// Where to go on: `namespace/name` of the last object dealt with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Objects that could not be rewritten; the first hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<MigrationFailure>,
+    /// RFC 3339; when it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+}
+
+/// One object that could not be rewritten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationFailure {
+    /// `namespace/name`, or a name.
+    pub object: String,
+    /// What the API server said.
+    pub message: String,
+}

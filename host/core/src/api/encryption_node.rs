@@ -1,0 +1,230 @@
+//! `EncryptionNode/{node}`: where operator and node agent meet. Spec by the operator, status by that node's agent.
+
+use std::collections::BTreeMap;
+
+use kube_derive::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ConfigHash, KeyId, PluginDigest, RemoteKeyId, Revision};
+use crate::provider::Failure;
+
+/// One control-plane node.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "encryption.keyward.dev",
+    version = "v1alpha1",
+    kind = "EncryptionNode",
+    status = "EncryptionNodeStatus",
+    category = "keyward",
+    printcolumn = r#"{"name":"Target","type":"integer","jsonPath":".spec.revision"}"#,
+    printcolumn = r#"{"name":"Loaded","type":"integer","jsonPath":".status.revision"}"#,
+    printcolumn = r#"{"name":"Error","type":"string","jsonPath":".status.error"}"#,
+    crates(kube_core = "kube_core", k8s_openapi = "k8s_openapi")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionNodeSpec {
+    /// The revision to install; 0 for none yet.
+    #[serde(default)]
+    pub revision: Revision,
+    /// The hash of its configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_hash: Option<ConfigHash>,
+    /// A candidate to try, next to what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<PreflightRequest>,
+    /// The canaries of the keys in use; each plugin must be able to decrypt its key's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<KeyCanary>,
+}
+
+/// Why a candidate is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PreflightPurpose {
+    /// A new key is to be made.
+    NewKey,
+    /// The active key's configuration is to change in place.
+    InPlace,
+    /// A referenced object changed: its copies in key secrets are to follow.
+    Sync,
+}
+
+impl std::fmt::Display for PreflightPurpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NewKey => "new-key",
+            Self::InPlace => "in-place",
+            Self::Sync => "sync",
+        })
+    }
+}
+
+/// A request to try the candidate in the Secret `encryption-preflight`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreflightRequest {
+    /// The key that the candidate is for.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// The candidate's digest: links request and answer.
+    pub hash: PluginDigest,
+    /// Why.
+    pub purpose: PreflightPurpose,
+    /// What the candidate must decrypt; absent on the first node of a new key, which makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+/// A ciphertext that only the right KEK decrypts. The plaintext is random, and nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Canary {
+    /// Base64.
+    pub ciphertext: String,
+    /// The remote key id under which it was made.
+    #[serde(rename = "remoteKeyID")]
+    pub remote_key_id: RemoteKeyId,
+    /// The plugin's annotations, values in base64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Hex.
+    pub plaintext_sha256: String,
+}
+
+/// A key's canary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyCanary {
+    /// The key.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// Its canary.
+    pub canary: Canary,
+}
+
+/// What the agent sees. No secret byte: digests are keyed, messages cleaned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionNodeStatus {
+    /// The generation of the spec that this answers.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// The name of the local API server's identity Lease, as its metrics' `apiserver_id_hash` shows.
+    #[serde(rename = "apiServerID", default, skip_serializing_if = "Option::is_none")]
+    pub api_server_id: Option<String>,
+    /// The hash that the local API server says it has loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_hash: Option<ConfigHash>,
+    /// The revision that is installed completely: configuration loaded, every plugin of it ready.
+    #[serde(default)]
+    pub revision: Revision,
+    /// High-water mark on the node's disk.
+    #[serde(rename = "highestKeyID", default)]
+    pub highest_key_id: KeyId,
+    /// The plugins that run here, read ones and candidates too.
+    #[serde(default)]
+    pub plugins: Vec<NodePlugin>,
+    /// The answer to `spec.preflight`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<PreflightAnswer>,
+    /// What keeps the agent from the target, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<NodeError>,
+}
+
+/// Why a node is stuck.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeError {
+    /// The revision that it failed at.
+    pub revision: Revision,
+    /// Bounded label, for example `PluginNotReady`, `ConfigurationRefused`, `NodeNotPrepared`.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// Set when the last good configuration was put back.
+    #[serde(default)]
+    pub put_back: bool,
+}
+
+/// One plugin instance that serves a key's socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePlugin {
+    /// Whose.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// The digest of spec and files of the *running* instance.
+    pub digest: PluginDigest,
+    /// Whether it passed Status, a round trip and the canary, and serves the key's socket.
+    pub ready: bool,
+    /// The last probe.
+    pub health: PluginHealth,
+}
+
+/// The last probe of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginHealth {
+    /// `Healthy`, `Unhealthy` or `Error`.
+    pub status: HealthStatus,
+    /// What the plugin last called its KEK; `unknown` before it said anything.
+    #[serde(rename = "remoteKeyID")]
+    pub remote_key_id: RemoteKeyId,
+    /// RFC 3339.
+    pub last_checked_time: String,
+    /// Absent when healthy; at most 1,024 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Spelled as in CONTRACT 3.10.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum HealthStatus {
+    /// All probes passed.
+    Healthy,
+    /// The plugin answers, and says that it is not well.
+    Unhealthy,
+    /// A probe failed.
+    Error,
+}
+
+/// How a preflight ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum PreflightResult {
+    /// The candidate is being started or tried.
+    Running,
+    /// Status, round trip and canary passed.
+    Succeeded,
+    /// It failed; the agent tries again with back-off.
+    Failed,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreflightAnswer {
+    /// The request's.
+    pub hash: PluginDigest,
+    /// How it went.
+    pub result: PreflightResult,
+    /// What the candidate calls its KEK.
+    #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
+    pub remote_key_id: Option<RemoteKeyId>,
+    /// Encrypt and Decrypt together, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_millis: Option<u64>,
+    /// From the candidate's start to its first good answer, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_in_millis: Option<u64>,
+    /// The canary that was made, or the one that was decrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// How often it was tried.
+    #[serde(default)]
+    pub attempts: u32,
+}

@@ -1,0 +1,157 @@
+//! One file a controller: one pure function each over the snapshot. [`reconcile`] puts them together.
+//!
+//! A controller that fails degrades its own condition and stops only its own actions. What may come in: rules. What
+//! never does: anything that looks at the world, or at a clock.
+
+mod condition;
+mod key;
+mod migration;
+mod preflight;
+mod prune;
+mod record;
+mod rollout;
+mod state;
+mod view;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::api::{Condition, ConditionStatus};
+use crate::formats::revision::RevisionContent;
+use crate::machine::{self, Desired, State};
+use crate::outcome::{Action, Notice, Outcome, Waiting};
+use crate::snapshot::Snapshot;
+
+pub use rollout::{Assessment, Deployment, assess};
+
+/// The whole decision of one operand.
+pub fn reconcile(snapshot: &Snapshot) -> Outcome {
+    let assessment = rollout::assess(snapshot);
+    let deployed = Deployed::of(snapshot, &assessment.deployment);
+    let mut turn = Turn::new(snapshot, assessment.deployment.is_converged());
+    turn.waiting.clone_from(&assessment.waiting);
+    turn.notices.extend(assessment.notices.iter().cloned());
+
+    let wish = key::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
+    let request = preflight::decide(snapshot, wish, &mut turn);
+    let settled = state::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
+    migration::decide(snapshot, &assessment.deployment, &deployed, settled, &mut turn);
+    prune::decide(snapshot, &assessment.deployment, &mut turn);
+    rollout::decide(snapshot, &assessment, request, &mut turn);
+    condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
+    turn.finish(view::view(snapshot, &assessment.deployment, &deployed))
+}
+
+/// What is deployed, and what should be.
+pub(crate) struct Deployed<'a> {
+    /// Decoded; `None` for CONTRACT's "C absent".
+    pub(crate) state: Option<State>,
+    /// The revision that it is decoded from.
+    pub(crate) content: Option<&'a RevisionContent>,
+    /// CONTRACT 2.3 on top of it.
+    pub(crate) desired: Desired,
+}
+
+impl<'a> Deployed<'a> {
+    fn of(snapshot: &Snapshot, deployment: &Deployment<'a>) -> Self {
+        let content = match deployment {
+            Deployment::Converged { content, .. } | Deployment::Rolling { content, .. } => Some(*content),
+            Deployment::Nothing | Deployment::Blocked => None,
+        };
+        let state = content.map(|content| machine::decode(content, &snapshot.keys));
+        let backed = snapshot.backed();
+        let desired = machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources);
+        Self { state, content, desired }
+    }
+}
+
+/// What the controllers add to as they go.
+pub(crate) struct Turn {
+    actions: Vec<Action>,
+    conditions: Vec<Condition>,
+    explanation: Vec<String>,
+    notices: Vec<Notice>,
+    facts: BTreeMap<String, String>,
+    waiting: Option<Waiting>,
+    requeue_after: Option<Duration>,
+    operand: String,
+    converged: bool,
+}
+
+impl Turn {
+    fn new(snapshot: &Snapshot, converged: bool) -> Self {
+        Self {
+            actions: Vec::new(),
+            conditions: Vec::new(),
+            explanation: Vec::new(),
+            notices: Vec::new(),
+            facts: BTreeMap::new(),
+            waiting: None,
+            requeue_after: None,
+            operand: snapshot.component.clone(),
+            converged,
+        }
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    pub(crate) fn explain(&mut self, why: impl Into<String>) {
+        self.explanation.push(why.into());
+    }
+
+    pub(crate) fn notice(&mut self, warning: bool, reason: &str, message: impl Into<String>) {
+        self.notices.push(Notice { reason: reason.to_owned(), message: message.into(), warning });
+    }
+
+    /// The first thing that is waited for is the one that is told.
+    pub(crate) fn wait(&mut self, reason: &str, message: impl Into<String>) {
+        if self.waiting.is_none() {
+            self.waiting = Some(Waiting { reason: reason.to_owned(), message: message.into() });
+        }
+    }
+
+    /// How long the fact has had this value; from now on its age is kept.
+    pub(crate) fn since(&mut self, snapshot: &Snapshot, fact: impl Into<String>, value: String) -> Duration {
+        let fact = fact.into();
+        let age = snapshot.age(&fact, &value);
+        self.facts.insert(fact, value);
+        age
+    }
+
+    pub(crate) fn again_after(&mut self, delay: Duration) {
+        self.requeue_after = Some(self.requeue_after.map_or(delay, |known| known.min(delay)));
+    }
+
+    pub(crate) fn condition(&mut self, type_: &str, status: ConditionStatus, reason: &str, message: &str) {
+        self.conditions.push(Condition::new(type_, status, reason, message));
+    }
+
+    /// A controller's own Degraded condition (CONTRACT 3).
+    pub(crate) fn degraded(&mut self, type_: &str, trouble: Option<(&str, String)>) {
+        match trouble {
+            Some((reason, message)) => {
+                self.explain(message.clone());
+                self.notice(true, reason, message.clone());
+                self.condition(type_, ConditionStatus::True, reason, &message);
+            }
+            None => self.condition(type_, ConditionStatus::False, "AsExpected", ""),
+        }
+    }
+
+    fn finish(self, view: crate::outcome::StatusView) -> Outcome {
+        Outcome {
+            operand: self.operand,
+            converged: self.converged,
+            waiting: self.waiting,
+            actions: self.actions,
+            conditions: self.conditions,
+            explanation: self.explanation,
+            notices: self.notices,
+            facts: self.facts,
+            view,
+            requeue_after: self.requeue_after,
+        }
+    }
+}

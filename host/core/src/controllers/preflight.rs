@@ -1,0 +1,246 @@
+//! Gates new keys and in-place updates: on every control-plane node, next to the running plugins (Decisions 3).
+//!
+//! One node is asked first. Its answer carries the canary; the others must decrypt it, so that all nodes are shown to
+//! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1).
+
+use std::collections::BTreeMap;
+
+use super::key::{self, Then, Trial, Wish};
+use super::{Turn, record};
+use crate::SecretBytes;
+use crate::api::{Canary, ConditionStatus, PreflightPurpose, PreflightRequest, PreflightResult};
+use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
+use crate::ids::Mode;
+use crate::outcome::{Action, Candidate};
+use crate::provider::{EvaluationRequest, Failure, Origin};
+use crate::snapshot::{Snapshot, StoredCandidate};
+
+const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
+const PROGRESSING: &str = "EncryptionKMSPreflightControllerProgressing";
+
+/// Each node's request.
+pub(super) fn decide(snapshot: &Snapshot, wish: Wish, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
+    match wish {
+        Wish::Hold => standing(snapshot),
+        Wish::Nothing => {
+            turn.degraded(DEGRADED, None);
+            turn.condition(PROGRESSING, ConditionStatus::False, "AsExpected", "");
+            nothing(snapshot, turn)
+        }
+        Wish::Try(trial) => attempt(snapshot, *trial, turn),
+    }
+}
+
+fn standing(snapshot: &Snapshot) -> BTreeMap<String, PreflightRequest> {
+    snapshot
+        .servers
+        .values()
+        .filter_map(|server| Some((server.name.clone(), server.agent.as_ref()?.spec.preflight.clone()?)))
+        .collect()
+}
+
+/// A candidate that became a key's content stays until every node runs it from a revision: the plugin that passed goes
+/// on running, and is not started twice.
+fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
+    let Some(version) = &snapshot.candidate_version else { return BTreeMap::new() };
+    if let Some(Ok(candidate)) = &snapshot.candidate {
+        let accepted = snapshot
+            .key(candidate.key_id)
+            .and_then(|key| key.kms.as_ref()?.plugin.digest(key.id))
+            .is_some_and(|digest| digest == candidate.hash);
+        let deployed = snapshot.servers.values().all(|server| {
+            server.agent.as_ref().is_some_and(|agent| {
+                snapshot
+                    .content(agent.spec.revision)
+                    .and_then(|content| content.digests().remove(&candidate.key_id))
+                    .is_some_and(|digest| digest == candidate.hash)
+            })
+        });
+        if accepted && !deployed {
+            return standing(snapshot);
+        }
+    }
+    turn.act(Action::ClearPreflight { resource_version: version.clone() });
+    BTreeMap::new()
+}
+
+fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
+    let stored = match &snapshot.candidate {
+        Some(Ok(candidate))
+            if candidate.key_id == trial.key_id && candidate.plugin.runs_the_same(&trial.record) =>
+        {
+            candidate
+        }
+        _ => return write_candidate(snapshot, trial, turn),
+    };
+    let names: Vec<&String> = snapshot.servers.keys().collect();
+    let answers: BTreeMap<&String, _> = snapshot
+        .servers
+        .values()
+        .filter_map(|server| Some((&server.name, server.answer(&stored.hash)?)))
+        .collect();
+    let canary = trial.canary.clone().or_else(|| {
+        // The first node's: the only one that was asked without a canary.
+        names
+            .iter()
+            .filter_map(|name| answers.get(*name))
+            .filter(|answer| answer.result == PreflightResult::Succeeded)
+            .find_map(|answer| answer.canary.clone())
+    });
+    let requests = requests(&trial, stored, canary.as_ref(), &names, snapshot);
+    report(snapshot, &trial, stored, &names, turn);
+
+    let passed = names.iter().all(|name| {
+        answers.get(*name).is_some_and(|answer| {
+            answer.result == PreflightResult::Succeeded
+                && snapshot.servers.get(*name).and_then(|s| s.agent.as_ref()).is_some_and(|agent| {
+                    // An answer counts for what was asked: all but the first must have decrypted the canary.
+                    agent.spec.preflight.as_ref().is_some_and(|asked| asked.canary.is_some())
+                        || answer.canary == canary
+                })
+        })
+    });
+    if let (true, Some(canary)) = (passed, canary) {
+        accept(snapshot, trial, stored, canary, turn);
+    }
+    requests
+}
+
+fn write_candidate(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
+    let mut plugin = trial.record;
+    plugin.salt = Some(snapshot.fresh.salt.clone());
+    let Some(hash) = plugin.digest(trial.key_id) else { return BTreeMap::new() };
+    let message = format!("writing the candidate for key {} ({})", trial.key_id, trial.purpose);
+    // Whatever the candidate before this one failed with is not about this one.
+    turn.degraded(DEGRADED, None);
+    turn.condition(PROGRESSING, ConditionStatus::True, "RunningPreflightCheck", &message);
+    turn.wait("PreflightRunning", message);
+    turn.act(Action::RequirePreflight {
+        candidate: Box::new(Candidate { key_id: trial.key_id, purpose: trial.purpose, plugin, hash }),
+        resource_version: snapshot.candidate_version.clone(),
+    });
+    BTreeMap::new()
+}
+
+/// One node first; the others when there is a canary that they must decrypt.
+fn requests(
+    trial: &Trial,
+    stored: &StoredCandidate,
+    canary: Option<&Canary>,
+    names: &[&String],
+    snapshot: &Snapshot,
+) -> BTreeMap<String, PreflightRequest> {
+    let asked_first = names.iter().find(|name| {
+        snapshot.servers.get(**name).and_then(|server| server.agent.as_ref()).is_some_and(|agent| {
+            agent.spec.preflight.as_ref().is_some_and(|r| r.hash == stored.hash && r.canary.is_none())
+        })
+    });
+    let first = asked_first.or(names.first()).copied();
+    names
+        .iter()
+        .filter(|name| canary.is_some() || Some(**name) == first)
+        .map(|name| {
+            let makes_it = trial.purpose == PreflightPurpose::NewKey && Some(*name) == first;
+            let request = PreflightRequest {
+                key_id: trial.key_id,
+                hash: stored.hash.clone(),
+                purpose: trial.purpose,
+                canary: if makes_it || trial.canary.is_none() && Some(*name) == first {
+                    None
+                } else {
+                    canary.cloned()
+                },
+            };
+            ((*name).clone(), request)
+        })
+        .collect()
+}
+
+/// Conditions: which node fails with what, and the provider's diagnosis with its remedy.
+fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &[&String], turn: &mut Turn) {
+    let mut failures = Vec::new();
+    let mut reason = "PreflightCheckFailed";
+    let mut waiting = Vec::new();
+    for name in names {
+        let Some(server) = snapshot.servers.get(*name) else { continue };
+        match server.answer(&stored.hash) {
+            Some(answer) if answer.result == PreflightResult::Succeeded => {}
+            Some(answer) if answer.failure.is_some() => {
+                if let Some(failure) = &answer.failure {
+                    if failure.phase == "canary" {
+                        reason = "KEKMismatch";
+                    }
+                    failures.push(format!("node {name}: {}", told(snapshot, failure)));
+                }
+            }
+            _ => waiting.push(name.as_str()),
+        }
+    }
+    let what = format!("preflight of key {} ({})", trial.key_id, trial.purpose);
+    let failed = (!failures.is_empty()).then(|| (reason, format!("{what}: {}", failures.join("; "))));
+    let message = if failures.is_empty() {
+        format!("{what}: waiting for node {}", waiting.join(", "))
+    } else {
+        format!("{what}: {}", failures.join("; "))
+    };
+    let done = failures.is_empty() && waiting.is_empty();
+    if !done {
+        turn.wait(if failures.is_empty() { "PreflightRunning" } else { reason }, message.clone());
+    }
+    turn.degraded(DEGRADED, failed);
+    if done {
+        turn.condition(PROGRESSING, ConditionStatus::False, "AsExpected", "");
+    } else {
+        turn.condition(PROGRESSING, ConditionStatus::True, "RunningPreflightCheck", &message);
+    }
+}
+
+/// A failure in words, with the provider's diagnosis where it has one.
+fn told(snapshot: &Snapshot, failure: &Failure) -> String {
+    let diagnosis = snapshot.wanted.kms.as_ref().and_then(|kms| {
+        let request = (EvaluationRequest::new(Origin::Desired, kms), failure.clone());
+        match snapshot.diagnoses.get(&request) {
+            Some(Ok(diagnosis)) => diagnosis.as_ref(),
+            _ => None,
+        }
+    });
+    let seen = format!("{}: {}", failure.phase, failure.message);
+    match diagnosis {
+        Some(diagnosis) => format!("{} ({seen}). {}", diagnosis.summary, diagnosis.remedy),
+        None => match failure.log_tail.last() {
+            Some(line) if !failure.message.contains(line.as_str()) => {
+                format!("{seen}; its last words: {line}")
+            }
+            _ => seen,
+        },
+    }
+}
+
+/// Every node passed: the key secret is made, or updated, from exactly the candidate's bytes.
+fn accept(snapshot: &Snapshot, trial: Trial, stored: &StoredCandidate, canary: Canary, turn: &mut Turn) {
+    let Some(template) = stored.plugin.accepted.as_ref().map(|accepted| &accepted.template) else { return };
+    let kms = KmsKey {
+        provider: record::provider(snapshot, trial.key_id, template),
+        plugin: stored.plugin.clone(),
+        canary: Some(canary),
+    };
+    match (trial.then, snapshot.key(trial.key_id)) {
+        (Then::Create { reason }, None) => {
+            let material = SecretBytes::new(NULL_KEY.to_vec());
+            let key = KeySecret::new(trial.key_id, Mode::Kms, material, Some(kms), reason);
+            turn.explain(format!("every node passed the preflight of key {}", trial.key_id));
+            key::create(snapshot, key, turn);
+        }
+        (Then::Update { fields }, Some(old)) => {
+            let key = Box::new(KeySecret { kms: Some(kms), ..old.clone() });
+            turn.explain(format!("key {} is updated in place: {}", old.id, fields.join(", ")));
+            turn.act(Action::UpdateKey { key, fields });
+        }
+        (Then::Sync { objects }, Some(old)) => {
+            let key = Box::new(KeySecret { kms: Some(kms), ..old.clone() });
+            turn.explain(format!("key {} follows {}", old.id, objects.join(", ")));
+            turn.act(Action::SyncData { key, objects });
+        }
+        _ => {}
+    }
+}

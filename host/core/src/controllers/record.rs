@@ -1,0 +1,172 @@
+//! The data of a KMS key as it should be now: configuration, copies of what it refers to, rendering (OBJECTS.md, "From
+//! spec to ciphertext", 1).
+
+use serde_json::Value;
+
+use crate::formats::ReferencedData;
+use crate::formats::encryption_config::KmsConfiguration;
+use crate::formats::key_secret::KmsKey;
+use crate::formats::revision::{AcceptedPlugin, PluginRecord};
+use crate::ids::KeyId;
+use crate::names;
+use crate::platform::ObjectRef;
+use crate::provider::{Evaluation, Origin, Plugin, ReferenceKind};
+use crate::snapshot::Snapshot;
+
+/// A record without its salt, and the evaluation that it comes from.
+pub(super) struct Wanted<'a> {
+    pub(super) record: PluginRecord,
+    pub(super) evaluation: &'a Evaluation,
+}
+
+/// The record of this `kms` object now. The error is for people and names the object and the key.
+pub(super) fn wanted<'a>(snapshot: &'a Snapshot, origin: Origin, kms: &Value) -> Result<Wanted<'a>, String> {
+    let evaluation = snapshot.evaluation(origin, kms).map_err(|error| error.to_string())?;
+    let accepted = AcceptedPlugin {
+        image: evaluation.image.clone(),
+        template: evaluation.rendered.clone(),
+        settings: snapshot.wanted.settings.clone(),
+        module_digest: Some(evaluation.module.clone()),
+    };
+    let record = PluginRecord {
+        kms: kms.clone(),
+        referenced: referenced(snapshot, evaluation)?,
+        accepted: Some(accepted),
+        salt: None,
+    };
+    Ok(Wanted { record, evaluation })
+}
+
+/// Copies of what a configuration refers to. CONTRACT 3.1, 7: only the keys that are referred to, each present and
+/// not empty.
+fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<ReferencedData, String> {
+    let namespace = &snapshot.referenced_namespace;
+    let mut data = ReferencedData::new();
+    for reference in &evaluation.references {
+        let source = &reference.source;
+        let object = ObjectRef { kind: source.kind, name: source.name.clone() };
+        let found = match snapshot.objects.get(&object) {
+            Some(Ok(found)) => found.as_ref(),
+            Some(Err(why)) => return Err(format!("failed to get {object} in {namespace}: {why}")),
+            None => return Err(format!("failed to get {object} in {namespace}: it was not read")),
+        };
+        let value = found.and_then(|data| data.get(&source.key)).filter(|value| !value.is_empty());
+        match value {
+            Some(value) => {
+                data.insert(source.clone(), value.clone());
+            }
+            None if !reference.required => {}
+            None => {
+                let field = &reference.field;
+                return Err(match found {
+                    None => format!("failed to get {object} in {namespace}: not found; {field} refers to it"),
+                    Some(data) if data.contains_key(&source.key) => {
+                        format!(
+                            "{object} in {namespace} has an empty key {:?}; {field} refers to it",
+                            source.key
+                        )
+                    }
+                    Some(_) => format!(
+                        "{object} in {namespace} is missing required key {:?}; {field} refers to it",
+                        source.key
+                    ),
+                });
+            }
+        }
+    }
+    Ok(data)
+}
+
+/// The provider's entry of a key; its name is the bare keyID.
+pub(super) fn provider(snapshot: &Snapshot, id: KeyId, plugin: &Plugin) -> KmsConfiguration {
+    KmsConfiguration {
+        api_version: "v2".to_owned(),
+        name: id.to_string(),
+        cachesize: None,
+        endpoint: match plugin {
+            Plugin::Managed(_) => names::endpoint(id),
+            Plugin::External(endpoint) => endpoint.clone(),
+        },
+        timeout: snapshot.wanted.kms_timeout.clone(),
+    }
+}
+
+/// How a stored key differs from what it should be.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Difference {
+    /// Paths of the normalized configuration, and `spec.plugins.…`.
+    pub(super) fields: Vec<String>,
+    /// Referenced objects, as `secret name`.
+    pub(super) objects: Vec<String>,
+}
+
+impl Difference {
+    pub(super) fn is_empty(&self) -> bool {
+        self.fields.is_empty() && self.objects.is_empty()
+    }
+}
+
+/// Compares by normal form, referenced values and accepted rendering: a spelling of the same changes nothing.
+pub(super) fn difference(snapshot: &Snapshot, stored: &KmsKey, now: &Wanted<'_>) -> Difference {
+    let mut fields = Vec::new();
+    match snapshot.evaluation(Origin::Stored, &stored.plugin.kms) {
+        Ok(evaluation) => {
+            leaves("", &evaluation.normalized, &now.evaluation.normalized, &mut fields);
+        }
+        // What was stored cannot be read by the module in force: only what is written can be compared.
+        Err(_) => leaves("", &stored.plugin.kms, &now.record.kms, &mut fields),
+    }
+    let mut objects: Vec<String> = [ReferenceKind::Secret, ReferenceKind::ConfigMap]
+        .into_iter()
+        .flat_map(|kind| {
+            let of = |data: &ReferencedData| -> Vec<(crate::provider::KeyRef, crate::SecretBytes)> {
+                data.iter().filter(|(r, _)| r.kind == kind).map(|(r, v)| (r.clone(), v.clone())).collect()
+            };
+            let (old, new) = (of(&stored.plugin.referenced), of(&now.record.referenced));
+            let changed =
+                |these: &[(crate::provider::KeyRef, crate::SecretBytes)],
+                 those: &[(crate::provider::KeyRef, crate::SecretBytes)]| {
+                    these
+                        .iter()
+                        .filter(|entry| !those.contains(entry))
+                        .map(|(r, _)| format!("{} {}", r.kind, r.name))
+                        .collect::<Vec<_>>()
+                };
+            [changed(&old, &new), changed(&new, &old)].concat()
+        })
+        .collect();
+    objects.sort();
+    objects.dedup();
+    let accepted = now.record.accepted.as_ref();
+    let old = stored.plugin.accepted.as_ref();
+    if old.map(|a| &a.settings) != accepted.map(|a| &a.settings)
+        || stored.provider.timeout != snapshot.wanted.kms_timeout
+    {
+        fields.push("spec.plugins".to_owned());
+    }
+    let rendering = |a: Option<&AcceptedPlugin>| a.map(|a| (a.image.clone(), a.template.clone()));
+    if fields.is_empty() && objects.is_empty() && rendering(old) != rendering(accepted) {
+        // A new version of the module renders the same configuration in another way.
+        fields.push("(rendering)".to_owned());
+    }
+    Difference { fields, objects }
+}
+
+/// Paths of leaves that differ.
+fn leaves(path: &str, old: &Value, new: &Value, changed: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+            names.sort();
+            names.dedup();
+            for name in names {
+                let child = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let of =
+                    |side: &serde_json::Map<String, Value>| side.get(name).cloned().unwrap_or(Value::Null);
+                leaves(&child, &of(a), &of(b), changed);
+            }
+        }
+        _ if old != new => changed.push(path.to_owned()),
+        _ => {}
+    }
+}

@@ -1,0 +1,297 @@
+//! Where every API server stands, and which node moves next (S2, S7; DESIGN.md, "Node agent").
+//!
+//! The newest revision is the target. One node goes first, the others follow one at a time, each only when the one
+//! before has succeeded.
+
+use std::collections::BTreeMap;
+
+use super::Turn;
+use crate::api::{EncryptionNodeSpec, KeyCanary, PreflightRequest};
+use crate::formats::encryption_config::REVISION_ZERO;
+use crate::formats::revision::RevisionContent;
+use crate::ids::{ConfigHash, KeyId, Revision};
+use crate::outcome::{Action, Notice, Waiting};
+use crate::snapshot::{ServerView, Snapshot};
+
+/// What the API servers were seen to have loaded.
+#[derive(Clone, Debug)]
+pub enum Deployment<'a> {
+    /// CONTRACT's "C absent": no revision was ever made, and every server shows revision 0.
+    Nothing,
+    /// Every server has loaded this revision, plugins included.
+    Converged {
+        /// Its number.
+        revision: Revision,
+        /// All of it.
+        content: &'a RevisionContent,
+    },
+    /// Some server has not yet.
+    Rolling {
+        /// Where they are going.
+        target: Revision,
+        /// All of it.
+        content: &'a RevisionContent,
+    },
+    /// Nothing may be decided.
+    Blocked,
+}
+
+impl Deployment<'_> {
+    /// Whether the state machine may take its next step.
+    pub fn is_converged(&self) -> bool {
+        matches!(self, Self::Nothing | Self::Converged { .. })
+    }
+}
+
+/// The deployment, why it is not further, and each node's target.
+#[derive(Clone, Debug)]
+pub struct Assessment<'a> {
+    /// What was seen.
+    pub deployment: Deployment<'a>,
+    /// What is waited for.
+    pub waiting: Option<Waiting>,
+    /// What is worth an Event.
+    pub notices: Vec<Notice>,
+    targets: BTreeMap<String, Revision>,
+}
+
+/// Looks at every API server.
+pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
+    let mut targets: BTreeMap<String, Revision> = snapshot
+        .servers
+        .values()
+        .filter(|server| server.is_node || server.agent.is_some())
+        .map(|server| (server.name.clone(), server.agent.as_ref().map_or(Revision(0), |a| a.spec.revision)))
+        .collect();
+    let blocked = |reason: &str, message: String, targets: BTreeMap<String, Revision>| Assessment {
+        deployment: Deployment::Blocked,
+        notices: vec![Notice { reason: reason.to_owned(), message: message.clone(), warning: true }],
+        waiting: Some(Waiting { reason: reason.to_owned(), message }),
+        targets,
+    };
+    if let Some(unreadable) = snapshot.unreadable.first() {
+        // Decisions 12: nothing is decided from the absence of what could not be read.
+        let message = format!(
+            "{} cannot be read ({}); nothing is decided until it can. Nodes go on with what they have installed",
+            unreadable.what, unreadable.why
+        );
+        return blocked("Unreadable", message, targets);
+    }
+    if snapshot.servers.is_empty() {
+        let message = "no control-plane node, no EncryptionNode and no API server's identity Lease was found";
+        return blocked("NoControlPlane", message.to_owned(), targets);
+    }
+    if let Some(server) = snapshot.servers.values().find(|s| s.has_lease && !s.is_node && s.agent.is_none()) {
+        let message = format!(
+            "the API server on {} is answered for by no agent; run the node agent there",
+            server.name
+        );
+        return blocked("NodeNotPrepared", message, targets);
+    }
+    let silent = snapshot.servers.values().find_map(|server| Some((server, not_heard(server)?)));
+    let Some((target, stored)) = snapshot.revisions.last_key_value() else {
+        if snapshot.servers.values().any(|s| targets.get(&s.name).is_some_and(|r| r.0 > 0)) {
+            let message =
+                "every revision is gone, but nodes were given one; restore Secret encryption-config-{n}";
+            return blocked("RevisionLost", message.to_owned(), targets);
+        }
+        if let Some((server, why)) = silent {
+            return blocked("NodeNotPrepared", format!("node {}: {why}", server.name), targets);
+        }
+        return nothing_yet(snapshot, targets);
+    };
+    if let Some((name, lost)) = targets.iter().find(|(_, revision)| *revision > target) {
+        let message = format!("node {name} was given revision {lost}, which is gone; the newest is {target}");
+        return blocked("RevisionLost", message, targets);
+    }
+    let content = match &stored.content {
+        Ok(content) => content,
+        Err(error) => {
+            return blocked("RevisionUnreadable", format!("revision {target}: {error}"), targets);
+        }
+    };
+    let hash = content.hash();
+    let behind: Vec<(&ServerView, String)> = snapshot
+        .servers
+        .values()
+        .filter_map(|server| Some((server, behind(server, *target, content, &hash)?)))
+        .collect();
+    if behind.is_empty() {
+        return Assessment {
+            deployment: Deployment::Converged { revision: *target, content },
+            waiting: None,
+            notices: Vec::new(),
+            targets,
+        };
+    }
+    let under_way = behind.iter().find(|(server, _)| targets.get(&server.name) == Some(target));
+    let (server, why) = match under_way.or(behind.first()) {
+        Some((server, why)) => (*server, why.clone()),
+        None => return blocked("Unreadable", "no server is behind".to_owned(), targets),
+    };
+    targets.insert(server.name.clone(), *target);
+    let error = server.status().and_then(|status| status.error.as_ref()).filter(|e| e.revision == *target);
+    let (reason, message, warning) = match error {
+        Some(error) => (
+            "RolloutStopped",
+            format!(
+                "revision {target} on node {}: {}: {}{}",
+                server.name,
+                error.reason,
+                error.message,
+                if error.put_back { "; the last good configuration was put back" } else { "" }
+            ),
+            true,
+        ),
+        None => (
+            "APIServerRevisionNotConverged",
+            format!(
+                "revision {target}: {} of {} API servers to go; node {}: {why}",
+                behind.len(),
+                snapshot.servers.len(),
+                server.name
+            ),
+            false,
+        ),
+    };
+    Assessment {
+        deployment: Deployment::Rolling { target: *target, content },
+        notices: warning
+            .then(|| Notice { reason: reason.to_owned(), message: message.clone(), warning })
+            .into_iter()
+            .collect(),
+        waiting: Some(Waiting { reason: reason.to_owned(), message }),
+        targets,
+    }
+}
+
+/// No revision was ever made: every server must show revision 0, or it holds what somebody else wrote.
+fn nothing_yet(snapshot: &Snapshot, targets: BTreeMap<String, Revision>) -> Assessment<'_> {
+    let zero = ConfigHash::of(REVISION_ZERO.as_bytes());
+    let foreign = snapshot.servers.values().find(|server| {
+        server.status().and_then(|status| status.loaded_hash.as_ref()).is_some_and(|hash| *hash != zero)
+    });
+    match foreign {
+        None => Assessment { deployment: Deployment::Nothing, waiting: None, notices: Vec::new(), targets },
+        Some(server) => {
+            let message = format!(
+                "the API server on {} has loaded an EncryptionConfiguration that Keyward did not write; it is left alone",
+                server.name
+            );
+            Assessment {
+                deployment: Deployment::Blocked,
+                notices: vec![Notice {
+                    reason: "ForeignConfiguration".to_owned(),
+                    message: message.clone(),
+                    warning: true,
+                }],
+                waiting: Some(Waiting { reason: "ForeignConfiguration".to_owned(), message }),
+                targets,
+            }
+        }
+    }
+}
+
+/// Why nothing is known of a server.
+fn not_heard(server: &ServerView) -> Option<String> {
+    let Some(status) = server.status() else {
+        return Some("its agent has not reported yet".to_owned());
+    };
+    if status.loaded_hash.is_some() {
+        return None;
+    }
+    Some(match &status.error {
+        Some(error) => format!("{}: {}", error.reason, error.message),
+        None => "what its API server has loaded cannot be read".to_owned(),
+    })
+}
+
+/// Why a server is not at this revision; `None` where it is, plugins included.
+fn behind(
+    server: &ServerView,
+    target: Revision,
+    content: &RevisionContent,
+    hash: &ConfigHash,
+) -> Option<String> {
+    if let Some(why) = not_heard(server) {
+        return Some(why);
+    }
+    let status = server.status()?;
+    if status.loaded_hash.as_ref() != Some(hash) {
+        return Some("its API server has not loaded the configuration yet".to_owned());
+    }
+    for (id, digest) in content.digests() {
+        match status.plugins.iter().find(|plugin| plugin.key_id == id && plugin.digest == digest) {
+            None => return Some(format!("the plugin of key {id} is not running yet")),
+            Some(plugin) if !plugin.ready => {
+                let detail = plugin.health.detail.as_deref().unwrap_or("it is starting");
+                return Some(format!("the plugin of key {id} is not ready: {detail}"));
+            }
+            Some(_) => {}
+        }
+    }
+    (status.revision != target).then(|| "its agent has not finished".to_owned())
+}
+
+/// Each node's spec: target, preflight request, canaries.
+pub(super) fn decide(
+    snapshot: &Snapshot,
+    assessment: &Assessment<'_>,
+    mut requests: BTreeMap<String, PreflightRequest>,
+    turn: &mut Turn,
+) {
+    let canaries: Vec<KeyCanary> = kms_keys(snapshot)
+        .into_iter()
+        .filter_map(|key_id| Some(KeyCanary { key_id, canary: snapshot.canary(key_id)?.clone() }))
+        .collect();
+    for (name, revision) in &assessment.targets {
+        let Some(server) = snapshot.servers.get(name) else { continue };
+        let current = server.agent.as_ref().map(|agent| &agent.spec);
+        // Blocked: a node may be registered, so that its agent can report; nothing else is decided (S7).
+        let blocked = matches!(assessment.deployment, Deployment::Blocked);
+        if blocked && (current.is_some() || !snapshot.unreadable.is_empty()) {
+            continue;
+        }
+        let config_hash = match snapshot.content(*revision) {
+            Some(content) => Some(content.hash()),
+            None => current.and_then(|spec| spec.config_hash.clone()),
+        };
+        let spec = EncryptionNodeSpec {
+            revision: *revision,
+            config_hash,
+            preflight: requests.remove(name),
+            canaries: canaries.clone(),
+        };
+        if current == Some(&spec) {
+            continue;
+        }
+        let what = match (current, &spec.preflight) {
+            (None, _) => "registered".to_owned(),
+            (Some(old), _) if old.revision != spec.revision => format!("revision {revision}"),
+            (Some(old), Some(request)) if old.preflight != spec.preflight => {
+                format!("preflight of key {}", request.key_id)
+            }
+            _ => "canaries".to_owned(),
+        };
+        turn.explain(format!("node {name}: {what}"));
+        turn.act(Action::SetTarget {
+            node: name.clone(),
+            spec: Box::new(spec),
+            resource_version: server.agent.as_ref().map(|agent| agent.resource_version.clone()),
+            what,
+        });
+    }
+}
+
+/// KMS keys that stand in some kept revision.
+fn kms_keys(snapshot: &Snapshot) -> Vec<KeyId> {
+    let mut keys: Vec<KeyId> = snapshot
+        .revisions
+        .values()
+        .filter_map(|revision| revision.content.as_ref().ok())
+        .flat_map(RevisionContent::kms_keys)
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}

@@ -1,0 +1,92 @@
+//! Which revision comes next: CONTRACT 2.3 and 3.2 on a converged state, OBJECTS.md's exceptions between revisions.
+
+use super::{Deployed, Deployment, Turn};
+use crate::formats::revision::RevisionContent;
+use crate::ids::{KeyId, Revision};
+use crate::machine::{self, State, Step};
+use crate::outcome::Action;
+use crate::snapshot::Snapshot;
+
+/// The state controller. Answers whether what is deployed is what should be.
+pub(super) fn decide(
+    snapshot: &Snapshot,
+    deployment: &Deployment<'_>,
+    deployed: &Deployed<'_>,
+    turn: &mut Turn,
+) -> bool {
+    turn.degraded("EncryptionStateControllerDegraded", None);
+    let next = match deployment {
+        Deployment::Blocked => return false,
+        // CONTRACT 3.2: no C and no key secrets, nothing to do.
+        Deployment::Nothing if deployed.desired.step == Step::NoKeys => return true,
+        Deployment::Nothing | Deployment::Converged { .. } => &deployed.desired.state,
+        // OBJECTS.md, "Between revisions" (a): the same lists with a key's new content. Nothing else may be decided.
+        Deployment::Rolling { .. } => match &deployed.state {
+            Some(state) => state,
+            None => return false,
+        },
+    };
+    let content = machine::encode(next, deployed.content);
+    if deployed.content.is_some_and(|old| is_same(old, &content)) {
+        return deployment.is_converged();
+    }
+    apply(snapshot, deployed, next, content, turn);
+    false
+}
+
+/// The same configuration, and the same would run.
+fn is_same(old: &RevisionContent, new: &RevisionContent) -> bool {
+    old.config == new.config
+        && old.plugins.len() == new.plugins.len()
+        && old.plugins.iter().all(|(id, plugin)| {
+            new.plugins.get(id).is_some_and(|other| plugin.salt == other.salt && plugin.runs_the_same(other))
+        })
+}
+
+fn apply(
+    snapshot: &Snapshot,
+    deployed: &Deployed<'_>,
+    next: &State,
+    content: RevisionContent,
+    turn: &mut Turn,
+) {
+    let revision = snapshot.highest_revision.next();
+    turn.explain(format!("revision {revision}: {}", why(deployed, next)));
+    if snapshot.recorded_revision < revision || snapshot.recorded_key < snapshot.highest_key {
+        turn.act(Action::RecordHighWater { key_id: snapshot.highest_key, revision });
+    }
+    // Publication is recorded before a revision may have the key first (Decisions 5).
+    for id in promoted(next) {
+        record_publication(snapshot, id, revision, turn);
+    }
+    turn.act(Action::ApplyConfig { revision, content: Box::new(content) });
+}
+
+fn promoted(next: &State) -> Vec<KeyId> {
+    let mut ids: Vec<KeyId> = next.resources.values().filter_map(|keys| keys.write).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn record_publication(snapshot: &Snapshot, id: KeyId, revision: Revision, turn: &mut Turn) {
+    if let Some(key) = snapshot.key(id).filter(|key| key.write_published.is_none()) {
+        let mut key = key.clone();
+        key.write_published = Some(revision);
+        turn.act(Action::RecordPublication { key: Box::new(key), revision });
+    }
+}
+
+fn why(deployed: &Deployed<'_>, next: &State) -> String {
+    let newest = next.keys.keys().next_back().map(ToString::to_string).unwrap_or_default();
+    let lists_change = deployed.state.as_ref().is_none_or(|state| state.resources != next.resources);
+    if !lists_change {
+        return "the same lists, with changed content of a key".to_owned();
+    }
+    match deployed.desired.step {
+        Step::ReadKeys => format!("key {newest} becomes a read key; the writer stays as it is"),
+        Step::WriteKey => format!("every API server can read with key {newest}: it becomes the write key"),
+        Step::Settled => format!("everything is stored under key {newest}: keys that nothing needs leave"),
+        Step::NoKeys | Step::Migrating => "the configuration changes".to_owned(),
+    }
+}

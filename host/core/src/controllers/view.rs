@@ -1,0 +1,98 @@
+//! The aggregate status as an admin reads it.
+
+use super::{Deployed, Deployment};
+use crate::api::{HealthStatus, KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
+use crate::outcome::StatusView;
+use crate::provider::Origin;
+use crate::snapshot::Snapshot;
+
+/// Computed anew each time; holds no secret byte.
+pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &Deployed<'_>) -> StatusView {
+    StatusView {
+        converged_revision: match deployment {
+            Deployment::Converged { revision, .. } => *revision,
+            _ => snapshot.last_converged,
+        },
+        revisions: snapshot
+            .revisions
+            .iter()
+            .filter_map(|(n, stored)| {
+                let content = stored.content.as_ref().ok()?;
+                Some(RevisionStatus { n: *n, config_hash: content.hash(), lists: content.config.lists() })
+            })
+            .collect(),
+        keys: keys(snapshot, deployed),
+        migrations: migrations(snapshot),
+        plugins: plugins(snapshot),
+    }
+}
+
+fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
+    snapshot
+        .keys
+        .iter()
+        .map(|key| {
+            let state = deployed.state.as_ref();
+            let writes = state.is_some_and(|s| s.resources.values().any(|keys| keys.write == Some(key.id)));
+            let reads = state.is_some_and(|s| s.resources.values().any(|keys| keys.read.contains(&key.id)));
+            let newest = snapshot.keys.first().is_some_and(|first| first.id == key.id);
+            let role = match (writes, reads, newest) {
+                _ if key.abandoned.is_some() => "abandoned",
+                (true, _, _) => "write",
+                (_, true, _) => "read",
+                (_, _, true) => "pending",
+                _ => "unused",
+            };
+            let kms = key.kms.as_ref();
+            let evaluation = kms.and_then(|kms| snapshot.evaluation(Origin::Stored, &kms.plugin.kms).ok());
+            KeyStatus {
+                key_id: key.id,
+                mode: key.mode,
+                role: role.to_owned(),
+                provider: kms.and_then(|kms| kms.plugin.kms.get("type")?.as_str().map(ToOwned::to_owned)),
+                kek: evaluation.map(|evaluation| evaluation.kek.key.clone()),
+                remote_key_id: kms.and_then(|kms| kms.canary.as_ref()).map(|c| c.remote_key_id.clone()),
+                reason: key.internal_reason.clone(),
+                migrated: key.migrated.iter().map(ToString::to_string).collect(),
+            }
+        })
+        .collect()
+}
+
+fn migrations(snapshot: &Snapshot) -> Vec<MigrationSummary> {
+    snapshot
+        .migrations
+        .iter()
+        .map(|(resource, migration)| MigrationSummary {
+            resource: resource.to_string(),
+            key_id: migration.spec.key_id,
+            phase: if migration.current {
+                format!("{:?}", migration.status.phase)
+            } else {
+                "Pending".to_owned()
+            },
+            done: if migration.current { migration.status.done } else { 0 },
+            total: if migration.current { migration.status.total } else { 0 },
+        })
+        .collect()
+}
+
+fn plugins(snapshot: &Snapshot) -> Vec<PluginSummary> {
+    snapshot
+        .servers
+        .values()
+        .flat_map(|server| {
+            server.status().into_iter().flat_map(|status| &status.plugins).map(|plugin| PluginSummary {
+                node: server.name.clone(),
+                key_id: plugin.key_id,
+                status: match plugin.health.status {
+                    HealthStatus::Healthy => "Healthy",
+                    HealthStatus::Unhealthy => "Unhealthy",
+                    HealthStatus::Error => "Error",
+                }
+                .to_owned(),
+                detail: plugin.health.detail.clone().unwrap_or_default(),
+            })
+        })
+        .collect()
+}

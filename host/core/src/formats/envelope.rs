@@ -1,0 +1,51 @@
+//! Envelopes of CONTRACT 1.6: a KMS configuration inside an EncryptionConfiguration, a plugin's configuration inside
+//! an `APIServer` object, so that OpenShift's own controllers can take the data back.
+
+use serde_json::{Value, json};
+
+use super::FormatError;
+use super::encryption_config::{
+    EncryptionConfiguration, KmsConfiguration, ProviderConfiguration, ResourceConfiguration,
+};
+
+/// Wraps a KMS configuration, whose name is the bare keyID.
+pub fn encode_kms(kms: &KmsConfiguration) -> Vec<u8> {
+    EncryptionConfiguration::new(vec![ResourceConfiguration {
+        resources: None,
+        providers: vec![ProviderConfiguration { kms: Some(kms.clone()), ..Default::default() }],
+    }])
+    .encode()
+}
+
+/// Exactly one `resources` element with exactly one provider `kms`; anything else is invalid.
+pub fn decode_kms(bytes: &[u8]) -> Result<KmsConfiguration, FormatError> {
+    let config = EncryptionConfiguration::decode(bytes).map_err(|_| FormatError::Envelope)?;
+    let [entry] = config.resources.as_slice() else { return Err(FormatError::Envelope) };
+    match entry.providers.as_slice() {
+        [provider] => provider.kms.clone().ok_or(FormatError::Envelope),
+        _ => Err(FormatError::Envelope),
+    }
+}
+
+/// Wraps the `kms` object as the admin wrote it.
+pub fn encode_plugin(kms: &Value) -> Vec<u8> {
+    let envelope = json!({
+        "kind": "APIServer",
+        "apiVersion": "config.openshift.io/v1",
+        "metadata": {},
+        "spec": { "encryption": { "kms": kms } },
+    });
+    serde_json::to_vec(&envelope).unwrap_or_default()
+}
+
+/// The `kms` object of an envelope.
+pub fn decode_plugin(bytes: &[u8]) -> Result<Value, FormatError> {
+    let mut envelope: Value = serde_json::from_slice(bytes).map_err(|_| FormatError::Envelope)?;
+    if envelope.get("kind").and_then(Value::as_str) != Some("APIServer") {
+        return Err(FormatError::Envelope);
+    }
+    match envelope.pointer_mut("/spec/encryption/kms").map(Value::take) {
+        Some(kms @ Value::Object(_)) => Ok(kms),
+        _ => Err(FormatError::Envelope),
+    }
+}

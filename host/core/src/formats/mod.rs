@@ -1,0 +1,112 @@
+//! What stands in stored objects, byte for byte: encoders and decoders of CONTRACT.md section 1 and OBJECTS.md.
+//!
+//! Decoders take anything (objects are untrusted input) and answer with an error that names the object and the key.
+
+pub mod config_hash;
+pub mod digest;
+pub mod encryption_config;
+pub mod envelope;
+pub mod key_secret;
+pub mod revision;
+
+use std::collections::BTreeMap;
+
+use crate::SecretBytes;
+use crate::provider::{KeyRef, ReferenceKind};
+
+/// Values copied out of the objects that a configuration refers to.
+pub type ReferencedData = BTreeMap<KeyRef, SecretBytes>;
+
+/// Why a stored object cannot be read, or a new one not be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// CONTRACT 1.2, decode failures.
+    #[error("secret {0} has an invalid name")]
+    InvalidName(String),
+    /// CONTRACT 1.2, decode failures.
+    #[error("secret {secret} has invalid {annotation} annotation: {why}")]
+    InvalidAnnotation {
+        /// `namespace/name`.
+        secret: String,
+        /// Which annotation.
+        annotation: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// CONTRACT 1.2, decode failures.
+    #[error("secret {secret} has invalid {key} data: {why}")]
+    InvalidData {
+        /// `namespace/name`.
+        secret: String,
+        /// Which data key.
+        key: String,
+        /// What is wrong; never the data.
+        why: String,
+    },
+    /// CONTRACT 1.2.
+    #[error("{key} can not be empty, when mode is KMS")]
+    EmptyKms {
+        /// Which data key.
+        key: &'static str,
+    },
+    /// CONTRACT 1.2.
+    #[error("secret {secret} has malformed {kind} data key \"{key}\": {why}")]
+    MalformedReferenceKey {
+        /// `namespace/name`.
+        secret: String,
+        /// `secret` or `configmap`.
+        kind: ReferenceKind,
+        /// The data key.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// CONTRACT 1.2.
+    #[error("secret {secret} has invalid mode: {mode}")]
+    InvalidMode {
+        /// `namespace/name`.
+        secret: String,
+        /// As it stands there.
+        mode: String,
+    },
+    /// CONTRACT 1.2.
+    #[error("secret {secret} of mode \"{mode}\" must have non-empty key")]
+    EmptyKey {
+        /// `namespace/name`.
+        secret: String,
+        /// Its mode.
+        mode: crate::ids::Mode,
+    },
+    /// CONTRACT 1.4.
+    #[error("failed to decode EncryptionConfiguration: {0}")]
+    Config(String),
+    /// CONTRACT 1.6.
+    #[error("invalid KMS encryption config")]
+    Envelope,
+    /// CONTRACT 1.3.
+    #[error("{0}")]
+    InvalidKeyId(#[from] crate::ids::InvalidId),
+    /// Objects of this system that lack what it needs.
+    #[error("secret {secret} lacks {what}")]
+    Lacks {
+        /// `namespace/name`.
+        secret: String,
+        /// What is missing.
+        what: String,
+    },
+}
+
+/// CONTRACT 1.2: `{name}_{dataKey}`, split at the first `_`. A name with `_` cannot be written.
+pub(crate) fn reference_key(prefix: &str, reference: &KeyRef) -> String {
+    format!("{prefix}{}_{}", reference.name, reference.key)
+}
+
+/// The inverse of [`reference_key`], without the prefix.
+pub(crate) fn parse_reference(kind: ReferenceKind, rest: &str) -> Result<KeyRef, &'static str> {
+    match rest.split_once('_') {
+        None => Err("expected {name}_{key}"),
+        Some(("", _)) => Err("the name is empty"),
+        Some((_, "")) => Err("the key is empty"),
+        Some((name, key)) => Ok(KeyRef { kind, name: name.to_owned(), key: key.to_owned() }),
+    }
+}

@@ -1,0 +1,225 @@
+//! Identifiers of the domain, each a type of its own, so that a keyID is never mixed up with a remote key id.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The number of a key secret. Not the id of a cryptographic key (DESIGN.md, "Words").
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(transparent)]
+pub struct KeyId(pub u64);
+
+impl KeyId {
+    /// The number after this one; numbers are never reused (S5).
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// CONTRACT 1.2: the text after the last `-` (or the whole string), base 10, unsigned.
+    pub fn from_name(name: &str) -> Option<Self> {
+        name.rsplit('-').next().and_then(parse_decimal).map(Self)
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        parse_decimal(text).map(Self).ok_or_else(|| InvalidId(text.to_owned()))
+    }
+}
+
+/// Digits only: Go's `ParseUint` takes no sign, and neither does this.
+pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+/// A text that should have been a number.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid keyID \"{0}\": must be a non-negative integer")]
+pub struct InvalidId(pub String);
+
+/// The number of one rollout: `encryption-config-{n}`. Revision 0 is what `prepare` installs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// The revision after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a KMS v2 plugin reports as `Status.key_id`: names the KEK (version) in use. 1 to 1,024 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct RemoteKeyId(pub String);
+
+impl fmt::Display for RemoteKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `sha256:` and the hex digest of a configuration file's bytes, as the API server's metric
+/// `apiserver_encryption_config_controller_last_config_info` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ConfigHash(pub String);
+
+impl ConfigHash {
+    /// The hash of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(format!("sha256:{}", hex(&sha2::Sha256::digest(bytes))))
+    }
+}
+
+impl fmt::Display for ConfigHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// OBJECTS.md's keyed digest of one key's entries, in hex: it says "same bytes" and publishes nothing about them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct PluginDigest(pub String);
+
+impl PluginDigest {
+    /// The first 16 hex digits: the name of a plugin generation's folder.
+    pub fn short(&self) -> &str {
+        self.0.get(..16).unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for PluginDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// How a key encrypts. Spelled as in OpenShift's API and key secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Mode {
+    /// Plain text.
+    #[serde(rename = "identity")]
+    Identity,
+    /// AES-CBC with a local key.
+    #[serde(rename = "aescbc")]
+    Aescbc,
+    /// AES-GCM with a local key.
+    #[serde(rename = "aesgcm")]
+    Aesgcm,
+    /// XSalsa20 and Poly1305 with a local key.
+    #[serde(rename = "secretbox")]
+    Secretbox,
+    /// Envelope encryption by a KMS v2 plugin.
+    #[serde(rename = "KMS")]
+    Kms,
+}
+
+impl Mode {
+    /// The spelling in annotations and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Aescbc => "aescbc",
+            Self::Aesgcm => "aesgcm",
+            Self::Secretbox => "secretbox",
+            Self::Kms => "KMS",
+        }
+    }
+
+    /// The mode of this spelling; case matters.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Identity, Self::Aescbc, Self::Aesgcm, Self::Secretbox, Self::Kms]
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+    }
+
+    /// Whether the key's bytes are ours (and so rotate weekly).
+    pub fn is_local(self) -> bool {
+        matches!(self, Self::Aescbc | Self::Aesgcm | Self::Secretbox)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One resource of one API group: `secrets`, `routes.route.openshift.io`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GroupResource {
+    /// Empty for the core group.
+    pub group: String,
+    /// Plural, lower case.
+    pub resource: String,
+}
+
+impl GroupResource {
+    /// `resource` or `resource.group`.
+    pub fn parse(text: &str) -> Self {
+        match text.split_once('.') {
+            Some((resource, group)) => Self { group: group.to_owned(), resource: resource.to_owned() },
+            None => Self { group: String::new(), resource: text.to_owned() },
+        }
+    }
+
+    /// The group as migrations and messages write it: `core` where it is empty.
+    pub fn group_or_core(&self) -> &str {
+        if self.group.is_empty() { "core" } else { &self.group }
+    }
+}
+
+impl fmt::Display for GroupResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.resource)?;
+        if self.group.is_empty() { Ok(()) } else { write!(f, ".{}", self.group) }
+    }
+}
+
+/// CONTRACT 1.4: entries are sorted by the string form.
+impl Ord for GroupResource {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.to_string().cmp(&other.to_string())
+    }
+}
+
+impl PartialOrd for GroupResource {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}

@@ -1,0 +1,22 @@
+//! The domain of Keyward: formats, the state machine, and one pure function a controller.
+//!
+//! What may come in: types of Kubernetes objects, serde, hashing. What never does: I/O, a clock, randomness, async, a
+//! Kubernetes client, wasmtime, or the name of a KMS product.
+
+pub mod api;
+mod bytes;
+pub mod controllers;
+pub mod effect;
+pub mod field;
+pub mod formats;
+pub mod ids;
+pub mod machine;
+pub mod names;
+pub mod node;
+pub mod outcome;
+pub mod platform;
+pub mod provider;
+pub mod snapshot;
+
+pub use bytes::SecretBytes;
+pub use controllers::reconcile;

@@ -1,0 +1,176 @@
+//! State ↔ EncryptionConfiguration (CONTRACT 1.5).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Key, ResourceKeys, State};
+use crate::SecretBytes;
+use crate::formats::encryption_config::{
+    EncryptionConfiguration, Identity, KeysConfiguration, KmsConfiguration, NamedKey, ProviderConfiguration,
+    ResourceConfiguration,
+};
+use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
+use crate::formats::revision::{PluginRecord, RevisionContent};
+use crate::ids::{GroupResource, KeyId, Mode};
+use crate::names;
+
+/// The state that a revision holds. Keys whose secret says the same are backed and take the secret's content; any
+/// other keeps what is deployed, provider and plugin data included, so that encoding it again drops nothing.
+pub fn decode(content: &RevisionContent, secrets: &[KeySecret]) -> State {
+    let mut state = State::default();
+    for entry in &content.config.resources {
+        // CONTRACT 1.5: entries of any other length are not ours.
+        let Some([resource]) = entry.resources.as_deref() else { continue };
+        let mut keys = ResourceKeys::default();
+        let mut first_identity = None;
+        for (index, provider) in entry.providers.iter().enumerate() {
+            for key in decode_provider(provider, &content.plugins) {
+                if index == 0 && keys.write.is_none() {
+                    keys.write = Some(key.id);
+                }
+                if key.mode == Mode::Identity && first_identity.is_none() {
+                    first_identity = Some(key.id);
+                }
+                keys.insert(key.id);
+                state.keys.entry(key.id).or_insert_with(|| {
+                    secrets.iter().find(|secret| key.is_same(secret)).map_or(key, Key::of)
+                });
+            }
+        }
+        keys.write = keys.write.or(first_identity);
+        state.resources.insert(GroupResource::parse(resource), keys);
+    }
+    state
+}
+
+fn decode_provider(provider: &ProviderConfiguration, plugins: &BTreeMap<KeyId, PluginRecord>) -> Vec<Key> {
+    let local = |mode: Mode, keys: &KeysConfiguration| -> Vec<Key> {
+        keys.keys
+            .iter()
+            .filter_map(|named| {
+                let material = STANDARD.decode(&named.secret).ok()?;
+                // The null key carries the number of an identity key; it encrypts nothing.
+                let mode = if mode == Mode::Aesgcm && material == NULL_KEY { Mode::Identity } else { mode };
+                Some(unbacked(named.name.parse().ok()?, mode, material, None))
+            })
+            .collect()
+    };
+    match provider {
+        ProviderConfiguration { aesgcm: Some(keys), .. } => local(Mode::Aesgcm, keys),
+        ProviderConfiguration { aescbc: Some(keys), .. } => local(Mode::Aescbc, keys),
+        ProviderConfiguration { secretbox: Some(keys), .. } => local(Mode::Secretbox, keys),
+        ProviderConfiguration { kms: Some(kms), .. } => {
+            let Some(id) = kms.name.split_once('_').and_then(|(id, _)| id.parse::<KeyId>().ok()) else {
+                return Vec::new();
+            };
+            let body = plugins.get(&id).map(|plugin| {
+                Arc::new(KmsKey {
+                    provider: KmsConfiguration { name: id.to_string(), ..kms.clone() },
+                    plugin: plugin.clone(),
+                    canary: None,
+                })
+            });
+            vec![unbacked(id, Mode::Kms, NULL_KEY.to_vec(), body)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn unbacked(id: KeyId, mode: Mode, material: Vec<u8>, kms: Option<Arc<KmsKey>>) -> Key {
+    Key { id, mode, material: SecretBytes::new(material), kms, migrated: Vec::new(), backed: false }
+}
+
+/// The revision of this state. `deployed` gives the entries of KMS keys whose plugin data nobody has any more: they
+/// are carried over as they stand (Decisions 4), where OpenShift would drop them (CONTRACT 2.6).
+pub fn encode(state: &State, deployed: Option<&RevisionContent>) -> RevisionContent {
+    let mut plugins = BTreeMap::new();
+    let entries = state
+        .resources
+        .iter()
+        .map(|(resource, keys)| ResourceConfiguration {
+            resources: Some(vec![resource.to_string()]),
+            providers: encode_providers(resource, keys, state, deployed, &mut plugins),
+        })
+        .collect();
+    RevisionContent::new(EncryptionConfiguration::new(entries), plugins)
+}
+
+fn encode_providers(
+    resource: &GroupResource,
+    keys: &ResourceKeys,
+    state: &State,
+    deployed: Option<&RevisionContent>,
+    plugins: &mut BTreeMap<KeyId, PluginRecord>,
+) -> Vec<ProviderConfiguration> {
+    let identity = || ProviderConfiguration { identity: Some(Identity {}), ..Default::default() };
+    let mut providers = Vec::new();
+    let mut fakes = Vec::new();
+    if keys.write.is_none() {
+        providers.push(identity());
+    }
+    let others = keys.read.iter().filter(|id| Some(**id) != keys.write);
+    for (index, id) in keys.write.iter().chain(others).enumerate() {
+        let Some(key) = state.key(*id) else { continue };
+        match key.mode {
+            Mode::Identity => {
+                // Once is enough: CONTRACT 2.6 tells of a configuration with two.
+                if index == 0 && providers.is_empty() {
+                    providers.push(identity());
+                }
+                fakes.push(local(Mode::Aesgcm, key));
+            }
+            Mode::Kms => {
+                if let Some(kms) = &key.kms {
+                    plugins.insert(key.id, kms.plugin.clone());
+                    providers.push(kms_provider(KmsConfiguration {
+                        name: names::kms_provider(key.id, resource),
+                        ..kms.provider.clone()
+                    }));
+                } else if let Some(entry) = deployed.and_then(|d| deployed_entry(d, resource, key.id)) {
+                    providers.push(kms_provider(entry));
+                }
+            }
+            mode => providers.push(local(mode, key)),
+        }
+    }
+    if providers.first().is_none_or(|first| first.identity.is_none()) {
+        providers.push(identity());
+    }
+    providers.append(&mut fakes);
+    providers
+}
+
+fn deployed_entry(
+    deployed: &RevisionContent,
+    resource: &GroupResource,
+    id: KeyId,
+) -> Option<KmsConfiguration> {
+    let name = resource.to_string();
+    deployed
+        .config
+        .resources
+        .iter()
+        .filter(|entry| entry.resources.iter().flatten().any(|r| *r == name))
+        .flat_map(|entry| &entry.providers)
+        .filter_map(|provider| provider.kms.as_ref())
+        .find(|kms| kms.name.split_once('_').is_some_and(|(number, _)| number == id.to_string()))
+        .cloned()
+}
+
+fn kms_provider(kms: KmsConfiguration) -> ProviderConfiguration {
+    ProviderConfiguration { kms: Some(kms), ..Default::default() }
+}
+
+fn local(mode: Mode, key: &Key) -> ProviderConfiguration {
+    let keys = Some(KeysConfiguration {
+        keys: vec![NamedKey { name: key.id.to_string(), secret: STANDARD.encode(key.material.expose()) }],
+    });
+    match mode {
+        Mode::Aescbc => ProviderConfiguration { aescbc: keys, ..Default::default() },
+        Mode::Secretbox => ProviderConfiguration { secretbox: keys, ..Default::default() },
+        _ => ProviderConfiguration { aesgcm: keys, ..Default::default() },
+    }
+}

@@ -1,0 +1,170 @@
+//! From running plugins to a loaded configuration: links, the file, the API server's word, and the way back.
+
+use super::decide::{Draft, Refused, Step};
+use super::observe::Refusal;
+use super::view::{Needed, Problem, Target, View};
+
+/// Renames a key's link over to an instance that passed, canary included. What stands there already stays.
+pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
+    let Some(target) = &view.target else { return };
+    for (key_id, needed) in &target.plugins {
+        let instance = &needed.instance;
+        if needed.external.is_some() || needed.unfit.is_some() || view.serves(instance) {
+            continue;
+        }
+        if view.question(instance, None).canary.is_none() {
+            // Nothing else would show that it reaches the KEK under which objects are stored (DESIGN.md, "Provider ABI").
+            let why = format!("key {key_id} has no canary, so its plugin cannot be shown to reach the KEK");
+            draft.problem(Problem::new("CanaryMissing", why));
+            continue;
+        }
+        match view.pass(instance, None) {
+            Some(pass) if pass.age <= view.o.policy.fresh => {
+                let why = format!("{instance} passed; it serves key {key_id} from now on");
+                draft.step(Step::SwitchLink { key_id: *key_id, instance: instance.clone() }, why);
+            }
+            Some(_) => {
+                draft.urgent.insert(instance.clone());
+                draft.wait(format!("{instance} passed a while ago; it is asked once more before it serves"));
+            }
+            None => not_ready(view, needed, draft),
+        }
+    }
+}
+
+/// The configuration file: installed, waited for, or put back.
+pub(super) fn configuration(view: &View<'_>, draft: &mut Draft) {
+    if put_back(view, draft) {
+        return;
+    }
+    let Some(target) = &view.target else { return };
+    if view.is_complete(&target.hash, &target.plugins) {
+        // What befalls its plugins later is a matter of their health.
+        if view.o.disk.refusal.is_some() {
+            draft.step(Step::ForgetRefusal, "the API server has loaded the configuration");
+        }
+        return;
+    }
+    if view.file == Some(&target.hash) {
+        if view.loaded != view.file && view.loaded.is_some() {
+            draft.wait(format!("waiting until the API server has loaded revision {}", target.revision));
+        }
+        // Plugins replaced under the same configuration: nothing is installed, but the node is not done either.
+        through_links(view, target, draft);
+        return;
+    }
+    if let Some(file) = view.file.filter(|file| !view.is_known(file)) {
+        let message = format!(
+            "the configuration file holds something that Keyward did not write ({file}); it is not replaced"
+        );
+        draft.problem(Problem::new("ForeignConfiguration", message));
+        return;
+    }
+    if view.loaded.is_none() {
+        return;
+    }
+    if let Some(refusal) = view.o.disk.refusal.as_ref().filter(|refusal| refusal.revision == target.revision)
+    {
+        let pause = view.o.policy.after_refusal(refusal.attempts);
+        draft.problem(Problem::new("ConfigurationRefused", told(refusal)));
+        if refusal.elapsed < pause {
+            draft
+                .why
+                .push(format!("revision {} is tried again {pause:?} after it was put away", target.revision));
+            return;
+        }
+    }
+    if through_links(view, target, draft) {
+        let why = format!("every plugin of revision {} answers at its key's socket", target.revision);
+        let step = Step::InstallConfiguration { revision: target.revision, hash: target.hash.clone() };
+        draft.step(step, why);
+    }
+}
+
+pub(super) fn told(refusal: &Refusal) -> String {
+    format!(
+        "the API server did not load revision {} ({} attempts); its log says why",
+        refusal.revision, refusal.attempts
+    )
+}
+
+/// Whether all plugins passed through their keys' links lately. Those that passed too long ago are asked once more,
+/// when all have passed at all.
+fn through_links(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> bool {
+    let (mut all, mut stale) = (true, Vec::new());
+    for needed in target.plugins.values() {
+        let instance = &needed.instance;
+        if needed.unfit.is_some() || needed.external.is_none() && !view.serves(instance) {
+            // Said by `switch_links`.
+            all = false;
+            continue;
+        }
+        match view.pass(instance, needed.external) {
+            Some(pass) if pass.age <= view.o.policy.fresh => {}
+            Some(_) => stale.push(instance.clone()),
+            None => {
+                all = false;
+                not_ready(view, needed, draft);
+            }
+        }
+    }
+    if all && view.file != Some(&target.hash) {
+        if !stale.is_empty() {
+            draft.wait(
+                "every plugin has passed; some are asked once more before the configuration is installed",
+            );
+        }
+        draft.urgent.extend(stale.iter().cloned());
+    }
+    all && stale.is_empty()
+}
+
+fn not_ready(view: &View<'_>, needed: &Needed<'_>, draft: &mut Draft) {
+    let instance = &needed.instance;
+    let probed = view.probed(instance, needed.external);
+    let Some(failing) = probed.and_then(|probed| probed.failing.as_ref()) else {
+        draft.wait(format!("waiting for {instance}"));
+        return;
+    };
+    let message = format!("the plugin of key {}: {}", instance.key_id, failing.failure.message);
+    if !probed.is_some_and(|probed| view.o.policy.is_definite(probed)) {
+        draft.wait(message);
+        return;
+    }
+    draft.busy = true;
+    draft.problem(Problem::new(if failing.mismatch { "KEKMismatch" } else { "PluginNotReady" }, message));
+}
+
+/// Puts back what the API server still shows when it does not load the file, so that a restart is safe. Needs no spec.
+fn put_back(view: &View<'_>, draft: &mut Draft) -> bool {
+    let (Some(loaded), Ok(reading)) = (view.loaded, &view.o.server) else { return false };
+    let Some(file) = view.file else {
+        let lost =
+            view.target.as_ref().is_none_or(|target| target.hash != *loaded) && view.can_put_back(loaded);
+        if lost {
+            let step = Step::PutBack { hash: loaded.clone(), refused: None };
+            draft.step(step, "the configuration file is gone");
+        }
+        return lost;
+    };
+    // What somebody else wrote is theirs to mend.
+    let Some((revision, content)) = view.revision_of(file).filter(|_| file != loaded) else { return false };
+    let overdue = view.o.file_age > view.o.policy.reload_deadline(content);
+    if reading.failed_reloads == 0 && !overdue {
+        return false;
+    }
+    let before = view.o.disk.refusal.as_ref().filter(|refusal| refusal.revision == revision);
+    let attempts = before.map_or(0, |refusal| refusal.attempts).saturating_add(1);
+    let refusal = Refusal { revision, hash: file.clone(), attempts, elapsed: std::time::Duration::ZERO };
+    let how = if overdue { "within its time" } else { "and counts a failed reload" };
+    if !view.can_put_back(loaded) {
+        let message = format!("{}; what it has loaded ({loaded}) is not on this disk", told(&refusal));
+        draft.problem(Problem::new("ConfigurationRefused", message));
+        return false;
+    }
+    draft.problem(Problem::new("ConfigurationRefused", told(&refusal)));
+    let refused = Some(Refused { revision, hash: file.clone(), attempts });
+    let why = format!("the API server did not load revision {revision} {how}");
+    draft.step(Step::PutBack { hash: loaded.clone(), refused }, why);
+    true
+}

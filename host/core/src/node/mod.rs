@@ -1,0 +1,33 @@
+//! The agent's next step as a pure function of what it sees on its node: [`next`] takes [`Observed`] and gives
+//! [`Decision`]. The agent (`host/node`) only looks and does; the simulator runs the same function on a model.
+//!
+//! What may come in: rules of DESIGN.md, "Node agent", and what a plugin's pod and files look like ([`pod`]). What
+//! never does: a disk, a socket, a clock. Ages come in as durations; files, sockets and pods as facts.
+//!
+//! The flow for one target revision (OBJECTS.md, "From spec to ciphertext"): keep it on disk, write each plugin's files
+//! and pod, probe the new instance at its own socket, rename the key's link over to it, probe through the link, install
+//! the configuration, see the API server's metric show its hash, report, stop what nothing needs.
+
+mod decide;
+mod install;
+mod instance;
+mod observe;
+pub mod pod;
+mod policy;
+mod preflight;
+mod probes;
+mod report;
+mod scrub;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use decide::{Ask, Decision, Refused, Step, next};
+pub use instance::{Generation, Instance, SOCKETS};
+pub use observe::{
+    Disk, Failing, FileSeen, LastProbe, Observed, OnDisk, Pass, Probed, Question, Reading, Refusal, SeenSpec,
+    Socket, StepFailure, Unusable,
+};
+pub use policy::Policy;
+pub use scrub::Scrubber;

@@ -1,0 +1,456 @@
+//! A plugin's static pod and files, from the accepted rendering (DESIGN.md, "Provider ABI").
+//!
+//! The template says what the program wants: arguments, environment, files, ports. Everything else is decided here,
+//! and no template can change it: the image is the accepted one, the container is locked down, and it mounts its own
+//! socket folder and its own files, nothing more. A static pod is copied into a mirror Pod that many may read, so no
+//! value of a Secret stands in its environment.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container as PodContainer, ContainerPort, EnvVar, HTTPGetAction, HostAlias,
+    HostPathVolumeSource, Pod, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecurityContext, Toleration, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::instance::Instance;
+use crate::SecretBytes;
+use crate::api::{PluginResources, PluginSettings};
+use crate::formats::revision::PluginRecord;
+use crate::ids::{KeyId, PluginDigest};
+use crate::names::GROUP;
+use crate::provider::{Container, HttpProbe, KeyRef, Part, Plugin, ReferenceKind};
+
+/// The value of `app.kubernetes.io/name` on every plugin's pod.
+pub const APP: &str = "keyward-kms-plugin";
+/// The one container's name.
+pub const CONTAINER: &str = "kms-plugin";
+/// Static pods live here.
+pub const NAMESPACE: &str = "kube-system";
+/// What `system-node-critical` is worth; the kubelet does not look it up for static pods.
+const PRIORITY: i32 = 2_000_001_000;
+
+/// What differs by node and generation.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// The folder of this instance's files; the container sees it at the same path.
+    pub files: &'a str,
+    /// The ports allotted to it, by the template's names.
+    pub ports: &'a BTreeMap<String, u16>,
+    /// Who owns its files and socket folder, and so who it runs as.
+    pub uid: u32,
+    /// The group of the same.
+    pub gid: u32,
+}
+
+/// What an instance is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rendered {
+    /// Its static pod.
+    pub pod: Pod,
+    /// Its files, by name.
+    pub files: BTreeMap<String, SecretBytes>,
+}
+
+/// Why no pod can be made of a rendering.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// Nothing was accepted yet, or somebody else runs it.
+    #[error("its rendering is not one that a node runs")]
+    NotManaged,
+    /// The provider's configuration names no image.
+    #[error("its configuration names no image")]
+    NoImage,
+    /// A secret value would stand readable in the mirror Pod.
+    #[error(
+        "environment variable {variable} would carry a value of {source_kind} {name}: static pods are copied into mirror Pods, where it could be read; the provider must pass it as a file"
+    )]
+    SecretInPod {
+        /// The variable.
+        variable: String,
+        /// What kind of object.
+        source_kind: ReferenceKind,
+        /// The object.
+        name: String,
+    },
+    /// The revision lacks a referenced value.
+    #[error("the data of {source_kind} {name} lacks key {key:?}")]
+    MissingValue {
+        /// What kind of object.
+        source_kind: ReferenceKind,
+        /// The object.
+        name: String,
+        /// The data key.
+        key: String,
+    },
+    /// A value in arguments or environment is not text.
+    #[error("{what} is not text")]
+    NotText {
+        /// Where it should stand.
+        what: String,
+    },
+    /// The template asks for something that this host does not fill in.
+    #[error("the template asks for {0:?}, which this version does not know")]
+    UnknownHostPart(String),
+    /// The template refers to a file that it does not render.
+    #[error("the template refers to a file {0:?} that it does not render")]
+    UnknownFile(String),
+    /// The template's probe names a port that it does not ask for.
+    #[error("the template names a port {0:?} that it does not ask for")]
+    UnknownPort(String),
+    /// A name is no name of a file.
+    #[error("{0:?} cannot be the name of a file")]
+    FileName(String),
+}
+
+/// Whether a pod can be made of this key's record, on whichever node.
+pub fn check(key_id: KeyId, record: &PluginRecord) -> Result<(), RenderError> {
+    let digest = record.digest(key_id).unwrap_or_else(|| PluginDigest(String::new()));
+    let ports = ports(record).iter().map(|name| (name.clone(), 1)).collect();
+    let place = Place { node: "node", files: "/files", ports: &ports, uid: 1, gid: 1 };
+    render(key_id, &digest, record, &place).map(drop)
+}
+
+/// The names of the ports that an instance wants.
+pub fn ports(record: &PluginRecord) -> &[String] {
+    match managed(record) {
+        Ok((_, container)) => &container.ports,
+        Err(_) => &[],
+    }
+}
+
+/// The pod and the files of one instance.
+pub fn render(
+    key_id: KeyId,
+    digest: &PluginDigest,
+    record: &PluginRecord,
+    place: &Place<'_>,
+) -> Result<Rendered, RenderError> {
+    let (image, container) = managed(record)?;
+    let settings = record.accepted.as_ref().map(|accepted| accepted.settings.clone()).unwrap_or_default();
+    let instance = Instance::new(key_id, digest);
+    let mut filler = Filler { key_id, instance: &instance, container, record, place, files: BTreeMap::new() };
+    for file in &container.files {
+        let content = filler.bytes(&file.content)?;
+        filler.files.insert(rendered_name(&file.name)?, content);
+    }
+    let args = container
+        .args
+        .iter()
+        .enumerate()
+        .map(|(i, parts)| filler.text(parts, || format!("argument {}", i + 1)).map(|text| escaped(&text)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let command: Vec<String> = container.command.iter().map(|word| escaped(word)).collect();
+    let env = environment(&mut filler, &settings)?;
+    let health = container.health.as_ref().map(|probe| http_get(probe, place)).transpose()?;
+    let files = filler.files;
+
+    let folder = |name: &str, path: String, read_only: bool| {
+        // The path is the same inside: it stands in arguments, and in the API server's configuration.
+        let mount = VolumeMount {
+            name: name.to_owned(),
+            mount_path: path.clone(),
+            read_only: read_only.then_some(true),
+            ..Default::default()
+        };
+        // `Directory`, not `DirectoryOrCreate`: the kubelet would make it as root's.
+        let source = HostPathVolumeSource { path, type_: Some("Directory".to_owned()) };
+        (mount, Volume { name: name.to_owned(), host_path: Some(source), ..Default::default() })
+    };
+    let mut mounts = vec![folder("socket", instance.socket_folder(), false)];
+    if !files.is_empty() {
+        mounts.push(folder("files", place.files.to_owned(), true));
+    }
+    let (volume_mounts, volumes): (Vec<_>, Vec<_>) = mounts.into_iter().unzip();
+    let ports: Vec<ContainerPort> = container
+        .ports
+        .iter()
+        .map(|name| {
+            let port = i32::from(port(name, place)?);
+            Ok(ContainerPort { container_port: port, host_port: Some(port), ..Default::default() })
+        })
+        .collect::<Result<_, RenderError>>()?;
+
+    let container = PodContainer {
+        name: CONTAINER.to_owned(),
+        image: Some(image.to_owned()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(command).filter(|command| !command.is_empty()),
+        args: Some(args).filter(|args| !args.is_empty()),
+        env: Some(env).filter(|env| !env.is_empty()),
+        ports: Some(ports).filter(|ports| !ports.is_empty()),
+        resources: Some(resources(container, settings.resources.as_ref())),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
+            privileged: Some(false),
+            read_only_root_filesystem: Some(true),
+            ..Default::default()
+        }),
+        readiness_probe: health.clone().map(|http_get| Probe {
+            http_get: Some(http_get),
+            period_seconds: Some(10),
+            timeout_seconds: Some(5),
+            ..Default::default()
+        }),
+        // A plugin whose KMS is away is not mended by a restart: only one that is unwell for five minutes is restarted.
+        liveness_probe: health.map(|http_get| Probe {
+            http_get: Some(http_get),
+            initial_delay_seconds: Some(30),
+            period_seconds: Some(30),
+            timeout_seconds: Some(10),
+            failure_threshold: Some(10),
+            ..Default::default()
+        }),
+        volume_mounts: Some(volume_mounts),
+        ..Default::default()
+    };
+    let spec = PodSpec {
+        automount_service_account_token: Some(false),
+        containers: vec![container],
+        // Cluster DNS is served by pods that need the API server that needs this plugin.
+        dns_policy: Some("Default".to_owned()),
+        enable_service_links: Some(false),
+        host_aliases: host_aliases(&settings),
+        host_network: Some(true),
+        priority: Some(PRIORITY),
+        priority_class_name: Some("system-node-critical".to_owned()),
+        restart_policy: Some("Always".to_owned()),
+        security_context: Some(PodSecurityContext {
+            run_as_group: Some(i64::from(place.gid)),
+            run_as_non_root: Some(place.uid != 0),
+            run_as_user: Some(i64::from(place.uid)),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..Default::default()
+        }),
+        termination_grace_period_seconds: Some(10),
+        tolerations: Some(vec![Toleration { operator: Some("Exists".to_owned()), ..Default::default() }]),
+        volumes: Some(volumes),
+        ..Default::default()
+    };
+    let metadata = ObjectMeta {
+        name: Some(instance.pod_name()),
+        namespace: Some(NAMESPACE.to_owned()),
+        labels: Some(BTreeMap::from([
+            ("app.kubernetes.io/name".to_owned(), APP.to_owned()),
+            ("app.kubernetes.io/managed-by".to_owned(), "keyward".to_owned()),
+            (format!("{GROUP}/key-id"), key_id.to_string()),
+        ])),
+        annotations: Some(BTreeMap::from([
+            (format!("{GROUP}/key-id"), key_id.to_string()),
+            (format!("{GROUP}/plugin-digest"), digest.to_string()),
+        ])),
+        ..Default::default()
+    };
+    Ok(Rendered { pod: Pod { metadata, spec: Some(spec), ..Default::default() }, files })
+}
+
+/// The manifest as the kubelet reads it. Strings that YAML 1.1 would take for something else are quoted.
+pub fn manifest(pod: &Pod) -> Result<String, serde_saphyr::ser::Error> {
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    serde_saphyr::to_string_with_options(pod, options)
+}
+
+fn managed(record: &PluginRecord) -> Result<(&str, &Container), RenderError> {
+    let accepted = record.accepted.as_ref().ok_or(RenderError::NotManaged)?;
+    let Plugin::Managed(container) = &accepted.template else { return Err(RenderError::NotManaged) };
+    let image = accepted.image.as_deref().filter(|image| !image.is_empty()).ok_or(RenderError::NoImage)?;
+    Ok((image, container))
+}
+
+/// Fills in parts, and notes which files they refer to: nothing else is written.
+struct Filler<'a> {
+    key_id: KeyId,
+    instance: &'a Instance,
+    container: &'a Container,
+    record: &'a PluginRecord,
+    place: &'a Place<'a>,
+    files: BTreeMap<String, SecretBytes>,
+}
+
+impl Filler<'_> {
+    fn text(&mut self, parts: &[Part], what: impl Fn() -> String) -> Result<String, RenderError> {
+        let bytes = self.bytes(parts)?;
+        String::from_utf8(bytes.expose().to_vec())
+            .ok()
+            .filter(|text| !text.contains('\0'))
+            .ok_or_else(|| RenderError::NotText { what: what() })
+    }
+
+    fn bytes(&mut self, parts: &[Part]) -> Result<SecretBytes, RenderError> {
+        // A growing vector leaves copies behind: gather, measure, then copy once.
+        let pieces = parts.iter().map(|part| self.piece(part)).collect::<Result<Vec<_>, _>>()?;
+        let mut bytes = Vec::with_capacity(pieces.iter().map(SecretBytes::len).sum());
+        for piece in &pieces {
+            bytes.extend_from_slice(piece.expose());
+        }
+        Ok(SecretBytes::new(bytes))
+    }
+
+    fn piece(&mut self, part: &Part) -> Result<SecretBytes, RenderError> {
+        let text = match part {
+            Part::Text(text) => text.clone(),
+            Part::Host(name) => self.host(name)?,
+            Part::Value(source) => return self.value(source).cloned(),
+            Part::Path(source) => {
+                let name = referenced_name(source)?;
+                let value = self.value(source)?.clone();
+                self.files.insert(name.clone(), value);
+                format!("{}/{name}", self.place.files)
+            }
+            Part::Rendered(name) => {
+                if !self.container.files.iter().any(|file| file.name == *name) {
+                    return Err(RenderError::UnknownFile(name.clone()));
+                }
+                format!("{}/{}", self.place.files, rendered_name(name)?)
+            }
+        };
+        Ok(SecretBytes::new(text.into_bytes()))
+    }
+
+    fn host(&self, name: &str) -> Result<String, RenderError> {
+        Ok(match name {
+            "socket-uri" => format!("unix://{}", self.instance.socket()),
+            "socket-path" => self.instance.socket(),
+            "key-id" => self.key_id.to_string(),
+            "node-name" => self.place.node.to_owned(),
+            other => match other.strip_prefix("port:") {
+                Some(name) => port(name, self.place)?.to_string(),
+                None => return Err(RenderError::UnknownHostPart(other.to_owned())),
+            },
+        })
+    }
+
+    fn value(&self, source: &KeyRef) -> Result<&SecretBytes, RenderError> {
+        self.record.referenced.get(source).ok_or_else(|| RenderError::MissingValue {
+            source_kind: source.kind,
+            name: source.name.clone(),
+            key: source.key.clone(),
+        })
+    }
+}
+
+fn port(name: &str, place: &Place<'_>) -> Result<u16, RenderError> {
+    place.ports.get(name).copied().ok_or_else(|| RenderError::UnknownPort(name.to_owned()))
+}
+
+/// A name without `_` in the object's part, so that no two references share a file.
+fn referenced_name(source: &KeyRef) -> Result<String, RenderError> {
+    file_name(format!("{}-{}_{}", source.kind, source.name, source.key))
+}
+
+fn rendered_name(name: &str) -> Result<String, RenderError> {
+    file_name(format!("rendered_{name}"))
+}
+
+fn file_name(name: String) -> Result<String, RenderError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.len() <= 255 && name.chars().all(plain) { Ok(name) } else { Err(RenderError::FileName(name)) }
+}
+
+fn environment(filler: &mut Filler<'_>, settings: &PluginSettings) -> Result<Vec<EnvVar>, RenderError> {
+    let mut env = Vec::new();
+    for variable in &filler.container.env {
+        for part in &variable.value {
+            if let Part::Value(KeyRef { kind: ReferenceKind::Secret, name, .. }) = part {
+                return Err(RenderError::SecretInPod {
+                    variable: variable.name.clone(),
+                    source_kind: ReferenceKind::Secret,
+                    name: name.clone(),
+                });
+            }
+        }
+        let value = filler.text(&variable.value, || format!("environment variable {}", variable.name))?;
+        env.push(EnvVar { name: variable.name.clone(), value: Some(escaped(&value)), ..Default::default() });
+    }
+    let proxy = settings.proxy.clone().unwrap_or_default();
+    for (name, value) in
+        [("HTTP_PROXY", proxy.http), ("HTTPS_PROXY", proxy.https), ("NO_PROXY", proxy.no_proxy)]
+    {
+        let Some(value) = value else { continue };
+        if !env.iter().any(|variable| variable.name == name) {
+            env.push(EnvVar { name: name.to_owned(), value: Some(escaped(&value)), ..Default::default() });
+        }
+    }
+    Ok(env)
+}
+
+/// `$(NAME)` in a value would be expanded by the kubelet; `$$` stands for a dollar.
+fn escaped(text: &str) -> String {
+    text.replace("$(", "$$(")
+}
+
+fn host_aliases(settings: &PluginSettings) -> Option<Vec<HostAlias>> {
+    let alias = |alias: &crate::api::HostAlias| HostAlias {
+        ip: alias.ip.clone(),
+        hostnames: Some(alias.hostnames.clone()),
+    };
+    Some(settings.host_aliases.iter().map(alias).collect::<Vec<_>>()).filter(|aliases| !aliases.is_empty())
+}
+
+fn http_get(probe: &HttpProbe, place: &Place<'_>) -> Result<HTTPGetAction, RenderError> {
+    Ok(HTTPGetAction {
+        // On the host's network the pod's address is the node's, where the plugin need not listen.
+        host: Some("127.0.0.1".to_owned()),
+        path: Some(probe.path.clone()),
+        port: IntOrString::Int(i32::from(port(&probe.port, place)?)),
+        ..Default::default()
+    })
+}
+
+/// The template's requests, overlaid by `spec.plugins.resources`; limits are four times the requests where none are
+/// set.
+fn resources(container: &Container, settings: Option<&PluginResources>) -> ResourceRequirements {
+    let mut requests = BTreeMap::new();
+    if container.cpu_request_millis > 0 {
+        requests.insert("cpu".to_owned(), format!("{}m", container.cpu_request_millis));
+    }
+    if container.memory_request_mib > 0 {
+        requests.insert("memory".to_owned(), format!("{}Mi", container.memory_request_mib));
+    }
+    requests.extend(settings.iter().flat_map(|settings| settings.requests.clone()));
+    let limits: BTreeMap<String, String> = match settings {
+        Some(settings) if !settings.limits.is_empty() => settings.limits.clone(),
+        _ => requests
+            .iter()
+            .filter_map(|(name, quantity)| Some((name.clone(), four_times(quantity)?)))
+            .collect(),
+    };
+    let quantities = |map: BTreeMap<String, String>| {
+        Some(map.into_iter().map(|(name, quantity)| (name, Quantity(quantity))).collect::<BTreeMap<_, _>>())
+            .filter(|map| !map.is_empty())
+    };
+    ResourceRequirements { requests: quantities(requests), limits: quantities(limits), ..Default::default() }
+}
+
+/// A quantity times four, its suffix kept: `100m` → `400m`, `0.5` → `2.0`, `64Mi` → `256Mi`.
+fn four_times(quantity: &str) -> Option<String> {
+    let end = quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
+    let (number, suffix) = quantity.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let product = format!("{:0>1$}", digits.checked_mul(4)?, fraction.len() + 1);
+    let (whole, fraction) = product.split_at(product.len() - fraction.len());
+    Some(if fraction.is_empty() { format!("{whole}{suffix}") } else { format!("{whole}.{fraction}{suffix}") })
+}
+
+/// The instance of a manifest that this module wrote, and its digest.
+pub fn identify(pod: &Pod) -> Option<(Instance, PluginDigest)> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    let key_id = annotations.get(&format!("{GROUP}/key-id"))?.parse().ok()?;
+    let digest = PluginDigest(annotations.get(&format!("{GROUP}/plugin-digest"))?.clone());
+    let instance = Instance::new(key_id, &digest);
+    (pod.metadata.name.as_deref() == Some(&instance.pod_name())).then_some((instance, digest))
+}
+
+#[cfg(test)]
+#[path = "pod_tests.rs"]
+mod tests;

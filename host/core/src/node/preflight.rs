@@ -1,0 +1,92 @@
+//! The answer to `spec.preflight`: the candidate runs beside everything else and is probed (DESIGN.md, Decisions 3).
+
+use super::decide::{Draft, Step};
+use super::view::{Candidate, Needed, View};
+use crate::api::{PreflightAnswer, PreflightRequest, PreflightResult};
+use crate::provider::Failure;
+
+/// The answer as it can be told now. Success is told once it is on disk.
+pub(super) fn answer(view: &View<'_>, draft: &mut Draft) -> Option<PreflightAnswer> {
+    let request = view.request()?;
+    if let Some(settled) = view.settled() {
+        return Some(settled.clone());
+    }
+    if view.unprepared() {
+        // The node's error says why.
+        return None;
+    }
+    draft.busy = true;
+    match &view.candidate {
+        Candidate::None => None,
+        Candidate::Waiting(_) => Some(running(request)),
+        Candidate::Broken(why) => {
+            draft.why.push(format!("the candidate for key {} can never run: {why}", request.key_id));
+            let failure = Failure { phase: "start".to_owned(), message: why.clone(), ..Default::default() };
+            Some(PreflightAnswer { failure: Some(failure), attempts: 1, ..failed(request) })
+        }
+        Candidate::Ready(candidate) => Some(tried(view, request, candidate, draft)),
+    }
+}
+
+fn tried(
+    view: &View<'_>,
+    request: &PreflightRequest,
+    candidate: &Needed<'_>,
+    draft: &mut Draft,
+) -> PreflightAnswer {
+    let instance = &candidate.instance;
+    let question = view.question(instance, candidate.external);
+    let Some(probed) = view.probed(instance, candidate.external) else { return running(request) };
+    if let (Some(pass), None) = (&probed.pass, &probed.failing) {
+        let canary = question.canary.or_else(|| pass.canary.clone());
+        if canary.is_none() {
+            draft.wait("the running plugin has to make the canary that the candidate must decrypt");
+            return running(request);
+        }
+        let answer = PreflightAnswer {
+            result: PreflightResult::Succeeded,
+            remote_key_id: Some(pass.remote_key_id.clone()),
+            latency_millis: Some(millis(pass.latency)),
+            started_in_millis: Some(millis(pass.started_in)),
+            canary,
+            attempts: probed.attempts.saturating_add(1),
+            ..running(request)
+        };
+        let why = format!("the candidate for key {} passed", request.key_id);
+        draft.step(Step::KeepPreflight(Box::new(answer)), why);
+        return running(request);
+    }
+    let Some(failing) = &probed.failing else { return running(request) };
+    if !view.o.policy.is_definite(probed) {
+        return running(request);
+    }
+    draft.why.push(format!("the candidate for key {} fails: {}", request.key_id, failing.failure.message));
+    let remote_key_id = probed.last.as_ref().and_then(|last| last.remote_key_id.clone());
+    PreflightAnswer {
+        remote_key_id,
+        failure: Some(failing.failure.clone()),
+        attempts: probed.attempts.max(1),
+        ..failed(request)
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn running(request: &PreflightRequest) -> PreflightAnswer {
+    PreflightAnswer {
+        hash: request.hash.clone(),
+        result: PreflightResult::Running,
+        remote_key_id: None,
+        latency_millis: None,
+        started_in_millis: None,
+        canary: None,
+        failure: None,
+        attempts: 0,
+    }
+}
+
+fn failed(request: &PreflightRequest) -> PreflightAnswer {
+    PreflightAnswer { result: PreflightResult::Failed, ..running(request) }
+}

@@ -1,0 +1,109 @@
+//! `EncryptionNode.status`: what was seen, and nothing else.
+
+use std::collections::BTreeMap;
+
+use super::decide::Ask;
+use super::install::told;
+use super::instance::Instance;
+use super::observe::Socket;
+use super::view::{Problem, View, plugins_of};
+use crate::api::{EncryptionNodeStatus, NodeError, NodePlugin, PluginHealth, PreflightAnswer};
+use crate::ids::{PluginDigest, RemoteKeyId, Revision};
+
+/// CONTRACT 3.10: details of at most so many characters.
+const MAX_DETAIL: usize = 1024;
+
+/// `None` without a spec to answer, and while a plugin that serves was not probed by this agent yet: a report would
+/// call it gone.
+pub(super) fn report(
+    view: &View<'_>,
+    asks: &BTreeMap<Instance, Ask>,
+    preflight: Option<PreflightAnswer>,
+    problem: Option<&Problem>,
+) -> Option<EncryptionNodeStatus> {
+    let seen = view.o.spec.as_ref()?;
+    let unseen = asks.iter().any(|(instance, ask)| {
+        let serves = view.serves(instance) || matches!(ask.question.socket, Socket::External(_));
+        let probed = view.o.probes.get(instance);
+        serves && probed.is_none_or(|probed| probed.last.is_none())
+    });
+    if unseen {
+        return None;
+    }
+    let revision = installed(view);
+    let done = revision == seen.spec.revision;
+    let reading = view.o.server.as_ref().ok();
+    Some(EncryptionNodeStatus {
+        observed_generation: seen.generation,
+        api_server_id: reading.and_then(|reading| reading.id.clone()),
+        loaded_hash: view.loaded.cloned(),
+        revision,
+        highest_key_id: view.o.disk.highest_key_id,
+        plugins: asks.iter().filter_map(|(instance, ask)| plugin(view, instance, ask)).collect(),
+        preflight,
+        error: error(view, seen.spec.revision, done, problem),
+    })
+}
+
+/// The target where it is installed completely, else the newest kept revision that is loaded with all its plugins: until
+/// the API server has loaded the next one, that is the one before. 0 where none is.
+fn installed(view: &View<'_>) -> Revision {
+    if let Some(target) = view.target.as_ref().filter(|t| view.is_complete(&t.hash, &t.plugins)) {
+        return target.revision;
+    }
+    let target = view.target.as_ref().map(|target| target.revision);
+    let mut kept = view.o.disk.revisions.iter().rev().filter(|(n, _)| Some(**n) != target);
+    let found = kept.find(|(_, content)| {
+        view.loaded == Some(&content.hash())
+            && plugins_of(content).is_ok_and(|plugins| {
+                plugins.values().all(|needed| view.is_ready(&needed.instance, needed.external))
+            })
+    });
+    found.map_or(Revision(0), |(n, _)| *n)
+}
+
+fn plugin(view: &View<'_>, instance: &Instance, ask: &Ask) -> Option<NodePlugin> {
+    let external = match &ask.question.socket {
+        Socket::External(endpoint) => Some(endpoint.as_str()),
+        Socket::Generation | Socket::Link => None,
+    };
+    let last = view.o.probes.get(instance)?.last.as_ref()?;
+    let unknown = || RemoteKeyId("unknown".to_owned());
+    Some(NodePlugin {
+        key_id: instance.key_id,
+        digest: digest(view, instance)?,
+        ready: view.is_ready(instance, external),
+        health: PluginHealth {
+            status: last.status,
+            remote_key_id: last.remote_key_id.clone().filter(|id| !id.0.is_empty()).unwrap_or_else(unknown),
+            last_checked_time: last.at.clone(),
+            detail: last.detail.as_ref().map(|detail| detail.chars().take(MAX_DETAIL).collect()),
+        },
+    })
+}
+
+fn digest(view: &View<'_>, instance: &Instance) -> Option<PluginDigest> {
+    let recorded = view.o.disk.instances.get(instance).and_then(|found| found.digest.clone());
+    recorded.or_else(|| view.o.record(instance).map(|(digest, _)| digest))
+}
+
+fn error(view: &View<'_>, target: Revision, done: bool, problem: Option<&Problem>) -> Option<NodeError> {
+    let tell = |reason: &str, message: String, put_back: bool| NodeError {
+        revision: target,
+        reason: reason.to_owned(),
+        message,
+        put_back,
+    };
+    // The refusal is told for as long as it stands, also while plugins are probed for the next attempt.
+    let refusal = view.o.disk.refusal.as_ref().filter(|refusal| refusal.revision == target && !done);
+    if let Some(refusal) = refusal {
+        let put_back = view.file.is_some() && view.file != Some(&refusal.hash);
+        return Some(tell("ConfigurationRefused", told(refusal), put_back));
+    }
+    let blocked = view.o.failed_step.as_ref().map(|failed| {
+        let message = format!("{}: {}", failed.step, failed.message);
+        tell("StepFailed", message, false)
+    });
+    let problem = problem.map(|problem| tell(problem.reason, problem.message.clone(), false));
+    blocked.or(problem)
+}

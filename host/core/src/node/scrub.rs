@@ -1,0 +1,128 @@
+//! Takes secret values out of text that others wrote: a plugin's log, a container's message.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+use crate::formats::revision::PluginRecord;
+use crate::ids::hex;
+use crate::provider::ReferenceKind;
+
+/// Shorter values would be found in words that have nothing to do with them, and are no secrets.
+const MIN_BYTES: usize = 4;
+/// Lines of a value with several (a private key) are looked for one by one from this length on.
+const MIN_LINE_BYTES: usize = 16;
+const MASK: &str = "***";
+
+/// Knows every secret value that plugins were given, in the forms in which a program is likely to print it.
+#[derive(Default)]
+pub struct Scrubber {
+    /// Longest first, so that no part of a longer form is left over.
+    forms: Vec<zeroize::Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for Scrubber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "<{} forms>", self.forms.len())
+    }
+}
+
+impl Scrubber {
+    /// For the values of Secrets that these records carry.
+    pub fn new<'a>(records: impl IntoIterator<Item = &'a PluginRecord>) -> Self {
+        let mut forms = Vec::new();
+        for record in records {
+            let secrets = record.referenced.iter().filter(|(source, _)| source.kind == ReferenceKind::Secret);
+            for (_, value) in secrets {
+                collect(value.expose(), &mut forms);
+            }
+        }
+        forms.sort_unstable_by(|a: &String, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        forms.dedup();
+        Self { forms: forms.into_iter().map(zeroize::Zeroizing::new).collect() }
+    }
+
+    /// The text with each known value replaced by `***`.
+    pub fn clean(&self, text: &str) -> String {
+        self.forms.iter().fold(text.to_owned(), |text, form| text.replace(form.as_str(), MASK))
+    }
+}
+
+fn collect(value: &[u8], forms: &mut Vec<String>) {
+    let trimmed = value.trim_ascii();
+    for bytes in [value, trimmed] {
+        if bytes.len() < MIN_BYTES {
+            continue;
+        }
+        forms.extend([
+            STANDARD.encode(bytes),
+            STANDARD_NO_PAD.encode(bytes),
+            URL_SAFE_NO_PAD.encode(bytes),
+            hex(bytes),
+            hex(bytes).to_uppercase(),
+        ]);
+    }
+    let Ok(text) = std::str::from_utf8(trimmed) else { return };
+    if text.len() >= MIN_BYTES {
+        forms.push(text.to_owned());
+        // As it stands inside a JSON string: escapes differ from the text only where there are some.
+        let quoted = serde_json::Value::from(text).to_string();
+        forms.extend(quoted.strip_prefix('"').and_then(|q| q.strip_suffix('"')).map(ToOwned::to_owned));
+    }
+    let lines = text.lines().map(str::trim).filter(|line| line.len() >= MIN_LINE_BYTES);
+    forms.extend(lines.filter(|line| !line.starts_with("-----")).map(ToOwned::to_owned));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::SecretBytes;
+    use crate::provider::KeyRef;
+
+    fn scrubber(kind: ReferenceKind, value: &[u8]) -> Scrubber {
+        let source = KeyRef { kind, name: "login".into(), key: "secret-id".into() };
+        let record = PluginRecord {
+            kms: json!({}),
+            referenced: [(source, SecretBytes::from(value))].into(),
+            accepted: None,
+            salt: None,
+        };
+        Scrubber::new([&record])
+    }
+
+    #[test]
+    fn values_are_masked_in_every_likely_form() {
+        let scrubber = scrubber(ReferenceKind::Secret, b"s3cr\"et-id\n");
+        for form in [
+            "s3cr\"et-id",
+            "s3cr\\\"et-id",
+            "czNjciJldC1pZA==",
+            "czNjciJldC1pZA",
+            "czNjciJldC1pZAo=",
+            "733363722265742d6964",
+            "733363722265742D6964",
+        ] {
+            assert_eq!(
+                scrubber.clean(&format!("login with <{form}> failed")),
+                "login with <***> failed",
+                "{form}"
+            );
+        }
+        assert_eq!(format!("{scrubber:?}").matches("s3cr").count(), 0);
+    }
+
+    #[test]
+    fn lines_of_a_key_are_masked_one_by_one() {
+        let pem = b"-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49AwEHBG0w\n-----END PRIVATE KEY-----\n";
+        let scrubber = scrubber(ReferenceKind::Secret, pem);
+        assert_eq!(scrubber.clean("cannot parse MIGHAgEAMBMGByqGSM49"), "cannot parse ***");
+        assert_eq!(scrubber.clean("no -----BEGIN PRIVATE KEY-----"), "no -----BEGIN PRIVATE KEY-----");
+    }
+
+    #[test]
+    fn public_values_and_tiny_ones_stay() {
+        assert_eq!(scrubber(ReferenceKind::ConfigMap, b"ca-bundle").clean("ca-bundle"), "ca-bundle");
+        assert_eq!(scrubber(ReferenceKind::Secret, b"1").clean("exit code 1"), "exit code 1");
+    }
+}

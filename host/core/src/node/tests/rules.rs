@@ -1,0 +1,474 @@
+//! One rule a test: a node that is at rest, or about to do something, and one thing that differs.
+
+use rstest::rstest;
+
+use super::model::{Machine, Memory, settle, turn};
+use super::*;
+use crate::api::{HealthStatus, PreflightResult};
+use crate::ids::ConfigHash;
+use crate::provider::{EnvVar, Failure, KeyRef, ReferenceKind};
+
+/// Revision 1 with key 1 is installed, and nothing is to be done.
+fn at_rest() -> Observed {
+    let mut memory = Memory::default();
+    settled(&mut memory).observe(&mut memory)
+}
+
+fn settled(memory: &mut Memory) -> Machine {
+    let mut machine = Machine::new();
+    machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
+    machine.plugins.insert(instance(1, "b"), Ok("kek-1".into()));
+    machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
+    let content = revision(&[(1, "a")]);
+    machine.publish(1, &content);
+    machine.ask(target(1, &content, &[key_canary(1, "kek-1")]));
+    settle(&mut machine, memory, &mut None);
+    machine
+}
+
+/// Revision 2 is the target; its plugins run and have passed at their links, and nothing but the file is to be done.
+fn about_to_install() -> Observed {
+    let mut memory = Memory::default();
+    let mut machine = settled(&mut memory);
+    let content = revision(&[(1, "a"), (2, "c")]);
+    machine.publish(2, &content);
+    machine.ask(target(2, &content, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]));
+    for _ in 0..50 {
+        let observed = machine.observe(&mut memory);
+        if kinds(&next(&observed)).contains(&"InstallConfiguration") {
+            return observed;
+        }
+        turn(&mut machine, &mut memory, usize::MAX);
+    }
+    panic!("nothing is installed: {:?}", next(&machine.observe(&mut memory)).why);
+}
+
+/// Revision 2's configuration is in the file and not loaded yet.
+fn waiting() -> Observed {
+    let mut observed = about_to_install();
+    let content = observed.target.clone().unwrap().unwrap();
+    let old = observed.disk.file.replace(FileSeen::of(content.bytes.expose())).unwrap();
+    observed.disk.configurations.insert(old.hash.clone(), old);
+    observed.file_age = Duration::ZERO;
+    observed
+}
+
+fn kinds(decision: &Decision) -> Vec<&'static str> {
+    decision.steps.iter().map(Step::kind).collect()
+}
+
+fn reason(decision: &Decision) -> Option<&str> {
+    decision.report.as_ref()?.error.as_ref().map(|error| error.reason.as_str())
+}
+
+fn spec(observed: &mut Observed) -> &mut EncryptionNodeSpec {
+    &mut observed.spec.as_mut().unwrap().spec
+}
+
+fn foreign() -> FileSeen {
+    FileSeen { hash: ConfigHash("sha256:foreign".into()), keys: Some([KeyId(1)].into()) }
+}
+
+fn failing(phase: &str, since: u64, mismatch: bool) -> Failing {
+    let failure = Failure { phase: phase.into(), message: "no".into(), ..Default::default() };
+    Failing { failure, mismatch, since: seconds(since), times: 3 }
+}
+
+#[test]
+fn at_rest_nothing_is_done_and_all_is_told() {
+    let observed = at_rest();
+    let decision = next(&observed);
+    assert_eq!((kinds(&decision), decision.busy), (vec![], false), "{:?}", decision.why);
+    let report = decision.report.unwrap();
+    assert_eq!((report.revision, report.error), (Revision(1), None));
+    assert_eq!(report.api_server_id.as_deref(), Some("apiserver-x"));
+    assert_eq!(report.loaded_hash, observed.disk.file.map(|file| file.hash));
+    assert_eq!(report.highest_key_id, KeyId(1));
+    let [plugin] = report.plugins.as_slice() else { panic!("{:?}", report.plugins) };
+    assert_eq!((plugin.key_id, &plugin.digest, plugin.ready), (KeyId(1), &digest(1, "a"), true));
+    assert_eq!(plugin.health.status, HealthStatus::Healthy);
+    // A plugin that never said what it calls its KEK.
+    assert_eq!(plugin.health.remote_key_id.0, "unknown");
+}
+
+#[rstest]
+#[case::no_spec(|o: &mut Observed| { o.spec = None; o.target = None; })]
+#[case::target_unreadable(|o: &mut Observed| {
+    spec(o).revision = Revision(9);
+    o.target = Some(Err(Unusable::Unreadable("timeout".into())));
+})]
+#[case::target_is_another_revision(|o: &mut Observed| spec(o).config_hash = Some(ConfigHash("sha256:other".into())))]
+#[case::metrics_unreadable(|o: &mut Observed| o.server = Err("connection refused".into()))]
+#[case::loaded_is_unknown(|o: &mut Observed| {
+    o.server.as_mut().unwrap().loaded = Some(ConfigHash("sha256:unknown".into()));
+})]
+#[case::file_is_foreign(|o: &mut Observed| o.disk.file = Some(FileSeen { keys: None, ..foreign() }))]
+fn nothing_stops_while_something_cannot_be_told(#[case] change: fn(&mut Observed)) {
+    let mut observed = at_rest();
+    let stray = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
+    observed.disk.instances.insert(instance(7, "stray"), stray.clone());
+    let stops = |decision: &Decision| kinds(decision).iter().any(|kind| kind.starts_with("Remove"));
+    assert!(stops(&next(&observed)), "a stray plugin stops when all is known");
+    change(&mut observed);
+    let decision = next(&observed);
+    assert!(!stops(&decision), "{:?}", decision.why);
+    assert_eq!(decision.unneeded, [].into());
+}
+
+#[rstest]
+#[case::target_unreadable(|o: &mut Observed| o.target = Some(Err(Unusable::Unreadable("timeout".into()))), "TargetUnreadable")]
+#[case::target_gone(|o: &mut Observed| o.target = Some(Err(Unusable::Invalid("not found".into()))), "TargetInvalid")]
+#[case::of_two_revisions(|o: &mut Observed| spec(o).config_hash = Some(ConfigHash("sha256:x".into())), "TargetInvalid")]
+#[case::without_plugin_data(|o: &mut Observed| {
+    let target = content([1, 2].into_iter(), [(KeyId(1), record("a"))].into());
+    spec(o).config_hash = Some(target.hash());
+    o.target = Some(Ok(target));
+}, "TargetInvalid")]
+#[case::unprepared(|o: &mut Observed| o.server.as_mut().unwrap().loaded = None, "NodeNotPrepared")]
+#[case::metrics_unreadable(|o: &mut Observed| o.server = Err("refused".into()), "APIServerUnreadable")]
+#[case::foreign(|o: &mut Observed| o.disk.file = Some(foreign()), "ForeignConfiguration")]
+#[case::failed_step(|o: &mut Observed| {
+    o.failed_step = Some(StepFailure { step: "WriteFiles".into(), message: "no space".into() });
+    o.server.as_mut().unwrap().loaded = Some(ConfigHash("sha256:z".into()));
+    o.disk.file = Some(foreign());
+}, "StepFailed")]
+fn nothing_is_installed_then_and_the_reason_is_told(
+    #[case] change: fn(&mut Observed),
+    #[case] expected: &str,
+) {
+    let mut observed = about_to_install();
+    change(&mut observed);
+    let decision = next(&observed);
+    assert!(!kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.why);
+    assert_eq!(reason(&decision), Some(expected), "{:?}", decision.why);
+}
+
+#[rstest]
+#[case::not_probed(|probed: &mut Probed| probed.pass = None, None, false)]
+#[case::at_its_own_socket_only(|probed: &mut Probed| probed.question.socket = Socket::Generation, None, false)]
+#[case::with_another_canary(|probed: &mut Probed| probed.question.canary = Some(canary("other")), None, false)]
+#[case::a_while_ago(|probed: &mut Probed| probed.pass.as_mut().unwrap().age = seconds(11), None, true)]
+#[case::unwell_for_a_moment(|probed: &mut Probed| probed.failing = Some(failing("status", 1, false)), None, false)]
+#[case::unwell(|probed: &mut Probed| probed.failing = Some(failing("encrypt", 5, false)), Some("PluginNotReady"), false)]
+#[case::gone_for_a_moment(|probed: &mut Probed| { probed.age = seconds(29); probed.failing = Some(failing("start", 29, false)); }, None, false)]
+#[case::gone(|probed: &mut Probed| { probed.age = seconds(30); probed.failing = Some(failing("start", 30, false)); }, Some("PluginNotReady"), false)]
+#[case::another_kek(|probed: &mut Probed| probed.failing = Some(failing("canary", 0, true)), Some("KEKMismatch"), false)]
+fn no_configuration_whose_plugins_do_not_answer(
+    #[case] change: fn(&mut Probed),
+    #[case] expected: Option<&str>,
+    #[case] urgent: bool,
+    #[values((1, "a"), (2, "c"))] which: (u64, &str),
+) {
+    let mut observed = about_to_install();
+    let instance = instance(which.0, which.1);
+    change(observed.probes.get_mut(&instance).unwrap());
+    let decision = next(&observed);
+    assert!(!kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.why);
+    assert_eq!(reason(&decision), expected, "{:?}", decision.why);
+    assert_eq!(decision.asks[&instance].urgent, urgent);
+    assert!(decision.busy);
+}
+
+#[test]
+fn a_link_is_not_switched_without_a_canary() {
+    let mut memory = Memory::default();
+    let mut machine = settled(&mut memory);
+    let content = revision(&[(1, "b")]);
+    machine.publish(2, &content);
+    machine.ask(target(2, &content, &[]));
+    machine.disk.canaries.clear();
+    let decision = settle(&mut machine, &mut memory, &mut None);
+    assert_eq!(reason(&decision), Some("CanaryMissing"));
+    assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "a")));
+}
+
+#[test]
+fn a_lost_canary_does_not_stop_what_already_serves() {
+    let mut memory = Memory::default();
+    let mut machine = settled(&mut memory);
+    let content = revision(&[(1, "a"), (2, "c")]);
+    machine.publish(2, &content);
+    machine.ask(target(2, &content, &[key_canary(2, "kek-2")]));
+    machine.disk.canaries.clear();
+    let decision = settle(&mut machine, &mut memory, &mut None);
+    assert_eq!(decision.report.unwrap().revision, Revision(2), "{:?}", decision.why);
+}
+
+#[rstest]
+#[case::just_installed(0, 0, false)]
+#[case::in_its_time(0, 129, false)]
+#[case::overdue(0, 131, true)]
+#[case::a_failed_reload(1, 0, true)]
+fn a_configuration_that_is_not_loaded_is_put_back(
+    #[case] failed_reloads: u64,
+    #[case] age: u64,
+    #[case] expected: bool,
+) {
+    let mut observed = waiting();
+    // Two providers of 10 s each: 60 + 2 × 20 + 30 s.
+    observed.policy = Policy::default();
+    observed.file_age = seconds(age);
+    observed.server.as_mut().unwrap().failed_reloads = failed_reloads;
+    let decision = next(&observed);
+    let put_back = decision.steps.iter().find_map(|step| match step {
+        Step::PutBack { hash, refused } => Some((hash.clone(), refused.clone().unwrap())),
+        _ => None,
+    });
+    assert_eq!(put_back.is_some(), expected, "{:?}", decision.why);
+    if let Some((hash, refused)) = put_back {
+        assert_eq!(Some(hash), observed.server.unwrap().loaded);
+        assert_eq!((refused.revision, refused.attempts), (Revision(2), 1));
+    } else {
+        assert_eq!(reason(&decision), None);
+    }
+}
+
+#[test]
+fn what_is_not_on_this_disk_cannot_be_put_back() {
+    let mut observed = waiting();
+    let reading = observed.server.as_mut().unwrap();
+    reading.failed_reloads = 1;
+    reading.loaded = Some(ConfigHash("sha256:unknown".into()));
+    let decision = next(&observed);
+    assert!(!kinds(&decision).contains(&"PutBack"));
+    assert_eq!(reason(&decision), Some("ConfigurationRefused"));
+}
+
+#[test]
+fn what_somebody_else_wrote_is_not_put_away() {
+    let mut observed = at_rest();
+    observed.disk.file = Some(foreign());
+    observed.file_age = seconds(3600);
+    observed.server.as_mut().unwrap().failed_reloads = 9;
+    assert_eq!(kinds(&next(&observed)), Vec::<&str>::new());
+}
+
+#[test]
+fn a_lost_file_comes_back() {
+    let mut observed = at_rest();
+    observed.disk.file = None;
+    observed.probes.values_mut().for_each(|probed| probed.pass.as_mut().unwrap().age = seconds(1));
+    assert_eq!(kinds(&next(&observed)), ["InstallConfiguration"]);
+    observed.spec = None;
+    observed.target = None;
+    assert_eq!(kinds(&next(&observed)), ["PutBack"]);
+}
+
+#[rstest]
+#[case::for_another_revision(Revision(1), 0, true)]
+#[case::just_now(Revision(2), 0, false)]
+#[case::before_its_pause(Revision(2), 59, false)]
+#[case::after_its_pause(Revision(2), 60, true)]
+fn a_refused_configuration_waits(#[case] revision: Revision, #[case] elapsed: u64, #[case] expected: bool) {
+    let mut observed = about_to_install();
+    let hash = ConfigHash("sha256:refused".into());
+    observed.disk.refusal = Some(Refusal { revision, hash, attempts: 2, elapsed: seconds(elapsed) });
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision).contains(&"InstallConfiguration"), expected, "{:?}", decision.why);
+    let error = decision.report.unwrap().error;
+    assert_eq!(
+        error.is_some_and(|e| e.put_back && e.reason == "ConfigurationRefused"),
+        revision == Revision(2)
+    );
+}
+
+#[rstest]
+#[case::not_loaded(|o: &mut Observed| o.server.as_mut().unwrap().loaded = Some(ConfigHash("sha256:x".into())), 0)]
+#[case::not_in_the_file(|o: &mut Observed| o.disk.file = Some(foreign()), 0)]
+#[case::another_instance_serves(|o: &mut Observed| {
+    o.disk.links.insert(KeyId(1), instance(1, "b").generation);
+}, 0)]
+#[case::its_process_is_gone(|o: &mut Observed| {
+    o.probes.values_mut().for_each(|probed| probed.last.as_mut().unwrap().answered = false);
+}, 0)]
+#[case::its_kms_is_away(|o: &mut Observed| {
+    o.probes.values_mut().for_each(|probed| {
+        probed.failing = Some(failing("status", 600, false));
+        probed.last.as_mut().unwrap().status = HealthStatus::Unhealthy;
+    });
+}, 1)]
+fn a_revision_is_told_only_when_all_of_it_is_there(#[case] change: fn(&mut Observed), #[case] expected: u64) {
+    let mut observed = at_rest();
+    change(&mut observed);
+    let decision = next(&observed);
+    let report = decision.report.clone().unwrap();
+    assert_eq!(report.revision, Revision(expected));
+    if expected == 1 {
+        assert_eq!(report.error, None, "what befalls a plugin later is a matter of its health");
+    }
+}
+
+#[test]
+fn until_the_next_revision_is_loaded_the_one_before_is_told() {
+    let mut observed = waiting();
+    assert_eq!(next(&observed).report.unwrap().revision, Revision(1));
+    observed.server.as_mut().unwrap().loaded = observed.disk.file.as_ref().map(|file| file.hash.clone());
+    assert_eq!(next(&observed).report.unwrap().revision, Revision(2));
+}
+
+#[test]
+fn nothing_is_told_before_what_serves_was_probed() {
+    let mut observed = at_rest();
+    observed.probes.clear();
+    let decision = next(&observed);
+    assert_eq!(decision.report, None);
+    assert!(decision.asks.contains_key(&instance(1, "a")));
+}
+
+#[test]
+fn the_replaced_plugin_stops_after_the_link_was_tried() {
+    let mut observed = at_rest();
+    let old = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
+    observed.disk.instances.insert(instance(1, "b"), old);
+    let stops = |o: &Observed| next(o).steps.contains(&Step::RemovePod(instance(1, "b")));
+    assert!(stops(&observed));
+    observed.probes.get_mut(&instance(1, "a")).unwrap().pass = None;
+    assert!(!stops(&observed));
+}
+
+#[rstest]
+#[case(29, false)]
+#[case(30, true)]
+fn a_key_that_left_drains(#[case] unneeded: u64, #[case] expected: bool) {
+    let mut observed = at_rest();
+    let none = revision(&[]);
+    *spec(&mut observed) = target(2, &none, &[]);
+    observed.disk.revisions.insert(Revision(2), none.clone());
+    observed.disk.file = Some(FileSeen::of(none.bytes.expose()));
+    observed.target = Some(Ok(none.clone()));
+    let old = observed.server.as_mut().unwrap().loaded.replace(none.hash());
+    observed.unneeded.insert(instance(1, "a"), seconds(unneeded));
+    let wanted = [Step::RemoveLink(KeyId(1)), Step::RemovePod(instance(1, "a"))];
+    let steps = |o: &Observed| next(o).steps;
+    assert_eq!(wanted.iter().all(|step| steps(&observed).contains(step)), expected);
+    // Not while the API server still has the old one.
+    observed.server.as_mut().unwrap().loaded = old;
+    assert!(!wanted.iter().any(|step| steps(&observed).contains(step)));
+}
+
+#[rstest]
+#[case::listening(true, 59, false)]
+#[case::still_listening(true, 60, true)]
+#[case::silent(false, 0, true)]
+fn files_go_after_the_process(#[case] listening: bool, #[case] unneeded: u64, #[case] expected: bool) {
+    let mut observed = at_rest();
+    let found = OnDisk { files: true, folder: true, listening, ..Default::default() };
+    observed.disk.instances.insert(instance(7, "old"), found);
+    observed.unneeded.insert(instance(7, "old"), seconds(unneeded));
+    assert_eq!(next(&observed).steps.contains(&Step::RemoveFiles(instance(7, "old"))), expected);
+}
+
+/// A candidate for key 2 is asked for beside revision 1.
+fn candidate(record: PluginRecord) -> Observed {
+    let mut observed = at_rest();
+    let hash = record.digest(KeyId(2)).unwrap();
+    spec(&mut observed).preflight =
+        Some(PreflightRequest { key_id: KeyId(2), hash, purpose: PreflightPurpose::NewKey, canary: None });
+    observed.candidate = Some(Ok(Arc::new([(KeyId(2), record)].into())));
+    observed
+}
+
+#[test]
+fn a_candidate_starts_beside_what_runs() {
+    let decision = next(&candidate(record("c")));
+    assert_eq!(kinds(&decision), ["RecordHighWater", "WriteFiles", "MakeFolder", "WritePod"]);
+    let report = decision.report.unwrap();
+    assert_eq!(report.preflight.map(|answer| answer.result), Some(PreflightResult::Running));
+    assert_eq!(report.revision, Revision(1));
+}
+
+#[test]
+fn a_candidate_whose_secret_would_be_seen_never_runs() {
+    let mut record = record("c");
+    let source = KeyRef { kind: ReferenceKind::Secret, name: "login".into(), key: "token".into() };
+    record.referenced.insert(source.clone(), SecretBytes::from(b"s3cr3t".as_slice()));
+    if let Some(AcceptedPlugin { template: Plugin::Managed(container), .. }) = &mut record.accepted {
+        container.env.push(EnvVar { name: "TOKEN".into(), value: vec![Part::Value(source)] });
+    }
+    let decision = next(&candidate(record));
+    assert_eq!(kinds(&decision), ["RecordHighWater"]);
+    let answer = decision.report.unwrap().preflight.unwrap();
+    assert_eq!(answer.result, PreflightResult::Failed);
+    let message = answer.failure.unwrap().message;
+    assert!(message.contains("environment variable TOKEN") && message.contains("secret login"), "{message}");
+    assert!(!message.contains("s3cr3t"));
+}
+
+#[rstest]
+#[case::unreadable(Some(Err(Unusable::Unreadable("timeout".into()))), PreflightResult::Running)]
+#[case::older_than_the_request(Some(Ok(Arc::new([(KeyId(2), record("older"))].into()))), PreflightResult::Running)]
+#[case::of_another_key(Some(Ok(Arc::new([(KeyId(3), record("c"))].into()))), PreflightResult::Running)]
+#[case::broken(Some(Err(Unusable::Invalid("not a plugin".into()))), PreflightResult::Failed)]
+fn a_candidate_that_cannot_be_had_starts_nothing(
+    #[case] found: Option<Result<Arc<BTreeMap<KeyId, PluginRecord>>, Unusable>>,
+    #[case] expected: PreflightResult,
+) {
+    let mut observed = candidate(record("c"));
+    observed.candidate = found;
+    let running = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
+    observed.disk.instances.insert(instance(2, "c"), running);
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision), ["RecordHighWater"], "what runs for the request goes on");
+    assert_eq!(decision.report.unwrap().preflight.map(|answer| answer.result), Some(expected));
+}
+
+#[test]
+fn success_sticks_and_covers_the_canary_it_made() {
+    let mut memory = Memory::default();
+    let mut machine = settled(&mut memory);
+    machine.candidate = Some((KeyId(2), record("c")));
+    let mut asked = machine.spec.clone().unwrap().spec;
+    asked.preflight = Some(request(2, "c", None));
+    machine.ask(asked.clone());
+    let decision = settle(&mut machine, &mut memory, &mut None);
+    let first = decision.report.unwrap().preflight.unwrap();
+    assert_eq!((first.result, first.attempts), (PreflightResult::Succeeded, 1));
+
+    // Its KMS dies, the agent restarts, the operator hands the canary round: the answer stands.
+    machine.plugins.insert(instance(2, "c"), Err("sealed".into()));
+    for canary in [None, first.canary.clone()] {
+        asked.preflight = Some(request(2, "c", canary));
+        machine.ask(asked.clone());
+        let decision = settle(&mut machine, &mut Memory::default(), &mut None);
+        assert_eq!(decision.report.unwrap().preflight.as_ref(), Some(&first));
+    }
+    // Another canary is another question.
+    asked.preflight = Some(request(2, "c", Some(canary("kek-2"))));
+    machine.ask(asked.clone());
+    let decision = settle(&mut machine, &mut memory, &mut None);
+    let second = decision.report.unwrap().preflight.unwrap();
+    assert_eq!(second.result, PreflightResult::Failed);
+    assert!(second.attempts > 1);
+    // Mended, it goes on by itself.
+    machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
+    let decision = settle(&mut machine, &mut memory, &mut None);
+    assert_eq!(decision.report.unwrap().preflight.unwrap().result, PreflightResult::Succeeded);
+}
+
+#[rstest]
+#[case(299, false)]
+#[case(300, true)]
+fn a_candidate_that_passed_lingers(#[case] unneeded: u64, #[case] expected: bool) {
+    let mut memory = Memory::default();
+    let mut machine = settled(&mut memory);
+    machine.candidate = Some((KeyId(2), record("c")));
+    let mut asked = machine.spec.clone().unwrap().spec;
+    asked.preflight = Some(request(2, "c", None));
+    machine.ask(asked.clone());
+    settle(&mut machine, &mut memory, &mut None);
+    asked.preflight = None;
+    machine.ask(asked);
+    let mut observed = machine.observe(&mut memory);
+    observed.unneeded.insert(instance(2, "c"), seconds(unneeded));
+    assert_eq!(next(&observed).steps.contains(&Step::RemovePod(instance(2, "c"))), expected);
+}
+
+#[test]
+fn an_unprepared_node_starts_nothing() {
+    let mut observed = candidate(record("c"));
+    observed.server.as_mut().unwrap().loaded = None;
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision), ["RecordHighWater"]);
+    assert_eq!(reason(&decision), Some("NodeNotPrepared"));
+    assert_eq!(decision.report.unwrap().preflight, None);
+}

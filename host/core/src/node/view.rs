@@ -1,0 +1,367 @@
+//! What follows at once from what is seen: which plugins target and candidate need, which keys each configuration has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::instance::Instance;
+use super::observe::{Observed, OnDisk, Pass, Probed, Question, Socket, Unusable, linked_keys};
+use super::pod::{self, RenderError};
+use crate::api::{Canary, PreflightRequest, PreflightResult};
+use crate::formats::encryption_config::REVISION_ZERO;
+use crate::formats::revision::{PluginRecord, RevisionContent};
+use crate::ids::{ConfigHash, KeyId, PluginDigest, Revision};
+use crate::names;
+use crate::provider::Plugin as Template;
+
+/// Why the agent cannot go on, as it is told in `status.error`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Bounded label.
+    pub(super) reason: &'static str,
+    /// For people.
+    pub(super) message: String,
+}
+
+impl Problem {
+    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// One plugin that target or candidate needs.
+#[derive(Clone, Debug)]
+pub(super) struct Needed<'a> {
+    pub(super) instance: Instance,
+    pub(super) digest: PluginDigest,
+    /// Somebody else's endpoint.
+    pub(super) external: Option<&'a str>,
+    /// Why no pod can be made of it.
+    pub(super) unfit: Option<RenderError>,
+}
+
+impl<'a> Needed<'a> {
+    fn of(key_id: KeyId, record: &'a PluginRecord) -> Result<Self, String> {
+        let digest = record.digest(key_id).ok_or_else(|| format!("the data of key {key_id} has no salt"))?;
+        let accepted =
+            record.accepted.as_ref().ok_or_else(|| format!("the data of key {key_id} has no rendering"))?;
+        let external = match &accepted.template {
+            Template::External(endpoint) => Some(endpoint.as_str()),
+            Template::Managed(_) => None,
+        };
+        let unfit = if external.is_some() { None } else { pod::check(key_id, record).err() };
+        Ok(Self { instance: Instance::new(key_id, &digest), digest, external, unfit })
+    }
+}
+
+/// A usable target.
+#[derive(Clone, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) revision: Revision,
+    pub(super) content: &'a RevisionContent,
+    pub(super) hash: ConfigHash,
+    pub(super) plugins: BTreeMap<KeyId, Needed<'a>>,
+}
+
+/// What is known of the candidate.
+#[derive(Clone, Debug)]
+pub(super) enum Candidate<'a> {
+    /// Nothing is requested.
+    None,
+    /// It cannot be had yet.
+    Waiting(String),
+    /// It can never be run.
+    Broken(String),
+    /// It can be run.
+    Ready(Needed<'a>),
+}
+
+pub(super) struct View<'a> {
+    pub(super) o: &'a Observed,
+    pub(super) target: Option<Target<'a>>,
+    pub(super) target_problem: Option<Problem>,
+    pub(super) candidate: Candidate<'a>,
+    /// The hash of the configuration file.
+    pub(super) file: Option<&'a ConfigHash>,
+    /// The hash that the API server shows.
+    pub(super) loaded: Option<&'a ConfigHash>,
+    zero: ConfigHash,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(o: &'a Observed) -> Self {
+        let (target, target_problem) = match target(o) {
+            Ok(target) => (target, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        Self {
+            o,
+            target,
+            target_problem,
+            candidate: candidate(o),
+            file: o.disk.file.as_ref().map(|file| &file.hash),
+            loaded: o.server.as_ref().ok().and_then(|reading| reading.loaded.as_ref()),
+            zero: ConfigHash::of(REVISION_ZERO.as_bytes()),
+        }
+    }
+
+    pub(super) fn request(&self) -> Option<&'a PreflightRequest> {
+        self.o.spec.as_ref()?.spec.preflight.as_ref()
+    }
+
+    /// The API server tells that it runs without a configuration file: every step waits (`NodeNotPrepared`).
+    pub(super) fn unprepared(&self) -> bool {
+        self.o.server.as_ref().is_ok_and(|reading| reading.loaded.is_none())
+    }
+
+    /// The instance that each key's socket leads to, by link and by record.
+    pub(super) fn serves(&self, instance: &Instance) -> bool {
+        let on = |map: &BTreeMap<KeyId, _>| map.get(&instance.key_id) == Some(&instance.generation);
+        on(&self.o.disk.links) && on(&self.o.disk.serving)
+    }
+
+    /// Whether link or record name it: then it may be the one that the API server talks to.
+    pub(super) fn may_serve(&self, instance: &Instance) -> bool {
+        let on = |map: &BTreeMap<KeyId, _>| map.get(&instance.key_id) == Some(&instance.generation);
+        on(&self.o.disk.links) || on(&self.o.disk.serving)
+    }
+
+    /// The instance that serves a key.
+    pub(super) fn serving(&self, key_id: KeyId) -> Option<Instance> {
+        let generation = self.o.disk.links.get(&key_id)?.clone();
+        Some(Instance { key_id, generation }).filter(|instance| self.serves(instance))
+    }
+
+    /// What target and candidate need, each once.
+    pub(super) fn needed(&self) -> BTreeMap<Instance, &Needed<'a>> {
+        let candidate = match &self.candidate {
+            Candidate::Ready(needed) => Some(needed),
+            _ => None,
+        };
+        let target = self.target.iter().flat_map(|target| target.plugins.values());
+        target.chain(candidate).map(|needed| (needed.instance.clone(), needed)).collect()
+    }
+
+    pub(super) fn is_candidate(&self, instance: &Instance) -> bool {
+        matches!(&self.candidate, Candidate::Ready(needed) if needed.instance == *instance)
+    }
+
+    /// The canary of a key in use: the spec's, else the last one that any spec told.
+    pub(super) fn canary(&self, key_id: KeyId) -> Option<&'a Canary> {
+        let told = self.o.spec.as_ref().and_then(|seen| {
+            seen.spec.canaries.iter().find(|canary| canary.key_id == key_id).map(|found| &found.canary)
+        });
+        told.or_else(|| self.o.disk.canaries.get(&key_id))
+    }
+
+    /// The preflight that succeeded and answers the present request; success sticks.
+    pub(super) fn settled(&self) -> Option<&'a crate::api::PreflightAnswer> {
+        let request = self.request()?;
+        let answer = self.o.disk.preflight.as_ref()?;
+        let same = answer.hash == request.hash && answer.result == PreflightResult::Succeeded;
+        let decrypted = request.canary.is_none() || request.canary == answer.canary;
+        (same && decrypted).then_some(answer)
+    }
+
+    /// What an instance has to be asked now.
+    pub(super) fn question(&self, instance: &Instance, external: Option<&str>) -> Question {
+        let socket = match external {
+            Some(endpoint) => Socket::External(endpoint.to_owned()),
+            None if self.serves(instance) => Socket::Link,
+            None => Socket::Generation,
+        };
+        let key_id = instance.key_id;
+        if !self.is_candidate(instance) {
+            let canary = self.canary(key_id);
+            let make_canary = canary.is_none() && self.must_make_canary(instance);
+            return Question { socket, canary: canary.cloned(), make_canary };
+        }
+        let asked = self.request().and_then(|request| request.canary.as_ref());
+        let made = self.settled().and_then(|answer| answer.canary.as_ref());
+        let canary = asked.or(made).or(self.canary(key_id)).or_else(|| self.running_canary(key_id));
+        let make_canary = canary.is_none() && self.running_rival(instance).is_none();
+        Question { socket, canary: canary.cloned(), make_canary }
+    }
+
+    /// A key that has no canary gets one from its running plugin, so that a candidate can be held against it.
+    fn must_make_canary(&self, instance: &Instance) -> bool {
+        matches!(&self.candidate, Candidate::Ready(candidate)
+            if candidate.instance.key_id == instance.key_id && self.serves(instance))
+            && self.request().is_some_and(|request| request.canary.is_none())
+            && self.settled().is_none()
+    }
+
+    fn running_canary(&self, key_id: KeyId) -> Option<&'a Canary> {
+        let instance = self.serving(key_id)?;
+        self.o.probes.get(&instance)?.pass.as_ref()?.canary.as_ref()
+    }
+
+    /// The instance that serves the candidate's key, where that is another one.
+    pub(super) fn running_rival(&self, candidate: &Instance) -> Option<Instance> {
+        self.serving(candidate.key_id).filter(|serving| serving != candidate)
+    }
+
+    /// What is known of an instance as an answer to the question that it has to be asked now.
+    pub(super) fn probed(&self, instance: &Instance, external: Option<&str>) -> Option<&'a Probed> {
+        let question = self.question(instance, external);
+        self.o.probes.get(instance).filter(|probed| probed.question == question)
+    }
+
+    /// The pass of an instance that answers the present question, unless it has failed since.
+    pub(super) fn pass(&self, instance: &Instance, external: Option<&str>) -> Option<&'a Pass> {
+        self.probed(instance, external).filter(|probed| probed.failing.is_none())?.pass.as_ref()
+    }
+
+    pub(super) fn on_disk(&self, instance: &Instance) -> OnDisk {
+        self.o.disk.instances.get(instance).cloned().unwrap_or_default()
+    }
+
+    /// The keys whose links the configuration of this hash names; `None` where nobody can tell.
+    pub(super) fn keys_of(&self, hash: &ConfigHash) -> Option<BTreeSet<KeyId>> {
+        if *hash == self.zero {
+            return Some(BTreeSet::new());
+        }
+        if let Some(content) = self.content_of(hash) {
+            return Some(linked_keys(&content.config));
+        }
+        let disk = &self.o.disk;
+        let file = disk.file.iter().find(|file| file.hash == *hash);
+        file.or_else(|| disk.configurations.get(hash))?.keys.clone()
+    }
+
+    /// The revision whose configuration has this hash: the target, else the newest kept one.
+    pub(super) fn content_of(&self, hash: &ConfigHash) -> Option<&'a RevisionContent> {
+        self.revision_of(hash).map(|(_, content)| content)
+    }
+
+    pub(super) fn revision_of(&self, hash: &ConfigHash) -> Option<(Revision, &'a RevisionContent)> {
+        let target = self.target.as_ref().filter(|target| target.hash == *hash);
+        target.map(|target| (target.revision, target.content)).or_else(|| {
+            let mut kept = self.o.disk.revisions.iter().rev();
+            kept.find(|(_, content)| content.hash() == *hash).map(|(n, content)| (*n, content.as_ref()))
+        })
+    }
+
+    /// Whether a configuration is one that Keyward wrote, or once replaced with somebody's consent.
+    pub(super) fn is_known(&self, hash: &ConfigHash) -> bool {
+        self.can_put_back(hash) || self.content_of(hash).is_some()
+    }
+
+    /// Whether its bytes are on this disk.
+    pub(super) fn can_put_back(&self, hash: &ConfigHash) -> bool {
+        let disk = &self.o.disk;
+        *hash == self.zero
+            || disk.configurations.contains_key(hash)
+            || disk.revisions.values().any(|content| content.hash() == *hash)
+    }
+
+    /// Whether a revision is installed completely: its configuration is the file and is loaded, and every plugin of it
+    /// is the running instance of its digest.
+    pub(super) fn is_complete(&self, hash: &ConfigHash, plugins: &BTreeMap<KeyId, Needed<'a>>) -> bool {
+        self.file == Some(hash)
+            && self.loaded == Some(hash)
+            && plugins.values().all(|needed| self.is_ready(&needed.instance, needed.external))
+    }
+
+    /// Whether an instance passed its probes (else the key's link would not lead to it) and answers.
+    pub(super) fn is_ready(&self, instance: &Instance, external: Option<&str>) -> bool {
+        let Some(probed) = self.o.probes.get(instance) else { return false };
+        let passed = if external.is_some() { probed.pass.is_some() } else { self.serves(instance) };
+        passed && probed.last.as_ref().is_some_and(|last| last.answered)
+    }
+}
+
+fn target(o: &Observed) -> Result<Option<Target<'_>>, Problem> {
+    let (Some(seen), Some(content)) = (&o.spec, &o.target) else { return Ok(None) };
+    let revision = seen.spec.revision;
+    let name = names::revision_secret(revision);
+    let content = match content {
+        Ok(content) => content.as_ref(),
+        Err(Unusable::Unreadable(why)) => {
+            return Err(Problem::new("TargetUnreadable", format!("Secret {name} cannot be read: {why}")));
+        }
+        Err(Unusable::Invalid(why)) => {
+            return Err(Problem::new("TargetInvalid", format!("Secret {name}: {why}")));
+        }
+    };
+    let invalid = |why: String| Problem::new("TargetInvalid", format!("Secret {name}: {why}"));
+    let hash = content.hash();
+    if let Some(wanted) = seen.spec.config_hash.as_ref().filter(|wanted| **wanted != hash) {
+        // S7: spec and Secret speak of two revisions.
+        return Err(invalid(format!("its configuration has the hash {hash}, but {wanted} is wanted")));
+    }
+    let plugins = plugins_of(content).map_err(invalid)?;
+    Ok(Some(Target { revision, content, hash, plugins }))
+}
+
+/// The plugins of the KMS providers in a revision.
+pub(super) fn plugins_of(content: &RevisionContent) -> Result<BTreeMap<KeyId, Needed<'_>>, String> {
+    let mut plugins = BTreeMap::new();
+    for key_id in content.kms_keys() {
+        let record = content
+            .plugins
+            .get(&key_id)
+            .ok_or_else(|| format!("there is no data for the plugin of key {key_id}"))?;
+        let needed = Needed::of(key_id, record)?;
+        let endpoint = needed.external.map_or_else(|| names::endpoint(key_id), ToOwned::to_owned);
+        if let Some(other) = endpoints(content, key_id).into_iter().find(|other| **other != endpoint) {
+            return Err(format!("key {key_id} has the endpoint {other}, but its plugin is at {endpoint}"));
+        }
+        plugins.insert(key_id, needed);
+    }
+    Ok(plugins)
+}
+
+fn endpoints(content: &RevisionContent, key_id: KeyId) -> Vec<&String> {
+    let number = key_id.to_string();
+    content
+        .config
+        .resources
+        .iter()
+        .flat_map(|entry| &entry.providers)
+        .filter_map(|provider| provider.kms.as_ref())
+        .filter(|kms| kms.name.split_once('_').is_some_and(|(id, _)| id == number))
+        .map(|kms| &kms.endpoint)
+        .collect()
+}
+
+fn candidate(o: &Observed) -> Candidate<'_> {
+    let Some(request) = o.spec.as_ref().and_then(|seen| seen.spec.preflight.as_ref()) else {
+        return Candidate::None;
+    };
+    let plugins = match &o.candidate {
+        None => return Candidate::Waiting("the candidate was not looked for yet".to_owned()),
+        Some(Ok(plugins)) => plugins,
+        Some(Err(Unusable::Unreadable(why))) => {
+            return Candidate::Waiting(format!("Secret {} cannot be read: {why}", names::PREFLIGHT_SECRET));
+        }
+        Some(Err(Unusable::Invalid(why))) => {
+            return Candidate::Broken(format!("Secret {}: {why}", names::PREFLIGHT_SECRET));
+        }
+    };
+    // What is asked for and what lies there are two objects: one of them may be older.
+    let Some(record) = plugins.get(&request.key_id) else {
+        return Candidate::Waiting(format!("the candidate is not for key {} yet", request.key_id));
+    };
+    match Needed::of(request.key_id, record) {
+        Err(why) => Candidate::Broken(format!("Secret {}: {why}", names::PREFLIGHT_SECRET)),
+        Ok(needed) if needed.digest != request.hash => {
+            Candidate::Waiting("the candidate is not the requested one yet".to_owned())
+        }
+        Ok(Needed { unfit: Some(why), .. }) => Candidate::Broken(why.to_string()),
+        Ok(needed) => Candidate::Ready(needed),
+    }
+}
+
+impl Observed {
+    /// The digest and data of an instance, from the target, the candidate, or a kept revision.
+    pub fn record(&self, instance: &Instance) -> Option<(PluginDigest, &PluginRecord)> {
+        let target =
+            self.target.iter().filter_map(|target| target.as_ref().ok()).map(|content| &content.plugins);
+        let candidate = self.candidate.iter().filter_map(|found| found.as_ref().ok()).map(AsRef::as_ref);
+        let kept = self.disk.revisions.values().map(|content| &content.plugins);
+        target.chain(candidate).chain(kept).find_map(|plugins| {
+            let record = plugins.get(&instance.key_id)?;
+            let digest = record.digest(instance.key_id)?;
+            (Instance::new(instance.key_id, &digest) == *instance).then_some((digest, record))
+        })
+    }
+}

@@ -1,0 +1,240 @@
+//! What one reconcile decides: actions in order, conditions, and why.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::api::{
+    Condition, EncryptionNodeSpec, KeyStatus, MigrationSummary, PluginSummary, PreflightPurpose,
+    RevisionStatus,
+};
+use crate::formats::key_secret::KeySecret;
+use crate::formats::revision::{PluginRecord, RevisionContent};
+use crate::ids::{GroupResource, KeyId, PluginDigest, RemoteKeyId, Revision};
+
+/// One write, with its precondition: create-only where there is no resourceVersion, else exactly that version. The
+/// writer applies them in order and stops at the first that fails; the next reconcile decides again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Raise the high-water marks in `ClusterEncryption.status` (S5), before what they speak of is made.
+    RecordHighWater {
+        /// `status.highestKeyID` to be.
+        key_id: KeyId,
+        /// `status.highestRevision` to be.
+        revision: Revision,
+    },
+    /// Write the Secret `encryption-preflight`: create it, or replace the version that was read.
+    RequirePreflight {
+        /// What is to be tried.
+        candidate: Box<Candidate>,
+        /// Of the Secret as read; `None` where there is none.
+        resource_version: Option<String>,
+    },
+    /// Delete the Secret `encryption-preflight`: nothing is to be tried any more.
+    ClearPreflight {
+        /// Of the Secret as read.
+        resource_version: String,
+    },
+    /// Write one `EncryptionNode.spec`: target revision, preflight request, canaries.
+    SetTarget {
+        /// Which node.
+        node: String,
+        /// The whole spec.
+        spec: Box<EncryptionNodeSpec>,
+        /// Of the object as read; `None` where it does not exist yet.
+        resource_version: Option<String>,
+        /// In words: `revision 3`, `preflight of key 2`.
+        what: String,
+    },
+    /// Make a key secret (create-only).
+    CreateKey {
+        /// All of it.
+        key: Box<KeySecret>,
+    },
+    /// In-place update of a key secret (Decisions 1).
+    UpdateKey {
+        /// All of it, with the resourceVersion that it depends on.
+        key: Box<KeySecret>,
+        /// Which fields of the configuration changed.
+        fields: Vec<String>,
+    },
+    /// Copies of referenced objects follow (Decisions 2).
+    SyncData {
+        /// All of it, with the resourceVersion that it depends on.
+        key: Box<KeySecret>,
+        /// Which objects changed, as `secret/name`.
+        objects: Vec<String>,
+    },
+    /// Make the Secret `encryption-config-{n}` (create-only).
+    ApplyConfig {
+        /// Its number.
+        revision: Revision,
+        /// All of it.
+        content: Box<RevisionContent>,
+    },
+    /// Annotate the key secret before a revision may have it first (Decisions 5).
+    RecordPublication {
+        /// All of it, with the resourceVersion that it depends on.
+        key: Box<KeySecret>,
+        /// That revision.
+        revision: Revision,
+    },
+    /// Make, or turn to another key, the `EncryptionMigration` of a resource.
+    StartMigration {
+        /// What is rewritten.
+        resource: GroupResource,
+        /// Under which key.
+        key_id: KeyId,
+        /// That key secret's UID.
+        key_secret_uid: String,
+        /// For a remote rotation.
+        remote_key_id: Option<RemoteKeyId>,
+        /// `spec.attempt` to be.
+        attempt: u32,
+        /// Of the object as read; `None` where there is none.
+        resource_version: Option<String>,
+    },
+    /// Record a resource as migrated on the key secret.
+    RecordMigrated {
+        /// Which.
+        resource: GroupResource,
+        /// All of it, with the resourceVersion that it depends on.
+        key: Box<KeySecret>,
+    },
+    /// Delete a revision that nothing names any more.
+    DeleteRevision {
+        /// Which.
+        revision: Revision,
+        /// Of the Secret as read.
+        resource_version: String,
+    },
+}
+
+/// What a preflight tries: one key's entries as a revision would carry them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The key that it is for.
+    pub key_id: KeyId,
+    /// Why.
+    pub purpose: PreflightPurpose,
+    /// What its plugin needs; has a salt.
+    pub plugin: PluginRecord,
+    /// Its digest.
+    pub hash: PluginDigest,
+}
+
+impl Action {
+    /// CLI.md's `kind`; also the bounded label of metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RecordHighWater { .. } => "RecordHighWater",
+            Self::RequirePreflight { .. } => "RequirePreflight",
+            Self::ClearPreflight { .. } => "ClearPreflight",
+            Self::SetTarget { .. } => "SetTarget",
+            Self::CreateKey { .. } => "CreateKey",
+            Self::UpdateKey { .. } => "UpdateKey",
+            Self::SyncData { .. } => "SyncData",
+            Self::ApplyConfig { .. } => "ApplyConfig",
+            Self::RecordPublication { .. } => "RecordPublication",
+            Self::StartMigration { .. } => "StartMigration",
+            Self::RecordMigrated { .. } => "RecordMigrated",
+            Self::DeleteRevision { .. } => "DeleteRevision",
+        }
+    }
+
+    /// CLI.md's form of `plan --objects -o json`. Never a secret byte.
+    pub fn describe(&self) -> Value {
+        let mut value = match self {
+            Self::RecordHighWater { key_id, revision } => json!({"keyID": key_id, "revision": revision}),
+            Self::RequirePreflight { candidate, .. } => json!({
+                "hash": candidate.hash, "for": candidate.purpose.to_string(), "keyID": candidate.key_id,
+            }),
+            Self::ClearPreflight { .. } => json!({}),
+            Self::SetTarget { node, spec, what, .. } => json!({
+                "node": node, "revision": spec.revision, "what": what,
+            }),
+            Self::CreateKey { key } => json!({
+                "keyID": key.id, "mode": key.mode, "reason": key.internal_reason,
+            }),
+            Self::UpdateKey { key, fields } => json!({"keyID": key.id, "fields": fields}),
+            Self::SyncData { key, objects } => json!({"keyID": key.id, "objects": objects}),
+            Self::ApplyConfig { revision, content } => json!({
+                "revision": revision, "config": content.config.lists(), "configHash": content.hash(),
+            }),
+            Self::RecordPublication { key, revision } => json!({"keyID": key.id, "revision": revision}),
+            Self::StartMigration { resource, key_id, remote_key_id, .. } => json!({
+                "resource": resource.to_string(), "keyID": key_id, "remoteKeyID": remote_key_id,
+            }),
+            Self::RecordMigrated { resource, key } => json!({
+                "resource": resource.to_string(), "keyID": key.id,
+            }),
+            Self::DeleteRevision { revision, .. } => json!({"revision": revision}),
+        };
+        let mut described = json!({"kind": self.kind()});
+        if let (Some(into), Some(from)) = (described.as_object_mut(), value.as_object_mut()) {
+            into.append(from);
+        }
+        described
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Bounded label, for example `APIServerRevisionNotConverged`.
+    pub reason: String,
+    /// For people: what, where, since when.
+    pub message: String,
+}
+
+/// Something worth an Event: said once when it begins to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// CamelCase, bounded.
+    pub reason: String,
+    /// For people; no secret byte.
+    pub message: String,
+    /// Warning or Normal.
+    pub warning: bool,
+}
+
+/// The whole decision.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// The operand's component, CONTRACT 1.1.
+    pub operand: String,
+    /// Every API server has loaded the same revision, observed.
+    pub converged: bool,
+    /// What the next step waits for.
+    pub waiting: Option<Waiting>,
+    /// In order.
+    pub actions: Vec<Action>,
+    /// Those of this reconcile; a type that is not here keeps what it had (CONTRACT 3.5).
+    pub conditions: Vec<Condition>,
+    /// Why, in order, for people.
+    pub explanation: Vec<String>,
+    /// Events to emit when they are new.
+    pub notices: Vec<Notice>,
+    /// Facts whose age matters: the operator tells how long each has had its value (OBJECTS.md, "Time").
+    pub facts: BTreeMap<String, String>,
+    /// The rest of the aggregate status.
+    pub view: StatusView,
+    /// When to look again though nothing changes.
+    pub requeue_after: Option<Duration>,
+}
+
+/// Those parts of `ClusterEncryption.status` that are computed anew each time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusView {
+    /// `status.convergedRevision`.
+    pub converged_revision: Revision,
+    /// `status.revisions`.
+    pub revisions: Vec<RevisionStatus>,
+    /// `status.keys`.
+    pub keys: Vec<KeyStatus>,
+    /// `status.migrations`.
+    pub migrations: Vec<MigrationSummary>,
+    /// `status.plugins`.
+    pub plugins: Vec<PluginSummary>,
+}

@@ -1,0 +1,324 @@
+//! Plain Kubernetes: `ClusterEncryption/cluster`, revisions of our own, one agent a node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
+
+use super::{Given, Needed, ObjectRef, Objects, Results};
+use crate::SecretBytes;
+use crate::api::{ClusterEncryption, ClusterEncryptionStatus};
+use crate::formats::FormatError;
+use crate::formats::key_secret::KeySecret;
+use crate::formats::revision::{RevisionContent, SecretData, decode_plugins};
+use crate::ids::{GroupResource, KeyId, Mode, Revision};
+use crate::names;
+use crate::provider::{EvaluationRequest, Origin};
+use crate::snapshot::{
+    AgentView, ServerView, Snapshot, StoredCandidate, StoredMigration, StoredRevision, Wanted,
+};
+
+const DEFAULT_RESOURCES: [&str; 2] = ["configmaps", "secrets"];
+const DEFAULT_KMS_TIMEOUT: &str = "10s";
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What is still wanted before [`snapshot`] can be made; ask until it wants nothing.
+pub fn needed(objects: &Objects, results: &Results) -> Needed {
+    let mut needed = Needed::default();
+    let keys = secrets_of_keys(objects).filter_map(|secret| KeySecret::decode(secret).ok());
+    let stored = keys.filter_map(|key| Some((Origin::Stored, key.kms?.plugin.kms)));
+    let desired = objects
+        .cluster_encryption
+        .iter()
+        .filter_map(|cluster| Some((Origin::Desired, cluster.spec.encryption.kms.clone()?)));
+    let mut requests = Vec::new();
+    for (origin, kms) in desired.chain(stored) {
+        let request = EvaluationRequest::new(origin, &kms);
+        match results.evaluations.get(&request) {
+            None => {
+                needed.evaluations.insert(request);
+            }
+            Some(Ok(evaluation)) => {
+                for reference in &evaluation.references {
+                    let source = &reference.source;
+                    let object = ObjectRef { kind: source.kind, name: source.name.clone() };
+                    if !results.objects.contains_key(&object) {
+                        needed.objects.insert(object);
+                    }
+                }
+                requests.push(request);
+            }
+            Some(Err(_)) => {}
+        }
+    }
+    // Every failure is put to the provider whose configuration is wanted now: the candidate is its doing.
+    if let Some(request) = requests.into_iter().find(|request| request.origin == Origin::Desired) {
+        let failures = objects
+            .encryption_nodes
+            .iter()
+            .filter_map(|node| node.status.as_ref()?.preflight.as_ref()?.failure.clone());
+        for failure in failures {
+            let diagnosis = (request.clone(), failure);
+            if !results.diagnoses.contains_key(&diagnosis) {
+                needed.diagnoses.insert(diagnosis);
+            }
+        }
+    }
+    needed
+}
+
+/// The snapshot of these objects. `None` where there is no `ClusterEncryption/cluster`.
+pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Snapshot> {
+    let cluster = objects.cluster_encryption.as_ref()?;
+    let status = cluster.status.clone().unwrap_or_default();
+    let (mut keys, mut undecodable) = (Vec::new(), BTreeMap::new());
+    for secret in secrets_of_keys(objects) {
+        match KeySecret::decode(secret) {
+            Ok(key) => keys.push(key),
+            Err(error) => {
+                undecodable.insert(secret.metadata.name.clone().unwrap_or_default(), error);
+            }
+        }
+    }
+    keys.sort_unstable_by_key(|key| std::cmp::Reverse(key.id));
+    let revisions = revisions(objects);
+    let servers = servers(objects);
+    let candidate = find(objects, names::PREFLIGHT_SECRET);
+
+    let candidate_decoded = candidate.map(decode_candidate);
+    // Nodes count the candidate's number as seen. Until a key is made of it, it is still free for this very candidate.
+    let tried = candidate_decoded
+        .as_ref()
+        .and_then(|candidate| candidate.as_ref().ok())
+        .map(|candidate| candidate.key_id)
+        .filter(|id| *id > status.highest_key_id && keys.iter().all(|key| key.id != *id));
+
+    let highest_key = keys
+        .iter()
+        .map(|key| key.id)
+        .chain(undecodable.keys().filter_map(|name| KeyId::from_name(name)))
+        .chain(revisions.values().filter_map(|r| r.content.as_ref().ok()).flat_map(RevisionContent::kms_keys))
+        .chain(servers.values().filter_map(|server| Some(server.status()?.highest_key_id)))
+        .chain([status.highest_key_id])
+        .filter(|id| tried != Some(*id))
+        .max()
+        .unwrap_or_default();
+    let highest_revision = revisions
+        .keys()
+        .copied()
+        .chain(servers.values().filter_map(|server| Some(server.agent.as_ref()?.spec.revision)))
+        .chain([status.highest_revision])
+        .max()
+        .unwrap_or_default();
+
+    Some(Snapshot {
+        component: names::KUBE_APISERVER.to_owned(),
+        namespace: names::NAMESPACE.to_owned(),
+        referenced_namespace: names::NAMESPACE.to_owned(),
+        generation: cluster.metadata.generation.unwrap_or_default(),
+        wanted: wanted(cluster, &status),
+        keys,
+        undecodable,
+        revisions,
+        highest_key,
+        recorded_key: status.highest_key_id,
+        highest_revision,
+        recorded_revision: status.highest_revision,
+        last_converged: status.converged_revision,
+        servers,
+        candidate: candidate_decoded,
+        candidate_version: candidate.and_then(|secret| secret.metadata.resource_version.clone()),
+        migrations: migrations(objects),
+        evaluations: results.evaluations.clone(),
+        objects: results.objects.clone(),
+        diagnoses: results.diagnoses.clone(),
+        unreadable: objects.unreadable.clone(),
+        now: given.now,
+        ages: given.ages,
+        fresh: given.fresh,
+    })
+}
+
+fn secrets_of_keys(objects: &Objects) -> impl Iterator<Item = &Secret> {
+    objects.secrets.iter().filter(|secret| {
+        secret
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(names::LABEL_COMPONENT))
+            .is_some_and(|component| component == names::KUBE_APISERVER)
+    })
+}
+
+fn find<'a>(objects: &'a Objects, name: &str) -> Option<&'a Secret> {
+    objects.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some(name))
+}
+
+fn wanted(cluster: &ClusterEncryption, _status: &ClusterEncryptionStatus) -> Wanted {
+    let spec = &cluster.spec;
+    let mut mistakes = Vec::new();
+    let mode = match spec.encryption.type_.as_deref() {
+        None | Some("") => Ok(Mode::Identity),
+        Some(text) => {
+            Mode::parse(text).filter(|mode| *mode != Mode::Secretbox).ok_or_else(|| text.to_owned())
+        }
+    };
+    if (mode == Ok(Mode::Kms)) != spec.encryption.kms.is_some() {
+        // CONTRACT 4. `type: KMS` without `kms` becomes provider `External` where such a module is loaded.
+        mistakes.push(
+            "spec.encryption.kms: kms config is required when encryption type is KMS, and forbidden otherwise"
+                .to_owned(),
+        );
+    }
+    let mut resources: Vec<GroupResource> = match &spec.resources {
+        Some(names) if !names.is_empty() => names.iter().map(|name| GroupResource::parse(name)).collect(),
+        _ => DEFAULT_RESOURCES.iter().map(|name| GroupResource::parse(name)).collect(),
+    };
+    resources.sort();
+    resources.dedup();
+    for resource in &resources {
+        if let Some(why) = refused(resource) {
+            mistakes.push(format!("spec.resources: {resource}: {why}"));
+        }
+    }
+    let kms_timeout = spec.plugins.timeout.clone().unwrap_or_else(|| DEFAULT_KMS_TIMEOUT.to_owned());
+    if let Err(why) = duration(&kms_timeout) {
+        mistakes.push(format!("spec.plugins.timeout: {why}"));
+    }
+    let request_timeout = match spec.api_server.request_timeout.as_deref().map(duration) {
+        None => DEFAULT_REQUEST_TIMEOUT,
+        Some(Ok(timeout)) => timeout,
+        Some(Err(why)) => {
+            mistakes.push(format!("spec.apiServer.requestTimeout: {why}"));
+            DEFAULT_REQUEST_TIMEOUT
+        }
+    };
+    Wanted {
+        mode,
+        kms: spec.encryption.kms.clone(),
+        resources,
+        settings: spec.plugins.clone(),
+        kms_timeout,
+        request_timeout,
+        external_reason: spec.reencrypt.clone().unwrap_or_default(),
+        mistakes,
+    }
+}
+
+/// DESIGN.md, Decisions 11: what would lock the cluster or Keyward itself out, and what is not a resource's name.
+fn refused(resource: &GroupResource) -> Option<&'static str> {
+    let name = resource.to_string();
+    if name.contains('*') {
+        return Some("wildcards are refused: what they would cover changes with every CRD");
+    }
+    if resource.resource.is_empty() || name != name.to_lowercase() || name.contains('/') {
+        return Some("expected `resource` or `resource.group`, in lower case");
+    }
+    if resource.group == names::GROUP {
+        return Some("Keyward's own objects must be readable without the KMS");
+    }
+    match resource.resource.as_str() {
+        "nodes" | "pods" | "leases" => Some("the API server and the nodes need these without the KMS"),
+        "events" => Some("events cannot be re-encrypted: they are not kept"),
+        _ => None,
+    }
+}
+
+/// A Go duration above zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|signed| Duration::try_from(signed).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("{text:?} is not a duration above zero, such as 10s or 1m30s"))
+}
+
+fn revisions(objects: &Objects) -> BTreeMap<Revision, StoredRevision> {
+    objects
+        .secrets
+        .iter()
+        .filter_map(|secret| {
+            let name = secret.metadata.name.as_deref()?;
+            let revision = names::parse_revision_secret(name)?;
+            let content = RevisionContent::decode(name, &data(secret)).and_then(|content| {
+                content.ok_or_else(|| FormatError::Lacks {
+                    secret: name.to_owned(),
+                    what: names::CONFIG_KEY.to_owned(),
+                })
+            });
+            let resource_version = secret.metadata.resource_version.clone().unwrap_or_default();
+            Some((revision, StoredRevision { content, resource_version }))
+        })
+        .collect()
+}
+
+/// A Secret's data with the values wrapped.
+pub fn data(secret: &Secret) -> SecretData {
+    secret
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), SecretBytes::new(value.0.clone())))
+        .collect()
+}
+
+fn decode_candidate(secret: &Secret) -> Result<StoredCandidate, FormatError> {
+    let lacks =
+        |what: &str| FormatError::Lacks { secret: names::PREFLIGHT_SECRET.to_owned(), what: what.to_owned() };
+    let plugins = decode_plugins(names::PREFLIGHT_SECRET, &data(secret))?;
+    let (key_id, plugin) = plugins.into_iter().next().ok_or_else(|| lacks("a candidate"))?;
+    let hash = plugin.digest(key_id).ok_or_else(|| lacks("a salt"))?;
+    Ok(StoredCandidate { key_id, plugin, hash })
+}
+
+fn migrations(objects: &Objects) -> BTreeMap<GroupResource, StoredMigration> {
+    objects
+        .migrations
+        .iter()
+        .filter(|migration| migration.spec.operand == names::KUBE_APISERVER)
+        .map(|migration| {
+            let status = migration.status.clone().unwrap_or_default();
+            let current = migration.metadata.generation == Some(status.observed_generation);
+            let stored = StoredMigration {
+                spec: migration.spec.clone(),
+                status,
+                current,
+                resource_version: migration.metadata.resource_version.clone().unwrap_or_default(),
+            };
+            (GroupResource::parse(&migration.spec.resource), stored)
+        })
+        .collect()
+}
+
+fn server<'a>(servers: &'a mut BTreeMap<String, ServerView>, name: &str) -> &'a mut ServerView {
+    servers
+        .entry(name.to_owned())
+        .or_insert_with(|| ServerView { name: name.to_owned(), ..Default::default() })
+}
+
+/// S2: one that only a Lease names has no agent, so it blocks and is named.
+fn servers(objects: &Objects) -> BTreeMap<String, ServerView> {
+    let mut servers: BTreeMap<String, ServerView> = BTreeMap::new();
+    for node in &objects.nodes {
+        server(&mut servers, node.metadata.name.as_deref().unwrap_or_default()).is_node = true;
+    }
+    for node in &objects.encryption_nodes {
+        server(&mut servers, node.metadata.name.as_deref().unwrap_or_default()).agent = Some(AgentView {
+            spec: node.spec.clone(),
+            status: node.status.clone(),
+            resource_version: node.metadata.resource_version.clone().unwrap_or_default(),
+        });
+    }
+    for lease in &objects.leases {
+        let host = lease.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
+        let name = host.or(lease.metadata.name.as_ref()).map_or("", String::as_str);
+        server(&mut servers, name).has_lease = true;
+    }
+    servers
+}
+
+/// The `kms` object of the spec, for those who need it before there is a snapshot.
+pub fn desired_kms(cluster: &ClusterEncryption) -> Option<&Value> {
+    cluster.spec.encryption.kms.as_ref()
+}

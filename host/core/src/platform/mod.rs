@@ -1,0 +1,120 @@
+//! Objects → [`Snapshot`](crate::snapshot::Snapshot), pure; the operator and `plan --objects` use the same functions.
+
+pub mod kubernetes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Secret};
+
+use crate::SecretBytes;
+use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
+use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Failure, ProviderError, ReferenceKind};
+
+/// All that one decision looks at, as read. What could not be read is named: nothing is decided from its absence (S7).
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// `ClusterEncryption/cluster`.
+    pub cluster_encryption: Option<ClusterEncryption>,
+    /// Every Secret of [`names::NAMESPACE`](crate::names::NAMESPACE) that is ours: key secrets, revisions, candidate.
+    pub secrets: Vec<Secret>,
+    /// All.
+    pub encryption_nodes: Vec<EncryptionNode>,
+    /// All.
+    pub migrations: Vec<EncryptionMigration>,
+    /// Those with the label `node-role.kubernetes.io/control-plane`; metadata suffices.
+    pub nodes: Vec<Node>,
+    /// Those of `kube-system` labelled `apiserver.kubernetes.io/identity=kube-apiserver`.
+    pub leases: Vec<Lease>,
+    /// What could not be read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A read that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// For example `secrets in keyward-system`.
+    pub what: String,
+    /// What the API server said.
+    pub why: String,
+}
+
+/// One referenced object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// Secret or ConfigMap.
+    pub kind: ReferenceKind,
+    /// Its name, in the platform's namespace for referenced objects.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// A referenced object as read: `Ok(None)` where it does not exist, `Err` where it cannot be read.
+pub type ReferencedObject = Result<Option<BTreeMap<String, SecretBytes>>, String>;
+
+/// A plugin's failure, and the configuration that it ran with.
+pub type DiagnosisRequest = (EvaluationRequest, Failure);
+
+/// What was computed or fetched outside core, by what was asked.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// By provider modules.
+    pub evaluations: BTreeMap<EvaluationRequest, Result<Evaluation, ProviderError>>,
+    /// Read live.
+    pub objects: BTreeMap<ObjectRef, ReferencedObject>,
+    /// By provider modules.
+    pub diagnoses: BTreeMap<DiagnosisRequest, Result<Option<Diagnosis>, ProviderError>>,
+}
+
+/// What is still wanted before a snapshot can be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// Configurations to evaluate.
+    pub evaluations: BTreeSet<EvaluationRequest>,
+    /// Objects to read.
+    pub objects: BTreeSet<ObjectRef>,
+    /// Failures to diagnose.
+    pub diagnoses: BTreeSet<DiagnosisRequest>,
+}
+
+impl Needed {
+    /// Nothing is wanted any more.
+    pub fn is_empty(&self) -> bool {
+        self.evaluations.is_empty() && self.objects.is_empty() && self.diagnoses.is_empty()
+    }
+}
+
+/// What core cannot make for itself.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Wall clock; written into annotations, compared with annotations.
+    pub now: jiff::Timestamp,
+    /// How long each fact of the last [`Outcome::facts`](crate::outcome::Outcome::facts) has had its value.
+    pub ages: BTreeMap<String, Age>,
+    /// Bytes for a key and a salt that may be made by this decision.
+    pub fresh: FreshBytes,
+}
+
+/// How long a fact has had its value, by the operator's monotonic clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// The value.
+    pub value: String,
+    /// For how long.
+    pub elapsed: Duration,
+}
+
+/// Random bytes, new for each decision.
+#[derive(Clone, Debug, Default)]
+pub struct FreshBytes {
+    /// 32 bytes for a local key.
+    pub key: SecretBytes,
+    /// 32 bytes for a digest's salt.
+    pub salt: SecretBytes,
+}

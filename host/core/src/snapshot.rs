@@ -1,0 +1,201 @@
+//! All that one decision is made from: decoded once, by [`platform`](crate::platform), and never changed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::api::{
+    Canary, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus,
+    PluginSettings, PreflightAnswer,
+};
+use crate::formats::FormatError;
+use crate::formats::key_secret::KeySecret;
+use crate::formats::revision::{PluginRecord, RevisionContent};
+use crate::ids::{GroupResource, KeyId, Mode, PluginDigest, Revision};
+use crate::machine::Key;
+use crate::platform::{Age, DiagnosisRequest, FreshBytes, ObjectRef, ReferencedObject, Unreadable};
+use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
+
+/// What the admin wants.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// `Err` holds an unknown mode as it was written.
+    pub mode: Result<Mode, String>,
+    /// The `kms` object as written.
+    pub kms: Option<Value>,
+    /// What is to be encrypted, sorted.
+    pub resources: Vec<GroupResource>,
+    /// `spec.plugins`.
+    pub settings: PluginSettings,
+    /// How long the API server waits for a plugin: a Go duration.
+    pub kms_timeout: String,
+    /// How long a write may be under way.
+    pub request_timeout: Duration,
+    /// `spec.reencrypt`, or OpenShift's external reason; empty for none.
+    pub external_reason: String,
+    /// Mistakes in the spec that are none of the provider's business, each with its field.
+    pub mistakes: Vec<String>,
+}
+
+/// A revision as stored.
+#[derive(Clone, Debug)]
+pub struct StoredRevision {
+    /// Decoded.
+    pub content: Result<RevisionContent, FormatError>,
+    /// As read.
+    pub resource_version: String,
+}
+
+/// The candidate as stored in `encryption-preflight`.
+#[derive(Clone, Debug)]
+pub struct StoredCandidate {
+    /// The key that it is for.
+    pub key_id: KeyId,
+    /// What its plugin needs.
+    pub plugin: PluginRecord,
+    /// Its digest.
+    pub hash: PluginDigest,
+}
+
+/// A migration as stored.
+#[derive(Clone, Debug)]
+pub struct StoredMigration {
+    /// The wish.
+    pub spec: EncryptionMigrationSpec,
+    /// The engine's report.
+    pub status: EncryptionMigrationStatus,
+    /// Whether the report is about this wish.
+    pub current: bool,
+    /// As read.
+    pub resource_version: String,
+}
+
+/// One API server's node (S2): the union of control-plane Nodes, node states and identity Leases.
+#[derive(Clone, Debug, Default)]
+pub struct ServerView {
+    /// The node's name.
+    pub name: String,
+    /// There is a control-plane Node of this name.
+    pub is_node: bool,
+    /// There is an identity Lease of an API server on a host of this name.
+    pub has_lease: bool,
+    /// Its `EncryptionNode`.
+    pub agent: Option<AgentView>,
+}
+
+/// One `EncryptionNode`.
+#[derive(Clone, Debug, Default)]
+pub struct AgentView {
+    /// What it was told.
+    pub spec: EncryptionNodeSpec,
+    /// What it says; `None` before its agent said anything.
+    pub status: Option<EncryptionNodeStatus>,
+    /// As read.
+    pub resource_version: String,
+}
+
+impl ServerView {
+    /// What its agent says.
+    pub fn status(&self) -> Option<&EncryptionNodeStatus> {
+        self.agent.as_ref()?.status.as_ref()
+    }
+
+    /// Its agent's answer about this candidate.
+    pub fn answer(&self, hash: &PluginDigest) -> Option<&PreflightAnswer> {
+        self.status()?.preflight.as_ref().filter(|answer| answer.hash == *hash)
+    }
+}
+
+/// The whole input of [`reconcile`](crate::reconcile).
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// CONTRACT 1.1.
+    pub component: String,
+    /// Where key secrets and revisions live.
+    pub namespace: String,
+    /// Where referenced objects live.
+    pub referenced_namespace: String,
+    /// The spec's generation.
+    pub generation: i64,
+    /// What the admin wants.
+    pub wanted: Wanted,
+    /// Decodable key secrets, newest first.
+    pub keys: Vec<KeySecret>,
+    /// The others, by name.
+    pub undecodable: BTreeMap<String, FormatError>,
+    /// Revisions that exist.
+    pub revisions: BTreeMap<Revision, StoredRevision>,
+    /// The highest keyID that was ever used, from every trace of it.
+    pub highest_key: KeyId,
+    /// `status.highestKeyID` as stored.
+    pub recorded_key: KeyId,
+    /// The highest revision that was ever used.
+    pub highest_revision: Revision,
+    /// `status.highestRevision` as stored.
+    pub recorded_revision: Revision,
+    /// `status.convergedRevision` as stored.
+    pub last_converged: Revision,
+    /// Every API server, by name.
+    pub servers: BTreeMap<String, ServerView>,
+    /// The Secret `encryption-preflight`: undecodable ones are replaced.
+    pub candidate: Option<Result<StoredCandidate, FormatError>>,
+    /// Its resourceVersion.
+    pub candidate_version: Option<String>,
+    /// By resource.
+    pub migrations: BTreeMap<GroupResource, StoredMigration>,
+    /// By request.
+    pub evaluations: BTreeMap<EvaluationRequest, Result<Evaluation, ProviderError>>,
+    /// By object.
+    pub objects: BTreeMap<ObjectRef, ReferencedObject>,
+    /// By failure.
+    pub diagnoses: BTreeMap<DiagnosisRequest, Result<Option<Diagnosis>, ProviderError>>,
+    /// What could not be read.
+    pub unreadable: Vec<Unreadable>,
+    /// Wall clock.
+    pub now: jiff::Timestamp,
+    /// How long facts have had their values.
+    pub ages: BTreeMap<String, Age>,
+    /// Random bytes.
+    pub fresh: FreshBytes,
+}
+
+impl Snapshot {
+    /// The evaluation of a `kms` object; an error where the platform did not ask for it, which is a bug of ours.
+    pub fn evaluation(&self, origin: Origin, kms: &Value) -> Result<&Evaluation, ProviderError> {
+        match self.evaluations.get(&EvaluationRequest::new(origin, kms)) {
+            Some(Ok(evaluation)) => Ok(evaluation),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(ProviderError::Degraded {
+                provider_type: kms.get("type").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                message: "its configuration was not evaluated".to_owned(),
+            }),
+        }
+    }
+
+    /// For how long this fact has had this value; zero where it was not seen with it yet.
+    pub fn age(&self, fact: &str, value: &str) -> Duration {
+        self.ages.get(fact).filter(|age| age.value == value).map_or(Duration::ZERO, |age| age.elapsed)
+    }
+
+    /// The key secret of this number.
+    pub fn key(&self, id: KeyId) -> Option<&KeySecret> {
+        self.keys.iter().find(|key| key.id == id)
+    }
+
+    /// Usable keys as the state machine sees them, newest first. An abandoned key counts as neither latest nor
+    /// backed (OBJECTS.md, "Beginnings and ends").
+    pub fn backed(&self) -> Vec<Key> {
+        self.keys.iter().filter(|key| key.abandoned.is_none()).map(Key::of).collect()
+    }
+
+    /// The canary of a key, where it has one.
+    pub fn canary(&self, id: KeyId) -> Option<&Canary> {
+        self.key(id)?.kms.as_ref()?.canary.as_ref()
+    }
+
+    /// A revision's content, where it exists and can be read.
+    pub fn content(&self, revision: Revision) -> Option<&RevisionContent> {
+        self.revisions.get(&revision)?.content.as_ref().ok()
+    }
+}

@@ -1,0 +1,426 @@
+//! A model of the objects around the decisions: actions are applied with their preconditions, nodes obey at once.
+//! For tests of the decisions themselves; whatever talks to Kubernetes is tested against the real one.
+
+#![allow(dead_code, unreachable_pub)] // not every test uses all of it
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keyward_core::SecretBytes;
+use keyward_core::api::{
+    Canary, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationSpec,
+    EncryptionMigrationStatus, EncryptionNode, EncryptionNodeStatus, HealthStatus, MigrationPhase,
+    NodePlugin, PluginHealth, PreflightAnswer, PreflightResult,
+};
+use keyward_core::formats::encryption_config::REVISION_ZERO;
+use keyward_core::formats::revision::{RevisionContent, SecretData, decode_plugins, encode_plugins};
+use keyward_core::ids::{ConfigHash, GroupResource, RemoteKeyId};
+use keyward_core::names;
+use keyward_core::outcome::{Action, Outcome};
+use keyward_core::platform::{Age, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
+use keyward_core::provider::{
+    Container, Evaluation, EvaluationRequest, Exposure, Failure, Kek, KeyRef, ModuleDigest, Part, Plugin,
+    ProviderError, Reference, ReferenceKind, Violation,
+};
+use serde_json::{Value, json};
+
+pub struct World {
+    pub objects: Objects,
+    /// Referenced objects.
+    pub referenced: BTreeMap<ObjectRef, BTreeMap<String, SecretBytes>>,
+    /// What the preflight of every node answers; `None`: it passes.
+    pub preflight_failure: Option<Failure>,
+    pub ages: BTreeMap<String, Age>,
+    pub log: Vec<Value>,
+    pub last: Outcome,
+    version: u64,
+    salt: u8,
+}
+
+impl World {
+    pub fn new(nodes: &[&str]) -> Self {
+        let mut objects = Objects {
+            cluster_encryption: Some(ClusterEncryption::new("cluster", ClusterEncryptionSpec::default())),
+            ..Default::default()
+        };
+        objects.nodes = nodes
+            .iter()
+            .map(|name| Node {
+                metadata: ObjectMeta { name: Some((*name).to_owned()), ..Default::default() },
+                ..Default::default()
+            })
+            .collect();
+        Self {
+            objects,
+            referenced: BTreeMap::from([(
+                ObjectRef { kind: ReferenceKind::Secret, name: "credentials".into() },
+                BTreeMap::from([("token".into(), SecretBytes::new(b"hunter2".to_vec()))]),
+            )]),
+            preflight_failure: None,
+            ages: BTreeMap::new(),
+            log: Vec::new(),
+            last: Outcome::default(),
+            version: 0,
+            salt: 0,
+        }
+    }
+
+    pub fn spec(&mut self) -> &mut ClusterEncryptionSpec {
+        &mut self.objects.cluster_encryption.as_mut().unwrap().spec
+    }
+
+    pub fn want_kms(&mut self, key: &str, image: &str) {
+        self.spec().encryption.type_ = Some("KMS".into());
+        self.spec().encryption.kms = Some(json!({"type": "Test", "test": {"key": key, "image": image}}));
+    }
+
+    pub fn want(&mut self, mode: &str) {
+        self.spec().encryption.type_ = Some(mode.into());
+        self.spec().encryption.kms = None;
+    }
+
+    /// One reconcile; its actions are applied in order.
+    pub fn reconcile(&mut self) -> Outcome {
+        let mut results = Results::default();
+        loop {
+            let needed = kubernetes::needed(&self.objects, &results);
+            if needed.is_empty() {
+                break;
+            }
+            for request in needed.evaluations {
+                let evaluation = evaluate(&request);
+                results.evaluations.insert(request, evaluation);
+            }
+            for object in needed.objects {
+                let found = self.referenced.get(&object).cloned();
+                results.objects.insert(object, Ok(found));
+            }
+            for diagnosis in needed.diagnoses {
+                results.diagnoses.insert(diagnosis, Ok(None));
+            }
+        }
+        self.salt += 1;
+        let given = Given {
+            now: "2026-05-08T12:34:56Z".parse().unwrap(),
+            ages: self.ages.clone(),
+            fresh: FreshBytes {
+                key: SecretBytes::new(vec![self.salt; 32]),
+                salt: SecretBytes::new(vec![self.salt; 32]),
+            },
+        };
+        let snapshot = kubernetes::snapshot(&self.objects, &results, given).unwrap();
+        let outcome = keyward_core::reconcile(&snapshot);
+        self.ages = outcome
+            .facts
+            .iter()
+            .map(|(fact, value)| {
+                let elapsed = self
+                    .ages
+                    .get(fact)
+                    .filter(|age| age.value == *value)
+                    .map_or(Duration::ZERO, |age| age.elapsed + Duration::from_secs(30));
+                (fact.clone(), Age { value: value.clone(), elapsed })
+            })
+            .collect();
+        let status = self.objects.cluster_encryption.as_mut().unwrap().status.get_or_insert_default();
+        status.converged_revision = outcome.view.converged_revision;
+        for action in outcome.actions.clone() {
+            self.apply(action);
+        }
+        self.last = outcome.clone();
+        outcome
+    }
+
+    /// Reconciles and lets the nodes follow until nothing happens any more.
+    pub fn settle(&mut self) {
+        for _ in 0..200 {
+            let outcome = self.reconcile();
+            let moved = self.nodes_follow() | self.migrate();
+            if outcome.actions.is_empty() && !moved && outcome.requeue_after.is_none() {
+                return;
+            }
+        }
+        panic!("it does not settle: {:?}\n{:#?}", self.last.waiting, self.log);
+    }
+
+    /// The revision in force.
+    pub fn config(&self) -> BTreeMap<String, String> {
+        let revision = self.revisions().pop().map(|(_, content)| content);
+        revision
+            .map(|content| content.config.lists().into_iter().map(|(r, l)| (r, l.join(","))).collect())
+            .unwrap_or_default()
+    }
+
+    pub fn condition(&self, type_: &str) -> String {
+        let found = self.last.conditions.iter().find(|condition| condition.type_ == type_);
+        found.map(|c| format!("{:?} {} {}", c.status, c.reason, c.message)).unwrap_or_default()
+    }
+
+    pub fn kinds(&self) -> Vec<String> {
+        self.log.iter().map(|action| action["kind"].as_str().unwrap().to_owned()).collect()
+    }
+
+    pub fn revisions(&self) -> Vec<(u64, RevisionContent)> {
+        let mut found: Vec<_> = self
+            .objects
+            .secrets
+            .iter()
+            .filter_map(|secret| {
+                let n = names::parse_revision_secret(secret.metadata.name.as_deref()?)?;
+                Some((n.0, RevisionContent::decode("", &data(secret)).ok()??))
+            })
+            .collect();
+        found.sort_by_key(|(n, _)| *n);
+        found
+    }
+
+    fn next_version(&mut self) -> String {
+        self.version += 1;
+        self.version.to_string()
+    }
+
+    fn put_secret(&mut self, mut secret: Secret, expected: Option<&str>) {
+        let name = secret.metadata.name.clone().unwrap();
+        let existing = self.objects.secrets.iter().position(|s| s.metadata.name.as_deref() == Some(&name));
+        let current = existing.map(|i| self.objects.secrets[i].metadata.resource_version.clone().unwrap());
+        assert_eq!(current.as_deref(), expected, "precondition on {name}");
+        secret.metadata.resource_version = Some(self.next_version());
+        secret.metadata.uid.get_or_insert_with(|| format!("uid-{name}"));
+        match existing {
+            Some(index) => self.objects.secrets[index] = secret,
+            None => self.objects.secrets.push(secret),
+        }
+    }
+
+    fn apply(&mut self, action: Action) {
+        self.log.push(action.describe());
+        let key_secret = |key: &keyward_core::formats::key_secret::KeySecret| {
+            (key.encode(names::NAMESPACE, names::KUBE_APISERVER).unwrap(), key.resource_version.clone())
+        };
+        match action {
+            Action::RecordHighWater { key_id, revision } => {
+                let status = self.objects.cluster_encryption.as_mut().unwrap().status.get_or_insert_default();
+                status.highest_key_id = status.highest_key_id.max(key_id);
+                status.highest_revision = status.highest_revision.max(revision);
+            }
+            Action::RequirePreflight { candidate, resource_version } => {
+                let plugins = BTreeMap::from([(candidate.key_id, candidate.plugin.clone())]);
+                let secret = secret_of(names::PREFLIGHT_SECRET, encode_plugins(&plugins));
+                self.put_secret(secret, resource_version.as_deref());
+            }
+            Action::ClearPreflight { .. } => {
+                self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(names::PREFLIGHT_SECRET));
+            }
+            Action::SetTarget { node, spec, .. } => {
+                let version = self.next_version();
+                let existing = self
+                    .objects
+                    .encryption_nodes
+                    .iter_mut()
+                    .find(|n| n.metadata.name.as_deref() == Some(&node));
+                match existing {
+                    Some(existing) => {
+                        existing.spec = *spec;
+                        existing.metadata.resource_version = Some(version);
+                    }
+                    None => {
+                        let mut new = EncryptionNode::new(&node, *spec);
+                        new.metadata.resource_version = Some(version);
+                        self.objects.encryption_nodes.push(new);
+                    }
+                }
+            }
+            Action::CreateKey { key } => {
+                let status = self.objects.cluster_encryption.as_ref().unwrap().status.clone().unwrap();
+                assert!(status.highest_key_id >= key.id, "S5: the high-water mark comes first");
+                self.put_secret(key_secret(&key).0, None);
+            }
+            Action::UpdateKey { key, .. }
+            | Action::SyncData { key, .. }
+            | Action::RecordPublication { key, .. }
+            | Action::RecordMigrated { key, .. } => {
+                let (secret, version) = key_secret(&key);
+                self.put_secret(secret, Some(&version));
+            }
+            Action::ApplyConfig { revision, content } => {
+                self.put_secret(secret_of(&names::revision_secret(revision), content.encode()), None);
+            }
+            Action::StartMigration { resource, key_id, key_secret_uid, attempt, .. } => {
+                let spec = EncryptionMigrationSpec {
+                    operand: names::KUBE_APISERVER.into(),
+                    resource: resource.to_string(),
+                    key_id,
+                    key_secret_uid,
+                    remote_key_id: None,
+                    attempt,
+                };
+                let name = names::migration(&resource);
+                self.objects.migrations.retain(|m| m.metadata.name.as_deref() != Some(&name));
+                let mut migration = EncryptionMigration::new(&name, spec);
+                self.version += 1;
+                migration.metadata.generation = Some(i64::try_from(self.version).unwrap());
+                self.objects.migrations.push(migration);
+            }
+            Action::DeleteRevision { revision, .. } => {
+                let name = names::revision_secret(revision);
+                self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
+            }
+        }
+    }
+
+    /// Each node does at once what its spec says. Answers whether any status changed.
+    pub fn nodes_follow(&mut self) -> bool {
+        let revisions: BTreeMap<u64, RevisionContent> = self.revisions().into_iter().collect();
+        let candidate = self
+            .objects
+            .secrets
+            .iter()
+            .find(|s| s.metadata.name.as_deref() == Some(names::PREFLIGHT_SECRET))
+            .map(|secret| decode_plugins("", &data(secret)).unwrap());
+        let mut moved = false;
+        for node in &mut self.objects.encryption_nodes {
+            let content = revisions.get(&node.spec.revision.0);
+            let mut status = EncryptionNodeStatus {
+                loaded_hash: Some(
+                    content.map_or(ConfigHash::of(REVISION_ZERO.as_bytes()), RevisionContent::hash),
+                ),
+                revision: node.spec.revision,
+                highest_key_id: node
+                    .spec
+                    .preflight
+                    .iter()
+                    .map(|request| request.key_id)
+                    .max()
+                    .unwrap_or_default(),
+                plugins: content
+                    .map(RevisionContent::digests)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|(key_id, digest)| NodePlugin {
+                        key_id,
+                        digest,
+                        ready: true,
+                        health: PluginHealth {
+                            status: HealthStatus::Healthy,
+                            remote_key_id: RemoteKeyId("kek".into()),
+                            last_checked_time: String::new(),
+                            detail: None,
+                        },
+                    })
+                    .collect(),
+                ..Default::default()
+            };
+            status.preflight = node.spec.preflight.as_ref().map(|request| {
+                let record = &candidate.as_ref().expect("a candidate")[&request.key_id];
+                assert_eq!(record.digest(request.key_id).as_ref(), Some(&request.hash));
+                let made = Canary {
+                    ciphertext: record.kms["test"]["key"].as_str().unwrap().into(),
+                    remote_key_id: RemoteKeyId("kek".into()),
+                    annotations: BTreeMap::new(),
+                    plaintext_sha256: String::new(),
+                };
+                let mismatch = request.canary.as_ref().is_some_and(|canary| *canary != made);
+                let failure = self.preflight_failure.clone().or_else(|| {
+                    mismatch.then(|| Failure {
+                        phase: "canary".into(),
+                        message: "mismatch".into(),
+                        ..Default::default()
+                    })
+                });
+                PreflightAnswer {
+                    hash: request.hash.clone(),
+                    result: if failure.is_some() {
+                        PreflightResult::Failed
+                    } else {
+                        PreflightResult::Succeeded
+                    },
+                    remote_key_id: None,
+                    latency_millis: None,
+                    started_in_millis: None,
+                    canary: Some(made),
+                    failure,
+                    attempts: 1,
+                }
+            });
+            if node.status.as_ref() != Some(&status) {
+                node.status = Some(status);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn migrate(&mut self) -> bool {
+        let mut moved = false;
+        for migration in &mut self.objects.migrations {
+            let generation = migration.metadata.generation.unwrap();
+            if migration.status.as_ref().map(|s| s.observed_generation) != Some(generation) {
+                migration.status = Some(EncryptionMigrationStatus {
+                    observed_generation: generation,
+                    phase: MigrationPhase::Succeeded,
+                    ..Default::default()
+                });
+                moved = true;
+            }
+        }
+        moved
+    }
+}
+
+fn secret_of(name: &str, data: SecretData) -> Secret {
+    Secret {
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
+        data: Some(data.into_iter().map(|(k, v)| (k, ByteString(v.expose().to_vec()))).collect()),
+        ..Default::default()
+    }
+}
+
+fn data(secret: &Secret) -> SecretData {
+    kubernetes::data(secret)
+}
+
+/// A provider of two fields: `key` names the KEK, `image` is in place. It refers to Secret `credentials`, key `token`.
+fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
+    let kms: Value = serde_json::from_str(&request.kms).unwrap();
+    let config = &kms["test"];
+    let Some(key) = config["key"].as_str() else {
+        let violations = vec![Violation { field: "test.key".into(), message: "Required value".into() }];
+        return Err(ProviderError::Invalid { violations });
+    };
+    let token = KeyRef { kind: ReferenceKind::Secret, name: "credentials".into(), key: "token".into() };
+    Ok(Evaluation {
+        provider_type: "Test".into(),
+        normalized: config.clone(),
+        warnings: vec![],
+        kek: Kek { key: BTreeMap::from([("key".into(), key.to_lowercase())]), version: BTreeMap::new() },
+        references: vec![Reference {
+            source: token.clone(),
+            exposure: Exposure::File,
+            required: true,
+            field: "credentials".into(),
+        }],
+        rendered: Plugin::Managed(Container {
+            command: vec![],
+            args: vec![vec![Part::Text("--token=".into()), Part::Path(token)]],
+            env: vec![],
+            files: vec![],
+            ports: vec![],
+            health: None,
+            cpu_request_millis: 10,
+            memory_request_mib: 64,
+            settings: BTreeMap::new(),
+        }),
+        image: config["image"].as_str().map(ToOwned::to_owned),
+        requirements: vec![],
+        facts: BTreeMap::new(),
+        module: ModuleDigest("sha256:test".into()),
+    })
+}
+
+/// For tests that look at one resource.
+pub fn resource(name: &str) -> GroupResource {
+    GroupResource::parse(name)
+}
