@@ -1,0 +1,276 @@
+//! Checks of what a module returns for one configuration. Nothing of it is believed: a name ends up in a data key, an
+//! argument in a Pod, a file name on a node.
+
+use std::collections::BTreeSet;
+
+use keyward_core::field::FieldPath;
+use keyward_core::provider::{Container, Exposure, Kek, KeyRef, Part, Reference, Violation};
+
+use crate::abi::{RawKek, Setting};
+use crate::describe::unique;
+use crate::error::EngineError;
+use crate::schema::Schema;
+
+/// What the host fills in, beside `port:NAME`.
+const HOST_PARTS: [&str; 4] = ["socket-uri", "socket-path", "key-id", "node-name"];
+
+/// Most that a plugin may request; its limits are four times that. A plugin seals a few keys, it does not compute.
+const MAX_CPU_MILLIS: u32 = 2_000;
+/// In MiB.
+const MAX_MEMORY_MIB: u32 = 2_048;
+
+fn broken(message: String) -> EngineError {
+    EngineError::Contract { message }
+}
+
+/// The identity with its parts sorted; a name twice is an error, since which value counts could not be told.
+pub(crate) fn kek(raw: RawKek) -> Result<Kek, EngineError> {
+    let part = |settings: Vec<Setting>, part: &str| {
+        unique(settings)
+            .map_err(|name| broken(format!("the {part} of the KEK names {name:?} twice, or nothing")))
+    };
+    Ok(Kek { key: part(raw.key, "key")?, version: part(raw.version, "version")? })
+}
+
+/// References name objects and data keys that can exist, and fields that the admin can find.
+pub(crate) fn references(references: &[Reference], schema: &Schema) -> Result<(), EngineError> {
+    for Reference { source, field, .. } in references {
+        let KeyRef { kind, name, key } = source;
+        // CONTRACT 1.2 splits `{name}_{key}` at the first underscore, which no object name has.
+        if !is_object_name(name) {
+            return Err(broken(format!(
+                "a reference names the {kind} {name:?}, which no object can be called"
+            )));
+        }
+        if !is_data_key(key) {
+            return Err(broken(format!(
+                "a reference names the key {key:?} of {kind} {name}, which no key can be called"
+            )));
+        }
+        if !FieldPath::parse(field).is_ok_and(|path| schema.has(&path)) {
+            return Err(broken(format!(
+                "the reference to {kind} {name} comes from {field:?}, which is no field"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A rendered container: every part stands for something, and every name can be what it names.
+pub(crate) fn container(c: &Container, references: &[Reference]) -> Result<(), EngineError> {
+    names(&c.ports, "port", is_port_name)?;
+    names(c.files.iter().map(|f| &f.name), "file", is_data_key)?;
+    names(c.env.iter().map(|e| &e.name), "environment variable", is_env_name)?;
+    let scope = Scope { container: c, references };
+    for argument in &c.args {
+        scope.parts(argument, Place::Arguments)?;
+    }
+    for variable in &c.env {
+        scope.parts(&variable.value, Place::Environment)?;
+    }
+    for file in &c.files {
+        scope.parts(&file.content, Place::File)?;
+    }
+    if let Some(probe) = &c.health {
+        if !c.ports.contains(&probe.port) {
+            return Err(broken(format!(
+                "the health probe is on port {:?}, which is not in `ports`",
+                probe.port
+            )));
+        }
+        if !probe.path.starts_with('/') || probe.path.contains(|c: char| c.is_control() || c.is_whitespace())
+        {
+            return Err(broken(format!(
+                "the health probe's path {:?} does not begin with a slash",
+                probe.path
+            )));
+        }
+    }
+    let texts = c.command.iter().chain(c.args.iter().flatten().filter_map(|part| match part {
+        Part::Text(text) => Some(text),
+        _ => None,
+    }));
+    if let Some(text) = texts.into_iter().find(|text| text.contains('\0')) {
+        return Err(broken(format!("the argument {text:?} holds a zero byte")));
+    }
+    within(c.cpu_request_millis, MAX_CPU_MILLIS, "cpu-request-millis")?;
+    within(c.memory_request_mib, MAX_MEMORY_MIB, "memory-request-mib")
+}
+
+/// Secret values in the environment. They would stand readable in the Pod (and a static pod in its mirror Pod), so the
+/// configuration that leads to them is refused, at the fields that refer to them.
+pub(crate) fn readable_secrets(c: &Container, references: &[Reference]) -> Vec<Violation> {
+    let in_environment = |source: &KeyRef| {
+        c.env.iter().flat_map(|e| &e.value).any(|part| matches!(part, Part::Value(key) if key == source))
+    };
+    references
+        .iter()
+        .filter(|r| r.exposure == Exposure::SecretValue && in_environment(&r.source))
+        .map(|r| Violation {
+            field: r.field.clone(),
+            message: format!(
+                "key {} of {} {} would stand in the plugin's environment, which everybody who may read Pods can read; \
+                 use a way of authentication that reads it from a file",
+                r.source.key, r.source.kind, r.source.name
+            ),
+        })
+        .collect()
+}
+
+/// An endpoint that somebody else serves.
+pub(crate) fn endpoint(endpoint: &str) -> Result<(), EngineError> {
+    // sockaddr_un holds 108 bytes, the last of them zero.
+    match endpoint.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') && path.len() < 108 && !path.contains(char::is_control) => Ok(()),
+        _ => Err(broken(format!("the endpoint {endpoint:?} is no unix:///path of at most 107 bytes"))),
+    }
+}
+
+/// The image by digest, as a violation of the field that names it.
+pub(crate) fn image(image: Option<&str>, field: &str) -> Result<String, Violation> {
+    let pinned = |image: &&str| {
+        image.split_once("@sha256:").is_some_and(|(name, digest)| {
+            !name.is_empty()
+                && !name.contains(char::is_whitespace)
+                && digest.len() == 64
+                && digest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    };
+    image.filter(pinned).map(str::to_owned).ok_or_else(|| Violation {
+        field: field.to_owned(),
+        message: "the plugin's image must be pinned by digest: NAME@sha256:<64 hexadecimal digits>"
+            .to_owned(),
+    })
+}
+
+/// Where a part stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Arguments,
+    Environment,
+    File,
+}
+
+struct Scope<'a> {
+    container: &'a Container,
+    references: &'a [Reference],
+}
+
+impl Scope<'_> {
+    fn parts(&self, parts: &[Part], place: Place) -> Result<(), EngineError> {
+        parts.iter().try_for_each(|part| self.part(part, place))
+    }
+
+    fn part(&self, part: &Part, place: Place) -> Result<(), EngineError> {
+        match part {
+            Part::Text(_) => Ok(()),
+            Part::Host(name) => match name.strip_prefix("port:") {
+                Some(name) if self.container.ports.iter().any(|p| p == name) => Ok(()),
+                Some(name) => {
+                    Err(broken(format!("a part stands for the port {name:?}, which is not in `ports`")))
+                }
+                None if HOST_PARTS.contains(&name.as_str()) => Ok(()),
+                None => Err(broken(format!(
+                    "a part stands for {name:?}, which no host fills in (there are {} and port:NAME)",
+                    HOST_PARTS.join(", ")
+                ))),
+            },
+            Part::Rendered(name) if self.container.files.iter().any(|f| f.name == *name) => Ok(()),
+            Part::Rendered(name) => {
+                Err(broken(format!("a part stands for the file {name:?}, which is not rendered")))
+            }
+            Part::Path(key) => self.exposed(key, "the path", |exposure| exposure == Exposure::File),
+            Part::Value(key) if place == Place::Arguments => {
+                self.exposed(key, "in arguments, which everybody can read, the value", |exposure| {
+                    exposure == Exposure::PublicValue
+                })
+            }
+            Part::Value(key) => self.exposed(key, "the value", |exposure| exposure != Exposure::File),
+        }
+    }
+
+    fn exposed(
+        &self,
+        key: &KeyRef,
+        what: &str,
+        allowed: impl Fn(Exposure) -> bool,
+    ) -> Result<(), EngineError> {
+        let mut exposures =
+            self.references.iter().filter(|r| r.source == *key).map(|r| r.exposure).peekable();
+        let KeyRef { kind, name, key } = key;
+        if exposures.peek().is_none() {
+            return Err(broken(format!(
+                "a part stands for key {key} of {kind} {name}, which `references` does not name"
+            )));
+        }
+        if exposures.any(allowed) {
+            return Ok(());
+        }
+        Err(broken(format!(
+            "a part stands for {what} of key {key} of {kind} {name}, whose exposure forbids that"
+        )))
+    }
+}
+
+fn names<'a>(
+    names: impl IntoIterator<Item = &'a String>,
+    what: &str,
+    valid: impl Fn(&str) -> bool,
+) -> Result<(), EngineError> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !valid(name) {
+            return Err(broken(format!("no {what} can be called {name:?}")));
+        }
+        if !seen.insert(name) {
+            return Err(broken(format!("two of one name: {what} {name}")));
+        }
+    }
+    Ok(())
+}
+
+fn within(value: u32, max: u32, what: &str) -> Result<(), EngineError> {
+    if (1..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(broken(format!("{what} is {value}; it may be 1 to {max}")))
+    }
+}
+
+/// A DNS-1123 subdomain of at most 253 characters.
+fn is_object_name(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+            label.bytes().next().is_some_and(plain)
+                && label.bytes().last().is_some_and(plain)
+                && label.bytes().all(|b| plain(b) || b == b'-')
+        })
+}
+
+/// A data key of a Secret or ConfigMap, which is also what a file may be called.
+fn is_data_key(key: &str) -> bool {
+    !key.is_empty()
+        && key.len() <= 253
+        && key != "."
+        && !key.starts_with("..")
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn is_env_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.len() <= 253
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// A port name as Kubernetes wants it (IANA_SVC_NAME), beginning with a letter.
+fn is_port_name(name: &str) -> bool {
+    name.len() <= 15
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && !name.contains("--")
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Checks what a module says of itself, once, when it is loaded.
+//!
+//! That the rules agree with `kek-identity` cannot be seen here: it takes configurations to compare. That proof belongs
+//! to `keyward provider check`, which tries pairs that differ in one field, and to the fixtures.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyward_core::field::{FieldPath, Step};
+use keyward_core::provider::{Descriptor, FieldRule, ModuleDigest};
+
+use crate::abi::{RawDescriptor, Setting};
+use crate::error::EngineError;
+use crate::json;
+use crate::schema::Schema;
+use crate::text::printable;
+
+/// Facts whose values the host acts on; other names are kept and ignored.
+const FACTS: [(&str, &[&str]); 3] = [
+    ("remote-key-id", &["tracks-rotation", "static"]),
+    ("status", &["probes-backend", "constant"]),
+    ("credentials", &["hot", "restart"]),
+];
+
+/// The descriptor with its schema read, or what is wrong with it.
+pub(crate) fn check(
+    raw: RawDescriptor,
+    module: ModuleDigest,
+    json_depth: usize,
+) -> Result<(Descriptor, Schema), EngineError> {
+    inner(raw, module, json_depth)
+        .map_err(|message| EngineError::Contract { message: format!("in describe, {message}") })
+}
+
+fn inner(
+    raw: RawDescriptor,
+    module: ModuleDigest,
+    json_depth: usize,
+) -> Result<(Descriptor, Schema), String> {
+    if !is_name(&raw.provider_type) {
+        return Err(format!(
+            "provider-type {:?} is no name of letters, digits and dashes",
+            raw.provider_type
+        ));
+    }
+    if !is_name(&raw.config_field) || raw.config_field == "type" {
+        return Err(format!("config-field {:?} is no name of a field beside `type`", raw.config_field));
+    }
+    let value =
+        json::parse(&raw.config_schema, json_depth).map_err(|found| format!("config-schema is {found}"))?;
+    let schema = Schema::read(&value)?;
+    if let Some(field) = &raw.image_field {
+        image(field, &schema)?;
+    }
+    let rules = rules(raw.rules, &schema)?;
+    let facts = unique(raw.facts).map_err(|name| format!("the fact {name:?} stands twice"))?;
+    for (name, values) in FACTS {
+        if let Some(value) = facts.get(name).filter(|value| !values.contains(&value.as_str())) {
+            return Err(format!("the fact {name} is {value:?}; it may be {}", values.join(" or ")));
+        }
+    }
+    let descriptor = Descriptor {
+        provider_type: raw.provider_type,
+        config_field: raw.config_field,
+        image_field: raw.image_field,
+        config_schema: value,
+        rules,
+        facts,
+        module,
+    };
+    Ok((descriptor, schema))
+}
+
+fn image(field: &str, schema: &Schema) -> Result<(), String> {
+    let path = FieldPath::parse(field).map_err(|error| format!("image-field: {error}"))?;
+    if path.steps().iter().any(|step| !matches!(step, Step::Key(_))) {
+        return Err(format!("image-field {field:?} does not name one field"));
+    }
+    match schema.leaf_type(&path) {
+        Some("string") => Ok(()),
+        Some(other) => Err(format!("image-field {field:?} is of type {other}, not string")),
+        None => Err(format!("image-field {field:?} is not in the schema")),
+    }
+}
+
+/// Exactly one rule for each leaf, each with its reason.
+fn rules(rules: Vec<FieldRule>, schema: &Schema) -> Result<Vec<FieldRule>, String> {
+    let mut open: BTreeSet<String> = schema.leaves().map(ToString::to_string).collect();
+    let mut checked = Vec::with_capacity(rules.len());
+    let mut seen = BTreeSet::new();
+    for rule in rules {
+        if !seen.insert(rule.field.clone()) {
+            return Err(format!("the field {:?} has two rules", rule.field));
+        }
+        if !open.remove(&rule.field) {
+            return Err(format!("a rule is for {:?}, which is no leaf of the schema", rule.field));
+        }
+        if rule.reason.trim().is_empty() {
+            return Err(format!("the rule for {:?} gives no reason", rule.field));
+        }
+        checked.push(FieldRule { reason: printable(rule.reason), ..rule });
+    }
+    match open.first() {
+        Some(field) => Err(format!("the field {field:?} has no rule")),
+        None => Ok(checked),
+    }
+}
+
+/// Letters, digits and dashes, beginning with a letter, at most 63: a type or a field name.
+fn is_name(text: &str) -> bool {
+    text.len() <= 63
+        && text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+/// Settings by name; the error is a name that stands twice or is empty.
+pub(crate) fn unique(settings: Vec<Setting>) -> Result<BTreeMap<String, String>, String> {
+    let mut map = BTreeMap::new();
+    for (name, value) in settings {
+        if name.is_empty() || map.contains_key(&name) {
+            return Err(name);
+        }
+        map.insert(name, value);
+    }
+    Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_core::provider::Effect;
+    use serde_json::json;
+
+    use super::*;
+
+    fn raw() -> RawDescriptor {
+        let rule = |field: &str| FieldRule {
+            field: field.to_owned(),
+            effect: Effect::NewKey,
+            reason: "names another KEK".to_owned(),
+        };
+        RawDescriptor {
+            provider_type: "Acme".to_owned(),
+            config_field: "acme".to_owned(),
+            image_field: Some("image".to_owned()),
+            config_schema: json!({"type": "object", "properties": {
+                "image": {"type": "string"}, "port": {"type": "integer"}}})
+            .to_string(),
+            rules: vec![rule("image"), rule("port")],
+            facts: vec![("status".to_owned(), "constant".to_owned()), ("new".to_owned(), "x".to_owned())],
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut RawDescriptor)) -> String {
+        let mut raw = raw();
+        change(&mut raw);
+        check(raw, ModuleDigest(String::new()), 64).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_sound_descriptor_passes_and_unknown_facts_are_kept() {
+        let (descriptor, _) = check(raw(), ModuleDigest(String::new()), 64).unwrap();
+        assert_eq!(descriptor.facts["new"], "x");
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        assert!(refused(|d| d.provider_type.clear()).contains("provider-type"));
+        assert!(refused(|d| d.config_field = "type".to_owned()).contains("config-field"));
+        assert!(refused(|d| d.config_field = "a.b".to_owned()).contains("config-field"));
+        assert!(refused(|d| d.image_field = Some("port".to_owned())).contains("integer"));
+        assert!(refused(|d| d.image_field = Some("none".to_owned())).contains("not in the schema"));
+        assert!(refused(|d| d.config_schema = "{".to_owned()).contains("not JSON"));
+        assert!(refused(|d| d.rules.truncate(1)).contains("\"port\" has no rule"));
+        assert!(refused(|d| d.rules.push(d.rules[0].clone())).contains("two rules"));
+        assert!(refused(|d| d.rules[0].field = "other".to_owned()).contains("no leaf"));
+        assert!(refused(|d| d.rules[0].reason = " ".to_owned()).contains("no reason"));
+        assert!(refused(|d| d.facts.push(d.facts[0].clone())).contains("twice"));
+        assert!(refused(|d| d.facts[0].1 = "perhaps".to_owned()).contains("probes-backend or constant"));
+    }
+}
