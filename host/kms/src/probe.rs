@@ -1,0 +1,170 @@
+//! Is a plugin fit for use, and does it reach the KEK it should? Asked before a key is made or changed, and again and
+//! again while it is in use (DESIGN, "Provider ABI" and "Health").
+
+use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+use crate::{
+    client::{Client, Encrypted, StatusAnswer, Timeouts},
+    error::{KmsError, Phase},
+    v2,
+};
+
+/// As long as the seeds that API servers have wrapped.
+const PLAINTEXT_BYTES: usize = 32;
+
+/// Proof of a KEK: whoever can decrypt this reaches the KEK that it was made under.
+///
+/// It holds the digest of 32 random bytes and never the bytes themselves, so that it may be kept on a node and in a
+/// status.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Canary {
+    /// The wrapped random bytes.
+    pub ciphertext: Vec<u8>,
+    /// The remote key id that Encrypt gave with them.
+    pub remote_key_id: String,
+    /// The annotations that Encrypt gave with them.
+    pub annotations: BTreeMap<String, Vec<u8>>,
+    /// SHA-256 of the random bytes.
+    pub plaintext_sha256: [u8; 32],
+}
+
+impl fmt::Debug for Canary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canary")
+            .field("ciphertext", &v2::Sized(&self.ciphertext))
+            .field("remote_key_id", &self.remote_key_id)
+            .field("annotations", &self.annotations.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a probe does beyond asking for Status.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbeSpec<'a> {
+    /// Deadline of connecting and of each call.
+    pub call_timeout: Duration,
+    /// Encrypt 32 random bytes, then decrypt them. A plugin that can no longer encrypt breaks every read at the API
+    /// server's next restart (BUILDING), so this is asked of read plugins too.
+    pub round_trip: bool,
+    /// Decrypt this, after the round trip: a failure then is about the KEK and not about the right to decrypt.
+    pub canary: Option<&'a Canary>,
+    /// Make a canary of what the round trip wrapped; implies `round_trip`.
+    pub make_canary: bool,
+}
+
+/// How long each call took. None where it was not made or did not succeed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// Connecting to the socket.
+    pub connect: Option<Duration>,
+    /// Status.
+    pub status: Option<Duration>,
+    /// Encrypt.
+    pub encrypt: Option<Duration>,
+    /// Decrypt of what Encrypt returned.
+    pub decrypt: Option<Duration>,
+    /// Decrypt of the given canary.
+    pub canary: Option<Duration>,
+}
+
+/// What a probe saw. All that was learnt before a failure is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// The last answer to Status; there even if the plugin called itself unhealthy.
+    pub status: Option<StatusAnswer>,
+    /// How long each call took.
+    pub latencies: Latencies,
+    /// The verdict: everything asked for passed, or the first thing that did not.
+    pub result: Result<(), KmsError>,
+    /// The canary asked for by `make_canary`; only where everything passed.
+    pub canary: Option<Canary>,
+}
+
+/// Probes the plugin at `socket` once, over a connection of its own.
+///
+/// Passes if Status is healthy; Encrypt names the same remote key id as Status; Decrypt returns what was encrypted; and
+/// the canary decrypts to bytes of its digest.
+pub async fn probe(socket: &Path, spec: &ProbeSpec<'_>) -> ProbeReport {
+    let mut report =
+        ProbeReport { status: None, latencies: Latencies::default(), result: Ok(()), canary: None };
+    report.result = run(socket, spec, &mut report).await;
+    if report.result.is_err() {
+        report.canary = None;
+    }
+    report
+}
+
+async fn run(socket: &Path, spec: &ProbeSpec<'_>, report: &mut ProbeReport) -> Result<(), KmsError> {
+    let timeouts = Timeouts { connect: spec.call_timeout, call: spec.call_timeout };
+    let client = timed(&mut report.latencies.connect, Client::connect(socket, timeouts)).await?;
+    let status = timed(&mut report.latencies.status, client.status()).await?;
+    report.status = Some(status.clone());
+    if !status.is_healthy() {
+        return Err(KmsError::Unhealthy { healthz: status.healthz });
+    }
+    let uid = uid()?;
+    if spec.round_trip || spec.make_canary {
+        let plaintext = Zeroizing::new(random::<PLAINTEXT_BYTES>()?);
+        let encrypted =
+            timed(&mut report.latencies.encrypt, client.encrypt(&uid, plaintext.as_slice())).await?;
+        if encrypted.remote_key_id != status.remote_key_id {
+            // A rotation between the two calls is no fault: then Status has moved on too.
+            let again = client.status().await?;
+            let agrees = again.remote_key_id == encrypted.remote_key_id;
+            let status = report.status.insert(again).remote_key_id.clone();
+            if !agrees {
+                return Err(KmsError::KeyIdMismatch { status, encrypt: encrypted.remote_key_id });
+            }
+        }
+        let decrypted = timed(&mut report.latencies.decrypt, client.decrypt(&uid, &encrypted)).await?;
+        if decrypted.as_slice() != plaintext.as_slice() {
+            return Err(KmsError::RoundTripMismatch);
+        }
+        if spec.make_canary {
+            report.canary = Some(Canary {
+                ciphertext: encrypted.ciphertext,
+                remote_key_id: encrypted.remote_key_id,
+                annotations: encrypted.annotations,
+                plaintext_sha256: Sha256::digest(plaintext.as_slice()).into(),
+            });
+        }
+    }
+    if let Some(canary) = spec.canary {
+        let encrypted = Encrypted {
+            ciphertext: canary.ciphertext.clone(),
+            remote_key_id: canary.remote_key_id.clone(),
+            annotations: canary.annotations.clone(),
+        };
+        let decrypting = client.decrypt_in(Phase::Canary, &uid, &encrypted);
+        let decrypted = timed(&mut report.latencies.canary, decrypting).await?;
+        if Sha256::digest(decrypted.as_slice()).as_slice() != canary.plaintext_sha256 {
+            return Err(KmsError::CanaryMismatch);
+        }
+    }
+    Ok(())
+}
+
+/// Says in the plugin's log who asked; one for all calls of a probe.
+fn uid() -> Result<String, KmsError> {
+    Ok(format!("keyward-probe-{:08x}", u32::from_be_bytes(random()?)))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], KmsError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| KmsError::Random { reason: error.to_string() })?;
+    Ok(bytes)
+}
+
+async fn timed<T>(
+    latency: &mut Option<Duration>,
+    call: impl Future<Output = Result<T, KmsError>>,
+) -> Result<T, KmsError> {
+    let started = Instant::now();
+    let answer = call.await?;
+    *latency = Some(started.elapsed());
+    Ok(answer)
+}

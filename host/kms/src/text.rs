@@ -1,0 +1,83 @@
+//! Makes a plugin's words fit to be shown.
+
+use std::fmt::Write as _;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+
+/// Longest text taken from a plugin, in bytes: what a health report's `detail` may hold (CONTRACT 3.10).
+const MAX_BYTES: usize = 1024;
+
+/// Shorter blobs are not looked for: they would be found in words that have nothing to do with them.
+const MIN_BLOB_BYTES: usize = 8;
+
+/// One line of at most [`MAX_BYTES`], without any of `blobs` in a form in which a program is likely to print bytes.
+///
+/// A plugin that fails may quote what it was given; our errors end in status and logs, so they quote nothing.
+pub(crate) fn clean(text: &str, blobs: &[&[u8]]) -> String {
+    let mut text = text.to_owned();
+    for blob in blobs.iter().filter(|blob| blob.len() >= MIN_BLOB_BYTES) {
+        for form in printed_forms(blob) {
+            text = text.replace(&form, "[redacted]");
+        }
+    }
+    let mut line = String::with_capacity(text.len().min(MAX_BYTES));
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+        if line.len() > MAX_BYTES {
+            const MORE: &str = "…";
+            line.truncate(line.floor_char_boundary(MAX_BYTES - MORE.len()));
+            line.push_str(MORE);
+            break;
+        }
+    }
+    line
+}
+
+/// As text, in hex of either case, in base64 (the unpadded form is part of the padded one), and as lists of numbers.
+fn printed_forms(blob: &[u8]) -> Vec<String> {
+    let mut forms = Vec::new();
+    if let Ok(text) = str::from_utf8(blob) {
+        forms.push(text.to_owned());
+    }
+    let mut hex = String::with_capacity(blob.len() * 2);
+    for byte in blob {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    forms.push(hex.to_uppercase());
+    forms.push(hex);
+    forms.push(STANDARD_NO_PAD.encode(blob));
+    let numbers: Vec<_> = blob.iter().map(u8::to_string).collect();
+    forms.push(numbers.join(" "));
+    forms.push(numbers.join(", "));
+    forms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_one_line_of_limited_length() {
+        assert_eq!(
+            clean("1 error occurred:\n\t* permission denied\n\n", &[]),
+            "1 error occurred: * permission denied"
+        );
+        let long = clean(&"ä".repeat(5000), &[]);
+        assert!(long.len() <= MAX_BYTES && long.ends_with('…'), "{}", long.len());
+        assert_eq!(clean("\u{1b}[31mred\u{0}", &[]), "[31mred");
+    }
+
+    #[test]
+    fn what_was_sent_is_not_quoted() {
+        let blob = b"wrapped:v1:c2VjcmV0";
+        for form in printed_forms(blob) {
+            assert_eq!(clean(&format!("cannot decrypt <{form}>"), &[blob]), "cannot decrypt <[redacted]>");
+        }
+        let binary = [0u8, 159, 146, 150, 1, 2, 3, 4];
+        assert_eq!(clean("bad: 009f929601020304", &[&binary]), "bad: [redacted]");
+    }
+}

@@ -1,0 +1,55 @@
+//! Waiting for a plugin that comes up, or does not.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use keyward_kms::{KmsError, ProbeSpec, probe, wait_ready};
+use tonic::Code;
+
+use crate::misbehaving::{Fault, Plugin, Running};
+
+const SPEC: ProbeSpec<'static> =
+    ProbeSpec { call_timeout: Duration::from_secs(1), round_trip: true, canary: None, make_canary: false };
+/// Long enough for a slow machine; no test that passes waits for it.
+const LONG: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn waits_for_the_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("kms.sock");
+    // The wait looks first and finds nothing; only then does the plugin start.
+    let (report, _running) = tokio::join!(wait_ready(&socket, &SPEC, LONG), async {
+        Running::start_at(&socket, Plugin::new(Fault::None))
+    });
+    assert_eq!(report.result, Ok(()));
+}
+
+#[tokio::test]
+async fn waits_until_the_plugin_is_healthy() {
+    let running = Running::start(Plugin::new(Fault::UnhealthyUntil(2)));
+    let report = wait_ready(&running.socket, &SPEC, LONG).await;
+    assert_eq!(report.result, Ok(()));
+    assert_eq!(running.plugin.statuses.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn gives_the_real_error_when_time_is_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = wait_ready(&folder.path().join("kms.sock"), &SPEC, SHORT).await;
+    assert!(matches!(report.result, Err(KmsError::Unreachable { .. })), "{:?}", report.result);
+
+    let running = Running::start(Plugin::new(Fault::StatusError(Code::Unavailable, "backend is sealed")));
+    let report = wait_ready(&running.socket, &SPEC, SHORT).await;
+    assert_eq!(report.result.unwrap_err().to_string(), "status: Unavailable: backend is sealed");
+    assert!(running.plugin.statuses.load(Ordering::SeqCst) > 1, "asked once only");
+}
+
+#[tokio::test]
+async fn another_key_ends_the_wait() {
+    let made = Running::start(Plugin::new(Fault::None));
+    let canary = probe(&made.socket, &ProbeSpec { make_canary: true, ..SPEC }).await.canary.unwrap();
+    let other = Running::start(Plugin { kek: 0x77, checks_key: false, ..Plugin::new(Fault::None) });
+    let report = wait_ready(&other.socket, &ProbeSpec { canary: Some(&canary), ..SPEC }, LONG).await;
+    assert_eq!(report.result, Err(KmsError::CanaryMismatch));
+    assert_eq!(other.plugin.statuses.load(Ordering::SeqCst), 1);
+}
