@@ -1,0 +1,296 @@
+//! The loop: look, have core decide, do, report; again when something rings, or after a while.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use keyward_core::node::{self, Decision, Observed, Scrubber, Step, StepFailure};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Connection;
+use crate::diagnosis::Diagnoser;
+use crate::disk::Disk;
+use crate::error::AgentError;
+use crate::observe::Memory;
+use crate::prober::{Prober, Probing};
+use crate::report::Throttle;
+use crate::settings::Settings;
+use crate::watch;
+
+/// First pause after a turn that failed, doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// While something is under way for long, looks are at most so many times rarer than at first.
+const SLOWER: u32 = 10;
+/// The same steps, decided so often in a row, are not getting anywhere.
+const STUCK: u32 = 5;
+
+/// What an agent did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Turns.
+    pub turns: u64,
+    /// Turns that failed.
+    pub failures: u64,
+    /// Turns that panicked: bugs.
+    pub panics: u64,
+    /// Steps done.
+    pub steps: u64,
+    /// Statuses written.
+    pub reports: u64,
+}
+
+/// One node's agent. It holds the lock on the node's disk.
+#[derive(Debug)]
+pub struct Agent {
+    pub(crate) settings: Settings,
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) connection: Connection,
+    pub(crate) prober: Prober,
+    pub(crate) throttle: Throttle,
+    pub(crate) memory: Memory,
+    /// Rung by the watch: what is wanted changed.
+    wish: Arc<Notify>,
+    /// Rung by probes.
+    news: Arc<Notify>,
+    watching: Option<Watching>,
+    counters: Counters,
+    /// The reasons that were logged last: they are said once.
+    said: Vec<String>,
+    saying: Vec<String>,
+    repeated: (Vec<Step>, u32),
+}
+
+/// The watch ends with the agent.
+#[derive(Debug)]
+struct Watching(JoinHandle<()>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// How a turn ended.
+enum Turn {
+    /// Something was done: look again at once.
+    Moved,
+    /// Something is under way.
+    Busy,
+    /// Nothing is to be done.
+    Rest,
+}
+
+impl Agent {
+    /// Takes the node's disk over. Plugins that run go on, whatever the agent does.
+    pub async fn new(settings: Settings) -> Result<Self, AgentError> {
+        let (node, paths, owner) = (settings.node.clone(), settings.paths.clone(), settings.owner);
+        let disk = tokio::task::spawn_blocking(move || Disk::open(&node, paths, owner))
+            .await
+            .map_err(|_| AgentError::Panicked { what: "opening the disk" })??;
+        let connection = Connection::new(&settings).await?;
+        let (wish, news) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let prober = Prober::new(Probing {
+            policy: settings.policy,
+            timeout: settings.plugin_timeout,
+            full_every: settings.full_probe_every.max(1),
+            paths: settings.paths.clone(),
+            bell: Arc::clone(&news),
+        });
+        let mut agent = Self {
+            settings,
+            disk: Arc::new(disk),
+            connection,
+            prober,
+            throttle: Throttle::default(),
+            memory: Memory::default(),
+            wish,
+            news,
+            watching: None,
+            counters: Counters::default(),
+            said: Vec::new(),
+            saying: Vec::new(),
+            repeated: (Vec::new(), 0),
+        };
+        agent.watch();
+        Ok(agent)
+    }
+
+    fn watch(&mut self) {
+        let watch = watch::watch(self.connection.clone(), self.settings.node.clone(), Arc::clone(&self.wish));
+        self.watching = Some(Watching(tokio::spawn(watch)));
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Turns until it is told to stop; a step under way is finished. Plugins are static pods: they go on.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        let (mut busy, mut waited) = (true, 0_u32);
+        tracing::info!(node = self.settings.node, "the agent begins");
+        while !stop.is_cancelled() {
+            let turn = AssertUnwindSafe(self.turn(busy)).catch_unwind().await;
+            self.counters.turns += 1;
+            let wait = match turn {
+                Ok(Ok(turn)) => {
+                    pause = FIRST_PAUSE;
+                    busy = !matches!(turn, Turn::Rest);
+                    waited = if matches!(turn, Turn::Busy) { waited.saturating_add(1) } else { 0 };
+                    match turn {
+                        Turn::Moved => Duration::ZERO,
+                        // What takes long, such as a KMS that is away, is not worth the API server's metrics each second.
+                        Turn::Busy => self.settings.busy * (1 + waited / 10).min(SLOWER),
+                        Turn::Rest => watch::jittered(self.settings.policy.probe_interval),
+                    }
+                }
+                Ok(Err(error)) => {
+                    self.counters.failures += 1;
+                    tracing::error!(%error, category = ?error.category(), again_in = ?pause, "a turn failed");
+                    later(&mut pause)
+                }
+                Err(_) => {
+                    self.counters.panics += 1;
+                    tracing::error!(panics = self.counters.panics, "a turn panicked; this is a bug");
+                    later(&mut pause)
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+                () = self.wish.notified() => {}
+                // A plugin that rings all the time must not end the back-off.
+                () = self.news.notified(), if pause == FIRST_PAUSE => {}
+            }
+        }
+        tracing::info!(node = self.settings.node, "the agent ends; plugins go on");
+    }
+
+    /// Looks, decides, does, reports.
+    #[tracing::instrument(level = "info", name = "turn", skip_all, fields(node = self.settings.node))]
+    async fn turn(&mut self, busy: bool) -> Result<Turn, AgentError> {
+        if self.connection.is_outdated() {
+            self.connection = Connection::new(&self.settings).await?;
+            self.watch();
+            tracing::info!("the kubeconfig changed; its credential is used from now on");
+        }
+        self.saying.clear();
+        let observed = self.observe(busy).await?;
+        let decision = node::next(&observed);
+        self.explain(&decision);
+        let now = Instant::now();
+        self.memory.unneeded.retain(|instance, _| decision.unneeded.contains(instance));
+        for instance in &decision.unneeded {
+            self.memory.unneeded.entry(instance.clone()).or_insert(now);
+        }
+        let done = self.act(&decision, &observed).await;
+        self.ask(&decision, &observed);
+        // After steps that went well there is more to see, at once.
+        if let Some(report) = decision.report.filter(|_| done.is_err() || decision.steps.is_empty()) {
+            self.report(report).await?;
+        }
+        done?;
+        Ok(match (decision.steps.is_empty(), decision.busy) {
+            (false, _) => Turn::Moved,
+            (true, true) => Turn::Busy,
+            (true, false) => Turn::Rest,
+        })
+    }
+
+    /// The steps in order, up to the first that fails.
+    async fn act(&mut self, decision: &Decision, observed: &Observed) -> Result<(), AgentError> {
+        if decision.steps.is_empty() {
+            self.repeated = (Vec::new(), 0);
+            self.memory.failed_step = None;
+            return Ok(());
+        }
+        if self.repeated.0 == decision.steps {
+            self.repeated.1 += 1;
+        } else {
+            self.repeated = (decision.steps.clone(), 0);
+        }
+        let observed = Arc::new(observed.clone());
+        for step in &decision.steps {
+            let (disk, task, seen) = (Arc::clone(&self.disk), step.clone(), Arc::clone(&observed));
+            let done = tokio::task::spawn_blocking(move || disk.act(&task, &seen)).await;
+            if step.touches_configuration() {
+                self.memory.forget_reading();
+            }
+            let failed = match done {
+                Ok(Ok(())) => {
+                    self.counters.steps += 1;
+                    tracing::info!(step = %step, "done");
+                    continue;
+                }
+                Ok(Err(error)) => error,
+                Err(_) => AgentError::Panicked { what: "a step" },
+            };
+            self.memory.failed_step =
+                Some(StepFailure { step: step.to_string(), message: failed.to_string() });
+            return Err(failed);
+        }
+        if self.repeated.1 >= STUCK {
+            // Whoever undoes them is somebody else: another agent, or an admin who cleans up.
+            let what = decision.steps.first().map(ToString::to_string).unwrap_or_default();
+            let what = format!("what {what} did {} times in a row", self.repeated.1);
+            self.memory.failed_step =
+                Some(StepFailure { step: what.clone(), message: "something undoes it".to_owned() });
+            return Err(AgentError::Gone { what });
+        }
+        self.memory.failed_step = None;
+        Ok(())
+    }
+
+    fn ask(&mut self, decision: &Decision, observed: &Observed) {
+        let candidate = observed.candidate.iter().filter_map(|found| found.as_ref().ok());
+        let target = observed.target.iter().filter_map(|found| found.as_ref().ok());
+        let records = candidate.flat_map(|plugins| plugins.values()).chain(
+            target.chain(observed.disk.revisions.values()).flat_map(|content| content.plugins.values()),
+        );
+        let scrubber = Arc::new(Scrubber::new(records));
+        let diagnoser = Diagnoser {
+            connection: self.connection.clone(),
+            paths: self.settings.paths.clone(),
+            node: self.settings.node.clone(),
+        };
+        self.prober.ask(&decision.asks, &diagnoser, &scrubber);
+    }
+
+    async fn report(&mut self, status: keyward_core::api::EncryptionNodeStatus) -> Result<(), AgentError> {
+        let now = Instant::now();
+        if !self.throttle.is_due(&status, self.settings.policy.probe_interval, now) {
+            return Ok(());
+        }
+        self.connection.report(&self.settings.node, &status).await?;
+        self.counters.reports += 1;
+        self.throttle.written(status, now);
+        Ok(())
+    }
+
+    /// Something that is worth a line of log, once for as long as it holds.
+    pub(crate) fn say(&mut self, what: String) {
+        self.saying.push(what);
+    }
+
+    /// Logs the reasons that are new since the last turn.
+    fn explain(&mut self, decision: &Decision) {
+        self.saying.extend(decision.why.iter().cloned());
+        for why in self.saying.iter().filter(|why| !self.said.contains(why)) {
+            tracing::info!("{why}");
+        }
+        std::mem::swap(&mut self.said, &mut self.saying);
+    }
+}
+
+fn later(pause: &mut Duration) -> Duration {
+    let wait = *pause;
+    *pause = (wait * 2).min(LONGEST_PAUSE);
+    watch::jittered(wait)
+}

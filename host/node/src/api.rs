@@ -1,0 +1,187 @@
+//! Calls to the API server, each with a time limit. Writes are never repeated here: the next turn decides again.
+//!
+//! Secrets are read as text and decoded here: kube's typed calls log an answer that does not parse.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use keyward_core::SecretBytes;
+use keyward_core::api::{EncryptionNode, EncryptionNodeStatus};
+use keyward_core::formats::revision::SecretData;
+use keyward_core::names;
+use keyward_core::node::pod::NAMESPACE as KUBE_SYSTEM;
+use kube::api::{GetParams, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, ResourceExt as _};
+use kube_core::Request;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::AgentError;
+use crate::metrics::{self, Reading};
+use crate::settings::Settings;
+
+/// The field manager of an agent's status.
+const FIELD_MANAGER: &str = "keyward-node-agent";
+const IDENTITY_LEASES: &str = "apiserver.kubernetes.io/identity=kube-apiserver";
+
+/// How the agent reaches the API: its objects by the kubeconfig, the metrics of the local server with the same
+/// credential.
+#[derive(Clone)]
+pub struct Connection {
+    objects: Client,
+    local: Client,
+    metrics_path: Arc<str>,
+    timeout: Duration,
+    kubeconfig: PathBuf,
+    modified: Option<SystemTime>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("kubeconfig", &self.kubeconfig).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Reads the kubeconfig and makes the clients; nothing is called yet.
+    pub async fn new(settings: &Settings) -> Result<Self, AgentError> {
+        let path = &settings.kubeconfig;
+        let unusable = |source| AgentError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+        let modified = modified(path);
+        let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .map_err(unusable)?;
+        // Its retries go on for minutes; the agent looks again by itself.
+        config.default_retry = false;
+        config.connect_timeout = Some(settings.call_timeout);
+        let mut local = config.clone();
+        local.tls_server_name = Some(settings.server_name.clone());
+        let mut metrics_path = "/metrics".to_owned();
+        if let Some(url) = &settings.metrics_url {
+            let invalid = || AgentError::MetricsUrl { url: url.clone() };
+            let given: http::Uri = url.parse().map_err(|_| invalid())?;
+            let (Some(scheme), Some(authority)) = (given.scheme_str(), given.authority()) else {
+                return Err(invalid());
+            };
+            if given.path().len() > 1 {
+                given.path().clone_into(&mut metrics_path);
+            }
+            local.cluster_url = format!("{scheme}://{authority}").parse().map_err(|_| invalid())?;
+        }
+        let client = |config| {
+            let call = "setting up the client".to_owned();
+            Client::try_from(config).map_err(|source| AgentError::Call { call, source: Box::new(source) })
+        };
+        Ok(Self {
+            objects: client(config)?,
+            local: client(local)?,
+            metrics_path: metrics_path.into(),
+            timeout: settings.call_timeout,
+            kubeconfig: path.clone(),
+            modified,
+        })
+    }
+
+    /// Whether the kubeconfig is another one by now: its credential is renewed by somebody else.
+    pub(crate) fn is_outdated(&self) -> bool {
+        let now = modified(&self.kubeconfig);
+        now.is_some() && now != self.modified
+    }
+
+    pub(crate) fn nodes<K>(&self) -> Api<K>
+    where
+        K: kube::Resource,
+        K::DynamicType: Default,
+    {
+        Api::all(self.objects.clone())
+    }
+
+    async fn call<T>(
+        &self,
+        call: impl Into<String>,
+        answer: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, AgentError> {
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(source)) => Err(AgentError::Call { call: call.into(), source: Box::new(source) }),
+            Err(_) => Err(AgentError::Timeout { call: call.into(), after: self.timeout }),
+        }
+    }
+
+    /// The node's object; `None` where there is none.
+    pub(crate) async fn node(&self, name: &str) -> Result<Option<EncryptionNode>, AgentError> {
+        let api: Api<EncryptionNode> = self.nodes();
+        self.call(format!("get EncryptionNode {name}"), api.get_opt(name)).await
+    }
+
+    /// The data of a Secret in Keyward's namespace.
+    pub(crate) async fn secret(&self, name: &str) -> Result<SecretData, AgentError> {
+        let call = format!("get Secret {name}");
+        let unexpected = |why: &str| AgentError::Unexpected { call: call.clone(), why: why.to_owned() };
+        let path = <Secret as kube::Resource>::url_path(&(), Some(names::NAMESPACE));
+        let request = Request::new(path)
+            .get(name, &GetParams::default())
+            .map_err(|_| unexpected("the name cannot be asked for"))?;
+        let text = self.call(call.clone(), self.objects.request_text(request)).await?;
+        // The parser's own words may quote what it read.
+        let secret: Secret =
+            serde_json::from_str(&text).map_err(|_| unexpected("the answer is no Secret"))?;
+        Ok(secret.data.into_iter().flatten().map(|(key, value)| (key, SecretBytes::new(value.0))).collect())
+    }
+
+    /// What the local API server says of itself.
+    pub(crate) async fn metrics(&self) -> Result<Reading, AgentError> {
+        let call = || format!("get {}", self.metrics_path);
+        let request = http::Request::get(self.metrics_path.as_ref())
+            .body(Vec::new())
+            .map_err(|_| AgentError::MetricsUrl { url: self.metrics_path.to_string() })?;
+        let reading = async {
+            let text = self.local.request_stream(request).await?;
+            futures::pin_mut!(text);
+            metrics::read(text).await.map_err(kube::Error::ReadEvents)
+        };
+        self.call(call(), reading).await
+    }
+
+    /// The name of the identity Lease whose hash the metrics show.
+    pub(crate) async fn lease_of(&self, id_hash: &str) -> Result<Option<String>, AgentError> {
+        let api: Api<Lease> = Api::namespaced(self.objects.clone(), KUBE_SYSTEM);
+        let params = ListParams::default().labels(IDENTITY_LEASES);
+        let leases = self.call("list identity Leases", api.list_metadata(&params)).await?;
+        Ok(leases.items.into_iter().map(|lease| lease.name_any()).find(|name| {
+            let digest = Sha256::digest(name.as_bytes());
+            id_hash == format!("sha256:{}", keyward_core::ids::hex(&digest))
+        }))
+    }
+
+    /// The mirror Pod of a static pod; what the kubelet says of its containers stands there.
+    pub(crate) async fn mirror_pod(&self, pod: &str, node: &str) -> Result<Option<Pod>, AgentError> {
+        let name = format!("{pod}-{node}");
+        let api: Api<Pod> = Api::namespaced(self.objects.clone(), KUBE_SYSTEM);
+        self.call(format!("get Pod {name}"), api.get_opt(&name)).await
+    }
+
+    /// Writes the whole status of the node's object.
+    pub(crate) async fn report(&self, name: &str, status: &EncryptionNodeStatus) -> Result<(), AgentError> {
+        let object = json!({
+            "apiVersion": <EncryptionNode as kube::Resource>::api_version(&()),
+            "kind": <EncryptionNode as kube::Resource>::kind(&()),
+            "metadata": {"name": name},
+            "status": status,
+        });
+        let api: Api<EncryptionNode> = self.nodes();
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(&object);
+        let call = format!("apply the status of EncryptionNode {name}");
+        self.call(call, api.patch_status(name, &params, &patch)).await.map(drop)
+    }
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).ok()?.modified().ok()
+}

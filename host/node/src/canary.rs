@@ -1,0 +1,84 @@
+//! Canaries as they stand in objects (base64, hex) and as the probe takes them (bytes).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keyward_core::api::Canary;
+use keyward_core::ids::{RemoteKeyId, hex};
+
+/// `None` where it is not what a probe once made.
+pub(crate) fn to_probe(canary: &Canary) -> Option<keyward_kms::Canary> {
+    let decode = |text: &String| STANDARD.decode(text).ok();
+    Some(keyward_kms::Canary {
+        ciphertext: decode(&canary.ciphertext)?,
+        remote_key_id: canary.remote_key_id.0.clone(),
+        annotations: canary
+            .annotations
+            .iter()
+            .map(|(name, value)| Some((name.clone(), decode(value)?)))
+            .collect::<Option<_>>()?,
+        plaintext_sha256: unhex(&canary.plaintext_sha256)?,
+    })
+}
+
+pub(crate) fn from_probe(canary: &keyward_kms::Canary) -> Canary {
+    Canary {
+        ciphertext: STANDARD.encode(&canary.ciphertext),
+        remote_key_id: RemoteKeyId(canary.remote_key_id.clone()),
+        annotations: canary
+            .annotations
+            .iter()
+            .map(|(name, value)| (name.clone(), STANDARD.encode(value)))
+            .collect(),
+        plaintext_sha256: hex(&canary.plaintext_sha256),
+    }
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    // `from_str_radix` takes a sign.
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let bytes: Vec<u8> = text
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect::<Option<_>>()?;
+    bytes.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_read_back() {
+        let made = keyward_kms::Canary {
+            ciphertext: vec![0, 255, 7],
+            remote_key_id: "k".into(),
+            annotations: [("a.example.com".to_owned(), vec![1, 2])].into(),
+            plaintext_sha256: [0xab; 32],
+        };
+        assert_eq!(to_probe(&from_probe(&made)), Some(made));
+    }
+
+    #[test]
+    fn anything_else_is_no_canary() {
+        let good = Canary {
+            ciphertext: "AP8H".into(),
+            remote_key_id: RemoteKeyId("k".into()),
+            annotations: [("a.example.com".to_owned(), "AQI=".to_owned())].into(),
+            plaintext_sha256: "ab".repeat(32),
+        };
+        assert!(to_probe(&good).is_some());
+        for change in [
+            |c: &mut Canary| c.ciphertext.push('!'),
+            |c: &mut Canary| c.plaintext_sha256.truncate(62),
+            |c: &mut Canary| c.plaintext_sha256.replace_range(0..2, "+1"),
+            |c: &mut Canary| drop(c.annotations.insert("b.example.com".into(), "?".into())),
+        ] {
+            let mut bad = good.clone();
+            change(&mut bad);
+            assert_eq!(to_probe(&bad), None, "{bad:?}");
+        }
+    }
+}

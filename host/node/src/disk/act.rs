@@ -1,0 +1,201 @@
+//! Steps, done. Each may be repeated; each leaves the disk such that the next look goes on from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyward_core::SecretBytes;
+use keyward_core::formats::encryption_config::REVISION_ZERO;
+use keyward_core::formats::revision::{PluginRecord, RevisionContent};
+use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
+use keyward_core::names;
+use keyward_core::node::pod::{self, Place, Rendered};
+use keyward_core::node::{Instance, Observed, Step};
+
+use super::records::{self, InstanceRecord, Memory, RefusalRecord};
+use super::{Disk, atomic, ports};
+use crate::error::AgentError;
+
+impl Disk {
+    /// Does one step, with the data that it was decided from.
+    pub(crate) fn act(&self, step: &Step, observed: &Observed) -> Result<(), AgentError> {
+        match step {
+            Step::RecordHighWater(key_id) => {
+                // Never lowered, whatever is asked.
+                self.remember(|memory| memory.highest_key_id = memory.highest_key_id.max(*key_id))
+            }
+            Step::KeepCanaries(canaries) => self.remember(|memory| {
+                memory.canaries =
+                    canaries.iter().map(|(key_id, canary)| (key_id.0, canary.clone())).collect();
+            }),
+            Step::KeepPreflight(answer) => {
+                self.remember(|memory| memory.preflight = Some((**answer).clone()))
+            }
+            Step::KeepRevision(revision) => {
+                let content = observed.target.as_ref().and_then(|target| target.as_ref().ok());
+                let content = content.ok_or_else(|| gone(format!("revision {revision}")))?;
+                records::write_revision(&self.paths.revision(*revision), content)
+            }
+            Step::MakeFolder(instance) => self.make_folder(instance),
+            Step::WriteFiles(instance) => self.write_files(instance, observed),
+            Step::WritePod(instance) => self.write_pod(instance, observed),
+            Step::SwitchLink { key_id, instance } => self.switch_link(*key_id, instance),
+            Step::InstallConfiguration { revision, hash } => self.install(*revision, hash),
+            Step::PutBack { hash, refused } => {
+                if let Some(refused) = refused {
+                    let record = RefusalRecord {
+                        revision: refused.revision,
+                        hash: refused.hash.clone(),
+                        attempts: refused.attempts,
+                    };
+                    self.remember(|memory| memory.refusal = Some(record))?;
+                }
+                let bytes = self.kept_configuration(hash)?;
+                self.write_configuration(&bytes)
+            }
+            Step::ForgetRefusal => self.remember(|memory| memory.refusal = None),
+            Step::RemoveLink(key_id) => {
+                // The record first: without it nothing makes the link anew.
+                self.remember(|memory| drop(memory.serving.remove(&key_id.0)))?;
+                atomic::remove(&self.paths.link(*key_id))
+            }
+            Step::RemovePod(instance) => atomic::remove(&self.paths.manifest(instance)),
+            Step::RemoveFiles(instance) => {
+                atomic::remove_folder(&self.paths.plugin(instance))?;
+                atomic::remove_folder(&self.paths.socket_folder(instance))?;
+                atomic::remove_empty_folder(&self.paths.key_folder(instance.key_id))?;
+                atomic::remove(&self.paths.instance(instance))
+            }
+            Step::ForgetRevision(revision) => atomic::remove(&self.paths.revision(*revision)),
+            Step::ForgetConfiguration(hash) => atomic::remove(&self.paths.configuration(hash)),
+        }
+    }
+
+    fn remember(&self, change: impl FnOnce(&mut Memory)) -> Result<(), AgentError> {
+        let mut memory = self.memory()?;
+        change(&mut memory);
+        records::write(&self.paths.memory(), &memory)
+    }
+
+    fn make_folder(&self, instance: &Instance) -> Result<(), AgentError> {
+        atomic::passage(&self.paths.key_folder(instance.key_id))?;
+        atomic::owned_folder(&self.paths.socket_folder(instance), self.owner)
+    }
+
+    fn render(
+        &self,
+        instance: &Instance,
+        digest: &PluginDigest,
+        record: &PluginRecord,
+        ports: &BTreeMap<String, u16>,
+    ) -> Result<Rendered, AgentError> {
+        let files = self.paths.plugin(instance);
+        let place = Place {
+            node: &self.node,
+            files: &files.to_string_lossy(),
+            ports,
+            uid: self.owner.uid,
+            gid: self.owner.gid,
+        };
+        pod::render(instance.key_id, digest, record, &place)
+            .map_err(|source| AgentError::Render { instance: instance.clone(), source })
+    }
+
+    fn write_files(&self, instance: &Instance, observed: &Observed) -> Result<(), AgentError> {
+        let (digest, record) = observed.record(instance).ok_or_else(|| gone(instance.to_string()))?;
+        let known = self.record(instance).ok().flatten();
+        let ports = match known {
+            Some(known) => known.ports,
+            None => ports::allot(&self.node, instance, pod::ports(record), &self.taken_ports()?)?,
+        };
+        let rendered = self.render(instance, &digest, record, &ports)?;
+        let folder = self.paths.plugin(instance);
+        if !rendered.files.is_empty() {
+            atomic::passage(&self.paths.plugins())?;
+            atomic::owned_folder(&folder, self.owner)?;
+        }
+        for (name, content) in &rendered.files {
+            atomic::write(&folder.join(name), content.expose(), Some(self.owner))?;
+        }
+        let files =
+            rendered.files.iter().map(|(name, content)| (name.clone(), content.len() as u64)).collect();
+        records::write(&self.paths.instance(instance), &InstanceRecord { digest, ports, files })
+    }
+
+    fn taken_ports(&self) -> Result<BTreeSet<u16>, AgentError> {
+        let mut taken = BTreeSet::new();
+        for name in atomic::entries(&self.paths.instances())? {
+            let Some(instance) = name.strip_suffix(".json").and_then(Instance::parse) else { continue };
+            taken.extend(
+                self.record(&instance).ok().flatten().into_iter().flat_map(|r| r.ports.into_values()),
+            );
+        }
+        Ok(taken)
+    }
+
+    fn write_pod(&self, instance: &Instance, observed: &Observed) -> Result<(), AgentError> {
+        let (digest, record) = observed.record(instance).ok_or_else(|| gone(instance.to_string()))?;
+        let written = self.record(instance)?.ok_or_else(|| gone(format!("the record of {instance}")))?;
+        let rendered = self.render(instance, &digest, record, &written.ports)?;
+        let path = self.paths.manifest(instance);
+        let text = pod::manifest(&rendered.pod)
+            .map_err(|error| AgentError::Corrupt { path: path.clone(), why: error.to_string() })?;
+        atomic::private_folder(&self.paths.manifests())?;
+        atomic::write(&path, text.as_bytes(), None)
+    }
+
+    fn switch_link(&self, key_id: KeyId, instance: &Instance) -> Result<(), AgentError> {
+        // The record first: after a reboot the link is made from it, and this instance has passed.
+        self.remember(|memory| {
+            memory.serving.insert(key_id.0, instance.generation.to_string());
+        })?;
+        atomic::passage(&self.paths.key_folder(key_id))?;
+        atomic::link(&self.paths.link(key_id), &instance.link_target())
+    }
+
+    fn install(&self, revision: Revision, hash: &ConfigHash) -> Result<(), AgentError> {
+        let content = self.kept_revision(revision)?;
+        if content.hash() != *hash {
+            return Err(gone(format!("revision {revision} with the configuration {hash}")));
+        }
+        // What stands there may be what the API server still has: it must be possible to put it back.
+        if let Some(old) = atomic::read(&self.paths.config())? {
+            let old = SecretBytes::new(old);
+            let old_hash = ConfigHash::of(old.expose());
+            if old_hash != *hash {
+                atomic::write(&self.paths.configuration(&old_hash), old.expose(), None)?;
+            }
+        }
+        self.write_configuration(&content.bytes)
+    }
+
+    fn write_configuration(&self, bytes: &SecretBytes) -> Result<(), AgentError> {
+        let path = self.paths.config();
+        if let Some(folder) = path.parent() {
+            atomic::private_folder(folder)?;
+        }
+        atomic::write(&path, bytes.expose(), None)
+    }
+
+    fn kept_revision(&self, revision: Revision) -> Result<RevisionContent, AgentError> {
+        records::read_revision(&self.paths.revision(revision), &names::revision_secret(revision))?
+            .ok_or_else(|| gone(format!("revision {revision}")))
+    }
+
+    fn kept_configuration(&self, hash: &ConfigHash) -> Result<SecretBytes, AgentError> {
+        if let Some(bytes) = atomic::read(&self.paths.configuration(hash))? {
+            let bytes = SecretBytes::new(bytes);
+            if ConfigHash::of(bytes.expose()) == *hash {
+                return Ok(bytes);
+            }
+        }
+        if ConfigHash::of(REVISION_ZERO.as_bytes()) == *hash {
+            return Ok(REVISION_ZERO.as_bytes().into());
+        }
+        let kept = self.look()?.disk.revisions;
+        let found = kept.values().find(|content| content.hash() == *hash);
+        found.map(|content| content.bytes.clone()).ok_or_else(|| gone(format!("the configuration {hash}")))
+    }
+}
+
+fn gone(what: String) -> AgentError {
+    AgentError::Gone { what }
+}

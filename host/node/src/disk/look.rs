@@ -1,0 +1,191 @@
+//! What is on disk now.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use keyward_core::formats::revision::RevisionContent;
+use keyward_core::ids::{KeyId, PluginDigest, Revision};
+use keyward_core::names;
+use keyward_core::node::{self, FileSeen, Generation, Instance, OnDisk, pod};
+
+use super::records::{self, InstanceRecord, Memory, RefusalRecord};
+use super::{Disk, atomic};
+use crate::error::AgentError;
+
+/// The disk as core sees it; the refusal's age is for whoever has a clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) disk: node::Disk,
+    pub(super) refusal: Option<RefusalRecord>,
+}
+
+impl Look {
+    /// The refusal, put away so long ago.
+    pub(crate) fn with_refusal_age(
+        mut self,
+        age: impl FnOnce(&node::Refusal) -> std::time::Duration,
+    ) -> node::Disk {
+        self.disk.refusal = self.refusal.map(|record| {
+            let mut refusal = node::Refusal {
+                revision: record.revision,
+                hash: record.hash,
+                attempts: record.attempts,
+                elapsed: std::time::Duration::ZERO,
+            };
+            refusal.elapsed = age(&refusal);
+            refusal
+        });
+        self.disk
+    }
+}
+
+impl Disk {
+    /// Everything that a decision needs.
+    pub(crate) fn look(&self) -> Result<Look, AgentError> {
+        let memory = self.memory()?;
+        let file = atomic::read(&self.paths.config())?.map(|bytes| FileSeen::of(&bytes));
+        let mut configurations = BTreeMap::new();
+        let folder = self.paths.configurations();
+        for name in atomic::entries(&folder)? {
+            // A file whose bytes are not those of its name is no configuration that could be put back.
+            let seen = atomic::read(&folder.join(&name))?.map(|bytes| FileSeen::of(&bytes));
+            if let Some(seen) = seen.filter(|seen| self.paths.configuration(&seen.hash).ends_with(&name)) {
+                configurations.insert(seen.hash.clone(), seen);
+            }
+        }
+        let links = self.links()?;
+        let serving = memory
+            .serving
+            .iter()
+            .filter_map(|(key, generation)| Some((KeyId(*key), Generation::parse(generation)?)))
+            .collect();
+        let canaries = memory.canaries.iter().map(|(key, canary)| (KeyId(*key), canary.clone())).collect();
+        let disk = node::Disk {
+            file,
+            revisions: self.revisions()?,
+            configurations,
+            instances: self.instances()?,
+            links,
+            serving,
+            canaries,
+            preflight: memory.preflight,
+            highest_key_id: memory.highest_key_id,
+            refusal: None,
+        };
+        Ok(Look { disk, refusal: memory.refusal })
+    }
+
+    pub(super) fn memory(&self) -> Result<Memory, AgentError> {
+        Ok(records::read(&self.paths.memory())?.unwrap_or_default())
+    }
+
+    pub(super) fn record(&self, instance: &Instance) -> Result<Option<InstanceRecord>, AgentError> {
+        records::read(&self.paths.instance(instance))
+    }
+
+    fn revisions(&self) -> Result<BTreeMap<Revision, Arc<RevisionContent>>, AgentError> {
+        let folder = self.paths.revisions();
+        let mut revisions = BTreeMap::new();
+        for name in atomic::entries(&folder)? {
+            let Some(number) = name.strip_suffix(".json").and_then(|n| n.parse().ok()) else { continue };
+            let revision = Revision(number);
+            match records::read_revision(&folder.join(&name), &names::revision_secret(revision)) {
+                Ok(Some(content)) => drop(revisions.insert(revision, Arc::new(content))),
+                Ok(None) => {}
+                Err(error @ AgentError::Corrupt { .. }) => {
+                    tracing::warn!(%revision, %error, "a kept revision counts as not kept");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(revisions)
+    }
+
+    /// Each instance of which there is anything.
+    fn instances(&self) -> Result<BTreeMap<Instance, OnDisk>, AgentError> {
+        let mut instances: BTreeMap<Instance, OnDisk> = BTreeMap::new();
+        for name in atomic::entries(&self.paths.instances())? {
+            let Some(instance) = name.strip_suffix(".json").and_then(Instance::parse) else { continue };
+            let record = match self.record(&instance) {
+                Err(error @ AgentError::Corrupt { .. }) => {
+                    tracing::warn!(%instance, %error, "an instance counts as not written");
+                    None
+                }
+                other => other?,
+            };
+            let found = instances.entry(instance.clone()).or_default();
+            found.files = record.as_ref().is_some_and(|record| self.has_files(&instance, record));
+            found.digest = record.map(|record| record.digest);
+        }
+        for name in atomic::entries(&self.paths.plugins())? {
+            if let Some(instance) = Instance::parse(&name) {
+                instances.entry(instance).or_default();
+            }
+        }
+        for key_id in self.keys()? {
+            for entry in atomic::entries(&self.paths.key_folder(key_id))? {
+                if let Some(generation) = entry.strip_prefix("g-").and_then(Generation::parse) {
+                    instances.entry(Instance { key_id, generation }).or_default().folder = true;
+                }
+            }
+        }
+        for (instance, digest) in self.manifests()? {
+            let found = instances.entry(instance).or_default();
+            found.pod = true;
+            found.digest.get_or_insert(digest);
+        }
+        for (instance, found) in &mut instances {
+            // Only who should have stopped is asked: of the others the prober knows more.
+            found.listening =
+                !found.pod && found.folder && UnixStream::connect(self.paths.socket(instance)).is_ok();
+        }
+        Ok(instances)
+    }
+
+    /// The keys that have a folder among the sockets.
+    fn keys(&self) -> Result<Vec<KeyId>, AgentError> {
+        let names = atomic::entries(self.paths.sockets())?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix("kms-")?.parse().ok()).collect())
+    }
+
+    /// Where the keys' links point. What is no link of ours is none.
+    fn links(&self) -> Result<BTreeMap<KeyId, Generation>, AgentError> {
+        let point = |key_id: KeyId| {
+            let target = fs::read_link(self.paths.link(key_id)).ok()?;
+            Some((key_id, Instance::parse_link_target(target.to_str()?)?))
+        };
+        Ok(self.keys()?.into_iter().filter_map(point).collect())
+    }
+
+    fn has_files(&self, instance: &Instance, record: &InstanceRecord) -> bool {
+        let folder = self.paths.plugin(instance);
+        record
+            .files
+            .iter()
+            .all(|(name, length)| fs::metadata(folder.join(name)).is_ok_and(|found| found.len() == *length))
+    }
+
+    fn manifests(&self) -> Result<Vec<(Instance, PluginDigest)>, AgentError> {
+        let folder = self.paths.manifests();
+        let mut found = Vec::new();
+        for name in atomic::entries(&folder)? {
+            if name.strip_suffix(".yaml").is_none_or(|stem| !stem.starts_with("keyward-kms-")) {
+                continue;
+            }
+            let path = folder.join(&name);
+            let Some(bytes) = atomic::read(&path)? else { continue };
+            let pod =
+                std::str::from_utf8(&bytes).ok().and_then(|text| serde_saphyr::from_str::<Pod>(text).ok());
+            match pod.as_ref().and_then(pod::identify) {
+                Some((instance, digest)) if self.paths.manifest(&instance) == path => {
+                    found.push((instance, digest));
+                }
+                _ => tracing::warn!(path = %path.display(), "a manifest by our name that is not ours"),
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,68 @@
+//! The node's disk: what is on it, and the one place that changes it.
+//!
+//! Every file is written under a name that begins with a dot, synced, renamed, and its folder synced; so it is there
+//! whole or not at all, whatever happens when. What the agent itself remembers is below `/var/lib/keyward`. Everything
+//! blocks: callers on the runtime use `spawn_blocking`.
+
+mod act;
+mod atomic;
+mod look;
+mod ports;
+mod records;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::AgentError;
+use crate::paths::Paths;
+use crate::settings::Owner;
+
+/// The disk of one node, held by one agent.
+#[derive(Debug)]
+pub struct Disk {
+    node: String,
+    paths: Paths,
+    owner: Owner,
+    /// Held for as long as the agent lives; the kernel lets go of it when the process ends, however it does.
+    _lock: File,
+}
+
+impl Disk {
+    /// Takes the node's disk over: makes the agent's folders, locks them, removes what an earlier agent left half done.
+    pub fn open(node: &str, paths: Paths, owner: Owner) -> Result<Self, AgentError> {
+        for folder in [paths.state(), paths.instances(), paths.revisions(), paths.configurations()] {
+            atomic::private_folder(&folder)?;
+        }
+        let path = paths.lock();
+        let lock = atomic::open_private(&path).map_err(AgentError::io("opening", &path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            rustix::io::Errno::WOULDBLOCK => AgentError::Locked { path: path.clone() },
+            other => AgentError::io("locking", &path)(other.into()),
+        })?;
+        let disk = Self { node: node.to_owned(), paths, owner, _lock: lock };
+        disk.remove_leftovers()?;
+        Ok(disk)
+    }
+
+    fn remove_leftovers(&self) -> Result<(), AgentError> {
+        let paths = &self.paths;
+        let mut folders = vec![
+            paths.state(),
+            paths.instances(),
+            paths.revisions(),
+            paths.configurations(),
+            paths.manifests(),
+        ];
+        folders.extend(paths.config().parent().map(ToOwned::to_owned));
+        for parent in [paths.plugins(), paths.sockets().to_owned()] {
+            folders.extend(atomic::entries(&parent)?.into_iter().map(|name| parent.join(name)));
+        }
+        for folder in folders {
+            atomic::remove_leftovers(&folder)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! What the agent remembers on disk, and how it is written.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keyward_core::SecretBytes;
+use keyward_core::api::{Canary, PreflightAnswer};
+use keyward_core::formats::revision::{RevisionContent, SecretData};
+use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::atomic;
+use crate::error::AgentError;
+
+/// `state.json`: everything small. Written whole each time, so that its parts never disagree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Memory {
+    /// High-water mark of keyIDs (S5).
+    #[serde(rename = "highestKeyID")]
+    pub(super) highest_key_id: KeyId,
+    /// Which generation each key's link is to lead to.
+    pub(super) serving: BTreeMap<u64, String>,
+    pub(super) canaries: BTreeMap<u64, Canary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) preflight: Option<PreflightAnswer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) refusal: Option<RefusalRecord>,
+}
+
+/// A configuration that the API server did not load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RefusalRecord {
+    pub(super) revision: Revision,
+    pub(super) hash: ConfigHash,
+    pub(super) attempts: u32,
+}
+
+/// `instances/{name}.json`: written last, so that its presence says that the files are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct InstanceRecord {
+    pub(super) digest: PluginDigest,
+    /// Allotted once, kept as long as the instance lives.
+    #[serde(default)]
+    pub(super) ports: BTreeMap<String, u16>,
+    /// Each file with its length in bytes.
+    #[serde(default)]
+    pub(super) files: BTreeMap<String, u64>,
+}
+
+/// A record, or none where there is no file.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, AgentError> {
+    let Some(bytes) = atomic::read(path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| corrupt(path, &error))
+}
+
+pub(super) fn write(path: &Path, record: &impl Serialize) -> Result<(), AgentError> {
+    let mut bytes = serde_json::to_vec_pretty(record).map_err(|error| corrupt(path, &error))?;
+    bytes.push(b'\n');
+    atomic::write(path, &bytes, None)
+}
+
+/// serde's words may quote what it read.
+fn corrupt(path: &Path, error: &serde_json::Error) -> AgentError {
+    let why = format!("line {} column {}", error.line(), error.column());
+    AgentError::Corrupt { path: path.to_owned(), why }
+}
+
+/// A kept revision: its Secret's data.
+pub(super) fn write_revision(path: &Path, content: &RevisionContent) -> Result<(), AgentError> {
+    let data = content.encode();
+    let encoded: BTreeMap<&String, String> =
+        data.iter().map(|(key, value)| (key, STANDARD.encode(value.expose()))).collect();
+    write(path, &encoded)
+}
+
+/// The inverse. One that cannot be understood counts as not kept: it is fetched again.
+pub(super) fn read_revision(path: &Path, name: &str) -> Result<Option<RevisionContent>, AgentError> {
+    let Some(encoded) = read::<BTreeMap<String, String>>(path)? else { return Ok(None) };
+    let broken = |why: String| AgentError::Corrupt { path: path.to_owned(), why };
+    let data = encoded
+        .into_iter()
+        .map(|(key, value)| {
+            let bytes = STANDARD.decode(&value).map_err(|_| broken(format!("{key} is not base64")))?;
+            Ok((key, SecretBytes::new(bytes)))
+        })
+        .collect::<Result<SecretData, AgentError>>()?;
+    RevisionContent::decode(name, &data).map_err(|error| broken(error.to_string()))
+}

@@ -1,0 +1,319 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_core::SecretBytes;
+use keyward_core::api::PluginSettings;
+use keyward_core::formats::encryption_config::{EncryptionConfiguration, REVISION_ZERO};
+use keyward_core::formats::revision::{AcceptedPlugin, PluginRecord, RevisionContent};
+use keyward_core::ids::{ConfigHash, KeyId, Revision};
+use keyward_core::node::{Instance, Observed, Policy, Refused, Step};
+use keyward_core::provider::{Container, KeyRef, Part, Plugin, ReferenceKind};
+use serde_json::json;
+
+use super::*;
+use crate::error::AgentError;
+
+fn record(image: &str) -> PluginRecord {
+    let secret = KeyRef { kind: ReferenceKind::Secret, name: "login".into(), key: "id".into() };
+    let container = Container {
+        command: Vec::new(),
+        args: vec![vec![Part::Path(secret.clone())], vec![Part::Host("port:health".into())]],
+        env: Vec::new(),
+        files: Vec::new(),
+        ports: vec!["health".into()],
+        health: None,
+        cpu_request_millis: 10,
+        memory_request_mib: 32,
+        settings: BTreeMap::new(),
+    };
+    PluginRecord {
+        kms: json!({"type": "Acme"}),
+        referenced: [(secret, SecretBytes::new(b"s3cr3t".to_vec()))].into(),
+        accepted: Some(AcceptedPlugin {
+            image: Some(image.to_owned()),
+            template: Plugin::Managed(container),
+            settings: PluginSettings::default(),
+            module_digest: None,
+        }),
+        salt: Some(SecretBytes::new(b"salt".to_vec())),
+    }
+}
+
+/// A revision that is all plugin data: what its configuration says is of no matter to the disk.
+fn content(image: &str) -> Arc<RevisionContent> {
+    let config = EncryptionConfiguration::decode(REVISION_ZERO.as_bytes()).unwrap();
+    let mut content = RevisionContent::new(config, [(KeyId(1), record(image))].into());
+    let text = String::from_utf8(content.bytes.expose().to_vec()).unwrap();
+    content.bytes = SecretBytes::new(text.replace("secrets", image).into_bytes());
+    content.config = EncryptionConfiguration::decode(content.bytes.expose()).unwrap();
+    Arc::new(content)
+}
+
+fn instance(image: &str) -> Instance {
+    Instance::new(KeyId(1), &record(image).digest(KeyId(1)).unwrap())
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn paths(&self) -> Paths {
+        Paths::with_sockets(self.folder.path(), self.folder.path().join("run"))
+    }
+
+    fn open(&self) -> Disk {
+        let owner =
+            Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        Disk::open("cp-1", self.paths(), owner).unwrap()
+    }
+
+    /// Every file below the folder, for what must not be left behind.
+    fn files(&self) -> Vec<String> {
+        fn walk(folder: &Path, found: &mut Vec<String>, root: &Path) {
+            for entry in fs::read_dir(folder).unwrap().flatten() {
+                if entry.file_type().unwrap().is_dir() {
+                    walk(&entry.path(), found, root);
+                } else {
+                    found.push(entry.path().strip_prefix(root).unwrap().to_string_lossy().into_owned());
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(self.folder.path(), &mut found, self.folder.path());
+        found.sort_unstable();
+        found
+    }
+}
+
+fn observed(disk: &Disk, target: Option<&Arc<RevisionContent>>) -> Observed {
+    Observed {
+        policy: Policy::default(),
+        spec: None,
+        target: target.map(|content| Ok(Arc::clone(content))),
+        candidate: None,
+        server: Err("not asked".into()),
+        disk: disk.look().unwrap().disk,
+        probes: BTreeMap::new(),
+        file_age: Duration::ZERO,
+        unneeded: BTreeMap::new(),
+        failed_step: None,
+    }
+}
+
+fn act(disk: &Disk, target: Option<&Arc<RevisionContent>>, steps: &[Step]) {
+    for step in steps {
+        // Each step may be done twice.
+        for _ in 0..2 {
+            disk.act(step, &observed(disk, target)).unwrap_or_else(|error| panic!("{step}: {error}"));
+        }
+    }
+}
+
+fn install(n: u64, content: &RevisionContent) -> Step {
+    Step::InstallConfiguration { revision: Revision(n), hash: content.hash() }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn an_instance_comes_and_goes_step_by_step() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    let before = place.files();
+    let (content, one) = (content("one"), instance("one"));
+    let seen = || disk.look().unwrap().disk.instances.get(&one).cloned().unwrap_or_default();
+
+    act(&disk, Some(&content), &[Step::WriteFiles(one.clone())]);
+    assert!(seen().files && !seen().folder && !seen().pod);
+    assert_eq!(seen().digest, record("one").digest(KeyId(1)));
+    let file = paths.plugin(&one).join("secret-login_id");
+    assert_eq!(fs::read(&file).unwrap(), b"s3cr3t");
+    assert_eq!((mode(&file), mode(&paths.plugin(&one)), mode(&paths.plugins())), (0o600, 0o700, 0o711));
+
+    act(&disk, Some(&content), &[Step::MakeFolder(one.clone()), Step::WritePod(one.clone())]);
+    assert!(seen().files && seen().folder && seen().pod && !seen().listening);
+    assert_eq!(mode(&paths.socket_folder(&one)), 0o700);
+    assert_eq!(mode(&paths.manifest(&one)), 0o600);
+    let manifest = fs::read_to_string(paths.manifest(&one)).unwrap();
+    assert!(manifest.contains(&file.to_string_lossy().into_owned()) && !manifest.contains("s3cr3t"));
+
+    // Its files must be as long as they were.
+    fs::write(&file, b"").unwrap();
+    assert!(!seen().files);
+    let port = |text: &str| text.lines().find(|line| line.contains("containerPort")).unwrap().to_owned();
+    act(&disk, Some(&content), &[Step::WriteFiles(one.clone()), Step::WritePod(one.clone())]);
+    assert!(seen().files);
+    assert_eq!(port(&fs::read_to_string(paths.manifest(&one)).unwrap()), port(&manifest), "ports stay");
+
+    let _listener = UnixListener::bind(paths.socket(&one)).unwrap();
+    act(&disk, None, &[Step::RemovePod(one.clone())]);
+    assert!(seen().listening && !seen().pod);
+    act(&disk, None, &[Step::RemoveFiles(one.clone())]);
+    assert_eq!(disk.look().unwrap().disk.instances, BTreeMap::new());
+    assert_eq!(place.files(), before);
+    assert!(!paths.key_folder(KeyId(1)).exists());
+}
+
+#[test]
+fn two_instances_of_a_key_have_ports_of_their_own() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    for image in ["one", "two"] {
+        act(
+            &disk,
+            Some(&content(image)),
+            &[Step::WriteFiles(instance(image)), Step::WritePod(instance(image))],
+        );
+    }
+    let ports = ["one", "two"].map(|image| {
+        let manifest = fs::read_to_string(paths.manifest(&instance(image))).unwrap();
+        manifest.lines().find(|line| line.contains("containerPort")).unwrap().to_owned()
+    });
+    assert_ne!(ports[0], ports[1]);
+}
+
+#[test]
+fn a_link_is_renamed_over_and_made_anew_after_a_reboot() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    let link = paths.link(KeyId(1));
+    for image in ["one", "two"] {
+        let instance = instance(image);
+        act(&disk, None, &[Step::MakeFolder(instance.clone())]);
+        act(&disk, None, &[Step::SwitchLink { key_id: KeyId(1), instance: instance.clone() }]);
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new(&instance.link_target()));
+        let look = disk.look().unwrap().disk;
+        assert_eq!(look.links, [(KeyId(1), instance.generation.clone())].into());
+        assert_eq!(look.serving, look.links);
+    }
+    fs::remove_dir_all(paths.sockets()).unwrap();
+    let look = disk.look().unwrap().disk;
+    assert_eq!((look.links.len(), look.serving.len()), (0, 1));
+    act(&disk, None, &[Step::RemoveLink(KeyId(1))]);
+    assert_eq!(disk.look().unwrap().disk.serving.len(), 0);
+}
+
+#[test]
+fn what_a_configuration_replaces_can_be_put_back() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    let foreign = b"apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: []\n";
+    fs::create_dir_all(paths.config().parent().unwrap()).unwrap();
+    fs::write(paths.config(), foreign).unwrap();
+    // Held open, since the inode of a file that is gone is soon another file's.
+    let mut before = fs::File::open(paths.config()).unwrap();
+
+    let content = content("one");
+    act(&disk, Some(&content), &[Step::KeepRevision(Revision(1))]);
+    act(&disk, None, &[install(1, &content)]);
+    assert_eq!(fs::read(paths.config()).unwrap(), content.bytes.expose());
+    let mut old = Vec::new();
+    before.read_to_end(&mut old).unwrap();
+    assert_eq!(old, foreign, "a new file, not new bytes in the old one");
+    assert_eq!(mode(&paths.config()), 0o600);
+    let look = disk.look().unwrap().disk;
+    assert_eq!(look.file.map(|file| file.hash), Some(content.hash()));
+    assert_eq!(look.revisions, [(Revision(1), Arc::clone(&content))].into());
+
+    let refused = Refused { revision: Revision(1), hash: content.hash(), attempts: 3 };
+    let hash = ConfigHash::of(foreign);
+    act(&disk, None, &[Step::PutBack { hash: hash.clone(), refused: Some(refused) }]);
+    assert_eq!(fs::read(paths.config()).unwrap(), foreign);
+    let refusal = disk.look().unwrap().with_refusal_age(|_| Duration::from_secs(7)).refusal.unwrap();
+    assert_eq!((refusal.revision, refusal.attempts, refusal.elapsed.as_secs()), (Revision(1), 3, 7));
+
+    // Revision 0 is known by heart, a kept revision by its number.
+    let zero = ConfigHash::of(REVISION_ZERO.as_bytes());
+    act(&disk, None, &[Step::PutBack { hash: zero.clone(), refused: None }]);
+    assert_eq!(fs::read(paths.config()).unwrap(), REVISION_ZERO.as_bytes());
+    act(&disk, None, &[Step::PutBack { hash: content.hash(), refused: None }, Step::ForgetRefusal]);
+    assert_eq!(fs::read(paths.config()).unwrap(), content.bytes.expose());
+    assert_eq!(disk.look().unwrap().with_refusal_age(|_| Duration::ZERO).refusal, None);
+
+    act(&disk, None, &[Step::ForgetConfiguration(hash.clone()), Step::ForgetRevision(Revision(1))]);
+    let unknown = disk.act(&Step::PutBack { hash, refused: None }, &observed(&disk, None));
+    assert!(matches!(unknown, Err(AgentError::Gone { .. })), "{unknown:?}");
+    assert!(disk.act(&install(1, &content), &observed(&disk, None)).is_err());
+}
+
+#[test]
+fn the_high_water_mark_never_falls() {
+    let place = Place::new();
+    let disk = place.open();
+    act(&disk, None, &[Step::RecordHighWater(KeyId(7)), Step::RecordHighWater(KeyId(3))]);
+    assert_eq!(disk.look().unwrap().disk.highest_key_id, KeyId(7));
+}
+
+#[test]
+fn one_agent_at_a_time() {
+    let place = Place::new();
+    let disk = place.open();
+    let owner = disk.owner;
+    assert!(matches!(Disk::open("cp-1", place.paths(), owner), Err(AgentError::Locked { .. })));
+    drop(disk);
+    assert!(Disk::open("cp-1", place.paths(), owner).is_ok());
+}
+
+#[test]
+fn leftovers_of_a_killed_agent_are_removed() {
+    let place = Place::new();
+    let paths = place.paths();
+    drop(place.open());
+    let folders = [
+        paths.state(),
+        paths.revisions(),
+        paths.manifests(),
+        paths.config().parent().unwrap().to_owned(),
+        paths.plugin(&instance("one")),
+        paths.key_folder(KeyId(1)),
+    ];
+    for folder in &folders {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join(".half.json.keyward-new"), "half").unwrap();
+        fs::write(folder.join(".theirs"), "whole").unwrap();
+    }
+    // Nobody takes an unfinished file for a finished one.
+    let _disk = place.open();
+    for folder in &folders {
+        assert!(!folder.join(".half.json.keyward-new").exists(), "{}", folder.display());
+        assert!(folder.join(".theirs").exists());
+    }
+}
+
+#[test]
+fn what_cannot_be_understood_is_not_taken_for_something_else() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    let content = content("one");
+    act(&disk, Some(&content), &[Step::KeepRevision(Revision(1)), Step::WriteFiles(instance("one"))]);
+    // A revision or an instance is written anew; the agent's memory is not guessed.
+    fs::write(paths.revision(Revision(1)), "{").unwrap();
+    fs::write(paths.instance(&instance("one")), "{").unwrap();
+    fs::write(paths.configuration(&ConfigHash::of(b"a")), "b").unwrap();
+    fs::create_dir_all(paths.manifests()).unwrap();
+    fs::write(paths.manifests().join("keyward-kms-1-01234567.yaml"), "kind: Pod\n").unwrap();
+    let look = disk.look().unwrap().disk;
+    assert_eq!((look.revisions.len(), look.configurations.len()), (0, 0));
+    assert_eq!(look.instances.len(), 1);
+    assert!(!look.instances[&instance("one")].files);
+    act(&disk, Some(&content), &[Step::KeepRevision(Revision(1)), Step::WriteFiles(instance("one"))]);
+    assert!(disk.look().unwrap().disk.instances[&instance("one")].files);
+
+    fs::write(paths.memory(), "{\"highestKeyID\": \"s3cr3t\"}").unwrap();
+    let error = disk.look().unwrap_err();
+    assert!(matches!(error, AgentError::Corrupt { .. }));
+    assert!(!error.to_string().contains("s3cr3t"));
+}

@@ -1,0 +1,152 @@
+//! The one error type: what failed, on which object, and what to do.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyward_core::node::Instance;
+use keyward_core::node::pod::RenderError;
+
+/// Why something on this node could not be done or seen. No variant holds a secret byte.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The operating system refused.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// For example `writing`.
+        doing: &'static str,
+        /// What.
+        path: PathBuf,
+        /// Its words.
+        source: std::io::Error,
+    },
+    /// A file of the agent's own holds something else.
+    #[error(
+        "{} cannot be understood ({why}); move it away and the agent starts from what the API server shows", path.display()
+    )]
+    Corrupt {
+        /// Which.
+        path: PathBuf,
+        /// Why; never its content.
+        why: String,
+    },
+    /// No pod can be made of a plugin's data.
+    #[error("the plugin of {instance}: {source}")]
+    Render {
+        /// Which.
+        instance: Instance,
+        /// Why.
+        source: RenderError,
+    },
+    /// A step speaks of something that is no longer there: the next look decides again.
+    #[error("{what} is not known any more")]
+    Gone {
+        /// What.
+        what: String,
+    },
+    /// Every port of the range is taken.
+    #[error("no free port for a plugin between {first} and {last}")]
+    NoPort {
+        /// First port of the range.
+        first: u16,
+        /// Last port of the range.
+        last: u16,
+    },
+    /// Two agents on one node would undo each other's work.
+    #[error("another node agent works on {}; stop it first", path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The kubeconfig does not say how to reach the API server.
+    #[error("kubeconfig {}: {source}", path.display())]
+    Kubeconfig {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// The address of the metrics is none.
+    #[error("--metrics-url {url:?} is not an address such as https://127.0.0.1:6443")]
+    MetricsUrl {
+        /// As given.
+        url: String,
+    },
+    /// A call to the API server failed.
+    #[error("{call}: {}", cause(source))]
+    Call {
+        /// For example `get EncryptionNode cp-1`.
+        call: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// A call to the API server took too long.
+    #[error("{call}: no answer within {after:?}")]
+    Timeout {
+        /// For example `get EncryptionNode cp-1`.
+        call: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// An object of the API is not what it should be.
+    #[error("{call}: {why}")]
+    Unexpected {
+        /// For example `get Secret encryption-config-3`.
+        call: String,
+        /// Why; never its content.
+        why: String,
+    },
+    /// A task of the agent's ended by a panic.
+    #[error("a bug: {what} panicked")]
+    Panicked {
+        /// Which.
+        what: &'static str,
+    },
+}
+
+/// Bounded label for logs and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Category {
+    /// The node's disk.
+    Disk,
+    /// The node is not set up as it should be.
+    Setup,
+    /// The API server.
+    Api,
+    /// A plugin's data.
+    Plugin,
+    /// A bug.
+    Internal,
+}
+
+impl AgentError {
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { doing, path, source }
+    }
+
+    /// What kind of failure this is.
+    pub fn category(&self) -> Category {
+        match self {
+            Self::Io { .. } | Self::Corrupt { .. } => Category::Disk,
+            Self::Locked { .. } | Self::Kubeconfig { .. } | Self::MetricsUrl { .. } => Category::Setup,
+            Self::Call { .. } | Self::Timeout { .. } | Self::Unexpected { .. } => Category::Api,
+            Self::Render { .. } | Self::NoPort { .. } => Category::Plugin,
+            Self::Gone { .. } | Self::Panicked { .. } => Category::Internal,
+        }
+    }
+
+    /// The API server says that there is no such object.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Call { source, .. }
+            if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
+    }
+}
+
+/// The API server's message, or the innermost cause: the layers above only say that something failed.
+fn cause(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("{} ({})", status.message, status.code);
+    }
+    let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    chain.last().map_or_else(|| error.to_string(), ToString::to_string)
+}

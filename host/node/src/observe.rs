@@ -1,0 +1,249 @@
+//! Looking: everything that one decision is made from, gathered anew each turn.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keyward_core::api::EncryptionNodeSpec;
+use keyward_core::formats::revision::{PluginRecord, RevisionContent, decode_plugins};
+use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
+use keyward_core::names;
+use keyward_core::node::{self, Observed, Reading, SeenSpec, Unusable};
+use tokio::time::Instant;
+
+use crate::agent::Agent;
+use crate::error::AgentError;
+use crate::metrics;
+
+/// What the agent remembers between turns, beside the disk. Losing it costs time, never safety.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The configuration file as last seen, since when, and the count of failed reloads at that time.
+    file: Option<FileMemory>,
+    /// What the API server said, and when.
+    reading: Option<(Instant, metrics::Reading)>,
+    /// The name of the identity Lease of this hash.
+    lease: Option<(String, String)>,
+    /// The last candidate that was what was asked for.
+    candidate: Option<(PluginDigest, Arc<BTreeMap<KeyId, PluginRecord>>)>,
+    /// The last target that was fetched.
+    target: Option<(Revision, Arc<RevisionContent>)>,
+    /// Since when the refusal on disk is known.
+    refusal: Option<(Revision, u32, Instant)>,
+    /// Since when instances are unneeded.
+    pub(crate) unneeded: BTreeMap<node::Instance, Instant>,
+    pub(crate) failed_step: Option<node::StepFailure>,
+}
+
+#[derive(Clone, Debug)]
+struct FileMemory {
+    hash: Option<ConfigHash>,
+    since: Instant,
+    failed_reloads: Option<u64>,
+}
+
+impl Memory {
+    /// What the API server said is out of date.
+    pub(crate) fn forget_reading(&mut self) {
+        self.reading = None;
+    }
+}
+
+impl Agent {
+    /// `busy`: something is under way, so what the API server said a while ago is not good enough.
+    pub(crate) async fn observe(&mut self, busy: bool) -> Result<Observed, AgentError> {
+        let disk = Arc::clone(&self.disk);
+        let look = tokio::task::spawn_blocking(move || disk.look())
+            .await
+            .map_err(|_| AgentError::Panicked { what: "looking at the disk" })??;
+        let memory = &mut self.memory;
+        let now = Instant::now();
+        let disk = look.with_refusal_age(|refusal| {
+            let known = memory.refusal.filter(|(revision, attempts, _)| {
+                *revision == refusal.revision && *attempts == refusal.attempts
+            });
+            let since = known.map_or(now, |(.., since)| since);
+            memory.refusal = Some((refusal.revision, refusal.attempts, since));
+            now.duration_since(since)
+        });
+        if disk.refusal.is_none() {
+            memory.refusal = None;
+        }
+        let hash = disk.file.as_ref().map(|file| file.hash.clone());
+        if memory.file.as_ref().is_none_or(|file| file.hash != hash) {
+            memory.file = Some(FileMemory { hash, since: now, failed_reloads: None });
+            memory.forget_reading();
+        }
+
+        let spec = self.spec().await;
+        let target = match &spec {
+            Some(seen) => self.target(&seen.spec, &disk).await,
+            None => None,
+        };
+        let candidate = match &spec {
+            Some(seen) => self.candidate(&seen.spec).await,
+            None => None,
+        };
+        let server = self.server(busy).await.map_err(|error| error.to_string());
+        let now = Instant::now();
+        Ok(Observed {
+            policy: self.settings.policy,
+            spec,
+            target,
+            candidate,
+            server,
+            disk,
+            probes: self.prober.probed(),
+            file_age: self
+                .memory
+                .file
+                .as_ref()
+                .map_or_else(Default::default, |f| now.duration_since(f.since)),
+            unneeded: self
+                .memory
+                .unneeded
+                .iter()
+                .map(|(instance, since)| (instance.clone(), now.duration_since(*since)))
+                .collect(),
+            failed_step: self.memory.failed_step.clone(),
+        })
+    }
+
+    async fn spec(&mut self) -> Option<SeenSpec> {
+        match self.connection.node(&self.settings.node).await {
+            Ok(Some(object)) => {
+                let generation = object.metadata.generation.unwrap_or_default();
+                if object.status.is_none() {
+                    self.throttle.forget();
+                }
+                Some(SeenSpec { generation, spec: object.spec })
+            }
+            Ok(None) => {
+                self.say("there is no EncryptionNode of this node yet; the operator makes it".to_owned());
+                self.throttle.forget();
+                None
+            }
+            Err(error) => {
+                self.say(format!("{error}; what is installed goes on"));
+                None
+            }
+        }
+    }
+
+    /// From the disk where it is kept, else from its Secret. Revisions are immutable.
+    async fn target(
+        &mut self,
+        spec: &EncryptionNodeSpec,
+        disk: &node::Disk,
+    ) -> Option<Result<Arc<RevisionContent>, Unusable>> {
+        let revision = spec.revision;
+        if revision == Revision(0) {
+            return None;
+        }
+        let wanted = |content: &Arc<RevisionContent>| {
+            spec.config_hash.as_ref().is_some_and(|hash| *hash == content.hash())
+        };
+        let fetched = self.memory.target.iter().filter(|(n, _)| *n == revision).map(|(_, content)| content);
+        if let Some(content) = disk.revisions.get(&revision).into_iter().chain(fetched).find(|c| wanted(c)) {
+            return Some(Ok(Arc::clone(content)));
+        }
+        let name = names::revision_secret(revision);
+        let data = match self.connection.secret(&name).await {
+            Ok(data) => data,
+            Err(error) => return Some(Err(unusable(&error))),
+        };
+        Some(match RevisionContent::decode(&name, &data) {
+            Ok(Some(content)) => {
+                let content = Arc::new(content);
+                self.memory.target = Some((revision, Arc::clone(&content)));
+                Ok(content)
+            }
+            Ok(None) => Err(Unusable::Invalid("it holds no configuration".to_owned())),
+            Err(error) => Err(Unusable::Invalid(error.to_string())),
+        })
+    }
+
+    async fn candidate(
+        &mut self,
+        spec: &EncryptionNodeSpec,
+    ) -> Option<Result<Arc<BTreeMap<KeyId, PluginRecord>>, Unusable>> {
+        let request = spec.preflight.as_ref()?;
+        // The digest covers every byte: what had it once is what is asked for.
+        if let Some((_, found)) = self.memory.candidate.as_ref().filter(|(hash, _)| *hash == request.hash) {
+            return Some(Ok(Arc::clone(found)));
+        }
+        let data = match self.connection.secret(names::PREFLIGHT_SECRET).await {
+            Ok(data) => data,
+            Err(error) => return Some(Err(unusable(&error))),
+        };
+        Some(match decode_plugins(names::PREFLIGHT_SECRET, &data) {
+            Ok(plugins) => {
+                let plugins = Arc::new(plugins);
+                let digest = plugins.get(&request.key_id).and_then(|record| record.digest(request.key_id));
+                if digest.as_ref() == Some(&request.hash) {
+                    self.memory.candidate = Some((request.hash.clone(), Arc::clone(&plugins)));
+                }
+                Ok(plugins)
+            }
+            Err(error) => Err(Unusable::Invalid(error.to_string())),
+        })
+    }
+
+    async fn server(&mut self, busy: bool) -> Result<Reading, AgentError> {
+        let good_for = if busy { self.settings.busy } else { self.settings.policy.probe_interval };
+        let known = self.memory.reading.take().filter(|(at, _)| at.elapsed() < good_for);
+        let (at, reading) = match known {
+            Some(known) => known,
+            None => (Instant::now(), self.connection.metrics().await?),
+        };
+        self.memory.reading = Some((at, reading.clone()));
+        let failed_reloads = match &mut self.memory.file {
+            Some(file) => {
+                // A server that was restarted counts from nothing.
+                let before = file.failed_reloads.filter(|before| *before <= reading.failed_reloads);
+                let before = match (before, file.failed_reloads) {
+                    (Some(before), _) => before,
+                    (None, None) => reading.failed_reloads,
+                    (None, Some(_)) => 0,
+                };
+                file.failed_reloads = Some(before);
+                reading.failed_reloads - before
+            }
+            None => 0,
+        };
+        let id = match &reading.id_hash {
+            Some(hash) => self.lease(hash).await,
+            None => None,
+        };
+        Ok(Reading { id, loaded: reading.loaded, failed_reloads })
+    }
+
+    /// Asked for once a hash.
+    async fn lease(&mut self, id_hash: &str) -> Option<String> {
+        if let Some((_, name)) = self.memory.lease.as_ref().filter(|(hash, _)| hash == id_hash) {
+            return Some(name.clone());
+        }
+        match self.connection.lease_of(id_hash).await {
+            Ok(Some(name)) => {
+                self.memory.lease = Some((id_hash.to_owned(), name.clone()));
+                Some(name)
+            }
+            Ok(None) => {
+                self.say("no identity Lease has the hash that the API server's metrics show".to_owned());
+                None
+            }
+            Err(error) => {
+                self.say(error.to_string());
+                None
+            }
+        }
+    }
+}
+
+fn unusable(error: &AgentError) -> Unusable {
+    // A Role that does not name the Secret yet and one that is being made look alike: wait, in either case.
+    if error.is_not_found() {
+        Unusable::Invalid("it does not exist".to_owned())
+    } else {
+        Unusable::Unreadable(error.to_string())
+    }
+}

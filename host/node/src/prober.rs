@@ -1,0 +1,411 @@
+//! Asks plugins: one task each, quick while one comes up, each interval while it is well, with back-off while it fails.
+//!
+//! Which plugins are asked what is core's decision; pauses are [`Policy`]'s. What comes back is kept as facts with
+//! times, and handed out as core wants them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use keyward_core::api::{Canary, HealthStatus};
+use keyward_core::ids::RemoteKeyId;
+use keyward_core::node::{
+    Ask, Failing, Instance, LastProbe, Pass, Policy, Probed, Question, Scrubber, Socket,
+};
+use keyward_core::provider::Failure;
+use keyward_kms::{KmsError, ProbeReport, ProbeSpec};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::canary;
+use crate::diagnosis::{Diagnoser, Finding};
+use crate::paths::Paths;
+use crate::watch::jittered;
+
+/// A pod and its log are looked at again after this long at the earliest.
+const DIAGNOSIS_PAUSE: Duration = Duration::from_secs(2);
+
+/// How plugins are asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Probing {
+    pub(crate) policy: Policy,
+    pub(crate) timeout: Duration,
+    pub(crate) full_every: u32,
+    pub(crate) paths: Paths,
+    /// Rung when something new is known.
+    pub(crate) bell: Arc<Notify>,
+}
+
+/// All tasks.
+#[derive(Debug)]
+pub(crate) struct Prober {
+    probing: Probing,
+    tasks: BTreeMap<Instance, Task>,
+}
+
+#[derive(Debug)]
+struct Task {
+    order: watch::Sender<Order>,
+    seen: Arc<Mutex<Seen>>,
+    handle: JoinHandle<()>,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
+}
+
+/// What a task is to do, and what it needs for it.
+#[derive(Clone, Debug)]
+struct Order {
+    ask: Ask,
+    diagnoser: Diagnoser,
+    scrubber: Arc<Scrubber>,
+}
+
+/// What a task knows.
+#[derive(Debug)]
+struct Seen {
+    /// Since when the instance is asked at all.
+    first: Instant,
+    question: Question,
+    asked: Instant,
+    passed: Option<Passed>,
+    last: Option<LastProbe>,
+    failing: Option<Failed>,
+    attempts: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Passed {
+    at: Instant,
+    remote_key_id: RemoteKeyId,
+    latency: Duration,
+    started_in: Duration,
+    canary: Option<Canary>,
+}
+
+#[derive(Clone, Debug)]
+struct Failed {
+    failure: Failure,
+    mismatch: bool,
+    since: Instant,
+    times: u32,
+}
+
+impl Prober {
+    pub(crate) fn new(probing: Probing) -> Self {
+        Self { probing, tasks: BTreeMap::new() }
+    }
+
+    /// Asks exactly these from now on. What is known of the others is forgotten.
+    pub(crate) fn ask(
+        &mut self,
+        asks: &BTreeMap<Instance, Ask>,
+        diagnoser: &Diagnoser,
+        scrubber: &Arc<Scrubber>,
+    ) {
+        self.tasks.retain(|instance, task| asks.contains_key(instance) && !task.handle.is_finished());
+        for (instance, ask) in asks {
+            let order =
+                Order { ask: ask.clone(), diagnoser: diagnoser.clone(), scrubber: Arc::clone(scrubber) };
+            match self.tasks.get(instance) {
+                Some(task) => {
+                    task.order.send_if_modified(|current| {
+                        let news = current.ask != order.ask;
+                        *current = order;
+                        news
+                    });
+                }
+                None => drop(self.tasks.insert(instance.clone(), self.start(instance.clone(), order))),
+            }
+        }
+    }
+
+    fn start(&self, instance: Instance, order: Order) -> Task {
+        let seen = Arc::new(Mutex::new(Seen::new(&order.ask.question)));
+        let (order, orders) = watch::channel(order);
+        let handle = tokio::spawn(run(instance, self.probing.clone(), orders, Arc::clone(&seen)));
+        Task { order, seen, handle }
+    }
+
+    /// What is known of each plugin.
+    pub(crate) fn probed(&self) -> BTreeMap<Instance, Probed> {
+        let now = Instant::now();
+        self.tasks.iter().map(|(instance, task)| (instance.clone(), lock(&task.seen).probed(now))).collect()
+    }
+}
+
+/// A task that panicked while it held the lock left facts behind all the same.
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One plugin's task.
+async fn run(
+    instance: Instance,
+    probing: Probing,
+    mut orders: watch::Receiver<Order>,
+    seen: Arc<Mutex<Seen>>,
+) {
+    let (mut since_full, mut diagnosed) = (0_u32, None);
+    loop {
+        let order = orders.borrow_and_update().clone();
+        let full = lock(&seen).put(&order.ask, since_full >= probing.full_every);
+        let report = probe(&instance, &probing, &order.ask.question, full).await;
+        since_full = if full { 1 } else { since_full.saturating_add(1) };
+        let finding = match &report {
+            Err(trouble) if lock(&seen).wants_diagnosis(&trouble.failure, &probing.policy, diagnosed) => {
+                diagnosed = Some(Instant::now());
+                Some(order.diagnoser.look(&instance, &order.scrubber).await)
+            }
+            _ => None,
+        };
+        let (news, pause) = {
+            let mut seen = lock(&seen);
+            let news = seen.record(report, full, finding.as_ref(), &order.scrubber, &probing.policy);
+            (news, probing.policy.pause(&seen.probed(Instant::now())))
+        };
+        if news {
+            probing.bell.notify_one();
+        }
+        let until = Instant::now() + jittered(pause);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => break,
+                changed = orders.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let next = &orders.borrow_and_update().ask;
+                    if next.urgent || next.question != order.ask.question {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What came of a probe that went well.
+struct Answer {
+    remote_key_id: String,
+    latency: Duration,
+    canary: Option<Canary>,
+}
+
+/// What was wrong.
+struct Trouble {
+    failure: Failure,
+    mismatch: bool,
+    status: HealthStatus,
+    remote_key_id: Option<String>,
+}
+
+async fn probe(
+    instance: &Instance,
+    probing: &Probing,
+    question: &Question,
+    full: bool,
+) -> Result<Answer, Box<Trouble>> {
+    let socket = match &question.socket {
+        Socket::Generation => probing.paths.socket(instance),
+        Socket::Link => probing.paths.link(instance.key_id),
+        Socket::External(endpoint) => PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint)),
+    };
+    let canary = match question.canary.as_ref().map(canary::to_probe) {
+        Some(None) => {
+            let message = "the key's canary cannot be decoded".to_owned();
+            let failure = Failure { phase: "canary".to_owned(), message, ..Default::default() };
+            let status = HealthStatus::Error;
+            return Err(Box::new(Trouble { failure, mismatch: false, status, remote_key_id: None }));
+        }
+        Some(found) => found,
+        None => None,
+    };
+    let spec = ProbeSpec {
+        call_timeout: probing.timeout,
+        round_trip: full,
+        canary: canary.as_ref().filter(|_| full),
+        make_canary: full && question.make_canary,
+    };
+    judge(keyward_kms::probe(&socket, &spec).await)
+}
+
+fn judge(report: ProbeReport) -> Result<Answer, Box<Trouble>> {
+    let remote_key_id = report.status.map(|status| status.remote_key_id).filter(|id| !id.is_empty());
+    match report.result {
+        Ok(()) => Ok(Answer {
+            remote_key_id: remote_key_id.unwrap_or_default(),
+            latency: [report.latencies.encrypt, report.latencies.decrypt].into_iter().flatten().sum(),
+            canary: report.canary.as_ref().map(canary::from_probe),
+        }),
+        Err(error) => {
+            let failure = Failure {
+                phase: error.phase().as_str().to_owned(),
+                grpc_code: error.grpc_code(),
+                message: error.to_string(),
+                ..Default::default()
+            };
+            let status = match error {
+                KmsError::Unhealthy { .. } => HealthStatus::Unhealthy,
+                _ => HealthStatus::Error,
+            };
+            let mismatch = error.category() == "KEKMismatch";
+            Err(Box::new(Trouble { failure, mismatch, status, remote_key_id }))
+        }
+    }
+}
+
+impl Seen {
+    fn new(question: &Question) -> Self {
+        let now = Instant::now();
+        Self {
+            first: now,
+            question: question.clone(),
+            asked: now,
+            passed: None,
+            last: None,
+            failing: None,
+            attempts: 0,
+        }
+    }
+
+    /// Notes what is asked, and tells whether all of it must be: at first, after a failure, when a step waits, and now
+    /// and then.
+    fn put(&mut self, ask: &Ask, due: bool) -> bool {
+        if self.question != ask.question {
+            let (first, last) = (self.first, self.last.take());
+            *self = Self { first, last, ..Self::new(&ask.question) };
+        }
+        // Another KEK version may lack a right that the one before had.
+        let rotated = self.passed.as_ref().is_some_and(|passed| {
+            self.last
+                .as_ref()
+                .and_then(|last| last.remote_key_id.as_ref())
+                .is_some_and(|id| *id != passed.remote_key_id)
+        });
+        due || ask.urgent || rotated || self.passed.is_none() || self.failing.is_some()
+    }
+
+    fn wants_diagnosis(&self, failure: &Failure, policy: &Policy, last: Option<Instant>) -> bool {
+        // A container's state turns a silent socket into an image or a start that failed: the same trouble.
+        let same = self.failing.as_ref().filter(|failing| root(&failing.failure) == root(failure));
+        same.is_some_and(|failing| failing.since.elapsed() >= policy.settle)
+            && last.is_none_or(|last| last.elapsed() >= DIAGNOSIS_PAUSE)
+    }
+
+    /// Notes what came of a probe; tells whether a decision might change by it.
+    fn record(
+        &mut self,
+        report: Result<Answer, Box<Trouble>>,
+        full: bool,
+        finding: Option<&Finding>,
+        scrubber: &Scrubber,
+        policy: &Policy,
+    ) -> bool {
+        let now = Instant::now();
+        let at = keyward_core::formats::key_secret::rfc3339(&jiff::Timestamp::now());
+        match report {
+            Ok(answer) => {
+                let remote_key_id = RemoteKeyId(answer.remote_key_id);
+                let news = full || self.failing.is_some() || self.last.is_none();
+                if full {
+                    let before = self.passed.take();
+                    let started_in = before
+                        .as_ref()
+                        .map_or_else(|| now.duration_since(self.first), |before| before.started_in);
+                    self.passed = Some(Passed {
+                        at: now,
+                        remote_key_id: remote_key_id.clone(),
+                        latency: answer.latency,
+                        started_in,
+                        // Made once: what was told already must stay true.
+                        canary: before.and_then(|before| before.canary).or(answer.canary),
+                    });
+                }
+                self.failing = None;
+                self.last = Some(LastProbe {
+                    at,
+                    status: HealthStatus::Healthy,
+                    remote_key_id: Some(remote_key_id),
+                    detail: None,
+                    answered: true,
+                });
+                news
+            }
+            Err(trouble) => {
+                let Trouble { mut failure, mismatch, status, remote_key_id } = *trouble;
+                failure.message = scrubber.clean(&failure.message);
+                let answered = failure.phase != "start";
+                let before = self.failing.take().filter(|before| root(&before.failure) == root(&failure));
+                match (finding, &before) {
+                    (Some(finding), _) => finding.explain(&mut failure),
+                    // What was found out a moment ago still holds.
+                    (None, Some(before)) if !answered => failure = before.failure.clone(),
+                    (None, Some(before)) => failure.log_tail.clone_from(&before.failure.log_tail),
+                    (None, None) => {}
+                }
+                let failed = Failed {
+                    since: before.as_ref().map_or(now, |before| before.since),
+                    times: before.as_ref().map_or(0, |before| before.times).saturating_add(1),
+                    failure,
+                    mismatch,
+                };
+                let known = self.last.take().and_then(|last| last.remote_key_id);
+                self.last = Some(LastProbe {
+                    at,
+                    status,
+                    remote_key_id: remote_key_id.map(RemoteKeyId).or(known),
+                    detail: Some(failed.failure.message.clone()),
+                    answered,
+                });
+                let definite = policy.is_definite_failure(&failed.view(now), now.duration_since(self.asked));
+                self.attempts = self.attempts.saturating_add(u32::from(definite));
+                let news =
+                    definite || before.is_none_or(|before| before.failure.message != failed.failure.message);
+                self.failing = Some(failed);
+                news
+            }
+        }
+    }
+
+    fn probed(&self, now: Instant) -> Probed {
+        Probed {
+            question: self.question.clone(),
+            age: now.duration_since(self.asked),
+            pass: self.passed.as_ref().map(|passed| Pass {
+                age: now.duration_since(passed.at),
+                remote_key_id: passed.remote_key_id.clone(),
+                latency: passed.latency,
+                started_in: passed.started_in,
+                canary: passed.canary.clone(),
+            }),
+            last: self.last.clone(),
+            failing: self.failing.as_ref().map(|failed| failed.view(now)),
+            attempts: self.attempts,
+        }
+    }
+}
+
+impl Failed {
+    fn view(&self, now: Instant) -> Failing {
+        Failing {
+            failure: self.failure.clone(),
+            mismatch: self.mismatch,
+            since: now.duration_since(self.since),
+            times: self.times,
+        }
+    }
+}
+
+/// The phase of the probe itself, whatever the container's state made of it.
+fn root(failure: &Failure) -> &str {
+    match failure.phase.as_str() {
+        "image" => "start",
+        other => other,
+    }
+}
