@@ -1,0 +1,125 @@
+//! How long facts have had their values (OBJECTS.md, "Time"): measured by this process's monotonic clock from when it
+//! saw them, never from a time that somebody wrote. After a restart, or when another operator takes over, waits begin
+//! anew. What stands in `status.since[]` is for dumps and people.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use keyward_core::api::Since;
+use keyward_core::platform::Age;
+
+/// The facts of the last decision.
+#[derive(Debug, Default)]
+pub struct Ages {
+    facts: BTreeMap<String, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    value: String,
+    /// For deciding.
+    since: Instant,
+    /// For people.
+    at: Timestamp,
+}
+
+impl Ages {
+    /// Takes over the facts of a decision: those that are new, or have another value, begin now; those that are not
+    /// there any more are forgotten.
+    pub fn observe(&mut self, facts: &BTreeMap<String, String>, now: Instant, wall: Timestamp) {
+        self.facts.retain(|fact, seen| facts.get(fact) == Some(&seen.value));
+        for (fact, value) in facts {
+            self.facts.entry(fact.clone()).or_insert_with(|| Seen {
+                value: value.clone(),
+                since: now,
+                at: wall,
+            });
+        }
+    }
+
+    /// What the next decision is given.
+    pub fn at(&self, now: Instant) -> BTreeMap<String, Age> {
+        self.facts
+            .iter()
+            .map(|(fact, seen)| {
+                let elapsed = now.saturating_duration_since(seen.since);
+                (fact.clone(), Age { value: seen.value.clone(), elapsed })
+            })
+            .collect()
+    }
+
+    /// `status.since[]`.
+    pub fn since(&self) -> Vec<Since> {
+        self.facts
+            .iter()
+            .map(|(fact, seen)| Since {
+                fact: fact.clone(),
+                value: seen.value.clone(),
+                at: whole_seconds(seen.at).to_string(),
+            })
+            .collect()
+    }
+}
+
+/// The ages that a dump tells: from `since[]` to `now`. One whose time does not parse was just seen.
+pub fn from_since(since: &[Since], now: Timestamp) -> BTreeMap<String, Age> {
+    since
+        .iter()
+        .map(|entry| {
+            let elapsed = entry
+                .at
+                .parse::<Timestamp>()
+                .ok()
+                .and_then(|at| Duration::try_from(now.duration_since(at)).ok())
+                .unwrap_or_default();
+            (entry.fact.clone(), Age { value: entry.value.clone(), elapsed })
+        })
+        .collect()
+}
+
+/// Statuses carry whole seconds.
+pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([("converged".to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn age_grows_while_the_value_stays_and_begins_anew_when_it_changes() {
+        let (mut ages, begin, wall) = (Ages::default(), Instant::now(), Timestamp::UNIX_EPOCH);
+        let second = Duration::from_secs(1);
+        ages.observe(&facts("3"), begin, wall);
+        ages.observe(&facts("3"), begin + second, wall);
+        assert_eq!(ages.at(begin + 2 * second)["converged"].elapsed, 2 * second);
+        ages.observe(&facts("4"), begin + 3 * second, wall);
+        assert_eq!(ages.at(begin + 4 * second)["converged"].elapsed, second);
+        ages.observe(&BTreeMap::new(), begin, wall);
+        assert!(ages.at(begin).is_empty());
+    }
+
+    #[test]
+    fn wall_clock_that_jumps_does_not_change_an_age() {
+        let (mut ages, begin) = (Ages::default(), Instant::now());
+        ages.observe(&facts("3"), begin, Timestamp::UNIX_EPOCH);
+        ages.observe(&facts("3"), begin, Timestamp::from_second(4_000_000_000).unwrap());
+        assert_eq!(ages.at(begin)["converged"].elapsed, Duration::ZERO);
+        assert_eq!(ages.since()[0].at, "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn dump_tells_ages_up_to_its_own_now() {
+        let since = |at: &str| Since { fact: "f".into(), value: "v".into(), at: at.into() };
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let age = |at| from_since(&[since(at)], now)["f"].elapsed;
+        assert_eq!(age("2026-01-01T00:00:00Z"), Duration::from_mins(1));
+        assert_eq!(age("2026-01-01T00:02:00Z"), Duration::ZERO, "a time to come is just seen");
+        assert_eq!(age("yesterday"), Duration::ZERO);
+    }
+}

@@ -1,0 +1,186 @@
+//! What can go wrong in a call to the API server, by kind.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A call that failed. Never holds a body: an answer about Secrets may carry their data.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{verb} {object}: {cause}")]
+pub struct CallError {
+    /// `get`, `list`, `create`, `update`, `patch`, `delete`.
+    pub verb: &'static str,
+    /// For example `secrets keyward-system/encryption-config-3`.
+    pub object: String,
+    /// What happened.
+    pub cause: Cause,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Cause {
+    /// The API server answered, and refused.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// No answer in time; whether a write happened is not known.
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+    /// The API server cannot be reached.
+    #[error("cannot reach the API server: {0}")]
+    Transport(String),
+    /// The answer is not of the type that was asked for. The position, and nothing of the text.
+    #[error("the answer cannot be read (line {line}, column {column})")]
+    Malformed {
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+    },
+    /// The answer is longer than this many bytes.
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+    /// The request could not be made: a mistake of ours.
+    #[error("the request cannot be built: {0}")]
+    Request(String),
+}
+
+/// A `Status`, or what a proxy said in its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub code: u16,
+    /// The API server's `reason`; empty where the answer was no `Status`.
+    pub reason: String,
+    /// In its words, cut to a sensible length.
+    pub message: String,
+    /// `Retry-After`.
+    pub retry_after: Option<Duration>,
+    /// With 410: where an expired list goes on.
+    pub continue_token: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = if self.message.is_empty() { "no message" } else { &self.message };
+        write!(f, "{message} ({}", self.code)?;
+        if self.reason.is_empty() { f.write_str(")") } else { write!(f, " {})", self.reason) }
+    }
+}
+
+/// The bounded label of a failure, for metrics, Events and conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Category {
+    /// It is not there.
+    NotFound,
+    /// The API does not know this kind of object: CRDs are missing.
+    NotServed,
+    /// A precondition was lost: somebody else wrote first.
+    Conflict,
+    /// RBAC or an admission webhook refused.
+    Forbidden,
+    /// The object is not valid.
+    Invalid,
+    /// A list's continue token has expired.
+    Expired,
+    /// Too many requests.
+    Throttled,
+    /// No answer in time.
+    Timeout,
+    /// The API server is away, or not ready.
+    Unavailable,
+    /// It is there and cannot be read: the API server failed inside, as it does when it cannot decrypt.
+    Unreadable,
+    /// An answer that makes no sense.
+    Malformed,
+}
+
+impl Category {
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::NotServed => "not_served",
+            Self::Conflict => "conflict",
+            Self::Forbidden => "forbidden",
+            Self::Invalid => "invalid",
+            Self::Expired => "expired",
+            Self::Throttled => "throttled",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::Unreadable => "unreadable",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// Whether the same call may succeed in a moment though nobody does anything.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::Throttled | Self::Timeout | Self::Unavailable)
+    }
+}
+
+impl CallError {
+    /// The refusal, where the API server answered.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match &self.cause {
+            Cause::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// Its label.
+    pub fn category(&self) -> Category {
+        match &self.cause {
+            Cause::Refused(refusal) => refusal.category(),
+            Cause::Timeout(_) => Category::Timeout,
+            Cause::Transport(_) => Category::Unavailable,
+            Cause::Malformed { .. } | Cause::TooLong(_) | Cause::Request(_) => Category::Malformed,
+        }
+    }
+}
+
+impl Refusal {
+    /// Its label.
+    pub fn category(&self) -> Category {
+        match self.code {
+            // A path that is not served is answered in plain text, not with a Status.
+            404 if self.reason.is_empty() => Category::NotServed,
+            404 => Category::NotFound,
+            409 => Category::Conflict,
+            401 | 403 => Category::Forbidden,
+            410 => Category::Expired,
+            // A watch cache that cannot be filled, for instance since an object in it cannot be decrypted.
+            429 if self.message.starts_with("storage is (re)initializing") => Category::Unavailable,
+            429 => Category::Throttled,
+            408 | 504 => Category::Timeout,
+            502 | 503 => Category::Unavailable,
+            500..=599 => Category::Unreadable,
+            _ => Category::Invalid,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::crd_missing(404, "", "404 page not found", Category::NotServed)]
+    #[case::object_missing(404, "NotFound", "secrets \"a\" not found", Category::NotFound)]
+    #[case::stale_write(409, "Conflict", "the object has been modified", Category::Conflict)]
+    #[case::made_by_another(409, "AlreadyExists", "secrets \"a\" already exists", Category::Conflict)]
+    #[case::priority_and_fairness(429, "", "Too many requests, please try again later.", Category::Throttled)]
+    #[case::cold_cache(429, "TooManyRequests", "storage is (re)initializing", Category::Unavailable)]
+    #[case::undecryptable(500, "InternalError", "no matching prefix found", Category::Unreadable)]
+    #[case::webhook(400, "", "admission webhook \"x\" denied the request", Category::Invalid)]
+    fn refusals_have_bounded_labels(
+        #[case] code: u16,
+        #[case] reason: &str,
+        #[case] message: &str,
+        #[case] expected: Category,
+    ) {
+        let refusal =
+            Refusal { code, reason: reason.to_owned(), message: message.to_owned(), ..Default::default() };
+        assert_eq!(refusal.category(), expected);
+    }
+}

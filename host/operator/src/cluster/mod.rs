@@ -1,0 +1,230 @@
+//! Calls to the API server.
+//!
+//! What is here: one attempt, one time limit and one size limit a call, and errors by kind. What never is: a body in a
+//! log or an error. kube's own typed calls log the whole answer where it does not parse, which for Secrets would
+//! publish them, and they drop the `Retry-After` header; so requests are built with kube's builder, sent with its
+//! client (connections, TLS, credentials) and read here. Watches, which never carry a Secret's data in this crate,
+//! are kube's own.
+
+mod error;
+mod pager;
+mod verbs;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Limited};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube_core::response::Status;
+
+pub use error::{CallError, Category, Cause, Refusal};
+pub(crate) use pager::{Pager, Scope, Step};
+pub(crate) use verbs::{Meta, full_name};
+
+/// The field manager of all that the operator writes.
+pub(crate) const FIELD_MANAGER: &str = "keyward-operator";
+
+/// Longest answer that is read. A page of 500 Secrets of 1 MiB each does not fit, and is asked for in smaller pages.
+const LONGEST_ANSWER: usize = 64 << 20;
+/// Longest message of the API server that is kept: it goes into statuses and Events.
+const LONGEST_MESSAGE: usize = 512;
+
+/// Which cluster, as the command line says it.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    /// A kubeconfig; without it what `KUBECONFIG`, `~/.kube/config` or the Pod say, in this order.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context in it.
+    pub context: Option<String>,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig does not say it.
+    #[error("the kubeconfig cannot be used: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// There is neither kubeconfig nor Pod.
+    #[error("no cluster is known; give --kubeconfig, set KUBECONFIG, or run in a Pod: {0}")]
+    Infer(#[from] kube::config::InferConfigError),
+    /// The client cannot be made of it.
+    #[error("the client cannot be set up: {0}")]
+    Client(#[from] kube::Error),
+}
+
+/// A client without kube's retries, which go on for minutes: callers here have deadlines and back-off of their own.
+pub async fn connect(connection: &Connection) -> Result<kube::Client, ConnectError> {
+    let options = KubeConfigOptions { context: connection.context.clone(), ..Default::default() };
+    let mut config = match (&connection.kubeconfig, &connection.context) {
+        (Some(path), _) => {
+            kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?
+        }
+        (None, Some(_)) => kube::Config::from_kubeconfig(&options).await?,
+        (None, None) => kube::Config::infer().await?,
+    };
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    Ok(kube::Client::try_from(config)?)
+}
+
+/// Calls to one API server, each within a time limit.
+#[derive(Clone)]
+pub struct Cluster {
+    client: kube::Client,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// What a call is about, for its errors.
+pub(crate) struct Call<'a> {
+    pub(crate) verb: &'static str,
+    pub(crate) object: &'a str,
+}
+
+impl Call<'_> {
+    pub(crate) fn failed(&self, cause: Cause) -> CallError {
+        CallError { verb: self.verb, object: self.object.to_owned(), cause }
+    }
+}
+
+impl Cluster {
+    /// `timeout` limits each attempt of each call.
+    pub fn new(client: kube::Client, timeout: Duration) -> Self {
+        Self { client, timeout }
+    }
+
+    /// For watches, which have no end.
+    pub(crate) fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// One attempt.
+    pub(crate) async fn send(
+        &self,
+        call: &Call<'_>,
+        request: Result<http::Request<Vec<u8>>, kube_core::request::Error>,
+    ) -> Result<Vec<u8>, CallError> {
+        let request = request.map_err(|error| call.failed(Cause::Request(error.to_string())))?;
+        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(cause)) => Err(call.failed(cause)),
+            Err(_) => Err(call.failed(Cause::Timeout(self.timeout))),
+        }
+    }
+
+    /// A read: passing failures are tried again twice, within a few seconds. Writes are never repeated here, for
+    /// whether a lost one was carried out is decided by looking.
+    pub(crate) async fn read(
+        &self,
+        call: &Call<'_>,
+        request: impl Fn() -> Result<http::Request<Vec<u8>>, kube_core::request::Error>,
+    ) -> Result<Vec<u8>, CallError> {
+        const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+        for pause in PAUSES {
+            match self.send(call, request()).await {
+                Err(error) if error.category().is_passing() && !matches!(error.cause, Cause::Timeout(_)) => {
+                    tokio::time::sleep(pause).await;
+                }
+                answered => return answered,
+            }
+        }
+        self.send(call, request()).await
+    }
+
+    async fn exchange(&self, request: http::Request<Vec<u8>>) -> Result<Vec<u8>, Cause> {
+        let transport = |error: &dyn std::error::Error| Cause::Transport(with_sources(error));
+        let response =
+            self.client.send(request.map(kube::client::Body::from)).await.map_err(|e| transport(&e))?;
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(http::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let body = match Limited::new(response.into_body(), LONGEST_ANSWER).collect().await {
+            Ok(body) => body.to_bytes().to_vec(),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(Cause::TooLong(LONGEST_ANSWER));
+            }
+            Err(error) => return Err(transport(error.as_ref())),
+        };
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(Cause::Refused(Box::new(refusal(status.as_u16(), &body, retry_after))))
+    }
+}
+
+fn refusal(code: u16, body: &[u8], retry_after: Option<Duration>) -> Refusal {
+    match serde_json::from_slice::<Status>(body) {
+        Ok(status) => Refusal {
+            code,
+            reason: status.reason,
+            message: cut(&status.message, LONGEST_MESSAGE).to_owned(),
+            retry_after: retry_after.or_else(|| {
+                let seconds = status.details.map(|details| details.retry_after_seconds)?;
+                (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+            }),
+            continue_token: status.metadata.and_then(|metadata| metadata.continue_),
+        },
+        Err(_) => Refusal {
+            code,
+            message: cut(String::from_utf8_lossy(body).trim(), LONGEST_MESSAGE).to_owned(),
+            retry_after,
+            ..Default::default()
+        },
+    }
+}
+
+/// An error and what lies below it: kube's own text stops at `client error (Connect)`.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        below = cause.source();
+    }
+    text
+}
+
+/// At most this many bytes, not cutting a character.
+pub(crate) fn cut(text: &str, longest: usize) -> &str {
+    if text.len() <= longest {
+        return text;
+    }
+    let end = (0..=longest).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_tell_when_to_come_back_and_where_to_go_on() {
+        let body = br#"{"kind":"Status","metadata":{"continue":"abc"},"message":"too old","reason":"Expired","code":410,
+            "details":{"retryAfterSeconds":4}}"#;
+        let told = refusal(410, body, None);
+        assert_eq!(told.continue_token.as_deref(), Some("abc"));
+        assert_eq!(told.retry_after, Some(Duration::from_secs(4)));
+        let plain =
+            refusal(429, b"Too many requests, please try again later.\n", Some(Duration::from_secs(1)));
+        assert_eq!(plain.retry_after, Some(Duration::from_secs(1)));
+        assert_eq!(plain.message, "Too many requests, please try again later.");
+    }
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        assert_eq!(cut("aé", 2), "a");
+        assert_eq!(cut("aé", 3), "aé");
+    }
+}

@@ -1,0 +1,343 @@
+//! Lists in pages, past what the API server cannot decode.
+//!
+//! One object that cannot be decrypted fails every list that holds it, metadata-only ones included, with a 500 that
+//! names its key. The pager then asks for smaller and smaller pages until that object is the next one, tells the
+//! caller its name, and goes on behind it. A list without a limit is never asked for: an API server whose watch cache
+//! cannot be filled answers it with 429 for ever, while one with a limit is served from etcd.
+//!
+//! To begin in the middle, a continue token is made here. Its format is the API server's own affair; where it refuses
+//! ours, the list begins at the start and what lies before is left out.
+
+use std::marker::PhantomData;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
+use kube_core::params::ListParams;
+use kube_core::request::Request;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::verbs::parse;
+use super::{Call, CallError, Category, Cause, Cluster};
+
+/// Objects a page (DESIGN.md, "Migration engine").
+const PAGE: u32 = 500;
+/// Each step by which pages shrink before, and grow behind, an object that cannot be decoded.
+const STEP: u32 = 8;
+
+/// One answer.
+pub(crate) enum Step<T> {
+    /// Some objects, in the order of their names.
+    Page(Page<T>),
+    /// An object that is there and cannot be decoded.
+    Undecodable(Undecodable),
+    /// That was all.
+    End,
+}
+
+/// Some objects.
+pub(crate) struct Page<T> {
+    pub(crate) items: Vec<T>,
+    /// How many follow, as far as the API server says.
+    pub(crate) remaining: u64,
+}
+
+/// An object that cannot be decoded.
+pub(crate) struct Undecodable {
+    /// `namespace/name`, or a name.
+    pub(crate) name: String,
+    pub(crate) error: CallError,
+}
+
+/// What a collection spans: names in keys and tokens differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Objects without a namespace.
+    Cluster,
+    /// All namespaces.
+    Namespaces,
+    /// One namespace.
+    Namespace,
+}
+
+/// Where a list stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// At the beginning.
+    Start,
+    /// Behind this name.
+    Behind(String),
+    /// Where the API server said.
+    Token(String),
+    /// At the end.
+    End,
+}
+
+/// A list under way.
+pub(crate) struct Pager<T> {
+    path: String,
+    resource: String,
+    scope: Scope,
+    labels: Option<String>,
+    metadata_only: bool,
+    place: Place,
+    limit: u32,
+    /// Set where our own token was refused: what is not behind this name is left out.
+    skip_to: Option<String>,
+    _item: PhantomData<fn() -> T>,
+}
+
+#[derive(Deserialize)]
+#[serde(bound = "T: DeserializeOwned")]
+struct List<T> {
+    #[serde(default)]
+    metadata: ListMeta,
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+}
+
+impl<T: DeserializeOwned> Pager<T> {
+    /// Lists the collection at this path; `resource` names it in errors.
+    pub(crate) fn of(path: impl Into<String>, resource: &str, scope: Scope) -> Self {
+        Self {
+            path: path.into(),
+            resource: resource.to_owned(),
+            scope,
+            labels: None,
+            metadata_only: false,
+            place: Place::Start,
+            limit: PAGE,
+            skip_to: None,
+            _item: PhantomData,
+        }
+    }
+
+    /// Only objects with these labels.
+    pub(crate) fn labels(mut self, labels: Option<&str>) -> Self {
+        self.labels = labels.map(ToOwned::to_owned);
+        self
+    }
+
+    /// Only metadata is sent: nothing secret reaches this process.
+    pub(crate) fn metadata_only(mut self) -> Self {
+        self.metadata_only = true;
+        self
+    }
+
+    /// Begins behind this name.
+    pub(crate) fn behind(mut self, name: Option<&str>) -> Self {
+        self.place = name.map_or(Place::Start, |name| Place::Behind(name.to_owned()));
+        self
+    }
+
+    /// What is to be left out of a page that our own token could not begin at the right place.
+    pub(crate) fn is_before(&self, name: &str) -> bool {
+        self.skip_to.as_deref().is_some_and(|reached| name <= reached)
+    }
+
+    /// The next answer. An error leaves the pager where it was.
+    pub(crate) async fn next(&mut self, cluster: &Cluster) -> Result<Step<T>, CallError> {
+        loop {
+            if self.place == Place::End {
+                return Ok(Step::End);
+            }
+            let call = Call { verb: "list", object: &self.resource.clone() };
+            let answer = cluster.read(&call, || self.request()).await.and_then(|body| parse(&call, &body));
+            match answer {
+                Ok(list) => return Ok(Step::Page(self.advance(list))),
+                Err(error) => match self.recover(&error) {
+                    Recovery::Again => {}
+                    Recovery::Past(name) => return Ok(Step::Undecodable(Undecodable { name, error })),
+                    Recovery::None => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn request(&self) -> Result<http::Request<Vec<u8>>, kube_core::request::Error> {
+        let params = ListParams {
+            label_selector: self.labels.clone(),
+            limit: Some(self.limit),
+            continue_token: match &self.place {
+                Place::Start | Place::End => None,
+                Place::Behind(name) => Some(token_behind(self.scope, name)),
+                Place::Token(token) => Some(token.clone()),
+            },
+            ..Default::default()
+        };
+        let request = Request::new(self.path.clone());
+        if self.metadata_only { request.list_metadata(&params) } else { request.list(&params) }
+    }
+
+    fn advance(&mut self, list: List<T>) -> Page<T> {
+        self.place = match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => Place::Token(token),
+            None => Place::End,
+        };
+        self.limit = self.limit.saturating_mul(STEP).min(PAGE);
+        let remaining = list.metadata.remaining_item_count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+        Page { items: list.items, remaining }
+    }
+
+    fn recover(&mut self, error: &CallError) -> Recovery {
+        if let Cause::TooLong(_) = error.cause
+            && self.limit > 1
+        {
+            self.limit = (self.limit / STEP).max(1);
+            return Recovery::Again;
+        }
+        let Some(refusal) = error.refusal() else { return Recovery::None };
+        match (error.category(), &self.place) {
+            // The token is older than what etcd keeps; the answer says where the names left off.
+            (Category::Expired, _) => match &refusal.continue_token {
+                Some(token) if Place::Token(token.clone()) != self.place => {
+                    self.place = Place::Token(token.clone());
+                    Recovery::Again
+                }
+                _ => Recovery::None,
+            },
+            (Category::Invalid, Place::Behind(name)) if refusal.message.contains("continue") => {
+                self.skip_to = Some(name.clone());
+                self.place = Place::Start;
+                Recovery::Again
+            }
+            (Category::Unreadable, _) => {
+                let Some(name) = undecodable_name(self.scope, &refusal.message) else {
+                    return Recovery::None;
+                };
+                if self.limit > 1 {
+                    self.limit = (self.limit / STEP).max(1);
+                    return Recovery::Again;
+                }
+                self.place = Place::Behind(name.clone());
+                Recovery::Past(name)
+            }
+            _ => Recovery::None,
+        }
+    }
+}
+
+enum Recovery {
+    Again,
+    Past(String),
+    None,
+}
+
+/// A continue token that begins behind this name at the newest state: revision -1, which is what the API server itself
+/// hands out once a token has expired. Names in it are relative to what is listed.
+fn token_behind(scope: Scope, name: &str) -> String {
+    let relative = match (scope, name.split_once('/')) {
+        (Scope::Namespace, Some((_, name))) => name,
+        _ => name,
+    };
+    let token = serde_json::json!({"v": "meta.k8s.io/v1", "rv": -1, "start": format!("{relative}\0")});
+    URL_SAFE_NO_PAD.encode(token.to_string())
+}
+
+/// The object in `unable to transform key "/registry/secrets/default/name": …`. What comes before it is the API
+/// server's choice, so the last segments are taken.
+fn undecodable_name(scope: Scope, message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("transform key \"")?;
+    let (key, _) = rest.split_once('"')?;
+    let (before, name) = key.rsplit_once('/')?;
+    match scope {
+        Scope::Cluster => Some(name.to_owned()),
+        Scope::Namespaces | Scope::Namespace => {
+            let (_, namespace) = before.rsplit_once('/')?;
+            Some(format!("{namespace}/{name}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Meta, Refusal};
+
+    fn pager() -> Pager<Meta> {
+        Pager::of("/api/v1/secrets", "secrets", Scope::Namespaces).metadata_only()
+    }
+
+    fn refused(code: u16, reason: &str, message: &str, token: Option<&str>) -> CallError {
+        let refusal = Refusal {
+            code,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            continue_token: token.map(ToOwned::to_owned),
+            ..Default::default()
+        };
+        Call { verb: "list", object: "secrets" }.failed(Cause::Refused(Box::new(refusal)))
+    }
+
+    const UNDECODABLE: &str = "Internal error occurred: unable to transform key \"/registry/secrets/n1/s5\": no matching prefix found";
+
+    #[test]
+    fn pages_shrink_until_the_undecodable_object_is_next_and_grow_behind_it() {
+        let mut pager = pager();
+        let error = refused(500, "InternalError", UNDECODABLE, None);
+        let mut limits = vec![];
+        let name = loop {
+            match pager.recover(&error) {
+                Recovery::Again => limits.push(pager.limit),
+                Recovery::Past(name) => break name,
+                Recovery::None => panic!("gave up"),
+            }
+        };
+        assert_eq!(limits, [62, 7, 1]);
+        assert_eq!(name, "n1/s5");
+        assert_eq!(pager.place, Place::Behind("n1/s5".into()));
+        pager.advance(List { metadata: ListMeta::default(), items: vec![] });
+        assert_eq!(pager.limit, 8);
+    }
+
+    #[test]
+    fn expired_token_goes_on_where_the_names_left_off() {
+        let mut pager = pager();
+        pager.place = Place::Token("old".into());
+        let error = refused(410, "Expired", "too old", Some("new"));
+        assert!(matches!(pager.recover(&error), Recovery::Again));
+        assert_eq!(pager.place, Place::Token("new".into()));
+        assert!(matches!(pager.recover(&error), Recovery::None), "the same token again is no progress");
+    }
+
+    #[test]
+    fn refused_token_of_ours_begins_at_the_start_and_leaves_out_what_was_done() {
+        let mut pager = pager().behind(Some("n1/s5"));
+        let error = refused(400, "BadRequest", "continue key is not valid", None);
+        assert!(matches!(pager.recover(&error), Recovery::Again));
+        assert_eq!(pager.place, Place::Start);
+        assert!(pager.is_before("n1/s5") && pager.is_before("a/z") && !pager.is_before("n1/s6"));
+    }
+
+    #[test]
+    fn failures_that_name_no_object_are_the_callers() {
+        let mut pager = pager();
+        for error in [
+            refused(500, "InternalError", "etcdserver: request timed out", None),
+            refused(403, "Forbidden", "secrets is forbidden", None),
+            refused(410, "Expired", "too old", None),
+        ] {
+            assert!(matches!(pager.recover(&error), Recovery::None), "{error}");
+        }
+    }
+
+    #[test]
+    fn tokens_begin_behind_a_name_at_the_newest_state() {
+        let decoded = |scope| URL_SAFE_NO_PAD.decode(token_behind(scope, "n1/s5")).unwrap();
+        let expected = br#"{"v":"meta.k8s.io/v1","rv":-1,"start":"n1/s5\u0000"}"#;
+        assert_eq!(decoded(Scope::Namespaces), expected);
+        let expected = br#"{"v":"meta.k8s.io/v1","rv":-1,"start":"s5\u0000"}"#;
+        assert_eq!(decoded(Scope::Namespace), expected);
+    }
+
+    #[test]
+    fn names_are_read_from_keys_with_and_without_a_namespace() {
+        let named =
+            |scope, key: &str| undecodable_name(scope, &format!("unable to transform key \"{key}\": no"));
+        assert_eq!(named(Scope::Namespaces, "/registry/secrets/n1/s5").as_deref(), Some("n1/s5"));
+        assert_eq!(named(Scope::Namespace, "/registry/example.com/things/n1/t").as_deref(), Some("n1/t"));
+        assert_eq!(named(Scope::Cluster, "/registry/example.com/things/t").as_deref(), Some("t"));
+        assert_eq!(undecodable_name(Scope::Cluster, "etcd is away"), None);
+    }
+}

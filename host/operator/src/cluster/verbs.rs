@@ -1,0 +1,231 @@
+//! The verbs that this crate uses, typed.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube_core::Resource;
+use kube_core::params::{
+    DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective,
+};
+use kube_core::request::Request;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Call, CallError, Category, Cause, Cluster, FIELD_MANAGER, Pager, Scope, Step};
+
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+
+/// What a write answers: enough to go on from, and nothing that is secret.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+pub(crate) struct Meta {
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+}
+
+impl Cluster {
+    /// `None` where it does not exist.
+    pub(crate) async fn get<K>(&self, namespace: Option<&str>, name: &str) -> Result<Option<K>, CallError>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        let object = described::<K>(namespace, name);
+        let call = Call { verb: "get", object: &object };
+        let request = Request::new(K::url_path(&(), namespace));
+        let answer = self.read(&call, || request.get(name, &GetParams::default())).await;
+        match answer {
+            Ok(body) => parse(&call, &body).map(Some),
+            Err(error) if error.category() == Category::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All objects of a kind that carry the labels, in pages.
+    pub(crate) async fn list<K>(
+        &self,
+        namespace: Option<&str>,
+        labels: Option<&str>,
+    ) -> Result<Vec<K>, CallError>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        let scope = if namespace.is_some() { Scope::Namespace } else { Scope::Cluster };
+        let mut pager = Pager::of(K::url_path(&(), namespace), &K::plural(&()), scope).labels(labels);
+        let mut all = Vec::new();
+        loop {
+            match pager.next(self).await? {
+                Step::Page(page) => all.extend(page.items),
+                // Only kinds that nobody encrypts are listed this way.
+                Step::Undecodable(bad) => return Err(bad.error),
+                Step::End => return Ok(all),
+            }
+        }
+    }
+
+    /// Create-only: 409 where it exists.
+    pub(crate) async fn create<K>(&self, namespace: Option<&str>, body: &K) -> Result<Meta, CallError>
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+    {
+        let name = body.meta().name.clone().unwrap_or_default();
+        let object = described::<K>(namespace, &name);
+        let call = Call { verb: "create", object: &object };
+        let request = encode(&call, body)?;
+        let request = Request::new(K::url_path(&(), namespace)).create(&params(), request);
+        self.write(&call, request).await
+    }
+
+    /// Depends on the `resourceVersion` in `body`: refused here where there is none, for it would depend on nothing.
+    pub(crate) async fn replace<K>(&self, namespace: Option<&str>, body: &K) -> Result<Meta, CallError>
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+    {
+        let name = body.meta().name.clone().unwrap_or_default();
+        let object = described::<K>(namespace, &name);
+        let call = Call { verb: "update", object: &object };
+        versioned(&call, body.meta())?;
+        let request = encode(&call, body)?;
+        let request = Request::new(K::url_path(&(), namespace)).replace(&name, &params(), request);
+        self.write(&call, request).await
+    }
+
+    /// The same for the status alone.
+    pub(crate) async fn replace_status<K>(&self, body: &K) -> Result<Meta, CallError>
+    where
+        K: Resource<DynamicType = ()> + Serialize,
+    {
+        let name = body.meta().name.clone().unwrap_or_default();
+        let object = format!("{}/status {name}", K::plural(&()));
+        let call = Call { verb: "update", object: &object };
+        versioned(&call, body.meta())?;
+        let request = encode(&call, body)?;
+        let request =
+            Request::new(K::url_path(&(), None)).replace_subresource("status", &name, &params(), request);
+        self.write(&call, request).await
+    }
+
+    /// Leaves these finalizers on the version that was read.
+    pub(crate) async fn set_finalizers<K>(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+        resource_version: &str,
+        finalizers: &[String],
+    ) -> Result<Meta, CallError>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let object = described::<K>(namespace, name);
+        let call = Call { verb: "patch", object: &object };
+        let patch = serde_json::json!({
+            "metadata": {"resourceVersion": resource_version, "finalizers": finalizers},
+        });
+        let manager = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+        let request = Request::new(K::url_path(&(), namespace)).patch(name, &manager, &Patch::Merge(&patch));
+        self.write(&call, request).await
+    }
+
+    /// Deletes exactly the version that was read.
+    pub(crate) async fn delete<K>(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+        resource_version: &str,
+    ) -> Result<(), CallError>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let object = described::<K>(namespace, name);
+        let call = Call { verb: "delete", object: &object };
+        let preconditions = Preconditions { resource_version: Some(resource_version.to_owned()), uid: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
+        let request = Request::new(K::url_path(&(), namespace)).delete(name, &params);
+        self.send(&call, metadata_only(request)).await.map(drop)
+    }
+
+    /// A no-op merge patch that carries uid and resourceVersion: the API server writes the object anew if what is
+    /// stored is not under the current write key (BUILDING.md, "What was seen"). Only metadata comes back.
+    pub(crate) async fn touch(
+        &self,
+        collection: &str,
+        resource: &str,
+        object: &ObjectMeta,
+    ) -> Result<Meta, CallError> {
+        let name = object.name.as_deref().unwrap_or_default();
+        let described = format!("{resource} {}", full_name(object));
+        let call = Call { verb: "patch", object: &described };
+        let patch = serde_json::json!({
+            "metadata": {"uid": object.uid, "resourceVersion": object.resource_version},
+        });
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            // What an object already holds is none of our business.
+            field_validation: Some(ValidationDirective::Ignore),
+            ..Default::default()
+        };
+        let request = Request::new(collection).patch_metadata(name, &params, &Patch::Merge(&patch));
+        let body = self.send(&call, request).await?;
+        parse(&call, &body)
+    }
+
+    /// A document that is no object: discovery.
+    pub(crate) async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        let call = Call { verb: "get", object: path };
+        let request =
+            || http::Request::get(path).body(Vec::new()).map_err(kube_core::request::Error::BuildRequest);
+        let body = self.read(&call, request).await?;
+        parse(&call, &body)
+    }
+
+    async fn write(
+        &self,
+        call: &Call<'_>,
+        request: Result<http::Request<Vec<u8>>, kube_core::request::Error>,
+    ) -> Result<Meta, CallError> {
+        let body = self.send(call, metadata_only(request)).await?;
+        parse(call, &body)
+    }
+}
+
+/// `namespace/name`, or the name where there is no namespace: also the order in which the API server lists.
+pub(crate) fn full_name(object: &ObjectMeta) -> String {
+    let name = object.name.as_deref().unwrap_or_default();
+    match object.namespace.as_deref() {
+        Some(namespace) if !namespace.is_empty() => format!("{namespace}/{name}"),
+        _ => name.to_owned(),
+    }
+}
+
+pub(super) fn parse<T: DeserializeOwned>(call: &Call<'_>, body: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(body)
+        .map_err(|error| call.failed(Cause::Malformed { line: error.line(), column: error.column() }))
+}
+
+fn described<K: Resource<DynamicType = ()>>(namespace: Option<&str>, name: &str) -> String {
+    let plural = K::plural(&());
+    match namespace {
+        Some(namespace) => format!("{plural} {namespace}/{name}"),
+        None => format!("{plural} {name}"),
+    }
+}
+
+fn encode<K: Serialize>(call: &Call<'_>, body: &K) -> Result<Vec<u8>, CallError> {
+    serde_json::to_vec(body).map_err(|_| call.failed(Cause::Request("it has no JSON form".to_owned())))
+}
+
+fn versioned(call: &Call<'_>, meta: &ObjectMeta) -> Result<(), CallError> {
+    match meta.resource_version.as_deref() {
+        Some(version) if !version.is_empty() => Ok(()),
+        _ => Err(call.failed(Cause::Request("a write must depend on the version that was read".to_owned()))),
+    }
+}
+
+fn params() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() }
+}
+
+fn metadata_only(
+    request: Result<http::Request<Vec<u8>>, kube_core::request::Error>,
+) -> Result<http::Request<Vec<u8>>, kube_core::request::Error> {
+    request.map(|mut request| {
+        request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA));
+        request
+    })
+}

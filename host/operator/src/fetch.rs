@@ -1,0 +1,140 @@
+//! Reads all that one decision looks at, live: watches only trigger (DESIGN.md, "How data flows").
+//!
+//! What cannot be read is named in [`Objects::unreadable`], and nothing is decided from its absence (S7). Secret values
+//! pass through here into [`Objects`] and [`ReferencedObject`]s, and nowhere else.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
+use kube_core::Resource;
+
+use keyward_core::SecretBytes;
+use keyward_core::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
+use keyward_core::names;
+use keyward_core::platform::{ObjectRef, Objects, ReferencedObject, Unreadable};
+use keyward_core::provider::ReferenceKind;
+
+use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Scope, Step};
+use crate::error::Error;
+
+/// Names of Secrets that are ours; the others in the namespace are the admin's, and are read when referred to.
+const OURS: [&str; 4] =
+    ["encryption-key-", "encryption-config-", "encryption-preflight", "encryption-foreign-"];
+/// So many of our own Secrets may be undecodable before the whole list counts as unreadable: with a dead KMS each costs
+/// seconds.
+const FEW: usize = 8;
+
+pub(crate) const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+pub(crate) const IDENTITY_LEASES: &str = "apiserver.kubernetes.io/identity=kube-apiserver";
+pub(crate) const KUBE_SYSTEM: &str = "kube-system";
+
+/// Everything but referenced objects, which are read once it is known what is referred to.
+pub async fn objects(cluster: &Cluster) -> Result<Objects, Error> {
+    let (cluster_encryption, encryption_nodes, migrations, secrets, nodes, leases) = tokio::join!(
+        cluster.get::<ClusterEncryption>(None, names::CLUSTER),
+        cluster.list::<EncryptionNode>(None, None),
+        cluster.list::<EncryptionMigration>(None, None),
+        secrets(cluster),
+        nodes(cluster),
+        cluster.list::<Lease>(Some(KUBE_SYSTEM), Some(IDENTITY_LEASES)),
+    );
+    let mut unreadable = Vec::new();
+    let (secrets, failed) = secrets;
+    unreadable.extend(failed);
+    Ok(Objects {
+        cluster_encryption: served::<ClusterEncryption, _>(cluster_encryption)?,
+        encryption_nodes: served::<EncryptionNode, _>(encryption_nodes)?,
+        migrations: served::<EncryptionMigration, _>(migrations)?,
+        secrets,
+        nodes: noted(nodes, "control-plane nodes", &mut unreadable),
+        leases: noted(leases, "API servers' identity leases in kube-system", &mut unreadable),
+        unreadable,
+    })
+}
+
+/// One referenced object.
+pub(crate) async fn referenced(cluster: &Cluster, object: &ObjectRef) -> ReferencedObject {
+    let namespace = Some(names::NAMESPACE);
+    let found = match object.kind {
+        ReferenceKind::Secret => {
+            cluster.get::<Secret>(namespace, &object.name).await.map(|found| found.map(secret_data))
+        }
+        ReferenceKind::ConfigMap => {
+            cluster.get::<ConfigMap>(namespace, &object.name).await.map(|found| found.map(config_map_data))
+        }
+    };
+    found.map_err(|error| error.to_string())
+}
+
+/// An error that says what to do where the API server does not know the kind.
+fn served<K: Resource<DynamicType = ()>, T>(answer: Result<T, CallError>) -> Result<T, Error> {
+    answer.map_err(|error| match error.category() {
+        Category::NotServed => Error::CrdsMissing(format!("{} of {}", K::plural(&()), K::api_version(&()))),
+        _ => Error::Call(error),
+    })
+}
+
+fn noted<T>(answer: Result<Vec<T>, CallError>, what: &str, unreadable: &mut Vec<Unreadable>) -> Vec<T> {
+    answer.unwrap_or_else(|error| {
+        unreadable.push(Unreadable { what: what.to_owned(), why: error.to_string() });
+        Vec::new()
+    })
+}
+
+/// Our Secrets. One that cannot be decrypted is named, and the others are read past it.
+async fn secrets(cluster: &Cluster) -> (Vec<Secret>, Vec<Unreadable>) {
+    let path = Secret::url_path(&(), Some(names::NAMESPACE));
+    let mut pager: Pager<Secret> = Pager::of(path, "secrets in keyward-system", Scope::Namespace);
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+    let whole = |why: String| vec![Unreadable { what: "secrets in keyward-system".to_owned(), why }];
+    loop {
+        match pager.next(cluster).await {
+            Ok(Step::Page(page)) => found.extend(page.items.into_iter().filter(is_ours)),
+            Ok(Step::Undecodable(bad)) => {
+                let name = bad.name.rsplit('/').next().unwrap_or_default();
+                if OURS.iter().any(|prefix| name.starts_with(prefix)) {
+                    unreadable.push(Unreadable {
+                        what: format!("secret {}", bad.name),
+                        why: bad.error.cause.to_string(),
+                    });
+                }
+                if unreadable.len() > FEW {
+                    return (Vec::new(), whole(bad.error.cause.to_string()));
+                }
+            }
+            Ok(Step::End) => return (found, unreadable),
+            Err(error) => return (Vec::new(), whole(error.to_string())),
+        }
+    }
+}
+
+fn is_ours(secret: &Secret) -> bool {
+    secret.metadata.name.as_ref().is_some_and(|name| OURS.iter().any(|prefix| name.starts_with(prefix)))
+}
+
+/// Control-plane Nodes, metadata alone.
+async fn nodes(cluster: &Cluster) -> Result<Vec<Node>, CallError> {
+    let path = Node::url_path(&(), None);
+    let mut pager: Pager<Meta> =
+        Pager::of(path, "nodes", Scope::Cluster).labels(Some(CONTROL_PLANE)).metadata_only();
+    let mut all = Vec::new();
+    loop {
+        match pager.next(cluster).await? {
+            Step::Page(page) => all.extend(page.items),
+            Step::Undecodable(bad) => return Err(bad.error),
+            Step::End => break,
+        }
+    }
+    Ok(all.into_iter().map(|node| Node { metadata: node.metadata, ..Default::default() }).collect())
+}
+
+fn secret_data(secret: Secret) -> BTreeMap<String, SecretBytes> {
+    secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, SecretBytes::new(value.0))).collect()
+}
+
+fn config_map_data(map: ConfigMap) -> BTreeMap<String, SecretBytes> {
+    let text = map.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.into_bytes()));
+    let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
+    text.chain(binary).map(|(key, value)| (key, SecretBytes::new(value))).collect()
+}

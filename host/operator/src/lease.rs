@@ -1,0 +1,293 @@
+//! One writer: the Lease `keyward-operator` in `keyward-system`.
+//!
+//! Only this process's monotonic clock counts. A Lease that another holds is taken over when *we* have not seen it
+//! change for its whole duration; the time that stands in it is for people. The holder renews at a third of the
+//! duration, and from four fifths of it after the last renewal *was sent* it may not write any more, so that there is a
+//! fifth between the end of one writer and the earliest beginning of the next.
+//!
+//! A Lease that is lost does not end the process: the operator stops deciding and migrating, goes back to waiting, and
+//! answers `/metrics` and the probes all the same. Every write is also safe without the Lease, by its precondition.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use keyward_core::names;
+
+use crate::cluster::{CallError, Cluster};
+
+/// Whether this process may write, and until when without hearing more.
+#[derive(Clone, Debug)]
+pub struct Authority(watch::Receiver<Option<Instant>>);
+
+impl Authority {
+    /// Whether it may write now.
+    pub fn holds(&self) -> bool {
+        self.0.borrow().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Returns when it may write.
+    pub async fn acquired(&mut self) {
+        loop {
+            if self.holds() {
+                return;
+            }
+            if self.0.changed().await.is_err() {
+                // The elector is gone: never again.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Returns when it may not write any more.
+    pub async fn lost(&mut self) {
+        loop {
+            let Some(until) = *self.0.borrow_and_update() else { return };
+            tokio::select! {
+                () = tokio::time::sleep_until(until.into()) => {
+                    if !self.holds() {
+                        return;
+                    }
+                }
+                changed = self.0.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// One that always may, for tests and tools that are the only writer by other means.
+    pub fn unconditional() -> Self {
+        let far = Instant::now() + Duration::from_hours(24 * 365);
+        // The last value stays readable though the sender is gone.
+        Self(watch::channel(Some(far)).1)
+    }
+}
+
+/// Acquires and renews.
+#[derive(Debug)]
+pub struct Elector {
+    cluster: Cluster,
+    candidate: Candidate,
+    until: watch::Sender<Option<Instant>>,
+}
+
+/// What one process knows of the Lease. No I/O and no clock.
+#[derive(Debug)]
+struct Candidate {
+    identity: String,
+    duration: Duration,
+    seen: Option<Seen>,
+}
+
+/// A Lease as it was last seen, and since when it has looked like this.
+#[derive(Debug)]
+struct Seen {
+    lease: Lease,
+    since: Instant,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// Write this Lease: create it where there is none, else replace the version that was read.
+    Write(Box<Lease>),
+    /// Somebody else's.
+    Wait,
+}
+
+impl Elector {
+    /// `duration` is what stands in the Lease, in whole seconds; `identity` must be this process's own.
+    pub fn new(cluster: Cluster, identity: String, duration: Duration) -> (Self, Authority) {
+        let (until, authority) = watch::channel(None);
+        let candidate = Candidate { identity, duration, seen: None };
+        (Self { cluster, candidate, until }, Authority(authority))
+    }
+
+    /// Until `stop`, then gives the Lease back if it is ours.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut failures = 0_u32;
+        let duration = self.candidate.duration;
+        while !stop.is_cancelled() {
+            match self.round().await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(failures, writer = self.until.borrow().is_some(), "the Lease: {error}");
+                }
+            }
+            if self.until.borrow().is_some_and(|until| until <= Instant::now()) {
+                tracing::error!("the Lease could not be renewed in time: writing stops");
+                self.until.send_replace(None);
+            }
+            // A lost call is tried again soon: there are several tries before the time runs out.
+            let pause = if failures > 0 { duration / 15 } else { duration / 3 };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        self.release().await;
+    }
+
+    async fn round(&mut self) -> Result<(), CallError> {
+        let read = self.cluster.get::<Lease>(Some(names::NAMESPACE), names::LEASE).await?;
+        let sent = Instant::now();
+        match self.candidate.step(read, sent, Timestamp::now()) {
+            Step::Wait => {
+                if self.until.send_replace(None).is_some() {
+                    tracing::error!("another operator has taken the Lease: writing stops");
+                }
+                Ok(())
+            }
+            Step::Write(mut lease) => {
+                let written = match lease.metadata.resource_version {
+                    None => self.cluster.create(Some(names::NAMESPACE), &*lease).await?,
+                    Some(_) => self.cluster.replace(Some(names::NAMESPACE), &*lease).await?,
+                };
+                lease.metadata.resource_version = written.metadata.resource_version;
+                self.candidate.seen = Some(Seen { lease: *lease, since: sent });
+                if self.until.send_replace(Some(sent + self.candidate.duration * 4 / 5)).is_none() {
+                    tracing::info!(identity = self.candidate.identity, "this operator is the writer");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An empty holder is free at once.
+    async fn release(&mut self) {
+        if self.until.send_replace(None).is_none() {
+            return;
+        }
+        let Some(Seen { mut lease, .. }) = self.candidate.seen.take() else { return };
+        if let Some(spec) = lease.spec.as_mut() {
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+        }
+        match self.cluster.replace(Some(names::NAMESPACE), &lease).await {
+            Ok(_) => tracing::info!("the Lease is released"),
+            Err(error) => tracing::warn!("the Lease runs out by itself, it could not be released: {error}"),
+        }
+    }
+}
+
+impl Candidate {
+    fn step(&mut self, read: Option<Lease>, now: Instant, wall: Timestamp) -> Step {
+        let Some(lease) = read else {
+            return Step::Write(Box::new(Lease {
+                metadata: ObjectMeta {
+                    name: Some(names::LEASE.to_owned()),
+                    namespace: Some(names::NAMESPACE.to_owned()),
+                    ..Default::default()
+                },
+                spec: Some(self.spec(None, wall)),
+            }));
+        };
+        let unchanged = self.seen.as_ref().filter(|seen| seen.lease.spec == lease.spec);
+        let since = unchanged.map_or(now, |seen| seen.since);
+        let spec = lease.spec.clone().unwrap_or_default();
+        self.seen = Some(Seen { lease: lease.clone(), since });
+
+        let holder = spec.holder_identity.as_deref().unwrap_or_default();
+        let theirs = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
+        let stopped = now.saturating_duration_since(since) >= theirs.unwrap_or(self.duration);
+        if holder == self.identity || holder.is_empty() || stopped {
+            return Step::Write(Box::new(Lease { spec: Some(self.spec(Some(spec), wall)), ..lease }));
+        }
+        Step::Wait
+    }
+
+    fn spec(&self, before: Option<LeaseSpec>, wall: Timestamp) -> LeaseSpec {
+        let before = before.unwrap_or_default();
+        let now = Some(MicroTime(wall));
+        let renewal = before.holder_identity.as_deref() == Some(&self.identity);
+        let transitions = before.lease_transitions.unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(self.duration.as_secs().max(1)).ok(),
+            acquire_time: if renewal { before.acquire_time.clone().or(now.clone()) } else { now.clone() },
+            renew_time: now,
+            lease_transitions: Some(if renewal { transitions } else { transitions.saturating_add(1) }),
+            ..before
+        }
+    }
+}
+
+/// A name for this process that no other has: the host's, and some random bytes.
+pub fn identity() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut random = [0_u8; 4];
+    // Without randomness the process id must do.
+    if getrandom::fill(&mut random).is_err() {
+        random = std::process::id().to_be_bytes();
+    }
+    format!("{host}_{}", keyward_core::ids::hex(&random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DURATION: Duration = Duration::from_secs(15);
+
+    fn candidate(identity: &str) -> Candidate {
+        Candidate { identity: identity.to_owned(), duration: DURATION, seen: None }
+    }
+
+    fn held_by(holder: &str, renewed: i64) -> Lease {
+        let spec = LeaseSpec {
+            holder_identity: Some(holder.to_owned()),
+            lease_duration_seconds: Some(15),
+            renew_time: Some(MicroTime(Timestamp::from_second(renewed).unwrap())),
+            lease_transitions: Some(4),
+            ..Default::default()
+        };
+        Lease { spec: Some(spec), ..Default::default() }
+    }
+
+    fn written(step: Step) -> LeaseSpec {
+        match step {
+            Step::Write(lease) => lease.spec.unwrap(),
+            Step::Wait => panic!("waits"),
+        }
+    }
+
+    #[test]
+    fn lease_that_does_not_change_is_taken_over_after_its_duration_and_not_before() {
+        let (mut us, begin, wall) = (candidate("us"), Instant::now(), Timestamp::UNIX_EPOCH);
+        // Renewed an age ago by the clock of whoever wrote it: that does not count.
+        let theirs = held_by("them", 0);
+        assert_eq!(us.step(Some(theirs.clone()), begin, wall), Step::Wait);
+        let almost = begin + DURATION * 99 / 100;
+        assert_eq!(us.step(Some(theirs.clone()), almost, wall), Step::Wait);
+        let spec = written(us.step(Some(theirs), begin + DURATION, wall));
+        assert_eq!(spec.holder_identity.as_deref(), Some("us"));
+        assert_eq!(spec.lease_transitions, Some(5));
+    }
+
+    #[test]
+    fn renewal_by_its_holder_begins_the_wait_anew() {
+        let (mut us, begin, wall) = (candidate("us"), Instant::now(), Timestamp::UNIX_EPOCH);
+        us.step(Some(held_by("them", 0)), begin, wall);
+        // A time far in the future, or one that goes back: a change is a change.
+        assert_eq!(us.step(Some(held_by("them", -9)), begin + DURATION, wall), Step::Wait);
+        assert_eq!(us.step(Some(held_by("them", -9)), begin + DURATION * 3 / 2, wall), Step::Wait);
+    }
+
+    #[test]
+    fn free_missing_and_own_leases_are_taken_at_once() {
+        let (mut us, now, wall) = (candidate("us"), Instant::now(), Timestamp::UNIX_EPOCH);
+        assert_eq!(written(us.step(None, now, wall)).lease_transitions, Some(1));
+        assert_eq!(written(us.step(Some(held_by("", 0)), now, wall)).lease_transitions, Some(5));
+        let renewed = written(us.step(Some(held_by("us", 0)), now, wall));
+        assert_eq!(renewed.lease_transitions, Some(4), "a renewal is no transition");
+    }
+
+    #[test]
+    fn identities_differ() {
+        assert_ne!(identity(), identity());
+    }
+}

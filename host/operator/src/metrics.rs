@@ -1,0 +1,249 @@
+//! What `/metrics` shows. Labels are bounded: kinds of actions, categories of errors, types of loaded providers,
+//! configured resources, condition types.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use keyward_core::api::{ConditionStatus, EncryptionMigrationStatus, MigrationPhase};
+use keyward_core::outcome::Outcome;
+use keyward_core::provider::{Evaluation, ProviderError};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByAction {
+    kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByProvider {
+    r#type: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPlace {
+    r#where: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResource {
+    resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPhase {
+    resource: String,
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    resource: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCondition {
+    r#type: String,
+    status: &'static str,
+}
+
+type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// All of them; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    reconciles: Durations<ByResult>,
+    actions: Family<ByAction, Counter>,
+    evaluations: Durations<ByProvider>,
+    panics: Family<ByPlace, Counter>,
+    watch_errors: Family<ByResource, Counter>,
+    lease_held: Gauge,
+    migration_objects: Family<ByOutcome, Counter>,
+    migration_done: Family<ByResource, Gauge<u64, AtomicU64>>,
+    migration_total: Family<ByResource, Gauge<u64, AtomicU64>>,
+    migration_rate: Family<ByResource, Gauge<u64, AtomicU64>>,
+    migration_phase: Family<ByPhase, Gauge>,
+    condition: Family<ByCondition, Gauge>,
+    write_key: Gauge<u64, AtomicU64>,
+    converged: Gauge,
+    registry: Arc<Registry>,
+}
+
+fn milliseconds_to_a_minute() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 16))
+}
+
+fn microseconds_to_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_01, 4.0, 10))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("keyward");
+        let r = &mut registry;
+        let reconciles: Durations<ByResult> = Family::new_with_constructor(milliseconds_to_a_minute);
+        let evaluations: Durations<ByProvider> = Family::new_with_constructor(microseconds_to_seconds);
+        r.register_with_unit(
+            "operator_reconcile_duration",
+            "How long a reconcile took, fetching and writing included, by how it ended",
+            Unit::Seconds,
+            reconciles.clone(),
+        );
+        r.register_with_unit(
+            "provider_evaluation_duration",
+            "How long a provider module took to evaluate a configuration",
+            Unit::Seconds,
+            evaluations.clone(),
+        );
+        macro_rules! registered {
+            ($name:literal, $help:literal) => {{
+                let metric = Default::default();
+                r.register($name, $help, Clone::clone(&metric));
+                metric
+            }};
+        }
+        Self {
+            reconciles,
+            evaluations,
+            actions: registered!("operator_actions", "Writes that were decided, by kind and result"),
+            panics: registered!("operator_panics", "Bugs that were caught, by where"),
+            watch_errors: registered!("operator_watch_errors", "Watches that broke and were begun anew"),
+            lease_held: registered!("operator_lease_held", "1 while this operator is the one writer"),
+            migration_objects: registered!("migration_objects", "Objects dealt with, by outcome"),
+            migration_done: registered!("migration_done_objects", "Objects dealt with in this migration"),
+            migration_total: registered!("migration_known_objects", "Objects in all, as far as known"),
+            migration_rate: registered!(
+                "migration_rate_objects_per_second",
+                "Objects dealt with each second"
+            ),
+            migration_phase: registered!("migration_phase", "1 for the phase that a migration is in"),
+            condition: registered!("condition", "1 for the status that a condition has"),
+            write_key: registered!("write_key_id", "keyID of the write key; 0 for none"),
+            converged: registered!("converged", "1 while every API server has loaded the same revision"),
+            registry: Arc::new(registry),
+        }
+    }
+}
+
+impl Metrics {
+    /// The text that Prometheus scrapes.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    pub(crate) fn reconciled(&self, result: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&ByResult { result }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn acted(&self, kind: &'static str, result: &'static str) {
+        self.actions.get_or_create(&ByAction { kind, result }).inc();
+    }
+
+    pub(crate) fn evaluated(&self, said: &Result<Evaluation, ProviderError>, took: Duration) {
+        // What an admin wrote as the type of a provider that is not loaded is no bounded label.
+        let (provider, result) = match said {
+            Ok(evaluation) => (evaluation.provider_type.clone(), "ok"),
+            Err(ProviderError::NotLoaded { .. }) => ("unknown".to_owned(), "not_loaded"),
+            Err(ProviderError::Degraded { .. }) => ("unknown".to_owned(), "degraded"),
+            Err(ProviderError::Invalid { .. }) => ("unknown".to_owned(), "invalid"),
+            Err(ProviderError::Failed { provider_type, .. }) => (provider_type.clone(), "failed"),
+        };
+        self.evaluations.get_or_create(&ByProvider { r#type: provider, result }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn panicked(&self, place: &'static str) {
+        self.panics.get_or_create(&ByPlace { r#where: place }).inc();
+    }
+
+    pub(crate) fn watch_failed(&self, resource: &str) {
+        self.watch_errors.get_or_create(&ByResource { resource: resource.to_owned() }).inc();
+    }
+
+    pub(crate) fn leads(&self, held: bool) {
+        self.lease_held.set(i64::from(held));
+    }
+
+    pub(crate) fn migrated(&self, resource: &str, outcome: &'static str) {
+        self.migration_objects.get_or_create(&ByOutcome { resource: resource.to_owned(), outcome }).inc();
+    }
+
+    pub(crate) fn migration(&self, resource: &str, status: &EncryptionMigrationStatus) {
+        let label = ByResource { resource: resource.to_owned() };
+        self.migration_done.get_or_create(&label).set(status.done);
+        self.migration_total.get_or_create(&label).set(status.total);
+        self.migration_rate.get_or_create(&label).set(status.rate);
+        for (phase, name) in [
+            (MigrationPhase::Pending, "Pending"),
+            (MigrationPhase::Running, "Running"),
+            (MigrationPhase::Succeeded, "Succeeded"),
+            (MigrationPhase::Failed, "Failed"),
+        ] {
+            let label = ByPhase { resource: resource.to_owned(), phase: name };
+            self.migration_phase.get_or_create(&label).set(i64::from(status.phase == phase));
+        }
+    }
+
+    pub(crate) fn decided(&self, outcome: &Outcome) {
+        self.converged.set(i64::from(outcome.converged));
+        let write = outcome.view.keys.iter().find(|key| key.role == "write");
+        self.write_key.set(write.map_or(0, |key| key.key_id.0));
+        for condition in &outcome.conditions {
+            for (status, name) in [
+                (ConditionStatus::True, "True"),
+                (ConditionStatus::False, "False"),
+                (ConditionStatus::Unknown, "Unknown"),
+            ] {
+                let label = ByCondition { r#type: condition.type_.clone(), status: name };
+                self.condition.get_or_create(&label).set(i64::from(condition.status == status));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_core::api::Condition;
+
+    use super::*;
+
+    #[test]
+    fn what_was_seen_is_shown_and_labels_are_bounded() {
+        let metrics = Metrics::default();
+        metrics.acted("CreateKey", "conflict");
+        metrics.reconciled("ok", Duration::from_millis(3));
+        let invented = ProviderError::NotLoaded { provider_type: "x\"} 1".into(), loaded: vec![] };
+        metrics.evaluated(&Err(invented), Duration::from_micros(20));
+        metrics.decided(&Outcome {
+            converged: true,
+            conditions: vec![Condition::new("Encrypted", ConditionStatus::True, "", "")],
+            ..Default::default()
+        });
+        let text = metrics.encode().unwrap();
+        for expected in [
+            "keyward_operator_actions_total{kind=\"CreateKey\",result=\"conflict\"} 1",
+            "keyward_operator_reconcile_duration_seconds_count{result=\"ok\"} 1",
+            "keyward_provider_evaluation_duration_seconds_count{type=\"unknown\",result=\"not_loaded\"} 1",
+            "keyward_condition{type=\"Encrypted\",status=\"True\"} 1",
+            "keyward_condition{type=\"Encrypted\",status=\"False\"} 0",
+            "keyward_converged 1",
+        ] {
+            assert!(text.contains(expected), "{expected} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Where a resource is served: its preferred version, by the API server's own word.
+
+use serde::Deserialize;
+
+use keyward_core::ids::GroupResource;
+
+use crate::cluster::{CallError, Category, Cluster, Scope};
+
+/// A resource as it is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Served {
+    /// `/api/v1` or `/apis/GROUP/VERSION`.
+    base: String,
+    resource: String,
+    namespaced: bool,
+}
+
+impl Served {
+    /// Path of all its objects.
+    pub(super) fn everything(&self) -> String {
+        format!("{}/{}", self.base, self.resource)
+    }
+
+    /// Path of the collection that one object stands in.
+    pub(super) fn collection(&self, namespace: Option<&str>) -> String {
+        match namespace.filter(|_| self.namespaced) {
+            Some(namespace) => format!("{}/namespaces/{namespace}/{}", self.base, self.resource),
+            None => self.everything(),
+        }
+    }
+
+    pub(super) fn scope(&self) -> Scope {
+        if self.namespaced { Scope::Namespaces } else { Scope::Cluster }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Group {
+    #[serde(default)]
+    versions: Vec<GroupVersion>,
+    preferred_version: Option<GroupVersion>,
+}
+
+#[derive(Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GroupVersion {
+    group_version: String,
+}
+
+#[derive(Deserialize)]
+struct Resources {
+    #[serde(default)]
+    resources: Vec<Resource>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    name: String,
+    #[serde(default)]
+    namespaced: bool,
+    #[serde(default)]
+    verbs: Vec<String>,
+}
+
+/// `Ok(None)` where no version of the group serves it with `list` and `patch`.
+pub(super) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Option<Served>, CallError> {
+    for base in bases(cluster, wanted).await? {
+        match cluster.document::<Resources>(&base).await {
+            Ok(resources) => {
+                if let Some(served) = among(&base, &resources, wanted) {
+                    return Ok(Some(served));
+                }
+            }
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+async fn bases(cluster: &Cluster, wanted: &GroupResource) -> Result<Vec<String>, CallError> {
+    if wanted.group.is_empty() {
+        return Ok(vec!["/api/v1".to_owned()]);
+    }
+    match cluster.document::<Group>(&format!("/apis/{}", wanted.group)).await {
+        Ok(group) => Ok(preferred_first(group)),
+        Err(error) if is_absent(&error) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn preferred_first(group: Group) -> Vec<String> {
+    let preferred = group.preferred_version;
+    let others = group.versions.into_iter().filter(|version| Some(version) != preferred.as_ref());
+    preferred.clone().into_iter().chain(others).map(|v| format!("/apis/{}", v.group_version)).collect()
+}
+
+fn among(base: &str, resources: &Resources, wanted: &GroupResource) -> Option<Served> {
+    let can = |resource: &Resource, verb: &str| resource.verbs.iter().any(|served| served == verb);
+    let found = resources.resources.iter().find(|resource| {
+        resource.name == wanted.resource && can(resource, "list") && can(resource, "patch")
+    })?;
+    Some(Served { base: base.to_owned(), resource: found.name.clone(), namespaced: found.namespaced })
+}
+
+fn is_absent(error: &CallError) -> bool {
+    matches!(error.category(), Category::NotFound | Category::NotServed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preferred_version_comes_first_and_once() {
+        let group: Group = serde_json::from_str(
+            r#"{"versions":[{"groupVersion":"g/v1beta1"},{"groupVersion":"g/v1"}],"preferredVersion":{"groupVersion":"g/v1"}}"#,
+        )
+        .unwrap();
+        assert_eq!(preferred_first(group), ["/apis/g/v1", "/apis/g/v1beta1"]);
+    }
+
+    #[test]
+    fn resource_must_be_listed_and_patched() {
+        let resources: Resources = serde_json::from_str(
+            r#"{"resources":[{"name":"things/status","namespaced":true,"verbs":["patch"]},
+                {"name":"things","namespaced":true,"verbs":["get","list","patch"]},
+                {"name":"reviews","namespaced":false,"verbs":["create"]}]}"#,
+        )
+        .unwrap();
+        let find = |name: &str| among("/apis/g/v1", &resources, &GroupResource::parse(name));
+        let things = find("things.g").unwrap();
+        assert_eq!(things.everything(), "/apis/g/v1/things");
+        assert_eq!(things.collection(Some("n")), "/apis/g/v1/namespaces/n/things");
+        assert_eq!(find("reviews.g"), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! Keyward's own migration engine (DESIGN.md, "Migration engine"): rewrites every object of a resource under the
+//! current write key, for each `EncryptionMigration` that is not over.
+//!
+//! What may come in: metadata. What never does: a value of an object; lists and patches ask for metadata alone.
+//!
+//! Progress, cursor and failures stand in the status, written about each second, so that a restart resumes. The engine
+//! writes nothing else and decides nothing: what is migrated, when it may start and whether a failed one is tried again
+//! is core's, by a new generation of the spec.
+
+mod discovery;
+mod pace;
+mod progress;
+mod run;
+mod track;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use keyward_core::api::EncryptionMigration;
+use keyward_core::names;
+
+use crate::backoff::Backoff;
+use crate::cluster::Cluster;
+use crate::metrics::Metrics;
+use pace::Pace;
+use run::{End, Run, RunError, Tools};
+
+/// How the engine works.
+#[derive(Clone, Copy, Debug)]
+pub struct MigrationSettings {
+    /// Rewrites under way at once, over all resources.
+    pub concurrency: usize,
+    /// How often progress is written.
+    pub report: Duration,
+    /// How often it looks though nothing was announced.
+    pub resync: Duration,
+}
+
+impl Default for MigrationSettings {
+    fn default() -> Self {
+        Self { concurrency: 16, report: Duration::from_secs(1), resync: Duration::from_secs(30) }
+    }
+}
+
+/// All runs of this operator.
+#[derive(Debug)]
+pub struct Engine {
+    tools: Tools,
+    resync: Duration,
+}
+
+/// A run under way.
+struct Active {
+    uid: Option<String>,
+    generation: Option<i64>,
+    stop: CancellationToken,
+}
+
+/// A migration that paused.
+#[derive(Default)]
+struct Paused {
+    backoff: Backoff,
+    until: Option<Instant>,
+}
+
+type Ended = (String, Result<End, RunError>);
+
+impl Engine {
+    /// An engine on this cluster.
+    pub fn new(cluster: Cluster, settings: MigrationSettings, metrics: Metrics) -> Self {
+        let pace = Pace::fixed(settings.concurrency);
+        Self { tools: Tools { cluster, pace, metrics, report: settings.report }, resync: settings.resync }
+    }
+
+    /// Until `stop`: then runs write their cursors and end. `look` is rung when a migration may have changed.
+    pub async fn run(self, look: Arc<Notify>, stop: CancellationToken) {
+        let mut active: BTreeMap<String, Active> = BTreeMap::new();
+        let mut paused: BTreeMap<String, Paused> = BTreeMap::new();
+        let mut runs: JoinSet<Ended> = JoinSet::new();
+        while !stop.is_cancelled() {
+            match self.tools.cluster.list::<EncryptionMigration>(None, None).await {
+                Ok(migrations) => self.look_after(migrations, &mut active, &paused, &mut runs, &stop),
+                Err(error) => tracing::warn!("migrations are not looked after: {error}"),
+            }
+            let wake = paused.values().filter_map(|paused| paused.until).min();
+            let wake = wake.map_or(self.resync, |at| at.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                () = look.notified() => {}
+                () = tokio::time::sleep(wake.clamp(Duration::from_millis(50), self.resync)) => {}
+                () = stop.cancelled() => {}
+                Some(ended) = runs.join_next() => match ended {
+                    Ok((name, result)) => {
+                        active.remove(&name);
+                        note(&name, result, &mut paused);
+                    }
+                    Err(error) => {
+                        if error.is_panic() {
+                            self.tools.metrics.panicked("migration");
+                        }
+                        tracing::error!("a migration's run broke off: {error}");
+                        // Whose it was is not told: those that are left are begun anew from their cursors.
+                        for run in active.values() {
+                            run.stop.cancel();
+                        }
+                        active.clear();
+                    }
+                },
+            }
+        }
+        // Their tokens are children of `stop`: each finishes what is under way and writes its cursor.
+        while let Some(ended) = runs.join_next().await {
+            if let Ok((name, result)) = ended {
+                tracing::info!(name, "migration stopped: {result:?}");
+            }
+        }
+    }
+
+    fn look_after(
+        &self,
+        migrations: Vec<EncryptionMigration>,
+        active: &mut BTreeMap<String, Active>,
+        paused: &BTreeMap<String, Paused>,
+        runs: &mut JoinSet<Ended>,
+        stop: &CancellationToken,
+    ) {
+        let now = Instant::now();
+        for (name, run) in active.iter() {
+            let wanted = migrations.iter().find(|migration| migration.metadata.name.as_deref() == Some(name));
+            let same = wanted.is_some_and(|migration| {
+                migration.metadata.uid == run.uid && migration.metadata.generation == run.generation
+            });
+            if !same {
+                run.stop.cancel();
+            }
+        }
+        for migration in migrations {
+            let name = migration.metadata.name.clone().unwrap_or_default();
+            let waits = paused.get(&name).and_then(|paused| paused.until).is_some_and(|until| now < until);
+            let ours = migration.spec.operand == names::KUBE_APISERVER;
+            if !ours || waits || active.contains_key(&name) || !progress::is_due(&migration) {
+                continue;
+            }
+            let run = Active {
+                uid: migration.metadata.uid.clone(),
+                generation: migration.metadata.generation,
+                stop: stop.child_token(),
+            };
+            tracing::info!(name, key = %migration.spec.key_id, "migration begins or goes on");
+            let (tools, token) = (self.tools.clone(), run.stop.clone());
+            active.insert(name.clone(), run);
+            runs.spawn(async move {
+                let ended = Run::new(&tools, migration, token).execute().await;
+                (name, ended)
+            });
+        }
+    }
+}
+
+fn note(name: &str, result: Result<End, RunError>, paused: &mut BTreeMap<String, Paused>) {
+    match result {
+        Ok(end) => {
+            tracing::info!(name, ?end, "migration's run ended");
+            paused.remove(name);
+        }
+        Err(error) => {
+            let entry = paused.entry(name.to_owned()).or_default();
+            let pause = entry.backoff.next();
+            entry.until = Some(Instant::now() + pause);
+            tracing::warn!(name, ?pause, "migration pauses: {error}");
+        }
+    }
+}

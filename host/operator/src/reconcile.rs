@@ -1,0 +1,178 @@
+//! One reconcile: fetch, resolve, decide, write, tell.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use keyward_core::SecretBytes;
+use keyward_core::api::ClusterEncryption;
+use keyward_core::outcome::{Action, Outcome};
+use keyward_core::platform::{FreshBytes, Given, Objects, kubernetes};
+use keyward_core::provider::Evaluator;
+
+use crate::ages::Ages;
+use crate::cluster::{Category, Cluster};
+use crate::error::Error;
+use crate::events::{self, Announcement, Notices};
+use crate::lease::Authority;
+use crate::metrics::Metrics;
+use crate::writer::{Applied, Writer};
+use crate::{fetch, results, roles, status};
+
+/// What one term of office remembers from one reconcile to the next. A new term begins with nothing: waits begin anew.
+pub(crate) struct Reconciler {
+    pub(crate) cluster: Cluster,
+    pub(crate) evaluator: Arc<dyn Evaluator>,
+    pub(crate) authority: Authority,
+    /// Asked to stop: the write under way is finished, and no other begun.
+    pub(crate) stop: CancellationToken,
+    pub(crate) metrics: Metrics,
+    /// This process, in Events.
+    pub(crate) instance: String,
+    pub(crate) ages: Ages,
+    pub(crate) notices: Notices,
+    /// The last failure that was announced, so that it is announced once.
+    pub(crate) announced: Option<String>,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Next {
+    /// Something was written, or somebody else wrote first: look again at once.
+    pub(crate) again: bool,
+    /// Look again after this long, though nothing is announced.
+    pub(crate) after: Option<Duration>,
+}
+
+impl Reconciler {
+    /// One reconcile, in one span; its result and duration go into the metrics.
+    pub(crate) async fn run(&mut self) -> Result<Next, Error> {
+        let began = Instant::now();
+        let span = tracing::info_span!("reconcile", operand = keyward_core::names::KUBE_APISERVER);
+        let result = self.reconcile().instrument(span).await;
+        let label = match &result {
+            Ok(_) => "ok",
+            Err(error) => error.category(),
+        };
+        self.metrics.reconciled(label, began.elapsed());
+        result
+    }
+
+    async fn reconcile(&mut self) -> Result<Next, Error> {
+        let objects = fetch::objects(&self.cluster).await?;
+        let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
+            tracing::debug!("there is no ClusterEncryption/cluster: nothing is wanted");
+            return Ok(Next::default());
+        };
+        let results = results::resolve(&self.cluster, &self.evaluator, &objects, &self.metrics).await?;
+        let given = Given { now: Timestamp::now(), ages: self.ages.at(Instant::now()), fresh: fresh()? };
+        let Some(snapshot) = kubernetes::snapshot(&objects, &results, given) else {
+            return Ok(Next::default());
+        };
+        let outcome = keyward_core::reconcile(&snapshot);
+        drop((snapshot, results));
+        self.ages.observe(&outcome.facts, Instant::now(), Timestamp::now());
+        self.metrics.decided(&outcome);
+        tracing::debug!(
+            converged = outcome.converged,
+            waiting = outcome.waiting.as_ref().map(|waiting| waiting.reason.as_str()),
+            actions = outcome.actions.len(),
+            "decided"
+        );
+
+        let applied = self.apply(&objects, &outcome, &mut cluster_encryption).await;
+        let announcements = self.announcements(&outcome, &applied);
+        let (reported, ()) = tokio::join!(
+            self.report(&outcome, &applied, &cluster_encryption),
+            events::publish(&self.cluster, &self.instance, &cluster_encryption, &announcements),
+        );
+        let again = applied.count > 0;
+        match applied.failure {
+            Some(failure) if failure.is_conflict() => {
+                tracing::info!("somebody else wrote first, deciding again: {failure}");
+                Ok(Next { again: true, after: outcome.requeue_after })
+            }
+            Some(failure) => Err(failure),
+            None => reported.map(|reported| Next { again: again || !reported, after: outcome.requeue_after }),
+        }
+    }
+
+    /// The agents' Role first: a node must be able to read what it is told to install.
+    async fn apply(
+        &self,
+        objects: &Objects,
+        outcome: &Outcome,
+        cluster_encryption: &mut ClusterEncryption,
+    ) -> Applied {
+        if !self.authority.holds() {
+            return Applied { count: 0, failure: Some(Error::NotWriter) };
+        }
+        let readable = roles::readable(objects, &outcome.actions);
+        if let Err(error) = roles::ensure(&self.cluster, &readable).await {
+            return Applied { count: 0, failure: Some(error.into()) };
+        }
+        let writer = Writer {
+            cluster: &self.cluster,
+            authority: &self.authority,
+            stop: &self.stop,
+            metrics: &self.metrics,
+            objects,
+        };
+        writer.apply(&outcome.actions, cluster_encryption).await
+    }
+
+    /// Events: what was done, what failed, what is new to know.
+    fn announcements(&mut self, outcome: &Outcome, applied: &Applied) -> Vec<Announcement> {
+        let mut announcements = self.notices.new_ones(&outcome.notices, Instant::now());
+        let done = outcome.actions.iter().take(applied.count);
+        announcements.extend(done.filter_map(events::of_action));
+        let failed: Option<&Action> = outcome.actions.get(applied.count);
+        let failure = applied.failure.as_ref().and_then(|error| events::of_failure(failed, error));
+        let said = failure.as_ref().map(|announcement| announcement.note.clone());
+        if said != self.announced {
+            announcements.extend(failure);
+            self.announced = said;
+        }
+        announcements
+    }
+
+    /// One status update, when something changed. `false` where it has to be done again, since somebody else wrote.
+    async fn report(
+        &self,
+        outcome: &Outcome,
+        applied: &Applied,
+        cluster_encryption: &ClusterEncryption,
+    ) -> Result<bool, Error> {
+        let before = cluster_encryption.status.clone().unwrap_or_default();
+        let generation = cluster_encryption.metadata.generation.unwrap_or_default();
+        let failure = applied.failure.as_ref();
+        let after =
+            status::merged(&before, outcome, self.ages.since(), failure, generation, Timestamp::now());
+        if cluster_encryption.status.as_ref() == Some(&after) {
+            return Ok(true);
+        }
+        if !self.authority.holds() {
+            return Err(Error::NotWriter);
+        }
+        let reported = ClusterEncryption { status: Some(after), ..cluster_encryption.clone() };
+        match self.cluster.replace_status(&reported).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.category() == Category::Conflict => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Bytes for a key and a salt that may be made now.
+pub(crate) fn fresh() -> Result<FreshBytes, Error> {
+    Ok(FreshBytes { key: random()?, salt: random()? })
+}
+
+fn random() -> Result<SecretBytes, Error> {
+    let mut bytes = vec![0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Randomness(error.to_string()))?;
+    Ok(SecretBytes::new(bytes))
+}

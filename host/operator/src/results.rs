@@ -1,0 +1,104 @@
+//! Brings in what core wants beside the objects: evaluations, referenced objects, diagnoses. Asks
+//! [`kubernetes::needed`] until it wants nothing.
+//!
+//! Provider modules run on blocking threads, each call caught by itself: one that fails or panics degrades its own
+//! provider only. Nothing is remembered here: the engine memoises by function, module and inputs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use keyward_core::platform::{Needed, Objects, Results, kubernetes};
+use keyward_core::provider::{EvaluationRequest, Evaluator, ProviderError};
+
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::fetch;
+use crate::metrics::Metrics;
+
+/// Each round is one step further away from the spec: configuration, its references, diagnoses of its failures.
+const ROUNDS: usize = 16;
+
+/// All that is wanted for a decision on these objects.
+pub async fn resolve(
+    cluster: &Cluster,
+    evaluator: &Arc<dyn Evaluator>,
+    objects: &Objects,
+    metrics: &Metrics,
+) -> Result<Results, Error> {
+    let mut results = Results::default();
+    for _ in 0..ROUNDS {
+        let needed = kubernetes::needed(objects, &results);
+        if needed.is_empty() {
+            return Ok(results);
+        }
+        let Needed { evaluations, objects: references, diagnoses } = needed;
+        let ask = Ask { evaluator: Arc::clone(evaluator), metrics: metrics.clone() };
+        let blocking = tokio::task::spawn_blocking(move || {
+            let evaluated: Vec<_> =
+                evaluations.into_iter().map(|request| (ask.evaluate(&request), request)).collect();
+            let diagnosed: Vec<_> = diagnoses
+                .into_iter()
+                .map(|(request, failure)| {
+                    let said =
+                        ask.guarded("diagnose", &request, || ask.evaluator.diagnose(&request, &failure));
+                    ((request, failure), said)
+                })
+                .collect();
+            (evaluated, diagnosed)
+        });
+        let read = futures::future::join_all(references.into_iter().map(|object| async move {
+            let data = fetch::referenced(cluster, &object).await;
+            (object, data)
+        }));
+        let (answered, read) = tokio::join!(blocking, read);
+        results.objects.extend(read);
+        // A panic is caught closer to the call; what is left is a runtime that shuts down.
+        if let Ok((evaluated, diagnosed)) = answered {
+            results.evaluations.extend(evaluated.into_iter().map(|(said, request)| (request, said)));
+            results.diagnoses.extend(diagnosed);
+        }
+    }
+    Err(Error::Unsettled(ROUNDS))
+}
+
+struct Ask {
+    evaluator: Arc<dyn Evaluator>,
+    metrics: Metrics,
+}
+
+impl Ask {
+    fn evaluate(
+        &self,
+        request: &EvaluationRequest,
+    ) -> Result<keyward_core::provider::Evaluation, ProviderError> {
+        let began = Instant::now();
+        let said = self.guarded("evaluate", request, || self.evaluator.evaluate(request));
+        self.metrics.evaluated(&said, began.elapsed());
+        said
+    }
+
+    fn guarded<T>(
+        &self,
+        function: &str,
+        request: &EvaluationRequest,
+        call: impl FnOnce() -> Result<T, ProviderError>,
+    ) -> Result<T, ProviderError> {
+        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+            self.metrics.panicked("provider");
+            Err(ProviderError::Failed {
+                provider_type: provider_type(request),
+                function: function.to_owned(),
+                category: "panic".to_owned(),
+                message: "the host failed while it called the module; see the log".to_owned(),
+            })
+        })
+    }
+}
+
+fn provider_type(request: &EvaluationRequest) -> String {
+    serde_json::from_str::<serde_json::Value>(&request.kms)
+        .ok()
+        .and_then(|kms| kms.get("type")?.as_str().map(ToOwned::to_owned))
+        .unwrap_or_default()
+}

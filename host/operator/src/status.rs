@@ -1,0 +1,145 @@
+//! The aggregate status: what was decided, merged into what stood there. Pure; the reconcile writes it, once, and only
+//! when something changed.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use keyward_core::api::{ClusterEncryptionStatus, Condition, ConditionStatus, Since};
+use keyward_core::outcome::Outcome;
+
+use crate::ages::whole_seconds;
+use crate::cluster::cut;
+use crate::error::Error;
+
+/// The condition about the operator's own writing; the others are core's.
+pub(crate) const WRITER_DEGRADED: &str = "EncryptionWriterDegraded";
+/// The longest message that a condition carries.
+const LONGEST_MESSAGE: usize = 8192;
+
+/// The status after a decision. A condition whose type the decision does not name keeps what it had (CONTRACT 3.5).
+pub(crate) fn merged(
+    before: &ClusterEncryptionStatus,
+    outcome: &Outcome,
+    since: Vec<Since>,
+    failure: Option<&Error>,
+    generation: i64,
+    now: Timestamp,
+) -> ClusterEncryptionStatus {
+    let decided = outcome.conditions.iter().cloned().chain([writer_condition(failure)]);
+    let view = &outcome.view;
+    ClusterEncryptionStatus {
+        observed_generation: generation,
+        conditions: conditions(&before.conditions, decided, generation, now),
+        highest_key_id: before.highest_key_id,
+        highest_revision: before.highest_revision,
+        converged_revision: view.converged_revision,
+        revisions: view.revisions.clone(),
+        keys: view.keys.clone(),
+        migrations: view.migrations.clone(),
+        plugins: view.plugins.clone(),
+        reencrypt: before.reencrypt.clone(),
+        since,
+    }
+}
+
+/// A lost precondition is how two writers take turns, and no failure.
+fn writer_condition(failure: Option<&Error>) -> Condition {
+    match failure.filter(|error| !error.is_conflict()) {
+        None => Condition::new(WRITER_DEGRADED, ConditionStatus::False, "AsExpected", ""),
+        Some(error) => {
+            let reason = error.category();
+            let reason: String = reason
+                .split('_')
+                .filter_map(|word| {
+                    let (first, rest) = word.split_at_checked(1)?;
+                    Some(first.to_uppercase() + rest)
+                })
+                .collect();
+            Condition::new(WRITER_DEGRADED, ConditionStatus::True, reason, error.to_string())
+        }
+    }
+}
+
+fn conditions(
+    before: &[Condition],
+    decided: impl Iterator<Item = Condition>,
+    generation: i64,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let mut all: BTreeMap<String, Condition> =
+        before.iter().map(|condition| (condition.type_.clone(), condition.clone())).collect();
+    for mut condition in decided {
+        let kept = all
+            .get(&condition.type_)
+            .filter(|stood| stood.status == condition.status)
+            .and_then(|stood| stood.last_transition_time.clone());
+        condition.last_transition_time = Some(kept.unwrap_or_else(|| whole_seconds(now).to_string()));
+        condition.observed_generation = Some(generation);
+        condition.message.truncate(cut(&condition.message, LONGEST_MESSAGE).len());
+        all.insert(condition.type_.clone(), condition);
+    }
+    all.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_core::ids::KeyId;
+
+    use super::*;
+
+    fn outcome(status: ConditionStatus) -> Outcome {
+        Outcome {
+            conditions: vec![Condition::new("Encrypted", status, "Reason", "message")],
+            ..Default::default()
+        }
+    }
+
+    fn after(before: &ClusterEncryptionStatus, outcome: &Outcome, second: i64) -> ClusterEncryptionStatus {
+        merged(before, outcome, vec![], None, 3, Timestamp::from_second(second).unwrap())
+    }
+
+    #[test]
+    fn transition_time_moves_with_the_status_alone() {
+        let first = after(&ClusterEncryptionStatus::default(), &outcome(ConditionStatus::False), 10);
+        let mut same = outcome(ConditionStatus::False);
+        same.conditions[0].message = "other".to_owned();
+        let second = after(&first, &same, 20);
+        let time = |status: &ClusterEncryptionStatus| status.conditions[0].last_transition_time.clone();
+        assert_eq!(time(&first), time(&second));
+        let third = after(&second, &outcome(ConditionStatus::True), 30);
+        assert_eq!(time(&third).as_deref(), Some("1970-01-01T00:00:30Z"));
+    }
+
+    #[test]
+    fn condition_that_was_not_decided_keeps_what_it_had() {
+        let first = after(&ClusterEncryptionStatus::default(), &outcome(ConditionStatus::True), 10);
+        let second = after(&first, &Outcome::default(), 20);
+        assert_eq!(first.conditions, second.conditions);
+    }
+
+    #[test]
+    fn equal_decisions_give_equal_statuses_and_marks_stay() {
+        let before = ClusterEncryptionStatus { highest_key_id: KeyId(7), ..Default::default() };
+        let first = after(&before, &outcome(ConditionStatus::True), 10);
+        assert_eq!(first, after(&first, &outcome(ConditionStatus::True), 99));
+        assert_eq!(first.highest_key_id, KeyId(7));
+    }
+
+    #[test]
+    fn failed_write_degrades_and_a_lost_precondition_does_not() {
+        let call = |code: u16| {
+            Error::Call(crate::cluster::CallError {
+                verb: "create",
+                object: "secrets a/b".into(),
+                cause: crate::cluster::Cause::Refused(Box::new(crate::cluster::Refusal {
+                    code,
+                    reason: "R".into(),
+                    ..Default::default()
+                })),
+            })
+        };
+        assert_eq!(writer_condition(Some(&call(409))).status, ConditionStatus::False);
+        let degraded = writer_condition(Some(&call(403)));
+        assert_eq!((degraded.status, degraded.reason.as_str()), (ConditionStatus::True, "Forbidden"));
+    }
+}

@@ -1,0 +1,117 @@
+//! Carries out what was decided: one action at a time, in order, each with its precondition; stops at the first that
+//! fails, and the next reconcile decides again from what is true then (DESIGN.md, "How data flows").
+//!
+//! [`plan`] turns an action into writes without any I/O; this file sends them. Nothing comes back from a write but
+//! metadata.
+
+mod plan;
+
+use k8s_openapi::api::core::v1::Secret;
+use tokio_util::sync::CancellationToken;
+
+use keyward_core::api::ClusterEncryption;
+use keyward_core::names;
+use keyward_core::outcome::Action;
+use keyward_core::platform::Objects;
+
+use crate::cluster::{CallError, Category, Cluster, Meta};
+use crate::error::{ActionError, Error};
+use crate::lease::Authority;
+use crate::metrics::Metrics;
+use plan::Write;
+
+const NAMESPACE: Option<&str> = Some(names::NAMESPACE);
+
+/// What became of the actions.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    /// How many were carried out, from the first on.
+    pub(crate) count: usize,
+    /// Why the next one was not.
+    pub(crate) failure: Option<Error>,
+}
+
+/// The writer of one operand.
+pub(crate) struct Writer<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) authority: &'a Authority,
+    pub(crate) stop: &'a CancellationToken,
+    pub(crate) metrics: &'a Metrics,
+    /// As read.
+    pub(crate) objects: &'a Objects,
+}
+
+impl Writer<'_> {
+    /// Carries out the actions. `cluster_encryption` follows what they write to its status.
+    pub(crate) async fn apply(
+        &self,
+        actions: &[Action],
+        cluster_encryption: &mut ClusterEncryption,
+    ) -> Applied {
+        for (count, action) in actions.iter().enumerate() {
+            let kind = action.kind();
+            let result = if self.authority.holds() && !self.stop.is_cancelled() {
+                let done = self.carry_out(action, cluster_encryption).await;
+                done.map_err(|source| Error::Action { action: kind, source })
+            } else {
+                Err(Error::NotWriter)
+            };
+            self.metrics.acted(kind, result.as_ref().map_err(Error::category).err().unwrap_or("ok"));
+            match result {
+                Ok(()) => tracing::info!(action = kind, "done: {}", action.describe()),
+                Err(failure) => return Applied { count, failure: Some(failure) },
+            }
+        }
+        Applied { count: actions.len(), failure: None }
+    }
+
+    async fn carry_out(
+        &self,
+        action: &Action,
+        cluster_encryption: &mut ClusterEncryption,
+    ) -> Result<(), ActionError> {
+        let cluster = self.cluster;
+        match plan::write(action, self.objects)? {
+            Write::HighWater { key_id, revision } => {
+                let mut raised = cluster_encryption.clone();
+                let status = raised.status.get_or_insert_default();
+                // Never lowered, whatever was decided: a number once used names one KEK for ever (S5).
+                status.highest_key_id = status.highest_key_id.max(key_id);
+                status.highest_revision = status.highest_revision.max(revision);
+                let written = cluster.replace_status(&raised).await?;
+                raised.metadata.resource_version = written.metadata.resource_version;
+                *cluster_encryption = raised;
+            }
+            Write::CreateSecret(secret) => cluster.create(NAMESPACE, &*secret).await.map(drop)?,
+            Write::ReplaceSecret(secret) => cluster.replace(NAMESPACE, &*secret).await.map(drop)?,
+            Write::DeleteSecret { name, resource_version, finalizers } => {
+                self.delete_secret(&name, resource_version, finalizers).await?;
+            }
+            Write::CreateNode(node) => cluster.create(None, &*node).await.map(drop)?,
+            Write::ReplaceNode(node) => cluster.replace(None, &*node).await.map(drop)?,
+            Write::CreateMigration(migration) => cluster.create(None, &*migration).await.map(drop)?,
+            Write::ReplaceMigration(migration) => cluster.replace(None, &*migration).await.map(drop)?,
+        }
+        Ok(())
+    }
+
+    /// Our finalizer first, both on the version that was read. A Secret that somebody already asked to delete is gone
+    /// with its last finalizer.
+    async fn delete_secret(
+        &self,
+        name: &str,
+        mut resource_version: String,
+        finalizers: Option<Vec<String>>,
+    ) -> Result<(), CallError> {
+        let gone = |error: &CallError| error.category() == Category::NotFound;
+        if let Some(left) = finalizers {
+            let written: Meta =
+                self.cluster.set_finalizers::<Secret>(NAMESPACE, name, &resource_version, &left).await?;
+            resource_version = written.metadata.resource_version.unwrap_or_default();
+        }
+        match self.cluster.delete::<Secret>(NAMESPACE, name, &resource_version).await {
+            Err(error) if gone(&error) => Ok(()),
+            answer => answer,
+        }
+    }
+}
