@@ -1,0 +1,77 @@
+//! `keyward crds`: the CRDs, from the types and the loaded providers.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use keyward_core::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
+use keyward_core::provider::{Descriptor, Evaluator as _};
+use kube::CustomResourceExt as _;
+use serde_json::{Value, json};
+
+use crate::providers::Providers;
+
+/// Prints the CRDs as YAML (JSON documents, which are YAML).
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  keyward crds | kubectl apply --server-side -f -")]
+pub(crate) struct Args {
+    /// Leave the providers' schemas out: any configuration is taken by the API server, and checked by the operator
+    #[arg(long)]
+    plain: bool,
+    #[command(flatten)]
+    providers: Providers,
+}
+
+/// Prints.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let descriptors = if args.plain { Vec::new() } else { args.providers.load()?.descriptors() };
+    for crd in all(&descriptors)? {
+        println!("---\n{}", serde_json::to_string_pretty(&crd)?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The CRDs, with the providers' schemas laid over `spec.encryption.kms`.
+pub(crate) fn all(descriptors: &[Descriptor]) -> Result<Vec<Value>> {
+    let mut cluster = serde_json::to_value(ClusterEncryption::crd())?;
+    let schema = "/spec/versions/0/schema/openAPIV3Schema";
+    if let Some(root) = cluster.pointer_mut(schema).and_then(Value::as_object_mut) {
+        root.insert(
+            "x-kubernetes-validations".to_owned(),
+            json!([{
+                "rule": "self.metadata.name == 'cluster'",
+                "message": "there is one ClusterEncryption, and its name is 'cluster'",
+            }]),
+        );
+    }
+    let kms = format!("{schema}/properties/spec/properties/encryption/properties/kms");
+    if let Some(kms) = cluster.pointer_mut(&kms) {
+        overlay(kms, descriptors);
+    }
+    Ok(vec![
+        cluster,
+        serde_json::to_value(EncryptionNode::crd())?,
+        serde_json::to_value(EncryptionMigration::crd())?,
+    ])
+}
+
+/// Early errors and `kubectl explain` for what is loaded; unknown fields stay, so that a provider that is loaded later
+/// needs no new CRD.
+fn overlay(kms: &mut Value, descriptors: &[Descriptor]) {
+    for descriptor in descriptors {
+        if let Some(properties) = kms.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.insert(descriptor.config_field.clone(), descriptor.config_schema.clone());
+        }
+        let (field, kind) = (&descriptor.config_field, &descriptor.provider_type);
+        let rule = json!({
+            "rule": format!("self.type == '{kind}' ? has(self.{field}) : !has(self.{field})"),
+            "message": format!("{field} config is required when kms provider type is {kind}, and forbidden otherwise"),
+        });
+        if let Some(kms) = kms.as_object_mut() {
+            let rules = kms.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
+            if let Some(rules) = rules.as_array_mut() {
+                rules.push(rule);
+            }
+        }
+    }
+}

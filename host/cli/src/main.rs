@@ -1,0 +1,119 @@
+//! The one binary, `keyward`: parses the command line and wires the crates together.
+//!
+//! What may come in: flags, output for people, the choice of crates. What never does: decisions (they are core's), I/O
+//! against the cluster that an operator or an agent also does (it is theirs).
+
+mod connection;
+mod crds;
+mod input;
+mod live;
+mod node_agent;
+mod operator;
+mod plan;
+mod provider;
+mod providers;
+mod status;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "keyward", version, about = "Encryption at rest for Kubernetes", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written
+    #[arg(long, global = true, env = "KEYWARD_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the operator
+    Operator {
+        #[command(flatten)]
+        args: Box<operator::Args>,
+        #[command(flatten)]
+        providers: providers::Providers,
+    },
+    /// Run a control-plane node's agent
+    NodeAgent(Box<node_agent::Args>),
+    /// Show what a change would do, and why; exit 0 nothing, 2 something, 1 an error
+    Plan(Box<plan::Args>),
+    /// Show what is: keys, nodes, plugins, migrations, and what is waited for
+    Status(status::Args),
+    /// Print the CRDs
+    Crds(crds::Args),
+    /// For authors of provider modules
+    Provider(provider::Args),
+}
+
+impl Command {
+    /// What runs for long tells what it does; what answers a question tells the answer.
+    fn default_level(&self) -> &'static str {
+        match self {
+            Self::Operator { .. } | Self::NodeAgent(_) => "info",
+            _ => "warn",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.log_format, cli.command.default_level());
+    // One TLS provider for everything in the process.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Operator { args, providers } => {
+            let engine = tokio::task::spawn_blocking(move || providers.load()).await??;
+            let evaluator = engine as Arc<dyn keyward_core::provider::Evaluator>;
+            Box::pin(operator::run(*args, evaluator)).await
+        }
+        Command::NodeAgent(args) => node_agent::run(*args).await,
+        Command::Plan(args) => plan::run(*args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Crds(args) => crds::run(&args),
+        Command::Provider(args) => provider::run(args),
+    }
+}
+
+/// CLI.md: `error: what; what to do`, and never a backtrace.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+    eprintln!("error: {}", chain.join(": "));
+    ExitCode::from(1)
+}
+
+fn log(format: LogFormat, level: &str) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("KEYWARD_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

@@ -1,0 +1,109 @@
+//! `keyward node-agent`: settings, signals, and the agent they belong to.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args as ClapArgs;
+use keyward_core::node::Policy;
+use keyward_node::{Agent, Owner, Paths, Settings};
+use keyward_operator::settings::duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Example: `keyward node-agent --node cp-1 --kubeconfig /etc/kubernetes/keyward/agent.kubeconfig`.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(
+    after_help = "Example:\n  keyward node-agent --node cp-1 --kubeconfig /etc/kubernetes/keyward/agent.kubeconfig"
+)]
+pub(crate) struct Args {
+    /// The node's name, which is its EncryptionNode's too
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node: String,
+    /// Path of the kubeconfig with the node's own credential
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
+    /// Put all paths but the sockets' below this folder
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Where the local API server's metrics are read [default: the kubeconfig's server]
+    #[arg(long, value_name = "URL")]
+    metrics_url: Option<String>,
+    /// The name in the local API server's certificate
+    #[arg(long, value_name = "NAME", default_value = "kubernetes.default.svc")]
+    server_name: String,
+    /// How often running plugins are probed
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    probe_interval: Duration,
+    /// Every so many probes go beyond Status: an Encrypt/Decrypt round trip, and the canary
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    full_probe_every: u32,
+    /// Limit of one call to a plugin
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    plugin_timeout: Duration,
+    /// Limit of one call to the API server
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    call_timeout: Duration,
+    /// How often the API server looks at its encryption configuration
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    file_poll: Duration,
+    /// How long a plugin may take until it accepts on its socket
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    start_deadline: Duration,
+    /// How long a plugin goes on after the API server has loaded a configuration without it
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    drain: Duration,
+    /// User and group that plugins run as, and that own their files [default: 65532, where this machine has it]
+    #[arg(long, value_name = "UID")]
+    plugin_uid: Option<u32>,
+}
+
+/// Runs until SIGTERM or SIGINT. Plugins go on: they are static pods.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    ensure!(args.root.is_absolute(), "--root must be an absolute path: it stands in the plugins' pods");
+    let policy = Policy {
+        probe_interval: args.probe_interval,
+        file_poll: args.file_poll,
+        start_deadline: args.start_deadline,
+        drain: args.drain,
+        ..Policy::default()
+    };
+    let mut settings = Settings {
+        paths: Paths::new(args.root),
+        policy,
+        metrics_url: args.metrics_url,
+        server_name: args.server_name,
+        call_timeout: args.call_timeout,
+        plugin_timeout: args.plugin_timeout,
+        full_probe_every: args.full_probe_every,
+        ..Settings::new(args.node, args.kubeconfig)
+    };
+    if let Some(uid) = args.plugin_uid {
+        settings.owner = Owner { uid, gid: uid };
+    }
+    let stop = until_asked_to_stop()?;
+    Agent::new(settings).await?.run(stop).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process at once: every step survives that.
+fn until_asked_to_stop() -> Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        for patient in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if !patient {
+                std::process::exit(130);
+            }
+            asked.cancel();
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,118 @@
+//! `keyward operator`: settings, signals, and the operator they belong to.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args as ClapArgs, ValueEnum};
+use keyward_core::provider::Evaluator;
+use keyward_operator::migrator::MigrationSettings;
+use keyward_operator::settings::duration;
+use keyward_operator::{Operator, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::Connection;
+
+/// What objects the operator works on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Platform {
+    /// `ClusterEncryption/cluster` and Keyward's own node agents.
+    #[default]
+    Kubernetes,
+    /// `APIServer/cluster` and the cluster's operators.
+    Openshift,
+}
+
+/// Example: `keyward operator --platform kubernetes --listen 0.0.0.0:8440`.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(
+    after_help = "Example:\n  keyward operator --platform kubernetes --providers /usr/share/keyward/providers --listen 0.0.0.0:8440"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    connection: Connection,
+    /// Which objects to work on
+    #[arg(long, value_enum, default_value_t)]
+    platform: Platform,
+    /// Where /metrics, /readyz and /livez are served; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8440")]
+    listen: SocketAddr,
+    /// How long the Lease of a writer that says nothing more holds; 2s at least
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    lease_duration: Duration,
+    /// Limit of one call to the API server
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    call_timeout: Duration,
+    /// How often everything is looked at though nothing was announced
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    resync: Duration,
+    /// Objects that are re-encrypted at once, over all resources
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    migration_concurrency: u16,
+    /// How long the work at hand may take after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    shutdown_timeout: Duration,
+}
+
+/// Runs until SIGTERM or SIGINT, then ends in order: the write under way, the migration's cursor, the Lease.
+pub(crate) async fn run(args: Args, evaluator: Arc<dyn Evaluator>) -> Result<ExitCode> {
+    if args.platform == Platform::Openshift {
+        bail!("--platform openshift cannot be operated yet; `keyward plan` understands its objects");
+    }
+    if args.lease_duration < Duration::from_secs(2) {
+        bail!("--lease-duration must be 2s or more: it is renewed three times in that time");
+    }
+    for trouble in evaluator.degraded() {
+        tracing::error!("{trouble}");
+    }
+    let providers: Vec<String> = evaluator.descriptors().into_iter().map(|d| d.provider_type).collect();
+    tracing::info!(?providers, "providers in force");
+
+    let connection = keyward_operator::Connection {
+        kubeconfig: args.connection.kubeconfig,
+        context: args.connection.context,
+    };
+    let client = keyward_operator::connect(&connection).await?;
+    let settings = Settings {
+        listen: args.listen,
+        lease_duration: args.lease_duration,
+        call_timeout: args.call_timeout,
+        resync: args.resync,
+        shutdown: args.shutdown_timeout,
+        migration: MigrationSettings {
+            concurrency: args.migration_concurrency.into(),
+            ..MigrationSettings::default()
+        },
+        ..Settings::default()
+    };
+    let operator = Operator::bind(client, evaluator, settings).await?;
+    println!("listening on http://{}", operator.address());
+    Box::pin(operator.run(until_asked_to_stop()?)).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process at once, as without a handler.
+fn until_asked_to_stop() -> Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        for patient in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if patient {
+                tracing::info!("asked to stop; ask again to stop at once");
+                asked.cancel();
+            } else {
+                std::process::exit(130);
+            }
+        }
+    });
+    Ok(stop)
+}

@@ -1,0 +1,148 @@
+//! `keyward status`: what is, and what is waited for, from the status that the operator and the agents wrote.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args as ClapArgs;
+use keyward_core::api::{ClusterEncryption, ConditionStatus, EncryptionMigration, EncryptionNode, KeyStatus};
+use keyward_core::names;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::json;
+
+use crate::connection::Connection;
+use crate::plan::Output;
+
+/// Which cluster, and how the answer is written.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  keyward status\n  keyward status -o json")]
+pub(crate) struct Args {
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Reads and prints.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let client = args.connection.client().await?;
+    let cluster = Api::<ClusterEncryption>::all(client.clone()).get_opt(names::CLUSTER).await.context(
+        "reading ClusterEncryption/cluster; is the CRD installed? (keyward crds | kubectl apply -f -)",
+    )?;
+    let Some(cluster) = cluster else {
+        println!(
+            "there is no ClusterEncryption/cluster: nothing is asked for, and nothing is encrypted by Keyward"
+        );
+        return Ok(ExitCode::SUCCESS);
+    };
+    let nodes = Api::<EncryptionNode>::all(client.clone()).list(&ListParams::default()).await?.items;
+    let migrations = Api::<EncryptionMigration>::all(client).list(&ListParams::default()).await?.items;
+    match args.output {
+        Output::Json => {
+            let spec: Vec<_> = nodes
+                .iter()
+                .map(|n| json!({"name": n.metadata.name, "spec": n.spec, "status": n.status}))
+                .collect();
+            let work: Vec<_> =
+                migrations.iter().map(|m| json!({"spec": m.spec, "status": m.status})).collect();
+            let all =
+                json!({"spec": cluster.spec, "status": cluster.status, "nodes": spec, "migrations": work});
+            println!("{}", serde_json::to_string_pretty(&all)?);
+        }
+        Output::Table => print!("{}", render(&cluster, &nodes, &migrations)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For people.
+pub(crate) fn render(
+    cluster: &ClusterEncryption,
+    nodes: &[EncryptionNode],
+    migrations: &[EncryptionMigration],
+) -> String {
+    let mut text = String::new();
+    let mode = cluster.spec.encryption.type_.as_deref().filter(|mode| !mode.is_empty()).unwrap_or("identity");
+    let Some(status) = &cluster.status else {
+        let _ = writeln!(text, "wanted: {mode}; the operator has not looked at it yet");
+        return text;
+    };
+    let condition = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
+    if let Some(encrypted) = condition("Encrypted") {
+        let _ = writeln!(text, "wanted: {mode}; {}: {}", encrypted.reason, encrypted.message);
+    } else {
+        let _ = writeln!(text, "wanted: {mode}");
+    }
+    if let Some(progress) = condition("Progressing").filter(|c| c.status == ConditionStatus::True) {
+        let _ = writeln!(text, "now: {}: {}", progress.reason, progress.message);
+    }
+    for trouble in &status.conditions {
+        if trouble.type_.ends_with("Degraded") && trouble.status == ConditionStatus::True {
+            let _ = writeln!(text, "trouble: {}: {}", trouble.reason, trouble.message);
+        }
+    }
+    if !status.keys.is_empty() {
+        let _ = writeln!(
+            text,
+            "\n{:<5} {:<9} {:<10} {:<10} {:<24} KEK",
+            "KEY", "MODE", "ROLE", "PROVIDER", "MIGRATED"
+        );
+        for key in &status.keys {
+            let _ = writeln!(text, "{}", line(key));
+        }
+    }
+    if !nodes.is_empty() {
+        let _ = writeln!(text, "\n{:<24} {:<8} {:<8} PLUGINS", "NODE", "TARGET", "LOADED");
+        for node in nodes {
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            let report = node.status.as_ref();
+            let plugins: Vec<String> = report
+                .iter()
+                .flat_map(|status| &status.plugins)
+                .map(|plugin| format!("{}: {:?}", plugin.key_id, plugin.health.status))
+                .collect();
+            let loaded = report.map_or_else(|| "–".to_owned(), |status| status.revision.to_string());
+            let _ = writeln!(
+                text,
+                "{name:<24} {:<8} {loaded:<8} {}",
+                node.spec.revision.to_string(),
+                plugins.join(", ")
+            );
+            if let Some(error) = report.and_then(|status| status.error.as_ref()) {
+                let _ = writeln!(text, "  {}: {}", error.reason, error.message);
+            }
+        }
+    }
+    if !migrations.is_empty() {
+        let _ = writeln!(text, "\n{:<24} {:<5} {:<10} DONE", "RESOURCE", "KEY", "PHASE");
+        for migration in migrations {
+            let report = migration.status.clone().unwrap_or_default();
+            let phase = format!("{:?}", report.phase);
+            let _ = writeln!(
+                text,
+                "{:<24} {:<5} {phase:<10} {} of {}",
+                migration.spec.resource,
+                migration.spec.key_id.to_string(),
+                report.done,
+                report.total
+            );
+        }
+    }
+    text
+}
+
+fn line(key: &KeyStatus) -> String {
+    let kek = key.kek.as_ref().map_or_else(
+        || "–".to_owned(),
+        |kek| kek.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "),
+    );
+    format!(
+        "{:<5} {:<9} {:<10} {:<10} {:<24} {kek}",
+        key.key_id.to_string(),
+        key.mode.as_str(),
+        key.role,
+        key.provider.as_deref().unwrap_or("–"),
+        if key.migrated.is_empty() { "–".to_owned() } else { key.migrated.join(", ") },
+    )
+}

@@ -1,0 +1,186 @@
+//! `keyward plan --current --desired` as an admin runs it: the real binary, the real provider module.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use keyward_test_tools::Tools;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+fn image(n: u8) -> String {
+    format!("registry.example.com/vault/kms@sha256:{}", format!("{n:02x}").repeat(32))
+}
+
+/// Today's spelling.
+fn today() -> Value {
+    json!({
+        "kmsPluginImage": image(1),
+        "vaultAddress": "https://vault.example.com:8200",
+        "vaultNamespace": "team",
+        "tls": {"caBundle": {"name": "ca"}},
+        "authentication": {"type": "AppRole", "appRole": {"secret": {"name": "approle"}}},
+        "vaultKeyPath": "transit/keys/a",
+    })
+}
+
+/// The second spelling of the same KEK.
+fn second() -> Value {
+    json!({
+        "vaultKMSPluginImage": image(1),
+        "vaultAddress": "https://vault.example.com:8200",
+        "vaultNamespace": "team",
+        "tls": {"caBundle": {"name": "ca"}},
+        "approleSecretRef": {"name": "approle"},
+        "transitMount": "transit",
+        "transitKey": "a",
+    })
+}
+
+/// Today's spelling with changes; `null` leaves a field out.
+fn with(changes: Value) -> Value {
+    let mut config = today();
+    for (field, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            config.as_object_mut().unwrap().remove(field);
+        } else {
+            config[field] = value.clone();
+        }
+    }
+    config
+}
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn object(&self, name: &str, encryption: Value) -> PathBuf {
+        let object = json!({
+            "apiVersion": "encryption.keyward.dev/v1alpha1",
+            "kind": "ClusterEncryption",
+            "metadata": {"name": "cluster"},
+            "spec": {"encryption": encryption},
+        });
+        let path = self.0.path().join(name);
+        std::fs::write(&path, object.to_string()).unwrap();
+        path
+    }
+}
+
+fn kms(config: &Value) -> Value {
+    json!({"type": "KMS", "kms": {"type": "Vault", "vault": config}})
+}
+
+fn plan(current: Value, desired: Value, more: &[&str]) -> Output {
+    let modules = Tools::here().providers().unwrap();
+    let files = Files(tempfile::tempdir().unwrap());
+    Command::new(env!("CARGO_BIN_EXE_keyward"))
+        .arg("plan")
+        .arg("--current")
+        .arg(files.object("current.yaml", current))
+        .arg("--desired")
+        .arg(files.object("desired.yaml", desired))
+        .arg("--providers")
+        .arg(modules)
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+#[rstest]
+#[case::nothing(today(), today(), "none", 0, &[])]
+#[case::image_only(today(), with(json!({"kmsPluginImage": image(2)})), "in-place", 2, &["kmsPluginImage"])]
+#[case::server_name(today(), with(json!({"tls": {"caBundle": {"name": "ca"}, "serverName": "vault.internal"}})), "in-place", 2, &["tls.serverName"])]
+#[case::namespace(today(), with(json!({"vaultNamespace": "other"})), "new-key", 2, &["vaultNamespace"])]
+#[case::no_namespace(today(), with(json!({"vaultNamespace": null})), "new-key", 2, &["vaultNamespace"])]
+#[case::trailing_slash(today(), with(json!({"vaultAddress": "https://vault.example.com:8200/"})), "none", 0, &["vaultAddress"])]
+#[case::host_case(today(), with(json!({"vaultAddress": "https://VAULT.example.com:8200"})), "none", 0, &["vaultAddress"])]
+#[case::default_port(with(json!({"vaultAddress": "https://vault.example.com"})), with(json!({"vaultAddress": "https://vault.example.com:443"})), "none", 0, &["vaultAddress"])]
+#[case::another_port(today(), with(json!({"vaultAddress": "https://vault.example.com:8300"})), "new-key", 2, &["vaultAddress"])]
+#[case::ipv6(with(json!({"vaultAddress": "https://[2001:db8::1]:8200"})), with(json!({"vaultAddress": "https://[2001:0db8:0:0::1]:8200/"})), "none", 0, &["vaultAddress"])]
+#[case::key_path(today(), with(json!({"vaultKeyPath": "transit/keys/b"})), "new-key", 2, &["vaultKeyPath"])]
+#[case::two_changes_of_which_one_makes_a_key(today(), with(json!({"kmsPluginImage": image(2), "vaultKeyPath": "transit/keys/b"})), "new-key", 2, &["kmsPluginImage", "vaultKeyPath"])]
+#[case::another_spelling(today(), second(), "in-place", 2, &["transitKey", "vaultKeyPath"])]
+#[case::and_back(second(), today(), "in-place", 2, &["transitKey", "vaultKeyPath"])]
+fn the_verdict(
+    #[case] current: Value,
+    #[case] desired: Value,
+    #[case] effect: &str,
+    #[case] code: i32,
+    #[case] fields: &[&str],
+) {
+    let output = plan(kms(&current), kms(&desired), &["-o", "json"]);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["effect"], effect, "{text}");
+    for field in fields {
+        let found = answer["fields"].as_array().unwrap().iter().find(|f| f["field"] == *field);
+        let found = found.unwrap_or_else(|| panic!("{field} is shown: {text}"));
+        assert!(!found["reason"].as_str().unwrap().is_empty(), "a reason that a person understands: {text}");
+    }
+    // No field shows more than the total.
+    let order = ["none", "in-place", "re-encrypt", "new-key"];
+    let rank = |value: &Value| order.iter().position(|e| value == e).unwrap();
+    for field in answer["fields"].as_array().unwrap() {
+        assert!(rank(&field["effect"]) <= rank(&answer["effect"]), "{text}");
+    }
+}
+
+#[test]
+fn a_field_is_lowered_to_the_total_with_the_reason_same_kek() {
+    let output = plan(kms(&today()), kms(&second()), &["-o", "json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let path = answer["fields"].as_array().unwrap().iter().find(|f| f["field"] == "vaultKeyPath").unwrap();
+    assert_eq!((path["effect"].as_str(), path["reason"].as_str()), (Some("in-place"), Some("same KEK")));
+    assert!(!answer["warnings"].as_array().unwrap().is_empty(), "the second spelling gives a warning");
+}
+
+#[test]
+fn violations_name_the_field_and_exit_1() {
+    let desired = with(json!({"vaultAddress": "http://vault.example.com/v1?x=y"}));
+    let output = plan(kms(&today()), kms(&desired), &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for message in ["must use the 'https' scheme", "must not contain a path", "must not have a query"] {
+        assert!(
+            text.contains(&format!("error: spec.encryption.kms.vault.vaultAddress: {message}")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn the_table_is_for_people() {
+    let desired = with(json!({"kmsPluginImage": image(2), "vaultKeyPath": "transit/keys/b"}));
+    let output = plan(kms(&today()), kms(&desired), &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let row = text.lines().find(|line| line.starts_with("vaultKeyPath")).unwrap();
+    let cells: Vec<&str> = row.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    assert_eq!(cells, ["vaultKeyPath", "transit/keys/a → transit/keys/b", "new key", "names another KEK"]);
+    assert!(text.contains("⇒ a new key (Vault), then everything is re-encrypted under it"), "{text}");
+}
+
+#[test]
+fn a_mode_is_a_new_key() {
+    let output = plan(kms(&today()), json!({"type": "aescbc"}), &["-o", "json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let output = plan(json!({}), json!({"type": "identity"}), &["-o", "json"]);
+    assert_eq!(output.status.code(), Some(0), "empty is identity");
+    let output = plan(json!({}), json!({"type": "rot13"}), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("unknown encryption mode configured: rot13"));
+}
+
+#[test]
+fn an_unknown_provider_is_named() {
+    let output = plan(json!({}), json!({"type": "KMS", "kms": {"type": "Nimbus", "nimbus": {}}}), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.starts_with("error: unsupported KMS provider type \"Nimbus\"; loaded providers: Vault"),
+        "{text}"
+    );
+}
