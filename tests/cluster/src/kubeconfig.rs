@@ -1,0 +1,77 @@
+//! Who asks the API server, and kubeconfigs for them.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
+
+use crate::files;
+use crate::pki::Authority;
+
+/// A user of the API server, known by a client certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum User {
+    /// May do everything (group `system:masters`).
+    Admin,
+    /// `keyward-operator`, with no right that RBAC does not give it.
+    Operator,
+    /// The agent of a node: `keyward:node:NAME` in the group `keyward:nodes`.
+    Agent(String),
+    /// The stand-in for a node's kubelet: `system:node:NAME`, with all rights.
+    Kubelet(String),
+    /// Anybody else.
+    Other {
+        /// The user's name.
+        name: String,
+        /// The user's groups.
+        groups: Vec<String>,
+    },
+}
+
+impl User {
+    /// The name that the API server knows.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Admin => "admin".to_owned(),
+            Self::Operator => "keyward-operator".to_owned(),
+            Self::Agent(node) => format!("keyward:node:{node}"),
+            Self::Kubelet(node) => format!("system:node:{node}"),
+            Self::Other { name, .. } => name.clone(),
+        }
+    }
+
+    /// The groups that the API server knows.
+    pub fn groups(&self) -> Vec<&str> {
+        match self {
+            Self::Admin => vec!["system:masters"],
+            Self::Operator => vec![],
+            Self::Agent(_) => vec!["keyward:nodes"],
+            Self::Kubelet(_) => vec!["system:nodes", "system:masters"],
+            Self::Other { groups, .. } => groups.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+/// Writes a kubeconfig, readable by its owner alone, with a certificate made for it.
+pub(crate) fn write(path: &Path, server: &str, authority: &Authority, user: &User) -> Result<()> {
+    let name = user.name();
+    let identity = authority.client(&name, &user.groups())?;
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
+        "clusters": [{"name": "test", "cluster": {
+            "server": server,
+            "certificate-authority-data": BASE64_STANDARD.encode(authority.pem()),
+        }}],
+        "users": [{"name": name, "user": {
+            "client-certificate-data": BASE64_STANDARD.encode(&identity.certificate),
+            "client-key-data": BASE64_STANDARD.encode(identity.key.reveal()),
+        }}],
+    });
+    let text = serde_saphyr::to_string(&kubeconfig).context("a kubeconfig as YAML")?;
+    files::replace(path, text.as_bytes(), 0o600)
+}

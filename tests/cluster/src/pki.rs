@@ -1,0 +1,85 @@
+//! Certificates of a test's servers and users, from an authority of its own.
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+use crate::hidden::Hidden;
+
+/// An authority that exists as long as the harness.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A certificate with its key, both as PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate.
+    pub certificate: String,
+    /// The key, PKCS #8.
+    pub key: Hidden,
+}
+
+/// A key pair without a certificate, as PEM: what service account tokens are signed with.
+#[derive(Debug, Clone)]
+pub struct SigningKey {
+    /// The public half.
+    pub public: String,
+    /// The private half, PKCS #8.
+    pub private: Hidden,
+}
+
+impl Authority {
+    /// A new authority. Its certificates are valid for centuries, since some tests turn the clock.
+    pub fn new(name: &str) -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().context("making an authority's key")?;
+        let pem = params.self_signed(&key).context("signing an authority")?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// The authority's certificate as PEM.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A certificate for a server with these DNS names and IP addresses.
+    pub fn server(&self, names: &[&str]) -> Result<Identity> {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).context("names of a server")?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign(params, "server")
+    }
+
+    /// A certificate for a user of Kubernetes with these groups.
+    pub fn client(&self, user: &str, groups: &[&str]) -> Result<Identity> {
+        let mut params = CertificateParams::default();
+        for group in groups {
+            params.distinguished_name.push(DnType::OrganizationName, *group);
+        }
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params, user)
+    }
+
+    fn sign(&self, mut params: CertificateParams, whose: &str) -> Result<Identity> {
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().with_context(|| format!("making the key of {whose}"))?;
+        let certificate = params.signed_by(&key, &self.issuer).with_context(|| format!("signing {whose}"))?;
+        Ok(Identity { certificate: certificate.pem(), key: Hidden::new(key.serialize_pem()) })
+    }
+}
+
+impl SigningKey {
+    /// A new key.
+    pub fn new() -> Result<Self> {
+        let key = KeyPair::generate().context("making a signing key")?;
+        Ok(Self { public: key.public_key_pem(), private: Hidden::new(key.serialize_pem()) })
+    }
+}

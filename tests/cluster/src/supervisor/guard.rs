@@ -1,0 +1,71 @@
+//! A process that cannot outlive the harness: as the first process of a PID namespace, this takes everything below
+//! it along when it ends, and it ends when its standard input does.
+
+use std::io::BufRead;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Asks, on standard input, for SIGKILL at once. Its end asks for SIGTERM and, after the grace, SIGKILL.
+pub(crate) const KILL: &str = "kill";
+
+enum Event {
+    Exited(std::io::Result<ExitStatus>),
+    Kill,
+    HungUp,
+}
+
+/// Runs a command until it ends or standard input does. Its exit code is the command's.
+pub fn guard(grace: Duration, program: &str, arguments: &[String]) -> Result<ExitCode> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .spawn()
+        .with_context(|| format!("starting {program}"))?;
+    let pid = Pid::from_child(&child);
+    let (events, happened) = mpsc::channel();
+    let asked = events.clone();
+    thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if line == KILL {
+                let _ = asked.send(Event::Kill);
+            }
+        }
+        let _ = asked.send(Event::HungUp);
+    });
+    thread::spawn(move || events.send(Event::Exited(child.wait())));
+
+    loop {
+        match happened.recv().context("all watchers ended")? {
+            Event::Exited(status) => {
+                return Ok(code(status.with_context(|| format!("waiting for {program}"))?));
+            }
+            // Both fail only where it has just ended by itself, which the next event tells.
+            Event::Kill => {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            Event::HungUp => {
+                let _ = kill_process(pid, Signal::TERM);
+                return Ok(match happened.recv_timeout(grace) {
+                    Ok(Event::Exited(Ok(status))) => code(status),
+                    // Leaving is what kills: the kernel ends a PID namespace with its first process.
+                    _ => ExitCode::FAILURE,
+                });
+            }
+        }
+    }
+}
+
+/// As a shell reports it: 128 and the signal's number for a process that a signal ended.
+pub(crate) fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+fn code(status: ExitStatus) -> ExitCode {
+    ExitCode::from(u8::try_from(exit_code(status)).unwrap_or(u8::MAX))
+}

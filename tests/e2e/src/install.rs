@@ -1,0 +1,377 @@
+//! Installs and runs Keyward: CRDs, namespace, credentials, operator, agents.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keyward_core::api::{ClusterEncryption, Condition, ConditionStatus, KeyStatus};
+use keyward_core::names;
+use keyward_test_cluster::{
+    AGENT_IMAGE, AppRole, Bao, Binary, Cluster, Image, Process, Seen, User, wait_until,
+};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use serde_json::{Value, json};
+
+/// The repository of the plugin's images.
+const PLUGIN_REPOSITORY: &str = "registry.example.com/vault/vault-kube-kms";
+/// An image by a digest that says its number.
+pub const IMAGE: fn(u8) -> String =
+    |n| format!("{PLUGIN_REPOSITORY}@sha256:{}", format!("{n:02x}").repeat(32));
+/// The Secret with the AppRole's credentials.
+const CREDENTIALS: &str = "vault-approle";
+/// The ConfigMap with the KMS's CA.
+const CA_BUNDLE: &str = "vault-ca-bundle";
+
+/// How the cluster is to be.
+#[derive(Debug, Clone)]
+pub struct Install {
+    /// API servers.
+    pub nodes: usize,
+    /// Their `--request-timeout`.
+    pub request_timeout: Duration,
+    /// How often they look at their configuration.
+    pub file_poll: Duration,
+    /// Kept where this says so.
+    pub keep: Option<PathBuf>,
+    /// Transit keys to make in `transit`; the AppRole may use them all.
+    pub keys: Vec<String>,
+}
+
+impl Default for Install {
+    fn default() -> Self {
+        Self {
+            nodes: 1,
+            request_timeout: Duration::from_secs(5),
+            file_poll: Duration::from_secs(1),
+            keep: None,
+            keys: vec!["a".to_owned(), "b".to_owned()],
+        }
+    }
+}
+
+/// Everything that runs.
+pub struct Keyward {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The KMS.
+    pub bao: Bao,
+    /// What the plugins log in with.
+    pub role: AppRole,
+    /// The operator; absent while a test has stopped it.
+    pub operator: Option<Process>,
+    /// An admin's client at the first API server.
+    pub client: Client,
+    install: Install,
+    starts: u32,
+}
+
+impl Keyward {
+    /// Starts everything and returns when Keyward has looked at the cluster and found nothing to do.
+    pub async fn start(install: Install) -> Result<Self> {
+        let tools = keyward_test_cluster::Tools::here();
+        let for_build = tools.clone();
+        let (keyward, plugin) = tokio::task::spawn_blocking(move || -> Result<_> {
+            for_build.providers()?;
+            Ok((for_build.binary(Binary::Keyward)?, for_build.binary(Binary::KmsPlugin)?))
+        })
+        .await??;
+        let images = [Image::repository(AGENT_IMAGE, &keyward), Image::repository(PLUGIN_REPOSITORY, plugin)];
+        let mut builder = Cluster::builder()
+            .nodes(install.nodes)
+            .request_timeout(install.request_timeout)
+            .file_poll(install.file_poll)
+            .images(images);
+        if let Some(folder) = &install.keep {
+            builder = builder.keep(folder);
+        }
+        let (cluster, bao) = tokio::try_join!(builder.start(), Bao::start(&tools))?;
+        let client = cluster.client(0).await?;
+        bao.mount_transit("", "transit").await?;
+        for key in &install.keys {
+            bao.create_key("", "transit", key).await?;
+        }
+        let paths: Vec<String> = install.keys.iter().map(|key| format!("transit/keys/{key}")).collect();
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let role = bao.policy_and_approle("", "keyward", &paths).await?;
+        let mut this = Self { cluster, bao, role, operator: None, client, install, starts: 0 };
+        this.crds(&keyward).await?;
+        this.objects().await?;
+        this.start_operator().await?;
+        for node in this.cluster.nodes() {
+            node.start_agent(&["--probe-interval", "2s"])?;
+        }
+        this.wait("Keyward to look at the cluster", Duration::from_mins(1), |status| {
+            status.condition("Encrypted").is_some_and(|condition| condition.reason == "EncryptionDisabled")
+        })
+        .await?;
+        Ok(this)
+    }
+
+    /// Applies what `keyward crds` prints, as an admin would.
+    async fn crds(&self, keyward: &std::path::Path) -> Result<()> {
+        let modules = self.cluster.tools().modules();
+        let output = tokio::process::Command::new(keyward)
+            .arg("crds")
+            .arg("--providers")
+            .arg(modules)
+            .output()
+            .await?;
+        anyhow::ensure!(output.status.success(), "keyward crds: {}", String::from_utf8_lossy(&output.stderr));
+        let api = Api::<CustomResourceDefinition>::all(self.client.clone());
+        let text = String::from_utf8(output.stdout)?;
+        let mut names = Vec::new();
+        for document in text.split("---\n").filter(|document| !document.trim().is_empty()) {
+            let crd: CustomResourceDefinition = serde_json::from_str(document)?;
+            let params = PatchParams::apply("admin").force();
+            api.patch(&crd.name_any(), &params, &Patch::Apply(&crd)).await.with_context(|| crd.name_any())?;
+            names.push(crd.name_any());
+        }
+        wait_until("the CRDs to be established", Duration::from_secs(30), async || {
+            for name in &names {
+                let crd = api.get(name).await?;
+                let conditions = crd.status.and_then(|status| status.conditions).unwrap_or_default();
+                if !conditions.iter().any(|c| c.type_ == "Established" && c.status == "True") {
+                    return Ok(Seen::NotYet(format!("{name} is not")));
+                }
+            }
+            Ok(Seen::Yes(()))
+        })
+        .await
+    }
+
+    /// Namespace, credentials, CA bundle, rights, and a `ClusterEncryption` that asks for nothing.
+    async fn objects(&self) -> Result<()> {
+        let named = |name: &str| ObjectMeta { name: Some(name.to_owned()), ..Default::default() };
+        let namespace = Namespace { metadata: named(names::NAMESPACE), ..Default::default() };
+        Api::all(self.client.clone()).create(&PostParams::default(), &namespace).await?;
+        self.set_credentials(&self.role).await?;
+        let bundle = BTreeMap::from([("ca-bundle.crt".to_owned(), self.bao.ca_pem().to_owned())]);
+        let bundle = ConfigMap { metadata: named(CA_BUNDLE), data: Some(bundle), ..Default::default() };
+        Api::namespaced(self.client.clone(), names::NAMESPACE)
+            .create(&PostParams::default(), &bundle)
+            .await?;
+        self.bind().await?;
+        self.apply(&json!({})).await
+    }
+
+    /// Gives operator and agents what deploy/rbac.yaml says, and nothing else.
+    async fn bind(&self) -> Result<()> {
+        let file = self.cluster.tools().root().join("deploy/rbac.yaml");
+        let kubeconfig = self.cluster.kubeconfig(0, &User::Admin)?;
+        let output = tokio::process::Command::new("kubectl")
+            .args(["apply", "--server-side", "--validate=false", "-f"])
+            .arg(&file)
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .output()
+            .await
+            .context("kubectl")?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// Writes the AppRole's credentials, as an admin does who rotates them.
+    pub async fn set_credentials(&self, role: &AppRole) -> Result<()> {
+        let data = json!({"role-id": role.role_id, "secret-id": role.secret_id.reveal()});
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": CREDENTIALS}, "stringData": data,
+        });
+        self.secrets()
+            .patch(CREDENTIALS, &PatchParams::apply("admin").force(), &Patch::Apply(&secret))
+            .await?;
+        Ok(())
+    }
+
+    /// Secrets of Keyward's namespace.
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), names::NAMESPACE)
+    }
+
+    /// Starts the operator, with the rights of its own user.
+    pub async fn start_operator(&mut self) -> Result<()> {
+        let tools = self.cluster.tools().clone();
+        let keyward = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
+        let kubeconfig = self.cluster.kubeconfig(0, &User::Operator)?;
+        let modules = self.cluster.tools().modules();
+        let cache = self.cluster.folder().join("module-cache");
+        let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        let arguments = [
+            "operator",
+            "--platform",
+            "kubernetes",
+            "--kubeconfig",
+            &text(&kubeconfig),
+            "--providers",
+            &text(&modules),
+            "--module-cache",
+            &text(&cache),
+            "--listen",
+            "127.0.0.1:0",
+        ];
+        self.starts += 1;
+        let name = format!("operator-{}", self.starts);
+        self.operator = Some(self.cluster.run_process(&name, &keyward, &arguments, &[])?);
+        Ok(())
+    }
+
+    /// Applies `spec.encryption`, with the settings that make waiting short.
+    pub async fn apply(&self, encryption: &Value) -> Result<()> {
+        let object: ClusterEncryption = serde_json::from_value(self.object(encryption))?;
+        let api = Api::<ClusterEncryption>::all(self.client.clone());
+        // Not server-side: a configuration that leaves a field out is to lose it whoever wrote it.
+        match api.get_opt(names::CLUSTER).await? {
+            None => {
+                api.create(&PostParams::default(), &object).await?;
+            }
+            Some(_) => {
+                wait_until("the spec to be written", Duration::from_secs(10), async || {
+                    let mut current = api.get(names::CLUSTER).await?;
+                    current.spec.clone_from(&object.spec);
+                    match api.replace(names::CLUSTER, &PostParams::default(), &current).await {
+                        Ok(_) => Ok(Seen::Yes(Ok(()))),
+                        Err(kube::Error::Api(status)) if status.code == 409 => {
+                            Ok(Seen::NotYet("a conflict".to_owned()))
+                        }
+                        Err(error) => Ok(Seen::Yes(Err(error))),
+                    }
+                })
+                .await??;
+            }
+        }
+        Ok(())
+    }
+
+    /// The object that [`apply`](Self::apply) writes.
+    pub fn object(&self, encryption: &Value) -> Value {
+        json!({
+            "apiVersion": "encryption.keyward.dev/v1alpha1",
+            "kind": "ClusterEncryption",
+            "metadata": {"name": names::CLUSTER},
+            "spec": {
+                "encryption": encryption,
+                "apiServer": {"requestTimeout": format!("{}s", self.install.request_timeout.as_secs())},
+            },
+        })
+    }
+
+    /// Waits until the status shows it, for the spec as it is now.
+    pub async fn wait(
+        &self,
+        what: &str,
+        deadline: Duration,
+        shows: impl Fn(&Status) -> bool,
+    ) -> Result<Status> {
+        let api = Api::<ClusterEncryption>::all(self.client.clone());
+        wait_until(what, deadline, async || {
+            let status = Status(api.get(names::CLUSTER).await?);
+            Ok(if status.is_current() && shows(&status) {
+                Seen::Yes(status)
+            } else {
+                Seen::NotYet(status.summary())
+            })
+        })
+        .await
+        .with_context(|| self.last_words())
+    }
+
+    /// Waits until key `id` writes everything, all of it is stored under that key, and nothing is under way.
+    pub async fn wait_settled(&self, id: u64, deadline: Duration) -> Result<Status> {
+        self.wait(&format!("key {id} to hold everything"), deadline, |status| {
+            status.key(id).is_some_and(|key| key.role == "write" && key.migrated.len() == 2)
+                && status.is_idle()
+        })
+        .await
+    }
+
+    /// The end of the operator's log, for a failure's report.
+    pub fn last_words(&self) -> String {
+        let log = self.operator.as_ref().and_then(|operator| operator.output().ok()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(15).collect();
+        let mut text = String::from("the operator's last words:");
+        for line in lines.iter().rev() {
+            text.push_str("\n  ");
+            text.push_str(line);
+        }
+        text
+    }
+}
+
+/// `spec.encryption` for a Transit key of this OpenBao.
+pub fn vault_spec(keyward: &Keyward, key: &str, image: &str) -> Value {
+    json!({
+        "type": "KMS",
+        "kms": {
+            "type": "Vault",
+            "vault": {
+                "kmsPluginImage": image,
+                "vaultAddress": keyward.bao.address(),
+                "tls": {"caBundle": {"name": CA_BUNDLE}},
+                "authentication": {"type": "AppRole", "appRole": {"secret": {"name": CREDENTIALS}}},
+                "vaultKeyPath": format!("transit/keys/{key}"),
+            },
+        },
+    })
+}
+
+/// `ClusterEncryption/cluster` as read.
+pub struct Status(pub ClusterEncryption);
+
+impl Status {
+    /// Whether the operator has looked at the spec as it is.
+    pub fn is_current(&self) -> bool {
+        self.0.status.as_ref().map(|status| status.observed_generation) == self.0.metadata.generation
+    }
+
+    /// A condition.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.0.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+
+    /// A key.
+    pub fn key(&self, id: u64) -> Option<&KeyStatus> {
+        self.0.status.as_ref()?.keys.iter().find(|key| key.key_id.0 == id)
+    }
+
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.condition("Progressing").is_some_and(|condition| condition.status == ConditionStatus::False)
+    }
+
+    /// What is wrong.
+    pub fn troubles(&self) -> Vec<String> {
+        let conditions = self.0.status.iter().flat_map(|status| &status.conditions);
+        conditions
+            .filter(|condition| {
+                condition.type_.ends_with("Degraded") && condition.status == ConditionStatus::True
+            })
+            .map(|condition| format!("{}: {}", condition.reason, condition.message))
+            .collect()
+    }
+
+    /// In a line.
+    pub fn summary(&self) -> String {
+        let of = |type_: &str| {
+            self.condition(type_)
+                .map_or_else(|| "–".to_owned(), |c| format!("{:?} {} {}", c.status, c.reason, c.message))
+        };
+        let keys: Vec<String> = self
+            .0
+            .status
+            .iter()
+            .flat_map(|status| &status.keys)
+            .map(|key| format!("{}:{}:{}", key.key_id, key.role, key.migrated.len()))
+            .collect();
+        format!(
+            "Encrypted {}; Progressing {}; keys [{}]; trouble {:?}",
+            of("Encrypted"),
+            of("Progressing"),
+            keys.join(" "),
+            self.troubles()
+        )
+    }
+}

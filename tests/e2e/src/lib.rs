@@ -1,0 +1,18 @@
+//! Keyward as it is deployed, on a real cluster with a real KMS: operator, one agent a node, and what watches them.
+//!
+//! What may come in: starting Keyward's own programs on the harness, load, evidence read from etcd and through the API.
+//! What never does: decisions that the operator makes, a fake of anything.
+
+mod evidence;
+mod install;
+mod load;
+mod narrator;
+mod reader;
+mod secrecy;
+
+pub use evidence::{Evidence, evidence};
+pub use install::{IMAGE, Install, Keyward, vault_spec};
+pub use load::{Contents, Load};
+pub use narrator::Narrator;
+pub use reader::{Reader, Report};
+pub use secrecy::sightings;

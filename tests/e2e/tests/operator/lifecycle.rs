@@ -1,0 +1,139 @@
+//! An operator's life: probes, CRDs that come late, standing by, an end in order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::rbac::v1::Role;
+use keyward_core::api::ClusterEncryption;
+use keyward_core::names;
+use keyward_core::provider::{
+    Descriptor, Diagnosis, Evaluation, EvaluationRequest, Evaluator, Failure, ProviderError,
+};
+use keyward_operator::{Error, Operator, Settings};
+use keyward_test_cluster::{Cluster, Seen, wait_until};
+use kube::api::{Api, PostParams};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::setup::{self, PATIENCE};
+
+/// No provider is loaded: nothing here needs one.
+struct NoProviders;
+
+impl Evaluator for NoProviders {
+    fn descriptors(&self) -> Vec<Descriptor> {
+        Vec::new()
+    }
+
+    fn degraded(&self) -> Vec<ProviderError> {
+        Vec::new()
+    }
+
+    #[allow(clippy::panic)] // what is tested
+    fn evaluate(&self, _: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
+        panic!("a bug in the host must not take the operator down")
+    }
+
+    fn diagnose(&self, _: &EvaluationRequest, _: &Failure) -> Result<Option<Diagnosis>, ProviderError> {
+        Ok(None)
+    }
+}
+
+struct Running {
+    address: std::net::SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+async fn start(cluster: &Cluster, identity: &str) -> Result<Running> {
+    let settings = Settings {
+        listen: "127.0.0.1:0".parse()?,
+        identity: identity.to_owned(),
+        lease_duration: Duration::from_secs(4),
+        ..Settings::default()
+    };
+    let client = setup::operator_client(cluster).await?;
+    let operator = Operator::bind(client, Arc::new(NoProviders), settings).await?;
+    let (address, stop) = (operator.address(), CancellationToken::new());
+    let task = tokio::spawn(operator.run(stop.clone()));
+    Ok(Running { address, stop, task })
+}
+
+impl Running {
+    /// Status line and body.
+    async fn get(&self, path: &str) -> Result<String> {
+        let mut connection = tokio::net::TcpStream::connect(self.address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    async fn answers(&self, path: &str, parts: &[&str]) -> Result<String> {
+        wait_until(&format!("{path} to say {parts:?}"), PATIENCE, async || {
+            let answer = self.get(path).await?;
+            let all = parts.iter().all(|part| answer.contains(part));
+            Ok(if all { Seen::Yes(answer) } else { Seen::NotYet(answer) })
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_waits_for_its_crds_decides_and_ends_in_order() -> Result<()> {
+    let (cluster, admin) = setup::cluster(false).await?;
+    let first = start(&cluster, "first").await?;
+    first.answers("/livez", &["200 OK"]).await?;
+    first.answers("/readyz", &["503", "keyward crds | kubectl apply"]).await?;
+
+    // The CRDs come: it goes on by itself.
+    setup::crds(&admin).await?;
+    let wishes = Api::<ClusterEncryption>::all(admin.clone());
+    let mut wish = ClusterEncryption::new(names::CLUSTER, Default::default());
+    wishes.create(&PostParams::default(), &wish).await?;
+    first.answers("/readyz", &["200 OK"]).await?;
+    let shown =
+        ["keyward_operator_lease_held 1", "keyward_operator_reconcile_duration_seconds_count{result=\"ok\"}"];
+    first.answers("/metrics", &shown).await?;
+    let decided = wait_until("a status", PATIENCE, async || {
+        let found = wishes.get(names::CLUSTER).await?;
+        let current = found.status.as_ref().map(|status| status.observed_generation);
+        let seen = current == found.metadata.generation;
+        Ok(if seen { Seen::Yes(found) } else { Seen::NotYet(format!("{:?}", found.status)) })
+    })
+    .await?;
+    let conditions = decided.status.unwrap_or_default().conditions;
+    let times = conditions.iter().all(|condition| condition.last_transition_time.is_some());
+    assert!(!conditions.is_empty() && times, "{conditions:?}");
+    let role = Api::<Role>::namespaced(admin.clone(), names::NAMESPACE).get("keyward-node-agent").await?;
+    let readable = role.rules.unwrap_or_default().swap_remove(0).resource_names.unwrap_or_default();
+    assert_eq!(readable, [names::PREFLIGHT_SECRET]);
+
+    // A provider call that panics is a fact of its own, counted, and nothing else breaks.
+    wish = wishes.get(names::CLUSTER).await?;
+    wish.spec.encryption.type_ = Some("KMS".to_owned());
+    wish.spec.encryption.kms = Some(serde_json::json!({"type": "Vault", "vault": {}}));
+    wishes.replace(names::CLUSTER, &PostParams::default(), &wish).await?;
+    first.answers("/metrics", &["keyward_operator_panics_total{where=\"provider\"}"]).await?;
+    first.answers("/readyz", &["200 OK"]).await?;
+
+    // A second one stands by, and leads as soon as the first has ended.
+    let second = start(&cluster, "second").await?;
+    second.answers("/readyz", &["200 OK"]).await?;
+    second.answers("/metrics", &["keyward_operator_lease_held 0"]).await?;
+    first.stop.cancel();
+    let asked = Instant::now();
+    tokio::time::timeout(PATIENCE, first.task).await.context("it does not end")???;
+    assert!(asked.elapsed() < Duration::from_secs(5), "nothing was under way: {:?}", asked.elapsed());
+    second.answers("/metrics", &["keyward_operator_lease_held 1"]).await?;
+    let leases = Api::<Lease>::namespaced(admin.clone(), names::NAMESPACE);
+    let holder = leases.get(names::LEASE).await?.spec.and_then(|spec| spec.holder_identity);
+    assert_eq!(holder.as_deref(), Some("second"));
+    second.stop.cancel();
+    second.task.await??;
+    Ok(())
+}

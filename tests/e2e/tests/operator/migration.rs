@@ -1,0 +1,231 @@
+//! The migration engine against real objects, etcd read behind the API server's back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use keyward_core::api::{
+    EncryptionMigration, EncryptionMigrationSpec, EncryptionMigrationStatus, MigrationPhase,
+};
+use keyward_core::ids::KeyId;
+use keyward_core::names;
+use keyward_operator::Metrics;
+use keyward_operator::migrator::{Engine, MigrationSettings};
+use keyward_test_cluster::{Cluster, Seen, wait_until};
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::setup::{self, PATIENCE};
+
+const NAME: &str = "encryption-migration-core-secrets";
+
+/// A policy that refuses one object.
+const GUARD: &str = r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: guard}
+spec:
+  matchConstraints:
+    resourceRules: [{apiGroups: [""], apiVersions: [v1], resources: [secrets], operations: [UPDATE]}]
+  validations: [{expression: "request.name != 's-0020'", message: s-0020 is guarded}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: guard}
+spec: {policyName: guard, validationActions: [Deny]}
+"#;
+
+/// An engine that runs until it is stopped.
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    metrics: Metrics,
+}
+
+impl Running {
+    async fn start(cluster: &Cluster, concurrency: usize) -> Result<Self> {
+        let settings = MigrationSettings {
+            concurrency,
+            report: Duration::from_millis(50),
+            resync: Duration::from_millis(200),
+        };
+        let metrics = Metrics::default();
+        let engine = Engine::new(setup::operator(cluster).await?, settings, metrics.clone());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(engine.run(Arc::new(Notify::new()), stop.clone()));
+        Ok(Self { stop, task, metrics })
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(20), self.task)
+            .await
+            .context("the engine does not end")??;
+        Ok(())
+    }
+}
+
+/// Asks for Secrets to be rewritten under a key; `generation` is that of the wish.
+async fn wish(admin: &Client, key: u64) -> Result<()> {
+    let spec = EncryptionMigrationSpec {
+        operand: names::KUBE_APISERVER.to_owned(),
+        resource: "secrets".to_owned(),
+        key_id: KeyId(key),
+        key_secret_uid: format!("uid-{key}"),
+        ..Default::default()
+    };
+    let api = Api::<EncryptionMigration>::all(admin.clone());
+    match api.get_opt(NAME).await? {
+        None => drop(api.create(&PostParams::default(), &EncryptionMigration::new(NAME, spec)).await?),
+        Some(_) => {
+            let patch = Patch::Merge(json!({"spec": spec}));
+            api.patch(NAME, &PatchParams::default(), &patch).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the status is about the wish as it is and shows this.
+async fn shows(
+    admin: &Client,
+    what: &str,
+    look: impl Fn(&EncryptionMigrationStatus) -> bool,
+) -> Result<EncryptionMigrationStatus> {
+    let api = Api::<EncryptionMigration>::all(admin.clone());
+    wait_until(what, PATIENCE, async || {
+        let migration = api.get(NAME).await?;
+        let status = migration.status.unwrap_or_default();
+        let current = Some(status.observed_generation) == migration.metadata.generation;
+        Ok(if current && look(&status) { Seen::Yes(status) } else { Seen::NotYet(format!("{status:?}")) })
+    })
+    .await
+}
+
+async fn all_under(cluster: &Cluster, prefix: &str) -> Result<()> {
+    let counts = cluster.etcd().count_by_prefix("secrets").await?;
+    ensure!(counts.keys().all(|found| found == prefix), "not all under {prefix}: {counts:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_object_is_rewritten_across_a_restart_and_an_expired_list() -> Result<()> {
+    const EACH: usize = 700;
+    let (cluster, admin) = setup::cluster(true).await?;
+    for namespace in ["n1", "n2"] {
+        setup::namespace(&admin, namespace).await?;
+        setup::secrets(&admin, namespace, EACH).await?;
+    }
+    setup::write_under(&cluster, &[1]).await?;
+    wish(&admin, 1).await?;
+
+    // One at a time, so that there is time to stop in the middle.
+    let engine = Running::start(&cluster, 1).await?;
+    shows(&admin, "some progress", |status| status.done >= 100).await?;
+    engine.stop().await?;
+    let stopped = shows(&admin, "the cursor", |status| status.cursor.is_some()).await?;
+    assert_eq!(stopped.phase, MigrationPhase::Running);
+    let (done, cursor) = (stopped.done, stopped.cursor.unwrap_or_default());
+    ensure!(done < 2 * EACH as u64, "it was over before it was stopped");
+    assert_eq!(cursor, format!("n1/s-{:04}", done - 1), "done and cursor speak of the same object");
+    let before = cluster.etcd().count_by_prefix("secrets").await?;
+    assert!(before["k8s:enc:aescbc:v1:1:"] as u64 >= done && before.contains_key("plain"), "{before:?}");
+
+    // It goes on behind the cursor. What it had listed is forgotten meanwhile.
+    let engine = Running::start(&cluster, 16).await?;
+    shows(&admin, "more progress", |status| status.done > done).await?;
+    cluster.etcd().compact().await?;
+    let ended = shows(&admin, "the end", |status| status.phase != MigrationPhase::Running).await?;
+    assert_eq!(ended.phase, MigrationPhase::Succeeded, "{ended:?}");
+    assert_eq!((ended.done, ended.total), (2 * EACH as u64, 2 * EACH as u64), "none twice, none left out");
+    assert_eq!((ended.cursor, ended.failures), (None, vec![]));
+    all_under(&cluster, "k8s:enc:aescbc:v1:1:").await?;
+    let rewritten = engine.metrics.encode()?;
+    let expected = format!(
+        "migration_objects_total{{resource=\"secrets\",outcome=\"rewritten\"}} {}",
+        2 * EACH as u64 - done
+    );
+    assert!(rewritten.contains(&expected), "{expected} is not in\n{rewritten}");
+
+    // Another key: another generation of the same object, from the beginning.
+    setup::write_under(&cluster, &[2, 1]).await?;
+    wish(&admin, 2).await?;
+    let again = shows(&admin, "the next end", |status| status.phase == MigrationPhase::Succeeded).await?;
+    assert_eq!(again.done, 2 * EACH as u64);
+    all_under(&cluster, "k8s:enc:aescbc:v1:2:").await?;
+    engine.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_rewritten_is_named_and_the_rest_goes_on() -> Result<()> {
+    let (cluster, admin) = setup::cluster(true).await?;
+    setup::namespace(&admin, "n1").await?;
+    setup::secrets(&admin, "n1", 40).await?;
+    let secrets = Api::<Secret>::namespaced(admin.clone(), "n1");
+
+    // Key 9 is lost with what was written under it.
+    setup::write_under(&cluster, &[9]).await?;
+    for lost in ["s-0007", "s-0008", "s-0030"] {
+        let patch = Patch::Merge(json!({"stringData": {"value": "lost"}}));
+        secrets.patch(lost, &PatchParams::default(), &patch).await?;
+    }
+    setup::write_under(&cluster, &[1]).await?;
+    // Its cache still knows them; a new one fails every list that holds one of them.
+    cluster.node(0)?.restart_apiserver().await?;
+    wait_until("the API server to be back", PATIENCE, async || {
+        setup::namespace(&admin, "n2").await?;
+        Ok(Seen::Yes(()))
+    })
+    .await?;
+    cluster.apply(GUARD).await?;
+    wait_until("the policy to be in force", PATIENCE, async || {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+        let try_only = PatchParams { dry_run: true, ..Default::default() };
+        let refused = secrets.patch("s-0020", &try_only, &patch).await.is_err();
+        Ok(Seen::when(refused, "not refused"))
+    })
+    .await?;
+
+    wish(&admin, 1).await?;
+    let engine = Running::start(&cluster, 16).await?;
+    let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
+    assert_eq!(ended.phase, MigrationPhase::Failed);
+    let failed = |object: &str| {
+        let failure = ended.failures.iter().find(|failure| failure.object == object);
+        failure.map(|failure| failure.message.clone()).with_context(|| format!("{object} in {ended:?}"))
+    };
+    for lost in ["n1/s-0007", "n1/s-0008", "n1/s-0030"] {
+        let said = failed(lost)?;
+        assert!(said.contains("no matching"), "{lost}: {said}");
+    }
+    assert!(failed("n1/s-0020")?.contains("s-0020 is guarded"), "the words of whoever refused");
+    assert_eq!(ended.failures.len(), 4, "{ended:?}");
+    let counts = cluster.etcd().count_by_prefix("secrets").await?;
+    assert_eq!(counts["plain"], 1, "the guarded one");
+    assert_eq!(counts["k8s:enc:aescbc:v1:9:"], 3, "the lost ones");
+    assert_eq!(counts["k8s:enc:aescbc:v1:1:"], 36, "{counts:?}");
+    engine.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_right_ends_a_migration_with_the_servers_words() -> Result<()> {
+    let (cluster, admin) = setup::cluster(true).await?;
+    setup::secrets(&admin, "default", 30).await?;
+    setup::write_under(&cluster, &[1]).await?;
+    // The operator may do everything but rewrite what is encrypted.
+    let patch = json!([{"op": "remove", "path": "/rules/4"}]);
+    let patch = Patch::Json::<()>(serde_json::from_value(patch)?);
+    Api::<ClusterRole>::all(admin.clone()).patch("keyward-operator", &PatchParams::default(), &patch).await?;
+    wish(&admin, 1).await?;
+    let engine = Running::start(&cluster, 4).await?;
+    let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
+    assert_eq!(ended.phase, MigrationPhase::Failed);
+    let message = &ended.failures.first().context("a failure")?.message;
+    assert!(message.contains("cannot list resource \"secrets\""), "{message}");
+    engine.stop().await
+}

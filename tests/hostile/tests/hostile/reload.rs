@@ -1,0 +1,157 @@
+//! New versions of modules while others are in use.
+
+use keyward_test_hostile::Does;
+
+use super::*;
+
+fn request(kms: &Value) -> EvaluationRequest {
+    EvaluationRequest::new(Origin::Stored, kms)
+}
+
+/// The digest in force for a type.
+fn digest(engine: &Engine, kind: &str) -> Option<String> {
+    engine.descriptors().into_iter().find(|d| d.provider_type == kind).map(|d| d.module.0)
+}
+
+/// A folder with a sound module, its engine, and the digest.
+fn serving() -> (tempfile::TempDir, Engine, String) {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "acme.wasm", &Forge::sound("Acme", "acme"));
+    let engine = Engine::open(folder.path(), options()).unwrap();
+    let first = digest(&engine, "Acme").unwrap();
+    (folder, engine, first)
+}
+
+/// A new version that says another thing in words only.
+fn reworded() -> Forge {
+    Forge::sound("Acme", "acme").answering("requirements", json!(["other words"]))
+}
+
+#[test]
+fn a_new_version_that_changes_nothing_in_use_is_taken() {
+    let (folder, engine, first) = serving();
+    put(folder.path(), "acme.wasm", &reworded());
+    engine.reload(&[request(&acme("a")), request(&acme("b"))]).unwrap();
+    assert_ne!(digest(&engine, "Acme"), Some(first));
+    assert_eq!(engine.degraded(), []);
+    assert_eq!(evaluate(&engine, &acme("a")).unwrap().requirements, ["other words"]);
+}
+
+#[test]
+fn the_last_good_version_goes_on_serving() {
+    let (folder, engine, first) = serving();
+    std::fs::write(folder.path().join("acme.wasm"), b"half a fi").unwrap();
+    engine.reload(&[]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), Some(first));
+    evaluate(&engine, &acme("a")).unwrap();
+    let [error] = engine.degraded().try_into().unwrap();
+    assert!(error.to_string().contains("goes on serving"), "{error}");
+
+    // And is replaced when the file is whole.
+    put(folder.path(), "acme.wasm", &reworded());
+    engine.reload(&[]).unwrap();
+    assert_eq!(engine.degraded(), []);
+    assert_eq!(evaluate(&engine, &acme("a")).unwrap().requirements, ["other words"]);
+}
+
+#[test]
+fn a_second_module_of_a_type_in_force_changes_nothing() {
+    let (folder, engine, first) = serving();
+    put(folder.path(), "copy.wasm", &reworded());
+    engine.reload(&[]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), Some(first));
+    assert!(engine.degraded()[0].to_string().contains("acme.wasm, copy.wasm"));
+}
+
+#[test]
+fn a_version_that_makes_two_keks_of_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (acme("a"), acme("A"));
+    // The first version says that both are one KEK.
+    let one = json!({"key": [{"name": "key", "value": "a"}], "version": []});
+    put(folder.path(), "acme.wasm", &Forge::sound("Acme", "acme").answering("kek-identity", one));
+    let engine = Engine::open(folder.path(), options()).unwrap();
+    let first = digest(&engine, "Acme");
+    put(folder.path(), "acme.wasm", &Forge::sound("Acme", "acme"));
+    engine.reload(&[request(&a), request(&b)]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), first);
+    let told = engine.degraded()[0].to_string();
+    assert!(told.contains("would name two"), "{told}");
+
+    // Where only one of them is in use, it may be taken.
+    engine.reload(&[request(&a)]).unwrap();
+    assert_ne!(digest(&engine, "Acme"), first);
+}
+
+#[test]
+fn a_version_that_makes_one_kek_of_two_is_refused() {
+    let (folder, engine, first) = serving();
+    let one = json!({"key": [{"name": "key", "value": "a"}], "version": []});
+    put(folder.path(), "acme.wasm", &Forge::sound("Acme", "acme").answering("kek-identity", one));
+    engine.reload(&[request(&acme("a")), request(&acme("b"))]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), Some(first));
+    assert!(engine.degraded()[0].to_string().contains("would name one"));
+}
+
+#[test]
+fn a_version_that_tells_versions_apart_otherwise_is_refused() {
+    let (folder, engine, _) = serving();
+    let of = |version: Value| {
+        Forge::sound("Acme", "acme").answering(
+            "kek-identity",
+            json!({"key": [{"name": "key", "value": "a"}], "version": [{"name": "v", "value": version}]}),
+        )
+    };
+    put(folder.path(), "acme.wasm", &of(json!("1")));
+    engine.reload(&[]).unwrap();
+    let first = digest(&engine, "Acme");
+    put(folder.path(), "acme.wasm", &of(json!({"$input": null})));
+    engine.reload(&[request(&acme("a")), request(&acme("b"))]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), first);
+    assert!(engine.degraded()[0].to_string().contains("versions"), "{:?}", engine.degraded());
+}
+
+#[test]
+fn a_version_that_cannot_upgrade_what_is_in_use_is_refused() {
+    let (folder, engine, first) = serving();
+    let refuses = Does::Cases(
+        vec![(acme("a")["acme"].clone(), json!({"err": [{"field": "key", "message": "no longer"}]}))],
+        json!({"ok": {"$input": null}}),
+    );
+    put(folder.path(), "acme.wasm", &Forge::sound("Acme", "acme").with("upgrade", refuses));
+    engine.reload(&[request(&acme("a"))]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), Some(first));
+    assert!(engine.degraded()[0].to_string().contains("no longer"));
+}
+
+#[test]
+fn a_module_in_use_stays_when_its_file_is_gone() {
+    let (folder, engine, first) = serving();
+    std::fs::remove_file(folder.path().join("acme.wasm")).unwrap();
+    engine.reload(&[request(&acme("a"))]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), Some(first));
+    assert!(engine.degraded()[0].to_string().contains("its file is gone"));
+
+    engine.reload(&[]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), None);
+    assert_eq!(engine.degraded(), []);
+    let error = evaluate(&engine, &acme("a")).unwrap_err();
+    assert!(matches!(error, ProviderError::NotLoaded { .. }), "{error:?}");
+}
+
+#[test]
+fn a_file_may_become_another_provider() {
+    let (folder, engine, first) = serving();
+    put(folder.path(), "acme.wasm", &Forge::sound("Other", "other"));
+    engine.reload(&[request(&acme("a"))]).unwrap();
+    assert_eq!(digest(&engine, "Acme"), Some(first), "in use");
+    assert!(digest(&engine, "Other").is_some());
+}
+
+#[test]
+fn a_folder_that_vanished_changes_nothing() {
+    let (folder, engine, first) = serving();
+    drop(folder);
+    assert!(engine.reload(&[]).is_err());
+    assert_eq!(digest(&engine, "Acme"), Some(first));
+}

@@ -1,0 +1,298 @@
+//! Vault's HTTP API: one client, how its TLS is verified, and how an answer is read.
+
+use std::{io, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use reqwest::{
+    Certificate, Client, Method, Request, StatusCode, Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{HOST, HeaderValue},
+    redirect::Policy,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    error::{self, BackendError},
+    settings::{Secret, Settings},
+};
+
+/// As many hops as Vault's own client follows: from a standby to the active node.
+const REDIRECTS: usize = 1;
+
+/// One request.
+pub(crate) struct Call<'a> {
+    /// For errors: "failed to {what}".
+    pub(crate) what: &'static str,
+    pub(crate) method: Method,
+    /// Below `/v1/`.
+    pub(crate) path: &'a str,
+    /// Empty for the root namespace.
+    pub(crate) namespace: &'a str,
+    pub(crate) body: Option<&'a Value>,
+}
+
+/// Vault's HTTP API at one address.
+#[derive(Debug)]
+pub(crate) struct Api {
+    http: Client,
+    /// What errors show.
+    address: Url,
+    /// What is requested: the address, or with the server name in place of its host.
+    target: Url,
+    /// The address's host and port, where `target` has another.
+    host: Option<HeaderValue>,
+}
+
+impl Api {
+    pub(crate) fn new(settings: &Settings) -> Result<Self> {
+        let address = settings.address.clone();
+        let mut target = address.clone();
+        let mut host = None;
+        let mut builder = Client::builder()
+            .timeout(settings.timeout)
+            .connect_timeout(settings.timeout.min(Duration::from_secs(10)))
+            .redirect(Policy::limited(REDIRECTS));
+        if address.scheme() == "https" {
+            if let Some(pem) = &settings.tls.ca_bundle {
+                let certificates = Certificate::from_pem_bundle(pem).context("-tls-ca-file holds no PEM")?;
+                anyhow::ensure!(!certificates.is_empty(), "-tls-ca-file holds no certificate");
+                builder = builder.tls_certs_only(certificates);
+            }
+            builder = builder.tls_danger_accept_invalid_certs(settings.tls.skip_verify);
+            if let Some(name) = &settings.tls.server_name {
+                // The URL's host decides what is sent as server name and what the certificate is verified against. So
+                // the URL has the server name, and only the look-up of that name goes to the address's host.
+                target.set_host(Some(name)).context("-tls-sni is no host name")?;
+                host = Some(HeaderValue::from_str(&authority(&address)?)?);
+                let real = address.host_str().context("-vault-address has no host")?;
+                builder = builder.dns_resolver(Arc::new(Elsewhere {
+                    name: name.to_ascii_lowercase(),
+                    // An IPv6 literal has brackets in a URL only.
+                    host: real.trim_matches(['[', ']']).to_owned(),
+                }));
+            }
+        }
+        // Go never uses a proxy for its own machine, and a proxy would look the server name up by itself.
+        if is_loopback(&address) || host.is_some() {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().context("cannot set up HTTPS")?;
+        Ok(Self { http, address, target, host })
+    }
+
+    /// Makes a request and returns the answer's JSON; null where it has none.
+    pub(crate) async fn call(&self, call: &Call<'_>, token: Option<&Secret>) -> Result<Value, BackendError> {
+        let what = call.what;
+        let shown = || format!("{} {}", call.method, below(&self.address, call.path));
+        let unreachable = |error: reqwest::Error| BackendError::Unreachable {
+            what,
+            request: shown(),
+            reason: error::reason(
+                &error,
+                &authority(&self.address).unwrap_or_default(),
+                self.target.host_str().unwrap_or_default(),
+            ),
+            timed_out: error.is_timeout(),
+        };
+        let request = self.request(call, token)?;
+        let again = request.try_clone();
+        let response = match (self.http.execute(request).await, again) {
+            // A connection that was kept may have died meanwhile; whatever is asked here may be asked twice.
+            (Err(error), Some(again)) if !error.is_connect() && !error.is_timeout() => {
+                self.http.execute(again).await
+            }
+            (response, _) => response,
+        };
+        let response = response.map_err(unreachable)?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(unreachable)?;
+        if !status.is_success() {
+            let errors = errors_of(status, &bytes);
+            let namespace = call.namespace.to_owned();
+            return Err(BackendError::Refused { what, request: shown(), namespace, status, errors });
+        }
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes)
+            .map_err(|error| BackendError::Unexpected { what, reason: format!("no JSON: {error}") })
+    }
+
+    fn request(&self, call: &Call<'_>, token: Option<&Secret>) -> Result<Request, BackendError> {
+        let mut request = self.http.request(call.method.clone(), below(&self.target, call.path));
+        if let Some(host) = &self.host {
+            request = request.header(HOST, host.clone());
+        }
+        if let Some(token) = token {
+            // An invalid one makes build() fail below.
+            request = request.header("X-Vault-Token", token.reveal());
+        }
+        if !call.namespace.is_empty() {
+            request = request.header("X-Vault-Namespace", call.namespace);
+        }
+        if let Some(body) = call.body {
+            request = request.json(body);
+        }
+        let mut request = request
+            .build()
+            .map_err(|error| BackendError::Invalid { what: call.what, reason: error.to_string() })?;
+        if let Some(token) = request.headers_mut().get_mut("X-Vault-Token") {
+            token.set_sensitive(true);
+        }
+        Ok(request)
+    }
+}
+
+fn errors_of(status: StatusCode, body: &[u8]) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<String>,
+    }
+    match serde_json::from_slice::<Errors>(body) {
+        Ok(Errors { errors }) if !errors.is_empty() => errors,
+        // Vault says no more than this of what is not there.
+        Ok(_) => vec![status.canonical_reason().unwrap_or("no reason given").to_lowercase()],
+        // Not Vault, or not this protocol: a proxy, a plain request to a TLS port.
+        Err(_) => vec![String::from_utf8_lossy(body).chars().take(200).collect::<String>().trim().to_owned()],
+    }
+}
+
+fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().push("v1").extend(path.split('/'));
+    }
+    url
+}
+
+fn authority(url: &Url) -> Result<String> {
+    let host = url.host_str().context("the URL has no host")?;
+    Ok(match url.port_or_known_default() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+/// Looks one name up as if it were another host.
+struct Elsewhere {
+    name: String,
+    host: String,
+}
+
+impl Resolve for Elsewhere {
+    fn resolve(&self, name: Name) -> Resolving {
+        let host = if name.as_str() == self.name { self.host.clone() } else { name.as_str().to_owned() };
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((host.as_str(), 0))
+                .await
+                .map_err(|error| io::Error::new(error.kind(), format!("lookup {host}: {error}")))?
+                .collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::settings::{KeyPath, Tls};
+
+    fn api(address: &str) -> Api {
+        let settings = Settings {
+            socket: "/unused".into(),
+            address: Url::parse(address).unwrap(),
+            tls: Tls { ca_bundle: None, server_name: None, skip_verify: false },
+            timeout: Duration::from_secs(30),
+            namespace: String::new(),
+            auth_namespace: String::new(),
+            auth_mount: "approle".into(),
+            role_id: "role".into(),
+            secret_id: Secret::new("secret".into()),
+            key: KeyPath { mount: "transit".into(), name: "k".into() },
+            health_port: 0,
+            metrics_port: 0,
+        };
+        Api::new(&settings).unwrap()
+    }
+
+    /// Reads a request without body.
+    async fn request(stream: &mut TcpStream) -> String {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(request).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_that_died_is_replaced() {
+        const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = api(&format!("http://{}", listener.local_addr().unwrap()));
+        let server = async {
+            let (mut first, _) = listener.accept().await.unwrap();
+            request(&mut first).await;
+            first.write_all(ANSWER).await.unwrap();
+            // It takes a second request with it.
+            request(&mut first).await;
+            drop(first);
+            let (mut second, _) = listener.accept().await.unwrap();
+            assert!(request(&mut second).await.contains("x-vault-namespace: team\r\n"));
+            second.write_all(ANSWER).await.unwrap();
+        };
+        let client = async {
+            let path = "transit/keys/k";
+            let read = Call { what: "read", method: Method::GET, path, namespace: "team", body: None };
+            for _ in 0..2 {
+                api.call(&read, Some(&Secret::new("token".into()))).await.unwrap();
+            }
+        };
+        tokio::join!(server, client);
+    }
+
+    #[test]
+    fn paths_are_below_the_address() {
+        for (base, expected) in [
+            ("https://vault:8200", "https://vault:8200/v1/a/keys/k"),
+            ("https://vault:8200/", "https://vault:8200/v1/a/keys/k"),
+            ("https://vault/behind/proxy/", "https://vault/behind/proxy/v1/a/keys/k"),
+        ] {
+            assert_eq!(below(&Url::parse(base).unwrap(), "a/keys/k").as_str(), expected);
+        }
+        assert_eq!(
+            below(&Url::parse("https://vault").unwrap(), "a/keys/k?x#y").path(),
+            "/v1/a/keys/k%3Fx%23y"
+        );
+    }
+
+    #[test]
+    fn errors_are_vaults_or_the_start_of_what_came() {
+        let of = |status, body: &str| errors_of(status, body.as_bytes());
+        assert_eq!(of(StatusCode::FORBIDDEN, r#"{"errors":["permission denied"]}"#), ["permission denied"]);
+        assert_eq!(of(StatusCode::NOT_FOUND, r#"{"errors":[]}"#), ["not found"]);
+        assert_eq!(of(StatusCode::BAD_REQUEST, "<html>no\n"), ["<html>no"]);
+    }
+
+    #[test]
+    fn loopback_is_known_by_name_and_address() {
+        for (url, expected) in [
+            ("http://localhost:1", true),
+            ("http://127.0.0.2:1", true),
+            ("http://[::1]:1", true),
+            ("http://vault:1", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), expected, "{url}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! An OpenBao of one's own, in memory, for one test.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4, TcpListener},
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
+
+use keyward_test_tools::Tools;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+
+const ROOT_TOKEN: &str = "root";
+/// For whatever a test waits for; only a failing test waits that long.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Asks until the answer is yes.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(Instant::now() < end, "waited {DEADLINE:?} for {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A port that nobody listens on now.
+pub(crate) fn free_port(ip: Ipv4Addr) -> u16 {
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A running server; killed when dropped.
+pub(crate) struct Bao {
+    pub(crate) address: String,
+    /// Where its CA's certificate is.
+    pub(crate) ca: PathBuf,
+    http: Client,
+    _process: Child,
+    _folder: TempDir,
+}
+
+impl Bao {
+    pub(crate) async fn start() -> Self {
+        Self::start_at(SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST))).await
+    }
+
+    pub(crate) async fn start_at(listen: SocketAddrV4) -> Self {
+        let binary = Tools::here().bao().expect("`cargo xtask test kms` installs OpenBao");
+        let folder = tempfile::tempdir().unwrap();
+        let process = Command::new(binary)
+            .args(["server", "-dev", "-dev-tls", "-dev-no-store-token"])
+            .arg(format!("-dev-root-token-id={ROOT_TOKEN}"))
+            .arg(format!("-dev-listen-address={listen}"))
+            .arg(format!("-dev-tls-cert-dir={}", folder.path().display()))
+            .env_clear()
+            .env("HOME", folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        // Set-up only; that certificates are verified is what the tests look at.
+        let http = Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().build().unwrap();
+        let bao = Self {
+            address: format!("https://{listen}"),
+            ca: folder.path().join("vault-ca.pem"),
+            http,
+            _process: process,
+            _folder: folder,
+        };
+        let health = format!("{}/v1/sys/health", bao.address);
+        eventually("OpenBao to start", async || {
+            bao.http.get(&health).send().await.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await;
+        bao
+    }
+
+    /// With a Transit key `k` and an AppRole that may use it, all in the root namespace.
+    pub(crate) async fn with_key() -> (Self, Credentials) {
+        let bao = Self::start().await;
+        bao.mount_transit("").await;
+        bao.post("", "transit/keys/k", json!({})).await;
+        let credentials = bao.credentials("", &policy("transit", "k"), json!({})).await;
+        (bao, credentials)
+    }
+
+    pub(crate) async fn mount_transit(&self, namespace: &str) {
+        self.post(namespace, "sys/mounts/transit", json!({ "type": "transit" })).await;
+    }
+
+    /// An AppRole of its own, at `auth/approle`, with the policy and the further settings given.
+    pub(crate) async fn credentials(&self, namespace: &str, policy: &str, role: Value) -> Credentials {
+        self.post(namespace, "sys/auth/approle", json!({ "type": "approle" })).await;
+        self.set_policy(namespace, policy).await;
+        let mut settings = json!({ "token_policies": "plugin" });
+        settings.as_object_mut().unwrap().extend(role.as_object().unwrap().clone());
+        self.post(namespace, "auth/approle/role/plugin", settings).await;
+        let role_id = self.get(namespace, "auth/approle/role/plugin/role-id").await;
+        let secret_id = self.post(namespace, "auth/approle/role/plugin/secret-id", json!({})).await;
+        let text = |value: &Value, at: &str| value.pointer(at).and_then(Value::as_str).unwrap().to_owned();
+        Credentials {
+            role_id: text(&role_id, "/data/role_id"),
+            secret_id: text(&secret_id, "/data/secret_id"),
+        }
+    }
+
+    pub(crate) async fn set_policy(&self, namespace: &str, policy: &str) {
+        self.post(namespace, "sys/policies/acl/plugin", json!({ "policy": policy })).await;
+    }
+
+    pub(crate) async fn get(&self, namespace: &str, path: &str) -> Value {
+        self.request(Method::GET, namespace, path, None).await
+    }
+
+    pub(crate) async fn post(&self, namespace: &str, path: &str, body: Value) -> Value {
+        self.request(Method::POST, namespace, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, namespace: &str, path: &str) {
+        self.request(Method::DELETE, namespace, path, None).await;
+    }
+
+    async fn request(&self, method: Method, namespace: &str, path: &str, body: Option<Value>) -> Value {
+        let mut request = self.http.request(method, format!("{}/v1/{path}", self.address));
+        request = request.header("X-Vault-Token", ROOT_TOKEN).header("X-Vault-Namespace", namespace);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+/// What an AppRole login takes.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    pub(crate) role_id: String,
+    pub(crate) secret_id: String,
+}
+
+/// What the plugin's documentation asks for.
+pub(crate) fn policy(mount: &str, key: &str) -> String {
+    format!(
+        r#"path "{mount}/encrypt/{key}" {{ capabilities = ["update"] }}
+           path "{mount}/decrypt/{key}" {{ capabilities = ["update"] }}
+           path "{mount}/keys/{key}" {{ capabilities = ["read"] }}"#
+    )
+}

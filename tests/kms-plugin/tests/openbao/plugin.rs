@@ -1,0 +1,133 @@
+//! The plugin as a process, and questions to it.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use keyward_kms::{Canary, KmsError, ProbeReport, ProbeSpec, StatusAnswer, probe, wait_ready};
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+use crate::bao::{Bao, Credentials, DEADLINE, eventually};
+
+pub(crate) const STATUS: ProbeSpec<'static> =
+    ProbeSpec { call_timeout: Duration::from_secs(10), round_trip: false, canary: None, make_canary: false };
+pub(crate) const ROUND_TRIP: ProbeSpec<'static> = ProbeSpec { round_trip: true, ..STATUS };
+
+/// A command line for the plugin, with the files it names.
+pub(crate) struct Plan {
+    folder: TempDir,
+    args: Vec<String>,
+}
+
+impl Plan {
+    /// Everything that is needed to use `transit/keys/k`, and nothing more; ports are off.
+    pub(crate) fn new(bao: &Bao, credentials: &Credentials) -> Self {
+        let plan = Self::bare(credentials)
+            .with("vault-address", &bao.address)
+            .with("tls-ca-file", &bao.ca.display().to_string());
+        plan.with("vault-key-path", "transit/keys/k")
+    }
+
+    /// Without an address, a key and a CA.
+    pub(crate) fn bare(credentials: &Credentials) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let secret_id = folder.path().join("secret-id");
+        fs::write(&secret_id, &credentials.secret_id).unwrap();
+        let socket = folder.path().join("kms.sock");
+        Self { folder, args: Vec::new() }
+            .with("listen-address", &format!("unix://{}", socket.display()))
+            .with("approle-role-id", &credentials.role_id)
+            .with("approle-secret-id-path", &secret_id.display().to_string())
+            .with("health-port", "0")
+            .with("metrics-port", "0")
+    }
+
+    /// Adds a flag, or sets it anew: the last one counts.
+    pub(crate) fn with(mut self, flag: &str, value: &str) -> Self {
+        self.args.push(format!("-{flag}={value}"));
+        self
+    }
+
+    pub(crate) fn without(mut self, flag: &str) -> Self {
+        self.args.retain(|arg| !arg.starts_with(&format!("-{flag}=")));
+        self
+    }
+
+    pub(crate) fn start(self) -> Plugin {
+        let log = self.folder.path().join("log");
+        let process = Command::new(env!("CARGO_BIN_EXE_keyward-test-kms-plugin"))
+            .args(&self.args)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Plugin { socket: self.folder.path().join("kms.sock"), log, process, _folder: self.folder }
+    }
+
+    /// Starts it and waits until it answers; it need not be healthy.
+    pub(crate) async fn start_answering(self) -> Plugin {
+        let plugin = self.start();
+        eventually("an answer", async || plugin.probe(&STATUS).await.status.is_some()).await;
+        plugin
+    }
+}
+
+/// A running plugin; killed when dropped.
+pub(crate) struct Plugin {
+    pub(crate) socket: PathBuf,
+    log: PathBuf,
+    process: Child,
+    _folder: TempDir,
+}
+
+impl Plugin {
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub(crate) async fn probe(&self, spec: &ProbeSpec<'_>) -> ProbeReport {
+        probe(&self.socket, spec).await
+    }
+
+    /// Waits until it passes a round trip.
+    pub(crate) async fn ready(&self) -> StatusAnswer {
+        let report = wait_ready(&self.socket, &ROUND_TRIP, DEADLINE).await;
+        assert_eq!(report.result, Ok(()), "{}", self.log());
+        report.status.unwrap()
+    }
+
+    pub(crate) async fn canary(&self) -> Canary {
+        let report = self.probe(&ProbeSpec { make_canary: true, ..STATUS }).await;
+        assert_eq!(report.result, Ok(()), "{}", self.log());
+        report.canary.unwrap()
+    }
+
+    pub(crate) async fn decrypts(&self, canary: &Canary) -> Result<(), KmsError> {
+        self.probe(&ProbeSpec { canary: Some(canary), ..STATUS }).await.result
+    }
+
+    pub(crate) async fn failure(&self, spec: &ProbeSpec<'_>) -> KmsError {
+        self.probe(spec).await.result.unwrap_err()
+    }
+
+    pub(crate) fn terminate(&self) {
+        let id = i32::try_from(self.process.id().unwrap()).unwrap();
+        let id = rustix::process::Pid::from_raw(id).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    }
+
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let ended = timeout(DEADLINE, self.process.wait()).await;
+        ended.unwrap_or_else(|_| panic!("still running after {DEADLINE:?}:\n{}", self.log())).unwrap()
+    }
+}

@@ -1,0 +1,73 @@
+//! This workspace's own binaries that the harness starts as processes.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{Tools, progress};
+
+/// Names a folder where the binaries are already built from these sources. `cargo xtask` sets it when it has prepared
+/// everything, provider modules included, so that tests do not ask cargo once each.
+pub const BIN_DIR: &str = "KEYWARD_TEST_BIN_DIR";
+
+/// A binary of this workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binary {
+    /// `keyward` itself.
+    Keyward,
+    /// The KMS v2 server with a real plugin's flags.
+    KmsPlugin,
+    /// What guards the harness's processes and stands in for a node's kubelet.
+    TestNode,
+}
+
+impl Binary {
+    /// The file's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keyward => "keyward",
+            Self::KmsPlugin => "keyward-test-kms-plugin",
+            Self::TestNode => "keyward-test-node",
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Keyward => "keyward",
+            Self::KmsPlugin => "keyward-test-kms-plugin",
+            Self::TestNode => "keyward-test-cluster",
+        }
+    }
+}
+
+impl Tools {
+    /// The binary, built from the sources as they are now, in the profile of the caller.
+    pub fn binary(&self, binary: Binary) -> Result<PathBuf> {
+        if let Some(folder) = env::var_os(BIN_DIR).map(PathBuf::from) {
+            let path = folder.join(binary.name());
+            if !path.is_file() {
+                bail!("{BIN_DIR} has no {}; unset it to have it built", path.display());
+            }
+            return Ok(path);
+        }
+        let _lock = self.lock()?;
+        let release = !cfg!(debug_assertions);
+        let path = self.target().join(if release { "release" } else { "debug" }).join(binary.name());
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--package", binary.package(), "--bin", binary.name()]);
+        if release {
+            cargo.arg("--release");
+        }
+        progress::run(&format!("building {}", binary.name()), cargo, &self.log(binary.name()))?;
+        Ok(path)
+    }
+
+    /// Cargo on this workspace.
+    pub fn cargo(&self) -> Command {
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(self.root()).env("CARGO_TARGET_DIR", self.target());
+        cargo
+    }
+}
