@@ -1,0 +1,102 @@
+//! `cargo xtask test`: everything is compiled once, in one graph, so that no crate is built twice with other features;
+//! then each group's test programs run one after another.
+
+mod built;
+mod groups;
+mod tally;
+
+use std::collections::BTreeSet;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+use keyward_test_tools::{BIN_DIR, Tools, progress};
+
+pub(crate) use built::Built;
+use groups::Group;
+use tally::Tally;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Groups to run; all of them where none is named
+    #[arg(value_enum)]
+    groups: Vec<Group>,
+}
+
+impl Options {
+    pub(crate) fn all() -> Self {
+        Self { groups: Vec::new() }
+    }
+}
+
+/// Runs the groups and ends with the line `N passed, N failed`.
+pub(crate) fn run(tools: &Tools, options: &Options) -> ExitCode {
+    let wanted: BTreeSet<Group> = match options.groups.as_slice() {
+        [] => Group::ALL.into_iter().collect(),
+        named => named.iter().copied().collect(),
+    };
+    let mut total = Tally::default();
+    let mut summary = Vec::new();
+    match prepare(tools, &wanted) {
+        Ok(built) => {
+            if !built.is_complete() {
+                progress::say("the workspace does not build: only what did is tested");
+                total += Tally::ungraceful();
+            }
+            for group in wanted {
+                progress::say(&format!("\n== {}: {}", group.name(), group.about()));
+                let started = Instant::now();
+                let tally = run_group(tools, &built, group);
+                summary.push(format!(
+                    "{:<10} {:>8}   {tally}",
+                    group.name(),
+                    progress::spoken(started.elapsed())
+                ));
+                total += tally;
+            }
+        }
+        Err(error) => {
+            progress::say(&format!("error: {error:#}"));
+            total += Tally::ungraceful();
+        }
+    }
+    println!("\n{}\n{total}", summary.join("\n"));
+    if total.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn prepare(tools: &Tools, wanted: &BTreeSet<Group>) -> Result<Built> {
+    if wanted.iter().any(|group| group.needs_cluster()) {
+        tools.control_plane()?;
+        tools.bao()?;
+    }
+    if wanted.iter().any(|group| group.needs_modules()) {
+        tools.providers()?;
+    }
+    Built::everything(tools)
+}
+
+fn run_group(tools: &Tools, built: &Built, group: Group) -> Tally {
+    let mut tally = Tally::default();
+    for program in built.tests().filter(|program| group.has(program)) {
+        progress::say(&format!("-- {} ({})", program.package, program.target));
+        let mut command = Command::new(&program.executable);
+        command.current_dir(&program.folder);
+        command.env("CARGO_MANIFEST_DIR", &program.folder).env(BIN_DIR, built.folder());
+        tally += tally::of(command, &mut std::io::stdout());
+    }
+    match group.commands(tools, built) {
+        Ok(commands) => {
+            for (what, mut command) in commands {
+                progress::say(&format!("-- {what}"));
+                command.env(BIN_DIR, built.folder());
+                tally += tally::of(command, &mut std::io::stdout());
+            }
+        }
+        Err(error) => {
+            progress::say(&format!("error: {error:#}"));
+            tally += Tally::ungraceful();
+        }
+    }
+    tally
+}

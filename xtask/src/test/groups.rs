@@ -1,0 +1,141 @@
+//! What belongs to which group of tests.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use keyward_test_tools::Tools;
+
+use super::built::{Built, TestProgram};
+
+/// A group of tests, in the order in which they run: the fast ones first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Group {
+    /// Host crates and test libraries; documentation's examples
+    Unit,
+    /// Provider modules and their SDK: their own tests, and the modules' fixtures
+    Providers,
+    /// Modules that loop, swallow memory, import functions
+    Hostile,
+    /// The KMS v2 server that stands in for a vendor's plugin
+    Kms,
+    /// The harness itself: nodes, API servers, static pods
+    Cluster,
+    /// Keyward on a real control plane with a real KMS
+    E2e,
+}
+
+const KMS: &str = "keyward-test-kms-plugin";
+const CLUSTER: &str = "keyward-test-cluster";
+const E2E: &str = "keyward-test-e2e";
+const HOSTILE: &str = "keyward-test-hostile";
+
+impl Group {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Unit, Self::Providers, Self::Hostile, Self::Kms, Self::Cluster, Self::E2e];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Providers => "providers",
+            Self::Hostile => "hostile",
+            Self::Kms => "kms",
+            Self::Cluster => "cluster",
+            Self::E2e => "e2e",
+        }
+    }
+
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::Unit => "crates by themselves, and their documentation's examples",
+            Self::Providers => "provider modules and their fixtures",
+            Self::Hostile => "modules that misbehave",
+            Self::Kms => "the KMS v2 server of the tests",
+            Self::Cluster => "nodes, API servers and static pods of the harness",
+            Self::E2e => "Keyward on a real control plane with a real KMS",
+        }
+    }
+
+    /// Whether it runs etcd, API servers or OpenBao.
+    pub(crate) fn needs_cluster(self) -> bool {
+        matches!(self, Self::Kms | Self::Cluster | Self::E2e)
+    }
+
+    /// Whether it loads provider modules.
+    pub(crate) fn needs_modules(self) -> bool {
+        matches!(self, Self::Providers | Self::E2e)
+    }
+
+    /// Whether a test program of this workspace belongs to it; each belongs to exactly one.
+    pub(crate) fn has(self, program: &TestProgram) -> bool {
+        let group = match program.package.as_str() {
+            KMS => Self::Kms,
+            E2E => Self::E2e,
+            HOSTILE => Self::Hostile,
+            // The harness's unit tests need no cluster.
+            CLUSTER if program.integration => Self::Cluster,
+            _ => Self::Unit,
+        };
+        group == self
+    }
+
+    /// What it runs beside this workspace's test programs.
+    pub(crate) fn commands(self, tools: &Tools, built: &Built) -> Result<Vec<(String, Command)>> {
+        Ok(match self {
+            Self::Unit => {
+                let mut examples = tools.cargo();
+                examples.args(["test", "--quiet", "--workspace", "--doc"]);
+                vec![("examples in documentation".to_owned(), examples)]
+            }
+            Self::Providers => {
+                let mut commands = vec![("provider crates and their SDK".to_owned(), provider_crates(tools))];
+                commands.extend(fixtures(tools, built)?);
+                commands
+            }
+            _ => Vec::new(),
+        })
+    }
+}
+
+/// Each module's fixtures, run by the command that its author uses.
+fn fixtures(tools: &Tools, built: &Built) -> Result<Vec<(String, Command)>> {
+    let keyward = built.binary("keyward")?;
+    let mut modules: Vec<PathBuf> =
+        fs::read_dir(tools.modules())?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    modules.retain(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    modules.sort();
+    let command = |module: PathBuf| {
+        let name = module.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let mut command = Command::new(&keyward);
+        command.args(["provider", "test"]).arg(&module).arg("--fixtures");
+        command.arg(tools.root().join("providers").join(&name).join("fixtures"));
+        (format!("fixtures of {name}"), command)
+    };
+    Ok(modules.into_iter().map(command).collect())
+}
+
+/// The tests of the providers' workspace, compiled for this machine.
+fn provider_crates(tools: &Tools) -> Command {
+    let mut cargo = tools.cargo();
+    cargo.args(["test", "--workspace", "--manifest-path", "providers/Cargo.toml"]);
+    cargo.env("CARGO_TARGET_DIR", tools.target().join("providers-build"));
+    cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_test_program_belongs_to_exactly_one_group() {
+        for package in ["keyward-core", KMS, CLUSTER, E2E, HOSTILE, "xtask"] {
+            for integration in [false, true] {
+                let program = TestProgram::named(package, integration);
+                let groups: Vec<_> = Group::ALL.into_iter().filter(|group| group.has(&program)).collect();
+                assert_eq!(groups.len(), 1, "{package} {groups:?}");
+            }
+        }
+    }
+}

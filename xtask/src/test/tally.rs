@@ -1,0 +1,116 @@
+//! Counting individual tests, from the lines that test programs end with.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Write};
+use std::ops::AddAssign;
+use std::process::{Command, Stdio};
+
+use keyward_test_tools::progress;
+
+/// How many tests passed and failed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+}
+
+impl Tally {
+    /// Something that ended without saying how many tests failed counts as one.
+    pub(crate) fn ungraceful() -> Self {
+        Self { passed: 0, failed: 1 }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+/// Runs a test program, copies its output to `shown` as it comes, and counts.
+pub(crate) fn of(command: Command, shown: &mut impl Write) -> Tally {
+    match stream(command, shown) {
+        Ok((tally, true)) => tally,
+        Ok((mut tally, false)) => {
+            if tally.failed == 0 {
+                tally += Tally::ungraceful();
+            }
+            tally
+        }
+        Err(error) => {
+            progress::say(&format!("error: {error}"));
+            Tally::ungraceful()
+        }
+    }
+}
+
+fn stream(mut command: Command, shown: &mut impl Write) -> std::io::Result<(Tally, bool)> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut tally = Tally::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line?;
+            shown.write_all(&line)?;
+            shown.write_all(b"\n")?;
+            if let Some(result) = result_line(&String::from_utf8_lossy(&line)) {
+                tally += result;
+            }
+        }
+    }
+    Ok((tally, child.wait()?.success()))
+}
+
+/// `test result: ok. 5 passed; 0 failed; 1 ignored; …`, or what our own programs close with: `5 passed, 0 failed`.
+fn result_line(line: &str) -> Option<Tally> {
+    let Some((_, rest)) = line.split_once("test result: ") else {
+        let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
+        return Some(Tally { passed: passed.parse().ok()?, failed: failed.parse().ok()? });
+    };
+    let count = |word: &str| {
+        let before = rest.split_once(word)?.0.trim_end();
+        before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    Some(Tally { passed: count("passed;")?, failed: count("failed;")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn result_lines_are_added_up() {
+        let line =
+            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
+        assert_eq!(result_line(line), Some(Tally { passed: 5, failed: 0 }));
+        let script = format!("echo '{line}'; echo '{}'; exit 101", line.replace("0 failed", "2 failed"));
+        let mut shown = Vec::new();
+        assert_eq!(of(shell(&script), &mut shown), Tally { passed: 10, failed: 2 });
+        assert!(shown.starts_with(line.as_bytes()), "output is shown as it comes");
+        assert_eq!(result_line("7 passed, 1 failed"), Some(Tally { passed: 7, failed: 1 }));
+        assert_eq!(result_line("test plan::tests::passed ... ok"), None);
+    }
+
+    #[test]
+    fn a_program_that_dies_without_a_verdict_counts_as_one_failure() {
+        assert_eq!(of(shell("kill -9 $$"), &mut std::io::sink()), Tally::ungraceful());
+        assert_eq!(of(Command::new("/nonexistent/program"), &mut std::io::sink()), Tally::ungraceful());
+    }
+
+    #[test]
+    fn the_closing_line_has_the_form_that_ci_reads() {
+        assert_eq!(Tally { passed: 12, failed: 1 }.to_string(), "12 passed, 1 failed");
+    }
+}
