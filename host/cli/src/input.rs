@@ -24,6 +24,7 @@ pub(crate) fn read(path: &str) -> Result<String> {
 /// One object of a file.
 pub(crate) fn object(path: &str) -> Result<Value> {
     let text = read(path)?;
+    // `no` and `on` are booleans here, as they are to kubectl: what is planned is what would be sent.
     serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{path}: not YAML or JSON: {error}"))
 }
 

@@ -9,6 +9,7 @@ mod input;
 mod live;
 mod node_agent;
 mod operator;
+mod output;
 mod plan;
 mod provider;
 mod providers;
@@ -70,7 +71,14 @@ impl Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => {
+            let _ = told.print();
+            // Help and version are answers. A mistake is 1: 2 would say that something would change.
+            return ExitCode::from(u8::from(told.use_stderr()));
+        }
+    };
     log(cli.log_format, cli.command.default_level());
     // One TLS provider for everything in the process.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {

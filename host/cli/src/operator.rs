@@ -65,9 +65,6 @@ pub(crate) async fn run(args: Args, evaluator: Arc<dyn Evaluator>) -> Result<Exi
     if args.lease_duration < Duration::from_secs(2) {
         bail!("--lease-duration must be 2s or more: it is renewed three times in that time");
     }
-    for trouble in evaluator.degraded() {
-        tracing::error!("{trouble}");
-    }
     let providers: Vec<String> = evaluator.descriptors().into_iter().map(|d| d.provider_type).collect();
     tracing::info!(?providers, "providers in force");
 

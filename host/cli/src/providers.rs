@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
-use keyward_core::provider::Evaluator as _;
 use keyward_engine::sources::{Search, locate};
 use keyward_engine::{Engine, Options};
 
@@ -21,7 +20,7 @@ pub(crate) struct Providers {
 }
 
 impl Providers {
-    /// Loads them. Modules that are refused are told on standard error and degrade themselves alone.
+    /// Loads them. Modules that are refused are told in the log and degrade themselves alone.
     pub(crate) fn load(&self) -> Result<Arc<Engine>> {
         let executable = std::env::current_exe().ok();
         let search =
@@ -29,9 +28,6 @@ impl Providers {
         let folder = locate(search).context("provider modules")?;
         let options = Options { cache: self.module_cache.clone(), ..Options::default() };
         let engine = Engine::open(&folder, options).with_context(|| format!("{}", folder.display()))?;
-        for error in engine.degraded() {
-            tracing::warn!(%error, "provider module not in force");
-        }
         Ok(Arc::new(engine))
     }
 }

@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args as ClapArgs;
 use keyward_core::api::{ClusterEncryption, ConditionStatus, EncryptionMigration, EncryptionNode, KeyStatus};
-use keyward_core::names;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::json;
 
 use crate::connection::Connection;
+use crate::output::{print, print_json, print_yaml};
 use crate::plan::Output;
 
 /// Which cluster, and how the answer is written.
@@ -28,30 +28,24 @@ pub(crate) struct Args {
 /// Reads and prints.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let client = args.connection.client().await?;
-    let cluster = Api::<ClusterEncryption>::all(client.clone()).get_opt(names::CLUSTER).await.context(
-        "reading ClusterEncryption/cluster; is the CRD installed? (keyward crds | kubectl apply -f -)",
-    )?;
-    let Some(cluster) = cluster else {
-        println!(
-            "there is no ClusterEncryption/cluster: nothing is asked for, and nothing is encrypted by Keyward"
-        );
+    let Some(cluster) = crate::live::current(&client).await? else {
+        print("there is no ClusterEncryption/cluster: nothing is asked for, and nothing is encrypted by Keyward\n")?;
         return Ok(ExitCode::SUCCESS);
     };
     let nodes = Api::<EncryptionNode>::all(client.clone()).list(&ListParams::default()).await?.items;
     let migrations = Api::<EncryptionMigration>::all(client).list(&ListParams::default()).await?.items;
+    let documents = || {
+        let spec: Vec<_> = nodes
+            .iter()
+            .map(|n| json!({"name": n.metadata.name, "spec": n.spec, "status": n.status}))
+            .collect();
+        let work: Vec<_> = migrations.iter().map(|m| json!({"spec": m.spec, "status": m.status})).collect();
+        json!({"spec": cluster.spec, "status": cluster.status, "nodes": spec, "migrations": work})
+    };
     match args.output {
-        Output::Json => {
-            let spec: Vec<_> = nodes
-                .iter()
-                .map(|n| json!({"name": n.metadata.name, "spec": n.spec, "status": n.status}))
-                .collect();
-            let work: Vec<_> =
-                migrations.iter().map(|m| json!({"spec": m.spec, "status": m.status})).collect();
-            let all =
-                json!({"spec": cluster.spec, "status": cluster.status, "nodes": spec, "migrations": work});
-            println!("{}", serde_json::to_string_pretty(&all)?);
-        }
-        Output::Table => print!("{}", render(&cluster, &nodes, &migrations)),
+        Output::Json => print_json(&documents())?,
+        Output::Yaml => print_yaml(&documents())?,
+        Output::Table => print(&render(&cluster, &nodes, &migrations))?,
     }
     Ok(ExitCode::SUCCESS)
 }

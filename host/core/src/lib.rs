@@ -5,6 +5,7 @@
 
 pub mod api;
 mod bytes;
+pub mod duration;
 pub mod controllers;
 pub mod effect;
 pub mod field;

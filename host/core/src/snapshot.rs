@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::api::{
-    Canary, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus,
-    PluginSettings, PreflightAnswer,
+    Canary, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus, KeyStatus,
+    PluginSettings, PreflightAnswer, RevisionStatus,
 };
 use crate::formats::FormatError;
 use crate::formats::key_secret::KeySecret;
@@ -134,6 +134,13 @@ pub struct Snapshot {
     pub highest_revision: Revision,
     /// `status.highestRevision` as stored.
     pub recorded_revision: Revision,
+    /// The number of the candidate, where it was recorded as used and no object has it: it is free for this very
+    /// candidate, and for no other.
+    pub retry_key: Option<KeyId>,
+    /// `status.revisions` as stored.
+    pub told_revisions: Vec<RevisionStatus>,
+    /// `status.keys` as stored.
+    pub told_keys: Vec<KeyStatus>,
     /// `status.convergedRevision` as stored.
     pub last_converged: Revision,
     /// Every API server, by name.

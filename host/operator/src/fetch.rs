@@ -10,13 +10,16 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret};
 use kube_core::Resource;
 
 use keyward_core::SecretBytes;
-use keyward_core::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
+use keyward_core::api::{ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionNode};
+use keyward_core::ids::GroupResource;
 use keyward_core::names;
-use keyward_core::platform::{ObjectRef, Objects, ReferencedObject, Unreadable};
+use keyward_core::platform::kubernetes::DEFAULT_RESOURCES;
+use keyward_core::platform::{ObjectRef, Objects, ReferencedObject, Serving, Unreadable};
 use keyward_core::provider::ReferenceKind;
 
 use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Scope, Step};
 use crate::error::Error;
+use crate::migrator::discovery;
 
 /// Names of Secrets that are ours; the others in the namespace are the admin's, and are read when referred to.
 const OURS: [&str; 4] =
@@ -42,8 +45,14 @@ pub async fn objects(cluster: &Cluster) -> Result<Objects, Error> {
     let mut unreadable = Vec::new();
     let (secrets, failed) = secrets;
     unreadable.extend(failed);
+    let cluster_encryption = served::<ClusterEncryption, _>(cluster_encryption)?;
+    let serving = match &cluster_encryption {
+        Some(found) => serving(cluster, &found.spec).await,
+        None => BTreeMap::new(),
+    };
     Ok(Objects {
-        cluster_encryption: served::<ClusterEncryption, _>(cluster_encryption)?,
+        cluster_encryption,
+        serving,
         encryption_nodes: served::<EncryptionNode, _>(encryption_nodes)?,
         migrations: served::<EncryptionMigration, _>(migrations)?,
         secrets,
@@ -51,6 +60,16 @@ pub async fn objects(cluster: &Cluster) -> Result<Objects, Error> {
         leases: noted(leases, "API servers' identity leases in kube-system", &mut unreadable),
         unreadable,
     })
+}
+
+/// How the resources of a spec are served. That of Secrets and ConfigMaps is known.
+pub(crate) async fn serving(cluster: &Cluster, spec: &ClusterEncryptionSpec) -> BTreeMap<GroupResource, Serving> {
+    let named = spec.resources.iter().flatten().filter(|name| !DEFAULT_RESOURCES.contains(&name.as_str()));
+    let asked = named.map(|name| GroupResource::parse(name)).map(|resource| async move {
+        let serving = discovery::serving(cluster, &resource).await;
+        (resource, serving)
+    });
+    futures::future::join_all(asked).await.into_iter().collect()
 }
 
 /// One referenced object.

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use keyward_core::api::{ClusterEncryption, ClusterEncryptionSpec};
+use keyward_core::ids::GroupResource;
 use keyward_core::names;
-use keyward_core::outcome::Outcome;
 use keyward_core::platform::{Given, Objects, Results, kubernetes};
 use keyward_core::provider::Evaluator;
+use keyward_core::snapshot::Snapshot;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Meta, Pager, Step};
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::migrator::discovery;
 use crate::{ages, fetch, reconcile, results};
 
 /// What one decision is made from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Live {
     /// As read, with the wished-for spec in place of the stored one.
     pub objects: Objects,
@@ -31,6 +33,7 @@ pub async fn look(
 ) -> Result<Live, Error> {
     let mut objects = fetch::objects(cluster).await?;
     if let Some(spec) = wish {
+        objects.serving = fetch::serving(cluster, &spec).await;
         match objects.cluster_encryption.as_mut() {
             Some(stored) if stored.spec == spec => {}
             Some(stored) => {
@@ -51,13 +54,32 @@ pub async fn look(
 }
 
 impl Live {
-    /// What the operator would decide at `now`; ages are those that `status.since[]` tells. `None` where there is no
-    /// `ClusterEncryption/cluster`.
-    pub fn decide(&self, now: Timestamp) -> Result<Option<Outcome>, Error> {
+    /// What the operator would decide from at `now` ([`keyward_core::reconcile`] decides); ages are those that
+    /// `status.since[]` tells. `None` where there is no `ClusterEncryption/cluster`.
+    pub fn snapshot(&self, now: Timestamp) -> Result<Option<Snapshot>, Error> {
         let since = self.objects.cluster_encryption.as_ref().and_then(|found| found.status.as_ref());
         let ages = ages::from_since(since.map_or(&[][..], |status| &status.since), now);
         let given = Given { now, ages, fresh: reconcile::fresh()? };
-        Ok(kubernetes::snapshot(&self.objects, &self.results, given)
-            .map(|snapshot| keyward_core::reconcile(&snapshot)))
+        Ok(kubernetes::snapshot(&self.objects, &self.results, given))
+    }
+}
+
+/// How many objects of a resource are stored, by one metadata-only page and what the API server says follows it.
+/// `None` where the resource is not served.
+pub async fn count(cluster: &Cluster, resource: &GroupResource) -> Result<Option<u64>, Error> {
+    let Some(served) = discovery::find(cluster, resource).await? else { return Ok(None) };
+    let mut pager =
+        Pager::<Meta>::of(served.everything(), &resource.to_string(), served.scope()).metadata_only();
+    let mut seen = 0_u64;
+    loop {
+        match pager.next(cluster).await? {
+            Step::Page(page) => {
+                let here = u64::try_from(page.items.len()).unwrap_or(u64::MAX);
+                return Ok(Some(seen.saturating_add(here).saturating_add(page.remaining)));
+            }
+            // What cannot be decoded is stored all the same.
+            Step::Undecodable(_) => seen = seen.saturating_add(1),
+            Step::End => return Ok(Some(seen)),
+        }
     }
 }

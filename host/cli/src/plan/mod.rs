@@ -18,6 +18,8 @@ pub(crate) enum Output {
     Table,
     /// Documented and stable (docs/cli.md).
     Json,
+    /// The same.
+    Yaml,
 }
 
 /// Exit codes: 0 nothing would change, 2 something would, 1 an error or a violation.

@@ -3,18 +3,22 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use keyward_core::api::ClusterEncryptionSpec;
 use keyward_core::effect::{FieldChange, Side, compare};
 use keyward_core::ids::Mode;
+use keyward_core::platform::kubernetes;
 use keyward_core::provider::{
     Descriptor, Effect, Evaluation, EvaluationRequest, Evaluator, Origin, ProviderError, Violation,
 };
+use keyward_core::snapshot::Wanted;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Output, table};
 use crate::input::{self, Wish};
+use crate::live::Live;
+use crate::output::{print, print_json, print_yaml};
 use crate::providers::Providers;
 
 /// CLI.md's answer of `plan --current --desired`.
@@ -34,16 +38,19 @@ pub(crate) struct Plan {
     /// What the KMS must permit, for people.
     #[serde(skip)]
     pub(crate) requirements: Vec<String>,
+    /// With `-f`: what the live cluster adds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) live: Option<Live>,
 }
 
 impl Plan {
     /// Writes the answer to standard output.
     pub(crate) fn print(&self, output: Output) -> Result<()> {
         match output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(self)?),
-            Output::Table => print!("{}", table::render(self)),
+            Output::Json => print_json(self),
+            Output::Yaml => print_yaml(self),
+            Output::Table => print(&table::render(self)),
         }
-        Ok(())
     }
 
     /// CLI.md: 0 nothing would change, 2 something would, 1 violations.
@@ -74,25 +81,26 @@ fn between(old: &Wish, new: &Wish, evaluator: &dyn Evaluator) -> Result<Plan> {
     verdict(&old.spec, &new.spec, evaluator)
 }
 
-/// The verdict on going from one spec to the other.
+/// The verdict on going from one spec to the other. Both are read as the operator reads them, defaults and all.
 pub(crate) fn verdict(
     old: &ClusterEncryptionSpec,
     new: &ClusterEncryptionSpec,
     evaluator: &dyn Evaluator,
 ) -> Result<Plan> {
     let mut plan = Plan::default();
-    let (before, after) = (mode(old), mode(new));
-    let violation = |field: &str, message: String| Violation { field: field.to_owned(), message };
-    if Mode::parse(after).is_none_or(|mode| mode == Mode::Secretbox) {
-        plan.violations
-            .push(violation("spec.encryption.type", format!("unknown encryption mode configured: {after}")));
-        return Ok(plan);
+    let (current, desired) = (kubernetes::wanted(old), kubernetes::wanted(new));
+    let (before, after) = (mode(&current), mode(&desired));
+    if desired.mode.is_err() {
+        plan.violations.push(Violation {
+            field: "spec.encryption.type".to_owned(),
+            message: format!("unknown encryption mode configured: {after}"),
+        });
     }
-    if (after == Mode::Kms.as_str()) != new.encryption.kms.is_some() {
-        plan.violations.push(violation(
-            "spec.encryption.kms",
-            "kms config is required when encryption type is KMS, and forbidden otherwise".to_owned(),
-        ));
+    plan.violations.extend(desired.mistakes.iter().map(|mistake| {
+        let (field, message) = mistake.split_once(": ").unwrap_or(("spec", mistake));
+        Violation { field: field.to_owned(), message: message.to_owned() }
+    }));
+    if !plan.violations.is_empty() {
         return Ok(plan);
     }
     let Some(wanted) = &new.encryption.kms else {
@@ -101,7 +109,7 @@ pub(crate) fn verdict(
         } else {
             mode_change(&mut plan, before, after);
         }
-        settings(&mut plan, old, new);
+        settings(&mut plan, &current, &desired);
         return Ok(plan);
     };
     let after_side = match evaluator.evaluate(&EvaluationRequest::new(Origin::Desired, wanted)) {
@@ -123,7 +131,9 @@ pub(crate) fn verdict(
             plan.warnings.clone_from(&after_side.warnings);
         }
         Some(kms) => {
-            let before_side = evaluator.evaluate(&EvaluationRequest::new(Origin::Stored, kms))?;
+            let before_side = evaluator
+                .evaluate(&EvaluationRequest::new(Origin::Stored, kms))
+                .context("the current object")?;
             let found: Option<Descriptor> =
                 evaluator.descriptors().into_iter().find(|d| d.provider_type == after_side.provider_type);
             let descriptor =
@@ -138,7 +148,7 @@ pub(crate) fn verdict(
             plan.warnings = verdict.warnings;
         }
     }
-    settings(&mut plan, old, new);
+    settings(&mut plan, &current, &desired);
     Ok(plan)
 }
 
@@ -151,11 +161,8 @@ fn written(kms: &Value, descriptor: &Descriptor, evaluation: &Evaluation) -> Val
     }
 }
 
-fn mode(spec: &ClusterEncryptionSpec) -> &str {
-    match spec.encryption.type_.as_deref() {
-        None | Some("") => Mode::Identity.as_str(),
-        Some(mode) => mode,
-    }
+fn mode(wanted: &Wanted) -> &str {
+    wanted.mode.as_ref().map_or_else(String::as_str, |mode| mode.as_str())
 }
 
 fn mode_change(plan: &mut Plan, before: &str, after: &str) {
@@ -172,9 +179,9 @@ fn mode_change(plan: &mut Plan, before: &str, after: &str) {
     });
 }
 
-/// `spec.plugins` and the rest of the spec: in place, and no provider's business.
-fn settings(plan: &mut Plan, old: &ClusterEncryptionSpec, new: &ClusterEncryptionSpec) {
-    let mut change = |field: &str, from: Value, to: Value, reason: &str, effect: Effect| {
+/// `spec.plugins` and the rest of the spec: no provider's business.
+fn settings(plan: &mut Plan, old: &Wanted, new: &Wanted) {
+    let mut change = |field: &str, from: Value, to: Value, effect: Effect, reason: &str| {
         if from != to {
             let some = |value: Value| (!value.is_null()).then_some(value);
             let change = FieldChange {
@@ -188,38 +195,43 @@ fn settings(plan: &mut Plan, old: &ClusterEncryptionSpec, new: &ClusterEncryptio
             plan.effect = plan.effect.max(Some(effect));
         }
     };
-    let value = |text: &Option<String>| text.clone().map_or(Value::Null, Value::String);
     let json = |item: Value| if item == json!([]) || item == json!({}) { Value::Null } else { item };
-    let (a, b) = (&old.plugins, &new.plugins);
-    let why = "how the plugin is run";
-    change(
-        "plugins.timeout",
-        value(&a.timeout),
-        value(&b.timeout),
-        "how long the API server waits for the plugin",
-        Effect::InPlace,
-    );
-    change("plugins.proxy", json(json!(a.proxy)), json(json!(b.proxy)), why, Effect::InPlace);
-    change(
-        "plugins.hostAliases",
-        json(json!(a.host_aliases)),
-        json(json!(b.host_aliases)),
-        why,
-        Effect::InPlace,
-    );
-    change("plugins.resources", json(json!(a.resources)), json(json!(b.resources)), why, Effect::InPlace);
-    change(
-        "resources",
-        json!(old.resources),
-        json!(new.resources),
-        "what is encrypted; the key stays",
-        Effect::ReEncrypt,
-    );
-    change(
-        "reencrypt",
-        value(&old.reencrypt),
-        value(&new.reencrypt),
-        "re-encrypts everything once",
-        Effect::ReEncrypt,
-    );
+    // Without a plugin before and after, its settings are for later.
+    let (a, b) = (&old.settings, &new.settings);
+    let (effect, why) = if old.kms.is_some() && new.kms.is_some() {
+        (Effect::InPlace, "how the plugin is run")
+    } else {
+        (Effect::None, "how a plugin is run")
+    };
+    let timeout = "how long the API server waits for the plugin";
+    change("plugins.timeout", json!(old.kms_timeout), json!(new.kms_timeout), effect, timeout);
+    change("plugins.proxy", json(json!(a.proxy)), json(json!(b.proxy)), effect, why);
+    change("plugins.hostAliases", json(json!(a.host_aliases)), json(json!(b.host_aliases)), effect, why);
+    change("plugins.resources", json(json!(a.resources)), json(json!(b.resources)), effect, why);
+
+    let names = |wanted: &Wanted| -> Vec<String> { wanted.resources.iter().map(ToString::to_string).collect() };
+    let (had, has) = (names(old), names(new));
+    let encrypts = new.mode != Ok(Mode::Identity);
+    let added = has.iter().any(|name| !had.contains(name));
+    let (effect, reason) = match (encrypts, added) {
+        (true, true) => (Effect::ReEncrypt, "what is added is encrypted; the key stays"),
+        (true, false) => (Effect::None, "what leaves the list stays encrypted as it is"),
+        (false, _) => (Effect::None, "nothing is encrypted"),
+    };
+    change("resources", json!(had), json!(has), effect, reason);
+
+    let token = |wanted: &Wanted| token_or_null(&wanted.external_reason);
+    let (effect, reason) = match (encrypts, new.external_reason.is_empty()) {
+        (true, false) => (Effect::NewKey, "everything is re-encrypted once, under a new key secret"),
+        _ => (Effect::None, "no token, nothing to re-encrypt"),
+    };
+    change("reencrypt", token(old), token(new), effect, reason);
+    let timeout = |wanted: &Wanted| json!(format!("{}s", wanted.request_timeout.as_secs()));
+    let reason = "how long a migration waits for writes under way";
+    change("apiServer.requestTimeout", timeout(old), timeout(new), Effect::None, reason);
+}
+
+/// Absent and empty are one.
+fn token_or_null(token: &str) -> Value {
+    if token.is_empty() { Value::Null } else { Value::String(token.to_owned()) }
 }

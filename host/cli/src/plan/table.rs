@@ -7,6 +7,7 @@ use keyward_core::provider::Effect;
 use serde_json::Value;
 
 use super::Plan;
+use crate::live::Live;
 
 /// Characters of a value, and of its end where it is cut.
 const WIDEST: usize = 56;
@@ -35,6 +36,9 @@ pub(super) fn render(plan: &Plan) -> String {
         let _ = writeln!(text, "warning: {at}{}", warning.message);
     }
     let _ = writeln!(text, "{}", total(plan));
+    if let Some(live) = &plan.live {
+        around(&mut text, plan.effect, live);
+    }
     if plan.effect == Some(Effect::NewKey) && !plan.requirements.is_empty() {
         let _ = writeln!(text, "the KMS must permit:");
         for requirement in &plan.requirements {
@@ -76,19 +80,90 @@ fn shortened(text: &str) -> String {
 
 fn total(plan: &Plan) -> String {
     let provider = plan.provider.as_ref().map(|provider| format!(" ({provider})")).unwrap_or_default();
+    let rewritten = plan.live.as_ref().map_or_else(|| "everything is".to_owned(), objects);
     match plan.effect {
         None | Some(Effect::None) => "⇒ nothing changes: the same KEK, reached in the same way".to_owned(),
         Some(Effect::InPlace) => {
             "⇒ in place: no new key, nothing is re-encrypted; the plugins are replaced one node at a time"
                 .to_owned()
         }
-        Some(Effect::ReEncrypt) => "⇒ no new key; everything is re-encrypted".to_owned(),
-        Some(Effect::NewKey) => format!("⇒ a new key{provider}, then everything is re-encrypted under it"),
+        Some(Effect::ReEncrypt) => format!("⇒ no new key; {rewritten} re-encrypted"),
+        Some(Effect::NewKey) => {
+            let key = plan.live.as_ref().and_then(|live| live.key_id);
+            let key = key.map_or_else(|| "a new key".to_owned(), |id| format!("new key {id}"));
+            let identity = |change: &FieldChange| {
+                change.field == "type" && change.to.as_ref().is_some_and(|mode| mode == "identity")
+            };
+            let how = if plan.fields.iter().any(identity) { "decrypted" } else { "re-encrypted under it" };
+            format!("⇒ {key}{provider}, then {rewritten} {how}")
+        }
+    }
+}
+
+/// How much is rewritten, and how long that takes where a migration before it told.
+fn objects(live: &Live) -> String {
+    let resources = live.objects.len();
+    let plural = if resources == 1 { "" } else { "s" };
+    let counted: Option<u64> = live.objects.values().copied().sum();
+    let Some(count) = counted else { return format!("everything in {resources} resource{plural} is") };
+    let time = live.objects_per_second.filter(|_| count > 0).map(|rate| {
+        let seconds = count.div_ceil(rate);
+        let about = if seconds < 90 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) };
+        format!(" (about {about} at the last migration's {rate}/s)")
+    });
+    format!("{} objects in {resources} resource{plural}{} are", grouped(count), time.unwrap_or_default())
+}
+
+/// Thousands apart.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Plugins and nodes, and what stands in the way.
+fn around(text: &mut String, effect: Option<Effect>, live: &Live) {
+    let nodes = match live.nodes.len() {
+        1 => "1 node".to_owned(),
+        n => format!("{n} nodes"),
+    };
+    let running: Vec<String> = live.plugins.iter().map(ToString::to_string).collect();
+    let mut plugins = Vec::new();
+    if effect == Some(Effect::NewKey) {
+        if let Some(key) = live.key_id.filter(|_| live.plugin_starts) {
+            plugins.push(format!("that of key {key} starts on {nodes}"));
+        }
+        if !running.is_empty() {
+            let keys = if running.len() == 1 { "key" } else { "keys" };
+            let stay = if running.len() == 1 { "stays" } else { "stay" };
+            plugins.push(format!(
+                "{} of {keys} {} {stay} for reading until the migration is done",
+                if running.len() == 1 { "that" } else { "those" },
+                running.join(", ")
+            ));
+        }
+    }
+    if !plugins.is_empty() {
+        let _ = writeln!(text, "⇒ plugins: {}", plugins.join("; "));
+    }
+    for trouble in &live.troubles {
+        let _ = writeln!(text, "trouble: {trouble}");
+    }
+    if let Some(waiting) = &live.waiting {
+        let _ = writeln!(text, "waits first: {waiting}");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use keyward_core::ids::KeyId;
+
     use super::*;
 
     #[test]
@@ -114,5 +189,33 @@ mod tests {
              tls.serverName   – → x   in place   connection only\n\
              ⇒ a new key, then everything is re-encrypted under it\n"
         );
+    }
+
+    #[test]
+    fn the_cluster_tells_how_much_and_where() {
+        let live = Live {
+            key_id: Some(KeyId(3)),
+            plugins: vec![KeyId(2)],
+            plugin_starts: true,
+            objects: [("configmaps".to_owned(), Some(211)), ("secrets".to_owned(), Some(48_000))].into(),
+            objects_per_second: Some(900),
+            nodes: vec!["a".into(), "b".into(), "c".into()],
+            troubles: vec!["secret vault-approle not found".into()],
+            waiting: None,
+        };
+        let plan = Plan {
+            effect: Some(Effect::NewKey),
+            provider: Some("Vault".into()),
+            live: Some(live),
+            ..Plan::default()
+        };
+        assert_eq!(
+            render(&plan),
+            "⇒ new key 3 (Vault), then 48,211 objects in 2 resources (about 54 s at the last migration's 900/s) are re-encrypted under it\n\
+             ⇒ plugins: that of key 3 starts on 3 nodes; that of key 2 stays for reading until the migration is done\n\
+             trouble: secret vault-approle not found\n"
+        );
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(1_234_567), "1,234,567");
     }
 }

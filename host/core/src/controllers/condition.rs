@@ -71,7 +71,9 @@ fn encrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> (bool, &'static st
             )
         }
     };
-    let all_migrated = |migrated: &[GroupResource]| targets.iter().all(|target| migrated.contains(target));
+    // What left the list stays encrypted, so that "everything is decrypted" speaks of it too.
+    let all_migrated =
+        |migrated: &[GroupResource]| deployed.covered(snapshot).all(|target| migrated.contains(target));
     if let Some(key) = identity(&deployed.desired.state) {
         return decryption(all_migrated(&key.migrated));
     }

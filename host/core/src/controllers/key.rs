@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use super::record::{self, Wanted};
+use super::record::{self, Trouble, Wanted};
 use super::{Deployed, Deployment, Turn};
 use crate::SecretBytes;
-use crate::api::{Canary, PreflightPurpose};
+use crate::api::{Canary, PreflightPurpose, PreflightResult};
 use crate::formats::key_secret::{KeySecret, NULL_KEY};
 use crate::formats::revision::PluginRecord;
 use crate::ids::{GroupResource, KeyId, Mode};
 use crate::machine::Key;
 use crate::outcome::Action;
 use crate::provider::Origin;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, StoredCandidate};
 
 /// CONTRACT 3.1, row 12.
 const ROTATION_INTERVAL: Duration = Duration::from_hours(168);
+/// A trial that has failed for so long lets the others have their turn.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What the preflight is asked for.
 pub(super) enum Wish {
@@ -45,6 +47,13 @@ pub(super) enum Then {
     Sync { objects: Vec<String> },
 }
 
+impl Trial {
+    /// Whether this is what the candidate tries.
+    pub(super) fn is(&self, candidate: &StoredCandidate) -> bool {
+        candidate.key_id == self.key_id && candidate.plugin.runs_the_same(&self.record)
+    }
+}
+
 /// The key controller.
 pub(super) fn decide(
     snapshot: &Snapshot,
@@ -53,20 +62,16 @@ pub(super) fn decide(
     turn: &mut Turn,
 ) -> Wish {
     const CONDITION: &str = "EncryptionKeyControllerDegraded";
-    let mut trouble: Vec<String> = snapshot
-        .undecodable
-        .iter()
-        .map(|(name, error)| format!("key secret {name} is not used: {error}; mend it, or delete it if nothing is stored under its key"))
-        .collect();
-    let wish = match decided(snapshot, deployment, deployed, turn) {
-        Ok(wish) => wish,
-        Err(message) => {
-            trouble.push(message);
-            Wish::Nothing
-        }
-    };
-    let trouble = (!trouble.is_empty()).then(|| ("Error", trouble.join("; ")));
-    turn.degraded(CONDITION, trouble);
+    if matches!(deployment, Deployment::Blocked) {
+        return Wish::Hold;
+    }
+    let undecodable = snapshot.undecodable.iter().map(|(name, error)| {
+        Trouble::Wrong(format!("key secret {name} is not used: {error}; mend it, or delete it if nothing is stored under its key"))
+    });
+    let mut trouble: Vec<Trouble> = undecodable.collect();
+    let wish = decided(snapshot, deployment, deployed, &mut trouble, turn);
+    let told: Vec<&str> = trouble.iter().map(Trouble::told).collect();
+    turn.degraded(CONDITION, (!told.is_empty()).then(|| ("Error", told.join("; "))));
     wish
 }
 
@@ -74,47 +79,108 @@ fn decided(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
     deployed: &Deployed<'_>,
+    trouble: &mut Vec<Trouble>,
     turn: &mut Turn,
-) -> Result<Wish, String> {
-    if matches!(deployment, Deployment::Blocked) {
-        return Ok(Wish::Hold);
+) -> Wish {
+    let mode = match mode(snapshot) {
+        Ok(mode) => Some(mode),
+        Err(why) => {
+            trouble.push(Trouble::Wrong(why));
+            None
+        }
+    };
+    if mode == Some(Mode::Identity) && matches!(deployment, Deployment::Nothing) && snapshot.keys.is_empty() {
+        return Wish::Nothing; // CONTRACT 3.1, 3
     }
+    let desired = match (mode, &snapshot.wanted.kms) {
+        (Some(Mode::Kms), Some(kms)) => match record::wanted(snapshot, Origin::Desired, kms) {
+            Ok(now) => Some(now),
+            Err(why) => {
+                trouble.push(why.within("failed to create key"));
+                None
+            }
+        },
+        _ => None,
+    };
+    // Keys in use come first: reads depend on them (Decisions 2).
+    let mut trials = in_place(snapshot, deployed, desired.as_ref(), trouble);
+
+    // A new key only from a converged state: at most one key is in transition (S6).
+    if let Some(mode) = mode.filter(|_| deployment.is_converged()) {
+        match needs_new_key(snapshot, deployed, mode, desired.as_ref(), turn) {
+            Err(why) => trouble.push(Trouble::Wrong(why)),
+            Ok(None) => {}
+            Ok(Some(reason)) => {
+                turn.explain(format!("a new key is needed: {reason}"));
+                if mode != Mode::Kms {
+                    create_local(snapshot, mode, reason, turn);
+                    return Wish::Nothing;
+                }
+                trials.extend(desired.map(|now| new_key(snapshot, now.record, reason)));
+            }
+        }
+    }
+    choose(snapshot, trials, trouble, turn)
+}
+
+/// The mode, where the spec has no mistake.
+fn mode(snapshot: &Snapshot) -> Result<Mode, String> {
     let wanted = &snapshot.wanted;
     if !wanted.mistakes.is_empty() {
         return Err(wanted.mistakes.join("; "));
     }
-    let mode = wanted.mode.clone().map_err(|mode| format!("unknown encryption mode configured: {mode}"))?;
-    if mode == Mode::Identity && matches!(deployment, Deployment::Nothing) && snapshot.keys.is_empty() {
-        return Ok(Wish::Nothing); // CONTRACT 3.1, 3
-    }
-    let desired_kms = match (mode, &wanted.kms) {
-        (Mode::Kms, Some(kms)) => Some(
-            record::wanted(snapshot, Origin::Desired, kms)
-                .map_err(|why| format!("failed to create key: {why}")),
-        ),
+    wanted.mode.clone().map_err(|mode| format!("unknown encryption mode configured: {mode}"))
+}
+
+fn new_key(snapshot: &Snapshot, record: PluginRecord, reason: String) -> Trial {
+    // A candidate that passed, and whose key secret could not be made, keeps its number.
+    let again = match (&snapshot.candidate, snapshot.retry_key) {
+        (Some(Ok(candidate)), Some(id)) if candidate.key_id == id && candidate.plugin.runs_the_same(&record) => {
+            Some(id)
+        }
         _ => None,
     };
-
-    // A new key only from a converged state: at most one key is in transition (S6).
-    if deployment.is_converged()
-        && let Some(reason) = needs_new_key(snapshot, deployed, mode, desired_kms.as_ref(), turn)?
-    {
-        turn.explain(format!("a new key is needed: {reason}"));
-        return match desired_kms {
-            None => {
-                create_local(snapshot, mode, reason, turn);
-                Ok(Wish::Nothing)
-            }
-            Some(now) => Ok(Wish::Try(Box::new(Trial {
-                key_id: snapshot.highest_key.next(),
-                purpose: PreflightPurpose::NewKey,
-                record: now?.record,
-                canary: None,
-                then: Then::Create { reason },
-            }))),
-        };
+    Trial {
+        key_id: again.unwrap_or_else(|| snapshot.highest_key.next()),
+        purpose: PreflightPurpose::NewKey,
+        record,
+        canary: None,
+        then: Then::Create { reason },
     }
-    in_place(snapshot, deployed, desired_kms)
+}
+
+/// One trial at a time. The one under way goes on; where it keeps failing, the others get their turn, so that a new key
+/// that cannot be had does not keep credentials of keys in use from being followed, nor the other way round.
+fn choose(snapshot: &Snapshot, mut trials: Vec<Trial>, trouble: &[Trouble], turn: &mut Turn) -> Wish {
+    let candidate = snapshot.candidate.as_ref().and_then(|candidate| candidate.as_ref().ok());
+    let under_way = candidate.and_then(|candidate| trials.iter().position(|trial| trial.is(candidate)));
+    let unknown = trouble.iter().any(|trouble| matches!(trouble, Trouble::Unknown(_)));
+    let index = match (candidate, under_way) {
+        (Some(candidate), Some(at)) if has_failed_for_long(snapshot, candidate, turn) => {
+            at.saturating_add(1).checked_rem(trials.len()).unwrap_or(0)
+        }
+        (_, Some(at)) => at,
+        // What it tries cannot be seen now: that is no reason to stop it (S7).
+        (Some(candidate), None) if unknown && trials.iter().all(|t| t.key_id != candidate.key_id) => {
+            return Wish::Hold;
+        }
+        _ => 0,
+    };
+    if index < trials.len() { Wish::Try(Box::new(trials.swap_remove(index))) } else { Wish::Nothing }
+}
+
+fn has_failed_for_long(snapshot: &Snapshot, candidate: &StoredCandidate, turn: &mut Turn) -> bool {
+    let failed = snapshot.servers.values().any(|server| {
+        server.answer(&candidate.hash).is_some_and(|answer| answer.result == PreflightResult::Failed)
+    });
+    if !failed {
+        return false;
+    }
+    let age = turn.since(snapshot, "preflight-failed", candidate.hash.0.clone());
+    if age < PATIENCE {
+        turn.again_after(PATIENCE.saturating_sub(age));
+    }
+    age >= PATIENCE
 }
 
 /// CONTRACT 3.1, 5: the first match wins, for each resource. The reason as CONTRACT 3.1, 6 writes it.
@@ -122,7 +188,7 @@ fn needs_new_key(
     snapshot: &Snapshot,
     deployed: &Deployed<'_>,
     mode: Mode,
-    now: Option<&Result<Wanted<'_>, String>>,
+    now: Option<&Wanted<'_>>,
     turn: &mut Turn,
 ) -> Result<Option<String>, String> {
     let mut reasons: Vec<(&GroupResource, String)> = Vec::new();
@@ -146,7 +212,7 @@ fn needs_for(
     deployed: &Deployed<'_>,
     resource: &GroupResource,
     mode: Mode,
-    now: Option<&Result<Wanted<'_>, String>>,
+    now: Option<&Wanted<'_>>,
     turn: &mut Turn,
 ) -> Result<Option<String>, String> {
     let state = &deployed.desired.state;
@@ -158,7 +224,7 @@ fn needs_for(
     }
     let change = change(snapshot, latest, mode, now)?;
     if state.read_keys(resource).filter(|key| key.backed).count() > 2
-        || !snapshot.wanted.resources.iter().all(|target| latest.migrated.contains(target))
+        || !deployed.covered(snapshot).all(|target| latest.migrated.contains(target))
     {
         // Rows 4 and 5: one transition at a time.
         if let Some(reason) = change {
@@ -177,7 +243,7 @@ fn change(
     snapshot: &Snapshot,
     latest: &Key,
     mode: Mode,
-    now: Option<&Result<Wanted<'_>, String>>,
+    now: Option<&Wanted<'_>>,
 ) -> Result<Option<String>, String> {
     if latest.mode != mode {
         return Ok(Some("encryption-mode-changed".to_owned())); // row 6
@@ -195,8 +261,12 @@ fn change(
                     latest.id
                 ));
             };
-            let Some(Ok(now)) = now else { return Ok(None) };
-            // Row 9. A stored configuration that the module cannot read is a fact, and no reason for a new key.
+            let Some(now) = now else { return Ok(None) };
+            // Row 9. Another provider's type is told apart without the module of the one before, which may be gone.
+            if stored.plugin.kms.get("type") != now.record.kms.get("type") {
+                return Ok(Some("kms-provider-changed".to_owned()));
+            }
+            // A stored configuration that the module cannot read is a fact, and no reason for a new key.
             let before = snapshot
                 .evaluation(Origin::Stored, &stored.plugin.kms)
                 .map_err(|error| format!("the configuration of key {}: {error}", latest.id))?;
@@ -204,6 +274,12 @@ fn change(
                 || before.kek.key != now.evaluation.kek.key
             {
                 return Ok(Some("kms-provider-changed".to_owned()));
+            }
+            if before.kek.version != now.evaluation.kek.version {
+                return Err(format!(
+                    "the configuration names another version of the KEK of key {}, which needs everything to be re-encrypted under the same key: this is not done yet; ask for a new key by spec.reencrypt instead",
+                    latest.id
+                ));
             }
         }
         Mode::Aescbc | Mode::Aesgcm | Mode::Secretbox => {}
@@ -233,65 +309,63 @@ pub(super) fn create(snapshot: &Snapshot, mut key: KeySecret, turn: &mut Turn) {
     turn.act(Action::CreateKey { key: Box::new(key) });
 }
 
-/// Decisions 1 and 2: the active key follows the spec, every key in the configuration follows what it refers to.
-/// One at a time, the newest first.
+/// Decisions 1 and 2: the active key follows the spec, every key in the configuration follows what it refers to. The
+/// newest first.
 fn in_place(
     snapshot: &Snapshot,
     deployed: &Deployed<'_>,
-    desired_kms: Option<Result<Wanted<'_>, String>>,
-) -> Result<Wish, String> {
+    desired: Option<&Wanted<'_>>,
+    trouble: &mut Vec<Trouble>,
+) -> Vec<Trial> {
     let mut in_use: Vec<&Key> =
         deployed.desired.state.keys.values().filter(|key| key.backed && key.mode == Mode::Kms).collect();
     in_use.sort_unstable_by_key(|key| std::cmp::Reverse(key.id));
-    let mut trouble = Vec::new();
     let active = in_use.first().map(|key| key.id);
-    let mut desired_kms = desired_kms;
+    let mut trials = Vec::new();
     for key in in_use {
         let Some(stored) = key.kms.as_deref() else { continue };
         // The newest KMS key takes the spec's configuration where that names its KEK; any other its own.
-        let is_active = active == Some(key.id);
-        let spec = match desired_kms.take() {
-            Some(Ok(now)) if is_active && same_kek(snapshot, &stored.plugin.kms, &now) => Some(now),
-            Some(Err(why)) => {
-                trouble.push(why);
-                continue;
-            }
-            _ => None,
+        let spec =
+            desired.filter(|now| active == Some(key.id) && same_kek(snapshot, &stored.plugin.kms, now));
+        let own;
+        let now = match spec {
+            Some(now) => now,
+            None => match record::wanted(snapshot, Origin::Stored, &stored.plugin.kms) {
+                Ok(found) => {
+                    own = found;
+                    &own
+                }
+                Err(why) => {
+                    // What is wrong with the spec is often wrong with the key that was made of it.
+                    if !trouble.iter().any(|known| known.told().ends_with(why.told())) {
+                        trouble.push(why.within(&format!("key {} goes on as deployed", key.id)));
+                    }
+                    continue;
+                }
+            },
         };
-        let follows_spec = spec.is_some();
-        let now = match spec.map_or_else(|| record::wanted(snapshot, Origin::Stored, &stored.plugin.kms), Ok)
-        {
-            Ok(now) => now,
-            Err(why) => {
-                trouble.push(format!("key {} goes on as deployed: {why}", key.id));
-                continue;
-            }
-        };
-        let difference = record::difference(snapshot, stored, &now);
+        let difference = record::difference(snapshot, stored, now);
         if difference.is_empty() {
             continue;
         }
-        let update = follows_spec && !difference.fields.is_empty();
-        return Ok(Wish::Try(Box::new(Trial {
+        let update = spec.is_some() && !difference.fields.is_empty();
+        trials.push(Trial {
             key_id: key.id,
             purpose: if update { PreflightPurpose::InPlace } else { PreflightPurpose::Sync },
-            record: now.record,
+            record: now.record.clone(),
             canary: stored.canary.clone(),
             then: if update {
                 Then::Update { fields: [difference.fields, difference.objects].concat() }
             } else {
                 Then::Sync { objects: [difference.objects, difference.fields].concat() }
             },
-        })));
+        });
     }
-    if let Some(Err(why)) = desired_kms {
-        trouble.push(why);
-    }
-    if trouble.is_empty() { Ok(Wish::Nothing) } else { Err(trouble.join("; ")) }
+    trials
 }
 
 fn same_kek(snapshot: &Snapshot, stored: &serde_json::Value, now: &Wanted<'_>) -> bool {
     snapshot.evaluation(Origin::Stored, stored).is_ok_and(|before| {
-        before.provider_type == now.evaluation.provider_type && before.kek.key == now.evaluation.kek.key
+        before.provider_type == now.evaluation.provider_type && before.kek == now.evaluation.kek
     })
 }

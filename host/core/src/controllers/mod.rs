@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crate::api::{Condition, ConditionStatus};
 use crate::formats::revision::RevisionContent;
+use crate::ids::GroupResource;
 use crate::machine::{self, Desired, State};
 use crate::outcome::{Action, Notice, Outcome, Waiting};
 use crate::snapshot::Snapshot;
@@ -62,6 +63,14 @@ impl<'a> Deployed<'a> {
         let backed = snapshot.backed();
         let desired = machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources);
         Self { state, content, desired }
+    }
+
+    /// Every resource that may have something stored under a key: what is asked for, and what is still deployed though
+    /// it left the list.
+    pub(crate) fn covered<'b>(&'b self, snapshot: &'b Snapshot) -> impl Iterator<Item = &'b GroupResource> {
+        let left = self.desired.state.resources.keys();
+        let wanted = &snapshot.wanted.resources;
+        wanted.iter().chain(left.filter(|resource| !wanted.contains(resource)))
     }
 }
 

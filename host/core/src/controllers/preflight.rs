@@ -66,11 +66,7 @@ fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRe
 
 fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
     let stored = match &snapshot.candidate {
-        Some(Ok(candidate))
-            if candidate.key_id == trial.key_id && candidate.plugin.runs_the_same(&trial.record) =>
-        {
-            candidate
-        }
+        Some(Ok(candidate)) if trial.is(candidate) => candidate,
         _ => return write_candidate(snapshot, trial, turn),
     };
     let names: Vec<&String> = snapshot.servers.keys().collect();

@@ -10,7 +10,7 @@ use crate::formats::revision::{AcceptedPlugin, PluginRecord};
 use crate::ids::KeyId;
 use crate::names;
 use crate::platform::ObjectRef;
-use crate::provider::{Evaluation, Origin, Plugin, ReferenceKind};
+use crate::provider::{Evaluation, Origin, Plugin, ProviderError, ReferenceKind};
 use crate::snapshot::Snapshot;
 
 /// A record without its salt, and the evaluation that it comes from.
@@ -19,9 +19,46 @@ pub(super) struct Wanted<'a> {
     pub(super) evaluation: &'a Evaluation,
 }
 
-/// The record of this `kms` object now. The error is for people and names the object and the key.
-pub(super) fn wanted<'a>(snapshot: &'a Snapshot, origin: Origin, kms: &Value) -> Result<Wanted<'a>, String> {
-    let evaluation = snapshot.evaluation(origin, kms).map_err(|error| error.to_string())?;
+/// Why there is no record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The configuration, or what it refers to, is wrong: for people, names the object and the key.
+    Wrong(String),
+    /// It is not known (S7): what was under way goes on.
+    Unknown(String),
+}
+
+impl Trouble {
+    pub(super) fn told(&self) -> &str {
+        let (Self::Wrong(why) | Self::Unknown(why)) = self;
+        why
+    }
+
+    pub(super) fn within(self, what: &str) -> Self {
+        match self {
+            Self::Wrong(why) => Self::Wrong(format!("{what}: {why}")),
+            Self::Unknown(why) => Self::Unknown(format!("{what}: {why}")),
+        }
+    }
+}
+
+impl From<&ProviderError> for Trouble {
+    fn from(error: &ProviderError) -> Self {
+        match error {
+            // A call that failed may go well the next time.
+            ProviderError::Failed { .. } | ProviderError::Degraded { .. } => Self::Unknown(error.to_string()),
+            ProviderError::NotLoaded { .. } | ProviderError::Invalid { .. } => Self::Wrong(error.to_string()),
+        }
+    }
+}
+
+/// The record of this `kms` object now.
+pub(super) fn wanted<'a>(
+    snapshot: &'a Snapshot,
+    origin: Origin,
+    kms: &Value,
+) -> Result<Wanted<'a>, Trouble> {
+    let evaluation = snapshot.evaluation(origin, kms).map_err(|error| Trouble::from(&error))?;
     let accepted = AcceptedPlugin {
         image: evaluation.image.clone(),
         template: evaluation.rendered.clone(),
@@ -39,7 +76,7 @@ pub(super) fn wanted<'a>(snapshot: &'a Snapshot, origin: Origin, kms: &Value) ->
 
 /// Copies of what a configuration refers to. CONTRACT 3.1, 7: only the keys that are referred to, each present and
 /// not empty.
-fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<ReferencedData, String> {
+fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<ReferencedData, Trouble> {
     let namespace = &snapshot.referenced_namespace;
     let mut data = ReferencedData::new();
     for reference in &evaluation.references {
@@ -47,8 +84,13 @@ fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<Referenced
         let object = ObjectRef { kind: source.kind, name: source.name.clone() };
         let found = match snapshot.objects.get(&object) {
             Some(Ok(found)) => found.as_ref(),
-            Some(Err(why)) => return Err(format!("failed to get {object} in {namespace}: {why}")),
-            None => return Err(format!("failed to get {object} in {namespace}: it was not read")),
+            Some(Err(why)) => {
+                return Err(Trouble::Unknown(format!("failed to get {object} in {namespace}: {why}")));
+            }
+            None => {
+                let why = format!("failed to get {object} in {namespace}: it was not read");
+                return Err(Trouble::Unknown(why));
+            }
         };
         let value = found.and_then(|data| data.get(&source.key)).filter(|value| !value.is_empty());
         match value {
@@ -58,7 +100,7 @@ fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<Referenced
             None if !reference.required => {}
             None => {
                 let field = &reference.field;
-                return Err(match found {
+                return Err(Trouble::Wrong(match found {
                     None => format!("failed to get {object} in {namespace}: not found; {field} refers to it"),
                     Some(data) if data.contains_key(&source.key) => {
                         format!(
@@ -70,7 +112,7 @@ fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<Referenced
                         "{object} in {namespace} is missing required key {:?}; {field} refers to it",
                         source.key
                     ),
-                });
+                }));
             }
         }
     }

@@ -7,6 +7,8 @@ use crate::machine::{self, State, Step};
 use crate::outcome::Action;
 use crate::snapshot::Snapshot;
 
+const DEGRADED: &str = "EncryptionStateControllerDegraded";
+
 /// The state controller. Answers whether what is deployed is what should be.
 pub(super) fn decide(
     snapshot: &Snapshot,
@@ -14,11 +16,14 @@ pub(super) fn decide(
     deployed: &Deployed<'_>,
     turn: &mut Turn,
 ) -> bool {
-    turn.degraded("EncryptionStateControllerDegraded", None);
     let next = match deployment {
+        // CONTRACT 3: what cannot be judged leaves its condition as it is.
         Deployment::Blocked => return false,
         // CONTRACT 3.2: no C and no key secrets, nothing to do.
-        Deployment::Nothing if deployed.desired.step == Step::NoKeys => return true,
+        Deployment::Nothing if deployed.desired.step == Step::NoKeys => {
+            turn.degraded(DEGRADED, None);
+            return true;
+        }
         Deployment::Nothing | Deployment::Converged { .. } => &deployed.desired.state,
         // OBJECTS.md, "Between revisions" (a): the same lists with a key's new content. Nothing else may be decided.
         Deployment::Rolling { .. } => match &deployed.state {
@@ -26,6 +31,7 @@ pub(super) fn decide(
             None => return false,
         },
     };
+    turn.degraded(DEGRADED, None);
     let content = machine::encode(next, deployed.content);
     if deployed.content.is_some_and(|old| is_same(old, &content)) {
         return deployment.is_converged();

@@ -1,7 +1,10 @@
 //! The aggregate status as an admin reads it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{Deployed, Deployment};
 use crate::api::{HealthStatus, KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
+use crate::ids::Revision;
 use crate::outcome::StatusView;
 use crate::provider::Origin;
 use crate::snapshot::Snapshot;
@@ -13,18 +16,39 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
             Deployment::Converged { revision, .. } => *revision,
             _ => snapshot.last_converged,
         },
-        revisions: snapshot
-            .revisions
-            .iter()
-            .filter_map(|(n, stored)| {
-                let content = stored.content.as_ref().ok()?;
-                Some(RevisionStatus { n: *n, config_hash: content.hash(), lists: content.config.lists() })
-            })
-            .collect(),
-        keys: keys(snapshot, deployed),
+        revisions: revisions(snapshot, deployment),
+        keys: if blocked(deployment) { snapshot.told_keys.clone() } else { keys(snapshot, deployed) },
         migrations: migrations(snapshot),
         plugins: plugins(snapshot),
     }
+}
+
+/// What cannot be read now was told when it could be, and is what a lost revision is made anew from.
+fn blocked(deployment: &Deployment<'_>) -> bool {
+    matches!(deployment, Deployment::Blocked)
+}
+
+fn revisions(snapshot: &Snapshot, deployment: &Deployment<'_>) -> Vec<RevisionStatus> {
+    let found = snapshot.revisions.iter().filter_map(|(n, stored)| {
+        let content = stored.content.as_ref().ok()?;
+        Some(RevisionStatus { n: *n, config_hash: content.hash(), lists: content.config.lists() })
+    });
+    let mut all: BTreeMap<Revision, RevisionStatus> = found.map(|told| (told.n, told)).collect();
+    let named: BTreeSet<Revision> = snapshot
+        .servers
+        .values()
+        .flat_map(|server| {
+            let told = server.agent.as_ref().map(|agent| agent.spec.revision);
+            told.into_iter().chain(server.status().map(|status| status.revision))
+        })
+        .chain([snapshot.last_converged])
+        .collect();
+    for told in &snapshot.told_revisions {
+        if blocked(deployment) || named.contains(&told.n) {
+            all.entry(told.n).or_insert_with(|| told.clone());
+        }
+    }
+    all.into_values().collect()
 }
 
 fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {

@@ -7,6 +7,7 @@ use super::FormatError;
 use super::encryption_config::{
     EncryptionConfiguration, KmsConfiguration, ProviderConfiguration, ResourceConfiguration,
 };
+use crate::ids::KeyId;
 
 /// Wraps a KMS configuration, whose name is the bare keyID.
 pub fn encode_kms(kms: &KmsConfiguration) -> Vec<u8> {
@@ -17,14 +18,20 @@ pub fn encode_kms(kms: &KmsConfiguration) -> Vec<u8> {
     .encode()
 }
 
-/// Exactly one `resources` element with exactly one provider `kms`; anything else is invalid.
+/// Exactly one `resources` element that names no resource, with exactly one provider `kms` named by the bare keyID;
+/// anything else is invalid.
 pub fn decode_kms(bytes: &[u8]) -> Result<KmsConfiguration, FormatError> {
     let config = EncryptionConfiguration::decode(bytes).map_err(|_| FormatError::Envelope)?;
-    let [entry] = config.resources.as_slice() else { return Err(FormatError::Envelope) };
-    match entry.providers.as_slice() {
-        [provider] => provider.kms.clone().ok_or(FormatError::Envelope),
-        _ => Err(FormatError::Envelope),
+    let [ResourceConfiguration { resources: None, providers }] = config.resources.as_slice() else {
+        return Err(FormatError::Envelope);
+    };
+    let [ProviderConfiguration { kms: Some(kms), .. }] = providers.as_slice() else {
+        return Err(FormatError::Envelope);
+    };
+    if kms.name.parse::<KeyId>().is_err() {
+        return Err(FormatError::Envelope);
     }
+    Ok(kms.clone())
 }
 
 /// Wraps the `kms` object as the admin wrote it.

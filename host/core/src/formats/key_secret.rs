@@ -63,7 +63,7 @@ pub struct KmsKey {
     pub canary: Option<Canary>,
 }
 
-/// The capitals are Go's, which has no JSON tags there; any case is read.
+/// The capitals are Go's, which has no JSON tags there; any case is read ([`any_case`]).
 #[derive(Serialize, Deserialize)]
 struct MigratedResources {
     resources: Vec<MigratedResource>,
@@ -75,6 +75,18 @@ struct MigratedResource {
     group: String,
     #[serde(rename = "Resource", alias = "resource")]
     resource: String,
+}
+
+/// The same with all names in lower case: Go's decoder looks at no case.
+fn any_case(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().map(|(name, v)| (name.to_lowercase(), any_case(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(any_case).collect()),
+        other => other,
+    }
 }
 
 impl KeySecret {
@@ -217,7 +229,8 @@ impl KeySecret {
         };
         let migrated = match annotations.get(names::ANNOTATION_MIGRATED_RESOURCES) {
             None => Vec::new(),
-            Some(text) => serde_json::from_str::<MigratedResources>(text)
+            Some(text) => serde_json::from_str::<serde_json::Value>(text)
+                .and_then(|value| serde_json::from_value::<MigratedResources>(any_case(value)))
                 .map_err(|error| invalid(names::ANNOTATION_MIGRATED_RESOURCES, error.to_string()))?
                 .resources
                 .into_iter()

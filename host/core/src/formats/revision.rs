@@ -10,7 +10,7 @@ use super::encryption_config::EncryptionConfiguration;
 use super::{FormatError, ReferencedData, digest, envelope, parse_reference, reference_key};
 use crate::SecretBytes;
 use crate::api::PluginSettings;
-use crate::ids::{ConfigHash, KeyId, PluginDigest};
+use crate::ids::{ConfigHash, GroupResource, KeyId, PluginDigest};
 use crate::names::CONFIG_KEY;
 use crate::provider::{ModuleDigest, Plugin, ReferenceKind};
 
@@ -140,6 +140,27 @@ impl RevisionContent {
             .flat_map(|entry| &entry.providers)
             .filter_map(|provider| provider.kms.as_ref()?.name.split_once('_')?.0.parse().ok())
             .collect()
+    }
+
+    /// Every key that stands in the configuration, by the numbers in its names.
+    pub fn key_ids(&self) -> BTreeSet<KeyId> {
+        let local = self
+            .config
+            .resources
+            .iter()
+            .flat_map(|entry| &entry.providers)
+            .flat_map(|provider| [&provider.aesgcm, &provider.aescbc, &provider.secretbox])
+            .flatten()
+            .flat_map(|keys| &keys.keys)
+            .filter_map(|key| key.name.parse().ok());
+        self.kms_keys().into_iter().chain(local).collect()
+    }
+
+    /// The resources that it has entries for.
+    pub fn resources(&self) -> BTreeSet<GroupResource> {
+        let names = self.config.resources.iter().filter_map(|entry| entry.resources.as_deref());
+        // CONTRACT 1.5: entries of any other length are not ours.
+        names.filter_map(|names| if let [name] = names { Some(GroupResource::parse(name)) } else { None }).collect()
     }
 
     /// The data of its Secret.

@@ -8,7 +8,7 @@ use crate::ids::{GroupResource, KeyId};
 /// Which rule had the last word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// S1: no backed key.
+    /// S1: no backed key, or nothing to encrypt.
     NoKeys,
     /// S2: read keys were added, or the newest is unbacked.
     ReadKeys,
@@ -33,13 +33,17 @@ pub struct Desired {
 /// first: neither abandoned nor undecodable.
 pub fn desired(deployed: Option<&State>, backed: &[Key], targets: &[GroupResource]) -> Desired {
     let mut state = deployed.cloned().unwrap_or_default();
-    let covered_before: BTreeSet<GroupResource> =
-        targets.iter().filter(|t| state.resources.contains_key(t)).cloned().collect();
+    // CONTRACT 2.3 looks at the targets alone, and drops the others without decrypting them (CONTRACT 5, 15). DESIGN.md,
+    // Decisions 11, decrypts them first; until a rule of its own does that, what left the list stays encrypted, and
+    // counts: no key that it needs may leave (S3).
+    let covered_before: BTreeSet<GroupResource> = state.resources.keys().cloned().collect();
     for target in targets {
         state.resources.entry(target.clone()).or_default();
     }
-    // CONTRACT 2.3 drops resources that left the list without decrypting them. DESIGN.md, Decisions 11, decrypts
-    // them first; until that is asked for by a rule of its own, what is encrypted stays as it is.
+    // Nothing is asked for that could be encrypted: an EncryptionConfiguration without resources is none.
+    if state.resources.is_empty() {
+        return Desired { state, step: Step::NoKeys };
+    }
 
     // S1
     let Some(newest) = backed.first() else { return Desired { state, step: Step::NoKeys } };

@@ -1,14 +1,14 @@
 //! Plain Kubernetes: `ClusterEncryption/cluster`, revisions of our own, one agent a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
-use super::{Given, Needed, ObjectRef, Objects, Results};
+use super::{Given, Needed, ObjectRef, Objects, Results, Serving};
 use crate::SecretBytes;
-use crate::api::{ClusterEncryption, ClusterEncryptionStatus};
+use crate::api::{ClusterEncryption, ClusterEncryptionSpec};
 use crate::formats::FormatError;
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{RevisionContent, SecretData, decode_plugins};
@@ -19,7 +19,8 @@ use crate::snapshot::{
     AgentView, ServerView, Snapshot, StoredCandidate, StoredMigration, StoredRevision, Wanted,
 };
 
-const DEFAULT_RESOURCES: [&str; 2] = ["configmaps", "secrets"];
+/// Encrypted where the spec names nothing; every API server serves and stores them itself.
+pub const DEFAULT_RESOURCES: [&str; 2] = ["configmaps", "secrets"];
 const DEFAULT_KMS_TIMEOUT: &str = "10s";
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -87,23 +88,29 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     let candidate = find(objects, names::PREFLIGHT_SECRET);
 
     let candidate_decoded = candidate.map(decode_candidate);
-    // Nodes count the candidate's number as seen. Until a key is made of it, it is still free for this very candidate.
     let tried = candidate_decoded
         .as_ref()
         .and_then(|candidate| candidate.as_ref().ok())
-        .map(|candidate| candidate.key_id)
-        .filter(|id| *id > status.highest_key_id && keys.iter().all(|key| key.id != *id));
-
-    let highest_key = keys
+        .map(|candidate| candidate.key_id);
+    let of_objects: BTreeSet<KeyId> = keys
         .iter()
         .map(|key| key.id)
         .chain(undecodable.keys().filter_map(|name| KeyId::from_name(name)))
-        .chain(revisions.values().filter_map(|r| r.content.as_ref().ok()).flat_map(RevisionContent::kms_keys))
-        .chain(servers.values().filter_map(|server| Some(server.status()?.highest_key_id)))
+        .chain(revisions.values().filter_map(|r| r.content.as_ref().ok()).flat_map(RevisionContent::key_ids))
+        .collect();
+    // Nodes count the candidate's number as seen. Until a key is made of it, it is still free.
+    let seen_by_nodes = servers
+        .values()
+        .filter_map(|server| Some(server.status()?.highest_key_id))
+        .filter(|id| tried != Some(*id) || *id <= status.highest_key_id);
+    let highest_key = of_objects
+        .iter()
+        .copied()
+        .chain(seen_by_nodes)
         .chain([status.highest_key_id])
-        .filter(|id| tried != Some(*id))
         .max()
         .unwrap_or_default();
+    let retry_key = tried.filter(|id| *id == highest_key && !of_objects.contains(id));
     let highest_revision = revisions
         .keys()
         .copied()
@@ -117,7 +124,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         namespace: names::NAMESPACE.to_owned(),
         referenced_namespace: names::NAMESPACE.to_owned(),
         generation: cluster.metadata.generation.unwrap_or_default(),
-        wanted: wanted(cluster, &status),
+        wanted: in_force(wanted(&cluster.spec), &objects.serving, &revisions),
         keys,
         undecodable,
         revisions,
@@ -125,6 +132,9 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         recorded_key: status.highest_key_id,
         highest_revision,
         recorded_revision: status.highest_revision,
+        retry_key,
+        told_revisions: status.revisions,
+        told_keys: status.keys,
         last_converged: status.converged_revision,
         servers,
         candidate: candidate_decoded,
@@ -155,8 +165,37 @@ fn find<'a>(objects: &'a Objects, name: &str) -> Option<&'a Secret> {
     objects.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some(name))
 }
 
-fn wanted(cluster: &ClusterEncryption, _status: &ClusterEncryptionStatus) -> Wanted {
-    let spec = &cluster.spec;
+/// Decisions 11: a resource that this API server does not store cannot be encrypted by it. And a spec with a mistake
+/// changes nothing: what is encrypted stays what it is.
+fn in_force(
+    mut wanted: Wanted,
+    serving: &BTreeMap<GroupResource, Serving>,
+    revisions: &BTreeMap<Revision, StoredRevision>,
+) -> Wanted {
+    let newest = revisions.values().next_back().and_then(|stored| stored.content.as_ref().ok());
+    let deployed = newest.map(RevisionContent::resources).unwrap_or_default();
+    // What is in force already is no mistake of this spec; that it is not served any more is the migration's to tell.
+    let mistakes = &mut wanted.mistakes;
+    wanted.resources.retain(|resource| {
+        let why = match serving.get(resource).filter(|_| !deployed.contains(resource)) {
+            Some(Serving::Aggregated(service)) => {
+                format!("it is served through APIService {service}: kube-apiserver does not store it")
+            }
+            Some(Serving::Not) => "the API server does not serve it with list and patch".to_owned(),
+            Some(Serving::Unknown(why)) => format!("it cannot be seen how it is served: {why}"),
+            Some(Serving::Itself) | None => return true,
+        };
+        mistakes.push(format!("spec.resources: {resource}: {why}"));
+        false
+    });
+    if !wanted.mistakes.is_empty() && !deployed.is_empty() {
+        wanted.resources = deployed.into_iter().collect();
+    }
+    wanted
+}
+
+/// What a spec asks for, with defaults filled in; also for `plan`, which has no cluster.
+pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     let mut mistakes = Vec::new();
     let mode = match spec.encryption.type_.as_deref() {
         None | Some("") => Ok(Mode::Identity),
@@ -177,11 +216,13 @@ fn wanted(cluster: &ClusterEncryption, _status: &ClusterEncryptionStatus) -> Wan
     };
     resources.sort();
     resources.dedup();
-    for resource in &resources {
-        if let Some(why) = refused(resource) {
+    resources.retain(|resource| match refused(resource) {
+        Some(why) => {
             mistakes.push(format!("spec.resources: {resource}: {why}"));
+            false
         }
-    }
+        None => true,
+    });
     let kms_timeout = spec.plugins.timeout.clone().unwrap_or_else(|| DEFAULT_KMS_TIMEOUT.to_owned());
     if let Err(why) = duration(&kms_timeout) {
         mistakes.push(format!("spec.plugins.timeout: {why}"));
@@ -225,13 +266,10 @@ fn refused(resource: &GroupResource) -> Option<&'static str> {
     }
 }
 
-/// A Go duration above zero.
+/// A Go duration above zero: it is written into the EncryptionConfiguration as it stands.
 fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|signed| Duration::try_from(signed).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| format!("{text:?} is not a duration above zero, such as 10s or 1m30s"))
+    let duration = crate::duration::go(text)?;
+    if duration.is_zero() { Err(format!("{text:?} must be above zero")) } else { Ok(duration) }
 }
 
 fn revisions(objects: &Objects) -> BTreeMap<Revision, StoredRevision> {
@@ -311,8 +349,15 @@ fn servers(objects: &Objects) -> BTreeMap<String, ServerView> {
         });
     }
     for lease in &objects.leases {
+        let id = lease.metadata.name.as_deref().unwrap_or_default();
+        // The agent knows its API server's Lease; a node's name need not be its host's.
+        let answered = objects.encryption_nodes.iter().find(|node| {
+            let status = node.status.as_ref();
+            status.and_then(|status| status.api_server_id.as_deref()) == Some(id)
+        });
+        let agents = answered.and_then(|node| node.metadata.name.as_deref());
         let host = lease.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
-        let name = host.or(lease.metadata.name.as_ref()).map_or("", String::as_str);
+        let name = agents.or(host.map(String::as_str)).unwrap_or(id);
         server(&mut servers, name).has_lease = true;
     }
     servers

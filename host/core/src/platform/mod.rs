@@ -10,10 +10,11 @@ use k8s_openapi::api::core::v1::{Node, Secret};
 
 use crate::SecretBytes;
 use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
+use crate::ids::GroupResource;
 use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Failure, ProviderError, ReferenceKind};
 
 /// All that one decision looks at, as read. What could not be read is named: nothing is decided from its absence (S7).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Objects {
     /// `ClusterEncryption/cluster`.
     pub cluster_encryption: Option<ClusterEncryption>,
@@ -27,8 +28,37 @@ pub struct Objects {
     pub nodes: Vec<Node>,
     /// Those of `kube-system` labelled `apiserver.kubernetes.io/identity=kube-apiserver`.
     pub leases: Vec<Lease>,
+    /// How the resources of the spec are served; Secrets and ConfigMaps always are.
+    pub serving: BTreeMap<GroupResource, Serving>,
     /// What could not be read.
     pub unreadable: Vec<Unreadable>,
+}
+
+/// Counts alone: Secrets print their data.
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Objects")
+            .field("secrets", &self.secrets.len())
+            .field("encryption_nodes", &self.encryption_nodes.len())
+            .field("migrations", &self.migrations.len())
+            .field("nodes", &self.nodes.len())
+            .field("leases", &self.leases.len())
+            .field("unreadable", &self.unreadable)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the API server serves a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Serving {
+    /// Itself, with `list` and `patch`.
+    Itself,
+    /// By another server, through this APIService: what that one stores, kube-apiserver does not encrypt.
+    Aggregated(String),
+    /// Not at all, or without `list` and `patch`.
+    Not,
+    /// That could not be read.
+    Unknown(String),
 }
 
 /// A read that failed.

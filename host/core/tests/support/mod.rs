@@ -3,7 +3,7 @@
 
 #![allow(dead_code, unreachable_pub)] // not every test uses all of it
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -33,6 +33,14 @@ pub struct World {
     pub referenced: BTreeMap<ObjectRef, BTreeMap<String, SecretBytes>>,
     /// What the preflight of every node answers; `None`: it passes.
     pub preflight_failure: Option<Failure>,
+    /// The preflight of a candidate with this KEK fails.
+    pub failing_kek: Option<String>,
+    /// Referenced objects that cannot be read.
+    pub unreadable: BTreeSet<ObjectRef>,
+    /// The API server takes no key secret.
+    pub refuses_keys: bool,
+    /// The migration of this resource does not end.
+    pub stuck: Option<String>,
     pub ages: BTreeMap<String, Age>,
     pub log: Vec<Value>,
     pub last: Outcome,
@@ -60,6 +68,10 @@ impl World {
                 BTreeMap::from([("token".into(), SecretBytes::new(b"hunter2".to_vec()))]),
             )]),
             preflight_failure: None,
+            failing_kek: None,
+            unreadable: BTreeSet::new(),
+            refuses_keys: false,
+            stuck: None,
             ages: BTreeMap::new(),
             log: Vec::new(),
             last: Outcome::default(),
@@ -95,8 +107,11 @@ impl World {
                 results.evaluations.insert(request, evaluation);
             }
             for object in needed.objects {
-                let found = self.referenced.get(&object).cloned();
-                results.objects.insert(object, Ok(found));
+                let found = match self.unreadable.contains(&object) {
+                    true => Err("timed out".to_owned()),
+                    false => Ok(self.referenced.get(&object).cloned()),
+                };
+                results.objects.insert(object, found);
             }
             for diagnosis in needed.diagnoses {
                 results.diagnoses.insert(diagnosis, Ok(None));
@@ -127,7 +142,12 @@ impl World {
             .collect();
         let status = self.objects.cluster_encryption.as_mut().unwrap().status.get_or_insert_default();
         status.converged_revision = outcome.view.converged_revision;
+        status.revisions.clone_from(&outcome.view.revisions);
+        status.keys.clone_from(&outcome.view.keys);
         for action in outcome.actions.clone() {
+            if self.refuses_keys && matches!(action, Action::CreateKey { .. }) {
+                break; // as the writer does at the first that fails
+            }
             self.apply(action);
         }
         self.last = outcome.clone();
@@ -323,7 +343,13 @@ impl World {
                     plaintext_sha256: String::new(),
                 };
                 let mismatch = request.canary.as_ref().is_some_and(|canary| *canary != made);
-                let failure = self.preflight_failure.clone().or_else(|| {
+                let failing = self.failing_kek.as_deref() == record.kms["test"]["key"].as_str();
+                let denied = failing.then(|| Failure {
+                    phase: "encrypt".into(),
+                    message: "permission denied".into(),
+                    ..Default::default()
+                });
+                let failure = self.preflight_failure.clone().or(denied).or_else(|| {
                     mismatch.then(|| Failure {
                         phase: "canary".into(),
                         message: "mismatch".into(),
@@ -353,11 +379,17 @@ impl World {
         moved
     }
 
+    /// Nodes and migrations go on.
+    pub fn follow(&mut self) -> bool {
+        self.nodes_follow() | self.migrate()
+    }
+
     fn migrate(&mut self) -> bool {
         let mut moved = false;
         for migration in &mut self.objects.migrations {
             let generation = migration.metadata.generation.unwrap();
-            if migration.status.as_ref().map(|s| s.observed_generation) != Some(generation) {
+            let stuck = self.stuck.as_deref() == Some(migration.spec.resource.as_str());
+            if !stuck && migration.status.as_ref().map(|s| s.observed_generation) != Some(generation) {
                 migration.status = Some(EncryptionMigrationStatus {
                     observed_generation: generation,
                     phase: MigrationPhase::Succeeded,

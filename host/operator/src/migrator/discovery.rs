@@ -3,12 +3,13 @@
 use serde::Deserialize;
 
 use keyward_core::ids::GroupResource;
+use keyward_core::platform::Serving;
 
 use crate::cluster::{CallError, Category, Cluster, Scope};
 
 /// A resource as it is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Served {
+pub(crate) struct Served {
     /// `/api/v1` or `/apis/GROUP/VERSION`.
     base: String,
     resource: String,
@@ -17,19 +18,19 @@ pub(super) struct Served {
 
 impl Served {
     /// Path of all its objects.
-    pub(super) fn everything(&self) -> String {
+    pub(crate) fn everything(&self) -> String {
         format!("{}/{}", self.base, self.resource)
     }
 
     /// Path of the collection that one object stands in.
-    pub(super) fn collection(&self, namespace: Option<&str>) -> String {
+    pub(crate) fn collection(&self, namespace: Option<&str>) -> String {
         match namespace.filter(|_| self.namespaced) {
             Some(namespace) => format!("{}/namespaces/{namespace}/{}", self.base, self.resource),
             None => self.everything(),
         }
     }
 
-    pub(super) fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self) -> Scope {
         if self.namespaced { Scope::Namespaces } else { Scope::Cluster }
     }
 }
@@ -48,6 +49,17 @@ struct GroupVersion {
     group_version: String,
 }
 
+/// An `APIService` has a service where another server answers for the group.
+#[derive(Deserialize)]
+struct ApiService {
+    spec: ApiServiceSpec,
+}
+
+#[derive(Deserialize)]
+struct ApiServiceSpec {
+    service: Option<serde::de::IgnoredAny>,
+}
+
 #[derive(Deserialize)]
 struct Resources {
     #[serde(default)]
@@ -64,7 +76,7 @@ struct Resource {
 }
 
 /// `Ok(None)` where no version of the group serves it with `list` and `patch`.
-pub(super) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Option<Served>, CallError> {
+pub(crate) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Option<Served>, CallError> {
     for base in bases(cluster, wanted).await? {
         match cluster.document::<Resources>(&base).await {
             Ok(resources) => {
@@ -77,6 +89,26 @@ pub(super) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Op
         }
     }
     Ok(None)
+}
+
+/// How a resource is served, for the question whether it can be encrypted.
+pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Serving {
+    let looked = async {
+        let Some(served) = find(cluster, wanted).await? else { return Ok(Serving::Not) };
+        let Some((group, version)) = served.base.strip_prefix("/apis/").and_then(|base| base.split_once('/')) else {
+            return Ok(Serving::Itself);
+        };
+        let name = format!("{version}.{group}");
+        let path = format!("/apis/apiregistration.k8s.io/v1/apiservices/{name}");
+        match cluster.document::<ApiService>(&path).await {
+            Ok(found) if found.spec.service.is_some() => Ok(Serving::Aggregated(name)),
+            Ok(_) => Ok(Serving::Itself),
+            // Without an aggregator nothing is aggregated.
+            Err(error) if is_absent(&error) => Ok(Serving::Itself),
+            Err(error) => Err(error),
+        }
+    };
+    looked.await.unwrap_or_else(|error: CallError| Serving::Unknown(error.to_string()))
 }
 
 async fn bases(cluster: &Cluster, wanted: &GroupResource) -> Result<Vec<String>, CallError> {

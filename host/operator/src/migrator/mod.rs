@@ -7,7 +7,7 @@
 //! writes nothing else and decides nothing: what is migrated, when it may start and whether a failed one is tried again
 //! is core's, by a new generation of the spec.
 
-mod discovery;
+pub(crate) mod discovery;
 mod pace;
 mod progress;
 mod run;

@@ -1,0 +1,83 @@
+//! Go's durations, exactly: what is written into an EncryptionConfiguration must be read by the API server.
+
+use std::time::Duration;
+
+/// Parses what Go's `time.ParseDuration` takes, without a sign: `10s`, `1m30s`, `1.5h`, `0`. Limit: 2⁶³−1 nanoseconds.
+pub fn go(text: &str) -> Result<Duration, String> {
+    parse(text).ok_or_else(|| format!("{text:?} is not a duration such as 10s or 1m30s"))
+}
+
+fn parse(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, 0_u128);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+        let (whole, after) = rest.split_at(digits(rest));
+        let (fraction, after) = match after.strip_prefix('.') {
+            Some(after) => after.split_at(digits(after)),
+            None => ("", after),
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let unit: u128 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        total = total.checked_add(whole.checked_mul(unit)?)?;
+        // Go, too, drops what is less than a nanosecond.
+        let mut part = unit;
+        for digit in fraction.bytes() {
+            part /= 10;
+            total = total.checked_add(part.checked_mul(u128::from(digit.checked_sub(b'0')?))?)?;
+        }
+        rest = after;
+    }
+    if total > u128::from(i64::MAX.unsigned_abs()) {
+        return None;
+    }
+    u64::try_from(total).ok().map(Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, millis) in [
+            ("10s", 10_000),
+            ("1m30s", 90_000),
+            ("1.5h", 5_400_000),
+            (".5s", 500),
+            ("1.s", 1_000),
+            ("0", 0),
+            ("0s", 0),
+            ("250ms", 250),
+            ("2000us", 2),
+            ("2000µs", 2),
+            ("1h0m0.25s", 3_600_250),
+        ] {
+            assert_eq!(go(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in [
+            "", "10", "s", ".s", "10 seconds", "10 s", "1min", "PT10S", "00:00:10", "-1s", "+1s", "1d", "1s ", "1.2.3s",
+            "9223372036854775808ns", "99999999999999999999999h",
+        ] {
+            assert!(go(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What an admin, an API server or a KMS may do in the middle of the main job, on the model.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
+
+mod support;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keyward_core::SecretBytes;
+use keyward_core::names;
+use keyward_core::platform::{ObjectRef, Serving, Unreadable};
+use keyward_core::provider::ReferenceKind;
+use rstest::rstest;
+use support::{World, resource};
+
+const KEY_CONTROLLER: &str = "EncryptionKeyControllerDegraded";
+
+fn enabled() -> World {
+    let mut world = World::new(&["a", "b"]);
+    world.settle();
+    world.want_kms("one", "image:1");
+    world.settle();
+    world
+}
+
+/// So many reconciles, for worlds that do not come to rest.
+fn run(world: &mut World, turns: usize) {
+    for _ in 0..turns {
+        world.reconcile();
+        world.follow();
+    }
+}
+
+fn credentials() -> ObjectRef {
+    ObjectRef { kind: ReferenceKind::Secret, name: "credentials".into() }
+}
+
+fn rotate_credentials(world: &mut World) {
+    let token = SecretBytes::new(b"correct horse".to_vec());
+    world.referenced.get_mut(&credentials()).unwrap().insert("token".into(), token);
+}
+
+/// Decisions 11: what is refused is named, and nothing is rolled out because of it.
+#[rstest]
+#[case("pods", "the API server and the nodes need these")]
+#[case("leases.coordination.k8s.io", "the API server and the nodes need these")]
+#[case("*.*", "wildcards are refused")]
+#[case("Secrets", "in lower case")]
+#[case("encryptionnodes.encryption.keyward.dev", "Keyward's own objects")]
+#[case("things.aggregated.example.com", "APIService v1.aggregated.example.com")]
+#[case("secretz", "does not serve it")]
+fn a_refused_resource_changes_nothing(#[case] name: &str, #[case] why: &str) {
+    let mut world = enabled();
+    let (before, config) = (world.log.len(), world.config());
+    let aggregated = Serving::Aggregated("v1.aggregated.example.com".into());
+    world.objects.serving =
+        [(resource("things.aggregated.example.com"), aggregated), (resource("secretz"), Serving::Not)].into();
+    world.spec().resources = Some(vec!["secrets".into(), name.into()]);
+    world.settle();
+    let told = world.condition(KEY_CONTROLLER);
+    assert!(told.contains(&format!("spec.resources: {name}: ")) && told.contains(why), "{told}");
+    assert_eq!((world.log.len(), world.config()), (before, config));
+    world.spec().resources = None;
+    world.settle();
+    assert!(world.condition(KEY_CONTROLLER).starts_with("False"));
+}
+
+/// S3: what left the list is still stored under its key, so that key stays, and nobody is told that all is decrypted.
+#[test]
+fn what_left_the_list_keeps_its_keys() {
+    let mut world = enabled();
+    world.spec().resources = Some(vec!["secrets".into()]);
+    world.stuck = Some("configmaps".into());
+    for kek in ["two", "three"] {
+        world.want_kms(kek, "image:1");
+        run(&mut world, 60);
+    }
+    let config = world.config();
+    assert_eq!(config["configmaps"], "kms:2,kms:1,identity", "the third key waits for the second");
+    assert!(world.last.waiting.as_ref().is_some_and(|w| w.message.contains("kms-provider-changed")));
+    world.stuck = None;
+    world.settle();
+    assert_eq!(world.config()["configmaps"], "kms:3,kms:2,identity");
+    world.want("identity");
+    world.stuck = Some("configmaps".into());
+    run(&mut world, 60);
+    assert!(world.condition("Encrypted").contains("DecryptionInProgress"), "{}", world.condition("Encrypted"));
+    world.stuck = None;
+    world.settle();
+    assert!(world.condition("Encrypted").contains("DecryptionCompleted"));
+}
+
+/// S7: that a reference cannot be read now is no reason to stop what is being tried.
+#[test]
+fn a_failed_read_does_not_end_a_preflight() {
+    let mut world = World::new(&["a", "b"]);
+    world.settle();
+    world.want_kms("one", "image:1");
+    world.reconcile();
+    world.reconcile();
+    let candidate = |world: &World| {
+        let of = |s: &&k8s_openapi::api::core::v1::Secret| {
+            s.metadata.name.as_deref() == Some(names::PREFLIGHT_SECRET)
+        };
+        world.objects.secrets.iter().find(of).and_then(|s| s.metadata.resource_version.clone())
+    };
+    let before = candidate(&world);
+    assert!(before.is_some());
+    world.unreadable.insert(credentials());
+    run(&mut world, 5);
+    assert_eq!(candidate(&world), before);
+    assert!(world.condition(KEY_CONTROLLER).contains("timed out"), "{}", world.condition(KEY_CONTROLLER));
+    world.unreadable.clear();
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:1,identity", "the number is the first one still");
+}
+
+/// Decisions 2: keys in use follow their credentials, whatever else is wanted and cannot be had.
+#[test]
+fn a_new_key_that_fails_does_not_keep_credentials_from_being_followed() {
+    let mut world = enabled();
+    world.want_kms("two", "image:1");
+    world.failing_kek = Some("two".into());
+    run(&mut world, 20);
+    rotate_credentials(&mut world);
+    run(&mut world, 40);
+    let synced = world.log.iter().any(|action| action["kind"] == "SyncData" && action["keyID"] == 1);
+    assert!(synced, "{:#?}", world.log);
+    world.failing_kek = None;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+}
+
+/// … and the other way round: an old KEK that is gone does not keep a new one from being had.
+#[test]
+fn a_key_in_use_that_fails_does_not_keep_a_new_one_from_being_made() {
+    let mut world = enabled();
+    world.failing_kek = Some("one".into());
+    rotate_credentials(&mut world);
+    run(&mut world, 20);
+    world.want_kms("two", "image:1");
+    run(&mut world, 80);
+    assert!(world.config()["secrets"].starts_with("kms:2,kms:1"), "{:?}", world.config());
+}
+
+/// With a spec that is wrong, the key in use goes on being looked after.
+#[test]
+fn a_wrong_spec_does_not_keep_credentials_from_being_followed() {
+    let mut world = enabled();
+    world.spec().encryption.kms = Some(serde_json::json!({"type": "Test", "test": {}}));
+    rotate_credentials(&mut world);
+    run(&mut world, 20);
+    assert!(world.condition(KEY_CONTROLLER).contains("Required value"));
+    assert!(world.kinds().contains(&"SyncData".to_owned()));
+}
+
+/// A key secret that cannot be made costs no number and no second preflight.
+#[test]
+fn a_key_that_cannot_be_stored_keeps_its_number() {
+    let mut world = World::new(&["a", "b"]);
+    world.settle();
+    world.want_kms("one", "image:1");
+    world.refuses_keys = true;
+    run(&mut world, 20);
+    world.refuses_keys = false;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:1,identity");
+    assert_eq!(world.kinds().iter().filter(|kind| *kind == "RequirePreflight").count(), 1);
+}
+
+/// … but a number that was recorded for one KEK is never another's (S5).
+#[test]
+fn a_recorded_number_is_not_given_to_another_kek() {
+    let mut world = World::new(&["a", "b"]);
+    world.settle();
+    world.want_kms("one", "image:1");
+    world.refuses_keys = true;
+    run(&mut world, 20);
+    world.want_kms("two", "image:1");
+    run(&mut world, 20);
+    world.refuses_keys = false;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
+}
+
+/// What a lost revision is made anew from is not forgotten when it is needed.
+#[test]
+fn status_keeps_what_cannot_be_read_now() {
+    let mut world = enabled();
+    let told = world.last.view.clone();
+    assert!(!told.keys.is_empty() && !told.revisions.is_empty());
+    let newest = told.revisions.last().unwrap().clone();
+    let secrets = world.objects.secrets.clone();
+    world.objects.secrets.clear();
+    world.objects.unreadable =
+        vec![Unreadable { what: "secrets in keyward-system".into(), why: "the KMS is down".into() }];
+    let blocked = world.reconcile();
+    assert_eq!((&blocked.view.keys, &blocked.view.revisions), (&told.keys, &told.revisions));
+    assert!(blocked.conditions.iter().all(|condition| condition.type_ != KEY_CONTROLLER), "left as it was");
+
+    world.objects.unreadable.clear();
+    world.objects.secrets = secrets;
+    let name = names::revision_secret(newest.n);
+    world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
+    for _ in 0..3 {
+        let lost = world.reconcile();
+        assert_eq!(lost.waiting.as_ref().unwrap().reason, "RevisionLost");
+        assert!(lost.view.revisions.contains(&newest), "{:?}", lost.view.revisions);
+    }
+}
+
+/// S2: the agent knows which API server is its own; a node need not be named as its host is.
+#[test]
+fn a_lease_belongs_to_the_node_whose_agent_names_it() {
+    let mut world = enabled();
+    let lease = |id: &str, host: &str| Lease {
+        metadata: ObjectMeta {
+            name: Some(id.to_owned()),
+            labels: Some([("kubernetes.io/hostname".to_owned(), host.to_owned())].into()),
+            ..Default::default()
+        },
+        ..Default::default()
+    };
+    world.objects.leases = vec![lease("apiserver-1", "host-1.example.com")];
+    let blocked = world.reconcile();
+    assert_eq!(blocked.waiting.unwrap().reason, "NodeNotPrepared");
+    let status = world.objects.encryption_nodes[0].status.as_mut().unwrap();
+    status.api_server_id = Some("apiserver-1".to_owned());
+    assert!(world.reconcile().converged);
+}
