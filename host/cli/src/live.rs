@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::connection::Connection;
 use crate::input;
-use crate::plan::{Output, Plan, verdict};
+use crate::plan::{Output, verdict};
 use crate::providers::Providers;
 
 /// One call to the API server may take so long.
