@@ -19,7 +19,7 @@ pub(crate) fn run(tools: &Tools) -> Result<ExitCode> {
     for name in &failed {
         progress::say(&format!("== {name}: failed"));
     }
-    let tested = test::run(tools, &test::Options::all());
+    let tested = test::run(tools, &test::Options::everything());
     Ok(if failed.is_empty() { tested } else { ExitCode::FAILURE })
 }
 

@@ -7,17 +7,24 @@ use std::process::{Command, Stdio};
 
 use keyward_test_tools::progress;
 
-/// How many tests passed and failed.
+/// How many tests passed and failed, and how many were left out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
+    /// Marked `#[ignore]`, or an example that is not compiled: nobody knows whether it holds.
+    pub(crate) ignored: u64,
 }
 
 impl Tally {
     /// Something that ended without saying how many tests failed counts as one.
     pub(crate) fn ungraceful() -> Self {
-        Self { passed: 0, failed: 1 }
+        Self { failed: 1, ..Self::default() }
+    }
+
+    /// As CI counts: a test that is left out might as well have failed.
+    pub(crate) fn leaving_nothing_out(self) -> Self {
+        Self { failed: self.failed + self.ignored, ignored: 0, ..self }
     }
 }
 
@@ -25,11 +32,16 @@ impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.ignored += other.ignored;
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Before the rest, which is the form that a run must end with.
+        if self.ignored > 0 {
+            write!(f, "{} ignored, ", self.ignored)?;
+        }
         write!(f, "{} passed, {} failed", self.passed, self.failed)
     }
 }
@@ -71,13 +83,13 @@ fn stream(mut command: Command, shown: &mut impl Write) -> std::io::Result<(Tall
 fn result_line(line: &str) -> Option<Tally> {
     let Some((_, rest)) = line.split_once("test result: ") else {
         let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
-        return Some(Tally { passed: passed.parse().ok()?, failed: failed.parse().ok()? });
+        return Some(Tally { passed: passed.parse().ok()?, failed: failed.parse().ok()?, ignored: 0 });
     };
     let count = |word: &str| {
         let before = rest.split_once(word)?.0.trim_end();
         before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     };
-    Some(Tally { passed: count("passed;")?, failed: count("failed;")? })
+    Some(Tally { passed: count("passed;")?, failed: count("failed;")?, ignored: count("ignored;")? })
 }
 
 #[cfg(test)]
@@ -94,12 +106,12 @@ mod tests {
     fn result_lines_are_added_up() {
         let line =
             "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s";
-        assert_eq!(result_line(line), Some(Tally { passed: 5, failed: 0 }));
+        assert_eq!(result_line(line), Some(Tally { passed: 5, failed: 0, ignored: 1 }));
         let script = format!("echo '{line}'; echo '{}'; exit 101", line.replace("0 failed", "2 failed"));
         let mut shown = Vec::new();
-        assert_eq!(of(shell(&script), &mut shown), Tally { passed: 10, failed: 2 });
+        assert_eq!(of(shell(&script), &mut shown), Tally { passed: 10, failed: 2, ignored: 2 });
         assert!(shown.starts_with(line.as_bytes()), "output is shown as it comes");
-        assert_eq!(result_line("7 passed, 1 failed"), Some(Tally { passed: 7, failed: 1 }));
+        assert_eq!(result_line("7 passed, 1 failed"), Some(Tally { passed: 7, failed: 1, ignored: 0 }));
         assert_eq!(result_line("test plan::tests::passed ... ok"), None);
     }
 
@@ -111,6 +123,14 @@ mod tests {
 
     #[test]
     fn the_closing_line_has_the_form_that_ci_reads() {
-        assert_eq!(Tally { passed: 12, failed: 1 }.to_string(), "12 passed, 1 failed");
+        let tally = Tally { passed: 12, failed: 1, ignored: 0 };
+        assert_eq!(tally.to_string(), "12 passed, 1 failed");
+        assert_eq!(Tally { ignored: 3, ..tally }.to_string(), "3 ignored, 12 passed, 1 failed");
+    }
+
+    #[test]
+    fn what_is_ignored_fails_a_run_that_leaves_nothing_out() {
+        let tally = Tally { passed: 12, failed: 1, ignored: 3 };
+        assert_eq!(tally.leaving_nothing_out(), Tally { passed: 12, failed: 4, ignored: 0 });
     }
 }
