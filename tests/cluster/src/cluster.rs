@@ -124,9 +124,13 @@ impl Cluster {
 
     /// The hash (`sha256:…`) of the encryption configuration that a node's API server has loaded, by its own metric.
     pub async fn loaded_hash(&self, node: usize) -> Result<Option<String>> {
+        Self::loaded_by(&self.client(node).await?).await
+    }
+
+    /// The same, of the API server that this client asks.
+    pub async fn loaded_by(client: &Client) -> Result<Option<String>> {
         let request = http::Request::get("/metrics").body(Vec::new())?;
-        let metrics =
-            self.client(node).await?.request_text(request).await.context("the API server's metrics")?;
+        let metrics = client.request_text(request).await.context("the API server's metrics")?;
         let info = metrics.lines().find(|line| line.starts_with(CONFIG_METRIC));
         Ok(info.and_then(|line| Some(line.split_once(",hash=\"")?.1.split_once('"')?.0.to_owned())))
     }

@@ -162,17 +162,8 @@ impl Keyward {
     /// Gives operator and agents what deploy/rbac.yaml says, and nothing else.
     async fn bind(&self) -> Result<()> {
         let file = self.cluster.tools().root().join("deploy/rbac.yaml");
-        let kubeconfig = self.cluster.kubeconfig(0, &User::Admin)?;
-        let output = tokio::process::Command::new("kubectl")
-            .args(["apply", "--server-side", "--validate=false", "-f"])
-            .arg(&file)
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .output()
-            .await
-            .context("kubectl")?;
-        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        let rights = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        self.cluster.apply(&rights).await
     }
 
     /// Writes the AppRole's credentials, as an admin does who rotates them.

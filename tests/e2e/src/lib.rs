@@ -4,15 +4,21 @@
 //! What never does: decisions that the operator makes, a fake of anything.
 
 mod evidence;
+mod gap;
 mod install;
 mod load;
 mod narrator;
+mod plan;
 mod reader;
 mod secrecy;
+mod transcript;
 
 pub use evidence::{Evidence, evidence};
+pub use gap::{Gap, Watched};
 pub use install::{IMAGE, Install, Keyward, vault_spec};
 pub use load::{Contents, Load};
 pub use narrator::Narrator;
+pub use plan::plan;
 pub use reader::{Reader, Report};
-pub use secrecy::sightings;
+pub use secrecy::Search;
+pub use transcript::Transcript;

@@ -1,10 +1,11 @@
 //! Tells each step as it happens, from what Keyward writes into its own objects.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
 use keyward_core::api::{
-    ClusterEncryption, ConditionStatus, EncryptionMigration, EncryptionNode, MigrationPhase,
+    ClusterEncryption, ConditionStatus, EncryptionMigration, EncryptionNode, MigrationPhase, NodePlugin,
 };
 use keyward_core::names;
 use kube::api::ListParams;
@@ -12,10 +13,12 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::Transcript;
+
 /// How often it looks.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Prints until it is dropped.
+/// Tells until it is dropped.
 pub struct Narrator(JoinHandle<()>);
 
 impl Drop for Narrator {
@@ -26,18 +29,19 @@ impl Drop for Narrator {
 
 impl Narrator {
     /// Begins; times are told from now.
-    pub fn start(client: Client) -> Self {
+    pub fn start(client: Client, transcript: Transcript) -> Self {
         let began = Instant::now();
         Self(tokio::spawn(async move {
             let mut told: Vec<String> = Vec::new();
+            let mut known = Known::default();
             let mut pace = tokio::time::interval(PERIOD);
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 pace.tick().await;
-                let Ok(now) = look(&client).await else { continue };
+                let Ok(now) = look(&client, &mut known).await else { continue };
                 for line in &now {
                     if !told.contains(line) {
-                        println!("  {:>6.1} s  {line}", began.elapsed().as_secs_f64());
+                        transcript.say(format_args!("  {:>6.1} s  {line}", began.elapsed().as_secs_f64()));
                     }
                 }
                 told = now;
@@ -46,7 +50,28 @@ impl Narrator {
     }
 }
 
-async fn look(client: &Client) -> Result<Vec<String>> {
+/// Plugins that were seen to serve: one of them that does not any more is on its way out, not in.
+#[derive(Default)]
+struct Known(BTreeSet<(String, String)>);
+
+impl Known {
+    /// What a plugin does, by what is seen of it and of those beside it.
+    fn doing(&mut self, node: &str, plugin: &NodePlugin, all: &[NodePlugin]) -> &'static str {
+        let this = (node.to_owned(), plugin.digest.0.clone());
+        if plugin.ready {
+            self.0.insert(this);
+            return "serves";
+        }
+        let replaced = all.iter().any(|other| other.key_id == plugin.key_id && other.ready);
+        match (self.0.contains(&this), replaced) {
+            (false, _) => "is starting",
+            (true, true) => "stops: another one serves its key",
+            (true, false) => "does not serve any more",
+        }
+    }
+}
+
+async fn look(client: &Client, known: &mut Known) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let cluster = Api::<ClusterEncryption>::all(client.clone()).get(names::CLUSTER).await?;
     let status = cluster.status.unwrap_or_default();
@@ -68,10 +93,10 @@ async fn look(client: &Client) -> Result<Vec<String>> {
         let name = node.name_any();
         let Some(status) = node.status else { continue };
         lines.push(format!("{name}: revision {} is loaded", status.revision));
-        for plugin in status.plugins {
+        for plugin in &status.plugins {
             let digest: String = plugin.digest.0.chars().take(8).collect();
-            let ready = if plugin.ready { "serves" } else { "is starting" };
-            lines.push(format!("{name}: plugin of key {} ({digest}) {ready}", plugin.key_id));
+            let doing = known.doing(&name, plugin, &status.plugins);
+            lines.push(format!("{name}: plugin of key {} ({digest}) {doing}", plugin.key_id));
         }
     }
     for migration in Api::<EncryptionMigration>::all(client.clone()).list(&ListParams::default()).await? {
@@ -82,6 +107,7 @@ async fn look(client: &Client) -> Result<Vec<String>> {
         let what = format!("re-encrypting {} under key {}", migration.spec.resource, migration.spec.key_id);
         match status.phase {
             MigrationPhase::Pending => {}
+            MigrationPhase::Running if status.total == 0 => {}
             MigrationPhase::Running => {
                 lines.push(format!("{what}: {} of {} ({}/s)", status.done, status.total, status.rate));
             }
@@ -101,5 +127,39 @@ fn role(role: &str) -> &str {
         "write" => "the write key",
         "read" => "a read key",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_core::api::{HealthStatus, PluginHealth};
+    use keyward_core::ids::{KeyId, PluginDigest, RemoteKeyId};
+
+    use super::*;
+
+    #[test]
+    fn a_replaced_plugin_stops_and_a_candidate_starts() {
+        let plugin = |digest: &str, ready| NodePlugin {
+            key_id: KeyId(1),
+            digest: PluginDigest(digest.to_owned()),
+            ready,
+            health: PluginHealth {
+                status: HealthStatus::Healthy,
+                remote_key_id: RemoteKeyId(String::new()),
+                last_checked_time: String::new(),
+                detail: None,
+            },
+        };
+        let mut known = Known::default();
+        let mut told = |plugins: &[NodePlugin]| -> Vec<&str> {
+            plugins.iter().map(|plugin| known.doing("n", plugin, plugins)).collect()
+        };
+        assert_eq!(told(&[plugin("old", false)]), ["is starting"]);
+        assert_eq!(told(&[plugin("old", true), plugin("new", false)]), ["serves", "is starting"]);
+        assert_eq!(
+            told(&[plugin("old", false), plugin("new", true)]),
+            ["stops: another one serves its key", "serves"]
+        );
+        assert_eq!(told(&[plugin("new", false)]), ["does not serve any more"]);
     }
 }

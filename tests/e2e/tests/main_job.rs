@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use keyward_test_e2e::{IMAGE, Install, Keyward, Load, Reader, evidence, sightings, vault_spec};
+use keyward_test_e2e::{
+    Gap, IMAGE, Install, Keyward, Load, Reader, Search, Transcript, evidence, plan, vault_spec,
+};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -17,24 +19,38 @@ async fn from_plain_to_vault_and_back_no_read_fails() -> Result<()> {
     let load = Load::create(&keyward.client, 200, 40).await?;
     let before = load.contents().await?;
     evidence(&keyward.cluster, &load, &before).await?.expect(|_| "plain".to_owned())?;
+    let told = Transcript::default();
+    told.keep_in(keyward.cluster.folder())?;
+    let mut search = Search::begin(&keyward, &keyward.role.secret_id, &told).await?;
     let reader = Reader::start(load.clone(), before.clone(), Duration::from_millis(5));
+    let gap = Gap::watch(&keyward.cluster, 1).await?;
 
+    plan(&keyward, &vault_spec(&keyward, "a", &IMAGE(1)), &told).await?;
     keyward.apply(&vault_spec(&keyward, "a", &IMAGE(1))).await?;
     keyward.wait_settled(1, PATIENCE).await?;
     let found = evidence(&keyward.cluster, &load, &before).await?;
     found.expect(|resource| format!("k8s:enc:kms:v2:1_{resource}:"))?;
 
-    // Another image: in place, the same key, another plugin process.
+    // Another image: in place, the same key, another plugin process, and at no time none.
     let of_key_1 = || -> Result<Vec<String>> {
         let pods = keyward.cluster.node(0)?.pods()?;
         Ok(pods.into_iter().map(|pod| pod.name).filter(|name| name.starts_with("keyward-kms-1-")).collect())
     };
     let old = of_key_1()?;
+    let earlier = gap.so_far();
     keyward.apply(&vault_spec(&keyward, "a", &IMAGE(2))).await?;
     let status = keyward.wait_settled(1, PATIENCE).await?;
     assert!(status.key(2).is_none(), "no new key: {}", status.summary());
     let new = of_key_1()?;
     assert_ne!(old, new, "the plugin was replaced");
+    let replacing = gap.so_far().since(&earlier);
+    assert!(replacing.failures.is_empty(), "the plugin was away: {:?}", replacing.failures);
+    let [(from, _), (to, _)] = replacing.served_by.as_slice() else {
+        panic!("the socket led to one plugin and then to another: {replacing:?}");
+    };
+    assert!(old.iter().any(|pod| pod.contains(from.as_str())), "{from} of {old:?}");
+    assert!(new.iter().any(|pod| pod.contains(to.as_str())), "{to} of {new:?}");
+    assert!(replacing.probes > 20, "the watcher did ask: {replacing:?}");
 
     // Another Transit key: key 2, and both plugins run.
     keyward.apply(&vault_spec(&keyward, "b", &IMAGE(2))).await?;
@@ -46,6 +62,9 @@ async fn from_plain_to_vault_and_back_no_read_fails() -> Result<()> {
         assert!(pods.iter().any(|pod| pod.name.starts_with(prefix)), "{prefix} runs: {pods:?}");
     }
 
+    // While they run: what they are started with goes with them.
+    search.look().await?;
+
     keyward.apply(&json!({"type": "identity"})).await?;
     let status = keyward.wait_settled(3, PATIENCE).await?;
     assert_eq!(status.condition("Encrypted").map(|c| c.reason.as_str()), Some("DecryptionCompleted"));
@@ -55,7 +74,12 @@ async fn from_plain_to_vault_and_back_no_read_fails() -> Result<()> {
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     assert!(report.gets > 100, "the reader did read: {report:?}");
 
-    let (seen, looked) = sightings(&keyward, keyward.role.secret_id.reveal()).await?;
-    assert!(seen.is_empty() && looked > 10, "the secret-id stands in {seen:?}, of {looked} places");
-    Ok(())
+    let watched = gap.finish().await?;
+    assert!(watched.failures.is_empty(), "the plugin was away: {:?}", watched.failures);
+    assert!(watched.probes > 500 && watched.looks > 100, "the watcher did ask: {watched:?}");
+    println!("{watched:?}");
+
+    search.look().await?;
+    println!("the secret-id was looked for {search}");
+    search.verdict()
 }
