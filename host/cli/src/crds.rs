@@ -9,6 +9,7 @@ use keyward_core::provider::{Descriptor, Evaluator as _};
 use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
+use crate::output::print;
 use crate::providers::Providers;
 
 /// Prints the CRDs as YAML (JSON documents, which are YAML).
@@ -25,9 +26,11 @@ pub(crate) struct Args {
 /// Prints.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let descriptors = if args.plain { Vec::new() } else { args.providers.load()?.descriptors() };
-    for crd in all(&descriptors)? {
-        println!("---\n{}", serde_json::to_string_pretty(&crd)?);
-    }
+    let documents = all(&descriptors)?
+        .iter()
+        .map(|crd| Ok(format!("---\n{}\n", serde_json::to_string_pretty(crd)?)))
+        .collect::<Result<String>>()?;
+    print(&documents)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -29,7 +29,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let client = args.connection.client().await?;
     let Some(cluster) = crate::live::current(&client).await? else {
-        print("there is no ClusterEncryption/cluster: nothing is asked for, and nothing is encrypted by Keyward\n")?;
+        print(
+            "there is no ClusterEncryption/cluster: nothing is asked for, and nothing is encrypted by Keyward\n",
+        )?;
         return Ok(ExitCode::SUCCESS);
     };
     let nodes = Api::<EncryptionNode>::all(client.clone()).list(&ListParams::default()).await?.items;

@@ -5,8 +5,8 @@
 
 pub mod api;
 mod bytes;
-pub mod duration;
 pub mod controllers;
+pub mod duration;
 pub mod effect;
 pub mod field;
 pub mod formats;

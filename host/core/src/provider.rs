@@ -284,12 +284,19 @@ pub struct Evaluation {
 #[serde(tag = "kind", rename_all = "camelCase")]
 pub enum ProviderError {
     /// No module of this type is loaded.
-    #[error("unsupported KMS provider type {provider_type:?}; loaded providers: {}", if loaded.is_empty() { "none".to_owned() } else { loaded.join(", ") })]
+    #[error(
+        "unsupported KMS provider type {provider_type:?}; loaded providers: {}{}",
+        or_none(loaded),
+        told_refused(refused)
+    )]
     NotLoaded {
         /// The type that was asked for.
         provider_type: String,
         /// The types that are loaded.
         loaded: Vec<String>,
+        /// Modules that were found and are not loaded, each with its file and the reason; bounded in number and length.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<String>,
     },
     /// The module is loaded, but is refused or keeps failing.
     #[error("provider {provider_type} is not usable: {message}")]
@@ -318,6 +325,17 @@ pub enum ProviderError {
         /// What happened.
         message: String,
     },
+}
+
+fn or_none(loaded: &[String]) -> String {
+    if loaded.is_empty() { "none".to_owned() } else { loaded.join(", ") }
+}
+
+fn told_refused(refused: &[String]) -> String {
+    match refused {
+        [] => String::new(),
+        refused => format!("; refused: ({})", refused.join("), (")),
+    }
 }
 
 fn join_violations(violations: &[Violation]) -> String {

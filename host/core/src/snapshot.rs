@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::api::{
-    Canary, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus, KeyStatus,
-    PluginSettings, PreflightAnswer, RevisionStatus,
+    Canary, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus,
+    KeyStatus, PluginSettings, PreflightAnswer, RevisionStatus,
 };
 use crate::formats::FormatError;
 use crate::formats::key_secret::KeySecret;

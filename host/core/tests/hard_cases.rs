@@ -85,7 +85,11 @@ fn what_left_the_list_keeps_its_keys() {
     world.want("identity");
     world.stuck = Some("configmaps".into());
     run(&mut world, 60);
-    assert!(world.condition("Encrypted").contains("DecryptionInProgress"), "{}", world.condition("Encrypted"));
+    assert!(
+        world.condition("Encrypted").contains("DecryptionInProgress"),
+        "{}",
+        world.condition("Encrypted")
+    );
     world.stuck = None;
     world.settle();
     assert!(world.condition("Encrypted").contains("DecryptionCompleted"));

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use keyward_core::field::FieldPath;
-use keyward_core::provider::{Container, Exposure, Kek, KeyRef, Part, Reference, Violation};
+use keyward_core::field::{FieldPath, Step};
+use keyward_core::names::PREFLIGHT_SECRET;
+use keyward_core::provider::{Container, Exposure, Kek, KeyRef, Part, Reference, ReferenceKind, Violation};
+use serde_json::Value;
 
 use crate::abi::{RawKek, Setting};
 use crate::describe::unique;
@@ -23,17 +25,28 @@ fn broken(message: String) -> EngineError {
     EngineError::Contract { message }
 }
 
+/// How names of Keyward's own Secrets begin: keys, revisions, candidates, configurations taken over. They lie where
+/// referenced objects do, and hold AES keys.
+const OWN_SECRETS: [&str; 4] =
+    ["encryption-key-", "encryption-config-", PREFLIGHT_SECRET, "encryption-foreign-"];
+
 /// The identity with its parts sorted; a name twice is an error, since which value counts could not be told.
 pub(crate) fn kek(raw: RawKek) -> Result<Kek, EngineError> {
     let part = |settings: Vec<Setting>, part: &str| {
-        unique(settings)
-            .map_err(|name| broken(format!("the {part} of the KEK names {name:?} twice, or nothing")))
+        unique(settings).map_err(|found| broken(format!("in the {part} of the KEK, {found}")))
     };
     Ok(Kek { key: part(raw.key, "key")?, version: part(raw.version, "version")? })
 }
 
-/// References name objects and data keys that can exist, and fields that the admin can find.
-pub(crate) fn references(references: &[Reference], schema: &Schema) -> Result<(), EngineError> {
+/// References name objects and data keys that can exist, in fields that the admin can find, and only what the admin
+/// named: the name stands in the normal form at `field`, and somewhere in the configuration as it was `written`, since
+/// the normal form is the module's own.
+pub(crate) fn references(
+    references: &[Reference],
+    schema: &Schema,
+    normalized: &Value,
+    written: &Value,
+) -> Result<(), EngineError> {
     for Reference { source, field, .. } in references {
         let KeyRef { kind, name, key } = source;
         // CONTRACT 1.2 splits `{name}_{key}` at the first underscore, which no object name has.
@@ -47,13 +60,58 @@ pub(crate) fn references(references: &[Reference], schema: &Schema) -> Result<()
                 "a reference names the key {key:?} of {kind} {name}, which no key can be called"
             )));
         }
-        if !FieldPath::parse(field).is_ok_and(|path| schema.has(&path)) {
+        let Some(path) = FieldPath::parse(field).ok().filter(|path| schema.has(path)) else {
             return Err(broken(format!(
                 "the reference to {kind} {name} comes from {field:?}, which is no field"
+            )));
+        };
+        if !stands_at(path.steps(), normalized, name) || !stands_in(written, name) {
+            return Err(broken(format!(
+                "the reference to {kind} {name} comes from the field {field:?}, but the configuration does not name \
+                 {name:?} there"
             )));
         }
     }
     Ok(())
+}
+
+/// References to Keyward's own Secrets, as violations of the fields that name them.
+pub(crate) fn own_secrets(references: &[Reference]) -> Vec<Violation> {
+    references
+        .iter()
+        .filter(|r| r.source.kind == ReferenceKind::Secret)
+        .filter(|r| OWN_SECRETS.iter().any(|own| r.source.name.starts_with(own)))
+        .map(|r| Violation {
+            field: r.field.clone(),
+            message: format!(
+                "{} is, by its name, one of Keyward's own Secrets, which no plugin is given; name another Secret",
+                r.source.name
+            ),
+        })
+        .collect()
+}
+
+/// Whether this text is the value at a path; of a pattern, one of the values.
+fn stands_at(path: &[Step], value: &Value, text: &str) -> bool {
+    let Some((step, rest)) = path.split_first() else { return value.as_str() == Some(text) };
+    let below = |value: &Value| stands_at(rest, value, text);
+    match (step, value) {
+        (Step::Key(name), Value::Object(fields)) => fields.get(name).is_some_and(below),
+        (Step::AnyKey, Value::Object(fields)) => fields.values().any(below),
+        (Step::Item(index), Value::Array(items)) => items.get(*index).is_some_and(below),
+        (Step::AnyItem, Value::Array(items)) => items.iter().any(below),
+        _ => false,
+    }
+}
+
+/// Whether this text is a value anywhere.
+fn stands_in(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(value) => value == text,
+        Value::Array(items) => items.iter().any(|value| stands_in(value, text)),
+        Value::Object(fields) => fields.values().any(|value| stands_in(value, text)),
+        _ => false,
+    }
 }
 
 /// A rendered container: every part stands for something, and every name can be what it names.
@@ -200,7 +258,7 @@ impl Scope<'_> {
         let KeyRef { kind, name, key } = key;
         if exposures.peek().is_none() {
             return Err(broken(format!(
-                "a part stands for key {key} of {kind} {name}, which `references` does not name"
+                "a part stands for key {key:?} of {kind} {name:?}, which `references` does not name"
             )));
         }
         if exposures.any(allowed) {

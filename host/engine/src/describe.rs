@@ -12,7 +12,7 @@ use crate::abi::{RawDescriptor, Setting};
 use crate::error::EngineError;
 use crate::json;
 use crate::schema::Schema;
-use crate::text::printable;
+use crate::text::{hidden_in, is_hidden, printable};
 
 /// Facts whose values the host acts on; other names are kept and ignored.
 const FACTS: [(&str, &[&str]); 3] = [
@@ -42,17 +42,18 @@ fn inner(
             raw.provider_type
         ));
     }
-    if !is_name(&raw.config_field) || raw.config_field == "type" {
-        return Err(format!("config-field {:?} is no name of a field beside `type`", raw.config_field));
-    }
+    config_field(&raw.config_field)?;
     let value =
         json::parse(&raw.config_schema, json_depth).map_err(|found| format!("config-schema is {found}"))?;
+    if let Some(text) = hidden_in(&value) {
+        return Err(format!("config-schema holds {text:?}, with characters that are not shown"));
+    }
     let schema = Schema::read(&value)?;
     if let Some(field) = &raw.image_field {
         image(field, &schema)?;
     }
     let rules = rules(raw.rules, &schema)?;
-    let facts = unique(raw.facts).map_err(|name| format!("the fact {name:?} stands twice"))?;
+    let facts = unique(raw.facts).map_err(|found| format!("of the facts, {found}"))?;
     for (name, values) in FACTS {
         if let Some(value) = facts.get(name).filter(|value| !values.contains(&value.as_str())) {
             return Err(format!("the fact {name} is {value:?}; it may be {}", values.join(" or ")));
@@ -105,19 +106,48 @@ fn rules(rules: Vec<FieldRule>, schema: &Schema) -> Result<Vec<FieldRule>, Strin
     }
 }
 
-/// Letters, digits and dashes, beginning with a letter, at most 63: a type or a field name.
+/// Words that CEL does not take for the name of a field, in `has(self.NAME)`.
+const CEL_RESERVED: &str = "as break const continue else false for function if import in let loop namespace null \
+                            package return true var void while";
+
+/// The field beside `type`. `keyward crds` writes a CEL rule with it.
+fn config_field(name: &str) -> Result<(), String> {
+    let spelled = name.len() <= 63
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_alphanumeric());
+    if !spelled || name == "type" {
+        return Err(format!(
+            "config-field {name:?} is no name of a field beside `type`: letters and digits, the first a small letter"
+        ));
+    }
+    if CEL_RESERVED.split(' ').any(|word| word == name) {
+        return Err(format!(
+            "config-field {name:?} is a reserved word of CEL, in which the CRD's rules are written"
+        ));
+    }
+    Ok(())
+}
+
+/// Letters, digits and dashes, beginning with a letter, at most 63: a type.
 fn is_name(text: &str) -> bool {
     text.len() <= 63
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// Settings by name; the error is a name that stands twice or is empty.
+/// Settings by name. They are shown to people and compared, so each has one name, and both parts are one line of what
+/// can be seen.
 pub(crate) fn unique(settings: Vec<Setting>) -> Result<BTreeMap<String, String>, String> {
     let mut map = BTreeMap::new();
     for (name, value) in settings {
-        if name.is_empty() || map.contains_key(&name) {
-            return Err(name);
+        if name.is_empty() {
+            return Err("one has no name".to_owned());
+        }
+        if [&name, &value].into_iter().any(|text| text.contains(is_hidden)) {
+            return Err(format!("{name:?} or its value {value:?} has characters that are not shown"));
+        }
+        if map.contains_key(&name) {
+            return Err(format!("{name:?} stands twice"));
         }
         map.insert(name, value);
     }
@@ -165,7 +195,12 @@ mod tests {
     fn each_fault_is_named() {
         assert!(refused(|d| d.provider_type.clear()).contains("provider-type"));
         assert!(refused(|d| d.config_field = "type".to_owned()).contains("config-field"));
-        assert!(refused(|d| d.config_field = "a.b".to_owned()).contains("config-field"));
+        for name in ["a.b", "my-kms", "Acme", "a_b", "", "1a", "ä", &"a".repeat(64)] {
+            assert!(refused(|d| d.config_field = name.to_owned()).contains("no name of a field"), "{name}");
+        }
+        for name in CEL_RESERVED.split(' ') {
+            assert!(refused(|d| d.config_field = name.to_owned()).contains("reserved word"), "{name}");
+        }
         assert!(refused(|d| d.image_field = Some("port".to_owned())).contains("integer"));
         assert!(refused(|d| d.image_field = Some("none".to_owned())).contains("not in the schema"));
         assert!(refused(|d| d.config_schema = "{".to_owned()).contains("not JSON"));
@@ -174,6 +209,14 @@ mod tests {
         assert!(refused(|d| d.rules[0].field = "other".to_owned()).contains("no leaf"));
         assert!(refused(|d| d.rules[0].reason = " ".to_owned()).contains("no reason"));
         assert!(refused(|d| d.facts.push(d.facts[0].clone())).contains("twice"));
+        assert!(refused(|d| d.facts[1].0.clear()).contains("no name"));
+        for hidden in ["\u{1b}[2J", "a\nfact  b", "\u{202e}", "\u{9b}"] {
+            assert!(refused(|d| d.facts[1].0 = hidden.to_owned()).contains("not shown"), "{hidden:?}");
+            assert!(refused(|d| d.facts[1].1 = hidden.to_owned()).contains("not shown"), "{hidden:?}");
+        }
+        assert!(
+            refused(|d| d.config_schema = d.config_schema.replace("port", "p\u{202e}")).contains("not shown")
+        );
         assert!(refused(|d| d.facts[0].1 = "perhaps".to_owned()).contains("probes-backend or constant"));
     }
 }

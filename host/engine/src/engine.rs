@@ -1,6 +1,7 @@
 //! The engine: a folder of modules, and the evaluations that they make.
 
 use std::ffi::OsStr;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use keyward_core::provider::{
     Descriptor, Diagnosis, Evaluation, EvaluationRequest, Evaluator, Failure, ModuleDigest, Origin,
     ProviderError, Violation,
 };
+use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 
 use crate::compiled::{self, Cache};
@@ -169,12 +171,11 @@ impl Engine {
         match union(&kms, &in_force.fields()) {
             Ok((kind, config)) => match in_force.providers.get(kind) {
                 Some(loaded) => Ok((Arc::clone(&loaded.module), config.clone())),
-                None => Err(ProviderError::NotLoaded { provider_type: kind.to_owned(), loaded: Vec::new() }),
+                None => Err(in_force.not_loaded(kind.to_owned(), Vec::new())),
             },
-            Err(ProviderError::NotLoaded { provider_type, loaded }) => Err(in_force
-                .refused(&provider_type)
-                .cloned()
-                .unwrap_or(ProviderError::NotLoaded { provider_type, loaded })),
+            Err(ProviderError::NotLoaded { provider_type, loaded, .. }) => {
+                Err(in_force.not_loaded(provider_type, loaded))
+            }
             Err(error) => Err(error),
         }
     }
@@ -263,9 +264,18 @@ fn file_name(path: &Path) -> String {
 
 /// A file's bytes; one more than the limit where it has more, so that a large one is not read whole.
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, EngineError> {
-    let file = std::fs::File::open(path).map_err(EngineError::Read)?;
+    let regular = |metadata: &Metadata| if metadata.is_file() { Ok(()) } else { Err(EngineError::NotAFile) };
+    // Before it is opened, since opening can do something to a device; and after it, since it may be another by then.
+    regular(&std::fs::metadata(path).map_err(EngineError::Read)?)?;
+    // Opening a FIFO waits for somebody who writes to it, but for NONBLOCK; with a file that does nothing.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file =
+        rustix::fs::open(path, flags, Mode::empty()).map_err(|error| EngineError::Read(error.into()))?;
+    let file = File::from(file);
+    let metadata = file.metadata().map_err(EngineError::Read)?;
+    regular(&metadata)?;
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    let size = file.metadata().map_or(0, |metadata| metadata.len()).min(most);
+    let size = metadata.len().min(most);
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
     file.take(most).read_to_end(&mut bytes).map_err(EngineError::Read)?;
     Ok(bytes)

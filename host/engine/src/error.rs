@@ -6,6 +6,8 @@ use std::time::Duration;
 use keyward_core::provider::ProviderError;
 use wasmtime::Trap;
 
+use crate::text::printable;
+
 /// Why a module is not loaded, or why a call of one did not end well.
 ///
 /// [`EngineError::category`] is the bounded label for metrics and condition reasons.
@@ -35,6 +37,9 @@ pub enum EngineError {
     /// A module's file cannot be read.
     #[error("cannot read the file: {0}")]
     Read(std::io::Error),
+    /// What is there is no file: a folder, a FIFO that nobody may ever write to, a device.
+    #[error("it is not a regular file")]
+    NotAFile,
     /// The file is larger than a component may be.
     #[error("the file is larger than the {limit} bytes that a provider module may have")]
     ComponentTooLarge {
@@ -86,7 +91,7 @@ pub enum EngineError {
     /// It is made of more parts than the host has room for.
     #[error("it needs {needed} {what}, more than the {limit} that a provider module may have")]
     Resources {
-        /// `memories`, `tables`.
+        /// `memories`, `tables`, `functions`, `bytes in one function`, …: one for each of the limits.
         what: &'static str,
         /// How many it needs.
         needed: usize,
@@ -198,7 +203,7 @@ impl EngineError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Directory { .. } | Self::NoDirectory { .. } | Self::UnsupportedSource { .. } => "source",
-            Self::Read(_) | Self::FileGone => "file",
+            Self::Read(_) | Self::NotAFile | Self::FileGone => "file",
             Self::ComponentTooLarge { .. } | Self::CompileTime { .. } | Self::Resources { .. } => "size",
             Self::NotWasm | Self::NotComponent | Self::Malformed { .. } => "format",
             Self::Import { .. } => "import",
@@ -229,7 +234,7 @@ impl EngineError {
             provider_type: provider_type.to_owned(),
             function: function.to_owned(),
             category: self.category().to_owned(),
-            message: self.to_string(),
+            message: printable(self.to_string()),
         }
     }
 }

@@ -76,10 +76,10 @@ fn normalized(module: &Module, origin: Origin, config: &Value) -> Result<Normali
 }
 
 /// Everything that a module says of one configuration.
-pub(crate) fn evaluate(module: &Module, origin: Origin, config: &Value) -> Result<Evaluation, Refusal> {
-    let Normalized { config, warnings } = normalized(module, origin, config)?;
+pub(crate) fn evaluate(module: &Module, origin: Origin, written: &Value) -> Result<Evaluation, Refusal> {
+    let Normalized { config, warnings } = normalized(module, origin, written)?;
     let kek = of("kek-identity", module.kek_identity(&config))?;
-    let references = of("references", module.references(&config))?;
+    let references = accepted("references", module.references(&config, written))?;
     let rendered = accepted("render", module.render(&config, &references))?;
     let image = match &rendered {
         Plugin::External(_) => None,
@@ -136,7 +136,8 @@ pub(crate) fn union<'v>(
         return invalid(vec![violation("type", message)]);
     };
     let Some(own) = fields.get(kind) else {
-        return Err(ProviderError::NotLoaded { provider_type: kind.to_owned(), loaded: loaded() });
+        let (provider_type, loaded) = (kind.to_owned(), loaded());
+        return Err(ProviderError::NotLoaded { provider_type, loaded, refused: Vec::new() });
     };
     let union_rule = |field: &str, kind: &str| {
         format!("{field} config is required when kms provider type is {kind}, and forbidden otherwise")

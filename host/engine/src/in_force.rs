@@ -11,6 +11,12 @@ use crate::error::EngineError;
 use crate::evaluate::{evaluate, union};
 use crate::json;
 use crate::module::Module;
+use crate::text::printable;
+
+/// Refused modules that are told where a type is not loaded: the text stands in a condition, beside others.
+const TOLD: usize = 4;
+/// Characters of each.
+const TOLD_LENGTH: usize = 240;
 
 /// A file and what loading it came to.
 pub(crate) struct Found {
@@ -62,11 +68,23 @@ impl InForce {
             .collect()
     }
 
-    /// Why `provider_type` is not in force, where its module is there but refused.
-    pub(crate) fn refused(&self, provider_type: &str) -> Option<&ProviderError> {
-        self.degraded.iter().find(|error| {
-            matches!(error, ProviderError::Degraded { provider_type: kind, .. } if kind == provider_type)
-        })
+    /// Why `provider_type` is not in force: its module is refused; or there is none of that type, and then it may be
+    /// one of the files of which not even the type is known.
+    pub(crate) fn not_loaded(&self, provider_type: String, loaded: Vec<String>) -> ProviderError {
+        let of_it = |error: &&ProviderError| matches!(error, ProviderError::Degraded { provider_type: kind, .. } if *kind == provider_type);
+        if let Some(refused) = self.degraded.iter().find(of_it) {
+            return refused.clone();
+        }
+        let mut reasons = self.degraded.iter().filter_map(|error| match error {
+            ProviderError::Degraded { message, .. } => Some(shortened(message)),
+            _ => None,
+        });
+        let mut refused: Vec<String> = reasons.by_ref().take(TOLD).collect();
+        match reasons.count() {
+            0 => {}
+            more => refused.push(format!("{more} more")),
+        }
+        ProviderError::NotLoaded { provider_type, loaded, refused }
     }
 }
 
@@ -131,7 +149,16 @@ impl Decision<'_> {
         } else {
             message.to_owned()
         };
+        let message = printable(message);
         self.now.degraded.push(ProviderError::Degraded { provider_type: name.to_owned(), message });
+    }
+}
+
+/// The beginning of a text that is too long.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(TOLD_LENGTH) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! references and no values). What a module returns is checked as if an enemy had written it.
 //!
 //! - [`Engine`] is the [`keyward_core::provider::Evaluator`]; `in_force` decides which modules serve.
+//! - `parts` counts what a component is made of before it is compiled.
 //! - `module` loads and calls one, with every limit; `abi` has one thin adapter for each version of the ABI.
 //! - `describe` and `check` are what is not believed; `evaluate` puts an evaluation together.
 //! - `compiled` keeps compiled modules, and holds the one `unsafe`.
@@ -25,6 +26,7 @@ pub mod measure;
 mod memo;
 mod meter;
 mod module;
+mod parts;
 mod runtime;
 mod schema;
 pub mod sources;
@@ -32,4 +34,4 @@ mod text;
 
 pub use engine::{Engine, ModuleInfo, Options};
 pub use error::EngineError;
-pub use limits::Limits;
+pub use limits::{Limits, Parts};

@@ -11,20 +11,25 @@ pub struct Limits {
     /// Wall clock for compiling a component once. Rust takes 35 ms, Python 5 s on two cores; a slow, busy machine
     /// may take ten times as long. It only decides whether a module is loaded, never what it answers.
     pub compile_time: Duration,
-    /// Units of fuel for a call, roughly one an instruction. This is what decides: the same input has the same verdict
-    /// on every machine. A Rust module uses some ten thousand, JavaScript eighty thousand.
+    /// What a component may be made of, counted before it is compiled.
+    pub parts: Parts,
+    /// Units of fuel for a call: one an instruction, and one more for each byte or table element that a bulk operation
+    /// writes (`memory.fill`, `memory.copy`, `table.grow`, …). This is what decides: the same input has the same
+    /// verdict on every machine. A Rust module uses some ten thousand, JavaScript eighty thousand.
     pub fuel: u64,
-    /// Wall clock for a call. A backstop for what fuel does not see (bulk memory operations cost one unit whatever
-    /// their length), far above what the fuel takes on a slow machine.
+    /// Wall clock for a call. A backstop for where a unit of fuel takes long: on a machine that is slow or has no
+    /// memory left, and in `memory.grow`, which costs one unit for however many pages. Far above what the fuel takes on
+    /// a slow machine.
     pub deadline: Duration,
     /// Linear memory, summed over all memories of the call's store. A Rust module uses 1.1 MB; an interpreter's heap
     /// some tens.
     pub memory_bytes: usize,
     /// Table elements, summed over all tables of the call's store; 8 bytes each.
     pub table_elements: usize,
-    /// Core instances that one component is made of; a bundled interpreter has a few dozen.
+    /// Core instances that one component is made of, and core modules in it; a bundled interpreter has a few dozen.
     pub instances: usize,
-    /// Memories that one component has; more than one only where several languages were linked.
+    /// Memories that one component has; more than one only where several languages were linked. As for tables and
+    /// instances, that many may be written down, and that many be made.
     pub memories: usize,
     /// Tables that one component has.
     pub tables: usize,
@@ -46,6 +51,7 @@ impl Default for Limits {
         Self {
             component_bytes: 32 << 20,
             compile_time: Duration::from_mins(1),
+            parts: Parts::default(),
             fuel: 50_000_000,
             deadline: Duration::from_secs(5),
             memory_bytes: 64 << 20,
@@ -58,6 +64,69 @@ impl Default for Limits {
             output_bytes: 1 << 20,
             json_depth: 64,
             concurrent_calls: 8,
+        }
+    }
+}
+
+/// What a component may be made of. A file of kilobytes can be written that takes gigabytes or hours to compile, or that
+/// overflows the compiler's stack. Within these limits each of the two functions that are compiled at a time takes less
+/// than a gigabyte, most a few megabytes, and a whole file that is made to take long some minutes.
+///
+/// The figures of what is known are those of the engines that modules in other languages bring along (SpiderMonkey,
+/// QuickJS, CPython), in optimised builds. A Rust module has a hundredth of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// Functions in all core modules. Each takes 6 KB until the last is compiled; SpiderMonkey has 20,000.
+    pub functions: usize,
+    /// Bytes of code in all functions; SpiderMonkey has 11 MB.
+    pub code_bytes: usize,
+    /// Bytes of one function. CPython has one of 427 KB that only stores numbers, and else none of more than 184 KB.
+    pub function_bytes: usize,
+    /// Local variables of one function. Optimised code has at most some hundreds; what is not, some thousands.
+    pub function_locals: usize,
+    /// Calls in one function, and what becomes one (bulk operations, the checks in loops). Each takes 20 KB while the
+    /// function is compiled; CPython has a function with 3,100.
+    pub function_calls: usize,
+    /// The same for all functions; SpiderMonkey has 120,000.
+    pub calls: usize,
+    /// Loops inside of each other in one function. The time grows with more than their square; no engine has more than 6.
+    pub function_loops: usize,
+    /// Locals and operands that there are at each branch of one function, summed up. Each takes 60 bytes while the
+    /// function is compiled, and ten times that in nested loops; SpiderMonkey has a function with 400,000.
+    pub function_live: usize,
+    /// The same for all functions; SpiderMonkey has 6 million.
+    pub live: usize,
+    /// Types of all core modules and components; SpiderMonkey has 170.
+    pub types: usize,
+    /// Types of components and instances that are written inside of each other; most have none.
+    pub type_nesting: usize,
+    /// Data segments of all core modules; SpiderMonkey has 6,700.
+    pub data_segments: usize,
+    /// Levels of components and modules in components. Tools write one, and one more for each time that something
+    /// composed is composed again.
+    pub nesting: usize,
+    /// Instances of components that there could be, were each instantiated by the one that has the most. Components
+    /// that instantiate each other twice double with each.
+    pub component_instances: usize,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self {
+            functions: 40_000,
+            code_bytes: 24 << 20,
+            function_bytes: 512 << 10,
+            function_locals: 10_000,
+            function_calls: 10_000,
+            calls: 500_000,
+            function_loops: 50,
+            function_live: 1_000_000,
+            live: 20_000_000,
+            types: 10_000,
+            type_nesting: 100,
+            data_segments: 50_000,
+            nesting: 8,
+            component_instances: 10_000,
         }
     }
 }

@@ -19,8 +19,11 @@ use crate::error::EngineError;
 use crate::meter::{Exceeded, Meter};
 use crate::runtime::Runtime;
 use crate::schema::Schema;
-use crate::text::printable;
-use crate::{check, describe, json, text};
+use crate::text::{printable, told};
+use crate::{check, describe, json, parts, text};
+
+/// Functions that are compiled at a time, whatever the number of cores.
+const COMPILERS: usize = 2;
 
 /// A module that passed every check at load.
 pub(crate) struct Module {
@@ -99,6 +102,7 @@ impl Module {
         bytes: &[u8],
     ) -> Result<Self, EngineError> {
         recognise(bytes, runtime.limits.component_bytes)?;
+        parts::check(bytes, &runtime.limits)?;
         let component = compile(runtime, cache, digest, bytes)?;
         let imports = imports(&component)?;
         resources(&component, runtime)?;
@@ -106,7 +110,7 @@ impl Module {
         let pre = runtime
             .linker()
             .instantiate_pre(&component)
-            .map_err(|error| EngineError::Instantiate { message: format!("{error:#}") })?;
+            .map_err(|error| EngineError::Instantiate { message: told(&error) })?;
         let raw = run(runtime, &pre, 0, |call| {
             abi.check(call)?;
             abi.describe(call).map_err(|error| classify(&error, runtime))
@@ -153,12 +157,17 @@ impl Module {
         )
     }
 
-    /// What a normalized configuration refers to.
-    pub(crate) fn references(&self, config: &Value) -> Result<Vec<Reference>, EngineError> {
+    /// What a normalized configuration refers to, of what the configuration as it was `written` names.
+    pub(crate) fn references(
+        &self,
+        config: &Value,
+        written: &Value,
+    ) -> Result<Checked<Vec<Reference>>, EngineError> {
         let found =
             self.with_config("references", config, |call, config| self.abi.references(call, config))?;
-        check::references(&found, &self.schema)?;
-        Ok(found)
+        check::references(&found, &self.schema, config, written)?;
+        let own = check::own_secrets(&found);
+        Ok(if own.is_empty() { Ok(found) } else { Err(own) })
     }
 
     /// The plugin of a normalized configuration with these references.
@@ -174,8 +183,8 @@ impl Module {
                 Ok(Ok(Plugin::External(endpoint)))
             }
             Ok(RawPlugin::Managed(mut container, settings)) => {
-                container.settings = describe::unique(settings).map_err(|name| EngineError::Contract {
-                    message: format!("the container's setting {name:?} stands twice, or has no name"),
+                container.settings = describe::unique(settings).map_err(|found| EngineError::Contract {
+                    message: format!("of the container's settings, {found}"),
                 })?;
                 check::container(&container, references)?;
                 let readable = check::readable_secrets(&container, references);
@@ -312,7 +321,7 @@ fn classify(error: &wasmtime::Error, runtime: &Runtime) -> EngineError {
         Some(trap) => EngineError::Trap(*trap),
         None => match error.downcast_ref::<std::str::Utf8Error>() {
             Some(error) => EngineError::NotUtf8(*error),
-            None => EngineError::Output { limit: limits.output_bytes, message: format!("{error:#}") },
+            None => EngineError::Output { limit: limits.output_bytes, message: told(error) },
         },
     }
 }
@@ -339,8 +348,11 @@ fn recognise(bytes: &[u8], limit: usize) -> Result<(), EngineError> {
     }
 }
 
-/// Compiles within the time that there is. Compiling cannot be stopped: past that time it ends in a thread that nobody
-/// waits for.
+/// Compiles within the time that there is.
+///
+/// Compiling cannot be stopped: past that time it goes on in threads that nobody waits for, and what it makes is dropped.
+/// What bounds it then are the component's [`crate::limits::Parts`], which it has passed. There is one such compilation
+/// for each module that is found, since modules are only loaded at start and where somebody asks for it.
 fn compile(
     runtime: &Arc<Runtime>,
     cache: Option<&Cache>,
@@ -353,16 +365,25 @@ fn compile(
     let limit = runtime.limits.compile_time;
     let (sender, receiver) = mpsc::channel();
     let (engine, owned) = (runtime.engine.clone(), bytes.to_vec());
+    let no_thread =
+        |error: String| EngineError::Runtime { message: format!("no thread for compiling: {error}") };
+    // Functions are compiled side by side on the threads of the pool that this runs in. By default that is one a core,
+    // and so many times the memory that one function may take.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(COMPILERS)
+        .thread_name(|_| "provider-compile".to_owned())
+        .build()
+        .map_err(|error| no_thread(error.to_string()))?;
     std::thread::Builder::new()
         .name("provider-compile".to_owned())
         .spawn(move || {
             // Nobody listens any more when the time was over.
-            let _ = sender.send(Component::from_binary(&engine, &owned));
+            let _ = sender.send(pool.install(|| Component::from_binary(&engine, &owned)));
         })
-        .map_err(|error| EngineError::Runtime { message: format!("no thread for compiling: {error}") })?;
+        .map_err(|error| no_thread(error.to_string()))?;
     let component = match receiver.recv_timeout(limit) {
         Ok(Ok(component)) => component,
-        Ok(Err(error)) => return Err(EngineError::Malformed { message: format!("{error:#}") }),
+        Ok(Err(error)) => return Err(EngineError::Malformed { message: told(&error) }),
         Err(mpsc::RecvTimeoutError::Timeout) => return Err(EngineError::CompileTime { limit }),
         // The thread is gone without an answer: the compiler panicked.
         Err(mpsc::RecvTimeoutError::Disconnected) => {

@@ -1,14 +1,52 @@
-//! Text of a module that people read: shown in terminals, logs and conditions, so it must not be able to move a cursor
-//! or turn the reading direction.
+//! Text of a module that people read: shown in terminals, logs and conditions, so it must not be able to move a cursor,
+//! to turn the reading direction, or to begin a line that could be taken for one of ours.
 
 use keyward_core::provider::Violation;
+use serde_json::Value;
 
-/// The text with control characters (but line ends) and bidirectional overrides replaced.
+/// Whether a character does something other than to be shown: control characters with line ends and tabs, line and
+/// paragraph separators, and Unicode's `Bidi_Control`.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control() || is_line_end(c) || is_bidi(c)
+}
+
+fn is_line_end(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
+fn is_bidi(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text as one line: line ends and tabs are spaces, and whatever else is hidden is replaced.
 pub(crate) fn printable(text: String) -> String {
-    let hidden = |c: char| {
-        (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    if !text.contains(is_hidden) {
+        return text;
+    }
+    let shown = |c: char| match c {
+        c if is_line_end(c) || c == '\t' => ' ',
+        c if is_hidden(c) => '\u{fffd}',
+        c => c,
     };
-    if text.contains(hidden) { text.replace(hidden, "\u{fffd}") } else { text }
+    text.chars().map(shown).collect()
+}
+
+/// What went wrong, as one line. It may quote names that a module made up.
+pub(crate) fn told(error: &wasmtime::Error) -> String {
+    printable(format!("{error:#}"))
+}
+
+/// A text or a name in JSON that holds hidden characters, but for line ends and tabs: JSON is shown escaped.
+pub(crate) fn hidden_in(value: &Value) -> Option<&str> {
+    let hidden = |text: &&str| text.contains(|c| is_hidden(c) && !matches!(c, '\n' | '\t'));
+    match value {
+        Value::String(text) => Some(text.as_str()).filter(hidden),
+        Value::Array(items) => items.iter().find_map(hidden_in),
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(name, value)| Some(name.as_str()).filter(hidden).or_else(|| hidden_in(value))),
+        _ => None,
+    }
 }
 
 /// Violations or warnings with printable texts.
@@ -32,7 +70,27 @@ mod tests {
 
     #[test]
     fn terminals_are_not_given_orders() {
-        assert_eq!(printable("a\u{1b}[2Jb\u{202e}c\nd".to_owned()), "a\u{fffd}[2Jb\u{fffd}c\nd");
+        assert_eq!(printable("a\u{1b}[2Jb\u{202e}c\u{9b}d".to_owned()), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
+    }
+
+    #[test]
+    fn one_line_stays_one_line() {
+        assert_eq!(printable("a\nb\r\nc\u{2028}d\te".to_owned()), "a b  c d e");
+        assert_eq!(printable("ä – 鍵".to_owned()), "ä – 鍵");
+    }
+
+    #[test]
+    fn hidden_characters_are_found_in_json() {
+        let found = |text: &str| {
+            serde_json::from_str(text).ok().and_then(|v: Value| hidden_in(&v).map(str::to_owned))
+        };
+        assert_eq!(found(r#"{"a": ["b\nc\td", 1, true]}"#), None);
+        assert_eq!(found(r#"{"a": ["b\u001b"]}"#), Some("b\u{1b}".to_owned()));
+        assert_eq!(found(r#"{"a": {"\u200f": 1}}"#), Some("\u{200f}".to_owned()));
+    }
+
+    #[test]
+    fn bytes_are_two_digits_each() {
         assert_eq!(hex(&[0, 255, 16]), "00ff10");
     }
 }

@@ -136,8 +136,8 @@ impl Client {
             text => text,
         };
         if healthz != "ok" {
-            let version = text::clean(&answer.version, &[]);
-            return Ok(StatusAnswer { version, healthz, remote_key_id: text::clean(&answer.key_id, &[]) });
+            let version = text::id(&answer.version);
+            return Ok(StatusAnswer { version, healthz, remote_key_id: text::id(&answer.key_id) });
         }
         self.check_version(&answer.version)?;
         rules::key_id(Phase::Status, &answer.key_id)?;

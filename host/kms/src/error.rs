@@ -43,8 +43,9 @@ impl fmt::Display for Phase {
 
 /// Why a plugin cannot be used.
 ///
-/// Texts that came from a plugin are cleaned (one line, limited length, no byte of what was sent or wrapped), so that
-/// the message is fit for a status, an Event and a log line as it stands.
+/// Texts that came from a plugin are cleaned: one line, limited length, no byte of what was sent or wrapped. A plugin
+/// may also quote its own credentials, which nobody here knows: they are to be taken out of the message before it is
+/// cut any shorter, and before it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KmsError {

@@ -17,7 +17,7 @@ pub const MAX_ANNOTATION_BYTES: usize = 32 * 1024;
 pub(crate) fn version(version: &str) -> Result<(), KmsError> {
     match version {
         "v2" | "v2beta1" => Ok(()),
-        other => Err(KmsError::Version { version: text::clean(other, &[]) }),
+        other => Err(KmsError::Version { version: text::id(other) }),
     }
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn annotations(annotations: &BTreeMap<String, Vec<u8>>) -> Result<(),
         return Err(KmsError::Annotations { bytes });
     }
     match annotations.keys().find(|key| !is_fully_qualified_domain_name(key)) {
-        Some(key) => Err(KmsError::AnnotationKey { key: text::clean(key, &[]) }),
+        Some(key) => Err(KmsError::AnnotationKey { key: text::id(key) }),
         None => Ok(()),
     }
 }

@@ -4,8 +4,14 @@ use std::fmt::Write as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
-/// Longest text taken from a plugin, in bytes: what a health report's `detail` may hold (CONTRACT 3.10).
-const MAX_BYTES: usize = 1024;
+use crate::rules::MAX_KEY_ID_BYTES;
+
+/// Longest text taken from a plugin, in bytes. Far more than is ever shown: whoever shows it knows secrets that this
+/// crate does not, and can only find those that are there as a whole.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// Stands for what was left out.
+const MORE: &str = "…";
 
 /// Shorter blobs are not looked for: they would be found in words that have nothing to do with them.
 const MIN_BLOB_BYTES: usize = 8;
@@ -25,14 +31,21 @@ pub(crate) fn clean(text: &str, blobs: &[&[u8]]) -> String {
         if !line.is_empty() {
             line.push(' ');
         }
-        line.push_str(word);
-        if line.len() > MAX_BYTES {
-            const MORE: &str = "…";
-            line.truncate(line.floor_char_boundary(MAX_BYTES - MORE.len()));
+        // With what would follow a word that is not the last.
+        if line.len() + word.len() + " ".len() + MORE.len() > MAX_BYTES {
+            // No part of a word: half a secret is not found any more.
             line.push_str(MORE);
             break;
         }
+        line.push_str(word);
     }
+    line
+}
+
+/// The same of an id, which is no prose: no longer than an API server accepts one.
+pub(crate) fn id(text: &str) -> String {
+    let mut line = clean(text, &[]);
+    line.truncate(line.floor_char_boundary(MAX_KEY_ID_BYTES));
     line
 }
 
@@ -66,9 +79,26 @@ mod tests {
             clean("1 error occurred:\n\t* permission denied\n\n", &[]),
             "1 error occurred: * permission denied"
         );
-        let long = clean(&"ä".repeat(5000), &[]);
-        assert!(long.len() <= MAX_BYTES && long.ends_with('…'), "{}", long.len());
+        let long = clean(&"wörd ".repeat(5000), &[]);
+        assert!(long.len() <= MAX_BYTES && long.ends_with("wörd …"), "{}", long.len());
         assert_eq!(clean("\u{1b}[31mred\u{0}", &[]), "[31mred");
+    }
+
+    #[test]
+    fn no_word_is_cut_in_two() {
+        let secret = "s".repeat(60);
+        for before in MAX_BYTES - 80..MAX_BYTES {
+            let text = clean(&format!("{} {secret} more", "x".repeat(before)), &[]);
+            assert!(!text.contains('s') || text.contains(&secret), "{before}");
+            assert!(text.len() <= MAX_BYTES);
+        }
+        assert_eq!(clean(&"s".repeat(MAX_BYTES), &[]), "…");
+    }
+
+    #[test]
+    fn an_id_is_no_longer_than_ids_are() {
+        assert_eq!(id(&"k".repeat(2000)).len(), MAX_KEY_ID_BYTES);
+        assert_eq!(id("a\nb"), "a b");
     }
 
     #[test]

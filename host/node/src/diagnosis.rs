@@ -10,6 +10,7 @@ use keyward_core::provider::Failure;
 use crate::api::Connection;
 use crate::logs;
 use crate::paths::Paths;
+use crate::prober::LONGEST_MESSAGE;
 
 /// Finds out about pods of one node.
 #[derive(Clone, Debug)]
@@ -57,7 +58,7 @@ impl Diagnoser {
                 Finding::default()
             }
         };
-        finding.message = finding.message.map(|message| scrubber.clean(&message));
+        finding.message = finding.message.map(|message| scrubber.clean_and_cut(&message, LONGEST_MESSAGE));
         let (folder, node, scrubber) = (self.paths.logs(), self.node.clone(), Arc::clone(scrubber));
         let read =
             tokio::task::spawn_blocking(move || logs::tail(&folder, &name, &node, CONTAINER, &scrubber));

@@ -135,6 +135,12 @@ impl AgentError {
         }
     }
 
+    /// The API server answered, though not with what was asked for.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self, Self::Call { source, .. }
+            if matches!(source.as_ref(), kube::Error::Api(_) | kube::Error::ReadEvents(_)))
+    }
+
     /// The API server says that there is no such object.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { source, .. }

@@ -7,7 +7,7 @@ use keyward_core::api::EncryptionNodeSpec;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent, decode_plugins};
 use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use keyward_core::names;
-use keyward_core::node::{self, Observed, Reading, SeenSpec, Unusable};
+use keyward_core::node::{self, Observed, Reading, SeenSpec, Unread, Unusable};
 use tokio::time::Instant;
 
 use crate::agent::Agent;
@@ -83,7 +83,8 @@ impl Agent {
             Some(seen) => self.candidate(&seen.spec).await,
             None => None,
         };
-        let server = self.server(busy).await.map_err(|error| error.to_string());
+        let server = self.server(busy).await;
+        let server = server.map_err(|error| Unread { why: error.to_string(), answers: error.is_answer() });
         let now = Instant::now();
         Ok(Observed {
             policy: self.settings.policy,

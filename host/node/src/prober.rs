@@ -27,6 +27,9 @@ use crate::watch::jittered;
 /// A pod and its log are looked at again after this long at the earliest.
 const DIAGNOSIS_PAUSE: Duration = Duration::from_secs(2);
 
+/// The longest message that is told, in bytes (CONTRACT 3.10).
+pub(crate) const LONGEST_MESSAGE: usize = 1024;
+
 /// How plugins are asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Probing {
@@ -76,6 +79,8 @@ struct Seen {
     passed: Option<Passed>,
     last: Option<LastProbe>,
     failing: Option<Failed>,
+    /// How the start before failed.
+    earlier: Option<Failure>,
     attempts: u32,
 }
 
@@ -270,6 +275,7 @@ impl Seen {
             passed: None,
             last: None,
             failing: None,
+            earlier: None,
             attempts: 0,
         }
     }
@@ -278,8 +284,17 @@ impl Seen {
     /// and then.
     fn put(&mut self, ask: &Ask, due: bool) -> bool {
         if self.question != ask.question {
-            let (first, last) = (self.first, self.last.take());
-            *self = Self { first, last, ..Self::new(&ask.question) };
+            let fresh = Self { last: self.last.take(), ..Self::new(&ask.question) };
+            let again = Question { run: ask.question.run, ..self.question.clone() } == ask.question;
+            *self = if self.question.run == ask.question.run {
+                Self { first: self.first, ..fresh }
+            } else if again {
+                // Another start of the same: nothing is known of it, but how the one before it failed.
+                let failed = self.failing.take().map(|failed| failed.failure);
+                Self { earlier: failed.or(self.earlier.take()), attempts: self.attempts, ..fresh }
+            } else {
+                fresh
+            };
         }
         // Another KEK version may lack a right that the one before had.
         let rotated = self.passed.as_ref().is_some_and(|passed| {
@@ -314,6 +329,7 @@ impl Seen {
                 let remote_key_id = RemoteKeyId(answer.remote_key_id);
                 let news = full || self.failing.is_some() || self.last.is_none();
                 if full {
+                    self.earlier = None;
                     let before = self.passed.take();
                     let started_in = before
                         .as_ref()
@@ -339,7 +355,7 @@ impl Seen {
             }
             Err(trouble) => {
                 let Trouble { mut failure, mismatch, status, remote_key_id } = *trouble;
-                failure.message = scrubber.clean(&failure.message);
+                failure.message = scrubber.clean_and_cut(&failure.message, LONGEST_MESSAGE);
                 let answered = failure.phase != "start";
                 let before = self.failing.take().filter(|before| root(&before.failure) == root(&failure));
                 match (finding, &before) {
@@ -386,6 +402,7 @@ impl Seen {
             }),
             last: self.last.clone(),
             failing: self.failing.as_ref().map(|failed| failed.view(now)),
+            earlier: self.earlier.clone(),
             attempts: self.attempts,
         }
     }
@@ -407,5 +424,78 @@ fn root(failure: &Failure) -> &str {
     match failure.phase.as_str() {
         "image" => "start",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_core::SecretBytes;
+    use keyward_core::formats::revision::PluginRecord;
+    use keyward_core::provider::{KeyRef, ReferenceKind};
+
+    use super::*;
+
+    fn ask(run: u32, canary: bool) -> Ask {
+        let question = Question { socket: Socket::Generation, canary: None, make_canary: canary, run };
+        Ask { question, urgent: false }
+    }
+
+    fn trouble(message: &str) -> Result<Answer, Box<Trouble>> {
+        let failure =
+            Failure { phase: "status".to_owned(), message: message.to_owned(), ..Default::default() };
+        let status = HealthStatus::Error;
+        Err(Box::new(Trouble { failure, mismatch: false, status, remote_key_id: None }))
+    }
+
+    fn answer() -> Result<Answer, Box<Trouble>> {
+        Ok(Answer { remote_key_id: "k".into(), latency: Duration::ZERO, canary: None })
+    }
+
+    fn scrubber(secret: &[u8]) -> Scrubber {
+        let source = KeyRef { kind: ReferenceKind::Secret, name: "login".into(), key: "id".into() };
+        Scrubber::new([&PluginRecord {
+            kms: serde_json::json!({}),
+            referenced: [(source, SecretBytes::new(secret.to_vec()))].into(),
+            accepted: None,
+            salt: None,
+        }])
+    }
+
+    #[test]
+    fn nothing_is_known_of_another_start_but_how_the_one_before_failed() {
+        let (scrubber, policy) = (scrubber(b"none"), Policy { settle: Duration::ZERO, ..Policy::default() });
+        let mut seen = Seen::new(&ask(1, true).question);
+        seen.put(&ask(1, true), false);
+        seen.record(trouble("refused"), true, None, &scrubber, &policy);
+        assert_eq!(seen.attempts, 1);
+
+        assert!(seen.put(&ask(2, true), false), "all of it is asked");
+        let probed = seen.probed(Instant::now());
+        assert!(probed.failing.is_none() && probed.pass.is_none());
+        assert_eq!(probed.earlier.map(|failure| failure.message).as_deref(), Some("refused"));
+        assert_eq!(probed.attempts, 1, "it is one trial");
+        // A third start before the second was heard of: what is known is still what the first said.
+        seen.put(&ask(3, true), false);
+        assert_eq!(seen.earlier.as_ref().map(|failure| failure.message.as_str()), Some("refused"));
+        seen.record(answer(), true, None, &scrubber, &policy);
+        assert_eq!(seen.probed(Instant::now()).earlier, None);
+
+        // Another question to the same process.
+        let first = seen.first;
+        seen.put(&ask(3, false), false);
+        assert_eq!((seen.first, seen.attempts, seen.passed.is_none()), (first, 0, true));
+    }
+
+    #[test]
+    fn a_secret_astride_the_cut_leaves_no_part_behind() {
+        let secret = "correct horse battery staple";
+        let scrubber = scrubber(secret.as_bytes());
+        for before in LONGEST_MESSAGE - 40..LONGEST_MESSAGE {
+            let mut seen = Seen::new(&ask(0, false).question);
+            let message = format!("{} {secret} and more", "x".repeat(before));
+            seen.record(trouble(&message), true, None, &scrubber, &Policy::default());
+            let told = seen.probed(Instant::now()).last.and_then(|last| last.detail).unwrap();
+            assert!(told.len() <= LONGEST_MESSAGE && !told.contains("co"), "{told}");
+        }
     }
 }

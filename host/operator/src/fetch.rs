@@ -63,7 +63,10 @@ pub async fn objects(cluster: &Cluster) -> Result<Objects, Error> {
 }
 
 /// How the resources of a spec are served. That of Secrets and ConfigMaps is known.
-pub(crate) async fn serving(cluster: &Cluster, spec: &ClusterEncryptionSpec) -> BTreeMap<GroupResource, Serving> {
+pub(crate) async fn serving(
+    cluster: &Cluster,
+    spec: &ClusterEncryptionSpec,
+) -> BTreeMap<GroupResource, Serving> {
     let named = spec.resources.iter().flatten().filter(|name| !DEFAULT_RESOURCES.contains(&name.as_str()));
     let asked = named.map(|name| GroupResource::parse(name)).map(|resource| async move {
         let serving = discovery::serving(cluster, &resource).await;

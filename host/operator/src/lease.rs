@@ -99,11 +99,11 @@ enum Step {
 }
 
 impl Elector {
-    /// `duration` is what stands in the Lease, in whole seconds; `identity` must be this process's own.
+    /// `duration` is what stands in the Lease, in whole seconds: a fraction is dropped, since nobody else would know of
+    /// it. `identity` must be this process's own.
     pub fn new(cluster: Cluster, identity: String, duration: Duration) -> (Self, Authority) {
         let (until, authority) = watch::channel(None);
-        let candidate = Candidate { identity, duration, seen: None };
-        (Self { cluster, candidate, until }, Authority(authority))
+        (Self { cluster, candidate: Candidate::new(identity, duration), until }, Authority(authority))
     }
 
     /// Until `stop`, then gives the Lease back if it is ours.
@@ -149,7 +149,7 @@ impl Elector {
                 };
                 lease.metadata.resource_version = written.metadata.resource_version;
                 self.candidate.seen = Some(Seen { lease: *lease, since: sent });
-                if self.until.send_replace(Some(sent + self.candidate.duration * 4 / 5)).is_none() {
+                if self.until.send_replace(Some(sent + self.candidate.writes_for())).is_none() {
                     tracing::info!(identity = self.candidate.identity, "this operator is the writer");
                 }
                 Ok(())
@@ -175,6 +175,15 @@ impl Elector {
 }
 
 impl Candidate {
+    fn new(identity: String, duration: Duration) -> Self {
+        Self { identity, duration: Duration::from_secs(duration.as_secs().max(1)), seen: None }
+    }
+
+    /// How long after a renewal was sent it may write.
+    fn writes_for(&self) -> Duration {
+        self.duration * 4 / 5
+    }
+
     fn step(&mut self, read: Option<Lease>, now: Instant, wall: Timestamp) -> Step {
         let Some(lease) = read else {
             return Step::Write(Box::new(Lease {
@@ -207,7 +216,7 @@ impl Candidate {
         let transitions = before.lease_transitions.unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: i32::try_from(self.duration.as_secs().max(1)).ok(),
+            lease_duration_seconds: i32::try_from(self.duration.as_secs()).ok(),
             acquire_time: if renewal { before.acquire_time.clone().or(now.clone()) } else { now.clone() },
             renew_time: now,
             lease_transitions: Some(if renewal { transitions } else { transitions.saturating_add(1) }),
@@ -234,7 +243,7 @@ mod tests {
     const DURATION: Duration = Duration::from_secs(15);
 
     fn candidate(identity: &str) -> Candidate {
-        Candidate { identity: identity.to_owned(), duration: DURATION, seen: None }
+        Candidate::new(identity.to_owned(), DURATION)
     }
 
     fn held_by(holder: &str, renewed: i64) -> Lease {
@@ -284,6 +293,18 @@ mod tests {
         assert_eq!(written(us.step(Some(held_by("", 0)), now, wall)).lease_transitions, Some(5));
         let renewed = written(us.step(Some(held_by("us", 0)), now, wall));
         assert_eq!(renewed.lease_transitions, Some(4), "a renewal is no transition");
+    }
+
+    #[test]
+    fn nobody_writes_for_longer_than_others_wait_whatever_the_fraction() {
+        for millis in [1, 999, 1000, 1900, 2000, 2900, 2999, 15_500] {
+            let mut writer = Candidate::new("writer".into(), Duration::from_millis(millis));
+            let published = written(writer.step(None, Instant::now(), Timestamp::UNIX_EPOCH));
+            let others_wait =
+                Duration::from_secs(published.lease_duration_seconds.unwrap().unsigned_abs().into());
+            assert!(writer.writes_for() <= others_wait * 4 / 5, "{millis} ms: {:?}", writer.writes_for());
+            assert!(others_wait >= Duration::from_secs(1));
+        }
     }
 
     #[test]

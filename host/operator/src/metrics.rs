@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -61,6 +61,16 @@ struct ByCondition {
     status: &'static str,
 }
 
+/// No label: a family of one, so that it can be there or not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Alone;
+
+impl EncodeLabelSet for Alone {
+    fn encode(&self, _: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        Ok(())
+    }
+}
+
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// All of them; cheap to clone.
@@ -78,8 +88,8 @@ pub struct Metrics {
     migration_rate: Family<ByResource, Gauge<u64, AtomicU64>>,
     migration_phase: Family<ByPhase, Gauge>,
     condition: Family<ByCondition, Gauge>,
-    write_key: Gauge<u64, AtomicU64>,
-    converged: Gauge,
+    write_key: Family<Alone, Gauge<u64, AtomicU64>>,
+    converged: Family<Alone, Gauge>,
     registry: Arc<Registry>,
 }
 
@@ -122,7 +132,7 @@ impl Default for Metrics {
             actions: registered!("operator_actions", "Writes that were decided, by kind and result"),
             panics: registered!("operator_panics", "Bugs that were caught, by where"),
             watch_errors: registered!("operator_watch_errors", "Watches that broke and were begun anew"),
-            lease_held: registered!("operator_lease_held", "1 while this operator is the one writer"),
+            lease_held: registered!("operator_lease_held", "Whether this operator is the one writer"),
             migration_objects: registered!("migration_objects", "Objects dealt with, by outcome"),
             migration_done: registered!("migration_done_objects", "Objects dealt with in this migration"),
             migration_total: registered!("migration_known_objects", "Objects in all, as far as known"),
@@ -179,6 +189,17 @@ impl Metrics {
         self.lease_held.set(i64::from(held));
     }
 
+    /// A term has ended: what was decided and migrated in it is another operator's to tell from now on.
+    pub(crate) fn end_term(&self) {
+        self.condition.clear();
+        self.write_key.clear();
+        self.converged.clear();
+        self.migration_done.clear();
+        self.migration_total.clear();
+        self.migration_rate.clear();
+        self.migration_phase.clear();
+    }
+
     pub(crate) fn migrated(&self, resource: &str, outcome: &'static str) {
         self.migration_objects.get_or_create(&ByOutcome { resource: resource.to_owned(), outcome }).inc();
     }
@@ -200,9 +221,9 @@ impl Metrics {
     }
 
     pub(crate) fn decided(&self, outcome: &Outcome) {
-        self.converged.set(i64::from(outcome.converged));
+        self.converged.get_or_create(&Alone).set(i64::from(outcome.converged));
         let write = outcome.view.keys.iter().find(|key| key.role == "write");
-        self.write_key.set(write.map_or(0, |key| key.key_id.0));
+        self.write_key.get_or_create(&Alone).set(write.map_or(0, |key| key.key_id.0));
         for condition in &outcome.conditions {
             for (status, name) in [
                 (ConditionStatus::True, "True"),
@@ -227,7 +248,8 @@ mod tests {
         let metrics = Metrics::default();
         metrics.acted("CreateKey", "conflict");
         metrics.reconciled("ok", Duration::from_millis(3));
-        let invented = ProviderError::NotLoaded { provider_type: "x\"} 1".into(), loaded: vec![] };
+        let invented =
+            ProviderError::NotLoaded { provider_type: "x\"} 1".into(), loaded: vec![], refused: vec![] };
         metrics.evaluated(&Err(invented), Duration::from_micros(20));
         metrics.decided(&Outcome {
             converged: true,
@@ -241,9 +263,49 @@ mod tests {
             "keyward_provider_evaluation_duration_seconds_count{type=\"unknown\",result=\"not_loaded\"} 1",
             "keyward_condition{type=\"Encrypted\",status=\"True\"} 1",
             "keyward_condition{type=\"Encrypted\",status=\"False\"} 0",
-            "keyward_converged 1",
+            "keyward_converged{} 1",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_former_writer_tells_nothing_of_what_the_present_one_decides() {
+        let metrics = Metrics::default();
+        let outcome = Outcome {
+            converged: true,
+            conditions: vec![Condition::new("Encrypted", ConditionStatus::True, "", "")],
+            ..Default::default()
+        };
+        for _ in 0..2 {
+            metrics.decided(&outcome);
+            metrics.migration("secrets", &EncryptionMigrationStatus { done: 7, ..Default::default() });
+            metrics.migrated("secrets", "rewritten");
+            let told = [
+                "keyward_condition{",
+                "keyward_write_key_id{} 0",
+                "keyward_migration_done_objects{resource=\"secrets\"} 7",
+            ];
+            let gauges =
+                |text: &str| text.lines().filter(|line| told.iter().any(|part| line.contains(part))).count();
+            assert_eq!(gauges(&metrics.encode().unwrap()), 5);
+            metrics.end_term();
+            let text = metrics.encode().unwrap();
+            let families = [
+                "condition",
+                "write_key_id",
+                "converged",
+                "migration_done",
+                "migration_known",
+                "migration_rate",
+                "migration_phase",
+            ];
+            for family in families {
+                let samples =
+                    text.lines().filter(|line| line.starts_with(&format!("keyward_{family}"))).count();
+                assert_eq!(samples, 0, "{family} is in\n{text}");
+            }
+            assert!(text.contains("keyward_migration_objects_total"), "what it did itself it counts on");
         }
     }
 }

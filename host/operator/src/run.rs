@@ -54,11 +54,12 @@ impl Operator {
         Ok(Self {
             cluster: Cluster::new(client, settings.call_timeout),
             evaluator,
-            settings,
             listener,
             address,
             metrics: Metrics::default(),
-            health: Health::default(),
+            // At rest it is asked once a resync: one call that is lost, or slow, is no absence.
+            health: Health::new(settings.resync * 2 + settings.call_timeout),
+            settings,
         })
     }
 
@@ -143,8 +144,10 @@ impl Office {
         let mut authority = self.authority.clone();
         self.metrics.leads(true);
         tokio::select! {
-            () = authority.lost() => tracing::warn!("the term ends: the Lease is not ours any more"),
+            // What ends because it was asked to has not broken.
+            biased;
             () = stop.cancelled() => tracing::info!("stopping: what is under way is finished"),
+            () = authority.lost() => tracing::warn!("the term ends: the Lease is not ours any more"),
             () = &mut deciding => decided = true,
             _ = watches.join_next() => self.broke("watch"),
             _ = &mut migrating => {
@@ -171,6 +174,7 @@ impl Office {
             tracing::warn!("what was under way did not end in time, and is dropped");
         }
         migrating.abort();
+        self.metrics.end_term();
     }
 
     fn broke(&self, task: &'static str) {

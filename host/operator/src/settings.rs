@@ -19,7 +19,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub struct Settings {
     /// Where `/metrics`, `/readyz` and `/livez` are served; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// What stands in the Lease. Whole seconds, at least 2: renewals happen at a third of it.
+    /// What stands in the Lease. Whole seconds (a fraction is dropped), at least 2: renewals happen at a third of it.
     pub lease_duration: Duration,
     /// This process's name in the Lease and in Events.
     pub identity: String,

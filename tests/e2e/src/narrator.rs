@@ -7,6 +7,7 @@ use anyhow::Result;
 use keyward_core::api::{
     ClusterEncryption, ConditionStatus, EncryptionMigration, EncryptionNode, MigrationPhase, NodePlugin,
 };
+use keyward_core::ids::KeyId;
 use keyward_core::names;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
@@ -50,14 +51,15 @@ impl Narrator {
     }
 }
 
-/// Plugins that were seen to serve: one of them that does not any more is on its way out, not in.
+/// Plugins that were seen to serve, by node, key and digest: one of them that does not any more is on its way out, not
+/// in.
 #[derive(Default)]
-struct Known(BTreeSet<(String, String)>);
+struct Known(BTreeSet<(String, KeyId, String)>);
 
 impl Known {
     /// What a plugin does, by what is seen of it and of those beside it.
     fn doing(&mut self, node: &str, plugin: &NodePlugin, all: &[NodePlugin]) -> &'static str {
-        let this = (node.to_owned(), plugin.digest.0.clone());
+        let this = (node.to_owned(), plugin.key_id, plugin.digest.0.clone());
         if plugin.ready {
             self.0.insert(this);
             return "serves";
@@ -68,6 +70,15 @@ impl Known {
             (true, true) => "stops: another one serves its key",
             (true, false) => "does not serve any more",
         }
+    }
+
+    /// What a node reports no more; told once.
+    fn gone(&mut self, node: &str, all: &[NodePlugin]) -> Vec<(KeyId, String)> {
+        let there = |key_id: &KeyId, digest: &str| {
+            all.iter().any(|plugin| plugin.key_id == *key_id && plugin.digest.0 == digest)
+        };
+        let gone = self.0.extract_if(.., |(on, key_id, digest)| on == node && !there(key_id, digest));
+        gone.map(|(_, key_id, digest)| (key_id, digest)).collect()
     }
 }
 
@@ -94,9 +105,11 @@ async fn look(client: &Client, known: &mut Known) -> Result<Vec<String>> {
         let Some(status) = node.status else { continue };
         lines.push(format!("{name}: revision {} is loaded", status.revision));
         for plugin in &status.plugins {
-            let digest: String = plugin.digest.0.chars().take(8).collect();
             let doing = known.doing(&name, plugin, &status.plugins);
-            lines.push(format!("{name}: plugin of key {} ({digest}) {doing}", plugin.key_id));
+            lines.push(format!("{name}: {} {doing}", called(plugin.key_id, &plugin.digest.0)));
+        }
+        for (key_id, digest) in known.gone(&name, &status.plugins) {
+            lines.push(format!("{name}: {} has stopped", called(key_id, &digest)));
         }
     }
     for migration in Api::<EncryptionMigration>::all(client.clone()).list(&ListParams::default()).await? {
@@ -122,6 +135,10 @@ async fn look(client: &Client, known: &mut Known) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+fn called(key_id: KeyId, digest: &str) -> String {
+    format!("plugin of key {key_id} ({})", digest.chars().take(8).collect::<String>())
+}
+
 fn role(role: &str) -> &str {
     match role {
         "write" => "the write key",
@@ -133,7 +150,7 @@ fn role(role: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use keyward_core::api::{HealthStatus, PluginHealth};
-    use keyward_core::ids::{KeyId, PluginDigest, RemoteKeyId};
+    use keyward_core::ids::{PluginDigest, RemoteKeyId};
 
     use super::*;
 
@@ -161,5 +178,8 @@ mod tests {
             ["stops: another one serves its key", "serves"]
         );
         assert_eq!(told(&[plugin("new", false)]), ["does not serve any more"]);
+        assert_eq!(known.gone("other", &[]), []);
+        assert_eq!(known.gone("n", &[plugin("new", false)]), [(KeyId(1), "old".to_owned())]);
+        assert_eq!(known.gone("n", &[plugin("new", false)]), [], "told once");
     }
 }

@@ -18,7 +18,6 @@ pub async fn plan(keyward: &Keyward, encryption: &Value, transcript: &Transcript
     std::fs::write(&file, serde_json::to_string_pretty(&keyward.object(encryption))?)?;
     let tools = keyward.cluster.tools().clone();
     let program = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
-    transcript.say("$ keyward plan -f new.yaml");
     let output = tokio::process::Command::new(program)
         .args(["plan", "-f"])
         .arg(&file)
@@ -30,9 +29,8 @@ pub async fn plan(keyward: &Keyward, encryption: &Value, transcript: &Transcript
         .await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     let (said, complained) = (text(&output.stdout), text(&output.stderr));
-    if !said.is_empty() {
-        transcript.say(said);
-    }
+    // In one piece: others talk at the same time.
+    transcript.say(format_args!("$ keyward plan -f new.yaml\n{said}"));
     if !complained.is_empty() {
         transcript.complain(complained);
     }

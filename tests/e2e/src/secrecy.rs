@@ -136,13 +136,13 @@ impl fmt::Display for Search<'_> {
         let kinds = self.looked.iter().filter(|place| place.ends_with(" objects")).count();
         write!(
             f,
-            "in {} files and all objects of {kinds} kinds that are no Secrets: seen in {}; a marker planted in two \
-             of them: found in {}",
+            "in {} files and all objects of {kinds} kinds that are no Secrets: seen in {}\n   a marker planted in \
+             two of them: found in {}",
             self.looked.len() - kinds,
             self.secret_seen.len(),
             self.marker_seen.len(),
         )?;
-        write!(f, "\n   {} files of agent and plugins hold it, as they must", self.held.len())
+        write!(f, "\n   files of agent and plugins that hold it, as they must: {}", self.held.len())
     }
 }
 

@@ -13,7 +13,9 @@ use keyward_core::api::{
     EncryptionNode, EncryptionNodeStatus, PreflightAnswer, PreflightPurpose, PreflightRequest,
     PreflightResult,
 };
-use keyward_core::formats::encryption_config::{KeysConfiguration, NamedKey, ProviderConfiguration};
+use keyward_core::formats::encryption_config::{
+    KeysConfiguration, KmsConfiguration, NamedKey, ProviderConfiguration,
+};
 use keyward_core::formats::revision::{
     PluginRecord, RevisionContent, SecretData, decode_plugins, encode_plugins,
 };
@@ -132,7 +134,6 @@ async fn readable(keyward: &Keyward) -> Result<()> {
     .await
 }
 
-#[ignore = "not seen to pass yet; see docs/acceptance.md"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_goes_on_without_operator_and_survives_reboots_and_kills() -> Result<()> {
     let mut keyward = alone().await?;
@@ -187,7 +188,6 @@ async fn a_node_goes_on_without_operator_and_survives_reboots_and_kills() -> Res
     Ok(())
 }
 
-#[ignore = "not seen to pass yet; see docs/acceptance.md"]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothing() -> Result<()> {
     let keyward = alone().await?;
@@ -198,25 +198,29 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     let installed = std::fs::read(&config)?;
     ensure!(installed == good.bytes.expose());
 
-    // A key of three bytes: the agent cannot know, the API server does not load it.
-    let refused = Revision(before.revision.0 + 90);
-    let mut broken = good.config.clone();
+    // A key of three bytes: no API server loads that, so the agent does not even try.
     let key = NamedKey { name: "x".to_owned(), secret: "AAAA".to_owned() };
-    let provider =
+    let bad_key =
         ProviderConfiguration { aesgcm: Some(KeysConfiguration { keys: vec![key] }), ..Default::default() };
-    broken.resources.first_mut().context("a resource")?.providers.push(provider);
-    let broken = RevisionContent::new(broken, good.plugins.clone());
-    let (hash, broken_name) = (broken.hash(), names::revision_secret(refused));
-    store(&keyward, &broken_name, &broken.encode()).await?;
-    let roles: Api<Role> = Api::namespaced(keyward.client.clone(), names::NAMESPACE);
-    let rule = json!([{"op": "add", "path": "/rules/0/resourceNames/-", "value": broken_name}]);
-    let patch = Patch::Json::<()>(serde_json::from_value(rule)?);
-    roles.patch("keyward-node-agent", &PatchParams::default(), &patch).await?;
-    tell(&keyward, |node| {
-        node.spec.revision = refused;
-        node.spec.config_hash = Some(hash.clone());
+    with_provider(&keyward, &good, 90, bad_key).await?;
+    let told = shows(&keyward, "what is wrong with it", |status| {
+        status.error.as_ref().is_some_and(|error| error.reason == "TargetInvalid")
     })
     .await?;
+    let message = told.error.map(|error| error.message).unwrap_or_default();
+    ensure!(message.contains("aesgcm.keys[0].secret: it has 3 bytes"), "{message}");
+    ensure!(std::fs::read(&config)? == installed, "something was installed");
+
+    // A plugin that only the API server is to reach: the agent cannot know, the API server does not load it.
+    let nobody = KmsConfiguration {
+        api_version: "v2".to_owned(),
+        name: "nobody".to_owned(),
+        cachesize: None,
+        endpoint: "unix:///var/run/kmsplugin/nobody.sock".to_owned(),
+        timeout: "1s".to_owned(),
+    };
+    with_provider(&keyward, &good, 91, ProviderConfiguration { kms: Some(nobody), ..Default::default() })
+        .await?;
     let told = shows(&keyward, "the refusal", |status| {
         status.error.as_ref().is_some_and(|error| error.reason == "ConfigurationRefused" && error.put_back)
     })
@@ -234,13 +238,12 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     let back = shows(&keyward, "no error", |status| status.error.is_none()).await?;
     ensure!(back.revision == before.revision, "{back:?}");
 
-    // Candidates: an image that nobody has; then a good one, which runs beside the one that serves.
+    // Candidates: an image that nobody has; a login that is refused; then a good one, which runs beside what serves.
     let record = good.plugins.get(&KeyId(1)).context("key 1")?;
     let canary =
         nodes(&keyward).get("node-1").await?.spec.canaries.first().context("a canary")?.canary.clone();
     let running = plugins(&keyward)?;
-    let answer = async |image: &str, wanted: PreflightResult| -> Result<PreflightAnswer> {
-        let candidate = with_image(record, image);
+    let answer = async |candidate: PluginRecord, wanted: PreflightResult| -> Result<PreflightAnswer> {
         let hash = candidate.digest(KeyId(1)).context("a digest")?;
         let data = encode_plugins(&[(KeyId(1), candidate)].into());
         ensure!(decode_plugins("candidate", &data).is_ok());
@@ -261,10 +264,24 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
         ensure!(status.revision == before.revision, "{status:?}");
         status.preflight.context("an answer")
     };
-    let failed = answer("nowhere.example.com/kms@sha256:00", PreflightResult::Failed).await?;
+    let nowhere = with_image(record, "nowhere.example.com/kms@sha256:00");
+    let failed = answer(nowhere, PreflightResult::Failed).await?;
     let failure = failed.failure.context("a failure")?;
     ensure!(failure.phase == "image" && failure.message.contains("nowhere.example.com"), "{failure:?}");
-    let passed = answer(&IMAGE(7), PreflightResult::Succeeded).await?;
+    let mut locked_out = with_image(record, &IMAGE(6));
+    for (source, value) in &mut locked_out.referenced {
+        if source.key == "secret-id" {
+            *value = SecretBytes::new(b"00000000-0000-0000-0000-000000000000".to_vec());
+        }
+    }
+    let failed = answer(locked_out, PreflightResult::Failed).await?.failure.context("a failure")?;
+    ensure!(failed.phase == "start" && failed.exit_code == Some(1), "{failed:?}");
+    let its_pods: Vec<PodState> =
+        plugins(&keyward)?.into_iter().filter(|pod| pod.uid != running[0].uid).collect();
+    let [trial] = its_pods.as_slice() else { anyhow::bail!("{its_pods:?}") };
+    let once = matches!(trial.containers[0].state, State::Terminated(_)) && trial.containers[0].restarts == 0;
+    ensure!(once, "one login, and no more: {trial:?}");
+    let passed = answer(with_image(record, &IMAGE(7)), PreflightResult::Succeeded).await?;
     ensure!(passed.canary.as_ref() == Some(&canary) && passed.latency_millis.is_some(), "{passed:?}");
     let now = plugins(&keyward)?;
     let serving = now.iter().find(|pod| pod.uid == running[0].uid).context("what serves goes on")?;
@@ -272,6 +289,30 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     ensure!(std::fs::read(&config)? == installed);
     ensure!(ConfigHash::of(&installed) == good.hash());
     Ok(())
+}
+
+/// Makes the revision with one more read provider the node's target.
+async fn with_provider(
+    keyward: &Keyward,
+    good: &RevisionContent,
+    number: u64,
+    provider: ProviderConfiguration,
+) -> Result<()> {
+    let mut config = good.config.clone();
+    config.resources.first_mut().context("a resource")?.providers.push(provider);
+    let content = RevisionContent::new(config, good.plugins.clone());
+    let (revision, hash) = (Revision(number), content.hash());
+    let name = names::revision_secret(revision);
+    store(keyward, &name, &content.encode()).await?;
+    let roles: Api<Role> = Api::namespaced(keyward.client.clone(), names::NAMESPACE);
+    let rule = json!([{"op": "add", "path": "/rules/0/resourceNames/-", "value": name}]);
+    let patch = Patch::Json::<()>(serde_json::from_value(rule)?);
+    roles.patch("keyward-node-agent", &PatchParams::default(), &patch).await?;
+    tell(keyward, |node| {
+        node.spec.revision = revision;
+        node.spec.config_hash = Some(hash.clone());
+    })
+    .await
 }
 
 fn with_image(record: &PluginRecord, image: &str) -> PluginRecord {

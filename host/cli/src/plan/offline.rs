@@ -209,7 +209,8 @@ fn settings(plan: &mut Plan, old: &Wanted, new: &Wanted) {
     change("plugins.hostAliases", json(json!(a.host_aliases)), json(json!(b.host_aliases)), effect, why);
     change("plugins.resources", json(json!(a.resources)), json(json!(b.resources)), effect, why);
 
-    let names = |wanted: &Wanted| -> Vec<String> { wanted.resources.iter().map(ToString::to_string).collect() };
+    let names =
+        |wanted: &Wanted| -> Vec<String> { wanted.resources.iter().map(ToString::to_string).collect() };
     let (had, has) = (names(old), names(new));
     let encrypts = new.mode != Ok(Mode::Identity);
     let added = has.iter().any(|name| !had.contains(name));

@@ -108,7 +108,8 @@ fn objects(live: &Live) -> String {
     let Some(count) = counted else { return format!("everything in {resources} resource{plural} is") };
     let time = live.objects_per_second.filter(|_| count > 0).map(|rate| {
         let seconds = count.div_ceil(rate);
-        let about = if seconds < 90 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) };
+        let about =
+            if seconds < 90 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) };
         format!(" (about {about} at the last migration's {rate}/s)")
     });
     format!("{} objects in {resources} resource{plural}{} are", grouped(count), time.unwrap_or_default())

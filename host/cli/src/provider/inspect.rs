@@ -9,6 +9,8 @@ use keyward_engine::measure::{self, CallCost};
 use keyward_engine::{Engine, Limits, ModuleInfo};
 use serde_json::{Value, json};
 
+use crate::output::print;
+
 /// Calls that the time of one is taken from.
 const ROUNDS: usize = 200;
 
@@ -42,8 +44,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let costs = costs(&engine, &info, args.config.as_deref())?;
     match args.output {
-        Output::Table => print!("{}", table(&info, engine.limits(), &costs)?),
-        Output::Json => println!("{:#}", document(&info, engine.limits(), &costs)),
+        Output::Table => print(&table(&info, engine.limits(), &costs)?)?,
+        Output::Json => print(&format!("{:#}\n", document(&info, engine.limits(), &costs)))?,
     }
     Ok(ExitCode::SUCCESS)
 }

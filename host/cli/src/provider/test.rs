@@ -8,6 +8,7 @@ use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
 use super::fixtures::{File, Outcome, Runner};
+use crate::output::print;
 
 /// Arguments of `keyward provider test`.
 #[derive(clap::Args, Debug)]
@@ -33,17 +34,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             match runner.run(case).with_context(|| format!("{}: {}", file.name, case.name))? {
                 Outcome::AsExpected => {
                     passed += 1;
-                    println!("ok    {}: {}", file.name, case.name);
+                    print(&format!("ok    {}: {}\n", file.name, case.name))?;
                 }
                 Outcome::Differs { expected, found } => {
                     failed += 1;
-                    println!("FAIL  {}: {}", file.name, case.name);
-                    print!("{}", difference(&expected, &found));
+                    print(&format!("FAIL  {}: {}\n", file.name, case.name))?;
+                    print(&difference(&expected, &found))?;
                 }
             }
         }
     }
-    println!("{passed} passed, {failed} failed");
+    print(&format!("{passed} passed, {failed} failed\n"))?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

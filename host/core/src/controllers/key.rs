@@ -66,7 +66,9 @@ pub(super) fn decide(
         return Wish::Hold;
     }
     let undecodable = snapshot.undecodable.iter().map(|(name, error)| {
-        Trouble::Wrong(format!("key secret {name} is not used: {error}; mend it, or delete it if nothing is stored under its key"))
+        Trouble::Wrong(format!(
+            "key secret {name} is not used: {error}; mend it, or delete it if nothing is stored under its key"
+        ))
     });
     let mut trouble: Vec<Trouble> = undecodable.collect();
     let wish = decided(snapshot, deployment, deployed, &mut trouble, turn);
@@ -135,7 +137,9 @@ fn mode(snapshot: &Snapshot) -> Result<Mode, String> {
 fn new_key(snapshot: &Snapshot, record: PluginRecord, reason: String) -> Trial {
     // A candidate that passed, and whose key secret could not be made, keeps its number.
     let again = match (&snapshot.candidate, snapshot.retry_key) {
-        (Some(Ok(candidate)), Some(id)) if candidate.key_id == id && candidate.plugin.runs_the_same(&record) => {
+        (Some(Ok(candidate)), Some(id))
+            if candidate.key_id == id && candidate.plugin.runs_the_same(&record) =>
+        {
             Some(id)
         }
         _ => None,

@@ -53,11 +53,7 @@ impl From<&ProviderError> for Trouble {
 }
 
 /// The record of this `kms` object now.
-pub(super) fn wanted<'a>(
-    snapshot: &'a Snapshot,
-    origin: Origin,
-    kms: &Value,
-) -> Result<Wanted<'a>, Trouble> {
+pub(super) fn wanted<'a>(snapshot: &'a Snapshot, origin: Origin, kms: &Value) -> Result<Wanted<'a>, Trouble> {
     let evaluation = snapshot.evaluation(origin, kms).map_err(|error| Trouble::from(&error))?;
     let accepted = AcceptedPlugin {
         image: evaluation.image.clone(),

@@ -160,7 +160,9 @@ impl RevisionContent {
     pub fn resources(&self) -> BTreeSet<GroupResource> {
         let names = self.config.resources.iter().filter_map(|entry| entry.resources.as_deref());
         // CONTRACT 1.5: entries of any other length are not ours.
-        names.filter_map(|names| if let [name] = names { Some(GroupResource::parse(name)) } else { None }).collect()
+        names
+            .filter_map(|names| if let [name] = names { Some(GroupResource::parse(name)) } else { None })
+            .collect()
     }
 
     /// The data of its Secret.

@@ -6,7 +6,7 @@ use std::fmt;
 use super::instance::Instance;
 use super::observe::{Observed, Question};
 use super::view::{Candidate, Needed, Problem, View};
-use super::{install, preflight, probes, report, stop};
+use super::{install, preflight, probes, report, stop, trial};
 use crate::api::{Canary, EncryptionNodeStatus, PreflightAnswer};
 use crate::ids::{ConfigHash, KeyId, Revision};
 
@@ -26,8 +26,13 @@ pub enum Step {
     MakeFolder(Instance),
     /// Write an instance's files.
     WriteFiles(Instance),
-    /// Write an instance's static pod.
-    WritePod(Instance),
+    /// Write an instance's static pod, or write it anew.
+    WritePod {
+        /// Whose.
+        instance: Instance,
+        /// It is to be started once, and counted; else it is kept running.
+        trial: bool,
+    },
     /// Record the instance as the one that serves its key, then rename the key's link over to it.
     SwitchLink {
         /// Whose link.
@@ -44,11 +49,13 @@ pub enum Step {
     },
     /// Record the refusal, then put the kept configuration of this hash into the file.
     PutBack {
-        /// The hash that the API server still shows.
+        /// The hash that the API server still shows, or was last seen to have loaded.
         hash: ConfigHash,
         /// What it did not load; `None` where the file was lost.
         refused: Option<Refused>,
     },
+    /// Keep in mind what the API server has loaded: while it says nothing, that is what can be put back.
+    RecordLoaded(ConfigHash),
     /// Forget the refusal: its configuration was loaded after all.
     ForgetRefusal,
     /// Remove a key's link and record: no configuration names its socket any more.
@@ -84,10 +91,11 @@ impl Step {
             Self::KeepRevision(_) => "KeepRevision",
             Self::MakeFolder(_) => "MakeFolder",
             Self::WriteFiles(_) => "WriteFiles",
-            Self::WritePod(_) => "WritePod",
+            Self::WritePod { .. } => "WritePod",
             Self::SwitchLink { .. } => "SwitchLink",
             Self::InstallConfiguration { .. } => "InstallConfiguration",
             Self::PutBack { .. } => "PutBack",
+            Self::RecordLoaded(_) => "RecordLoaded",
             Self::ForgetRefusal => "ForgetRefusal",
             Self::RemoveLink(_) => "RemoveLink",
             Self::RemovePod(_) => "RemovePod",
@@ -111,14 +119,16 @@ impl fmt::Display for Step {
             Self::RecordHighWater(key_id) | Self::RemoveLink(key_id) => write!(f, " key {key_id}"),
             Self::MakeFolder(instance)
             | Self::WriteFiles(instance)
-            | Self::WritePod(instance)
+            | Self::WritePod { instance, .. }
             | Self::SwitchLink { instance, .. }
             | Self::RemovePod(instance)
             | Self::RemoveFiles(instance) => write!(f, " {instance}"),
             Self::KeepRevision(revision)
             | Self::InstallConfiguration { revision, .. }
             | Self::ForgetRevision(revision) => write!(f, " revision {revision}"),
-            Self::PutBack { hash, .. } | Self::ForgetConfiguration(hash) => write!(f, " {hash}"),
+            Self::PutBack { hash, .. } | Self::RecordLoaded(hash) | Self::ForgetConfiguration(hash) => {
+                write!(f, " {hash}")
+            }
         }
     }
 }
@@ -191,7 +201,9 @@ pub fn next(observed: &Observed) -> Decision {
             "the API server shows no loaded EncryptionConfiguration: it runs without --encryption-provider-config",
         )),
         Ok(_) => None,
-        Err(why) => Some(Problem::new("APIServerUnreadable", format!("the API server's metrics: {why}"))),
+        Err(unread) => {
+            Some(Problem::new("APIServerUnreadable", format!("the API server's metrics: {}", unread.why)))
+        }
     };
     if let Some(problem) = server {
         draft.problem(problem);
@@ -226,6 +238,9 @@ fn record(view: &View<'_>, draft: &mut Draft) {
         .unwrap_or_default();
     if highest > disk.highest_key_id {
         draft.step(Step::RecordHighWater(highest), format!("key {highest} is the highest seen here"));
+    }
+    if let Some(loaded) = view.loaded.filter(|loaded| disk.loaded.as_ref() != Some(loaded)) {
+        draft.step(Step::RecordLoaded(loaded.clone()), format!("the API server has loaded {loaded}"));
     }
     let Some(seen) = &view.o.spec else { return };
     // A key whose secret was deleted has lost its canary in the spec; while it is in use, the last one still holds.
@@ -287,16 +302,25 @@ fn start(view: &View<'_>, draft: &mut Draft) {
             continue;
         }
         let found = view.on_disk(&instance);
-        let who = if view.is_candidate(&instance) { "the candidate" } else { "the target" };
         // A pod whose files or folder are gone was dealt with above.
-        if !found.files && !found.pod {
+        if found.pod {
+            trial::go_on(view, &instance, draft);
+            continue;
+        }
+        let trial = trial::is_trial(view, &instance);
+        let who = if trial { "the candidate" } else { "the target" };
+        if !found.files {
             draft.step(Step::WriteFiles(instance.clone()), format!("{who} needs {instance}"));
         }
-        if !found.folder && !found.pod {
+        if !found.folder {
             draft.step(Step::MakeFolder(instance.clone()), format!("{who} needs {instance}"));
         }
-        if !found.pod {
-            draft.step(Step::WritePod(instance.clone()), format!("{who} needs {instance}"));
+        if found.listening && !view.may_serve(&instance) {
+            // Else what answers could be the process that is about to end.
+            draft.wait(format!("an earlier process of {instance} has not stopped yet"));
+            continue;
         }
+        let why = format!("{who} needs {instance}");
+        draft.step(Step::WritePod { instance, trial }, why);
     }
 }

@@ -12,6 +12,10 @@ pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
         if needed.external.is_some() || needed.unfit.is_some() || view.serves(instance) {
             continue;
         }
+        if view.on_disk(instance).trial {
+            // It ends; what is started in its place has to pass (`trial`).
+            continue;
+        }
         if view.question(instance, None).canary.is_none() {
             // Nothing else would show that it reaches the KEK under which objects are stored (DESIGN.md, "Provider ABI").
             let why = format!("key {key_id} has no canary, so its plugin cannot be shown to reach the KEK");
@@ -135,12 +139,20 @@ fn not_ready(view: &View<'_>, needed: &Needed<'_>, draft: &mut Draft) {
     draft.problem(Problem::new(if failing.mismatch { "KEKMismatch" } else { "PluginNotReady" }, message));
 }
 
-/// Puts back what the API server still shows when it does not load the file, so that a restart is safe. Needs no spec.
+/// Puts back what the API server still shows when it does not load the file, so that a restart is safe. While it shows
+/// does not even answer, it may have been restarted on a file that it cannot load, and will never come up with that: then what it
+/// was last seen to have loaded. Needs no spec.
 fn put_back(view: &View<'_>, draft: &mut Draft) -> bool {
-    let (Some(loaded), Ok(reading)) = (view.loaded, &view.o.server) else { return false };
+    let (loaded, failed_reloads) = match &view.o.server {
+        Ok(reading) => (view.loaded, reading.failed_reloads),
+        Err(unread) if unread.answers => return false,
+        Err(_) => (view.o.disk.loaded.as_ref(), 0),
+    };
+    let Some(loaded) = loaded else { return false };
     let Some(file) = view.file else {
-        let lost =
-            view.target.as_ref().is_none_or(|target| target.hash != *loaded) && view.can_put_back(loaded);
+        // The target's own is installed again, where the API server answers.
+        let to_come = view.loaded.is_some() && view.target.as_ref().is_some_and(|t| t.hash == *loaded);
+        let lost = !to_come && view.can_put_back(loaded);
         if lost {
             let step = Step::PutBack { hash: loaded.clone(), refused: None };
             draft.step(step, "the configuration file is gone");
@@ -150,15 +162,19 @@ fn put_back(view: &View<'_>, draft: &mut Draft) -> bool {
     // What somebody else wrote is theirs to mend.
     let Some((revision, content)) = view.revision_of(file).filter(|_| file != loaded) else { return false };
     let overdue = view.o.file_age > view.o.policy.reload_deadline(content);
-    if reading.failed_reloads == 0 && !overdue {
+    if failed_reloads == 0 && !overdue {
         return false;
     }
     let before = view.o.disk.refusal.as_ref().filter(|refusal| refusal.revision == revision);
     let attempts = before.map_or(0, |refusal| refusal.attempts).saturating_add(1);
     let refusal = Refusal { revision, hash: file.clone(), attempts, elapsed: std::time::Duration::ZERO };
-    let how = if overdue { "within its time" } else { "and counts a failed reload" };
+    let how = match (&view.o.server, overdue) {
+        (Err(_), _) => "within its time, and does not answer",
+        (Ok(_), true) => "within its time",
+        (Ok(_), false) => "and counts a failed reload",
+    };
     if !view.can_put_back(loaded) {
-        let message = format!("{}; what it has loaded ({loaded}) is not on this disk", told(&refusal));
+        let message = format!("{}; what it had loaded ({loaded}) is not on this disk", told(&refusal));
         draft.problem(Problem::new("ConfigurationRefused", message));
         return false;
     }

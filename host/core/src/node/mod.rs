@@ -4,6 +4,8 @@
 //! What may come in: rules of DESIGN.md, "Node agent", and what a plugin's pod and files look like ([`pod`]). What
 //! never does: a disk, a socket, a clock. Ages come in as durations; files, sockets and pods as facts.
 //!
+//! A candidate runs as a trial ([`trial`]): started once at a time, since each start may be a refused login.
+//!
 //! The flow for one target revision (OBJECTS.md, "From spec to ciphertext"): keep it on disk, write each plugin's files
 //! and pod, probe the new instance at its own socket, rename the key's link over to it, probe through the link, install
 //! the configuration, see the API server's metric show its hash, report, stop what nothing needs.
@@ -21,13 +23,15 @@ mod scrub;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod trial;
+mod valid;
 mod view;
 
 pub use decide::{Ask, Decision, Refused, Step, next};
 pub use instance::{Generation, Instance, SOCKETS};
 pub use observe::{
     Disk, Failing, FileSeen, LastProbe, Observed, OnDisk, Pass, Probed, Question, Reading, Refusal, SeenSpec,
-    Socket, StepFailure, Unusable,
+    Socket, StepFailure, Unread, Unusable,
 };
 pub use policy::Policy;
 pub use scrub::Scrubber;

@@ -24,7 +24,7 @@ pub struct Observed {
     /// The plugins of the Secret `encryption-preflight`; `None` while nothing is requested.
     pub candidate: Option<Result<Arc<BTreeMap<KeyId, PluginRecord>>, Unusable>>,
     /// What the local API server says of itself, or why it says nothing.
-    pub server: Result<Reading, String>,
+    pub server: Result<Reading, Unread>,
     /// What is on disk.
     pub disk: Disk,
     /// What is known of each plugin that was asked about.
@@ -55,6 +55,15 @@ pub enum Unusable {
     /// It does not exist, or does not hold what it should.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// Why the API server's metrics are not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// For people.
+    pub why: String,
+    /// It answered, if only by a refusal: then it runs, with whatever configuration.
+    pub answers: bool,
 }
 
 /// What the API server's metrics say.
@@ -92,6 +101,8 @@ pub struct Disk {
     pub highest_key_id: KeyId,
     /// The configuration that was put away last because the API server did not load it.
     pub refusal: Option<Refusal>,
+    /// What the API server was last seen to have loaded.
+    pub loaded: Option<ConfigHash>,
 }
 
 /// One configuration's file.
@@ -127,7 +138,7 @@ pub(super) fn linked_keys(config: &EncryptionConfiguration) -> BTreeSet<KeyId> {
         .collect()
 }
 
-/// What there is of one instance: four facts, each of which may hold without the others.
+/// What there is of one instance: facts each of which may hold without the others.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDisk {
@@ -139,6 +150,10 @@ pub struct OnDisk {
     pub folder: bool,
     /// Its static pod's manifest exists.
     pub pod: bool,
+    /// That pod is a trial's: whoever runs it starts it once.
+    pub trial: bool,
+    /// How often a trial's pod was written for it; 0 once it has a pod that is kept running.
+    pub tries: u32,
     /// Somebody accepts on its socket.
     pub listening: bool,
 }
@@ -174,6 +189,8 @@ pub struct Question {
     pub canary: Option<Canary>,
     /// Whether a canary is to be made of the round trip.
     pub make_canary: bool,
+    /// Which start of a trial answers; 0 where it is none. What is known of one process says nothing of the next.
+    pub run: u32,
 }
 
 /// Where a plugin is asked.
@@ -200,7 +217,9 @@ pub struct Probed {
     pub last: Option<LastProbe>,
     /// There while the last probe failed.
     pub failing: Option<Failing>,
-    /// Failed probes for this question that were definite ([`Policy::is_definite`]).
+    /// How the start before this one failed, where a trial was started again.
+    pub earlier: Option<Failure>,
+    /// Failed probes for this question, at any start, that were definite ([`Policy::is_definite`]).
     pub attempts: u32,
 }
 

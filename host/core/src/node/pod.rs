@@ -30,6 +30,8 @@ pub const APP: &str = "keyward-kms-plugin";
 pub const CONTAINER: &str = "kms-plugin";
 /// Static pods live here.
 pub const NAMESPACE: &str = "kube-system";
+/// The restart policy of trials.
+const ONCE: &str = "Never";
 /// What `system-node-critical` is worth; the kubelet does not look it up for static pods.
 const PRIORITY: i32 = 2_000_001_000;
 
@@ -46,6 +48,8 @@ pub struct Place<'a> {
     pub uid: u32,
     /// The group of the same.
     pub gid: u32,
+    /// Where it is a trial: the number of this start, and it is started once. Else it is kept running.
+    pub trial: Option<u32>,
 }
 
 /// What an instance is made of.
@@ -112,7 +116,7 @@ pub enum RenderError {
 pub fn check(key_id: KeyId, record: &PluginRecord) -> Result<(), RenderError> {
     let digest = record.digest(key_id).unwrap_or_else(|| PluginDigest(String::new()));
     let ports = ports(record).iter().map(|name| (name.clone(), 1)).collect();
-    let place = Place { node: "node", files: "/files", ports: &ports, uid: 1, gid: 1 };
+    let place = Place { node: "node", files: "/files", ports: &ports, uid: 1, gid: 1, trial: None };
     render(key_id, &digest, record, &place).map(drop)
 }
 
@@ -192,19 +196,11 @@ pub fn render(
             read_only_root_filesystem: Some(true),
             ..Default::default()
         }),
-        readiness_probe: health.clone().map(|http_get| Probe {
+        // No liveness probe: what it asks may ask the KMS, and a plugin whose KMS is away is not mended by a restart.
+        readiness_probe: health.map(|http_get| Probe {
             http_get: Some(http_get),
             period_seconds: Some(10),
             timeout_seconds: Some(5),
-            ..Default::default()
-        }),
-        // A plugin whose KMS is away is not mended by a restart: only one that is unwell for five minutes is restarted.
-        liveness_probe: health.map(|http_get| Probe {
-            http_get: Some(http_get),
-            initial_delay_seconds: Some(30),
-            period_seconds: Some(30),
-            timeout_seconds: Some(10),
-            failure_threshold: Some(10),
             ..Default::default()
         }),
         volume_mounts: Some(volume_mounts),
@@ -220,7 +216,7 @@ pub fn render(
         host_network: Some(true),
         priority: Some(PRIORITY),
         priority_class_name: Some("system-node-critical".to_owned()),
-        restart_policy: Some("Always".to_owned()),
+        restart_policy: Some(if place.trial.is_some() { ONCE } else { "Always" }.to_owned()),
         security_context: Some(PodSecurityContext {
             run_as_group: Some(i64::from(place.gid)),
             run_as_non_root: Some(place.uid != 0),
@@ -236,6 +232,12 @@ pub fn render(
         volumes: Some(volumes),
         ..Default::default()
     };
+    let mut annotations = BTreeMap::from([
+        (format!("{GROUP}/key-id"), key_id.to_string()),
+        (format!("{GROUP}/plugin-digest"), digest.to_string()),
+    ]);
+    // The kubelet starts a pod anew only when its manifest is another one.
+    annotations.extend(place.trial.map(|run| (format!("{GROUP}/trial"), run.to_string())));
     let metadata = ObjectMeta {
         name: Some(instance.pod_name()),
         namespace: Some(NAMESPACE.to_owned()),
@@ -244,10 +246,7 @@ pub fn render(
             ("app.kubernetes.io/managed-by".to_owned(), "keyward".to_owned()),
             (format!("{GROUP}/key-id"), key_id.to_string()),
         ])),
-        annotations: Some(BTreeMap::from([
-            (format!("{GROUP}/key-id"), key_id.to_string()),
-            (format!("{GROUP}/plugin-digest"), digest.to_string()),
-        ])),
+        annotations: Some(annotations),
         ..Default::default()
     };
     Ok(Rendered { pod: Pod { metadata, spec: Some(spec), ..Default::default() }, files })
@@ -449,6 +448,11 @@ pub fn identify(pod: &Pod) -> Option<(Instance, PluginDigest)> {
     let digest = PluginDigest(annotations.get(&format!("{GROUP}/plugin-digest"))?.clone());
     let instance = Instance::new(key_id, &digest);
     (pod.metadata.name.as_deref() == Some(&instance.pod_name())).then_some((instance, digest))
+}
+
+/// Whether a manifest that this module wrote is a trial's.
+pub fn is_trial(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some(ONCE)
 }
 
 #[cfg(test)]

@@ -100,7 +100,12 @@ fn rendered(record: &PluginRecord, uid: u32) -> Result<Rendered, RenderError> {
     let digest = PluginDigest("0123456789abcdef".repeat(4));
     let ports = [("health".to_owned(), 28100), ("metrics".to_owned(), 28101)].into();
     let files = "/etc/kubernetes/keyward/plugins/kms-7-0123456789abcdef";
-    render(KeyId(7), &digest, record, &Place { node: "cp-1", files, ports: &ports, uid, gid: uid })
+    render(
+        KeyId(7),
+        &digest,
+        record,
+        &Place { node: "cp-1", files, ports: &ports, uid, gid: uid, trial: None },
+    )
 }
 
 #[test]
@@ -112,6 +117,23 @@ fn a_pod_is_locked_down_and_has_what_it_asked_for() {
     assert_eq!(read, rendered.pod);
     assert_eq!(identify(&read).unwrap().0.name(), "kms-7-0123456789abcdef");
     assert!(!manifest.contains("s3cr3t"), "no secret in what everybody may read");
+}
+
+#[test]
+fn a_trial_is_started_once_and_each_start_is_another_pod() {
+    let digest = PluginDigest("0123456789abcdef".repeat(4));
+    let ports = [("health".to_owned(), 28100), ("metrics".to_owned(), 28101)].into();
+    let place = Place { node: "cp-1", files: "/files", ports: &ports, uid: 1, gid: 1, trial: Some(2) };
+    let pod = |trial| render(KeyId(7), &digest, &record(), &Place { trial, ..place }).unwrap().pod;
+    let stays = pod(None);
+    assert!(!is_trial(&stays) && is_trial(&pod(Some(1))) && is_trial(&pod(Some(2))));
+    assert_ne!(pod(Some(1)), pod(Some(2)));
+    // The kubelet knows a container by its spec: nothing else differs.
+    let containers = |pod: &Pod| pod.spec.as_ref().unwrap().containers.clone();
+    assert_eq!(containers(&stays), containers(&pod(Some(1))));
+    assert_eq!(identify(&stays), identify(&pod(Some(2))));
+    assert_eq!(containers(&stays)[0].liveness_probe, None, "an absent KMS is not mended by a restart");
+    assert!(containers(&stays)[0].readiness_probe.is_some());
 }
 
 #[test]

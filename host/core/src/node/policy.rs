@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::observe::{Failing, Probed};
+use crate::duration;
 use crate::formats::revision::RevisionContent;
 
 /// Periods and deadlines of the agent. The defaults fit a kube-apiserver with its own defaults.
@@ -24,6 +25,16 @@ pub struct Policy {
     pub retry_first: Duration,
     /// Longest such pause.
     pub retry_longest: Duration,
+    /// First pause after a trial's process ended by itself, before it is started again; quadrupled each time.
+    ///
+    /// A candidate may end because its KMS refuses its login, and each start is one more login. Vault (from 1.13) and
+    /// OpenBao count refused logins by role and lock a role out after the fifth, also for those whose secret is good:
+    /// the plugins in use, at their next login. The count begins anew only after 15 minutes without a refusal, or by a
+    /// good login. So by default a node makes at most three attempts closer than that (0, 1 and 5 minutes), then one
+    /// each 16 minutes; a fourth is left for whoever else errs.
+    pub trial_first: Duration,
+    /// Longest such pause: longer than the 15 minutes after which a refused login is forgotten.
+    pub trial_longest: Duration,
     /// First pause before a refused configuration is installed again, doubled each time.
     pub refusal_first: Duration,
     /// Longest such pause.
@@ -48,6 +59,8 @@ impl Default for Policy {
             fresh: seconds(10),
             retry_first: seconds(1),
             retry_longest: seconds(60),
+            trial_first: seconds(60),
+            trial_longest: seconds(16 * 60),
             refusal_first: seconds(30),
             refusal_longest: seconds(600),
             linger: seconds(300),
@@ -67,7 +80,7 @@ impl Policy {
             .iter()
             .flat_map(|entry| &entry.providers)
             .filter_map(|provider| provider.kms.as_ref())
-            .map(|kms| duration(&kms.timeout).unwrap_or(Duration::from_secs(3)))
+            .map(|kms| duration::go(&kms.timeout).unwrap_or(Duration::from_secs(3)))
             .sum();
         self.file_poll + (timeouts * 2).max(Duration::from_secs(10)) + self.reload_margin
     }
@@ -75,6 +88,11 @@ impl Policy {
     /// The pause before a refused configuration is tried again.
     pub fn after_refusal(&self, attempts: u32) -> Duration {
         backoff(self.refusal_first, self.refusal_longest, attempts)
+    }
+
+    /// The pause after a trial's process ended by itself, where that was the start of this number.
+    pub fn after_trial(&self, tries: u32) -> Duration {
+        backoff(self.trial_first, self.trial_longest, tries.saturating_mul(2).saturating_sub(1))
     }
 
     /// Whether a failing plugin has had its time. A wrong KEK needs none.
@@ -112,13 +130,14 @@ fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
     first.saturating_mul(1 << doublings).min(longest)
 }
 
-fn duration(text: &str) -> Option<Duration> {
-    text.parse::<jiff::SignedDuration>().ok().and_then(|signed| Duration::try_from(signed).ok())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::formats::encryption_config::{
+        EncryptionConfiguration, KmsConfiguration, ProviderConfiguration, ResourceConfiguration,
+    };
 
     #[test]
     fn back_off_doubles_up_to_its_limit() {
@@ -127,10 +146,27 @@ mod tests {
     }
 
     #[test]
-    fn go_durations_are_read() {
-        assert_eq!(duration("10s"), Some(Duration::from_secs(10)));
-        assert_eq!(duration("1m30s"), Some(Duration::from_secs(90)));
-        assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(duration("x"), None);
+    fn a_trial_is_started_three_times_at_most_before_a_refused_login_is_forgotten() {
+        let minutes = |tries| Policy::default().after_trial(tries).as_secs() / 60;
+        assert_eq!([0, 1, 2, 3, 4, 99].map(minutes), [1, 1, 4, 16, 16, 16]);
+    }
+
+    #[test]
+    fn the_reload_deadline_counts_timeouts_as_go_does() {
+        let content = |timeout: &str| {
+            let kms = KmsConfiguration {
+                api_version: "v2".into(),
+                name: "1_secrets".into(),
+                cachesize: None,
+                endpoint: "unix:///x".into(),
+                timeout: timeout.into(),
+            };
+            let provider = ProviderConfiguration { kms: Some(kms), ..Default::default() };
+            let entry = ResourceConfiguration { resources: None, providers: vec![provider] };
+            RevisionContent::new(EncryptionConfiguration::new(vec![entry]), BTreeMap::new())
+        };
+        let deadline = |timeout| Policy::default().reload_deadline(&content(timeout)).as_secs();
+        // What Go does not take counts as its default: the API server would not load it anyway.
+        assert_eq!(["1m30s", "7.5s", "1s", "10 seconds"].map(deadline), [270, 105, 100, 100]);
     }
 }

@@ -1,6 +1,7 @@
 //! The answer to `spec.preflight`: the candidate runs beside everything else and is probed (DESIGN.md, Decisions 3).
 
 use super::decide::{Draft, Step};
+use super::observe::Probed;
 use super::view::{Candidate, Needed, View};
 use crate::api::{PreflightAnswer, PreflightRequest, PreflightResult};
 use crate::provider::Failure;
@@ -36,8 +37,8 @@ fn tried(
 ) -> PreflightAnswer {
     let instance = &candidate.instance;
     let question = view.question(instance, candidate.external);
-    let Some(probed) = view.probed(instance, candidate.external) else { return running(request) };
-    if let (Some(pass), None) = (&probed.pass, &probed.failing) {
+    let probed = view.probed(instance, candidate.external);
+    if let Some(Probed { pass: Some(pass), failing: None, attempts, .. }) = probed {
         let canary = question.canary.or_else(|| pass.canary.clone());
         if canary.is_none() {
             draft.wait("the running plugin has to make the canary that the candidate must decrypt");
@@ -49,23 +50,26 @@ fn tried(
             latency_millis: Some(millis(pass.latency)),
             started_in_millis: Some(millis(pass.started_in)),
             canary,
-            attempts: probed.attempts.saturating_add(1),
+            attempts: attempts.saturating_add(1),
             ..running(request)
         };
         let why = format!("the candidate for key {} passed", request.key_id);
         draft.step(Step::KeepPreflight(Box::new(answer)), why);
         return running(request);
     }
-    let Some(failing) = &probed.failing else { return running(request) };
-    if !view.o.policy.is_definite(probed) {
+    let definite = probed.filter(|probed| view.o.policy.is_definite(probed));
+    let now = definite.and_then(|probed| probed.failing.as_ref()).map(|failing| &failing.failure);
+    // While it is tried again, how it failed before is still what is known.
+    let Some(failure) = now.or_else(|| view.failed_before(instance, candidate.external)) else {
         return running(request);
-    }
-    draft.why.push(format!("the candidate for key {} fails: {}", request.key_id, failing.failure.message));
-    let remote_key_id = probed.last.as_ref().and_then(|last| last.remote_key_id.clone());
+    };
+    let probed = probed.or_else(|| view.o.probes.get(instance));
+    draft.why.push(format!("the candidate for key {} fails: {}", request.key_id, failure.message));
+    let remote_key_id = probed.and_then(|probed| probed.last.as_ref()?.remote_key_id.clone());
     PreflightAnswer {
         remote_key_id,
-        failure: Some(failing.failure.clone()),
-        attempts: probed.attempts.max(1),
+        failure: Some(failure.clone()),
+        attempts: probed.map_or(0, |probed| probed.attempts).max(1),
         ..failed(request)
     }
 }

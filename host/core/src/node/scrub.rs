@@ -12,6 +12,8 @@ const MIN_BYTES: usize = 4;
 /// Lines of a value with several (a private key) are looked for one by one from this length on.
 const MIN_LINE_BYTES: usize = 16;
 const MASK: &str = "***";
+/// Stands for what was left out.
+const MORE: &str = "…";
 
 /// Knows every secret value that plugins were given, in the forms in which a program is likely to print it.
 #[derive(Default)]
@@ -45,6 +47,16 @@ impl Scrubber {
     pub fn clean(&self, text: &str) -> String {
         self.forms.iter().fold(text.to_owned(), |text, form| text.replace(form.as_str(), MASK))
     }
+
+    /// The same, of at most so many bytes. Cut only when it is clean: half a value is not found any more.
+    pub fn clean_and_cut(&self, text: &str, most: usize) -> String {
+        let mut text = self.clean(text);
+        if text.len() > most {
+            text.truncate(text.floor_char_boundary(most.saturating_sub(MORE.len())));
+            text.push_str(MORE);
+        }
+        text
+    }
 }
 
 fn collect(value: &[u8], forms: &mut Vec<String>) {
@@ -67,6 +79,12 @@ fn collect(value: &[u8], forms: &mut Vec<String>) {
         // As it stands inside a JSON string: escapes differ from the text only where there are some.
         let quoted = serde_json::Value::from(text).to_string();
         forms.extend(quoted.strip_prefix('"').and_then(|q| q.strip_suffix('"')).map(ToOwned::to_owned));
+    }
+    // As it stands in a text that was made one line.
+    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
+    let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    if line.len() >= MIN_BYTES {
+        forms.push(line);
     }
     let lines = text.lines().map(str::trim).filter(|line| line.len() >= MIN_LINE_BYTES);
     forms.extend(lines.filter(|line| !line.starts_with("-----")).map(ToOwned::to_owned));
@@ -118,6 +136,23 @@ mod tests {
         let scrubber = scrubber(ReferenceKind::Secret, pem);
         assert_eq!(scrubber.clean("cannot parse MIGHAgEAMBMGByqGSM49"), "cannot parse ***");
         assert_eq!(scrubber.clean("no -----BEGIN PRIVATE KEY-----"), "no -----BEGIN PRIVATE KEY-----");
+    }
+
+    #[test]
+    fn a_value_of_several_words_is_masked_in_a_text_of_one_line() {
+        let scrubber = scrubber(ReferenceKind::Secret, b"user\n\tpa55  word\n");
+        assert_eq!(scrubber.clean("login as user pa55 word failed"), "login as *** failed");
+    }
+
+    #[test]
+    fn no_part_of_a_value_is_left_where_a_text_is_cut() {
+        let scrubber = scrubber(ReferenceKind::Secret, b"abcdefghijklmnopqrstuvwxyz");
+        for before in 0..60 {
+            let text = format!("{}abcdefghijklmnopqrstuvwxyz and what follows it", "-".repeat(before));
+            let shown = scrubber.clean_and_cut(&text, 40);
+            assert!(!shown.contains("ab") && shown.len() <= 40, "{shown}");
+        }
+        assert_eq!(scrubber.clean_and_cut("short", 40), "short");
     }
 
     #[test]

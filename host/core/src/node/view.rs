@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::instance::Instance;
 use super::observe::{Observed, OnDisk, Pass, Probed, Question, Socket, Unusable, linked_keys};
 use super::pod::{self, RenderError};
+use super::valid;
 use crate::api::{Canary, PreflightRequest, PreflightResult};
 use crate::formats::encryption_config::REVISION_ZERO;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use crate::names;
-use crate::provider::Plugin as Template;
+use crate::provider::{Failure, Plugin as Template};
 
 /// Why the agent cannot go on, as it is told in `status.error`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,16 +170,18 @@ impl<'a> View<'a> {
             None => Socket::Generation,
         };
         let key_id = instance.key_id;
+        let found = self.o.disk.instances.get(instance).filter(|found| found.trial);
+        let run = found.map_or(0, |found| found.tries);
         if !self.is_candidate(instance) {
             let canary = self.canary(key_id);
             let make_canary = canary.is_none() && self.must_make_canary(instance);
-            return Question { socket, canary: canary.cloned(), make_canary };
+            return Question { socket, canary: canary.cloned(), make_canary, run };
         }
         let asked = self.request().and_then(|request| request.canary.as_ref());
         let made = self.settled().and_then(|answer| answer.canary.as_ref());
         let canary = asked.or(made).or(self.canary(key_id)).or_else(|| self.running_canary(key_id));
         let make_canary = canary.is_none() && self.running_rival(instance).is_none();
-        Question { socket, canary: canary.cloned(), make_canary }
+        Question { socket, canary: canary.cloned(), make_canary, run }
     }
 
     /// A key that has no canary gets one from its running plugin, so that a candidate can be held against it.
@@ -203,6 +206,18 @@ impl<'a> View<'a> {
     pub(super) fn probed(&self, instance: &Instance, external: Option<&str>) -> Option<&'a Probed> {
         let question = self.question(instance, external);
         self.o.probes.get(instance).filter(|probed| probed.question == question)
+    }
+
+    /// How the start before the present one failed, or the last one of which anything is known.
+    pub(super) fn failed_before(&self, instance: &Instance, external: Option<&str>) -> Option<&'a Failure> {
+        let question = self.question(instance, external);
+        let known = self.o.probes.get(instance)?;
+        if known.question == question {
+            return known.earlier.as_ref();
+        }
+        let other_start = Question { run: question.run, ..known.question.clone() } == question;
+        let failing = known.failing.as_ref().filter(|_| other_start).map(|failing| &failing.failure);
+        failing.or(known.earlier.as_ref().filter(|_| other_start))
     }
 
     /// The pass of an instance that answers the present question, unless it has failed since.
@@ -287,6 +302,9 @@ fn target(o: &Observed) -> Result<Option<Target<'_>>, Problem> {
     if let Some(wanted) = seen.spec.config_hash.as_ref().filter(|wanted| **wanted != hash) {
         // S7: spec and Secret speak of two revisions.
         return Err(invalid(format!("its configuration has the hash {hash}, but {wanted} is wanted")));
+    }
+    if let Some(why) = valid::refused(&content.config) {
+        return Err(invalid(format!("no API server loads its configuration: {why}")));
     }
     let plugins = plugins_of(content).map_err(invalid)?;
     Ok(Some(Target { revision, content, hash, plugins }))

@@ -5,6 +5,7 @@ use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, L
 
 use super::{Abi, Call, RawDescriptor, RawKek, RawNormalized, RawPlugin, Setting};
 use crate::error::EngineError;
+use crate::text::told;
 
 /// The records of `types`. The functions are looked up below, one a call, rather than generated: generated bindings
 /// check the types of all functions at each instantiation.
@@ -128,7 +129,7 @@ impl Abi for Adapter {
         match results.iter_mut().find_map(|(name, error)| error.take().map(|error| (*name, error))) {
             None => Ok(()),
             Some((name, error)) => {
-                Err(EngineError::Export { export: name.to_owned(), message: format!("{error:#}") })
+                Err(EngineError::Export { export: name.to_owned(), message: told(&error) })
             }
         }
     }

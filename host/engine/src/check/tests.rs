@@ -1,4 +1,4 @@
-use keyward_core::provider::{EnvVar, HttpProbe, ReferenceKind, RenderedFile};
+use keyward_core::provider::{EnvVar, HttpProbe, RenderedFile};
 use serde_json::json;
 
 use super::*;
@@ -89,12 +89,13 @@ fn a_secret_value_in_the_environment_is_a_violation_of_its_field() {
 fn references_name_what_can_exist() {
     let schema =
         Schema::read(&json!({"type": "object", "properties": {"auth": {"type": "string"}}})).unwrap();
+    let config = json!({"auth": "creds"});
     let refused = |change: &dyn Fn(&mut Reference)| {
         let mut r = reference("token", Exposure::File);
         change(&mut r);
-        references(&[r], &schema).unwrap_err().to_string()
+        references(&[r], &schema, &config, &config).unwrap_err().to_string()
     };
-    references(&known(), &schema).unwrap();
+    references(&known(), &schema, &config, &config).unwrap();
     for name in ["", "a_b", "A", "-a", "a..b", "a/b", &"a".repeat(254)] {
         assert!(refused(&|r| r.source.name = name.to_owned()).contains("no object"), "{name:?}");
     }
@@ -105,12 +106,75 @@ fn references_name_what_can_exist() {
 }
 
 #[test]
+fn references_are_to_what_the_admin_named() {
+    let schema = Schema::read(&json!({"type": "object", "properties": {
+        "auth": {"type": "object", "properties": {"name": {"type": "string"}}},
+        "old": {"type": "string"},
+        "cas": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
+        "files": {"type": "object", "additionalProperties": {"type": "string"}},
+    }}))
+    .unwrap();
+    let check = |field: &str, normalized: &Value, written: &Value| {
+        let r = Reference { field: field.to_owned(), ..reference("token", Exposure::File) };
+        references(&[r], &schema, normalized, written)
+    };
+    let normalized = json!({"auth": {"name": "creds"}, "cas": [{"name": "ca"}, {"name": "creds"}],
+        "files": {"a": "creds", "b": "x"}});
+    for field in ["auth.name", "cas[1].name", "cas[].name", "files.a", "files.*"] {
+        check(field, &normalized, &normalized).unwrap();
+    }
+    // The normal form may spell it otherwise, where it takes the name from what was written.
+    check("auth.name", &normalized, &json!({"old": "creds"})).unwrap();
+    for field in ["cas[0].name", "cas[7].name", "files.b", "files.c", "auth", "old"] {
+        let error = check(field, &normalized, &normalized).unwrap_err();
+        assert_eq!(error.category(), "contract");
+        assert!(error.to_string().contains(&format!("from the field {field:?}")), "{error}");
+    }
+    // A module that writes the name into the normal form itself.
+    for written in [json!({}), json!({"auth": {"name": "creds2"}}), json!({"creds": 1})] {
+        let error = check("auth.name", &normalized, &written).unwrap_err().to_string();
+        assert!(error.contains("does not name \"creds\" there"), "{error}");
+    }
+}
+
+#[test]
+fn own_secrets_are_violations_of_the_fields_that_name_them() {
+    let own = |kind: ReferenceKind, name: &str| {
+        let mut r = reference("token", Exposure::PublicValue);
+        (r.source.kind, r.source.name) = (kind, name.to_owned());
+        own_secrets(&[r])
+    };
+    for name in [
+        "encryption-key-kube-apiserver-3",
+        "encryption-config-1",
+        "encryption-preflight",
+        "encryption-preflight-2",
+        "encryption-foreign-master-1",
+    ] {
+        let found = own(ReferenceKind::Secret, name);
+        assert_eq!((found.len(), found[0].field.as_str()), (1, "auth"), "{name}");
+        assert!(found[0].message.contains(name) && found[0].message.contains("Keyward's own"));
+        assert_eq!(own(ReferenceKind::ConfigMap, name), []);
+    }
+    for name in ["encryption", "my-encryption-key-1", "encryption-keys"] {
+        assert_eq!(own(ReferenceKind::Secret, name), [], "{name}");
+    }
+}
+
+#[test]
 fn an_identity_names_each_part_once() {
     let part = |name: &str| (name.to_owned(), "x".to_owned());
     let good = kek(RawKek { key: vec![part("b"), part("a")], version: vec![] }).unwrap();
     assert_eq!(good.key.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert!(kek(RawKek { key: vec![part("a"), part("a")], version: vec![] }).is_err());
     assert!(kek(RawKek { key: vec![], version: vec![part("")] }).is_err());
+    for hidden in ["a\nb", "\u{1b}[31m", "\u{2066}"] {
+        let value = vec![("a".to_owned(), hidden.to_owned())];
+        for raw in [RawKek { key: value.clone(), version: vec![] }, RawKek { key: vec![], version: value }] {
+            assert!(kek(raw).unwrap_err().to_string().contains("not shown"), "{hidden:?}");
+        }
+        assert!(kek(RawKek { key: vec![part(hidden)], version: vec![] }).is_err());
+    }
 }
 
 #[test]

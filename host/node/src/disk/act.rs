@@ -36,7 +36,7 @@ impl Disk {
             }
             Step::MakeFolder(instance) => self.make_folder(instance),
             Step::WriteFiles(instance) => self.write_files(instance, observed),
-            Step::WritePod(instance) => self.write_pod(instance, observed),
+            Step::WritePod { instance, trial } => self.write_pod(instance, *trial, observed),
             Step::SwitchLink { key_id, instance } => self.switch_link(*key_id, instance),
             Step::InstallConfiguration { revision, hash } => self.install(*revision, hash),
             Step::PutBack { hash, refused } => {
@@ -51,6 +51,7 @@ impl Disk {
                 let bytes = self.kept_configuration(hash)?;
                 self.write_configuration(&bytes)
             }
+            Step::RecordLoaded(hash) => self.remember(|memory| memory.loaded = Some(hash.clone())),
             Step::ForgetRefusal => self.remember(|memory| memory.refusal = None),
             Step::RemoveLink(key_id) => {
                 // The record first: without it nothing makes the link anew.
@@ -86,6 +87,7 @@ impl Disk {
         digest: &PluginDigest,
         record: &PluginRecord,
         ports: &BTreeMap<String, u16>,
+        trial: Option<u32>,
     ) -> Result<Rendered, AgentError> {
         let files = self.paths.plugin(instance);
         let place = Place {
@@ -94,6 +96,7 @@ impl Disk {
             ports,
             uid: self.owner.uid,
             gid: self.owner.gid,
+            trial,
         };
         pod::render(instance.key_id, digest, record, &place)
             .map_err(|source| AgentError::Render { instance: instance.clone(), source })
@@ -102,11 +105,11 @@ impl Disk {
     fn write_files(&self, instance: &Instance, observed: &Observed) -> Result<(), AgentError> {
         let (digest, record) = observed.record(instance).ok_or_else(|| gone(instance.to_string()))?;
         let known = self.record(instance).ok().flatten();
-        let ports = match known {
-            Some(known) => known.ports,
-            None => ports::allot(&self.node, instance, pod::ports(record), &self.taken_ports()?)?,
+        let (ports, tries) = match known {
+            Some(known) => (known.ports, known.tries),
+            None => (ports::allot(&self.node, instance, pod::ports(record), &self.taken_ports()?)?, 0),
         };
-        let rendered = self.render(instance, &digest, record, &ports)?;
+        let rendered = self.render(instance, &digest, record, &ports, None)?;
         let folder = self.paths.plugin(instance);
         if !rendered.files.is_empty() {
             atomic::passage(&self.paths.plugins())?;
@@ -117,7 +120,7 @@ impl Disk {
         }
         let files =
             rendered.files.iter().map(|(name, content)| (name.clone(), content.len() as u64)).collect();
-        records::write(&self.paths.instance(instance), &InstanceRecord { digest, ports, files })
+        records::write(&self.paths.instance(instance), &InstanceRecord { digest, ports, files, tries })
     }
 
     fn taken_ports(&self) -> Result<BTreeSet<u16>, AgentError> {
@@ -131,13 +134,18 @@ impl Disk {
         Ok(taken)
     }
 
-    fn write_pod(&self, instance: &Instance, observed: &Observed) -> Result<(), AgentError> {
+    fn write_pod(&self, instance: &Instance, trial: bool, observed: &Observed) -> Result<(), AgentError> {
         let (digest, record) = observed.record(instance).ok_or_else(|| gone(instance.to_string()))?;
-        let written = self.record(instance)?.ok_or_else(|| gone(format!("the record of {instance}")))?;
-        let rendered = self.render(instance, &digest, record, &written.ports)?;
+        let known = self.record(instance)?.ok_or_else(|| gone(format!("the record of {instance}")))?;
+        let tries = if trial { known.tries.saturating_add(1) } else { 0 };
+        let rendered = self.render(instance, &digest, record, &known.ports, trial.then_some(tries))?;
         let path = self.paths.manifest(instance);
         let text = pod::manifest(&rendered.pod)
             .map_err(|error| AgentError::Corrupt { path: path.clone(), why: error.to_string() })?;
+        if tries != known.tries {
+            // Counted first: a start too many in the count costs time, one too few a login.
+            records::write(&self.paths.instance(instance), &InstanceRecord { tries, ..known })?;
+        }
         atomic::private_folder(&self.paths.manifests())?;
         atomic::write(&path, text.as_bytes(), None)
     }

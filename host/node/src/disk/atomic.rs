@@ -2,8 +2,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, symlink};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, symlink};
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::AgentError;
 use crate::settings::Owner;
@@ -16,7 +19,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(
     replace(path, "writing", |fresh| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
         file.write_all(bytes)?;
-        give(fresh, owner)?;
+        give(&file, owner)?;
         file.sync_all()
     })
 }
@@ -81,7 +84,12 @@ pub(super) fn passage(path: &Path) -> Result<(), AgentError> {
 /// A folder that belongs to a plugin's user alone.
 pub(super) fn owned_folder(path: &Path, owner: Owner) -> Result<(), AgentError> {
     folder(path, 0o700)?;
-    give(path, Some(owner)).map_err(AgentError::io("giving away", path))
+    // A link that somebody put there instead is not followed.
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(io::Error::from)
+        .and_then(|folder| give(&folder, Some(owner)))
+        .map_err(AgentError::io("giving away", path))
 }
 
 /// An existing folder keeps its mode: it may be the admin's.
@@ -103,10 +111,11 @@ fn folder(path: &Path, mode: u32) -> Result<(), AgentError> {
     make().map_err(AgentError::io("making", path))
 }
 
-fn give(path: &Path, owner: Option<Owner>) -> io::Result<()> {
+/// By what is open, never by name: what lies in a folder of the plugin's user may be another file by now.
+fn give(what: &impl AsFd, owner: Option<Owner>) -> io::Result<()> {
     let Some(Owner { uid, gid }) = owner else { return Ok(()) };
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    if (uid, gid) == own { Ok(()) } else { chown(path, Some(uid), Some(gid)) }
+    if (uid, gid) == own { Ok(()) } else { fchown(what, Some(uid), Some(gid)) }
 }
 
 /// A file for a lock.

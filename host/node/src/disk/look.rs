@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -10,6 +10,8 @@ use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::{KeyId, PluginDigest, Revision};
 use keyward_core::names;
 use keyward_core::node::{self, FileSeen, Generation, Instance, OnDisk, pod};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
 use super::{Disk, atomic};
@@ -74,6 +76,7 @@ impl Disk {
             preflight: memory.preflight,
             highest_key_id: memory.highest_key_id,
             refusal: None,
+            loaded: memory.loaded,
         };
         Ok(Look { disk, refusal: memory.refusal })
     }
@@ -118,6 +121,7 @@ impl Disk {
             };
             let found = instances.entry(instance.clone()).or_default();
             found.files = record.as_ref().is_some_and(|record| self.has_files(&instance, record));
+            found.tries = record.as_ref().map_or(0, |record| record.tries);
             found.digest = record.map(|record| record.digest);
         }
         for name in atomic::entries(&self.paths.plugins())? {
@@ -132,15 +136,14 @@ impl Disk {
                 }
             }
         }
-        for (instance, digest) in self.manifests()? {
+        for (instance, digest, trial) in self.manifests()? {
             let found = instances.entry(instance).or_default();
-            found.pod = true;
+            (found.pod, found.trial) = (true, trial);
             found.digest.get_or_insert(digest);
         }
         for (instance, found) in &mut instances {
             // Only who should have stopped is asked: of the others the prober knows more.
-            found.listening =
-                !found.pod && found.folder && UnixStream::connect(self.paths.socket(instance)).is_ok();
+            found.listening = !found.pod && found.folder && is_listening(&self.paths.socket(instance));
         }
         Ok(instances)
     }
@@ -168,7 +171,8 @@ impl Disk {
             .all(|(name, length)| fs::metadata(folder.join(name)).is_ok_and(|found| found.len() == *length))
     }
 
-    fn manifests(&self) -> Result<Vec<(Instance, PluginDigest)>, AgentError> {
+    /// Our pods, and whether each is a trial's.
+    fn manifests(&self) -> Result<Vec<(Instance, PluginDigest, bool)>, AgentError> {
         let folder = self.paths.manifests();
         let mut found = Vec::new();
         for name in atomic::entries(&folder)? {
@@ -179,13 +183,26 @@ impl Disk {
             let Some(bytes) = atomic::read(&path)? else { continue };
             let pod =
                 std::str::from_utf8(&bytes).ok().and_then(|text| serde_saphyr::from_str::<Pod>(text).ok());
-            match pod.as_ref().and_then(pod::identify) {
-                Some((instance, digest)) if self.paths.manifest(&instance) == path => {
-                    found.push((instance, digest));
+            match pod.as_ref().and_then(|pod| Some((pod::identify(pod)?, pod::is_trial(pod)))) {
+                Some(((instance, digest), trial)) if self.paths.manifest(&instance) == path => {
+                    found.push((instance, digest, trial));
                 }
                 _ => tracing::warn!(path = %path.display(), "a manifest by our name that is not ours"),
             }
         }
         Ok(found)
     }
+}
+
+/// Whether somebody listens on a socket. Never waits: a plugin that is being stopped accepts nobody any more, and
+/// whoever connects while its backlog is full would wait for as long as it lives.
+pub(super) fn is_listening(socket: &Path) -> bool {
+    let attempt = || {
+        let address = SocketAddrUnix::new(socket)?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let own = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&own, &address)
+    };
+    // Full is there too.
+    matches!(attempt(), Ok(()) | Err(Errno::AGAIN))
 }

@@ -29,6 +29,9 @@ pub(super) struct Memory {
     pub(super) preflight: Option<PreflightAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<RefusalRecord>,
+    /// What the API server was last seen to have loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) loaded: Option<ConfigHash>,
 }
 
 /// A configuration that the API server did not load.
@@ -51,6 +54,14 @@ pub(super) struct InstanceRecord {
     /// Each file with its length in bytes.
     #[serde(default)]
     pub(super) files: BTreeMap<String, u64>,
+    /// How often it was started as a trial.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) tries: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A record, or none where there is no file.

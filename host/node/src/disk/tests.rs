@@ -12,7 +12,7 @@ use keyward_core::api::PluginSettings;
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, REVISION_ZERO};
 use keyward_core::formats::revision::{AcceptedPlugin, PluginRecord, RevisionContent};
 use keyward_core::ids::{ConfigHash, KeyId, Revision};
-use keyward_core::node::{Instance, Observed, Policy, Refused, Step};
+use keyward_core::node::{Instance, Observed, Policy, Refused, Step, Unread};
 use keyward_core::provider::{Container, KeyRef, Part, Plugin, ReferenceKind};
 use serde_json::json;
 
@@ -102,7 +102,7 @@ fn observed(disk: &Disk, target: Option<&Arc<RevisionContent>>) -> Observed {
         spec: None,
         target: target.map(|content| Ok(Arc::clone(content))),
         candidate: None,
-        server: Err("not asked".into()),
+        server: Err(Unread { why: "not asked".into(), answers: false }),
         disk: disk.look().unwrap().disk,
         probes: BTreeMap::new(),
         file_age: Duration::ZERO,
@@ -124,6 +124,10 @@ fn install(n: u64, content: &RevisionContent) -> Step {
     Step::InstallConfiguration { revision: Revision(n), hash: content.hash() }
 }
 
+fn write_pod(instance: &Instance) -> Step {
+    Step::WritePod { instance: instance.clone(), trial: false }
+}
+
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
@@ -143,7 +147,7 @@ fn an_instance_comes_and_goes_step_by_step() {
     assert_eq!(fs::read(&file).unwrap(), b"s3cr3t");
     assert_eq!((mode(&file), mode(&paths.plugin(&one)), mode(&paths.plugins())), (0o600, 0o700, 0o711));
 
-    act(&disk, Some(&content), &[Step::MakeFolder(one.clone()), Step::WritePod(one.clone())]);
+    act(&disk, Some(&content), &[Step::MakeFolder(one.clone()), write_pod(&one)]);
     assert!(seen().files && seen().folder && seen().pod && !seen().listening);
     assert_eq!(mode(&paths.socket_folder(&one)), 0o700);
     assert_eq!(mode(&paths.manifest(&one)), 0o600);
@@ -154,7 +158,7 @@ fn an_instance_comes_and_goes_step_by_step() {
     fs::write(&file, b"").unwrap();
     assert!(!seen().files);
     let port = |text: &str| text.lines().find(|line| line.contains("containerPort")).unwrap().to_owned();
-    act(&disk, Some(&content), &[Step::WriteFiles(one.clone()), Step::WritePod(one.clone())]);
+    act(&disk, Some(&content), &[Step::WriteFiles(one.clone()), write_pod(&one)]);
     assert!(seen().files);
     assert_eq!(port(&fs::read_to_string(paths.manifest(&one)).unwrap()), port(&manifest), "ports stay");
 
@@ -168,15 +172,84 @@ fn an_instance_comes_and_goes_step_by_step() {
 }
 
 #[test]
+fn starts_of_a_trial_are_counted_until_it_stays() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    let (content, one) = (content("one"), instance("one"));
+    let trial = Step::WritePod { instance: one.clone(), trial: true };
+    let seen = || disk.look().unwrap().disk.instances[&one].clone();
+    let manifest = || fs::read_to_string(paths.manifest(&one)).unwrap();
+    act(&disk, Some(&content), &[Step::WriteFiles(one.clone())]);
+    let mut manifests = Vec::new();
+    for tries in 1..4 {
+        disk.act(&trial, &observed(&disk, Some(&content))).unwrap();
+        assert!(seen().trial && seen().tries == tries && manifest().contains("restartPolicy: Never"));
+        manifests.push(manifest());
+        // Neither another agent nor files that were written anew forget it.
+        act(&disk, Some(&content), &[Step::WriteFiles(one.clone())]);
+        assert_eq!(seen().tries, tries);
+    }
+    manifests.dedup();
+    assert_eq!(manifests.len(), 3, "the kubelet takes each for another pod");
+    act(&disk, Some(&content), &[Step::RemovePod(one.clone())]);
+    assert!(!seen().trial && seen().tries == 3);
+    act(&disk, Some(&content), &[write_pod(&one)]);
+    assert!(!seen().trial && seen().tries == 0 && manifest().contains("restartPolicy: Always"));
+}
+
+#[test]
+fn whoever_does_not_accept_is_not_waited_for() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let place = Place::new();
+    let socket = place.folder.path().join("kms.sock");
+    assert!(!look::is_listening(&socket), "nothing there");
+    let listener =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .unwrap();
+    rustix::net::bind(&listener, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+    assert!(!look::is_listening(&socket), "bound, and not listening");
+    rustix::net::listen(&listener, 0).unwrap();
+    // Far more than fit: one that waited would wait for ever. Connections stay in the backlog though nobody holds them.
+    for _ in 0..100 {
+        assert!(look::is_listening(&socket));
+    }
+    drop(listener);
+    assert!(!look::is_listening(&socket), "left behind");
+}
+
+#[test]
+fn a_link_in_place_of_a_folder_gives_nothing_away() {
+    let place = Place::new();
+    let (theirs, link) = (place.folder.path().join("theirs"), place.folder.path().join("link"));
+    fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::symlink(&theirs, &link).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    let owner = Owner::here();
+    let refused = atomic::owned_folder(&link, owner).unwrap_err();
+    assert!(matches!(&refused, AgentError::Io { doing: "giving away", .. }), "{refused}");
+    let uid = |path: &Path| std::os::unix::fs::MetadataExt::uid(&fs::symlink_metadata(path).unwrap());
+    assert_eq!(uid(&theirs), rustix::process::geteuid().as_raw());
+    // What is no link goes to its owner, folder and file.
+    atomic::owned_folder(&theirs, owner).unwrap();
+    atomic::write(&theirs.join("file"), b"x", Some(owner)).unwrap();
+    assert_eq!((uid(&theirs), uid(&theirs.join("file"))), (owner.uid, owner.uid), "as root: {root}");
+}
+
+#[test]
+fn what_was_loaded_is_remembered() {
+    let place = Place::new();
+    let disk = place.open();
+    let hash = ConfigHash::of(b"a");
+    act(&disk, None, &[Step::RecordLoaded(hash.clone())]);
+    assert_eq!(disk.look().unwrap().disk.loaded, Some(hash));
+}
+
+#[test]
 fn two_instances_of_a_key_have_ports_of_their_own() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     for image in ["one", "two"] {
-        act(
-            &disk,
-            Some(&content(image)),
-            &[Step::WriteFiles(instance(image)), Step::WritePod(instance(image))],
-        );
+        act(&disk, Some(&content(image)), &[Step::WriteFiles(instance(image)), write_pod(&instance(image))]);
     }
     let ports = ["one", "two"].map(|image| {
         let manifest = fs::read_to_string(paths.manifest(&instance(image))).unwrap();

@@ -95,7 +95,8 @@ pub(crate) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Op
 pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Serving {
     let looked = async {
         let Some(served) = find(cluster, wanted).await? else { return Ok(Serving::Not) };
-        let Some((group, version)) = served.base.strip_prefix("/apis/").and_then(|base| base.split_once('/')) else {
+        let Some((group, version)) = served.base.strip_prefix("/apis/").and_then(|base| base.split_once('/'))
+        else {
             return Ok(Serving::Itself);
         };
         let name = format!("{version}.{group}");

@@ -31,6 +31,9 @@ use crate::metrics::Metrics;
 use pace::Pace;
 use run::{End, Run, RunError, Tools};
 
+/// Pauses that end at almost the same time are looked after together.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+
 /// How the engine works.
 #[derive(Clone, Copy, Debug)]
 pub struct MigrationSettings {
@@ -85,14 +88,12 @@ impl Engine {
         let mut runs: JoinSet<Ended> = JoinSet::new();
         while !stop.is_cancelled() {
             match self.tools.cluster.list::<EncryptionMigration>(None, None).await {
-                Ok(migrations) => self.look_after(migrations, &mut active, &paused, &mut runs, &stop),
+                Ok(migrations) => self.look_after(migrations, &mut active, &mut paused, &mut runs, &stop),
                 Err(error) => tracing::warn!("migrations are not looked after: {error}"),
             }
-            let wake = paused.values().filter_map(|paused| paused.until).min();
-            let wake = wake.map_or(self.resync, |at| at.saturating_duration_since(Instant::now()));
             tokio::select! {
                 () = look.notified() => {}
-                () = tokio::time::sleep(wake.clamp(Duration::from_millis(50), self.resync)) => {}
+                () = tokio::time::sleep(wake(&paused, Instant::now(), self.resync)) => {}
                 () = stop.cancelled() => {}
                 Some(ended) = runs.join_next() => match ended {
                     Ok((name, result)) => {
@@ -125,7 +126,7 @@ impl Engine {
         &self,
         migrations: Vec<EncryptionMigration>,
         active: &mut BTreeMap<String, Active>,
-        paused: &BTreeMap<String, Paused>,
+        paused: &mut BTreeMap<String, Paused>,
         runs: &mut JoinSet<Ended>,
         stop: &CancellationToken,
     ) {
@@ -139,6 +140,7 @@ impl Engine {
                 run.stop.cancel();
             }
         }
+        paused.retain(|name, _| migrations.iter().any(|one| one.metadata.name.as_deref() == Some(name)));
         for migration in migrations {
             let name = migration.metadata.name.clone().unwrap_or_default();
             let waits = paused.get(&name).and_then(|paused| paused.until).is_some_and(|until| now < until);
@@ -153,6 +155,10 @@ impl Engine {
             };
             tracing::info!(name, key = %migration.spec.key_id, "migration begins or goes on");
             let (tools, token) = (self.tools.clone(), run.stop.clone());
+            if let Some(paused) = paused.get_mut(&name) {
+                // Its back-off goes on from where it was, should it pause again.
+                paused.until = None;
+            }
             active.insert(name.clone(), run);
             runs.spawn(async move {
                 let ended = Run::new(&tools, migration, token).execute().await;
@@ -160,6 +166,13 @@ impl Engine {
             });
         }
     }
+}
+
+/// When to look though nothing is announced: when the next pause ends, at the latest after a resync.
+fn wake(paused: &BTreeMap<String, Paused>, now: Instant, resync: Duration) -> Duration {
+    let ends = paused.values().filter_map(|paused| paused.until?.checked_duration_since(now));
+    // Those that are over were looked at a moment ago.
+    ends.filter(|left| !left.is_zero()).fold(resync, Duration::min).max(SHORTEST_WAIT.min(resync))
 }
 
 fn note(name: &str, result: Result<End, RunError>, paused: &mut BTreeMap<String, Paused>) {
@@ -174,5 +187,27 @@ fn note(name: &str, result: Result<End, RunError>, paused: &mut BTreeMap<String,
             entry.until = Some(Instant::now() + pause);
             tracing::warn!(name, ?pause, "migration pauses: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_pause_that_is_yet_to_end_wakes_it() {
+        let now = Instant::now();
+        let resync = Duration::from_secs(30);
+        let paused = |untils: &[Option<Instant>]| -> BTreeMap<String, Paused> {
+            let entry = |until: &Option<Instant>| Paused { until: *until, ..Default::default() };
+            untils.iter().enumerate().map(|(n, until)| (n.to_string(), entry(until))).collect()
+        };
+        let later = |millis| Some(now + Duration::from_millis(millis));
+        let past = now.checked_sub(Duration::from_secs(5));
+        assert_eq!(wake(&paused(&[]), now, resync), resync);
+        assert_eq!(wake(&paused(&[None, past, Some(now)]), now, resync), resync, "they were looked at");
+        assert_eq!(wake(&paused(&[past, later(700), later(900)]), now, resync), Duration::from_millis(700));
+        assert_eq!(wake(&paused(&[later(1)]), now, resync), SHORTEST_WAIT);
+        assert_eq!(wake(&paused(&[later(90_000)]), now, resync), resync);
     }
 }

@@ -1,6 +1,7 @@
 //! One container: from its part of the manifest to a process, and that process until it ends.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -121,11 +122,17 @@ fn reachable(binary: &Path) -> Result<PathBuf, String> {
     let refuse = |error: &dyn std::fmt::Display| format!("making {} reachable: {error}", binary.display());
     let metadata = fs::metadata(binary).map_err(|error| refuse(&error))?;
     // By inode, so that a binary that was built anew gets a new place.
-    let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+    let inode = metadata.ino();
     let name = binary.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let place = Path::new(BINARIES).join(format!("{inode}-{name}"));
-    if !place.exists() {
-        File::create(&place).map_err(|error| refuse(&error))?;
+    // The file outlives a reboot, what was mounted over it does not.
+    let there = fs::metadata(&place)
+        .is_ok_and(|found| (found.dev(), found.ino()) == (metadata.dev(), metadata.ino()));
+    if !there {
+        match File::create_new(&place) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(refuse(&error)),
+            _ => {}
+        }
         if let Err(error) = mount_bind(binary, &place) {
             let _ = fs::remove_file(&place);
             return Err(refuse(&error));

@@ -80,8 +80,8 @@ async fn main() -> Result<()> {
     ));
     ensure!(report.failures.is_empty(), "reads failed: {:?}", report.failures);
     told.say(format_args!(
-        "== So did a watcher of key 1's socket, as long as a configuration named it: {} round trips (Encrypt and \
-         Decrypt),\n   {} looks at /readyz, {} failed; at most {} ms from one answer to the next\n   served by {}",
+        "== A watcher asked key 1's plugin until the key had left the configuration: {} round trips (Encrypt, \
+         Decrypt)\n   and {} looks at /readyz, {} failed; at most {} ms from one answer to the next\n   served by {}",
         watched.probes,
         watched.looks,
         watched.failures.len(),

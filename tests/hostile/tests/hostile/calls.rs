@@ -27,9 +27,17 @@ fn a_loop_ends_with_its_fuel() {
 }
 
 #[test]
-fn what_fuel_does_not_see_ends_at_the_deadline() {
+fn bulk_memory_is_paid_for_by_the_byte() {
+    // A dozen instructions that write four times what the fuel is good for.
+    let once = "(memory.fill (i32.const 65536) (i32.const 0) (i32.const 3900000))";
+    let grow = "(drop (memory.grow (i32.const 60)))";
+    assert_eq!(requirements(code(&format!("{grow} {once} unreachable"))).1, "fuel");
+    assert_eq!(requirements(code(&format!("{grow} unreachable"))).1, "trap");
+}
+
+#[test]
+fn more_fuel_than_time_ends_at_the_deadline() {
     let folder = tempfile::tempdir().unwrap();
-    // Fills four megabytes for a few units of fuel, again and again.
     let fill = "(drop (memory.grow (i32.const 60)))
         (loop $l (memory.fill (i32.const 0) (i32.const 0) (i32.const 3900000)) (br $l)) unreachable";
     put(folder.path(), "slow.wasm", &Forge::sound("Acme", "acme").with("requirements", code(fill)));

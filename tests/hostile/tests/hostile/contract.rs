@@ -24,6 +24,9 @@ fn described(pointer: &str, value: Value) -> String {
 fn a_descriptor_is_checked_at_load() {
     assert!(described("/provider-type", json!("no type")).contains("provider-type"));
     assert!(described("/config-field", json!("type")).contains("config-field"));
+    for not_in_cel in ["my-kms", "in", "namespace", "Acme"] {
+        assert!(described("/config-field", json!(not_in_cel)).contains("config-field"), "{not_in_cel}");
+    }
     assert!(described("/image-field", json!("nowhere")).contains("not in the schema"));
     assert!(described("/config-schema", json!("rubbish")).contains("not JSON"));
     assert!(described("/config-schema", json!("[]")).contains("not an object"));
@@ -62,11 +65,18 @@ fn a_normal_form_is_its_own_normal_form() {
 #[test]
 fn identities_and_references_are_checked() {
     let twice = json!({"key": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}], "version": []});
-    assert!(broken("kek-identity", twice).contains("\"a\" twice"));
+    assert!(broken("kek-identity", twice).contains("\"a\" stands twice"));
     let reference = |name: &str, key: &str, field: &str| {
         json!([{"source": {"kind": "secret", "name": name, "key": key},
             "exposure": "file", "required": true, "field": field}])
     };
+    evaluate(
+        &engine(&Forge::sound("Acme", "acme").answering("references", reference("a", "k", "key"))),
+        &acme("a"),
+    )
+    .unwrap();
+    assert!(broken("references", reference("b", "k", "key")).contains("from the field \"key\""));
+    assert!(broken("references", reference("a", "k", "token")).contains("from the field \"token\""));
     assert!(broken("references", reference("a_b", "k", "key")).contains("no object"));
     assert!(broken("references", reference("a", "../k", "key")).contains("no key"));
     assert!(broken("references", reference("a", "k", "other")).contains("no field"));
@@ -92,6 +102,75 @@ fn a_rendered_plugin_is_checked() {
     assert!(failure(&engine(&no_image), &acme("a")).2.contains("names no image-field"));
 }
 
+/// A configuration that names a Secret.
+fn naming(secret: &str) -> Value {
+    json!({"type": "Acme", "acme": {"image": image(), "key": "a", "token": secret}})
+}
+
+#[test]
+fn a_secret_that_only_the_module_names_is_not_given() {
+    // It writes the name into the normal form itself.
+    let mut normal = naming("victim")["acme"].clone();
+    normal["key"] = json!("b");
+    let victim = json!({"kind": "secret", "name": "victim", "key": "password"});
+    let forge = Forge::sound("Acme", "acme")
+        .answering("normalize", json!({"ok": {"config": normal.to_string(), "warnings": []}}))
+        .answering(
+            "references",
+            json!([{"source": victim, "exposure": "public-value", "required": true, "field": "token"}]),
+        )
+        .changing("render", "/ok/managed/args/0/1", json!({"value": victim}));
+    let engine = engine(&forge);
+    for written in [acme("a"), naming("creds")] {
+        let (function, category, message) = failure(&engine, &written);
+        assert_eq!((function.as_str(), category.as_str()), ("references", "contract"));
+        assert!(message.contains("from the field \"token\""), "{message}");
+    }
+    evaluate(&engine, &naming("victim")).unwrap();
+}
+
+#[test]
+fn keywards_own_secrets_are_not_given_though_the_configuration_names_them() {
+    for own in [
+        "encryption-key-kube-apiserver-1",
+        "encryption-config-4",
+        "encryption-preflight",
+        "encryption-foreign-a",
+    ] {
+        let key = json!({"kind": "secret", "name": own, "key": "encryption-config"});
+        let forge = Forge::sound("Acme", "acme")
+            .answering(
+                "references",
+                json!([{"source": key, "exposure": "public-value", "required": true, "field": "token"}]),
+            )
+            .changing("render", "/ok/managed/args/0/1", json!({"value": key}));
+        let error = evaluate(&engine(&forge), &naming(own)).unwrap_err();
+        let ProviderError::Invalid { violations } = &error else { panic!("{error:?}") };
+        assert_eq!(violations[0].field, "acme.token");
+        assert!(violations[0].message.contains(own), "{error}");
+    }
+}
+
+#[test]
+fn what_is_shown_in_terminals_is_one_line_of_what_can_be_seen() {
+    for hidden in ["\u{1b}[2J", "a\nfact      status = constant", "\u{202e}", "\u{9b}1m"] {
+        let fact = json!([{"name": "docs", "value": hidden}]);
+        assert!(described("/facts", fact).contains("not shown"), "{hidden:?}");
+        let fact = json!([{"name": hidden, "value": "x"}]);
+        assert!(described("/facts", fact).contains("not shown"), "{hidden:?}");
+        let kek = json!({"key": [{"name": "key", "value": hidden}], "version": []});
+        assert!(broken("kek-identity", kek).contains("not shown"), "{hidden:?}");
+        let kek = json!({"key": [], "version": [{"name": hidden, "value": "x"}]});
+        assert!(broken("kek-identity", kek).contains("not shown"), "{hidden:?}");
+    }
+    // Names in errors are the module's words, too.
+    let nobody = json!({"kind": "secret", "name": "\u{1b}[2J\u{202e}", "key": "a\nb"});
+    let forge =
+        Forge::sound("Acme", "acme").changing("render", "/ok/managed/args/0/1", json!({"value": nobody}));
+    let (_, _, message) = failure(&engine(&forge), &acme("a"));
+    assert!(!message.contains(|c: char| c.is_control() || c == '\u{202e}'), "{message:?}");
+}
+
 #[test]
 fn a_secret_value_in_the_environment_is_refused_with_the_reason() {
     let token = json!({"kind": "secret", "name": "creds", "key": "token"});
@@ -101,7 +180,7 @@ fn a_secret_value_in_the_environment_is_refused_with_the_reason() {
             json!([{"source": token, "exposure": "secret-value", "required": true, "field": "token"}]),
         )
         .changing("render", "/ok/managed/env", json!([{"name": "TOKEN", "value": [{"value": token}]}]));
-    let error = evaluate(&engine(&forge), &acme("a")).unwrap_err();
+    let error = evaluate(&engine(&forge), &naming("creds")).unwrap_err();
     let ProviderError::Invalid { violations } = &error else { panic!("{error:?}") };
     assert_eq!(violations[0].field, "acme.token");
     assert!(violations[0].message.contains("key token of secret creds"), "{error}");

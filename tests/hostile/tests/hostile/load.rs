@@ -157,7 +157,7 @@ fn one_bad_file_degrades_itself_alone() {
     std::fs::write(folder.path().join("greedy.wasm"), importing(r#"(import "all" (func))"#)).unwrap();
     std::fs::write(folder.path().join("README.md"), b"not looked at").unwrap();
     std::fs::create_dir(folder.path().join("folder.wasm")).unwrap();
-    put(folder.path(), "loops.wasm", &Forge::sound("Loop", "loop").with("describe", forever()));
+    put(folder.path(), "loops.wasm", &Forge::sound("Loop", "loops").with("describe", forever()));
     let engine = Engine::open(folder.path(), options()).unwrap();
 
     evaluate(&engine, &acme("a")).unwrap();
@@ -167,6 +167,62 @@ fn one_bad_file_degrades_itself_alone() {
     assert!(told[1].contains("folder.wasm"), "{told:#?}");
     assert!(told[2].contains("greedy.wasm") && told[2].contains("imports all"), "{told:#?}");
     assert!(told[3].contains("loops.wasm") && told[3].contains("fuel"), "{told:#?}");
+}
+
+#[test]
+fn a_type_that_is_not_loaded_is_told_with_what_was_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("acme.wasm"), b"half a fi").unwrap();
+    let engine = Engine::open(folder.path(), options()).unwrap();
+    let error = evaluate(&engine, &acme("a")).unwrap_err().to_string();
+    let expected = "unsupported KMS provider type \"Acme\"; loaded providers: none; refused: (acme.wasm: it is not \
+                    WebAssembly; build it with `keyward provider build` or `cargo xtask providers`)";
+    assert_eq!(error, expected);
+
+    // Bounded, whatever lies there, and whatever it says of itself.
+    for i in 0..20 {
+        std::fs::write(folder.path().join(format!("more{i:02}.wasm")), b"").unwrap();
+    }
+    let talks = "talk".repeat(20) + "-";
+    let long = Forge::sound("Acme", "acme").changing("describe", "/provider-type", json!(talks.repeat(100)));
+    put(folder.path(), "a.wasm", &long);
+    engine.reload(&[]).unwrap();
+    let error = evaluate(&engine, &acme("a")).unwrap_err().to_string();
+    assert!(
+        error.contains("(a.wasm: it breaks the provider contract: ") && error.contains("…), (acme.wasm"),
+        "{error}"
+    );
+    assert!(error.ends_with("(18 more)"), "{error}");
+    assert!(error.chars().count() < 1500, "{error}");
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "good.wasm", &Forge::sound("Acme", "acme"));
+    let fifo = folder.path().join("fifo.wasm");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("zero.wasm")).unwrap();
+    std::os::unix::net::UnixListener::bind(folder.path().join("socket.wasm")).unwrap();
+    // In a thread of its own: one that waits for somebody to write would wait for ever.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let path = folder.path().to_owned();
+    std::thread::spawn(move || drop(sender.send(Engine::open(&path, options()).unwrap())));
+    let engine = receiver.recv_timeout(BOUND).expect("the folder is loaded");
+    evaluate(&engine, &acme("a")).unwrap();
+    let told: Vec<String> = engine.degraded().iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 3, "{told:#?}");
+    assert!(told.iter().all(|text| text.contains("not a regular file")), "{told:#?}");
+}
+
+#[test]
+fn a_link_to_a_module_is_followed() {
+    // As a volume of a ConfigMap or an image has them.
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "data", &Forge::sound("Acme", "acme"));
+    std::os::unix::fs::symlink("data", folder.path().join("acme.wasm")).unwrap();
+    evaluate(&Engine::open(folder.path(), options()).unwrap(), &acme("a")).unwrap();
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod cache;
 mod calls;
 mod contract;
 mod load;
+mod parts;
 mod reload;
 mod sound;
 

@@ -35,14 +35,14 @@ fn an_unpinned_image_is_a_violation_at_its_field() {
 #[test]
 fn violations_have_paths_below_the_kms_object_and_no_control_characters() {
     let refuse = json!({"err": [
-        {"field": "key", "message": "no \u{1b}[31mgood"},
+        {"field": "key", "message": "no \u{1b}[31mgood\nat all"},
         {"field": "", "message": "as a whole"},
     ]});
     let engine = engine(&Forge::sound("Acme", "acme").answering("normalize", refuse));
     let error = evaluate(&engine, &acme("a")).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the KMS configuration is invalid: acme.key: no \u{fffd}[31mgood; acme: as a whole"
+        "the KMS configuration is invalid: acme.key: no \u{fffd}[31mgood at all; acme: as a whole"
     );
 }
 
@@ -76,7 +76,8 @@ fn what_is_stored_is_upgraded_first() {
 
 #[test]
 fn a_failure_is_diagnosed() {
-    let answer = json!({"cause": "login", "summary": "refused", "remedy": "renew it", "retryable": true});
+    // Each of its texts is one line.
+    let answer = json!({"cause": "login", "summary": "refused", "remedy": "renew\nit", "retryable": true});
     let engine = engine(&Forge::sound("Acme", "acme").answering("diagnose", answer));
     let request = EvaluationRequest::new(Origin::Desired, &acme("a"));
     let failure = Failure {

@@ -1,7 +1,9 @@
 //! Tables of single decisions, and a model of a node that is killed between any two steps.
 
+mod machine;
 mod model;
 mod rules;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -125,6 +127,11 @@ fn target(n: u64, content: &RevisionContent, canaries: &[KeyCanary]) -> Encrypti
         preflight: None,
         canaries: canaries.to_vec(),
     }
+}
+
+/// Nobody answers where the API server should.
+fn silent() -> Result<Reading, Unread> {
+    Err(Unread { why: "connection refused".into(), answers: false })
 }
 
 fn seconds(n: u64) -> Duration {

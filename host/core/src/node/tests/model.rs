@@ -1,360 +1,16 @@
-//! A node with its API server and plugins, in memory. The agent on it loses its memory whenever it is killed.
+//! Lives of a node: what it comes to, whenever its agent is killed.
 
+use super::machine::{Machine, Memory, settle, turn};
 use super::*;
-use crate::api::{EncryptionNodeStatus, HealthStatus, PreflightAnswer, PreflightResult};
+use crate::api::{EncryptionNodeStatus, PreflightAnswer, PreflightResult};
 use crate::formats::encryption_config::REVISION_ZERO;
 use crate::ids::ConfigHash;
-use crate::provider::Failure;
 
-/// What survives the agent: disk, API server, plugins, the objects of the API.
-#[derive(Clone)]
-pub(super) struct Machine {
-    pub(super) now: u64,
-    pub(super) spec: Option<SeenSpec>,
-    pub(super) revisions: BTreeMap<Revision, Arc<RevisionContent>>,
-    pub(super) candidate: Option<(KeyId, PluginRecord)>,
-    pub(super) disk: Disk,
-    refused_at: u64,
-    /// Configurations by hash, as the files of this node could hold them.
-    bytes: BTreeMap<ConfigHash, Vec<u8>>,
-    pub(super) loaded: Option<ConfigHash>,
-    pub(super) failed_reloads: u64,
-    /// The API server looks at its file each so many seconds; never if 0.
-    pub(super) poll: u64,
-    /// By image: the KEK that it reaches, or why it fails.
-    pub(super) plugins: BTreeMap<Instance, Result<String, String>>,
-    made: u64,
-}
-
-/// What the agent knows and the disk does not.
-#[derive(Clone, Default)]
-pub(super) struct Memory {
-    probes: BTreeMap<Instance, Seen>,
-    file: Option<(ConfigHash, u64, u64)>,
-    unneeded: BTreeMap<Instance, u64>,
-}
-
-#[derive(Clone)]
-struct Seen {
-    question: Question,
-    asked: u64,
-    pass: Option<(u64, Option<Canary>)>,
-    last: LastProbe,
-    failing: Option<(Failure, bool, u64, u32)>,
-    attempts: u32,
-}
-
-impl Machine {
-    pub(super) fn new() -> Self {
-        let zero = FileSeen::of(REVISION_ZERO.as_bytes());
-        Self {
-            now: 0,
-            spec: None,
-            revisions: BTreeMap::new(),
-            candidate: None,
-            bytes: [(zero.hash.clone(), REVISION_ZERO.as_bytes().to_vec())].into(),
-            loaded: Some(zero.hash.clone()),
-            disk: Disk { file: Some(zero), ..Default::default() },
-            refused_at: 0,
-            failed_reloads: 0,
-            poll: 3,
-            plugins: BTreeMap::new(),
-            made: 0,
-        }
-    }
-
-    pub(super) fn ask(&mut self, spec: EncryptionNodeSpec) {
-        let generation = self.spec.as_ref().map_or(1, |seen| seen.generation + 1);
-        self.spec = Some(SeenSpec { generation, spec });
-    }
-
-    pub(super) fn publish(&mut self, n: u64, content: &Arc<RevisionContent>) {
-        self.bytes.insert(content.hash(), content.bytes.expose().to_vec());
-        self.revisions.insert(Revision(n), content.clone());
-    }
-
-    pub(super) fn observe(&self, memory: &mut Memory) -> Observed {
-        let file = self.disk.file.as_ref().map(|file| file.hash.clone());
-        if memory.file.as_ref().map(|(hash, ..)| hash) != file.as_ref() {
-            memory.file = file.map(|hash| (hash, self.now, self.failed_reloads));
-        }
-        let age = |at: u64| seconds(self.now - at);
-        let spec = self.spec.clone();
-        let target = spec.as_ref().filter(|seen| seen.spec.revision.0 > 0).map(|seen| {
-            let found = self.revisions.get(&seen.spec.revision).cloned();
-            found.ok_or_else(|| Unusable::Unreadable("gone".into()))
-        });
-        let candidate = spec.as_ref().and_then(|seen| seen.spec.preflight.as_ref()).map(|_| {
-            let plugins = self.candidate.iter().cloned().collect();
-            Ok(Arc::new(plugins))
-        });
-        let mut disk = self.disk.clone();
-        for (instance, found) in &mut disk.instances {
-            found.listening = self.runs(instance);
-        }
-        if let Some(refusal) = &mut disk.refusal {
-            refusal.elapsed = age(self.refused_at);
-        }
-        let probes = memory.probes.iter().map(|(instance, seen)| {
-            let pass = seen.pass.as_ref().map(|(at, canary)| Pass {
-                age: age(*at),
-                remote_key_id: RemoteKeyId("k".into()),
-                latency: Duration::from_millis(2),
-                started_in: seconds(1),
-                canary: canary.clone(),
-            });
-            let failing = seen.failing.as_ref().map(|(failure, mismatch, since, times)| Failing {
-                failure: failure.clone(),
-                mismatch: *mismatch,
-                since: age(*since),
-                times: *times,
-            });
-            let probed = Probed {
-                question: seen.question.clone(),
-                age: age(seen.asked),
-                pass,
-                last: Some(seen.last.clone()),
-                failing,
-                attempts: seen.attempts,
-            };
-            (instance.clone(), probed)
-        });
-        Observed {
-            policy: Policy { file_poll: seconds(self.poll), ..Policy::default() },
-            target,
-            candidate,
-            server: Ok(Reading {
-                id: Some("apiserver-x".into()),
-                loaded: self.loaded.clone(),
-                failed_reloads: self.failed_reloads - memory.file.as_ref().map_or(0, |(.., base)| *base),
-            }),
-            probes: probes.collect(),
-            file_age: memory.file.as_ref().map_or(Duration::ZERO, |(_, at, _)| age(*at)),
-            unneeded: memory.unneeded.iter().map(|(instance, at)| (instance.clone(), age(*at))).collect(),
-            failed_step: None,
-            disk,
-            spec,
-        }
-    }
-
-    pub(super) fn runs(&self, instance: &Instance) -> bool {
-        self.disk.instances.get(instance).is_some_and(|found| found.pod && found.files && found.folder)
-    }
-
-    pub(super) fn apply(&mut self, step: &Step, observed: &Observed) {
-        let disk = &mut self.disk;
-        match step {
-            Step::RecordHighWater(key_id) => disk.highest_key_id = *key_id,
-            Step::KeepCanaries(canaries) => disk.canaries = canaries.clone(),
-            Step::KeepPreflight(answer) => disk.preflight = Some((**answer).clone()),
-            Step::KeepRevision(revision) => {
-                let content = observed.target.clone().unwrap().unwrap();
-                disk.revisions.insert(*revision, content);
-            }
-            Step::MakeFolder(instance) => disk.instances.entry(instance.clone()).or_default().folder = true,
-            Step::WriteFiles(instance) => {
-                let (digest, _) = observed.record(instance).expect("a record of what is written");
-                let found = disk.instances.entry(instance.clone()).or_default();
-                found.files = true;
-                found.digest = Some(digest);
-            }
-            Step::WritePod(instance) => disk.instances.entry(instance.clone()).or_default().pod = true,
-            Step::SwitchLink { key_id, instance } => {
-                disk.serving.insert(*key_id, instance.generation.clone());
-                disk.links.insert(*key_id, instance.generation.clone());
-            }
-            Step::InstallConfiguration { revision, hash } => {
-                let old = disk.file.clone().unwrap();
-                disk.configurations.insert(old.hash.clone(), old);
-                let content = &disk.revisions[revision];
-                assert_eq!(content.hash(), *hash);
-                disk.file = Some(FileSeen::of(content.bytes.expose()));
-            }
-            Step::PutBack { hash, refused } => {
-                if let Some(refused) = refused {
-                    self.refused_at = self.now;
-                    disk.refusal = Some(Refusal {
-                        revision: refused.revision,
-                        hash: refused.hash.clone(),
-                        attempts: refused.attempts,
-                        elapsed: Duration::ZERO,
-                    });
-                }
-                disk.file = Some(FileSeen::of(&self.bytes[hash]));
-            }
-            Step::ForgetRefusal => disk.refusal = None,
-            Step::RemoveLink(key_id) => {
-                disk.serving.remove(key_id);
-                disk.links.remove(key_id);
-            }
-            Step::RemovePod(instance) => disk.instances.get_mut(instance).unwrap().pod = false,
-            Step::RemoveFiles(instance) => drop(disk.instances.remove(instance)),
-            Step::ForgetRevision(revision) => drop(disk.revisions.remove(revision)),
-            Step::ForgetConfiguration(hash) => drop(disk.configurations.remove(hash)),
-        }
-    }
-
-    /// The answer of whoever listens at a socket.
-    fn answer(&self, instance: &Instance, question: &Question) -> Result<(), (Failure, bool)> {
-        let failure = |phase: &str, message: &str| Failure {
-            phase: phase.into(),
-            message: message.into(),
-            ..Default::default()
-        };
-        let reached = match &question.socket {
-            Socket::Link => self.at_link(instance.key_id),
-            Socket::Generation | Socket::External(_) => Some(instance.clone()),
-        };
-        let runs =
-            |instance: &Instance| matches!(question.socket, Socket::External(_)) || self.runs(instance);
-        let Some(reached) = reached.filter(runs) else {
-            return Err((failure("start", "nobody listens"), false));
-        };
-        match self.plugins.get(&reached) {
-            None => Err((failure("start", "nobody listens"), false)),
-            Some(Err(why)) => Err((failure("status", why), false)),
-            Some(Ok(kek)) => match &question.canary {
-                Some(canary) if canary.ciphertext.split('#').next() != Some(kek) => {
-                    Err((failure("canary", "another KEK"), true))
-                }
-                _ => Ok(()),
-            },
-        }
-    }
-
-    pub(super) fn at_link(&self, key_id: KeyId) -> Option<Instance> {
-        let generation = self.disk.links.get(&key_id)?.clone();
-        Some(Instance { key_id, generation })
-    }
-
-    fn probe(&mut self, asks: &BTreeMap<Instance, Ask>, memory: &mut Memory) {
-        memory.probes.retain(|instance, _| asks.contains_key(instance));
-        for (instance, ask) in asks {
-            let before = memory.probes.get(instance).filter(|seen| seen.question == ask.question).cloned();
-            // As with the agent: while all is well, only Status is asked, and a pass grows old.
-            let well = before.as_ref().is_some_and(|seen| seen.pass.is_some() && seen.failing.is_none());
-            if well && !ask.urgent {
-                continue;
-            }
-            let outcome = self.answer(instance, &ask.question);
-            let last = LastProbe {
-                at: format!("1970-01-01T00:00:{:02}Z", self.now % 60),
-                status: if outcome.is_ok() { HealthStatus::Healthy } else { HealthStatus::Error },
-                remote_key_id: None,
-                detail: outcome.as_ref().err().map(|(failure, _)| failure.message.clone()),
-                answered: outcome.as_ref().err().is_none_or(|(failure, _)| failure.phase != "start"),
-            };
-            let mut seen = before.unwrap_or_else(|| Seen {
-                question: ask.question.clone(),
-                asked: self.now,
-                pass: None,
-                last: last.clone(),
-                failing: None,
-                attempts: 0,
-            });
-            seen.last = last;
-            match outcome {
-                Ok(()) => {
-                    let made = seen.pass.take().and_then(|(_, canary)| canary);
-                    let made = made.or_else(|| {
-                        self.made += 1;
-                        let kek = self.plugins.get(instance)?.clone().ok()?;
-                        ask.question.make_canary.then(|| canary(&format!("{kek}#{}", self.made)))
-                    });
-                    seen.pass = Some((self.now, made));
-                    seen.failing = None;
-                }
-                Err((failure, mismatch)) => {
-                    let (since, times) = seen.failing.as_ref().map_or((self.now, 0), |(.., at, n)| (*at, *n));
-                    seen.failing = Some((failure, mismatch, since, times + 1));
-                    seen.attempts += 1;
-                }
-            }
-            memory.probes.insert(instance.clone(), seen);
-        }
-    }
-
-    /// The API server looks at its file: it loads one whose plugins all answer, else it stays with what it has.
-    fn serve(&mut self) {
-        let Some(file) = self.disk.file.clone() else { return };
-        if self.poll == 0 || !self.now.is_multiple_of(self.poll) || self.loaded.as_ref() == Some(&file.hash) {
-            return;
-        }
-        let well = |key_id: &KeyId| {
-            self.at_link(*key_id)
-                .is_some_and(|at| self.runs(&at) && matches!(self.plugins.get(&at), Some(Ok(_))))
-        };
-        if file.keys.is_some_and(|keys| keys.iter().all(well)) {
-            self.loaded = Some(file.hash);
-        } else {
-            self.failed_reloads += 1;
-        }
-    }
-
-    /// What must hold at every instant.
-    fn check(&self) {
-        let keys = |hash: &ConfigHash| FileSeen::of(&self.bytes[hash]).keys.unwrap();
-        for key_id in self.loaded.iter().flat_map(keys) {
-            let at = self.at_link(key_id).unwrap_or_else(|| panic!("key {key_id} is loaded and has no link"));
-            assert!(self.runs(&at), "key {key_id} is loaded and its plugin {at} does not run");
-            let expected = format!("kek-{key_id}");
-            if let Ok(kek) = &self.plugins[&at] {
-                assert_eq!(*kek, expected, "key {key_id} is served by a plugin of another KEK");
-            }
-        }
-    }
-}
-
-/// One turn. Stops after `steps` steps, as if killed then; tells how many there were.
-pub(super) fn turn(machine: &mut Machine, memory: &mut Memory, steps: usize) -> (usize, Decision) {
-    let observed = machine.observe(memory);
-    let decision = next(&observed);
-    let mut done = 0;
-    for step in decision.steps.iter().take(steps) {
-        machine.apply(step, &observed);
-        machine.check();
-        done += 1;
-    }
-    memory.unneeded.retain(|instance, _| decision.unneeded.contains(instance));
-    for instance in &decision.unneeded {
-        memory.unneeded.entry(instance.clone()).or_insert(machine.now);
-    }
-    machine.probe(&decision.asks, memory);
-    machine.now += 1;
-    machine.serve();
-    machine.check();
-    (done, decision)
-}
-
-/// Turns until nothing is to be done for longer than any pause; kills the agent once, after `kill` steps in all.
-pub(super) fn settle(machine: &mut Machine, memory: &mut Memory, kill: &mut Option<usize>) -> Decision {
-    let (mut quiet, mut last) = (0, Decision::default());
-    for _ in 0..3000 {
-        let allowed = kill.unwrap_or(usize::MAX);
-        let (done, decision) = turn(machine, memory, allowed);
-        if let Some(left) = kill {
-            if done >= *left && decision.steps.len() > done {
-                *kill = None;
-                *memory = Memory::default();
-                quiet = 0;
-                continue;
-            }
-            *left -= done;
-        }
-        quiet = if done == 0 && decision.unneeded.is_empty() { quiet + 1 } else { 0 };
-        last = decision;
-        if quiet > 60 {
-            return last;
-        }
-    }
-    panic!("the node does not come to rest: {:?}", last.why);
-}
-
-fn status(decision: &Decision) -> &EncryptionNodeStatus {
+pub(super) fn status(decision: &Decision) -> &EncryptionNodeStatus {
     decision.report.as_ref().unwrap_or_else(|| panic!("no report: {:?}", decision.why))
 }
 
-fn answer(decision: &Decision) -> &PreflightAnswer {
+pub(super) fn answer(decision: &Decision) -> &PreflightAnswer {
     status(decision).preflight.as_ref().expect("an answer")
 }
 
@@ -601,4 +257,58 @@ fn plugins_of_others_are_only_asked() {
         );
     }
     assert_eq!(machine.disk.file.map(|file| file.hash), Some(content.hash()));
+}
+
+/// Revision 1 is loaded; the API server is killed while revision 2, which it cannot load, is in its file.
+fn restarted_on_what_it_cannot_load() -> (Machine, Memory, Arc<RevisionContent>) {
+    let mut machine = Machine::new();
+    let mut memory = Memory::default();
+    machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
+    machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
+    let (good, bad) = (revision(&[(1, "a")]), revision(&[(1, "a"), (2, "c")]));
+    machine.publish(1, &good);
+    machine.ask(target(1, &good, &[key_canary(1, "kek-1")]));
+    settle(&mut machine, &mut memory, &mut None);
+    machine.unloadable.insert(bad.hash());
+    machine.publish(2, &bad);
+    machine.ask(target(2, &bad, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]));
+    for _ in 0..100 {
+        let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+        if decision.steps.iter().any(|step| step.kind() == "InstallConfiguration") {
+            break;
+        }
+    }
+    assert_eq!(machine.disk.file.as_ref().map(|file| &file.hash), Some(&bad.hash()));
+    // Before anybody saw that a reload failed.
+    machine.restart_server();
+    assert!(machine.away);
+    // With the API server its objects are away: nobody can say what is wanted.
+    machine.spec = None;
+    (machine, memory, good)
+}
+
+#[test]
+fn a_server_that_died_of_its_configuration_gets_the_last_one_that_it_had_loaded() {
+    for agent_restarts in [false, true] {
+        let (mut machine, mut memory, good) = restarted_on_what_it_cannot_load();
+        let began = machine.now;
+        if agent_restarts {
+            memory = Memory::default();
+        }
+        let mut back = None;
+        for _ in 0..200 {
+            let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+            // The kubelet starts it again and again.
+            machine.restart_server();
+            if decision.steps.iter().any(|step| step.kind() == "PutBack") {
+                back = Some(machine.now);
+            }
+        }
+        // 3 s poll, 40 s for its plugins, 30 s margin; not before.
+        let took = back.expect("something is put back") - began;
+        assert!((72..80).contains(&took), "{took}");
+        assert!(!machine.away, "it came up");
+        assert_eq!(machine.loaded, Some(good.hash()));
+        assert_eq!(machine.disk.refusal.as_ref().map(|refusal| refusal.revision), Some(Revision(2)));
+    }
 }

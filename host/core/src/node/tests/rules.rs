@@ -2,7 +2,7 @@
 
 use rstest::rstest;
 
-use super::model::{Machine, Memory, settle, turn};
+use super::machine::{Machine, Memory, settle, turn};
 use super::*;
 use crate::api::{HealthStatus, PreflightResult};
 use crate::ids::ConfigHash;
@@ -98,7 +98,7 @@ fn at_rest_nothing_is_done_and_all_is_told() {
     o.target = Some(Err(Unusable::Unreadable("timeout".into())));
 })]
 #[case::target_is_another_revision(|o: &mut Observed| spec(o).config_hash = Some(ConfigHash("sha256:other".into())))]
-#[case::metrics_unreadable(|o: &mut Observed| o.server = Err("connection refused".into()))]
+#[case::metrics_unreadable(|o: &mut Observed| o.server = silent())]
 #[case::loaded_is_unknown(|o: &mut Observed| {
     o.server.as_mut().unwrap().loaded = Some(ConfigHash("sha256:unknown".into()));
 })]
@@ -125,8 +125,15 @@ fn nothing_stops_while_something_cannot_be_told(#[case] change: fn(&mut Observed
     o.target = Some(Ok(target));
 }, "TargetInvalid")]
 #[case::unprepared(|o: &mut Observed| o.server.as_mut().unwrap().loaded = None, "NodeNotPrepared")]
-#[case::metrics_unreadable(|o: &mut Observed| o.server = Err("refused".into()), "APIServerUnreadable")]
+#[case::metrics_unreadable(|o: &mut Observed| o.server = silent(), "APIServerUnreadable")]
 #[case::foreign(|o: &mut Observed| o.disk.file = Some(foreign()), "ForeignConfiguration")]
+#[case::no_server_loads_it(|o: &mut Observed| {
+    let mut target = (*o.target.clone().unwrap().unwrap()).clone();
+    target.config.resources[0].providers[0].kms.as_mut().unwrap().timeout = "10 seconds".into();
+    let target = RevisionContent::new(target.config, target.plugins);
+    spec(o).config_hash = Some(target.hash());
+    o.target = Some(Ok(Arc::new(target)));
+}, "TargetInvalid")]
 #[case::failed_step(|o: &mut Observed| {
     o.failed_step = Some(StepFailure { step: "WriteFiles".into(), message: "no space".into() });
     o.server.as_mut().unwrap().loaded = Some(ConfigHash("sha256:z".into()));
@@ -232,6 +239,60 @@ fn what_is_not_on_this_disk_cannot_be_put_back() {
     let decision = next(&observed);
     assert!(!kinds(&decision).contains(&"PutBack"));
     assert_eq!(reason(&decision), Some("ConfigurationRefused"));
+}
+
+#[rstest]
+#[case::in_its_time(|_: &mut Observed| {}, 129, None)]
+#[case::overdue(|_: &mut Observed| {}, 131, Some("ConfigurationRefused"))]
+#[case::seen_loaded(|o: &mut Observed| o.disk.loaded = o.disk.file.as_ref().map(|file| file.hash.clone()), 9999, None)]
+#[case::never_seen(|o: &mut Observed| o.disk.loaded = None, 9999, None)]
+#[case::of_somebody_else(|o: &mut Observed| o.disk.file = Some(foreign()), 9999, None)]
+#[case::it_runs(|o: &mut Observed| o.server = Err(Unread { why: "forbidden".into(), answers: true }), 9999, None)]
+fn while_the_server_is_silent_what_it_had_loaded_is_put_back(
+    #[case] change: fn(&mut Observed),
+    #[case] age: u64,
+    #[case] expected: Option<&str>,
+    #[values(false, true)] with_spec: bool,
+) {
+    let mut observed = waiting();
+    observed.policy = Policy::default();
+    observed.server = silent();
+    observed.file_age = seconds(age);
+    change(&mut observed);
+    if !with_spec {
+        (observed.spec, observed.target) = (None, None);
+    }
+    let before = revision(&[(1, "a")]).hash();
+    observed.disk.revisions.insert(Revision(2), revision(&[(1, "a"), (2, "c")]));
+    let decision = next(&observed);
+    let put_back = decision.steps.iter().find_map(|step| match step {
+        Step::PutBack { hash, refused } => {
+            Some((hash.clone(), refused.as_ref().map(|refused| refused.revision)))
+        }
+        _ => None,
+    });
+    assert_eq!(put_back, expected.map(|_| (before, Some(Revision(2)))), "{:?}", decision.why);
+    // Whatever it had loaded: nothing is installed while it does not answer, and no plugin stops.
+    let kinds = kinds(&decision);
+    assert!(!kinds.iter().any(|kind| kind.starts_with("Install") || kind.starts_with("Remove")), "{kinds:?}");
+}
+
+#[test]
+fn a_lost_file_of_a_silent_server_comes_back() {
+    let mut observed = at_rest();
+    observed.server = silent();
+    observed.disk.file = None;
+    let expected = Step::PutBack { hash: revision(&[(1, "a")]).hash(), refused: None };
+    assert_eq!(next(&observed).steps, [expected]);
+}
+
+#[test]
+fn what_is_loaded_is_recorded_before_anything_is_built_on_it() {
+    let mut observed = about_to_install();
+    observed.disk.loaded = None;
+    let decision = next(&observed);
+    let at = |kind| kinds(&decision).iter().position(|found| *found == kind);
+    assert!(at("RecordLoaded").unwrap() < at("InstallConfiguration").unwrap(), "{:?}", decision.steps);
 }
 
 #[test]
