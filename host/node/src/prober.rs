@@ -447,8 +447,8 @@ mod tests {
         Err(Box::new(Trouble { failure, mismatch: false, status, remote_key_id: None }))
     }
 
-    fn answer() -> Result<Answer, Box<Trouble>> {
-        Ok(Answer { remote_key_id: "k".into(), latency: Duration::ZERO, canary: None })
+    fn answer() -> Answer {
+        Answer { remote_key_id: "k".into(), latency: Duration::ZERO, canary: None }
     }
 
     fn scrubber(secret: &[u8]) -> Scrubber {
@@ -477,7 +477,7 @@ mod tests {
         // A third start before the second was heard of: what is known is still what the first said.
         seen.put(&ask(3, true), false);
         assert_eq!(seen.earlier.as_ref().map(|failure| failure.message.as_str()), Some("refused"));
-        seen.record(answer(), true, None, &scrubber, &policy);
+        seen.record(Ok(answer()), true, None, &scrubber, &policy);
         assert_eq!(seen.probed(Instant::now()).earlier, None);
 
         // Another question to the same process.

@@ -219,12 +219,12 @@ async fn missing_right_ends_a_migration_with_the_servers_words() -> Result<()> {
     setup::write_under(&cluster, &[1]).await?;
     // The operator may do everything but rewrite what is encrypted.
     let roles = Api::<ClusterRole>::all(admin.clone());
-    let mut operators = roles.get("keyward-operator").await?;
-    let rules = operators.rules.as_mut().context("rules")?;
-    let before = rules.len();
-    rules.retain(|rule| rule.resources.iter().flatten().all(|resource| resource != "secrets"));
-    assert_eq!(rules.len() + 1, before);
-    roles.replace("keyward-operator", &PostParams::default(), &operators).await?;
+    let mut operator = roles.get("keyward-operator").await?;
+    let granted = operator.rules.as_mut().context("rules")?;
+    let before = granted.len();
+    granted.retain(|rule| rule.resources.iter().flatten().all(|resource| resource != "secrets"));
+    assert_eq!(granted.len() + 1, before);
+    roles.replace("keyward-operator", &PostParams::default(), &operator).await?;
     wish(&admin, 1).await?;
     let engine = Running::start(&cluster, 4).await?;
     let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
