@@ -132,7 +132,12 @@ fn decided(snapshot: &Snapshot, outcome: &Outcome, effect: Option<Effect>) -> Li
             .filter(|condition| condition.status == ConditionStatus::True)
             .map(|condition| condition.message.clone())
             .collect(),
-        waiting: outcome.waiting.as_ref().map(|waiting| waiting.message.clone()),
+        // Where there is something to do, that comes first.
+        waiting: outcome
+            .waiting
+            .as_ref()
+            .filter(|_| outcome.actions.is_empty())
+            .map(|waiting| waiting.message.clone()),
         ..Live::default()
     }
 }
