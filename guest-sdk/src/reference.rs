@@ -23,7 +23,8 @@ impl Reference {
         }
     }
 
-    /// The field of the configuration that names the object.
+    /// The field of the configuration that names the object. The host looks: the object's name stands there in the
+    /// normal form, and somewhere in the configuration as the admin wrote it; any other reference is refused.
     #[must_use]
     pub fn from_field(mut self, field: &str) -> Self {
         field.clone_into(&mut self.field);

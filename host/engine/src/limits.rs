@@ -70,7 +70,7 @@ impl Default for Limits {
 
 /// What a component may be made of. A file of kilobytes can be written that takes gigabytes or hours to compile, or that
 /// overflows the compiler's stack. Within these limits each of the two functions that are compiled at a time takes less
-/// than a gigabyte, most a few megabytes, and a whole file that is made to take long some minutes.
+/// than a gigabyte, most a few megabytes, and a whole file that is made to take long less than an hour.
 ///
 /// The figures of what is known are those of the engines that modules in other languages bring along (SpiderMonkey,
 /// QuickJS, CPython), in optimised builds. A Rust module has a hundredth of that.
@@ -82,7 +82,7 @@ pub struct Parts {
     pub code_bytes: usize,
     /// Bytes of one function. CPython has one of 427 KB that only stores numbers, and else none of more than 184 KB.
     pub function_bytes: usize,
-    /// Local variables of one function. Optimised code has at most some hundreds; what is not, some thousands.
+    /// Parameters and local variables of one function. Optimised code has at most some hundreds; what is not, some thousands.
     pub function_locals: usize,
     /// Calls in one function, and what becomes one (bulk operations, the checks in loops). Each takes 20 KB while the
     /// function is compiled; CPython has a function with 3,100.
@@ -92,10 +92,15 @@ pub struct Parts {
     /// Loops inside of each other in one function. The time grows with more than their square; no engine has more than 6.
     pub function_loops: usize,
     /// Locals and operands that there are at each branch of one function, summed up. Each takes 60 bytes while the
-    /// function is compiled, and ten times that in nested loops; SpiderMonkey has a function with 400,000.
+    /// function is compiled; SpiderMonkey has a function with 400,000.
     pub function_live: usize,
     /// The same for all functions; SpiderMonkey has 6 million.
     pub live: usize,
+    /// Locals that may differ where ways through one function meet, summed up over those ways. Each takes 600 bytes while
+    /// the function is compiled, and the time grows with their square; SpiderMonkey has a function with 146,000.
+    pub function_joins: usize,
+    /// The same for all functions; SpiderMonkey has 4 million.
+    pub joins: usize,
     /// Types of all core modules and components; SpiderMonkey has 170.
     pub types: usize,
     /// Types of components and instances that are written inside of each other; most have none.
@@ -122,6 +127,8 @@ impl Default for Parts {
             function_loops: 50,
             function_live: 1_000_000,
             live: 20_000_000,
+            function_joins: 300_000,
+            joins: 8_000_000,
             types: 10_000,
             type_nesting: 100,
             data_segments: 50_000,

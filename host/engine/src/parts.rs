@@ -46,6 +46,7 @@ struct Count<'l> {
     code_bytes: usize,
     calls: usize,
     live: usize,
+    joins: usize,
     types: usize,
     tables: usize,
     memories: usize,
@@ -69,6 +70,7 @@ impl<'l> Count<'l> {
             code_bytes: 0,
             calls: 0,
             live: 0,
+            joins: 0,
             types: 0,
             tables: 0,
             memories: 0,
@@ -159,7 +161,9 @@ impl<'l> Count<'l> {
         within("levels of nested loops", body.loops, parts.function_loops)?;
         within("values at the branches of one function", body.live, parts.function_live)?;
         add("calls", &mut self.calls, body.calls, parts.calls)?;
-        add("values at branches", &mut self.live, body.live, parts.live)
+        within("values that meet in one function", body.joins, parts.function_joins)?;
+        add("values at branches", &mut self.live, body.live, parts.live)?;
+        add("values that meet", &mut self.joins, body.joins, parts.joins)
     }
 }
 

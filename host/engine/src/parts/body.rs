@@ -1,8 +1,10 @@
 //! What one function can cost to compile, told from its code without compiling it.
 //!
 //! Most of it grows with the function's size, but not all. The compiler keeps for each part of a function which values
-//! are alive there, and hands over those that may differ where ways meet: values times branches. So a function of
-//! sixteen kilobytes can be written that takes gigabytes; and one with loops two thousand deep takes minutes.
+//! are alive there, and where ways meet it hands over those that may differ: values times branches. So functions of a few
+//! kilobytes can be written that take gigabytes, or minutes.
+
+use std::collections::BTreeSet;
 
 use wasmparser::{
     FuncToValidate, FuncValidatorAllocations, FunctionBody, Operator, Result, ValidatorResources,
@@ -19,6 +21,25 @@ pub(super) struct Body {
     pub(super) loops: usize,
     /// Locals and operands that there are, summed over all branches and blocks.
     pub(super) live: usize,
+    /// Locals that may differ where ways meet, summed over all such places and the ways to each.
+    pub(super) joins: usize,
+}
+
+/// A `block`, `loop`, `if` or the function itself, while it is open.
+#[derive(Default)]
+struct Frame {
+    is_loop: bool,
+    /// Locals that are assigned in it.
+    assigned: BTreeSet<u32>,
+    /// Branches to it.
+    branches: usize,
+}
+
+impl Frame {
+    /// What is handed over where it ends, or begins anew: by each branch, and by the ways that fall into it and out of it.
+    fn joins(&self) -> usize {
+        self.assigned.len().saturating_mul(self.branches.saturating_add(2))
+    }
 }
 
 impl Body {
@@ -33,8 +54,7 @@ impl Body {
         let mut reader = body.get_binary_reader();
         validator.read_locals(&mut reader)?;
         counted.locals = usize::try_from(validator.len_locals()).unwrap_or(usize::MAX);
-        // Which of the constructs that are open are loops.
-        let mut open = vec![false];
+        let mut open = vec![Frame::default()];
         let mut loops = 0_usize;
         let mut operators = body.get_operators_reader()?;
         while !operators.eof() {
@@ -47,17 +67,59 @@ impl Body {
             counted.live = counted.live.saturating_add(alive.saturating_mul(ways(&operator)));
             match operator {
                 Operator::Loop { .. } => {
-                    open.push(true);
+                    open.push(Frame { is_loop: true, ..Frame::default() });
                     loops += 1;
                     counted.loops = counted.loops.max(loops);
                 }
-                Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => open.push(false),
-                Operator::End if open.pop() == Some(true) => loops = loops.saturating_sub(1),
+                Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
+                    open.push(Frame::default());
+                }
+                Operator::End => {
+                    let Some(frame) = open.pop() else { continue };
+                    loops = loops.saturating_sub(usize::from(frame.is_loop));
+                    counted.joins = counted.joins.saturating_add(frame.joins());
+                    if let Some(outer) = open.last_mut() {
+                        merge(&mut outer.assigned, frame.assigned);
+                    }
+                }
+                Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => {
+                    if let Some(frame) = open.last_mut() {
+                        frame.assigned.insert(local_index);
+                    }
+                }
+                Operator::Br { relative_depth }
+                | Operator::BrIf { relative_depth }
+                | Operator::BrOnNull { relative_depth }
+                | Operator::BrOnNonNull { relative_depth } => branch(&mut open, relative_depth),
+                Operator::BrTable { targets } => {
+                    branch(&mut open, targets.default());
+                    for target in targets.targets() {
+                        branch(&mut open, target?);
+                    }
+                }
                 _ => {}
             }
         }
         *memory = validator.into_allocations();
         Ok(counted)
+    }
+}
+
+/// The smaller set goes into the larger, so that deep nesting takes no longer than flat code.
+fn merge(outer: &mut BTreeSet<u32>, mut inner: BTreeSet<u32>) {
+    if inner.len() > outer.len() {
+        std::mem::swap(outer, &mut inner);
+    }
+    outer.extend(inner);
+}
+
+fn branch(open: &mut [Frame], depth: u32) {
+    let frame = usize::try_from(depth).ok().and_then(|depth| {
+        let at = open.len().checked_sub(depth.checked_add(1)?)?;
+        open.get_mut(at)
+    });
+    if let Some(frame) = frame {
+        frame.branches = frame.branches.saturating_add(1);
     }
 }
 

@@ -113,7 +113,25 @@ fn values_are_counted_at_each_branch() {
     passes(&module(&format!("(func (param i32) (loop $l {}))", "(br_if $l (local.get 0))".repeat(5000))));
     // Over all functions, too.
     let parts = Parts { live: 100_000, ..Parts::default() };
-    assert_eq!(over(&module(&nest(500, 40).repeat(5)), parts).0, "values at branches");
+    let same = "(br_if 0 (local.get 0))".repeat(300);
+    let function = format!("(func (param i32) (local {}) {same})", "i32 ".repeat(100));
+    assert_eq!(over(&module(&function.repeat(5)), parts).0, "values at branches");
+}
+
+#[test]
+fn values_are_counted_where_ways_meet() {
+    // Six kilobytes of code that took half a minute, and four times as long for twice as much.
+    let (blocks, locals) = (400, 300);
+    let declared = "i32 ".repeat(locals);
+    let (open, close) = ("(block (br_if 0 (local.get 0))".repeat(blocks), ")".repeat(blocks));
+    let assigned: String = (1..=locals).map(|i| format!("(local.set {i} (local.get 0))")).collect();
+    let function = |inside: &str| format!("(func (param i32) (local {declared}) {open} {inside} {close})");
+    let (what, needed) = refused(&module(&function(&assigned)));
+    // The one branch to each block, the way into it and that out of it; and those of the function.
+    assert_eq!((what, needed), ("values that meet in one function", 300 * (400 * 3 + 2)));
+    passes(&module(&function("")));
+    let parts = Parts { joins: 100_000, ..Parts::default() };
+    assert_eq!(over(&module(&nest(500, 20).repeat(5)), parts).0, "values that meet");
 }
 
 #[test]
@@ -213,12 +231,14 @@ fn a_sound_module_has_ample_room() {
         functions: 40,
         code_bytes: 24 << 10,
         function_bytes: 512,
-        function_locals: 10,
+        function_locals: 20,
         function_calls: 10,
         calls: 100,
         function_loops: 1,
         function_live: 500,
         live: 10_000,
+        function_joins: 500,
+        joins: 10_000,
         types: 100,
         type_nesting: 2,
         data_segments: 50,
