@@ -107,9 +107,10 @@ impl World {
                 results.evaluations.insert(request, evaluation);
             }
             for object in needed.objects {
-                let found = match self.unreadable.contains(&object) {
-                    true => Err("timed out".to_owned()),
-                    false => Ok(self.referenced.get(&object).cloned()),
+                let found = if self.unreadable.contains(&object) {
+                    Err("timed out".to_owned())
+                } else {
+                    Ok(self.referenced.get(&object).cloned())
                 };
                 results.objects.insert(object, found);
             }
