@@ -102,7 +102,6 @@ impl Module {
         bytes: &[u8],
     ) -> Result<Self, EngineError> {
         recognise(bytes, runtime.limits.component_bytes)?;
-        parts::check(bytes, &runtime.limits)?;
         let component = compile(runtime, cache, digest, bytes)?;
         let imports = imports(&component)?;
         resources(&component, runtime)?;
@@ -362,6 +361,8 @@ fn compile(
     if let Some(component) = cache.and_then(|cache| cache.get(&runtime.engine, digest)) {
         return Ok(component);
     }
+    // What was compiled once is not compiled again: weighing it takes longer than all else of a cached load.
+    parts::check(bytes, &runtime.limits)?;
     let limit = runtime.limits.compile_time;
     let (sender, receiver) = mpsc::channel();
     let (engine, owned) = (runtime.engine.clone(), bytes.to_vec());

@@ -44,6 +44,8 @@ pub(crate) fn provider(tools: &Tools, table: &mut Table) -> Result<()> {
         table.add(what, cost.median.as_secs_f64() * 1e6, "µs", Some(25.0));
     }
     let cache = tools.target().join("bench").join("module-cache");
+    // Without its folder there is no cache, and the figure would be that of compiling.
+    std::fs::create_dir_all(tools.target().join("bench"))?;
     let options = Options { cache: Some(cache), ..Options::default() };
     let (_, cached) = measure::loads(&file, options, 50)?;
     table.add("load of a compiled module from the cache", cached.as_secs_f64() * 1e3, "ms", Some(2.0));
