@@ -4,7 +4,7 @@
 //! What may come in: rules of DESIGN.md, "Node agent", and what a plugin's pod and files look like ([`pod`]). What
 //! never does: a disk, a socket, a clock. Ages come in as durations; files, sockets and pods as facts.
 //!
-//! A candidate runs as a trial ([`trial`]): started once at a time, since each start may be a refused login.
+//! A candidate runs as a trial (`trial.rs`): started once at a time, since each start may be a refused login.
 //!
 //! The flow for one target revision (OBJECTS.md, "From spec to ciphertext"): keep it on disk, write each plugin's files
 //! and pod, probe the new instance at its own socket, rename the key's link over to it, probe through the link, install
