@@ -14,6 +14,7 @@ mod plan;
 mod provider;
 mod providers;
 mod status;
+mod stop;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -4,13 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 use keyward_core::node::Policy;
 use keyward_node::{Agent, Owner, Paths, Settings};
 use keyward_operator::settings::duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 /// Example: `keyward node-agent --node cp-1 --kubeconfig /etc/kubernetes/keyward/agent.kubeconfig`.
 #[derive(Clone, Debug, ClapArgs)]
@@ -82,28 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if let Some(uid) = args.plugin_uid {
         settings.owner = Owner { uid, gid: uid };
     }
-    let stop = until_asked_to_stop()?;
+    let stop = crate::stop::until_asked()?;
     Agent::new(settings).await?.run(stop).await;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process at once: every step survives that.
-fn until_asked_to_stop() -> Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-    let stop = CancellationToken::new();
-    let asked = stop.clone();
-    tokio::spawn(async move {
-        for patient in [true, false] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if !patient {
-                std::process::exit(130);
-            }
-            asked.cancel();
-        }
-    });
-    Ok(stop)
 }

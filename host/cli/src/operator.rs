@@ -5,14 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use keyward_core::provider::Evaluator;
 use keyward_operator::migrator::MigrationSettings;
 use keyward_operator::settings::duration;
 use keyward_operator::{Operator, Settings};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use crate::connection::Connection;
 
@@ -87,29 +85,6 @@ pub(crate) async fn run(args: Args, evaluator: Arc<dyn Evaluator>) -> Result<Exi
     };
     let operator = Operator::bind(client, evaluator, settings).await?;
     println!("listening on http://{}", operator.address());
-    Box::pin(operator.run(until_asked_to_stop()?)).await?;
+    Box::pin(operator.run(crate::stop::until_asked()?)).await?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process at once, as without a handler.
-fn until_asked_to_stop() -> Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-    let stop = CancellationToken::new();
-    let asked = stop.clone();
-    tokio::spawn(async move {
-        for patient in [true, false] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if patient {
-                tracing::info!("asked to stop; ask again to stop at once");
-                asked.cancel();
-            } else {
-                std::process::exit(130);
-            }
-        }
-    });
-    Ok(stop)
 }

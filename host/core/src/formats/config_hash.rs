@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn hash_has_eight_characters_and_follows_credentials() {
-        let config = serde_json::json!({"vaultAddress": "https://a.example.com"});
+        let config = serde_json::json!({"address": "https://a.example.com"});
         let key = crate::provider::KeyRef {
             kind: ReferenceKind::Secret,
             name: "a".into(),

@@ -27,11 +27,11 @@ pub struct Policy {
     pub retry_longest: Duration,
     /// First pause after a trial's process ended by itself, before it is started again; quadrupled each time.
     ///
-    /// A candidate may end because its KMS refuses its login, and each start is one more login. Vault (from 1.13) and
-    /// OpenBao count refused logins by role and lock a role out after the fifth, also for those whose secret is good:
-    /// the plugins in use, at their next login. The count begins anew only after 15 minutes without a refusal, or by a
-    /// good login. So by default a node makes at most three attempts closer than that (0, 1 and 5 minutes), then one
-    /// each 16 minutes; a fourth is left for whoever else errs.
+    /// A candidate may end because its KMS refuses its login, and each start is one more login. There are KMSs that count
+    /// refused logins by role and lock a role out after the fifth, also for those whose secret is good: the plugins in
+    /// use, at their next login. The count begins anew only after 15 minutes without a refusal, or by a good login. So
+    /// by default a node makes at most three attempts closer than that (0, 1 and 5 minutes), then one each 16 minutes; a
+    /// fourth is left for whoever else errs.
     pub trial_first: Duration,
     /// Longest such pause: longer than the 15 minutes after which a refused login is forgotten.
     pub trial_longest: Duration,
