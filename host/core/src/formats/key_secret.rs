@@ -110,6 +110,12 @@ impl KeySecret {
         }
     }
 
+    /// Superseded before any revision had it first. A key with the publication record must complete, whatever else is
+    /// written on it (Decisions 5).
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.is_some() && self.write_published.is_none()
+    }
+
     /// Whether each of these was rewritten under this key.
     pub fn is_migrated<'a>(&self, resources: impl IntoIterator<Item = &'a GroupResource>) -> bool {
         resources.into_iter().all(|resource| self.migrated.contains(resource))

@@ -19,7 +19,11 @@ use crate::names;
 
 /// The state that a revision holds. Keys whose secret says the same are backed and take the secret's content; any
 /// other keeps what is deployed, provider and plugin data included, so that encoding it again drops nothing.
-pub fn decode(content: &RevisionContent, secrets: &[KeySecret]) -> State {
+pub fn decode<'a>(
+    content: &RevisionContent,
+    secrets: impl IntoIterator<Item = &'a KeySecret, IntoIter: Clone>,
+) -> State {
+    let secrets = secrets.into_iter();
     let mut state = State::default();
     for entry in &content.config.resources {
         // CONTRACT 1.5: entries of any other length are not ours.
@@ -36,7 +40,7 @@ pub fn decode(content: &RevisionContent, secrets: &[KeySecret]) -> State {
                 }
                 keys.insert(key.id);
                 state.keys.entry(key.id).or_insert_with(|| {
-                    secrets.iter().find(|secret| key.is_same(secret)).map_or(key, Key::of)
+                    secrets.clone().find(|secret| key.is_same(secret)).map_or(key, Key::of)
                 });
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
-use super::{Given, Needed, ObjectRef, Objects, Results, Serving};
+use super::{Given, HistoryRequest, Needed, ObjectRef, Objects, Results, Serving};
 use crate::SecretBytes;
 use crate::api::{ClusterEncryption, ClusterEncryptionSpec};
 use crate::formats::FormatError;
@@ -53,6 +53,7 @@ pub fn needed(objects: &Objects, results: &Results) -> Needed {
             Some(Err(_)) => {}
         }
     }
+    needed.history = history(objects).filter(|request| !results.history.contains_key(request)).collect();
     // Every failure is put to the provider whose configuration is wanted now: the candidate is its doing.
     if let Some(request) = requests.into_iter().find(|request| request.origin == Origin::Desired) {
         let failures = objects
@@ -140,6 +141,10 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         candidate: candidate_decoded,
         candidate_version: candidate.and_then(|secret| secret.metadata.resource_version.clone()),
         migrations: migrations(objects),
+        compacted: history(objects)
+            .filter(|request| matches!(results.history.get(request), Some(Ok(true))))
+            .map(|(resource, _)| resource)
+            .collect(),
         evaluations: results.evaluations.clone(),
         objects: results.objects.clone(),
         diagnoses: results.diagnoses.clone(),
@@ -147,6 +152,15 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         now: given.now,
         ages: given.ages,
         fresh: given.fresh,
+    })
+}
+
+/// Ends of migrations, where it matters whether what was before can still be read: while there is more than one key.
+fn history(objects: &Objects) -> impl Iterator<Item = HistoryRequest> {
+    let several = secrets_of_keys(objects).nth(1).is_some();
+    objects.migrations.iter().filter(move |_| several).filter_map(|migration| {
+        let end = migration.status.as_ref()?.end_version.clone()?;
+        Some((GroupResource::parse(&migration.spec.resource), end))
     })
 }
 
@@ -199,9 +213,7 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     let mut mistakes = Vec::new();
     let mode = match spec.encryption.type_.as_deref() {
         None | Some("") => Ok(Mode::Identity),
-        Some(text) => {
-            Mode::parse(text).filter(|mode| *mode != Mode::Secretbox).ok_or_else(|| text.to_owned())
-        }
+        Some(text) => Mode::parse(text).ok_or_else(|| text.to_owned()),
     };
     if (mode == Ok(Mode::Kms)) != spec.encryption.kms.is_some() {
         // CONTRACT 4. `type: KMS` without `kms` becomes provider `External` where such a module is loaded.
@@ -243,6 +255,7 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
         kms_timeout,
         request_timeout,
         external_reason: spec.reencrypt.clone().unwrap_or_default(),
+        forget: spec.forget.iter().copied().collect(),
         mistakes,
     }
 }

@@ -91,6 +91,9 @@ pub type ReferencedObject = Result<Option<BTreeMap<String, SecretBytes>>, String
 /// A plugin's failure, and the configuration that it ran with.
 pub type DiagnosisRequest = (EvaluationRequest, Failure);
 
+/// Whether a resource can still be listed as it was at this resourceVersion.
+pub type HistoryRequest = (GroupResource, String);
+
 /// What was computed or fetched outside core, by what was asked.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
@@ -100,6 +103,8 @@ pub struct Results {
     pub objects: BTreeMap<ObjectRef, ReferencedObject>,
     /// By provider modules.
     pub diagnoses: BTreeMap<DiagnosisRequest, Result<Option<Diagnosis>, ProviderError>>,
+    /// Whether etcd's history at a resourceVersion is compacted, or why that cannot be said.
+    pub history: BTreeMap<HistoryRequest, Result<bool, String>>,
 }
 
 /// What is still wanted before a snapshot can be made.
@@ -111,12 +116,17 @@ pub struct Needed {
     pub objects: BTreeSet<ObjectRef>,
     /// Failures to diagnose.
     pub diagnoses: BTreeSet<DiagnosisRequest>,
+    /// Resources, each with the resourceVersion of which it matters whether it can still be read.
+    pub history: BTreeSet<HistoryRequest>,
 }
 
 impl Needed {
     /// Nothing is wanted any more.
     pub fn is_empty(&self) -> bool {
-        self.evaluations.is_empty() && self.objects.is_empty() && self.diagnoses.is_empty()
+        self.evaluations.is_empty()
+            && self.objects.is_empty()
+            && self.diagnoses.is_empty()
+            && self.history.is_empty()
     }
 }
 

@@ -39,6 +39,8 @@ pub struct World {
     pub unreadable: BTreeSet<ObjectRef>,
     /// The API server takes no key secret.
     pub refuses_keys: bool,
+    /// etcd has compacted all that was before now.
+    pub compacted: bool,
     /// The migration of this resource does not end.
     pub stuck: Option<String>,
     pub ages: BTreeMap<String, Age>,
@@ -71,6 +73,7 @@ impl World {
             failing_kek: None,
             unreadable: BTreeSet::new(),
             refuses_keys: false,
+            compacted: false,
             stuck: None,
             ages: BTreeMap::new(),
             log: Vec::new(),
@@ -113,6 +116,9 @@ impl World {
                     Ok(self.referenced.get(&object).cloned())
                 };
                 results.objects.insert(object, found);
+            }
+            for request in needed.history {
+                results.history.insert(request, Ok(self.compacted));
             }
             for diagnosis in needed.diagnoses {
                 results.diagnoses.insert(diagnosis, Ok(None));
@@ -262,6 +268,9 @@ impl World {
             Action::UpdateKey { key, .. }
             | Action::SyncData { key, .. }
             | Action::RecordPublication { key, .. }
+            | Action::AbandonKey { key, .. }
+            | Action::ForgetMigrated { key, .. }
+            | Action::RecordRotation { key, .. }
             | Action::RecordMigrated { key, .. } => {
                 let (secret, version) = key_secret(&key);
                 self.put_secret(secret, Some(&version));
@@ -269,13 +278,13 @@ impl World {
             Action::ApplyConfig { revision, content } => {
                 self.put_secret(secret_of(&names::revision_secret(revision), content.encode()), None);
             }
-            Action::StartMigration { resource, key_id, key_secret_uid, attempt, .. } => {
+            Action::StartMigration { resource, key_id, key_secret_uid, remote_key_id, attempt, .. } => {
                 let spec = EncryptionMigrationSpec {
                     operand: names::KUBE_APISERVER.into(),
                     resource: resource.to_string(),
                     key_id,
                     key_secret_uid,
-                    remote_key_id: None,
+                    remote_key_id,
                     attempt,
                 };
                 let name = names::migration(&resource);
@@ -284,6 +293,12 @@ impl World {
                 self.version += 1;
                 migration.metadata.generation = Some(i64::try_from(self.version).unwrap());
                 self.objects.migrations.push(migration);
+            }
+            Action::RetireKey { key_id, .. } | Action::DeleteKey { key_id, .. } => {
+                let named = self.revisions().iter().any(|(_, content)| content.key_ids().contains(&key_id));
+                assert!(!named, "S4: key {key_id} stands in a configuration");
+                let name = names::key_secret(names::KUBE_APISERVER, key_id);
+                self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
             }
             Action::DeleteRevision { revision, .. } => {
                 let name = names::revision_secret(revision);
@@ -394,6 +409,7 @@ impl World {
                 migration.status = Some(EncryptionMigrationStatus {
                     observed_generation: generation,
                     phase: MigrationPhase::Succeeded,
+                    end_version: Some(generation.to_string()),
                     ..Default::default()
                 });
                 moved = true;
