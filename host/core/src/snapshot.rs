@@ -14,7 +14,7 @@ use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, Mode, PluginDigest, Revision};
 use crate::platform::{Age, DiagnosisRequest, FreshBytes, ObjectRef, ReferencedObject, Unreadable};
-use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
+use crate::provider::{Asked, Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
 
 /// What the admin wants.
 #[derive(Clone, Debug)]
@@ -173,7 +173,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The evaluation of a `kms` object; an error where the platform did not ask for it, which is a bug of ours.
     pub fn evaluation(&self, origin: Origin, kms: &Value) -> Result<&Evaluation, ProviderError> {
-        match self.evaluations.get(&EvaluationRequest::new(origin, kms)) {
+        match self.evaluations.get(&(origin, kms) as &dyn Asked) {
             Some(Ok(evaluation)) => Ok(evaluation),
             Some(Err(error)) => Err(error.clone()),
             None => Err(ProviderError::Degraded {

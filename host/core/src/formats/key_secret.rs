@@ -1,6 +1,7 @@
 //! Key secrets: one a key, CONTRACT 1.2's labels, annotations and data keys, plus what OBJECTS.md adds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -28,8 +29,8 @@ pub struct KeySecret {
     pub mode: Mode,
     /// 32 bytes for local modes, [`NULL_KEY`] otherwise.
     pub material: SecretBytes,
-    /// Set exactly for [`Mode::Kms`].
-    pub kms: Option<KmsKey>,
+    /// Set exactly for [`Mode::Kms`]. Shared, since every decision carries it into states and actions.
+    pub kms: Option<Arc<KmsKey>>,
     /// Why the controller made it.
     pub internal_reason: String,
     /// Why the admin asked for it.
@@ -96,7 +97,7 @@ impl KeySecret {
             id,
             mode,
             material,
-            kms,
+            kms: kms.map(Arc::new),
             internal_reason: reason,
             external_reason: String::new(),
             migrated: Vec::new(),
@@ -257,7 +258,7 @@ impl KeySecret {
             return Err(FormatError::EmptyKey { secret: full, mode });
         }
         let kms = if mode == Mode::Kms {
-            Some(decode_kms(&full, data, &text(names::ANNOTATION_PROVIDER_DIGEST))?)
+            Some(Arc::new(decode_kms(&full, data, &text(names::ANNOTATION_PROVIDER_DIGEST))?))
         } else {
             None
         };

@@ -38,15 +38,10 @@ impl Key {
             id: secret.id,
             mode: secret.mode,
             material: secret.material.clone(),
-            kms: secret.kms.clone().map(Arc::new),
+            kms: secret.kms.clone(),
             migrated: secret.migrated.clone(),
             backed: true,
         }
-    }
-
-    /// CONTRACT 1.5: mode, secret and number; so KMS keys compare by number.
-    fn is_same(&self, secret: &KeySecret) -> bool {
-        self.id == secret.id && self.mode == secret.mode && self.material == secret.material
     }
 }
 

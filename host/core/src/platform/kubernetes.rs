@@ -28,7 +28,7 @@ const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 pub fn needed(objects: &Objects, results: &Results) -> Needed {
     let mut needed = Needed::default();
     let keys = secrets_of_keys(objects).filter_map(|secret| KeySecret::decode(secret).ok());
-    let stored = keys.filter_map(|key| Some((Origin::Stored, key.kms?.plugin.kms)));
+    let stored = keys.filter_map(|key| Some((Origin::Stored, key.kms?.plugin.kms.clone())));
     let desired = objects
         .cluster_encryption
         .iter()
