@@ -8,10 +8,28 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Secret};
 
+use serde_json::{Value, json};
+
 use crate::SecretBytes;
-use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
-use crate::ids::GroupResource;
+use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode, EncryptionSpec};
+use crate::ids::{GroupResource, Mode};
 use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Failure, ProviderError, ReferenceKind};
+
+/// CONTRACT 4.
+pub const KMS_REQUIRED: &str = "kms config is required when encryption type is KMS, and forbidden otherwise";
+
+/// The `kms` object that is asked for. `type: KMS` without one means a plugin that somebody else runs, at the endpoint
+/// that such a plugin has when nothing is said (DESIGN.md, "Platforms"). Where no module knows that type, there is none,
+/// and [`KMS_REQUIRED`] is the mistake.
+pub fn kms_of(encryption: &EncryptionSpec) -> Option<Value> {
+    let is_kms = encryption.type_.as_deref().and_then(Mode::parse) == Some(Mode::Kms);
+    encryption.kms.clone().or_else(|| is_kms.then(|| json!({"type": "External", "external": {}})))
+}
+
+/// Whether this is the answer to a `kms` object that nobody wrote, and no module is loaded for what it means.
+pub fn lacks_kms<T>(encryption: &EncryptionSpec, evaluation: &Result<T, ProviderError>) -> bool {
+    encryption.kms.is_none() && matches!(evaluation, Err(ProviderError::NotLoaded { .. }))
+}
 
 /// All that one decision looks at, as read. What could not be read is named: nothing is decided from its absence (S7).
 #[derive(Clone, Default)]

@@ -41,6 +41,8 @@ pub struct World {
     pub refuses_keys: bool,
     /// etcd has compacted all that was before now.
     pub compacted: bool,
+    /// A module of the type `External` is loaded beside `Test`.
+    pub external: bool,
     /// The migration of this resource does not end.
     pub stuck: Option<String>,
     pub ages: BTreeMap<String, Age>,
@@ -74,6 +76,7 @@ impl World {
             unreadable: BTreeSet::new(),
             refuses_keys: false,
             compacted: false,
+            external: false,
             stuck: None,
             ages: BTreeMap::new(),
             log: Vec::new(),
@@ -106,7 +109,8 @@ impl World {
                 break;
             }
             for request in needed.evaluations {
-                let evaluation = evaluate(&request);
+                let evaluation = if self.external { external(&request) } else { None };
+                let evaluation = evaluation.unwrap_or_else(|| evaluate(&request));
                 results.evaluations.insert(request, evaluation);
             }
             for object in needed.objects {
@@ -353,13 +357,14 @@ impl World {
                 let record = &candidate.as_ref().expect("a candidate")[&request.key_id];
                 assert_eq!(record.digest(request.key_id).as_ref(), Some(&request.hash));
                 let made = Canary {
-                    ciphertext: record.kms["test"]["key"].as_str().unwrap().into(),
+                    ciphertext: record.kms["test"]["key"].as_str().unwrap_or("external").into(),
                     remote_key_id: RemoteKeyId("kek".into()),
                     annotations: BTreeMap::new(),
                     plaintext_sha256: String::new(),
                 };
                 let mismatch = request.canary.as_ref().is_some_and(|canary| *canary != made);
-                let failing = self.failing_kek.as_deref() == record.kms["test"]["key"].as_str();
+                let kek = record.kms["test"]["key"].as_str();
+                let failing = kek.is_some() && self.failing_kek.as_deref() == kek;
                 let denied = failing.then(|| Failure {
                     phase: "encrypt".into(),
                     message: "permission denied".into(),
@@ -431,9 +436,39 @@ fn data(secret: &Secret) -> SecretData {
     kubernetes::data(secret)
 }
 
+/// A plugin that somebody else runs: its endpoint names the KEK. `None` for other types.
+fn external(request: &EvaluationRequest) -> Option<Result<Evaluation, ProviderError>> {
+    let kms: Value = serde_json::from_str(&request.kms).unwrap();
+    let endpoint = kms["external"]["endpoint"].as_str().unwrap_or("unix:///var/run/kmsplugin/kms.sock");
+    (kms["type"] == "External").then(|| {
+        Ok(Evaluation {
+            provider_type: "External".into(),
+            normalized: json!({"endpoint": endpoint}),
+            warnings: vec![],
+            kek: Kek {
+                key: BTreeMap::from([("endpoint".into(), endpoint.into())]),
+                version: BTreeMap::new(),
+            },
+            references: vec![],
+            rendered: Plugin::External(endpoint.into()),
+            image: None,
+            requirements: vec![],
+            facts: BTreeMap::new(),
+            module: ModuleDigest("sha256:external".into()),
+        })
+    })
+}
+
 /// A provider of two fields: `key` names the KEK, `image` is in place. It refers to Secret `credentials`, key `token`.
 fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
     let kms: Value = serde_json::from_str(&request.kms).unwrap();
+    if kms["type"] != "Test" {
+        return Err(ProviderError::NotLoaded {
+            provider_type: kms["type"].as_str().unwrap_or_default().into(),
+            loaded: vec!["Test".into()],
+            refused: vec![],
+        });
+    }
     let config = &kms["test"];
     let Some(key) = config["key"].as_str() else {
         let violations = vec![Violation { field: "test.key".into(), message: "Required value".into() }];
