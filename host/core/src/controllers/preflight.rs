@@ -47,6 +47,7 @@ fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRe
     if let Some(Ok(candidate)) = &snapshot.candidate {
         let accepted = snapshot
             .key(candidate.key_id)
+            .filter(|key| !key.is_abandoned())
             .and_then(|key| key.kms.as_ref()?.plugin.digest(key.id))
             .is_some_and(|digest| digest == candidate.hash);
         let deployed = snapshot.servers.values().all(|server| {

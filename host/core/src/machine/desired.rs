@@ -117,9 +117,12 @@ pub fn desired(
         state.keys.values().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
     for target in targets {
         let Some(keys) = state.resources.get_mut(target) else { continue };
-        // Decisions 7: a plugin that nothing needs is a way to lock oneself out.
-        let leaves = |id: &KeyId| facts.compacted && *id < newest.id && kms.contains(id);
-        keys.read.retain(|id| *id >= oldest_needed && !leaves(id));
+        // Decisions 7: a KMS provider stays while etcd's history may need it, and not a moment longer: a plugin that
+        // nothing needs is a way to lock oneself out. CONTRACT 2.3 keeps one predecessor, needed or not.
+        keys.read.retain(|id| match kms.contains(id) {
+            true => *id >= newest.id || !facts.compacted,
+            false => *id >= oldest_needed,
+        });
     }
     forget_unused(&mut state);
     Desired { state, step: Step::Settled }
