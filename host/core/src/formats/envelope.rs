@@ -26,7 +26,10 @@ pub fn decode_kms(bytes: &[u8]) -> Result<KmsConfiguration, FormatError> {
     let [ResourceConfiguration { resources: None, providers }] = config.resources.as_slice() else {
         return Err(FormatError::Envelope);
     };
-    let [ProviderConfiguration { kms: Some(kms), .. }] = providers.as_slice() else {
+    let [
+        ProviderConfiguration { aesgcm: None, aescbc: None, secretbox: None, identity: None, kms: Some(kms) },
+    ] = providers.as_slice()
+    else {
         return Err(FormatError::Envelope);
     };
     if kms.name.parse::<KeyId>().is_err() {

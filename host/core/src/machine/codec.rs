@@ -19,7 +19,11 @@ use crate::names;
 
 /// The state that a revision holds. Keys whose secret says the same are backed and take the secret's content; any
 /// other keeps what is deployed, provider and plugin data included, so that encoding it again drops nothing.
-pub fn decode(content: &RevisionContent, secrets: &[KeySecret]) -> State {
+pub fn decode<'a>(
+    content: &RevisionContent,
+    secrets: impl IntoIterator<Item = &'a KeySecret, IntoIter: Clone>,
+) -> State {
+    let secrets = secrets.into_iter();
     let mut state = State::default();
     for entry in &content.config.resources {
         // CONTRACT 1.5: entries of any other length are not ours.
@@ -36,7 +40,7 @@ pub fn decode(content: &RevisionContent, secrets: &[KeySecret]) -> State {
                 }
                 keys.insert(found.id);
                 state.keys.entry(found.id).or_insert_with(|| {
-                    let secret = secrets.iter().find(|secret| found.is_same(secret));
+                    let secret = secrets.clone().find(|secret| found.is_same(secret));
                     secret.map_or_else(|| found.unbacked(&content.plugins), Key::of)
                 });
             }

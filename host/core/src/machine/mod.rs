@@ -4,7 +4,7 @@ mod codec;
 mod desired;
 
 pub use codec::{decode, encode};
-pub use desired::{Desired, Step, desired};
+pub use desired::{Desired, Facts, Step, desired, without};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
