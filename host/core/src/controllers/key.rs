@@ -112,8 +112,12 @@ fn decided(
     // Keys in use come first: reads depend on them (Decisions 2).
     let mut trials = in_place::trials(snapshot, deployed, desired.as_ref(), trouble);
 
+    if let Some((older, newest)) = abandon::overtaken(snapshot) {
+        abandon::abandon(snapshot, older, &format!("key {} was made at the same time", newest.id), turn);
+        return Wish::Hold;
+    }
     if let Some(mode) = mode
-        && let Some(key) = abandon::candidate(snapshot, deployed)
+        && let Some(key) = abandon::newest(snapshot)
         && let Ok(Some(reason)) = change(snapshot, &Key::of(key), mode, desired.as_ref())
         && SUPERSEDES.contains(&reason.as_str())
     {

@@ -92,21 +92,18 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
         return blocked("NodeNotPrepared", message, targets);
     }
     let silent = snapshot.servers.values().find_map(|server| Some((server, not_heard(server)?)));
+    let given = given(snapshot, &targets);
     let Some((target, stored)) = snapshot.revisions.last_key_value() else {
-        if let Some((name, revision)) = targets.clone().iter().max_by_key(|(_, revision)| **revision)
-            && revision.0 > 0
-        {
-            return lost(snapshot, name, *revision, "every revision is gone", blocked, targets);
+        if let Some((who, revision)) = given {
+            return lost(snapshot, &who, revision, "every revision is gone", blocked, targets);
         }
         if let Some((server, why)) = silent {
             return blocked("NodeNotPrepared", format!("node {}: {why}", server.name), targets);
         }
         return nothing_yet(snapshot, targets);
     };
-    if let Some((name, revision)) = targets.clone().iter().max_by_key(|(_, revision)| **revision)
-        && revision > target
-    {
-        return lost(snapshot, name, *revision, &format!("the newest is {target}"), blocked, targets);
+    if let Some((who, revision)) = given.filter(|(_, revision)| revision > target) {
+        return lost(snapshot, &who, revision, &format!("the newest is {target}"), blocked, targets);
     }
     let content = match &stored.content {
         Ok(content) => content,
@@ -171,16 +168,34 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     }
 }
 
+/// The newest revision of which anything tells that it was given to a node, and what tells so: what nodes were told and
+/// have, what was once loaded everywhere, what an API server shows. Only what stands behind this may be stepped to.
+fn given(snapshot: &Snapshot, targets: &BTreeMap<String, Revision>) -> Option<(String, Revision)> {
+    let told = targets.iter().map(|(name, revision)| (format!("node {name} was given"), *revision));
+    let has = snapshot.servers.values().flat_map(|server| {
+        let status = server.status();
+        let loaded = status.and_then(|status| status.loaded_hash.as_ref());
+        let shown = snapshot.told_revisions.iter().filter(move |told| Some(&told.config_hash) == loaded);
+        // The same bytes may have been those of several revisions.
+        let shown = shown.map(|told| told.n).min();
+        let says = move |what: &str| format!("node {} {what}", server.name);
+        let has = status.map(|status| (says("has"), status.revision));
+        has.into_iter().chain(shown.map(|n| (says("has loaded"), n)))
+    });
+    let converged = [("every API server had loaded".to_owned(), snapshot.last_converged)];
+    told.chain(has).chain(converged).filter(|(_, revision)| revision.0 > 0).max_by_key(|(_, revision)| *revision)
+}
+
 /// A revision that a node was given is gone.
 fn lost<'a>(
     snapshot: &Snapshot,
-    node: &str,
+    who: &str,
     revision: Revision,
     also: &str,
     blocked: impl Fn(&str, String, BTreeMap<String, Revision>) -> Assessment<'a>,
     targets: BTreeMap<String, Revision>,
 ) -> Assessment<'a> {
-    let what = format!("node {node} was given revision {revision}, which is gone; {also}");
+    let what = format!("{who} revision {revision}, which is gone; {also}");
     match lost::rebuild(snapshot, revision) {
         Ok(content) => {
             let message = format!("{what}. It is made anew from the status and the key secrets: the bytes are the same");

@@ -19,7 +19,6 @@ use crate::provider::{EvaluationRequest, Origin};
 use crate::snapshot::{
     AgentView, ServerView, Snapshot, StoredCandidate, StoredMigration, StoredRevision, Wanted,
 };
-use k8s_openapi::api::core::v1::Secret;
 
 /// Encrypted where the spec names nothing; every API server serves and stores them itself.
 pub const DEFAULT_RESOURCES: [&str; 2] = ["configmaps", "secrets"];
@@ -112,7 +111,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     let seen_by_nodes = servers
         .values()
         .filter_map(|server| Some(server.status()?.highest_key_id))
-        .filter(|id| tried != Some(*id) || *id <= status.highest_key_id);
+        .map(|id| if tried == Some(id) { KeyId(id.0.saturating_sub(1)) } else { id });
     let highest_key = of_objects
         .iter()
         .copied()

@@ -88,7 +88,7 @@ proptest! {
         let candidate = decode_plugins("s", &stored).unwrap().remove(&KeyId(id)).unwrap();
         kms.plugin = candidate.clone();
         let key = KeySecret::new(KeyId(id), Mode::Kms, SecretBytes::new(NULL_KEY.to_vec()), Some(kms), String::new());
-        let again = KeySecret::decode(&key.encode("n", "c").unwrap()).unwrap().kms.unwrap().plugin;
+        let again = KeySecret::decode(&key.encode("n", "c").unwrap()).unwrap().kms.unwrap().plugin.clone();
         prop_assert!(again.runs_the_same(&candidate));
         prop_assert_eq!(again.digest(KeyId(id)), candidate.digest(KeyId(id)));
     }
@@ -134,7 +134,8 @@ proptest! {
     ) {
         let mut key = key;
         let reference = KeyRef { kind, name, key: data_key };
-        key.kms.as_mut().unwrap().plugin.referenced.insert(reference, SecretBytes::new(value));
+        let kms = std::sync::Arc::make_mut(key.kms.as_mut().unwrap());
+        kms.plugin.referenced.insert(reference, SecretBytes::new(value));
         let error = key.encode("keyward-system", "kube-apiserver").unwrap_err();
         let malformed = matches!(error, FormatError::MalformedReferenceKey { .. });
         prop_assert!(malformed, "{}", error);

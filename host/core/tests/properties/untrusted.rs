@@ -172,7 +172,7 @@ fn marked(mut key: KeySecret) -> KeySecret {
     if key.mode.is_local() {
         key.material = marker();
     }
-    if let Some(kms) = &mut key.kms {
+    if let Some(kms) = key.kms.as_mut().map(std::sync::Arc::make_mut) {
         kms.plugin.salt = Some(marker());
         for value in kms.plugin.referenced.values_mut() {
             *value = marker();
