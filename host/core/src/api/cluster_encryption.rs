@@ -59,7 +59,8 @@ pub struct EncryptionSpec {
     #[schemars(extend("enum" = ["", "identity", "aescbc", "aesgcm", "secretbox", "KMS"]))]
     pub type_: Option<String>,
     /// The provider's `type` and, beside it, its configuration. Kept as written: which fields there are is the
-    /// provider module's word, so a provider that is loaded later needs no new CRD.
+    /// provider module's word, so a provider that is loaded later needs no new CRD. Absent where the type is KMS: a
+    /// plugin that somebody else runs, `type: External` with nothing said, where such a module is loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "preserved_object")]
     pub kms: Option<Value>,
