@@ -12,6 +12,16 @@ struct Options {
     /// The seed of the first
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    #[arg(long)]
+    script: Option<String>,
+    #[arg(long, default_value_t = 1)]
+    nodes: usize,
+    #[arg(long, default_value_t = 0)]
+    faults: usize,
+    #[arg(long, default_value_t = 1000000)]
+    most: usize,
+    #[arg(long)]
+    live: bool,
     /// A way to go again
     #[arg(long)]
     replay: Option<String>,
@@ -30,6 +40,17 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let t = std::time::Instant::now();
+    if let Some(script) = o.script {
+        let b = exhaustive::Bounds { nodes: o.nodes, specs: vec![], script: script.split(',').map(|x| x.parse().unwrap()).collect(), faults: o.faults, only: vec![], most: o.most, mutant: None, liveness: o.live };
+        let f = exhaustive::explore(&b, |f| println!("{} states {} steps {:?}", f.states, f.steps, t.elapsed()));
+        for (v, w) in &f.violations {
+            println!("{v}");
+            let w = shrink::shrink(w, None, v.rule);
+            println!("  {w}");
+        }
+        println!("{} states {} steps complete {} {:?}", f.states, f.steps, f.complete, t.elapsed());
+        return ExitCode::SUCCESS;
+    }
     let f = random::explore(&Plan { schedules: o.schedules, seed: o.seed, length: 200, mutant: None, liveness_each: 16, threads: 2, enough: 3 });
     for (s, v, w) in &f.violations {
         println!("seed {s}: {v}");

@@ -10,6 +10,7 @@ use keyward_core::api::{Canary, EncryptionNodeSpec, EncryptionNodeStatus, Prefli
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent};
 use keyward_core::ids::{KeyId, Revision};
+use keyward_core::outcome::Action;
 use keyward_core::node::{Instance, Observed, Probed, Question, Socket};
 
 use super::World;
@@ -52,7 +53,7 @@ impl World {
         for operator in &self.operators {
             p.len(operator.pending.len());
             for action in &operator.pending {
-                p.text(&format!("{action:?}"));
+                self.print_action(&mut p, action, &ranks);
             }
             p.flag(!operator.pending.is_empty() && operator.cluster_version == self.api.cluster_version);
             for (fact, age) in &operator.ages {
@@ -62,6 +63,51 @@ impl World {
             }
         }
         p.done()
+    }
+
+    /// What is to be written, and whether its precondition holds now: it may hold later only if nobody writes.
+    fn print_action(&self, p: &mut Print, action: &Action, ranks: &BTreeMap<Revision, u64>) {
+        let snapshot = &self.api.snapshot;
+        let rank = |revision: &Revision| ranks.get(revision).copied().unwrap_or(revision.0);
+        p.text(action.kind());
+        match action {
+            Action::RecordHighWater { key_id, revision } => {
+                p.put(key_id.0);
+                p.put(rank(revision));
+            }
+            Action::RequirePreflight { candidate, resource_version } => {
+                print_record(p, &candidate.plugin);
+                p.flag(snapshot.candidate_version == *resource_version);
+            }
+            Action::ClearPreflight { resource_version } => {
+                p.flag(snapshot.candidate_version.as_ref() == Some(resource_version));
+            }
+            Action::SetTarget { node, spec, resource_version, .. } => {
+                print_spec(p, spec, &rank);
+                let agent = snapshot.servers.get(node).and_then(|view| view.agent.as_ref());
+                p.flag(agent.map(|agent| &agent.resource_version) == resource_version.as_ref());
+            }
+            Action::CreateKey { key }
+            | Action::UpdateKey { key, .. }
+            | Action::SyncData { key, .. }
+            | Action::RecordPublication { key, .. }
+            | Action::RecordMigrated { key, .. } => {
+                print_key(p, key);
+                let stored = snapshot.key(key.id).map_or("", |stored| stored.resource_version.as_str());
+                p.flag(stored == key.resource_version);
+            }
+            Action::ApplyConfig { revision, content } => {
+                p.put(rank(revision));
+                print_content(p, content);
+            }
+            Action::StartMigration { resource, key_id, resource_version, .. } => {
+                p.text(&resource.resource);
+                p.put(key_id.0);
+                let stored = snapshot.migrations.get(resource).map(|stored| &stored.resource_version);
+                p.flag(stored == resource_version.as_ref());
+            }
+            Action::DeleteRevision { revision, .. } => p.put(rank(revision)),
+        }
     }
 
     /// Revisions in their order.
