@@ -11,7 +11,7 @@ use keyward_core::node::Instance;
 use keyward_core::outcome::Action;
 
 use crate::world::World;
-use crate::world::config::{Config, Provider, RESOURCES, SECRETS, resources};
+use crate::world::config::{Config, Provider, RESOURCES, resources};
 use crate::world::etcd::Sealed;
 use crate::world::kms::{self, KEKS, Kek};
 use crate::world::server::{Life, NAMES};
@@ -49,12 +49,14 @@ pub struct Books {
     pub keys: BTreeMap<KeyId, Meaning>,
     /// Every revision that was ever made, by the hash of what it says.
     pub revisions: BTreeMap<Revision, String>,
-    /// Resources that every server wrote encrypted at one instant.
+    /// Resources that a revision encrypts which every server was seen to have.
     pub encrypted: [bool; RESOURCES.len()],
     /// Nodes whose objects an admin has deleted.
     pub left: [bool; NAMES.len()],
     /// An admin laid hands on key secrets.
     pub tampered: bool,
+    /// How often each KEK had been made anew when the candidate was written.
+    pub tried: [u8; KEKS.len()],
 }
 
 /// Whether nobody can ever read this again, whatever is done: its KEK was deleted.
@@ -125,12 +127,12 @@ fn plugins(world: &World) -> Option<(&'static str, String)> {
     None
 }
 
-/// S9: once a resource is encrypted everywhere, nothing is written in plain text but under an identity key.
+/// S9: once a resource was seen to be encrypted everywhere, nothing is written in plain text but under an identity key.
 fn plain(world: &World) -> Option<(&'static str, String)> {
     for n in world.running() {
         let loaded = &world.servers[n].loaded;
         for (resource, name) in RESOURCES.iter().enumerate() {
-            let encrypted = world.books.encrypted[resource] || world.servers[n].encrypted[resource];
+            let encrypted = world.books.encrypted[resource];
             let plain = loaded.writer(resource) == Provider::Identity && loaded.write_key(resource).is_none();
             if encrypted && plain {
                 return Some(("S9", format!("{name} are written in plain text at {}", NAMES[n])));
@@ -141,11 +143,10 @@ fn plain(world: &World) -> Option<(&'static str, String)> {
 }
 
 fn remember(world: &mut World) {
+    let converged = world.api.configs.get(&world.api.snapshot.last_converged).cloned();
     for resource in 0..RESOURCES.len() {
-        if !world.books.encrypted[resource]
-            && world.running().next().is_some()
-            && world.running().all(|n| world.servers[n].loaded.writer(resource) != Provider::Identity)
-        {
+        let encrypts = converged.as_ref().is_some_and(|config| config.writer(resource) != Provider::Identity);
+        if encrypts && !world.books.encrypted[resource] {
             Arc::make_mut(&mut world.books).encrypted[resource] = true;
         }
     }
@@ -172,11 +173,15 @@ pub fn action(world: &mut World, action: &Action) {
     let wrong = match action {
         Action::CreateKey { key } => created(world, key),
         Action::UpdateKey { key, .. } | Action::SyncData { key, .. } => same_kek(world, key),
+        Action::RequirePreflight { .. } => {
+            let made = world.kms.map(|kms| kms.made);
+            Arc::make_mut(&mut world.books).tried = made;
+            None
+        }
         Action::ApplyConfig { revision, .. } => applied(world, *revision),
         Action::RecordMigrated { resource, key } => migrated(world, resource, key.id),
         Action::DeleteRevision { revision, .. } => deleted(world, *revision),
         Action::RecordHighWater { .. }
-        | Action::RequirePreflight { .. }
         | Action::ClearPreflight { .. }
         | Action::SetTarget { .. }
         | Action::RecordPublication { .. }
@@ -230,7 +235,8 @@ fn unsettled(world: &World) -> Vec<KeyId> {
 /// S5 and S8: in place means the same KEK, whatever a module says, and not another one under its name.
 fn same_kek(world: &World, key: &KeySecret) -> Wrong {
     let kek = kms::truth(&key.kms.as_ref()?.plugin);
-    let now = (kek, world.kms[usize::from(kek)].made);
+    // One that is made anew between a plugin's answer and the write is not seen by anybody.
+    let now = (kek, world.books.tried[usize::from(kek)]);
     let meant = world.books.keys.get(&key.id)?.kek?;
     (meant != now).then(|| {
         let name = |(kek, made): (Kek, u8)| format!("{}/{made}", KEKS[usize::from(kek)]);
@@ -249,6 +255,12 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
     for (resource, name) in RESOURCES.iter().enumerate() {
         if config.lists[resource].is_none() && world.servers.iter().all(|s| s.loaded.lists[resource].is_none()) {
             continue;
+        }
+        // Decisions 5
+        if let Some(key) = config.write_key(resource).and_then(|id| world.api.snapshot.key(id))
+            && key.write_published.is_none()
+        {
+            return Some(("D5", format!("revision {revision} has key {} first, and that was not recorded", key.id)));
         }
         // S2
         let writer = config.writer(resource);
@@ -293,6 +305,15 @@ fn deleted(world: &World, revision: Revision) -> Wrong {
     Some(("S7", format!("revision {revision} is deleted, and {} is to install it", named.name)))
 }
 
+/// S4, when a key secret is deleted by us.
+pub fn key_deleted(world: &mut World, id: KeyId) {
+    let used = |config: &Config| config.keys.contains(&id);
+    let deployed = world.running().any(|n| used(&world.servers[n].loaded));
+    if deployed || world.api.configs.values().next_back().is_some_and(|config| used(config)) {
+        world.fails("S4", format!("the secret of key {id} is deleted, and it stands in a deployed configuration"));
+    }
+}
+
 /// When an agent has turned a key's link to another plugin.
 pub fn link(world: &mut World, n: usize, instance: &Instance) {
     let Some(process) = world.servers[n].processes.get(instance).copied() else { return };
@@ -301,9 +322,4 @@ pub fn link(world: &mut World, n: usize, instance: &Instance) {
         let (other, own) = (KEKS[usize::from(process.kek)], KEKS[usize::from(kek)]);
         world.fails("S8", format!("key {} of KEK {own} is served by KEK {other} at {}", instance.key_id, NAMES[n]));
     }
-}
-
-/// Whether something that is stored of ours is stored under this key.
-pub(crate) fn guards(world: &World, id: KeyId) -> bool {
-    world.etcd.stored[SECRETS].iter().any(|sealed| sealed.key() == Some(id))
 }

@@ -105,7 +105,7 @@ pub fn faults(world: &World) -> Vec<Step> {
             Life::Up => {
                 steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k)));
                 steps.extend([Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode].map(|k| Step::to(k, n)));
-                if world.running().count() > 1 {
+                if world.running().filter(|n| !world.books.left[*n]).count() > 1 {
                     steps.push(Step::to(Kind::Leave, n));
                 }
             }

@@ -24,6 +24,8 @@ pub struct Bounds {
     pub faults: usize,
     /// Those that may; all where it is empty.
     pub only: Vec<Kind>,
+    /// Those that do not.
+    pub without: Vec<Kind>,
     /// States after which it stops, unfinished.
     pub most: usize,
     /// What is wrong on purpose.
@@ -117,6 +119,7 @@ fn next(bounds: &Bounds, frame: &Frame) -> Vec<(Step, usize, usize)> {
     if frame.faults > 0 {
         let faults = scenario::faults(world).into_iter();
         let allowed = faults.filter(|step| bounds.only.is_empty() || bounds.only.contains(&step.kind));
+        let allowed = allowed.filter(|step| !bounds.without.contains(&step.kind));
         steps.extend(allowed.map(|step| (step, 1, 0)));
     }
     steps

@@ -21,6 +21,10 @@ pub struct Plan {
     pub schedules: u64,
     /// Of the first.
     pub seed: u64,
+    /// What does not befall the world.
+    pub without: Vec<Kind>,
+    /// Trouble of no other kinds, where some are named; a spec is always asked for.
+    pub only: Option<Vec<Kind>>,
     /// Steps of each.
     pub length: usize,
     /// What is wrong on purpose.
@@ -89,7 +93,7 @@ pub fn explore(plan: &Plan) -> Found {
                     }
                     let ends = plan.liveness_each > 0 && index.is_multiple_of(plan.liveness_each);
                     let (way, violation) =
-                        schedule(&beginnings, plan.seed + index, plan.length, ends.then_some(&mut known));
+                        schedule(&beginnings, plan, plan.seed + index, ends.then_some(&mut known));
                     let mut found = all.lock().expect("no thread panicked");
                     found.schedules += 1;
                     found.steps += way.steps.len() as u64;
@@ -108,16 +112,16 @@ pub fn explore(plan: &Plan) -> Found {
 /// One schedule.
 pub fn schedule(
     beginnings: &Beginnings,
+    plan: &Plan,
     seed: u64,
-    length: usize,
     ends: Option<&mut Known>,
 ) -> (Way, Option<Violation>) {
     let mut rng = Rng::new(seed);
     let (way, world) = &beginnings.0[rng.below(beginnings.0.len())];
     let (mut way, mut world) = (way.clone(), world.clone());
-    let mut chance = Chance { rng, turn: 0, trouble: 0 };
+    let mut chance = Chance { rng, turn: 0, trouble: 0, without: &plan.without, only: plan.only.as_deref() };
     chance.trouble = [2, 5, 12, 25][chance.rng.below(4)];
-    for _ in 0..length {
+    for _ in 0..plan.length {
         let step = chance.next(&world);
         world.step(step);
         way.steps.push(step);
@@ -129,7 +133,9 @@ pub fn schedule(
     (way, violation)
 }
 
-struct Chance {
+struct Chance<'a> {
+    without: &'a [Kind],
+    only: Option<&'a [Kind]>,
     rng: Rng,
     /// Whose turn it is when all goes its way.
     turn: usize,
@@ -137,7 +143,7 @@ struct Chance {
     trouble: usize,
 }
 
-impl Chance {
+impl Chance<'_> {
     fn next(&mut self, world: &World) -> Step {
         if self.rng.percent(self.trouble) {
             return self.trouble(world);
@@ -208,7 +214,14 @@ impl Chance {
     }
 
     fn trouble(&mut self, world: &World) -> Step {
-        let faults = scenario::faults(world);
+        let mut faults = scenario::faults(world);
+        faults.retain(|step| !self.without.contains(&step.kind));
+        if let Some(only) = self.only {
+            faults.retain(|step| only.contains(&step.kind));
+        }
+        if faults.is_empty() {
+            return Step::of(Kind::Reconcile);
+        }
         // What kinds there are counts, not how many of each.
         let mut kinds: Vec<Kind> = faults.iter().map(|step| step.kind).collect();
         kinds.dedup();

@@ -102,12 +102,22 @@ impl World {
         }
         let zero = self.configs.values().find(|config| config.content.is_none()).cloned();
         let Some(zero) = zero else { return };
+        // The newest revision that some server has loaded. Where that is lost, there is nothing to join with.
+        let stored = self.api.configs.iter().rev();
+        let in_force = stored
+            .map(|(revision, config)| (*revision, config.hash.clone()))
+            .find(|(_, hash)| self.running().any(|n| self.servers[n].loaded.hash == *hash));
+        let encrypted = self.running().any(|n| self.servers[n].loaded.content.is_some());
+        let newer = self.running().any(|n| {
+            self.api.configs.values().all(|config| config.hash != self.servers[n].loaded.hash)
+        });
+        if encrypted && (in_force.is_none() || newer) {
+            return;
+        }
         self.servers[n] = Arc::new(Server::new(&zero, Life::Held));
         let api = Arc::make_mut(&mut self.api);
-        let (revision, hash) = api
-            .configs
-            .last_key_value()
-            .map_or((Default::default(), None), |(n, config)| (*n, Some(config.hash.clone())));
+        let (revision, hash) = in_force
+            .map_or((Default::default(), None), |(n, hash)| (n, Some(hash)));
         let canaries = api
             .snapshot
             .servers

@@ -24,7 +24,7 @@ use keyward_core::outcome::Action;
 
 use crate::invariants::{self, Books, Violation};
 use crate::mutants::Mutant;
-use config::{Config, RESOURCES, SECRETS};
+use config::{Config, RESOURCES};
 use etcd::{Etcd, Ways};
 use kms::{KEKS, Kms};
 pub use objects::Api;
@@ -294,10 +294,5 @@ impl World {
     /// Keys whose secrets exist.
     pub fn key_ids(&self) -> impl Iterator<Item = KeyId> + '_ {
         self.api.snapshot.keys.iter().map(|key| key.id)
-    }
-
-    /// Whether anything of ours is stored under this key as Secrets are.
-    pub fn guards_secrets(&self, id: KeyId) -> bool {
-        self.etcd.stored[SECRETS].iter().any(|sealed| sealed.key() == Some(id))
     }
 }

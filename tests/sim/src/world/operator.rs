@@ -47,6 +47,11 @@ impl World {
         operator.cluster_version = self.api.cluster_version;
     }
 
+    /// What operator 0 would decide now.
+    pub fn decided(mut self) -> Outcome {
+        self.outcome(0)
+    }
+
     /// What would be decided now; changes nothing that counts.
     pub(crate) fn outcome(&mut self, who: usize) -> Outcome {
         let (made, mutant, unreadable) = (self.made, self.mutant, self.unreadable);
@@ -94,6 +99,9 @@ impl World {
             return false;
         }
         invariants::action(self, &action);
+        if let Some(mutant) = self.mutant {
+            mutant.acted(self, &action);
+        }
         if self.operators[who].pending.is_empty() {
             self.tell(who);
         }

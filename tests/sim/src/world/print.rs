@@ -46,6 +46,7 @@ impl World {
         p.hash(&self.books.encrypted);
         p.hash(&self.books.left);
         p.flag(self.books.tampered);
+        p.hash(&self.books.tried);
         for (id, meaning) in &self.books.keys {
             p.put(id.0);
             p.hash(&meaning.kek);
@@ -296,7 +297,6 @@ fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>)
     p.put(server.failed_reloads.min(1));
     p.name(server.loaded.hash.0.as_bytes());
     p.hash(&server.adopted);
-    p.hash(&server.encrypted);
     p.flag(server.disturbed);
     for (one, process) in &server.processes {
         instance(p, one);

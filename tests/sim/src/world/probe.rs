@@ -9,6 +9,7 @@ use keyward_core::provider::Failure;
 
 use super::World;
 use super::kms;
+use crate::mutants::Mutant;
 
 type Answer = Result<u8, (Failure, bool)>;
 
@@ -111,7 +112,7 @@ impl World {
         if !kms.encrypts {
             return Err((failure("encrypt", "permission denied"), false));
         }
-        match &question.canary {
+        match question.canary.as_ref().filter(|_| self.mutant != Some(Mutant::NoCanary)) {
             Some(canary) if !kms::decrypts(process.kek, kms, canary) => {
                 Err((failure("canary", "another KEK"), true))
             }

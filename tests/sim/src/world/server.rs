@@ -60,8 +60,6 @@ pub struct Server {
     pub adopted: BTreeMap<KeyId, u8>,
     /// Processes of plugins that have a pod.
     pub processes: BTreeMap<Instance, Process>,
-    /// Resources that were encrypted here at some time (S9).
-    pub encrypted: [bool; super::config::RESOURCES.len()],
     /// Something outside took away what was running: a reboot.
     pub disturbed: bool,
 }
@@ -88,7 +86,6 @@ impl Server {
             loaded: zero.clone(),
             adopted: BTreeMap::new(),
             processes: BTreeMap::new(),
-            encrypted: Default::default(),
             disturbed: false,
         }
     }
@@ -183,6 +180,10 @@ impl World {
             return;
         }
         let server = self.server_mut(n);
+        if server.life == Life::Held {
+            // Its API server has loaded nothing yet: `prepare` has no word of it to record.
+            server.observed.disk.loaded = None;
+        }
         server.observed.unneeded.retain(|instance, _| decision.unneeded.contains(instance));
         for instance in &decision.unneeded {
             server.observed.unneeded.entry(instance.clone()).or_default();
@@ -361,9 +362,11 @@ impl World {
     pub(super) fn start_server(&mut self, n: usize) {
         if let Some(file) = self.file(n) {
             let server = self.server_mut(n);
-            server.life = Life::Up;
             server.failed_reloads = 0;
+            // Whatever it wrote in an earlier life was noted when that ended.
+            server.life = Life::Down;
             self.load(n, file);
+            self.server_mut(n).life = Life::Up;
             self.show(n);
         }
     }
@@ -373,9 +376,6 @@ impl World {
         let server = self.server_mut(n);
         server.loaded = config;
         server.adopted.clear();
-        for (index, encrypted) in server.encrypted.iter_mut().enumerate() {
-            *encrypted |= !matches!(server.loaded.writer(index), Provider::Identity);
-        }
         self.adopt(n);
     }
 
@@ -493,6 +493,6 @@ fn start(server: &mut Server, instance: &Instance, accepted: (u8, bool)) {
         return;
     };
     let (token, old) = accepted;
-    process.runs = process.token == token || old && process.token.saturating_add(1) == token;
+    process.runs = process.token == token || old && process.token < token;
     process.ended = trial && !process.runs;
 }

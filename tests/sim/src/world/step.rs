@@ -155,6 +155,15 @@ impl Step {
     }
 }
 
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let kind = Self::ALL.iter().find(|kind| kind.name() == text);
+        kind.copied().ok_or_else(|| anyhow::anyhow!("there is no step {text:?}"))
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.name())?;
@@ -173,9 +182,7 @@ impl FromStr for Step {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let mut parts = text.trim().split('.');
-        let name = parts.next().unwrap_or_default();
-        let kind = Kind::ALL.iter().find(|kind| kind.name() == name);
-        let kind = *kind.ok_or_else(|| anyhow::anyhow!("there is no step {name:?}"))?;
+        let kind = parts.next().unwrap_or_default().parse()?;
         let mut number = || parts.next().map_or(Ok(0), str::parse::<u8>);
         Ok(Self { kind, a: number()?, b: number()? })
     }
