@@ -11,7 +11,7 @@ use keyward_core::api::{ClusterEncryption, ConditionStatus};
 use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_core::outcome::{Action, Outcome};
-use keyward_core::provider::{Effect, Evaluator};
+use keyward_core::provider::{Effect, Evaluator, Origin, Plugin};
 use keyward_core::snapshot::Snapshot;
 use keyward_operator::Cluster;
 use keyward_operator::live::{count, look};
@@ -37,7 +37,7 @@ pub(crate) struct Live {
     /// Keys in the newest revision that have plugins.
     #[serde(rename = "pluginKeyIDs")]
     pub(crate) plugins: Vec<KeyId>,
-    /// Whether the new key has a plugin.
+    /// Whether the new key has a plugin that Keyward runs.
     pub(crate) plugin_starts: bool,
     /// Objects stored of each resource that is to be encrypted; null where it is not served or cannot be listed.
     pub(crate) objects: BTreeMap<String, Option<u64>>,
@@ -123,7 +123,11 @@ fn decided(snapshot: &Snapshot, outcome: &Outcome, effect: Option<Effect>) -> Li
     Live {
         key_id: (effect == Some(Effect::NewKey)).then(|| made.unwrap_or(next)),
         plugins: deployed,
-        plugin_starts: snapshot.wanted.kms.is_some(),
+        // One that somebody else runs is there already.
+        plugin_starts: snapshot.wanted.kms.as_ref().is_some_and(|kms| {
+            let evaluation = snapshot.evaluation(Origin::Desired, kms);
+            evaluation.is_ok_and(|evaluation| matches!(evaluation.rendered, Plugin::Managed(_)))
+        }),
         nodes: snapshot.servers.values().filter(|s| s.agent.is_some()).map(|s| s.name.clone()).collect(),
         troubles: outcome
             .conditions

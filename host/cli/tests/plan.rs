@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use keyward_test_tools::Tools;
@@ -73,7 +73,10 @@ fn kms(config: &Value) -> Value {
 }
 
 fn plan(current: Value, desired: Value, more: &[&str]) -> Output {
-    let modules = Tools::here().providers().unwrap();
+    plan_with(&Tools::here().providers().unwrap(), current, desired, more)
+}
+
+fn plan_with(modules: &Path, current: Value, desired: Value, more: &[&str]) -> Output {
     let files = Files(tempfile::tempdir().unwrap());
     Command::new(env!("CARGO_BIN_EXE_keyward"))
         .arg("plan")
@@ -180,7 +183,53 @@ fn an_unknown_provider_is_named() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(
-        text.starts_with("error: unsupported KMS provider type \"Nimbus\"; loaded providers: Vault"),
+        text.starts_with(
+            "error: unsupported KMS provider type \"Nimbus\"; loaded providers: External, Vault"
+        ),
         "{text}"
     );
+}
+
+fn external(config: Value) -> Value {
+    json!({"type": "KMS", "kms": {"type": "External", "external": config}})
+}
+
+#[rstest]
+#[case::written_out(json!({"type": "KMS"}), external(json!({})), "none", 0)]
+#[case::with_its_endpoint(json!({"type": "KMS"}), external(json!({"endpoint": "unix:///var/run/kmsplugin/kms.sock"})), "none", 0)]
+#[case::elsewhere(json!({"type": "KMS"}), external(json!({"endpoint": "unix:///run/kms.sock"})), "new-key", 2)]
+#[case::and_back(external(json!({"endpoint": "unix:///run/kms.sock"})), json!({"type": "KMS"}), "new-key", 2)]
+#[case::from_nothing(json!({}), json!({"type": "KMS"}), "new-key", 2)]
+#[case::to_a_managed_one(json!({"type": "KMS"}), kms(&today()), "new-key", 2)]
+#[case::the_same(json!({"type": "KMS"}), json!({"type": "KMS"}), "none", 0)]
+fn kms_alone_is_a_plugin_that_somebody_else_runs(
+    #[case] current: Value,
+    #[case] desired: Value,
+    #[case] effect: &str,
+    #[case] code: i32,
+) {
+    let output = plan(current, desired, &["-o", "json"]);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["effect"], effect, "{text}");
+}
+
+/// Where no module knows such a plugin, CONTRACT 4's message is the answer.
+#[test]
+fn kms_alone_lacks_its_config_where_no_module_knows_better() {
+    let modules = tempfile::tempdir().unwrap();
+    std::fs::copy(Tools::here().providers().unwrap().join("vault.wasm"), modules.path().join("vault.wasm"))
+        .unwrap();
+    let message =
+        "spec.encryption.kms: kms config is required when encryption type is KMS, and forbidden otherwise";
+    let output = plan_with(modules.path(), json!({}), json!({"type": "KMS"}), &[]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("error: {message}")), "{text}");
+    let output = plan_with(modules.path(), json!({"type": "KMS"}), kms(&today()), &[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("the current object: {message}")), "{text}");
 }

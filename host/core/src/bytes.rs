@@ -1,17 +1,19 @@
 //! Bytes that must not be seen: wiped when dropped, never in `Debug`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-/// Secret bytes: key material, credentials, salts. `Debug` tells the length alone.
+/// Secret bytes: key material, credentials, salts. `Debug` tells the length alone. However often it is cloned, the
+/// bytes are in memory once.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct SecretBytes(Zeroizing<Vec<u8>>);
+pub struct SecretBytes(Arc<Zeroizing<Vec<u8>>>);
 
 impl SecretBytes {
     /// Takes the bytes over.
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self(Zeroizing::new(bytes))
+        Self(Arc::new(Zeroizing::new(bytes)))
     }
 
     /// The bytes themselves, for the one place that has to write them.

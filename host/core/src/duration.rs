@@ -11,7 +11,7 @@ fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }
-    let (mut rest, mut total) = (text, 0_u128);
+    let (mut rest, mut total) = (text, 0_u64);
     if rest.is_empty() {
         return None;
     }
@@ -27,7 +27,7 @@ fn parse(text: &str) -> Option<Duration> {
         }
         let end = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
         let (unit, after) = after.split_at(end);
-        let unit: u128 = match unit {
+        let unit: u64 = match unit {
             "ns" => 1,
             "us" | "µs" | "μs" => 1_000,
             "ms" => 1_000_000,
@@ -36,20 +36,30 @@ fn parse(text: &str) -> Option<Duration> {
             "h" => 3_600_000_000_000,
             _ => return None,
         };
-        let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-        total = total.checked_add(whole.checked_mul(unit)?)?;
-        // Go, too, drops what is less than a nanosecond.
-        let mut part = unit;
-        for digit in fraction.bytes() {
-            part /= 10;
-            total = total.checked_add(part.checked_mul(u128::from(digit.checked_sub(b'0')?))?)?;
-        }
+        let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        let nanos = whole.checked_mul(unit)?.checked_add(part(fraction, unit))?;
+        total = total.checked_add(nanos)?;
         rest = after;
     }
-    if total > u128::from(i64::MAX.unsigned_abs()) {
-        return None;
+    (total <= i64::MAX.unsigned_abs()).then_some(Duration::from_nanos(total))
+}
+
+/// As many nanoseconds as Go makes of a fraction of a unit: it counts them in floating point, drops what is less than
+/// one, and does not look at digits beyond 63 bits.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as Go does
+fn part(fraction: &str, unit: u64) -> u64 {
+    let (mut value, mut scale) = (0_u64, 1.0_f64);
+    for digit in fraction.bytes() {
+        if value > i64::MAX.unsigned_abs() / 10 {
+            break;
+        }
+        let more = value * 10 + u64::from(digit.saturating_sub(b'0'));
+        if more > 1 << 63 {
+            break;
+        }
+        (value, scale) = (more, scale * 10.0);
     }
-    u64::try_from(total).ok().map(Duration::from_nanos)
+    (value as f64 * (unit as f64 / scale)) as u64
 }
 
 #[cfg(test)]

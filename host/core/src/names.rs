@@ -79,9 +79,10 @@ pub fn revision_secret(revision: Revision) -> String {
     format!("encryption-config-{revision}")
 }
 
-/// The revision of such a name.
+/// The revision of such a name, and of no other: `encryption-config-07` is another object than `encryption-config-7`.
 pub fn parse_revision_secret(name: &str) -> Option<Revision> {
-    name.strip_prefix("encryption-config-").and_then(crate::ids::parse_decimal).map(Revision)
+    let number = name.strip_prefix("encryption-config-").and_then(crate::ids::parse_decimal);
+    number.map(Revision).filter(|revision| revision_secret(*revision) == name)
 }
 
 /// A migration's name (CONTRACT 1.8).

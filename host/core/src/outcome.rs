@@ -66,7 +66,7 @@ pub enum Action {
         /// Which objects changed, as `secret/name`.
         objects: Vec<String>,
     },
-    /// Make the Secret `encryption-config-{n}` (create-only).
+    /// Make the Secret `encryption-config-{n}` (create-only): the next one, or a lost one anew.
     ApplyConfig {
         /// Its number.
         revision: Revision,
@@ -101,6 +101,41 @@ pub enum Action {
         resource: GroupResource,
         /// All of it, with the resourceVersion that it depends on.
         key: Box<KeySecret>,
+    },
+    /// Take back that a resource is recorded as migrated, before it is written in another way again (Decisions 11).
+    ForgetMigrated {
+        /// Which.
+        resource: GroupResource,
+        /// All of it, with the resourceVersion that it depends on.
+        key: Box<KeySecret>,
+    },
+    /// Record that everything was re-encrypted after the KMS rotated its key (Decisions 6).
+    RecordRotation {
+        /// All of it, with the resourceVersion that it depends on.
+        key: Box<KeySecret>,
+        /// What the plugin calls its KEK now.
+        remote_key_id: RemoteKeyId,
+    },
+    /// Annotate a key that no revision ever had first as superseded (Decisions 5).
+    AbandonKey {
+        /// All of it, with the resourceVersion that it depends on.
+        key: Box<KeySecret>,
+        /// Why it is superseded.
+        reason: String,
+    },
+    /// Delete the key secret of a KMS provider that has left every configuration (Decisions 7).
+    RetireKey {
+        /// Its number.
+        key_id: KeyId,
+        /// Of the Secret as read.
+        resource_version: String,
+    },
+    /// Delete an unused key secret beyond the ten newest (CONTRACT 3.4).
+    DeleteKey {
+        /// Its number.
+        key_id: KeyId,
+        /// Of the Secret as read.
+        resource_version: String,
     },
     /// Delete a revision that nothing names any more.
     DeleteRevision {
@@ -139,6 +174,11 @@ impl Action {
             Self::RecordPublication { .. } => "RecordPublication",
             Self::StartMigration { .. } => "StartMigration",
             Self::RecordMigrated { .. } => "RecordMigrated",
+            Self::ForgetMigrated { .. } => "ForgetMigrated",
+            Self::RecordRotation { .. } => "RecordRotation",
+            Self::AbandonKey { .. } => "AbandonKey",
+            Self::RetireKey { .. } => "RetireKey",
+            Self::DeleteKey { .. } => "DeleteKey",
             Self::DeleteRevision { .. } => "DeleteRevision",
         }
     }
@@ -166,9 +206,14 @@ impl Action {
             Self::StartMigration { resource, key_id, remote_key_id, .. } => json!({
                 "resource": resource.to_string(), "keyID": key_id, "remoteKeyID": remote_key_id,
             }),
-            Self::RecordMigrated { resource, key } => json!({
+            Self::RecordMigrated { resource, key } | Self::ForgetMigrated { resource, key } => json!({
                 "resource": resource.to_string(), "keyID": key.id,
             }),
+            Self::RecordRotation { key, remote_key_id } => {
+                json!({"keyID": key.id, "remoteKeyID": remote_key_id})
+            }
+            Self::AbandonKey { key, reason } => json!({"keyID": key.id, "reason": reason}),
+            Self::RetireKey { key_id, .. } | Self::DeleteKey { key_id, .. } => json!({"keyID": key_id}),
             Self::DeleteRevision { revision, .. } => json!({"revision": revision}),
         };
         let mut described = json!({"kind": self.kind()});

@@ -4,11 +4,15 @@
 //! engine implements. Core never calls it: the operator and the CLI have each evaluation made once and put the
 //! result into the snapshot (DESIGN.md, "How data flows").
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 /// `sha256:` and the hex digest of a component's bytes: says which module gave an answer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -237,19 +241,130 @@ pub enum Origin {
     Stored,
 }
 
-/// One evaluation that the snapshot wants: the whole `kms` object (`type` and the configuration beside it).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// One evaluation that the snapshot wants: the whole `kms` object (`type` and the configuration beside it). Every
+/// decision looks many of them up, so that they are found by the object itself ([`Asked`]), without its JSON.
+#[derive(Clone, Debug)]
 pub struct EvaluationRequest {
     /// Where it comes from.
     pub origin: Origin,
     /// Compact JSON of the `kms` object, so that equal requests are equal keys.
-    pub kms: String,
+    pub kms: Arc<str>,
+    /// What `kms` is the JSON of.
+    object: Arc<Value>,
 }
 
 impl EvaluationRequest {
     /// The request for this `kms` object.
     pub fn new(origin: Origin, kms: &Value) -> Self {
-        Self { origin, kms: kms.to_string() }
+        Self { origin, kms: kms.to_string().into(), object: Arc::new(kms.clone()) }
+    }
+}
+
+/// What an evaluation is found by: two are equal if and only if the JSON of their objects is, the order of fields
+/// included.
+pub trait Asked {
+    /// Origin and `kms` object.
+    fn asked(&self) -> (Origin, &Value);
+}
+
+impl Asked for EvaluationRequest {
+    fn asked(&self) -> (Origin, &Value) {
+        (self.origin, &self.object)
+    }
+}
+
+impl Asked for (Origin, &Value) {
+    fn asked(&self) -> (Origin, &Value) {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn Asked + 'a> for EvaluationRequest {
+    fn borrow(&self) -> &(dyn Asked + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn Asked + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let ((origin, kms), (other_origin, other_kms)) = (self.asked(), other.asked());
+        origin.cmp(&other_origin).then_with(|| order(kms, other_kms))
+    }
+}
+
+impl PartialOrd for dyn Asked + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn Asked + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for dyn Asked + '_ {}
+
+impl Ord for EvaluationRequest {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self as &dyn Asked).cmp(other)
+    }
+}
+
+impl PartialOrd for EvaluationRequest {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for EvaluationRequest {
+    fn eq(&self, other: &Self) -> bool {
+        self.origin == other.origin && self.kms == other.kms
+    }
+}
+
+impl Eq for EvaluationRequest {}
+
+impl Hash for EvaluationRequest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.origin, &self.kms).hash(state);
+    }
+}
+
+/// Some total order of JSON values in which those are equal that are written alike.
+fn order(one: &Value, other: &Value) -> Ordering {
+    let kind = |value: &Value| match value {
+        Value::Null => 0,
+        Value::Bool(_) => 1,
+        Value::Number(_) => 2,
+        Value::String(_) => 3,
+        Value::Array(_) => 4,
+        Value::Object(_) => 5,
+    };
+    match (one, other) {
+        (Value::Bool(one), Value::Bool(other)) => one.cmp(other),
+        (Value::Number(one), Value::Number(other)) => {
+            // 1 and 1.0 are written differently, 0.0 and -0.0 too.
+            let number = |n: &Number| (n.as_u64(), n.as_i64(), n.as_f64().map(f64::to_bits));
+            number(one).cmp(&number(other))
+        }
+        (Value::String(one), Value::String(other)) => one.cmp(other),
+        (Value::Array(one), Value::Array(other)) => {
+            let pairs = one.iter().zip(other);
+            let first = pairs.map(|(one, other)| order(one, other)).find(|order| order.is_ne());
+            first.unwrap_or_else(|| one.len().cmp(&other.len()))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            let pairs = one.iter().zip(other);
+            let first = pairs
+                .map(|((name, value), (other_name, other_value))| {
+                    name.cmp(other_name).then_with(|| order(value, other_value))
+                })
+                .find(|order| order.is_ne());
+            first.unwrap_or_else(|| one.len().cmp(&other.len()))
+        }
+        _ => kind(one).cmp(&kind(other)),
     }
 }
 
@@ -395,4 +510,48 @@ pub trait Evaluator: Send + Sync {
         request: &EvaluationRequest,
         failure: &Failure,
     ) -> Result<Option<Diagnosis>, ProviderError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop::sample::select(vec![
+            json!(null),
+            json!(true),
+            json!(0),
+            json!(1),
+            json!(-1),
+            json!(0.0),
+            json!(-0.0),
+            json!(1.0),
+            json!("1"),
+            json!("a"),
+        ]);
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::Array),
+                prop::collection::vec(("[ab]", inner), 0..3)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn requests_are_equal_exactly_where_their_json_is(one in value(), other in value(), third in value()) {
+            let [a, b, c] = [&one, &other, &third].map(|value| EvaluationRequest::new(Origin::Stored, value));
+            prop_assert_eq!(a.cmp(&b).is_eq(), one.to_string() == other.to_string());
+            prop_assert_eq!(a == b, a.cmp(&b).is_eq());
+            prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
+            prop_assert!(!(a <= b && b <= c) || a <= c);
+            let map = BTreeMap::from([(a, 1), (b.clone(), 2), (c, 3)]);
+            prop_assert_eq!(map.get(&(Origin::Stored, &other) as &dyn Asked), map.get(&b));
+            prop_assert_eq!(map.get(&(Origin::Desired, &other) as &dyn Asked), None);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! All that one decision is made from: decoded once, by [`platform`](crate::platform), and never changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,9 +13,8 @@ use crate::formats::FormatError;
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, Mode, PluginDigest, Revision};
-use crate::machine::Key;
 use crate::platform::{Age, DiagnosisRequest, FreshBytes, ObjectRef, ReferencedObject, Unreadable};
-use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
+use crate::provider::{Asked, Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
 
 /// What the admin wants.
 #[derive(Clone, Debug)]
@@ -34,6 +33,8 @@ pub struct Wanted {
     pub request_timeout: Duration,
     /// `spec.reencrypt`, or OpenShift's external reason; empty for none.
     pub external_reason: String,
+    /// `spec.forget`: keys whose loss the admin accepts (Decisions 15).
+    pub forget: BTreeSet<KeyId>,
     /// Mistakes in the spec that are none of the provider's business, each with its field.
     pub mistakes: Vec<String>,
 }
@@ -151,6 +152,8 @@ pub struct Snapshot {
     pub candidate_version: Option<String>,
     /// By resource.
     pub migrations: BTreeMap<GroupResource, StoredMigration>,
+    /// Resources of which nothing from before the end of the stored migration can be read from etcd any more.
+    pub compacted: BTreeSet<GroupResource>,
     /// By request.
     pub evaluations: BTreeMap<EvaluationRequest, Result<Evaluation, ProviderError>>,
     /// By object.
@@ -170,7 +173,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The evaluation of a `kms` object; an error where the platform did not ask for it, which is a bug of ours.
     pub fn evaluation(&self, origin: Origin, kms: &Value) -> Result<&Evaluation, ProviderError> {
-        match self.evaluations.get(&EvaluationRequest::new(origin, kms)) {
+        match self.evaluations.get(&(origin, kms) as &dyn Asked) {
             Some(Ok(evaluation)) => Ok(evaluation),
             Some(Err(error)) => Err(error.clone()),
             None => Err(ProviderError::Degraded {
@@ -190,10 +193,10 @@ impl Snapshot {
         self.keys.iter().find(|key| key.id == id)
     }
 
-    /// Usable keys as the state machine sees them, newest first. An abandoned key counts as neither latest nor
-    /// backed (OBJECTS.md, "Beginnings and ends").
-    pub fn backed(&self) -> Vec<Key> {
-        self.keys.iter().filter(|key| key.abandoned.is_none()).map(Key::of).collect()
+    /// The key secrets that count, newest first: an abandoned key, and one that the admin gave up, is neither latest nor
+    /// backed (OBJECTS.md, "Beginnings and ends"; DESIGN.md, Decisions 15).
+    pub fn usable(&self) -> impl Iterator<Item = &KeySecret> + Clone {
+        self.keys.iter().filter(|key| !key.is_abandoned() && !self.wanted.forget.contains(&key.id))
     }
 
     /// The canary of a key, where it has one.

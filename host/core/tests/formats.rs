@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use keyward_core::SecretBytes;
 use keyward_core::api::{Canary, PluginSettings};
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, KmsConfiguration, REVISION_ZERO};
 use keyward_core::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use keyward_core::formats::revision::{
     AcceptedPlugin, PluginRecord, RevisionContent, decode_plugins, encode_plugins,
 };
-use keyward_core::ids::{GroupResource, KeyId, Mode, RemoteKeyId, Revision};
+use keyward_core::ids::{ConfigHash, GroupResource, KeyId, Mode, RemoteKeyId, Revision};
 use keyward_core::provider::{Container, KeyRef, ModuleDigest, Plugin, ReferenceKind};
+use keyward_core::{SecretBytes, formats};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -147,6 +147,8 @@ fn the_digest_is_of_what_runs_and_of_nothing_else() {
     let mut other = record.clone();
     other.accepted.as_mut().unwrap().module_digest = None;
     assert_eq!(other.digest(KeyId(7)).unwrap(), digest, "the module that rendered it is not compared");
+    let entries = formats::digest::digest(other.salt.as_ref().unwrap(), &other.entries(KeyId(7)));
+    assert_eq!(entries, digest, "it is of the entries as they are written");
     let mut other = record.clone();
     other.accepted.as_mut().unwrap().image = Some("registry.example.com/plugin@sha256:01".into());
     assert_ne!(other.digest(KeyId(7)).unwrap(), digest);
@@ -168,6 +170,27 @@ fn a_revision_round_trips_through_its_secret() {
     let again = RevisionContent::decode("encryption-config-1", &data).unwrap().unwrap();
     assert_eq!(again, content);
     assert_eq!(again.digests(), content.digests());
+}
+
+#[test]
+fn what_follows_from_a_revision_follows_its_changes() {
+    let config = EncryptionConfiguration::decode(REVISION_ZERO.as_bytes()).unwrap();
+    let content = RevisionContent::new(config, BTreeMap::from([(KeyId(7), record())]));
+    let (hash, digest) = (content.hash(), content.digest(KeyId(7)).unwrap().clone());
+    assert_eq!(Some(&digest), content.digests().get(&KeyId(7)));
+    let mut other = content.clone();
+    other.bytes = SecretBytes::new(b"other".to_vec());
+    other.plugins.get_mut(&KeyId(7)).unwrap().salt = Some(SecretBytes::new(vec![2; 32]));
+    assert_ne!(other, content);
+    assert_eq!(other.hash(), ConfigHash::of(b"other"));
+    assert_eq!(other.digest(KeyId(7)), other.plugins[&KeyId(7)].digest(KeyId(7)).as_ref());
+    assert_ne!(other.digest(KeyId(7)), Some(&digest));
+    assert_eq!(
+        (content.hash(), content.digest(KeyId(7))),
+        (hash, Some(&digest)),
+        "the first one is as it was"
+    );
+    assert_eq!(other.digest(KeyId(8)), None);
 }
 
 #[test]

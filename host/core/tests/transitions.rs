@@ -10,7 +10,7 @@ use keyward_core::formats::encryption_config::{
 use keyward_core::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use keyward_core::formats::revision::{PluginRecord, RevisionContent};
 use keyward_core::ids::{GroupResource, KeyId, Mode};
-use keyward_core::machine::{self, Key, Step};
+use keyward_core::machine::{self, Facts, Key, Step};
 use keyward_core::{SecretBytes, names};
 use rstest::rstest;
 use serde_json::json;
@@ -115,7 +115,7 @@ fn next(config: &str, keys: &str) -> (String, Step) {
     let content = content(config);
     let state = content.as_ref().map(|content| machine::decode(content, &secrets));
     let backed: Vec<Key> = secrets.iter().map(Key::of).collect();
-    let desired = machine::desired(state.as_ref(), &backed, &[GroupResource::parse("secrets")]);
+    let desired = machine::desired(state.as_ref(), &backed, &[GroupResource::parse("secrets")], &Facts::default());
     let encoded = machine::encode(&desired.state, content.as_ref());
     (encoded.config.lists().remove("secrets").unwrap_or_default().join(","), desired.step)
 }

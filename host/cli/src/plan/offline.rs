@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use keyward_core::api::ClusterEncryptionSpec;
 use keyward_core::effect::{FieldChange, Side, compare};
 use keyward_core::ids::Mode;
-use keyward_core::platform::kubernetes;
+use keyward_core::platform::{KMS_REQUIRED, kubernetes, lacks_kms};
 use keyward_core::provider::{
     Descriptor, Effect, Evaluation, EvaluationRequest, Evaluator, Origin, ProviderError, Violation,
 };
@@ -103,7 +103,7 @@ pub(crate) fn verdict(
     if !plan.violations.is_empty() {
         return Ok(plan);
     }
-    let Some(wanted) = &new.encryption.kms else {
+    let Some(wanted) = &desired.kms else {
         if before == after {
             plan.effect = Some(Effect::None);
         } else {
@@ -112,7 +112,13 @@ pub(crate) fn verdict(
         settings(&mut plan, &current, &desired);
         return Ok(plan);
     };
-    let after_side = match evaluator.evaluate(&EvaluationRequest::new(Origin::Desired, wanted)) {
+    let answer = evaluator.evaluate(&EvaluationRequest::new(Origin::Desired, wanted));
+    if lacks_kms(&new.encryption, &answer) {
+        let field = "spec.encryption.kms".to_owned();
+        plan.violations.push(Violation { field, message: KMS_REQUIRED.to_owned() });
+        return Ok(plan);
+    }
+    let after_side = match answer {
         Ok(evaluation) => evaluation,
         Err(ProviderError::Invalid { violations }) => {
             plan.violations = violations
@@ -125,15 +131,18 @@ pub(crate) fn verdict(
     };
     plan.provider = Some(after_side.provider_type.clone());
     plan.requirements.clone_from(&after_side.requirements);
-    match &old.encryption.kms {
+    match &current.kms {
         None => {
             mode_change(&mut plan, before, after);
             plan.warnings.clone_from(&after_side.warnings);
         }
         Some(kms) => {
-            let before_side = evaluator
-                .evaluate(&EvaluationRequest::new(Origin::Stored, kms))
-                .context("the current object")?;
+            let answer = evaluator.evaluate(&EvaluationRequest::new(Origin::Stored, kms));
+            anyhow::ensure!(
+                !lacks_kms(&old.encryption, &answer),
+                "the current object: spec.encryption.kms: {KMS_REQUIRED}"
+            );
+            let before_side = answer.context("the current object")?;
             let found: Option<Descriptor> =
                 evaluator.descriptors().into_iter().find(|d| d.provider_type == after_side.provider_type);
             let descriptor =

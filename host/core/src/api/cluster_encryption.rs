@@ -56,7 +56,7 @@ pub struct ClusterEncryptionSpec {
 pub struct EncryptionSpec {
     /// `identity` (or empty), `aescbc`, `aesgcm` or `KMS`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("enum" = ["", "identity", "aescbc", "aesgcm", "KMS"]))]
+    #[schemars(extend("enum" = ["", "identity", "aescbc", "aesgcm", "secretbox", "KMS"]))]
     pub type_: Option<String>,
     /// The provider's `type` and, beside it, its configuration. Kept as written: which fields there are is the
     /// provider module's word, so a provider that is loaded later needs no new CRD.

@@ -27,10 +27,11 @@ pub struct EncryptionMigrationSpec {
     pub operand: String,
     /// `resource` or `resource.group`.
     pub resource: String,
-    /// The write key.
+    /// The write key; 0 where a resource that left the list is decrypted (DESIGN.md, Decisions 11).
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// The key secret's UID: a migration is identified by the key, not by a number that might come back.
+    /// The key secret's UID: a migration is identified by the key, not by a number that might come back. For key 0
+    /// `revision-{n}`: the revision that was loaded everywhere.
     #[serde(rename = "keySecretUID")]
     pub key_secret_uid: String,
     /// The remote key id that a remote rotation moved to.
@@ -88,6 +89,10 @@ pub struct EncryptionMigrationStatus {
     /// RFC 3339; when it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
+    /// A resourceVersion of the collection from after the end: once etcd has compacted it, nothing that was stored
+    /// before can be read any more (DESIGN.md, Decisions 7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_version: Option<String>,
 }
 
 /// One object that could not be rewritten.

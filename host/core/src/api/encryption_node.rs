@@ -1,6 +1,6 @@
 //! `EncryptionNode/{node}`: where operator and node agent meet. Spec by the operator, status by that node's agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube_derive::CustomResource;
 use schemars::JsonSchema;
@@ -125,12 +125,32 @@ pub struct EncryptionNodeStatus {
     /// The plugins that run here, read ones and candidates too.
     #[serde(default)]
     pub plugins: Vec<NodePlugin>,
+    /// What every provider of a key uses at this API server, by the server's own word (DESIGN.md, Decisions 6); a key
+    /// of which that cannot be said is not here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopted: Vec<Adopted>,
+    /// Keys whose plugin's data is on this node's disk, in kept revisions or in files.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub held: BTreeSet<KeyId>,
     /// The answer to `spec.preflight`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightAnswer>,
     /// What keeps the agent from the target, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<NodeError>,
+}
+
+/// Which KEK (version) an API server writes with for all of a key's providers: it saw that id last, and a health check
+/// of it was good afterwards, so that its data key is wrapped by that one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Adopted {
+    /// Whose providers.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// The id.
+    #[serde(rename = "remoteKeyID")]
+    pub remote_key_id: RemoteKeyId,
 }
 
 /// Why a node is stuck.

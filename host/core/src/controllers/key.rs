@@ -1,9 +1,10 @@
-//! When is a new key made, and when is one updated in place? CONTRACT 3.1 and DESIGN.md, Decisions 1 and 2.
+//! When is a new key made? CONTRACT 3.1. What is updated in place is in `in_place.rs`, which key is given up for another
+//! in `abandon.rs`.
 
 use std::time::Duration;
 
 use super::record::{self, Trouble, Wanted};
-use super::{Deployed, Deployment, Turn};
+use super::{Deployed, Deployment, Turn, abandon, in_place};
 use crate::SecretBytes;
 use crate::api::{Canary, PreflightPurpose, PreflightResult};
 use crate::formats::key_secret::{KeySecret, NULL_KEY};
@@ -16,6 +17,10 @@ use crate::snapshot::{Snapshot, StoredCandidate};
 
 /// CONTRACT 3.1, row 12.
 const ROTATION_INTERVAL: Duration = Duration::from_hours(168);
+/// Of CONTRACT 3.1's reasons those for which a key is not even completed. Age and a wish to re-encrypt can wait.
+const SUPERSEDES: [&str; 2] = [MODE_CHANGED, PROVIDER_CHANGED];
+const MODE_CHANGED: &str = "encryption-mode-changed";
+const PROVIDER_CHANGED: &str = "kms-provider-changed";
 /// A trial that has failed for so long lets the others have their turn.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -105,8 +110,20 @@ fn decided(
         _ => None,
     };
     // Keys in use come first: reads depend on them (Decisions 2).
-    let mut trials = in_place(snapshot, deployed, desired.as_ref(), trouble);
+    let mut trials = in_place::trials(snapshot, deployed, desired.as_ref(), trouble);
 
+    if let Some((older, newest)) = abandon::overtaken(snapshot) {
+        abandon::abandon(snapshot, older, &format!("key {} was made at the same time", newest.id), turn);
+        return Wish::Hold;
+    }
+    if let Some(mode) = mode
+        && let Some(key) = abandon::newest(snapshot)
+        && let Ok(Some(reason)) = change(snapshot, &Key::of(key), mode, desired.as_ref())
+        && SUPERSEDES.contains(&reason.as_str())
+    {
+        abandon::abandon(snapshot, key, &reason, turn);
+        return Wish::Hold;
+    }
     // A new key only from a converged state: at most one key is in transition (S6).
     if let Some(mode) = mode.filter(|_| deployment.is_converged()) {
         match needs_new_key(snapshot, deployed, mode, desired.as_ref(), turn) {
@@ -223,6 +240,10 @@ fn needs_for(
     let Some(latest) = state.read_keys(resource).next() else {
         return Ok((mode != Mode::Identity).then(|| "key-does-not-exist".to_owned())); // row 1
     };
+    if snapshot.wanted.forget.contains(&latest.id) {
+        // Decisions 15: its provider cannot leave before another key can write.
+        return Ok(Some(format!("encryption-config-key-{}-forgotten", latest.id)));
+    }
     if !latest.backed {
         return Ok(Some(format!("encryption-config-key-{}-not-backed-by-secret", latest.id))); // row 3
     }
@@ -250,7 +271,7 @@ fn change(
     now: Option<&Wanted<'_>>,
 ) -> Result<Option<String>, String> {
     if latest.mode != mode {
-        return Ok(Some("encryption-mode-changed".to_owned())); // row 6
+        return Ok(Some(MODE_CHANGED.to_owned())); // row 6
     }
     let secret = snapshot.key(latest.id);
     let external = &snapshot.wanted.external_reason;
@@ -268,7 +289,7 @@ fn change(
             let Some(now) = now else { return Ok(None) };
             // Row 9. Another provider's type is told apart without the module of the one before, which may be gone.
             if stored.plugin.kms.get("type") != now.record.kms.get("type") {
-                return Ok(Some("kms-provider-changed".to_owned()));
+                return Ok(Some(PROVIDER_CHANGED.to_owned()));
             }
             // A stored configuration that the module cannot read is a fact, and no reason for a new key.
             let before = snapshot
@@ -277,14 +298,10 @@ fn change(
             if before.provider_type != now.evaluation.provider_type
                 || before.kek.key != now.evaluation.kek.key
             {
-                return Ok(Some("kms-provider-changed".to_owned()));
+                return Ok(Some(PROVIDER_CHANGED.to_owned()));
             }
-            if before.kek.version != now.evaluation.kek.version {
-                return Err(format!(
-                    "the configuration names another version of the KEK of key {}, which needs everything to be re-encrypted under the same key: this is not done yet; ask for a new key by spec.reencrypt instead",
-                    latest.id
-                ));
-            }
+            // Another version of the same KEK: in place, and once the API servers have adopted it `rotation.rs` has
+            // everything re-encrypted.
         }
         Mode::Aescbc | Mode::Aesgcm | Mode::Secretbox => {}
     }
@@ -311,65 +328,4 @@ pub(super) fn create(snapshot: &Snapshot, mut key: KeySecret, turn: &mut Turn) {
         turn.act(Action::RecordHighWater { key_id: key.id, revision: snapshot.recorded_revision });
     }
     turn.act(Action::CreateKey { key: Box::new(key) });
-}
-
-/// Decisions 1 and 2: the active key follows the spec, every key in the configuration follows what it refers to. The
-/// newest first.
-fn in_place(
-    snapshot: &Snapshot,
-    deployed: &Deployed<'_>,
-    desired: Option<&Wanted<'_>>,
-    trouble: &mut Vec<Trouble>,
-) -> Vec<Trial> {
-    let mut in_use: Vec<&Key> =
-        deployed.desired.state.keys.values().filter(|key| key.backed && key.mode == Mode::Kms).collect();
-    in_use.sort_unstable_by_key(|key| std::cmp::Reverse(key.id));
-    let active = in_use.first().map(|key| key.id);
-    let mut trials = Vec::new();
-    for key in in_use {
-        let Some(stored) = key.kms.as_deref() else { continue };
-        // The newest KMS key takes the spec's configuration where that names its KEK; any other its own.
-        let spec =
-            desired.filter(|now| active == Some(key.id) && same_kek(snapshot, &stored.plugin.kms, now));
-        let own;
-        let now = match spec {
-            Some(now) => now,
-            None => match record::wanted(snapshot, Origin::Stored, &stored.plugin.kms) {
-                Ok(found) => {
-                    own = found;
-                    &own
-                }
-                Err(why) => {
-                    // What is wrong with the spec is often wrong with the key that was made of it.
-                    if !trouble.iter().any(|known| known.told().ends_with(why.told())) {
-                        trouble.push(why.within(&format!("key {} goes on as deployed", key.id)));
-                    }
-                    continue;
-                }
-            },
-        };
-        let difference = record::difference(snapshot, stored, now);
-        if difference.is_empty() {
-            continue;
-        }
-        let update = spec.is_some() && !difference.fields.is_empty();
-        trials.push(Trial {
-            key_id: key.id,
-            purpose: if update { PreflightPurpose::InPlace } else { PreflightPurpose::Sync },
-            record: now.record.clone(),
-            canary: stored.canary.clone(),
-            then: if update {
-                Then::Update { fields: [difference.fields, difference.objects].concat() }
-            } else {
-                Then::Sync { objects: [difference.objects, difference.fields].concat() }
-            },
-        });
-    }
-    trials
-}
-
-fn same_kek(snapshot: &Snapshot, stored: &serde_json::Value, now: &Wanted<'_>) -> bool {
-    snapshot.evaluation(Origin::Stored, stored).is_ok_and(|before| {
-        before.provider_type == now.evaluation.provider_type && before.kek == now.evaluation.kek
-    })
 }

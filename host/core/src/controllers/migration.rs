@@ -1,9 +1,9 @@
 //! Re-encryption: CONTRACT 3.3, and DESIGN.md, "Migration engine". Only this controller starts migrations.
 
-use super::{Deployed, Deployment, Turn};
+use super::{Deployed, Deployment, Turn, evidence, health};
 use crate::api::{ConditionStatus, MigrationPhase};
 use crate::formats::key_secret::KeySecret;
-use crate::ids::GroupResource;
+use crate::ids::{GroupResource, KeyId, RemoteKeyId, Revision};
 use crate::machine::Step;
 use crate::outcome::Action;
 use crate::snapshot::{Snapshot, StoredMigration};
@@ -14,6 +14,23 @@ const RETRY_AFTER: Duration = Duration::from_mins(5);
 const DEGRADED: &str = "EncryptionMigrationControllerDegraded";
 const PROGRESSING: &str = "EncryptionMigrationControllerProgressing";
 
+/// One resource's migration as it should be.
+pub(super) struct Wish<'a> {
+    pub(super) resource: &'a GroupResource,
+    pub(super) key_id: KeyId,
+    /// That key secret's UID, or what stands there for key 0.
+    pub(super) uid: String,
+    pub(super) remote: Option<RemoteKeyId>,
+}
+
+impl Wish<'_> {
+    /// Whether a stored migration is for just this.
+    pub(super) fn is(&self, migration: &StoredMigration) -> bool {
+        let spec = &migration.spec;
+        spec.key_id == self.key_id && spec.key_secret_uid == self.uid && spec.remote_key_id == self.remote
+    }
+}
+
 /// The migration controller. `settled`: what is deployed is what should be.
 pub(super) fn decide(
     snapshot: &Snapshot,
@@ -23,34 +40,35 @@ pub(super) fn decide(
     turn: &mut Turn,
 ) {
     let (Deployment::Converged { content, revision }, true) = (deployment, settled) else { return };
-    let hash = content.hash().0;
     // A write that was on its way when the last server switched may still carry the old key.
-    let converged_for = turn.since(snapshot, "converged", hash);
+    let converged_for = turn.since(snapshot, "converged", content.hash().0);
     let mut trouble = Vec::new();
     let mut under_way: Vec<&GroupResource> = Vec::new();
     let mut recorded = false;
-    let resources: Vec<&GroupResource> = deployed.desired.state.resources.keys().collect();
-    for resource in resources {
-        let Some(key) = deployed.desired.state.write_key(resource) else { continue };
-        let Some(secret) = snapshot.key(key.id).filter(|_| key.backed) else { continue };
-        if secret.migrated.contains(resource) {
+    for (wish, secret) in wishes(snapshot, deployed, *revision) {
+        let existing = snapshot.migrations.get(wish.resource);
+        let ours = existing.filter(|migration| {
+            // What a remote rotation moved to is part of the wish only when that is what is wished for.
+            wish.is(migration) || secret.is_some_and(|secret| evidence::is_for(migration, secret))
+        });
+        let evidence_only = secret.is_some_and(|secret| secret.migrated.contains(wish.resource));
+        if evidence_only && ours.is_some_and(|m| !evidence::succeeded(m) || m.status.end_version.is_some()) {
             continue;
         }
-        under_way.push(resource);
-        let existing = snapshot.migrations.get(resource);
-        let ours = existing.filter(|migration| {
-            migration.spec.key_id == key.id && migration.spec.key_secret_uid == secret.uid
-        });
+        under_way.push(wish.resource);
         match ours {
-            Some(migration) if migration.current && migration.status.phase == MigrationPhase::Succeeded => {
+            Some(migration) if evidence_only => {
+                start(&wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
+            }
+            Some(migration) if evidence::succeeded(migration) => {
                 // One a turn: the second would depend on a resourceVersion that the first has moved on.
-                if !recorded {
+                if let Some(secret) = secret.filter(|_| !recorded) {
                     recorded = true;
-                    record(snapshot, secret, resource, turn);
+                    record(snapshot, secret, wish.resource, turn);
                 }
             }
             Some(migration) if migration.current && migration.status.phase == MigrationPhase::Failed => {
-                trouble.push(failed(snapshot, secret, resource, migration, turn));
+                trouble.push(failed(snapshot, &wish, migration, turn));
             }
             Some(_) => {}
             None if converged_for < snapshot.wanted.request_timeout => {
@@ -64,13 +82,45 @@ pub(super) fn decide(
                 );
                 turn.again_after(left);
             }
-            None => start(secret, resource, existing, 0, turn),
+            None => match health::gate(snapshot, &content.kms_keys(), "re-encryption") {
+                Some(why) => turn.wait("PluginUnhealthy", why),
+                None => start(&wish, existing, 0, turn),
+            },
         }
     }
     tell(&under_way, &trouble, turn);
-    if deployed.desired.step == Step::Migrating {
+    if matches!(deployed.desired.step, Step::Migrating | Step::Decrypting) {
         turn.wait("Migrating", format!("re-encrypting {}", list(&under_way)));
     }
+}
+
+/// Every resource of which something has to be rewritten: what the write key has not got yet, what left the list and is
+/// not plain yet, and, where an older KMS provider waits for it, what there is no evidence of any more.
+fn wishes<'a>(
+    snapshot: &'a Snapshot,
+    deployed: &'a Deployed<'_>,
+    revision: Revision,
+) -> Vec<(Wish<'a>, Option<&'a KeySecret>)> {
+    let mut wishes = Vec::new();
+    let state = &deployed.desired.state;
+    let waits = |id: KeyId| deployed.kms_keys().any(|key| key.id < id);
+    for resource in state.resources.keys() {
+        if !snapshot.wanted.resources.contains(resource) {
+            if state.is_plain(resource) && !deployed.facts.decrypted.contains(resource) {
+                let uid = evidence::plain_since(revision);
+                wishes.push((Wish { resource, key_id: evidence::NO_KEY, uid, remote: None }, None));
+            }
+            continue;
+        }
+        let Some(key) = state.write_key(resource).filter(|key| key.backed) else { continue };
+        let Some(secret) = snapshot.key(key.id) else { continue };
+        let done = secret.migrated.contains(resource);
+        if !done || waits(key.id) && deployed.desired.step == Step::Settled {
+            let wish = Wish { resource, key_id: key.id, uid: secret.uid.clone(), remote: None };
+            wishes.push((wish, Some(secret)));
+        }
+    }
+    wishes
 }
 
 fn record(snapshot: &Snapshot, secret: &KeySecret, resource: &GroupResource, turn: &mut Turn) {
@@ -82,36 +132,32 @@ fn record(snapshot: &Snapshot, secret: &KeySecret, resource: &GroupResource, tur
     turn.act(Action::RecordMigrated { resource: resource.clone(), key: Box::new(key) });
 }
 
-fn start(
-    secret: &KeySecret,
-    resource: &GroupResource,
-    existing: Option<&StoredMigration>,
-    attempt: u32,
-    turn: &mut Turn,
-) {
-    turn.explain(format!("{resource} is re-encrypted under key {}", secret.id));
+pub(super) fn start(wish: &Wish<'_>, existing: Option<&StoredMigration>, attempt: u32, turn: &mut Turn) {
+    turn.explain(match wish.key_id {
+        evidence::NO_KEY => format!("{} is decrypted", wish.resource),
+        key => format!("{} is re-encrypted under key {key}", wish.resource),
+    });
     turn.act(Action::StartMigration {
-        resource: resource.clone(),
-        key_id: secret.id,
-        key_secret_uid: secret.uid.clone(),
-        remote_key_id: None,
+        resource: wish.resource.clone(),
+        key_id: wish.key_id,
+        key_secret_uid: wish.uid.clone(),
+        remote_key_id: wish.remote.clone(),
         attempt,
         resource_version: existing.map(|migration| migration.resource_version.clone()),
     });
 }
 
-fn failed(
+/// A failed migration is tried again after a while. Answers what to tell.
+pub(super) fn failed(
     snapshot: &Snapshot,
-    secret: &KeySecret,
-    resource: &GroupResource,
+    wish: &Wish<'_>,
     migration: &StoredMigration,
     turn: &mut Turn,
 ) -> String {
-    let fact = format!("migration-failed/{resource}");
-    let value = format!("{}/{}", secret.uid, migration.spec.attempt);
-    let age = turn.since(snapshot, fact, value);
+    let fact = format!("migration-failed/{}", wish.resource);
+    let age = turn.since(snapshot, fact, format!("{}/{}", wish.uid, migration.spec.attempt));
     if age >= RETRY_AFTER {
-        start(secret, resource, Some(migration), migration.spec.attempt.saturating_add(1), turn);
+        start(wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
     } else {
         turn.again_after(RETRY_AFTER.saturating_sub(age));
     }
@@ -120,14 +166,15 @@ fn failed(
         failures.iter().take(3).map(|failure| format!("{}: {}", failure.object, failure.message)).collect();
     let more = failures.len().saturating_sub(each.len());
     format!(
-        "migration of {resource} for key \"{}\" failed: {}{}",
-        secret.id,
+        "migration of {} for key \"{}\" failed: {}{}",
+        wish.resource,
+        wish.key_id,
         if each.is_empty() { "no object was named".to_owned() } else { each.join("; ") },
         if more > 0 { format!("; and {more} more") } else { String::new() }
     )
 }
 
-fn tell(under_way: &[&GroupResource], trouble: &[String], turn: &mut Turn) {
+pub(super) fn tell(under_way: &[&GroupResource], trouble: &[String], turn: &mut Turn) {
     if under_way.is_empty() {
         turn.condition(PROGRESSING, ConditionStatus::False, "AsExpected", "");
     } else {
@@ -138,7 +185,7 @@ fn tell(under_way: &[&GroupResource], trouble: &[String], turn: &mut Turn) {
 }
 
 /// As Go prints a slice: `[core/configmaps core/secrets]`.
-fn list(resources: &[&GroupResource]) -> String {
+pub(super) fn list(resources: &[&GroupResource]) -> String {
     let each: Vec<String> =
         resources.iter().map(|r| format!("{}/{}", r.group_or_core(), r.resource)).collect();
     format!("[{}]", each.join(" "))

@@ -3,13 +3,19 @@
 //! A controller that fails degrades its own condition and stops only its own actions. What may come in: rules. What
 //! never does: anything that looks at the world, or at a clock.
 
+mod abandon;
 mod condition;
+mod evidence;
+mod health;
+mod in_place;
 mod key;
+mod lost;
 mod migration;
 mod preflight;
 mod prune;
 mod record;
 mod rollout;
+mod rotation;
 mod state;
 mod view;
 
@@ -18,8 +24,8 @@ use std::time::Duration;
 
 use crate::api::{Condition, ConditionStatus};
 use crate::formats::revision::RevisionContent;
-use crate::ids::GroupResource;
-use crate::machine::{self, Desired, State};
+use crate::ids::{GroupResource, Mode};
+use crate::machine::{self, Desired, Facts, Key, State};
 use crate::outcome::{Action, Notice, Outcome, Waiting};
 use crate::snapshot::Snapshot;
 
@@ -37,8 +43,11 @@ pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     let request = preflight::decide(snapshot, wish, &mut turn);
     let settled = state::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     migration::decide(snapshot, &assessment.deployment, &deployed, settled, &mut turn);
-    prune::decide(snapshot, &assessment.deployment, &mut turn);
+    rotation::decide(snapshot, &assessment.deployment, &deployed, settled, &mut turn);
+    prune::decide(snapshot, &assessment.deployment, &deployed, settled, &mut turn);
+    lost::decide(&assessment, &mut turn);
     rollout::decide(snapshot, &assessment, request, &mut turn);
+    health::decide(snapshot, &assessment.deployment, &mut turn);
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     turn.finish(view::view(snapshot, &assessment.deployment, &deployed))
 }
@@ -51,6 +60,10 @@ pub(crate) struct Deployed<'a> {
     pub(crate) content: Option<&'a RevisionContent>,
     /// CONTRACT 2.3 on top of it.
     pub(crate) desired: Desired,
+    /// What that is decided from beside configuration and keys.
+    pub(crate) facts: Facts,
+    /// Usable keys, newest first.
+    pub(crate) backed: Vec<Key>,
 }
 
 impl<'a> Deployed<'a> {
@@ -59,10 +72,21 @@ impl<'a> Deployed<'a> {
             Deployment::Converged { content, .. } | Deployment::Rolling { content, .. } => Some(*content),
             Deployment::Nothing | Deployment::Blocked => None,
         };
-        let state = content.map(|content| machine::decode(content, &snapshot.keys));
-        let backed = snapshot.backed();
-        let desired = machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources);
-        Self { state, content, desired }
+        let state = content.map(|content| machine::decode(content, snapshot.usable()));
+        let backed: Vec<Key> = snapshot.usable().map(Key::of).collect();
+        let facts = evidence::facts(snapshot, deployment, state.as_ref());
+        let desired = machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources, &facts);
+        Self { state, content, desired, facts, backed }
+    }
+
+    /// The key under which everything is, or is to be, stored.
+    pub(crate) fn newest(&self) -> Option<&Key> {
+        self.backed.first()
+    }
+
+    /// KMS keys that stand in what is deployed.
+    pub(crate) fn kms_keys(&self) -> impl Iterator<Item = &Key> {
+        self.state.iter().flat_map(|state| state.keys.values()).filter(|key| key.mode == Mode::Kms)
     }
 
     /// Every resource that may have something stored under a key: what is asked for, and what is still deployed though

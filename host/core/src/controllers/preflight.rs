@@ -4,6 +4,7 @@
 //! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::key::{self, Then, Trial, Wish};
 use super::{Turn, record};
@@ -228,12 +229,12 @@ fn accept(snapshot: &Snapshot, trial: Trial, stored: &StoredCandidate, canary: C
             key::create(snapshot, key, turn);
         }
         (Then::Update { fields }, Some(old)) => {
-            let key = Box::new(KeySecret { kms: Some(kms), ..old.clone() });
+            let key = Box::new(KeySecret { kms: Some(Arc::new(kms)), ..old.clone() });
             turn.explain(format!("key {} is updated in place: {}", old.id, fields.join(", ")));
             turn.act(Action::UpdateKey { key, fields });
         }
         (Then::Sync { objects }, Some(old)) => {
-            let key = Box::new(KeySecret { kms: Some(kms), ..old.clone() });
+            let key = Box::new(KeySecret { kms: Some(Arc::new(kms)), ..old.clone() });
             turn.explain(format!("key {} follows {}", old.id, objects.join(", ")));
             turn.act(Action::SyncData { key, objects });
         }

@@ -1,16 +1,39 @@
-//! Which revisions are kept (OBJECTS.md, "Beginnings and ends"): the converged one, the target, those that a node
-//! names, one before.
+//! What is deleted: revisions that nothing names any more (OBJECTS.md, "Beginnings and ends"), key secrets of KMS
+//! providers that have left (Decisions 7), unused ones beyond the ten newest (CONTRACT 3.4). Only when everything
+//! stands still, and never a key of which some configuration that exists speaks (S4).
 
 use std::collections::BTreeSet;
 
-use super::{Deployment, Turn};
-use crate::ids::Revision;
+use super::{Deployed, Deployment, Turn};
+use crate::formats::key_secret::KeySecret;
+use crate::formats::revision::RevisionContent;
+use crate::ids::{KeyId, Mode, Revision};
+use crate::machine::Step;
 use crate::outcome::Action;
 use crate::snapshot::Snapshot;
 
-/// Deletes the other revisions, only when everything stands still.
-pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mut Turn) {
-    let Deployment::Converged { revision, .. } = deployment else { return };
+/// CONTRACT 3.4: so many unused key secrets are kept.
+const KEPT: usize = 10;
+
+/// The prune controller.
+pub(super) fn decide(
+    snapshot: &Snapshot,
+    deployment: &Deployment<'_>,
+    deployed: &Deployed<'_>,
+    settled: bool,
+    turn: &mut Turn,
+) {
+    let Deployment::Converged { revision, content } = deployment else { return };
+    turn.degraded("EncryptionPruneControllerDegraded", None);
+    revisions(snapshot, *revision, content, turn);
+    if settled && deployed.desired.step == Step::Settled {
+        keys(snapshot, deployed, turn);
+    }
+}
+
+/// Kept are the converged one, those that a node names, and one before, unless that one has plugins that are gone: no
+/// node could go back to it.
+fn revisions(snapshot: &Snapshot, converged: Revision, content: &RevisionContent, turn: &mut Turn) {
     let mut kept: BTreeSet<Revision> = snapshot
         .servers
         .values()
@@ -21,15 +44,52 @@ pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mu
             ]
         })
         .flatten()
-        .chain([*revision])
+        .chain([converged])
         .collect();
-    kept.extend(snapshot.revisions.keys().rev().find(|other| *other < revision).copied());
-    for (other, stored) in &snapshot.revisions {
-        if !kept.contains(other) && other < revision {
+    let current = content.kms_keys();
+    let before = snapshot.revisions.range(..converged).next_back().filter(|(_, before)| {
+        before.content.as_ref().is_ok_and(|before| before.kms_keys().is_subset(&current))
+    });
+    kept.extend(before.map(|(revision, _)| *revision));
+    for (other, stored) in snapshot.revisions.range(..converged) {
+        if !kept.contains(other) {
             turn.act(Action::DeleteRevision {
                 revision: *other,
                 resource_version: stored.resource_version.clone(),
             });
         }
     }
+}
+
+fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
+    let Some(newest) = deployed.newest().map(|key| key.id) else { return };
+    // What cannot be decoded may speak of any key.
+    let Some(named) = named(snapshot) else { return };
+    let tried = snapshot.candidate.as_ref().and_then(|candidate| candidate.as_ref().ok()).map(|c| c.key_id);
+    let superseded = |key: &KeySecret| key.id < newest || key.is_abandoned();
+    let unused = |key: &&KeySecret| superseded(key) && !named.contains(&key.id) && tried != Some(key.id);
+    let (retired, others): (Vec<&KeySecret>, Vec<&KeySecret>) =
+        snapshot.keys.iter().filter(unused).partition(|key| key.mode == Mode::Kms);
+    for key in retired {
+        turn.explain(format!("key {} has left every configuration: its secret is retired", key.id));
+        turn.act(Action::RetireKey { key_id: key.id, resource_version: key.resource_version.clone() });
+    }
+    // Undecodable ones count as unused, but what cannot be read is not deleted.
+    let undecodable = snapshot.undecodable.keys().filter_map(|name| KeyId::from_name(name));
+    let mut all: Vec<(KeyId, Option<&KeySecret>)> =
+        others.into_iter().map(|key| (key.id, Some(key))).chain(undecodable.map(|id| (id, None))).collect();
+    all.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+    for key in all.into_iter().skip(KEPT).filter_map(|(_, key)| key) {
+        turn.explain(format!("key {} is unused and older than the {KEPT} newest unused ones", key.id));
+        turn.act(Action::DeleteKey { key_id: key.id, resource_version: key.resource_version.clone() });
+    }
+}
+
+/// Every key that a revision names; `None` where one cannot be decoded.
+fn named(snapshot: &Snapshot) -> Option<BTreeSet<KeyId>> {
+    let mut named = BTreeSet::new();
+    for stored in snapshot.revisions.values() {
+        named.append(&mut stored.content.as_ref().ok()?.key_ids());
+    }
+    Some(named)
 }

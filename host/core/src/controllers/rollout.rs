@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Turn;
+use super::{Turn, lost};
 use crate::api::{EncryptionNodeSpec, KeyCanary, PreflightRequest};
 use crate::formats::encryption_config::REVISION_ZERO;
 use crate::formats::revision::RevisionContent;
@@ -52,6 +52,8 @@ pub struct Assessment<'a> {
     pub waiting: Option<Waiting>,
     /// What is worth an Event.
     pub notices: Vec<Notice>,
+    /// A lost revision that can be made anew.
+    pub rebuilt: Option<(Revision, Box<RevisionContent>)>,
     targets: BTreeMap<String, Revision>,
 }
 
@@ -67,6 +69,7 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
         deployment: Deployment::Blocked,
         notices: vec![Notice { reason: reason.to_owned(), message: message.clone(), warning: true }],
         waiting: Some(Waiting { reason: reason.to_owned(), message }),
+        rebuilt: None,
         targets,
     };
     if let Some(unreadable) = snapshot.unreadable.first() {
@@ -89,20 +92,18 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
         return blocked("NodeNotPrepared", message, targets);
     }
     let silent = snapshot.servers.values().find_map(|server| Some((server, not_heard(server)?)));
+    let given = given(snapshot, &targets);
     let Some((target, stored)) = snapshot.revisions.last_key_value() else {
-        if snapshot.servers.values().any(|s| targets.get(&s.name).is_some_and(|r| r.0 > 0)) {
-            let message =
-                "every revision is gone, but nodes were given one; restore Secret encryption-config-{n}";
-            return blocked("RevisionLost", message.to_owned(), targets);
+        if let Some((who, revision)) = given {
+            return lost(snapshot, &who, revision, "every revision is gone", blocked, targets);
         }
         if let Some((server, why)) = silent {
             return blocked("NodeNotPrepared", format!("node {}: {why}", server.name), targets);
         }
         return nothing_yet(snapshot, targets);
     };
-    if let Some((name, lost)) = targets.iter().find(|(_, revision)| *revision > target) {
-        let message = format!("node {name} was given revision {lost}, which is gone; the newest is {target}");
-        return blocked("RevisionLost", message, targets);
+    if let Some((who, revision)) = given.filter(|(_, revision)| revision > target) {
+        return lost(snapshot, &who, revision, &format!("the newest is {target}"), blocked, targets);
     }
     let content = match &stored.content {
         Ok(content) => content,
@@ -121,6 +122,7 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
             deployment: Deployment::Converged { revision: *target, content },
             waiting: None,
             notices: Vec::new(),
+            rebuilt: None,
             targets,
         };
     }
@@ -161,7 +163,54 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
             .into_iter()
             .collect(),
         waiting: Some(Waiting { reason: reason.to_owned(), message }),
+        rebuilt: None,
         targets,
+    }
+}
+
+/// The newest revision of which anything tells that it was given to a node, and what tells so: what nodes were told and
+/// have, what was once loaded everywhere, what an API server shows. Only what stands behind this may be stepped to.
+fn given(snapshot: &Snapshot, targets: &BTreeMap<String, Revision>) -> Option<(String, Revision)> {
+    let told = targets.iter().map(|(name, revision)| (format!("node {name} was given"), *revision));
+    let has = snapshot.servers.values().flat_map(|server| {
+        let status = server.status();
+        let loaded = status.and_then(|status| status.loaded_hash.as_ref());
+        let shown = snapshot.told_revisions.iter().filter(move |told| Some(&told.config_hash) == loaded);
+        // The same bytes may have been those of several revisions.
+        let shown = shown.map(|told| told.n).min();
+        let says = move |what: &str| format!("node {} {what}", server.name);
+        let has = status.map(|status| (says("has"), status.revision));
+        has.into_iter().chain(shown.map(|n| (says("has loaded"), n)))
+    });
+    let converged = [("every API server had loaded".to_owned(), snapshot.last_converged)];
+    told.chain(has).chain(converged).filter(|(_, revision)| revision.0 > 0).max_by_key(|(_, revision)| *revision)
+}
+
+/// A revision that a node was given is gone.
+fn lost<'a>(
+    snapshot: &Snapshot,
+    who: &str,
+    revision: Revision,
+    also: &str,
+    blocked: impl Fn(&str, String, BTreeMap<String, Revision>) -> Assessment<'a>,
+    targets: BTreeMap<String, Revision>,
+) -> Assessment<'a> {
+    let what = format!("{who} revision {revision}, which is gone; {also}");
+    match lost::rebuild(snapshot, revision) {
+        Ok(content) => {
+            let message = format!("{what}. It is made anew from the status and the key secrets: the bytes are the same");
+            Assessment {
+                rebuilt: Some((revision, Box::new(content))),
+                ..blocked("RevisionLost", message, targets)
+            }
+        }
+        Err(why) => {
+            let message = format!(
+                "{what}. It cannot be made anew: {why}. Nothing is written; nodes go on with what they have. Restore Secret {}",
+                crate::names::revision_secret(revision)
+            );
+            blocked("RevisionLost", message, targets)
+        }
     }
 }
 
@@ -172,7 +221,13 @@ fn nothing_yet(snapshot: &Snapshot, targets: BTreeMap<String, Revision>) -> Asse
         server.status().and_then(|status| status.loaded_hash.as_ref()).is_some_and(|hash| *hash != zero)
     });
     match foreign {
-        None => Assessment { deployment: Deployment::Nothing, waiting: None, notices: Vec::new(), targets },
+        None => Assessment {
+            deployment: Deployment::Nothing,
+            waiting: None,
+            notices: Vec::new(),
+            rebuilt: None,
+            targets,
+        },
         Some(server) => {
             let message = format!(
                 "the API server on {} has loaded an EncryptionConfiguration that Keyward did not write; it is left alone",
@@ -186,6 +241,7 @@ fn nothing_yet(snapshot: &Snapshot, targets: BTreeMap<String, Revision>) -> Asse
                     warning: true,
                 }],
                 waiting: Some(Waiting { reason: "ForeignConfiguration".to_owned(), message }),
+                rebuilt: None,
                 targets,
             }
         }

@@ -1,8 +1,11 @@
 //! Which revision comes next: CONTRACT 2.3 and 3.2 on a converged state, OBJECTS.md's exceptions between revisions.
 
-use super::{Deployed, Deployment, Turn};
+use std::collections::BTreeSet;
+
+use super::{Deployed, Deployment, Turn, health};
+use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
-use crate::ids::{KeyId, Revision};
+use crate::ids::{GroupResource, KeyId, Mode, Revision};
 use crate::machine::{self, State, Step};
 use crate::outcome::Action;
 use crate::snapshot::Snapshot;
@@ -16,6 +19,7 @@ pub(super) fn decide(
     deployed: &Deployed<'_>,
     turn: &mut Turn,
 ) -> bool {
+    let between;
     let next = match deployment {
         // CONTRACT 3: what cannot be judged leaves its condition as it is.
         Deployment::Blocked => return false,
@@ -25,9 +29,14 @@ pub(super) fn decide(
             return true;
         }
         Deployment::Nothing | Deployment::Converged { .. } => &deployed.desired.state,
-        // OBJECTS.md, "Between revisions" (a): the same lists with a key's new content. Nothing else may be decided.
+        // OBJECTS.md, "Between revisions": (a) the same lists with a key's new content; (b) without a key that was
+        // abandoned; and without one that the admin gave up, else a dead provider blocks every reload for ever. Nothing
+        // else may be decided.
         Deployment::Rolling { .. } => match &deployed.state {
-            Some(state) => state,
+            Some(state) => {
+                between = machine::without(state, &deployed.backed, &deployed.facts.dropped);
+                &between
+            }
             None => return false,
         },
     };
@@ -36,8 +45,49 @@ pub(super) fn decide(
     if deployed.content.is_some_and(|old| is_same(old, &content)) {
         return deployment.is_converged();
     }
+    if deployment.is_converged() && !may_go_on(snapshot, deployed, turn) {
+        return false;
+    }
     apply(snapshot, deployed, next, content, turn);
     false
+}
+
+/// Health gates (Decisions 13), and what has to be written first.
+fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
+    let Some(newest) = deployed.newest() else { return true };
+    let needs: BTreeSet<KeyId> = [newest].iter().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
+    let what = match deployed.desired.step {
+        Step::WriteKey => format!("making key {} the write key", newest.id),
+        Step::Settled => "taking keys out that nothing needs any more".to_owned(),
+        Step::Decrypt => return forget_migrated(snapshot, deployed, turn),
+        _ => return true,
+    };
+    match health::gate(snapshot, &needs, &what) {
+        Some(why) => {
+            turn.wait("PluginUnhealthy", why);
+            false
+        }
+        None => true,
+    }
+}
+
+/// Decisions 11: no key may claim a resource that is about to be written in plain text; should it come back to the list,
+/// it is re-encrypted. One a turn and key: the second would depend on a resourceVersion that the first has moved on.
+fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
+    let wanted = &snapshot.wanted.resources;
+    let mut clean = true;
+    for key in &snapshot.keys {
+        let left = |resource: &&GroupResource| {
+            !wanted.contains(resource) && deployed.desired.state.resources.contains_key(resource)
+        };
+        let Some(resource) = key.migrated.iter().find(left).cloned() else { continue };
+        clean = false;
+        turn.explain(format!("{resource} left the list and is about to be decrypted: key {} does not claim it", key.id));
+        let migrated = key.migrated.iter().filter(|other| **other != resource).cloned().collect();
+        let key = Box::new(KeySecret { migrated, ..key.clone() });
+        turn.act(Action::ForgetMigrated { resource, key });
+    }
+    clean
 }
 
 /// The same configuration, and the same would run.
@@ -90,6 +140,9 @@ fn why(deployed: &Deployed<'_>, next: &State) -> String {
         return "the same lists, with changed content of a key".to_owned();
     }
     match deployed.desired.step {
+        Step::Dropped => "keys that were superseded or given up leave".to_owned(),
+        Step::Decrypt => "what left the list is written in plain text from now on".to_owned(),
+        Step::Decrypting => "what left the list is decrypted: its entry leaves".to_owned(),
         Step::ReadKeys => format!("key {newest} becomes a read key; the writer stays as it is"),
         Step::WriteKey => format!("every API server can read with key {newest}: it becomes the write key"),
         Step::Settled => format!("everything is stored under key {newest}: keys that nothing needs leave"),

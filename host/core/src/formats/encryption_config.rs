@@ -150,11 +150,11 @@ impl EncryptionConfiguration {
             })?,
         };
         if config.kind != "EncryptionConfiguration" || config.api_version != "apiserver.config.k8s.io/v1" {
-            return Err(FormatError::Config(format!(
-                "unexpected {}/{}",
-                config.api_version.escape_debug(),
-                config.kind.escape_debug()
-            )));
+            // Not even these are quoted: where the file is damaged, anything may stand there.
+            return Err(FormatError::Config(
+                "it is not of kind EncryptionConfiguration and apiVersion apiserver.config.k8s.io/v1"
+                    .to_owned(),
+            ));
         }
         Ok(config)
     }

@@ -1,7 +1,8 @@
 //! Envelopes of CONTRACT 1.6: a KMS configuration inside an EncryptionConfiguration, a plugin's configuration inside
 //! an `APIServer` object, so that OpenShift's own controllers can take the data back.
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::FormatError;
 use super::encryption_config::{
@@ -25,7 +26,10 @@ pub fn decode_kms(bytes: &[u8]) -> Result<KmsConfiguration, FormatError> {
     let [ResourceConfiguration { resources: None, providers }] = config.resources.as_slice() else {
         return Err(FormatError::Envelope);
     };
-    let [ProviderConfiguration { kms: Some(kms), .. }] = providers.as_slice() else {
+    let [
+        ProviderConfiguration { aesgcm: None, aescbc: None, secretbox: None, identity: None, kms: Some(kms) },
+    ] = providers.as_slice()
+    else {
         return Err(FormatError::Envelope);
     };
     if kms.name.parse::<KeyId>().is_err() {
@@ -34,14 +38,37 @@ pub fn decode_kms(bytes: &[u8]) -> Result<KmsConfiguration, FormatError> {
     Ok(kms.clone())
 }
 
+/// The envelope of a plugin's configuration, its fields in this order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ApiServer<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    metadata: Empty,
+    spec: Spec<'a>,
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct Spec<'a> {
+    encryption: Encryption<'a>,
+}
+
+#[derive(Serialize)]
+struct Encryption<'a> {
+    kms: &'a Value,
+}
+
 /// Wraps the `kms` object as the admin wrote it.
 pub fn encode_plugin(kms: &Value) -> Vec<u8> {
-    let envelope = json!({
-        "kind": "APIServer",
-        "apiVersion": "config.openshift.io/v1",
-        "metadata": {},
-        "spec": { "encryption": { "kms": kms } },
-    });
+    let envelope = ApiServer {
+        kind: "APIServer",
+        api_version: "config.openshift.io/v1",
+        metadata: Empty {},
+        spec: Spec { encryption: Encryption { kms } },
+    };
     serde_json::to_vec(&envelope).unwrap_or_default()
 }
 

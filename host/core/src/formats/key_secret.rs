@@ -1,6 +1,7 @@
 //! Key secrets: one a key, CONTRACT 1.2's labels, annotations and data keys, plus what OBJECTS.md adds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::encryption_config::KmsConfiguration;
 use super::revision::{PluginRecord, decode_accepted};
-use super::{FormatError, envelope, parse_reference, reference_key};
+use super::{FormatError, check_reference, envelope, parse_reference, reference_key};
 use crate::SecretBytes;
 use crate::api::Canary;
 use crate::ids::{GroupResource, KeyId, Mode, RemoteKeyId, Revision};
@@ -28,8 +29,8 @@ pub struct KeySecret {
     pub mode: Mode,
     /// 32 bytes for local modes, [`NULL_KEY`] otherwise.
     pub material: SecretBytes,
-    /// Set exactly for [`Mode::Kms`].
-    pub kms: Option<KmsKey>,
+    /// Set exactly for [`Mode::Kms`]. Shared, since every decision carries it into states and actions.
+    pub kms: Option<Arc<KmsKey>>,
     /// Why the controller made it.
     pub internal_reason: String,
     /// Why the admin asked for it.
@@ -66,7 +67,9 @@ pub struct KmsKey {
 /// The capitals are Go's, which has no JSON tags there; any case is read ([`any_case`]).
 #[derive(Serialize, Deserialize)]
 struct MigratedResources {
-    resources: Vec<MigratedResource>,
+    /// Go writes null for none.
+    #[serde(default)]
+    resources: Option<Vec<MigratedResource>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -96,7 +99,7 @@ impl KeySecret {
             id,
             mode,
             material,
-            kms,
+            kms: kms.map(Arc::new),
             internal_reason: reason,
             external_reason: String::new(),
             migrated: Vec::new(),
@@ -110,13 +113,19 @@ impl KeySecret {
         }
     }
 
+    /// Superseded before any revision had it first. A key with the publication record must complete, whatever else is
+    /// written on it (Decisions 5).
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.is_some() && self.write_published.is_none()
+    }
+
     /// Whether each of these was rewritten under this key.
     pub fn is_migrated<'a>(&self, resources: impl IntoIterator<Item = &'a GroupResource>) -> bool {
         resources.into_iter().all(|resource| self.migrated.contains(resource))
     }
 
     /// The object to write. Metadata that a server sets is not in it, but for `resourceVersion` and `uid`, which make
-    /// the write depend on what was read.
+    /// the write depend on what was read. What [`decode`](Self::decode) would refuse is not written.
     pub fn encode(&self, namespace: &str, component: &str) -> Result<Secret, FormatError> {
         let mut annotations = BTreeMap::from([
             (names::ANNOTATION_DESCRIPTION.to_owned(), names::DESCRIPTION.to_owned()),
@@ -138,7 +147,7 @@ impl KeySecret {
                     .iter()
                     .map(|r| MigratedResource { group: r.group.clone(), resource: r.resource.clone() })
                     .collect();
-                serde_json::to_string(&MigratedResources { resources }).unwrap_or_default()
+                serde_json::to_string(&MigratedResources { resources: Some(resources) }).unwrap_or_default()
             }),
         );
         annotate(
@@ -166,12 +175,15 @@ impl KeySecret {
                 ..Default::default()
             },
             type_: Some("Opaque".to_owned()),
-            data: Some(self.encode_data()?),
+            data: Some(self.encode_data(&format!("{namespace}/{}", names::key_secret(component, self.id)))?),
             ..Default::default()
         })
     }
 
-    fn encode_data(&self) -> Result<BTreeMap<String, ByteString>, FormatError> {
+    fn encode_data(&self, full: &str) -> Result<BTreeMap<String, ByteString>, FormatError> {
+        if self.material.is_empty() && self.mode != Mode::Identity {
+            return Err(FormatError::EmptyKey { secret: full.to_owned(), mode: self.mode });
+        }
         let mut data = BTreeMap::new();
         let mut put = |key: String, value: Vec<u8>| data.insert(key, ByteString(value));
         put(names::DATA_KEY.to_owned(), self.material.expose().to_vec());
@@ -189,6 +201,12 @@ impl KeySecret {
                 ReferenceKind::Secret => names::DATA_KMS_PLUGIN_SECRET,
                 ReferenceKind::ConfigMap => names::DATA_KMS_PLUGIN_CONFIGMAP,
             };
+            check_reference(reference, value).map_err(|why| FormatError::MalformedReferenceKey {
+                secret: full.to_owned(),
+                kind: reference.kind,
+                key: reference_key(prefix, reference),
+                why: why.to_owned(),
+            })?;
             put(reference_key(prefix, reference), value.expose().to_vec());
         }
         if let Some(accepted) = &kms.plugin.accepted {
@@ -234,6 +252,7 @@ impl KeySecret {
                 .map_err(|error| invalid(names::ANNOTATION_MIGRATED_RESOURCES, error.to_string()))?
                 .resources
                 .into_iter()
+                .flatten()
                 .map(|r| GroupResource { group: r.group, resource: r.resource })
                 .collect(),
         };
@@ -251,7 +270,7 @@ impl KeySecret {
             return Err(FormatError::EmptyKey { secret: full, mode });
         }
         let kms = if mode == Mode::Kms {
-            Some(decode_kms(&full, data, &text(names::ANNOTATION_PROVIDER_DIGEST))?)
+            Some(Arc::new(decode_kms(&full, data, &text(names::ANNOTATION_PROVIDER_DIGEST))?))
         } else {
             None
         };

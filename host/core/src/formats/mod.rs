@@ -96,7 +96,18 @@ pub enum FormatError {
     },
 }
 
-/// CONTRACT 1.2: `{name}_{dataKey}`, split at the first `_`. A name with `_` cannot be written.
+/// CONTRACT 1.2: what cannot be read again, since `{name}_{dataKey}` is split at the first `_`.
+pub(crate) fn check_reference(reference: &KeyRef, value: &SecretBytes) -> Result<(), &'static str> {
+    match reference {
+        KeyRef { name, .. } if name.is_empty() => Err("the name is empty"),
+        KeyRef { name, .. } if name.contains('_') => Err("the name contains an underscore"),
+        KeyRef { key, .. } if key.is_empty() => Err("the key is empty"),
+        _ if value.is_empty() => Err("the value is empty"),
+        _ => Ok(()),
+    }
+}
+
+/// CONTRACT 1.2: `{name}_{dataKey}`, of a reference that passes [`check_reference`].
 pub(crate) fn reference_key(prefix: &str, reference: &KeyRef) -> String {
     format!("{prefix}{}_{}", reference.name, reference.key)
 }

@@ -2,6 +2,8 @@
 //! The preflight candidate is the same without a configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -40,11 +42,20 @@ pub struct AcceptedPlugin {
     pub module_digest: Option<ModuleDigest>,
 }
 
+/// An [`AcceptedPlugin`] without its module: what is compared, and what the digest is of. The same JSON, field by field.
+#[derive(PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Compared<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: &'a Option<String>,
+    template: &'a Plugin,
+    settings: &'a PluginSettings,
+}
+
 impl AcceptedPlugin {
-    /// The same but for the module, so that equal renderings compare equal.
-    #[must_use]
-    pub fn without_module(&self) -> Self {
-        Self { module_digest: None, ..self.clone() }
+    fn compared(&self) -> Compared<'_> {
+        let Self { image, template, settings, module_digest: _ } = self;
+        Compared { image, template, settings }
     }
 }
 
@@ -64,7 +75,7 @@ pub struct PluginRecord {
 impl PluginRecord {
     /// The entries of this key as a revision carries them, without the salt.
     pub fn entries(&self, id: KeyId) -> SecretData {
-        self.encode_with(id, self.accepted.clone())
+        self.encode_with(id, self.accepted.as_ref())
     }
 
     /// The salt's entry.
@@ -72,21 +83,23 @@ impl PluginRecord {
         self.salt.clone().map(|salt| (format!("{SALT}{id}"), salt))
     }
 
-    /// OBJECTS.md, "Digest". `None` where there is no salt.
+    /// OBJECTS.md, "Digest". `None` where there is no salt. A revision's are computed once
+    /// ([`RevisionContent::digest`]).
     pub fn digest(&self, id: KeyId) -> Option<PluginDigest> {
-        let compared = self.accepted.as_ref().map(AcceptedPlugin::without_module);
-        self.salt.as_ref().map(|salt| digest::digest(salt, &self.encode_with(id, compared)))
+        let salt = self.salt.as_ref()?;
+        let compared = self.accepted.as_ref().map(AcceptedPlugin::compared);
+        Some(digest::digest(salt, &self.encode_with(id, compared.as_ref())))
     }
 
     /// Whether the same bytes would run: everything but salt and module digest.
     pub fn runs_the_same(&self, other: &Self) -> bool {
         self.kms == other.kms
             && self.referenced == other.referenced
-            && self.accepted.as_ref().map(AcceptedPlugin::without_module)
-                == other.accepted.as_ref().map(AcceptedPlugin::without_module)
+            && self.accepted.as_ref().map(AcceptedPlugin::compared)
+                == other.accepted.as_ref().map(AcceptedPlugin::compared)
     }
 
-    fn encode_with(&self, id: KeyId, accepted: Option<AcceptedPlugin>) -> SecretData {
+    fn encode_with(&self, id: KeyId, accepted: Option<&impl Serialize>) -> SecretData {
         let mut data = SecretData::new();
         data.insert(format!("{PLUGIN_CONFIG}{id}"), SecretBytes::new(envelope::encode_plugin(&self.kms)));
         for (reference, value) in &self.referenced {
@@ -97,16 +110,21 @@ impl PluginRecord {
             data.insert(format!("{}-{id}", reference_key(prefix, reference)), value.clone());
         }
         if let Some(accepted) = accepted {
-            let json = serde_json::to_vec(&accepted).unwrap_or_default();
+            let json = serde_json::to_vec(accepted).unwrap_or_default();
             data.insert(format!("{ACCEPTED}{id}"), SecretBytes::new(json));
         }
         data
     }
 }
 
-/// One numbered, immutable snapshot.
+/// One numbered, immutable snapshot. Cloning it copies nothing, and its hashes are computed once: every decision about
+/// every server asks for them. Reads like its [parts](RevisionParts); whoever changes one has them computed anew.
+#[derive(Clone)]
+pub struct RevisionContent(Arc<Computed>);
+
+/// What a revision is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RevisionContent {
+pub struct RevisionParts {
     /// The configuration.
     pub config: EncryptionConfiguration,
     /// Its bytes as they stand in the Secret and on the nodes' disks: the hash is theirs.
@@ -115,21 +133,76 @@ pub struct RevisionContent {
     pub plugins: BTreeMap<KeyId, PluginRecord>,
 }
 
+/// The parts, and what follows from them.
+#[derive(Clone)]
+struct Computed {
+    parts: RevisionParts,
+    hash: OnceLock<ConfigHash>,
+    digests: OnceLock<BTreeMap<KeyId, PluginDigest>>,
+}
+
+impl From<RevisionParts> for RevisionContent {
+    fn from(parts: RevisionParts) -> Self {
+        Self(Arc::new(Computed { parts, hash: OnceLock::new(), digests: OnceLock::new() }))
+    }
+}
+
+impl Deref for RevisionContent {
+    type Target = RevisionParts;
+
+    fn deref(&self) -> &RevisionParts {
+        &self.0.parts
+    }
+}
+
+impl DerefMut for RevisionContent {
+    fn deref_mut(&mut self) -> &mut RevisionParts {
+        let computed = Arc::make_mut(&mut self.0);
+        (computed.hash, computed.digests) = (OnceLock::new(), OnceLock::new());
+        &mut computed.parts
+    }
+}
+
+impl PartialEq for RevisionContent {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.parts == other.0.parts
+    }
+}
+
+impl Eq for RevisionContent {}
+
+impl std::fmt::Debug for RevisionContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.parts.fmt(f)
+    }
+}
+
 impl RevisionContent {
     /// A revision of this configuration and these plugins.
     pub fn new(config: EncryptionConfiguration, plugins: BTreeMap<KeyId, PluginRecord>) -> Self {
         let bytes = SecretBytes::new(config.encode());
-        Self { config, bytes, plugins }
+        RevisionParts { config, bytes, plugins }.into()
     }
 
     /// The hash that the API server shows once it has loaded this.
     pub fn hash(&self) -> ConfigHash {
-        ConfigHash::of(self.bytes.expose())
+        self.0.hash.get_or_init(|| ConfigHash::of(self.bytes.expose())).clone()
     }
 
     /// The digest of each key's plugin.
     pub fn digests(&self) -> BTreeMap<KeyId, PluginDigest> {
-        self.plugins.iter().filter_map(|(id, plugin)| Some((*id, plugin.digest(*id)?))).collect()
+        self.computed_digests().clone()
+    }
+
+    /// The digest of one key's plugin: [`PluginRecord::digest`], computed once.
+    pub fn digest(&self, id: KeyId) -> Option<&PluginDigest> {
+        self.computed_digests().get(&id)
+    }
+
+    fn computed_digests(&self) -> &BTreeMap<KeyId, PluginDigest> {
+        self.0.digests.get_or_init(|| {
+            self.plugins.iter().filter_map(|(id, plugin)| Some((*id, plugin.digest(*id)?))).collect()
+        })
     }
 
     /// The keys that stand in the configuration as KMS providers.
@@ -176,7 +249,8 @@ impl RevisionContent {
     pub fn decode(secret: &str, data: &SecretData) -> Result<Option<Self>, FormatError> {
         let Some(bytes) = data.get(CONFIG_KEY) else { return Ok(None) };
         let config = EncryptionConfiguration::decode(bytes.expose())?;
-        Ok(Some(Self { config, bytes: bytes.clone(), plugins: decode_plugins(secret, data)? }))
+        let plugins = decode_plugins(secret, data)?;
+        Ok(Some(RevisionParts { config, bytes: bytes.clone(), plugins }.into()))
     }
 }
 

@@ -19,7 +19,11 @@ use crate::names;
 
 /// The state that a revision holds. Keys whose secret says the same are backed and take the secret's content; any
 /// other keeps what is deployed, provider and plugin data included, so that encoding it again drops nothing.
-pub fn decode(content: &RevisionContent, secrets: &[KeySecret]) -> State {
+pub fn decode<'a>(
+    content: &RevisionContent,
+    secrets: impl IntoIterator<Item = &'a KeySecret, IntoIter: Clone>,
+) -> State {
+    let secrets = secrets.into_iter();
     let mut state = State::default();
     for entry in &content.config.resources {
         // CONTRACT 1.5: entries of any other length are not ours.
@@ -27,16 +31,17 @@ pub fn decode(content: &RevisionContent, secrets: &[KeySecret]) -> State {
         let mut keys = ResourceKeys::default();
         let mut first_identity = None;
         for (index, provider) in entry.providers.iter().enumerate() {
-            for key in decode_provider(provider, &content.plugins) {
+            for found in decode_provider(provider) {
                 if index == 0 && keys.write.is_none() {
-                    keys.write = Some(key.id);
+                    keys.write = Some(found.id);
                 }
-                if key.mode == Mode::Identity && first_identity.is_none() {
-                    first_identity = Some(key.id);
+                if found.mode == Mode::Identity && first_identity.is_none() {
+                    first_identity = Some(found.id);
                 }
-                keys.insert(key.id);
-                state.keys.entry(key.id).or_insert_with(|| {
-                    secrets.iter().find(|secret| key.is_same(secret)).map_or(key, Key::of)
+                keys.insert(found.id);
+                state.keys.entry(found.id).or_insert_with(|| {
+                    let secret = secrets.clone().find(|secret| found.is_same(secret));
+                    secret.map_or_else(|| found.unbacked(&content.plugins), Key::of)
                 });
             }
         }
@@ -46,15 +51,44 @@ pub fn decode(content: &RevisionContent, secrets: &[KeySecret]) -> State {
     state
 }
 
-fn decode_provider(provider: &ProviderConfiguration, plugins: &BTreeMap<KeyId, PluginRecord>) -> Vec<Key> {
-    let local = |mode: Mode, keys: &KeysConfiguration| -> Vec<Key> {
+/// A key as it stands in a provider's entry.
+struct Found<'a> {
+    id: KeyId,
+    mode: Mode,
+    material: SecretBytes,
+    kms: Option<&'a KmsConfiguration>,
+}
+
+impl Found<'_> {
+    /// CONTRACT 1.5: mode, secret and number; so KMS keys compare by number.
+    fn is_same(&self, secret: &KeySecret) -> bool {
+        self.id == secret.id && self.mode == secret.mode && self.material == secret.material
+    }
+
+    /// The key as it is deployed.
+    fn unbacked(self, plugins: &BTreeMap<KeyId, PluginRecord>) -> Key {
+        let Self { id, mode, material, kms } = self;
+        let kms = kms.zip(plugins.get(&id)).map(|(kms, plugin)| {
+            Arc::new(KmsKey {
+                provider: KmsConfiguration { name: id.to_string(), ..kms.clone() },
+                plugin: plugin.clone(),
+                canary: None,
+            })
+        });
+        Key { id, mode, material, kms, migrated: Vec::new(), backed: false }
+    }
+}
+
+fn decode_provider(provider: &ProviderConfiguration) -> Vec<Found<'_>> {
+    let local = |mode: Mode, keys: &KeysConfiguration| -> Vec<Found<'_>> {
         keys.keys
             .iter()
             .filter_map(|named| {
-                let material = STANDARD.decode(&named.secret).ok()?;
+                let material = SecretBytes::new(STANDARD.decode(&named.secret).ok()?);
                 // The null key carries the number of an identity key; it encrypts nothing.
-                let mode = if mode == Mode::Aesgcm && material == NULL_KEY { Mode::Identity } else { mode };
-                Some(unbacked(named.name.parse().ok()?, mode, material, None))
+                let null = mode == Mode::Aesgcm && material.expose() == NULL_KEY;
+                let mode = if null { Mode::Identity } else { mode };
+                Some(Found { id: named.name.parse().ok()?, mode, material, kms: None })
             })
             .collect()
     };
@@ -63,24 +97,12 @@ fn decode_provider(provider: &ProviderConfiguration, plugins: &BTreeMap<KeyId, P
         ProviderConfiguration { aescbc: Some(keys), .. } => local(Mode::Aescbc, keys),
         ProviderConfiguration { secretbox: Some(keys), .. } => local(Mode::Secretbox, keys),
         ProviderConfiguration { kms: Some(kms), .. } => {
-            let Some(id) = kms.name.split_once('_').and_then(|(id, _)| id.parse::<KeyId>().ok()) else {
-                return Vec::new();
-            };
-            let body = plugins.get(&id).map(|plugin| {
-                Arc::new(KmsKey {
-                    provider: KmsConfiguration { name: id.to_string(), ..kms.clone() },
-                    plugin: plugin.clone(),
-                    canary: None,
-                })
-            });
-            vec![unbacked(id, Mode::Kms, NULL_KEY.to_vec(), body)]
+            let id = kms.name.split_once('_').and_then(|(id, _)| id.parse().ok());
+            let material = SecretBytes::new(NULL_KEY.to_vec());
+            id.map(|id| Found { id, mode: Mode::Kms, material, kms: Some(kms) }).into_iter().collect()
         }
         _ => Vec::new(),
     }
-}
-
-fn unbacked(id: KeyId, mode: Mode, material: Vec<u8>, kms: Option<Arc<KmsKey>>) -> Key {
-    Key { id, mode, material: SecretBytes::new(material), kms, migrated: Vec::new(), backed: false }
 }
 
 /// The revision of this state. `deployed` gives the entries of KMS keys whose plugin data nobody has any more: they
@@ -124,7 +146,7 @@ fn encode_providers(
             }
             Mode::Kms => {
                 if let Some(kms) = &key.kms {
-                    plugins.insert(key.id, kms.plugin.clone());
+                    plugins.entry(key.id).or_insert_with(|| kms.plugin.clone());
                     providers.push(kms_provider(KmsConfiguration {
                         name: names::kms_provider(key.id, resource),
                         ..kms.provider.clone()
@@ -148,7 +170,7 @@ fn deployed_entry(
     resource: &GroupResource,
     id: KeyId,
 ) -> Option<KmsConfiguration> {
-    let name = resource.to_string();
+    let (name, id) = (resource.to_string(), id.to_string());
     deployed
         .config
         .resources
@@ -156,7 +178,7 @@ fn deployed_entry(
         .filter(|entry| entry.resources.iter().flatten().any(|r| *r == name))
         .flat_map(|entry| &entry.providers)
         .filter_map(|provider| provider.kms.as_ref())
-        .find(|kms| kms.name.split_once('_').is_some_and(|(number, _)| number == id.to_string()))
+        .find(|kms| kms.name.split_once('_').is_some_and(|(number, _)| number == id))
         .cloned()
 }
 

@@ -1,13 +1,18 @@
 //! CONTRACT 2.3, exactly, where DESIGN.md's "Decisions" do not say otherwise: what should be deployed next.
+//!
+//! Decisions 5 and 15 come before S1: abandoned and forgotten keys leave. Decisions 11 comes with S4: what left the list
+//! is decrypted, then its entry leaves. Decisions 7 is part of S4: KMS keys that nothing needs any more.
 
 use std::collections::BTreeSet;
 
-use super::{Key, State};
-use crate::ids::{GroupResource, KeyId};
+use super::{Key, ResourceKeys, State};
+use crate::ids::{GroupResource, KeyId, Mode};
 
 /// Which rule had the last word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
+    /// Keys that were abandoned, or given up by the admin, leave (Decisions 5 and 15).
+    Dropped,
     /// S1: no backed key, or nothing to encrypt.
     NoKeys,
     /// S2: read keys were added, or the newest is unbacked.
@@ -16,6 +21,10 @@ pub enum Step {
     WriteKey,
     /// S4: the write key is not migrated yet.
     Migrating,
+    /// Decisions 11: a resource that left the list is to be written in plain text from now on.
+    Decrypt,
+    /// Decisions 11: what left the list is being decrypted.
+    Decrypting,
     /// S4: read keys beyond the needed ones leave.
     Settled,
 }
@@ -29,14 +38,29 @@ pub struct Desired {
     pub step: Step,
 }
 
+/// What is known beside configuration and keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Keys that leave whatever needs them: abandoned ones that no revision ever had first, and those that the admin gave
+    /// up (`spec.forget`).
+    pub dropped: BTreeSet<KeyId>,
+    /// Resources that left the list and of which everything was rewritten in plain text.
+    pub decrypted: BTreeSet<GroupResource>,
+    /// Nothing from before the end of the write key's migrations can be read from etcd any more.
+    pub compacted: bool,
+}
+
 /// The state to deploy after `deployed` (absent: nothing was ever deployed). `backed` are the usable keys, newest
-/// first: neither abandoned nor undecodable.
-pub fn desired(deployed: Option<&State>, backed: &[Key], targets: &[GroupResource]) -> Desired {
+/// first: neither abandoned, nor given up, nor undecodable.
+pub fn desired(
+    deployed: Option<&State>,
+    backed: &[Key],
+    targets: &[GroupResource],
+    facts: &Facts,
+) -> Desired {
     let mut state = deployed.cloned().unwrap_or_default();
-    // CONTRACT 2.3 looks at the targets alone, and drops the others without decrypting them (CONTRACT 5, 15). DESIGN.md,
-    // Decisions 11, decrypts them first; until a rule of its own does that, what left the list stays encrypted, and
-    // counts: no key that it needs may leave (S3).
-    let covered_before: BTreeSet<GroupResource> = state.resources.keys().cloned().collect();
+    let covered_before: BTreeSet<GroupResource> =
+        state.resources.keys().filter(|resource| targets.contains(resource)).cloned().collect();
     for target in targets {
         state.resources.entry(target.clone()).or_default();
     }
@@ -44,61 +68,171 @@ pub fn desired(deployed: Option<&State>, backed: &[Key], targets: &[GroupResourc
     if state.resources.is_empty() {
         return Desired { state, step: Step::NoKeys };
     }
+    if drop_keys(&mut state, backed, &facts.dropped) {
+        return Desired { state, step: Step::Dropped };
+    }
 
     // S1
     let Some(newest) = backed.first() else { return Desired { state, step: Step::NoKeys } };
 
-    // S2
-    let scan_for =
-        if deployed.is_some() { covered_before.clone() } else { targets.iter().cloned().collect() };
-    let needed = needed_to_read(backed, scan_for);
+    // S2, for the targets: what left the list keeps the keys that it has.
+    let scan_for = if deployed.is_some() { covered_before } else { targets.iter().cloned().collect() };
+    let needed = needed_to_read(backed, scan_for.clone());
     let mut changed = false;
-    let resources: Vec<GroupResource> = state.resources.keys().cloned().collect();
-    for resource in &resources {
-        let Some(keys) = state.resources.get_mut(resource) else { continue };
-        for key in &needed {
+    for target in targets {
+        let Some(keys) = state.resources.get_mut(target) else { continue };
+        for key in needed.inserted() {
             changed |= keys.insert(key.id);
         }
     }
-    for key in &needed {
+    for key in needed.inserted() {
         state.keys.entry(key.id).or_insert_with(|| (*key).clone());
     }
     let newest_unbacked =
-        resources.iter().any(|resource| state.read_keys(resource).next().is_none_or(|newest| !newest.backed));
+        targets.iter().any(|target| state.read_keys(target).next().is_none_or(|newest| !newest.backed));
     if changed || newest_unbacked {
         return Desired { state, step: Step::ReadKeys };
     }
 
     // S3
-    if state.resources.values().any(|keys| keys.write != Some(newest.id)) {
-        for keys in state.resources.values_mut() {
-            keys.write = Some(newest.id);
+    let written_with = |state: &State, target: &GroupResource| state.resources.get(target)?.write;
+    if targets.iter().any(|target| written_with(&state, target) != Some(newest.id)) {
+        for target in targets {
+            if let Some(keys) = state.resources.get_mut(target) {
+                keys.write = Some(newest.id);
+            }
         }
         return Desired { state, step: Step::WriteKey };
     }
 
     // S4
-    if !covered_before.iter().all(|resource| newest.migrated.contains(resource)) {
+    if !scan_for.iter().all(|resource| newest.migrated.contains(resource)) {
         return Desired { state, step: Step::Migrating };
     }
-    if let Some(oldest_needed) = needed.last().map(|key| key.id) {
-        for keys in state.resources.values_mut() {
-            keys.read.retain(|id| *id >= oldest_needed);
-        }
-        let used: BTreeSet<KeyId> =
-            state.resources.values().flat_map(|keys| keys.read.iter().copied()).collect();
-        state.keys.retain(|id, _| used.contains(id));
+    if let Some(step) = decrypt(&mut state, targets, facts) {
+        return Desired { state, step };
     }
+    let oldest_needed = needed.all.last().map_or(newest.id, |key| key.id);
+    let kms: BTreeSet<KeyId> =
+        state.keys.values().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
+    for target in targets {
+        let Some(keys) = state.resources.get_mut(target) else { continue };
+        // Decisions 7: a plugin that nothing needs is a way to lock oneself out.
+        let leaves = |id: &KeyId| facts.compacted && *id < newest.id && kms.contains(id);
+        keys.read.retain(|id| *id >= oldest_needed && !leaves(id));
+    }
+    forget_unused(&mut state);
     Desired { state, step: Step::Settled }
 }
 
+/// The same lists without these keys.
+pub fn without(state: &State, backed: &[Key], dropped: &BTreeSet<KeyId>) -> State {
+    let mut state = state.clone();
+    drop_keys(&mut state, backed, dropped);
+    state
+}
+
+/// Takes keys out of every list. Where one of them writes, the newest other key that every API server can read with
+/// takes over, else the newest backed key. Where there is none, it stays: nothing is written in plain text for it (S9).
+fn drop_keys(state: &mut State, backed: &[Key], dropped: &BTreeSet<KeyId>) -> bool {
+    if dropped.is_empty() {
+        return false;
+    }
+    let mut changed = false;
+    let readable: BTreeSet<KeyId> = state.keys.values().filter(|key| key.backed).map(|key| key.id).collect();
+    for keys in state.resources.values_mut() {
+        if keys.write.is_some_and(|id| dropped.contains(&id)) {
+            let known = keys.read.iter().find(|id| !dropped.contains(id) && readable.contains(id)).copied();
+            let Some(next) = known.or(backed.first().map(|key| key.id)) else { continue };
+            keys.insert(next);
+            keys.write = Some(next);
+            changed = true;
+        }
+        let before = keys.read.len();
+        let write = keys.write;
+        keys.read.retain(|id| !dropped.contains(id) || write == Some(*id));
+        changed |= keys.read.len() != before;
+    }
+    for key in backed {
+        let used = state.resources.values().any(|keys| keys.read.contains(&key.id));
+        if used {
+            state.keys.entry(key.id).or_insert_with(|| key.clone());
+        }
+    }
+    forget_unused(state);
+    changed
+}
+
+/// Decisions 11: identity becomes the writer of what left the list, then everything is rewritten, then its entry leaves.
+fn decrypt(state: &mut State, targets: &[GroupResource], facts: &Facts) -> Option<Step> {
+    let left: Vec<GroupResource> =
+        state.resources.keys().filter(|resource| !targets.contains(resource)).cloned().collect();
+    let mut step = None;
+    let mut gone = false;
+    for resource in left {
+        if !state.is_plain(&resource) {
+            state.resources.entry(resource).and_modify(|keys| keys.write = None);
+            step = Some(Step::Decrypt);
+        } else if facts.decrypted.contains(&resource) {
+            state.resources.remove(&resource);
+            gone = true;
+        } else {
+            step = step.or(Some(Step::Decrypting));
+        }
+    }
+    if gone {
+        forget_unused(state);
+    }
+    // The entry of one leaves though another is still being decrypted.
+    step.or(gone.then_some(Step::Decrypting))
+}
+
+fn forget_unused(state: &mut State) {
+    let used: BTreeSet<KeyId> = state.resources.values().flat_map(|keys| keys.read.iter().copied()).collect();
+    state.keys.retain(|id, _| used.contains(id));
+}
+
+/// S2's set E.
+struct NeededToRead<'a> {
+    all: Vec<&'a Key>,
+    /// `all` ends with a key that nothing stored needs.
+    one_more: bool,
+}
+
+impl<'a> NeededToRead<'a> {
+    /// What has to stand in the configuration. A KMS key that nothing needs is kept while it is there, and never comes
+    /// back (Decisions 7).
+    fn inserted(&self) -> impl Iterator<Item = &&'a Key> {
+        let extra = self.one_more.then(|| self.all.len().saturating_sub(1));
+        self.all
+            .iter()
+            .enumerate()
+            .filter(move |(index, key)| Some(*index) != extra || key.mode != Mode::Kms)
+            .map(|(_, key)| key)
+    }
+}
+
 /// The minimal newest-first prefix that reads everything, plus one more.
-fn needed_to_read(backed: &[Key], mut uncovered: BTreeSet<GroupResource>) -> Vec<&Key> {
+fn needed_to_read(backed: &[Key], mut uncovered: BTreeSet<GroupResource>) -> NeededToRead<'_> {
     for (index, key) in backed.iter().enumerate() {
         uncovered.retain(|resource| !key.migrated.contains(resource));
         if uncovered.is_empty() {
-            return backed.iter().take(index + 2).collect();
+            let all: Vec<&Key> = backed.iter().take(index + 2).collect();
+            let one_more = all.len() == index + 2;
+            return NeededToRead { all, one_more };
         }
     }
-    backed.iter().collect()
+    NeededToRead { all: backed.iter().collect(), one_more: false }
+}
+
+impl State {
+    /// Whether `identity` writes this resource.
+    pub fn is_plain(&self, resource: &GroupResource) -> bool {
+        let write = self.resources.get(resource).map(|keys: &ResourceKeys| keys.write);
+        match write {
+            None => true,
+            Some(None) => true,
+            Some(Some(id)) => self.key(id).is_some_and(|key| key.mode == Mode::Identity),
+        }
+    }
 }

@@ -4,7 +4,7 @@ mod codec;
 mod desired;
 
 pub use codec::{decode, encode};
-pub use desired::{Desired, Step, desired};
+pub use desired::{Desired, Facts, Step, desired, without};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,15 +38,10 @@ impl Key {
             id: secret.id,
             mode: secret.mode,
             material: secret.material.clone(),
-            kms: secret.kms.clone().map(Arc::new),
+            kms: secret.kms.clone(),
             migrated: secret.migrated.clone(),
             backed: true,
         }
-    }
-
-    /// CONTRACT 1.5: mode, secret and number; so KMS keys compare by number.
-    fn is_same(&self, secret: &KeySecret) -> bool {
-        self.id == secret.id && self.mode == secret.mode && self.material == secret.material
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::instance::{Generation, Instance, SOCKETS};
 use super::policy::Policy;
-use crate::api::{Canary, EncryptionNodeSpec, HealthStatus, PreflightAnswer};
+use crate::api::{Adopted, Canary, EncryptionNodeSpec, HealthStatus, PreflightAnswer};
 use crate::formats::encryption_config::EncryptionConfiguration;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{ConfigHash, KeyId, PluginDigest, RemoteKeyId, Revision};
@@ -76,6 +76,8 @@ pub struct Reading {
     pub loaded: Option<ConfigHash>,
     /// Reloads that failed since the file has its present content.
     pub failed_reloads: u64,
+    /// What its providers use, for each key of which all of them were seen to use the same.
+    pub adopted: Vec<Adopted>,
 }
 
 /// What is on disk.

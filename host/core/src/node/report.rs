@@ -1,6 +1,6 @@
 //! `EncryptionNode.status`: what was seen, and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::decide::Ask;
 use super::install::told;
@@ -8,7 +8,7 @@ use super::instance::Instance;
 use super::observe::Socket;
 use super::view::{Problem, View, plugins_of};
 use crate::api::{EncryptionNodeStatus, NodeError, NodePlugin, PluginHealth, PreflightAnswer};
-use crate::ids::{PluginDigest, RemoteKeyId, Revision};
+use crate::ids::{KeyId, PluginDigest, RemoteKeyId, Revision};
 
 /// CONTRACT 3.10: details of at most so many characters.
 const MAX_DETAIL: usize = 1024;
@@ -40,6 +40,8 @@ pub(super) fn report(
         revision,
         highest_key_id: view.o.disk.highest_key_id,
         plugins: asks.iter().filter_map(|(instance, ask)| plugin(view, instance, ask)).collect(),
+        adopted: reading.map(|reading| reading.adopted.clone()).unwrap_or_default(),
+        held: held(view),
         preflight,
         error: error(view, seen.spec.revision, done, problem),
     })
@@ -80,6 +82,13 @@ fn plugin(view: &View<'_>, instance: &Instance, ask: &Ask) -> Option<NodePlugin>
             detail: last.detail.as_ref().map(|detail| detail.chars().take(MAX_DETAIL).collect()),
         },
     })
+}
+
+/// Keys of which something lies on this disk that a plugin could be started with.
+fn held(view: &View<'_>) -> BTreeSet<KeyId> {
+    let disk = &view.o.disk;
+    let kept = disk.revisions.values().flat_map(|content| content.plugins.keys().copied());
+    kept.chain(disk.instances.keys().map(|instance| instance.key_id)).collect()
 }
 
 fn digest(view: &View<'_>, instance: &Instance) -> Option<PluginDigest> {

@@ -90,7 +90,10 @@ fn remove(view: &View<'_>, instance: &Instance, serves: bool, draft: &mut Draft)
 pub(super) fn kept(view: &View<'_>, draft: &mut Draft) {
     let Some(target) = view.target.as_ref().filter(|t| view.is_complete(&t.hash, &t.plugins)) else { return };
     let revisions: &BTreeMap<Revision, _> = &view.o.disk.revisions;
-    let before = revisions.range(..target.revision).next_back().map(|(revision, _)| *revision);
+    // One before, unless it has plugins that are gone: nobody could go back to it.
+    let wanted = target.content.kms_keys();
+    let before = revisions.range(..target.revision).next_back();
+    let before = before.filter(|(_, before)| before.kms_keys().is_subset(&wanted)).map(|(n, _)| *n);
     for revision in revisions.keys().filter(|n| **n != target.revision && Some(**n) != before) {
         draft.step(Step::ForgetRevision(*revision), format!("revision {} is installed", target.revision));
     }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
-use serde_json::Value;
 
-use super::{Given, Needed, ObjectRef, Objects, Results, Serving};
+use super::{
+    Given, HistoryRequest, KMS_REQUIRED, Needed, ObjectRef, Objects, Results, Serving, kms_of, lacks_kms,
+};
 use crate::SecretBytes;
-use crate::api::{ClusterEncryption, ClusterEncryptionSpec};
+use crate::api::ClusterEncryptionSpec;
 use crate::formats::FormatError;
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{RevisionContent, SecretData, decode_plugins};
@@ -28,11 +29,11 @@ const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 pub fn needed(objects: &Objects, results: &Results) -> Needed {
     let mut needed = Needed::default();
     let keys = secrets_of_keys(objects).filter_map(|secret| KeySecret::decode(secret).ok());
-    let stored = keys.filter_map(|key| Some((Origin::Stored, key.kms?.plugin.kms)));
+    let stored = keys.filter_map(|key| Some((Origin::Stored, key.kms?.plugin.kms.clone())));
     let desired = objects
         .cluster_encryption
         .iter()
-        .filter_map(|cluster| Some((Origin::Desired, cluster.spec.encryption.kms.clone()?)));
+        .filter_map(|cluster| Some((Origin::Desired, kms_of(&cluster.spec.encryption)?)));
     let mut requests = Vec::new();
     for (origin, kms) in desired.chain(stored) {
         let request = EvaluationRequest::new(origin, &kms);
@@ -53,6 +54,7 @@ pub fn needed(objects: &Objects, results: &Results) -> Needed {
             Some(Err(_)) => {}
         }
     }
+    needed.history = history(objects).filter(|request| !results.history.contains_key(request)).collect();
     // Every failure is put to the provider whose configuration is wanted now: the candidate is its doing.
     if let Some(request) = requests.into_iter().find(|request| request.origin == Origin::Desired) {
         let failures = objects
@@ -87,6 +89,13 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     let servers = servers(objects);
     let candidate = find(objects, names::PREFLIGHT_SECRET);
 
+    let mut wanted = wanted(&cluster.spec);
+    let asked = wanted.kms.as_ref().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
+    let answer = asked.and_then(|request| results.evaluations.get(&request));
+    if answer.is_some_and(|answer| lacks_kms(&cluster.spec.encryption, answer)) {
+        wanted.mistakes.push(format!("spec.encryption.kms: {KMS_REQUIRED}"));
+    }
+
     let candidate_decoded = candidate.map(decode_candidate);
     let tried = candidate_decoded
         .as_ref()
@@ -102,7 +111,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     let seen_by_nodes = servers
         .values()
         .filter_map(|server| Some(server.status()?.highest_key_id))
-        .filter(|id| tried != Some(*id) || *id <= status.highest_key_id);
+        .map(|id| if tried == Some(id) { KeyId(id.0.saturating_sub(1)) } else { id });
     let highest_key = of_objects
         .iter()
         .copied()
@@ -124,7 +133,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         namespace: names::NAMESPACE.to_owned(),
         referenced_namespace: names::NAMESPACE.to_owned(),
         generation: cluster.metadata.generation.unwrap_or_default(),
-        wanted: in_force(wanted(&cluster.spec), &objects.serving, &revisions),
+        wanted: in_force(wanted, &objects.serving, &revisions),
         keys,
         undecodable,
         revisions,
@@ -140,6 +149,10 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         candidate: candidate_decoded,
         candidate_version: candidate.and_then(|secret| secret.metadata.resource_version.clone()),
         migrations: migrations(objects),
+        compacted: history(objects)
+            .filter(|request| matches!(results.history.get(request), Some(Ok(true))))
+            .map(|(resource, _)| resource)
+            .collect(),
         evaluations: results.evaluations.clone(),
         objects: results.objects.clone(),
         diagnoses: results.diagnoses.clone(),
@@ -147,6 +160,15 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         now: given.now,
         ages: given.ages,
         fresh: given.fresh,
+    })
+}
+
+/// Ends of migrations, where it matters whether what was before can still be read: while there is more than one key.
+fn history(objects: &Objects) -> impl Iterator<Item = HistoryRequest> {
+    let several = secrets_of_keys(objects).nth(1).is_some();
+    objects.migrations.iter().filter(move |_| several).filter_map(|migration| {
+        let end = migration.status.as_ref()?.end_version.clone()?;
+        Some((GroupResource::parse(&migration.spec.resource), end))
     })
 }
 
@@ -199,16 +221,11 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     let mut mistakes = Vec::new();
     let mode = match spec.encryption.type_.as_deref() {
         None | Some("") => Ok(Mode::Identity),
-        Some(text) => {
-            Mode::parse(text).filter(|mode| *mode != Mode::Secretbox).ok_or_else(|| text.to_owned())
-        }
+        Some(text) => Mode::parse(text).ok_or_else(|| text.to_owned()),
     };
-    if (mode == Ok(Mode::Kms)) != spec.encryption.kms.is_some() {
-        // CONTRACT 4. `type: KMS` without `kms` becomes provider `External` where such a module is loaded.
-        mistakes.push(
-            "spec.encryption.kms: kms config is required when encryption type is KMS, and forbidden otherwise"
-                .to_owned(),
-        );
+    // The other way round, whether it is a mistake shows from what it means (`lacks_kms`).
+    if mode != Ok(Mode::Kms) && spec.encryption.kms.is_some() {
+        mistakes.push(format!("spec.encryption.kms: {KMS_REQUIRED}"));
     }
     let mut resources: Vec<GroupResource> = match &spec.resources {
         Some(names) if !names.is_empty() => names.iter().map(|name| GroupResource::parse(name)).collect(),
@@ -237,12 +254,13 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     };
     Wanted {
         mode,
-        kms: spec.encryption.kms.clone(),
+        kms: kms_of(&spec.encryption),
         resources,
         settings: spec.plugins.clone(),
         kms_timeout,
         request_timeout,
         external_reason: spec.reencrypt.clone().unwrap_or_default(),
+        forget: spec.forget.iter().copied().collect(),
         mistakes,
     }
 }
@@ -361,9 +379,4 @@ fn servers(objects: &Objects) -> BTreeMap<String, ServerView> {
         server(&mut servers, name).has_lease = true;
     }
     servers
-}
-
-/// The `kms` object of the spec, for those who need it before there is a snapshot.
-pub fn desired_kms(cluster: &ClusterEncryption) -> Option<&Value> {
-    cluster.spec.encryption.kms.as_ref()
 }

@@ -8,10 +8,28 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Secret};
 
+use serde_json::{Value, json};
+
 use crate::SecretBytes;
-use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
-use crate::ids::GroupResource;
+use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode, EncryptionSpec};
+use crate::ids::{GroupResource, Mode};
 use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Failure, ProviderError, ReferenceKind};
+
+/// CONTRACT 4.
+pub const KMS_REQUIRED: &str = "kms config is required when encryption type is KMS, and forbidden otherwise";
+
+/// The `kms` object that is asked for. `type: KMS` without one means a plugin that somebody else runs, at the endpoint
+/// that such a plugin has when nothing is said (DESIGN.md, "Platforms"). Where no module knows that type, there is none,
+/// and [`KMS_REQUIRED`] is the mistake.
+pub fn kms_of(encryption: &EncryptionSpec) -> Option<Value> {
+    let is_kms = encryption.type_.as_deref().and_then(Mode::parse) == Some(Mode::Kms);
+    encryption.kms.clone().or_else(|| is_kms.then(|| json!({"type": "External", "external": {}})))
+}
+
+/// Whether this is the answer to a `kms` object that nobody wrote, and no module is loaded for what it means.
+pub fn lacks_kms<T>(encryption: &EncryptionSpec, evaluation: &Result<T, ProviderError>) -> bool {
+    encryption.kms.is_none() && matches!(evaluation, Err(ProviderError::NotLoaded { .. }))
+}
 
 /// All that one decision looks at, as read. What could not be read is named: nothing is decided from its absence (S7).
 #[derive(Clone, Default)]
@@ -91,6 +109,9 @@ pub type ReferencedObject = Result<Option<BTreeMap<String, SecretBytes>>, String
 /// A plugin's failure, and the configuration that it ran with.
 pub type DiagnosisRequest = (EvaluationRequest, Failure);
 
+/// Whether a resource can still be listed as it was at this resourceVersion.
+pub type HistoryRequest = (GroupResource, String);
+
 /// What was computed or fetched outside core, by what was asked.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
@@ -100,6 +121,8 @@ pub struct Results {
     pub objects: BTreeMap<ObjectRef, ReferencedObject>,
     /// By provider modules.
     pub diagnoses: BTreeMap<DiagnosisRequest, Result<Option<Diagnosis>, ProviderError>>,
+    /// Whether etcd's history at a resourceVersion is compacted, or why that cannot be said.
+    pub history: BTreeMap<HistoryRequest, Result<bool, String>>,
 }
 
 /// What is still wanted before a snapshot can be made.
@@ -111,12 +134,17 @@ pub struct Needed {
     pub objects: BTreeSet<ObjectRef>,
     /// Failures to diagnose.
     pub diagnoses: BTreeSet<DiagnosisRequest>,
+    /// Resources, each with the resourceVersion of which it matters whether it can still be read.
+    pub history: BTreeSet<HistoryRequest>,
 }
 
 impl Needed {
     /// Nothing is wanted any more.
     pub fn is_empty(&self) -> bool {
-        self.evaluations.is_empty() && self.objects.is_empty() && self.diagnoses.is_empty()
+        self.evaluations.is_empty()
+            && self.objects.is_empty()
+            && self.diagnoses.is_empty()
+            && self.history.is_empty()
     }
 }
 

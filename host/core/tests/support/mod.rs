@@ -39,6 +39,10 @@ pub struct World {
     pub unreadable: BTreeSet<ObjectRef>,
     /// The API server takes no key secret.
     pub refuses_keys: bool,
+    /// etcd has compacted all that was before now.
+    pub compacted: bool,
+    /// A module of the type `External` is loaded beside `Test`.
+    pub external: bool,
     /// The migration of this resource does not end.
     pub stuck: Option<String>,
     pub ages: BTreeMap<String, Age>,
@@ -71,6 +75,8 @@ impl World {
             failing_kek: None,
             unreadable: BTreeSet::new(),
             refuses_keys: false,
+            compacted: false,
+            external: false,
             stuck: None,
             ages: BTreeMap::new(),
             log: Vec::new(),
@@ -103,7 +109,8 @@ impl World {
                 break;
             }
             for request in needed.evaluations {
-                let evaluation = evaluate(&request);
+                let evaluation = if self.external { external(&request) } else { None };
+                let evaluation = evaluation.unwrap_or_else(|| evaluate(&request));
                 results.evaluations.insert(request, evaluation);
             }
             for object in needed.objects {
@@ -113,6 +120,9 @@ impl World {
                     Ok(self.referenced.get(&object).cloned())
                 };
                 results.objects.insert(object, found);
+            }
+            for request in needed.history {
+                results.history.insert(request, Ok(self.compacted));
             }
             for diagnosis in needed.diagnoses {
                 results.diagnoses.insert(diagnosis, Ok(None));
@@ -262,6 +272,9 @@ impl World {
             Action::UpdateKey { key, .. }
             | Action::SyncData { key, .. }
             | Action::RecordPublication { key, .. }
+            | Action::AbandonKey { key, .. }
+            | Action::ForgetMigrated { key, .. }
+            | Action::RecordRotation { key, .. }
             | Action::RecordMigrated { key, .. } => {
                 let (secret, version) = key_secret(&key);
                 self.put_secret(secret, Some(&version));
@@ -269,13 +282,13 @@ impl World {
             Action::ApplyConfig { revision, content } => {
                 self.put_secret(secret_of(&names::revision_secret(revision), content.encode()), None);
             }
-            Action::StartMigration { resource, key_id, key_secret_uid, attempt, .. } => {
+            Action::StartMigration { resource, key_id, key_secret_uid, remote_key_id, attempt, .. } => {
                 let spec = EncryptionMigrationSpec {
                     operand: names::KUBE_APISERVER.into(),
                     resource: resource.to_string(),
                     key_id,
                     key_secret_uid,
-                    remote_key_id: None,
+                    remote_key_id,
                     attempt,
                 };
                 let name = names::migration(&resource);
@@ -284,6 +297,12 @@ impl World {
                 self.version += 1;
                 migration.metadata.generation = Some(i64::try_from(self.version).unwrap());
                 self.objects.migrations.push(migration);
+            }
+            Action::RetireKey { key_id, .. } | Action::DeleteKey { key_id, .. } => {
+                let named = self.revisions().iter().any(|(_, content)| content.key_ids().contains(&key_id));
+                assert!(!named, "S4: key {key_id} stands in a configuration");
+                let name = names::key_secret(names::KUBE_APISERVER, key_id);
+                self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
             }
             Action::DeleteRevision { revision, .. } => {
                 let name = names::revision_secret(revision);
@@ -338,13 +357,14 @@ impl World {
                 let record = &candidate.as_ref().expect("a candidate")[&request.key_id];
                 assert_eq!(record.digest(request.key_id).as_ref(), Some(&request.hash));
                 let made = Canary {
-                    ciphertext: record.kms["test"]["key"].as_str().unwrap().into(),
+                    ciphertext: record.kms["test"]["key"].as_str().unwrap_or("external").into(),
                     remote_key_id: RemoteKeyId("kek".into()),
                     annotations: BTreeMap::new(),
                     plaintext_sha256: String::new(),
                 };
                 let mismatch = request.canary.as_ref().is_some_and(|canary| *canary != made);
-                let failing = self.failing_kek.as_deref() == record.kms["test"]["key"].as_str();
+                let kek = record.kms["test"]["key"].as_str();
+                let failing = kek.is_some() && self.failing_kek.as_deref() == kek;
                 let denied = failing.then(|| Failure {
                     phase: "encrypt".into(),
                     message: "permission denied".into(),
@@ -394,6 +414,7 @@ impl World {
                 migration.status = Some(EncryptionMigrationStatus {
                     observed_generation: generation,
                     phase: MigrationPhase::Succeeded,
+                    end_version: Some(generation.to_string()),
                     ..Default::default()
                 });
                 moved = true;
@@ -415,9 +436,39 @@ fn data(secret: &Secret) -> SecretData {
     kubernetes::data(secret)
 }
 
+/// A plugin that somebody else runs: its endpoint names the KEK. `None` for other types.
+fn external(request: &EvaluationRequest) -> Option<Result<Evaluation, ProviderError>> {
+    let kms: Value = serde_json::from_str(&request.kms).unwrap();
+    let endpoint = kms["external"]["endpoint"].as_str().unwrap_or("unix:///var/run/kmsplugin/kms.sock");
+    (kms["type"] == "External").then(|| {
+        Ok(Evaluation {
+            provider_type: "External".into(),
+            normalized: json!({"endpoint": endpoint}),
+            warnings: vec![],
+            kek: Kek {
+                key: BTreeMap::from([("endpoint".into(), endpoint.into())]),
+                version: BTreeMap::new(),
+            },
+            references: vec![],
+            rendered: Plugin::External(endpoint.into()),
+            image: None,
+            requirements: vec![],
+            facts: BTreeMap::new(),
+            module: ModuleDigest("sha256:external".into()),
+        })
+    })
+}
+
 /// A provider of two fields: `key` names the KEK, `image` is in place. It refers to Secret `credentials`, key `token`.
 fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
     let kms: Value = serde_json::from_str(&request.kms).unwrap();
+    if kms["type"] != "Test" {
+        return Err(ProviderError::NotLoaded {
+            provider_type: kms["type"].as_str().unwrap_or_default().into(),
+            loaded: vec!["Test".into()],
+            refused: vec![],
+        });
+    }
     let config = &kms["test"];
     let Some(key) = config["key"].as_str() else {
         let violations = vec![Violation { field: "test.key".into(), message: "Required value".into() }];

@@ -153,6 +153,7 @@ impl Machine {
                     id: Some("apiserver-x".into()),
                     loaded: self.loaded.clone(),
                     failed_reloads: self.failed_reloads - memory.file.as_ref().map_or(0, |(.., base)| *base),
+                    adopted: Vec::new(),
                 })
             },
             probes: probes.collect(),

@@ -130,7 +130,7 @@ fn nothing_stops_while_something_cannot_be_told(#[case] change: fn(&mut Observed
 #[case::no_server_loads_it(|o: &mut Observed| {
     let mut target = (*o.target.clone().unwrap().unwrap()).clone();
     target.config.resources[0].providers[0].kms.as_mut().unwrap().timeout = "10 seconds".into();
-    let target = RevisionContent::new(target.config, target.plugins);
+    let target = RevisionContent::new(target.config.clone(), target.plugins.clone());
     spec(o).config_hash = Some(target.hash());
     o.target = Some(Ok(Arc::new(target)));
 }, "TargetInvalid")]

@@ -1,0 +1,46 @@
+//! When may a key be superseded that is still on its way? Only while no revision ever had it first: then nothing is
+//! stored under it (DESIGN.md, Decisions 5).
+//!
+//! Publication and abandonment write the same object, each depending on the version that was read: of two controllers
+//! that decide differently, one loses.
+
+use super::Turn;
+use crate::formats::encryption_config::ResourceConfiguration;
+use crate::formats::key_secret::{KeySecret, rfc3339};
+use crate::ids::KeyId;
+use crate::outcome::Action;
+use crate::snapshot::Snapshot;
+
+/// The newest key, where it can still be superseded.
+pub(super) fn newest(snapshot: &Snapshot) -> Option<&KeySecret> {
+    snapshot.usable().next().filter(|key| never_wrote(snapshot, key))
+}
+
+/// An older key that never wrote: two writers at once each made one. The newer one is enough (S6).
+pub(super) fn overtaken(snapshot: &Snapshot) -> Option<(&KeySecret, &KeySecret)> {
+    let newest = snapshot.usable().next()?;
+    let older = snapshot.usable().skip(1).find(|key| never_wrote(snapshot, key))?;
+    Some((older, newest))
+}
+
+/// Neither its record nor any revision that exists says that something may be stored under it.
+fn never_wrote(snapshot: &Snapshot, key: &KeySecret) -> bool {
+    key.write_published.is_none()
+        && key.migrated.is_empty()
+        && snapshot.revisions.values().all(|stored| {
+            let content = stored.content.as_ref();
+            content.is_ok_and(|content| content.config.resources.iter().all(|entry| !is_first(entry, key.id)))
+        })
+}
+
+fn is_first(entry: &ResourceConfiguration, id: KeyId) -> bool {
+    let first = entry.providers.first();
+    first.is_some_and(|provider| provider.notation().split_once(':').is_some_and(|(_, n)| n == id.to_string()))
+}
+
+/// Annotates it. Its number is not used again.
+pub(super) fn abandon(snapshot: &Snapshot, key: &KeySecret, reason: &str, turn: &mut Turn) {
+    turn.explain(format!("key {} was never a write key and is superseded: {reason}", key.id));
+    let key = Box::new(KeySecret { abandoned: Some(rfc3339(&snapshot.now)), ..key.clone() });
+    turn.act(Action::AbandonKey { key, reason: reason.to_owned() });
+}

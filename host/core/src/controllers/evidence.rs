@@ -1,0 +1,62 @@
+//! What the state machine is told beside configuration and keys: which keys may leave whatever holds them, which
+//! resources were decrypted, and whether etcd still holds old values (DESIGN.md, Decisions 5, 7, 11, 15).
+
+use std::collections::BTreeSet;
+
+use super::Deployment;
+use crate::api::MigrationPhase;
+use crate::formats::key_secret::KeySecret;
+use crate::ids::{GroupResource, KeyId, Revision};
+use crate::machine::{Facts, State};
+use crate::snapshot::{Snapshot, StoredMigration};
+
+/// The `keyID` of a migration that decrypts.
+pub(super) const NO_KEY: KeyId = KeyId(0);
+
+/// What is known.
+pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Option<&State>) -> Facts {
+    let abandoned = snapshot.keys.iter().filter(|key| key.is_abandoned()).map(|key| key.id);
+    let dropped: BTreeSet<KeyId> = abandoned.chain(snapshot.wanted.forget.iter().copied()).collect();
+    let decrypted = match deployment {
+        Deployment::Converged { revision, .. } => decrypted(snapshot, *revision),
+        _ => BTreeSet::new(),
+    };
+    Facts { dropped, decrypted, compacted: compacted(snapshot, state) }
+}
+
+/// Resources whose plain text was written since this revision is loaded everywhere. A revision's number never comes
+/// back: what was decrypted before the resource was encrypted again proves nothing.
+fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource> {
+    let done = |migration: &StoredMigration| {
+        succeeded(migration)
+            && migration.spec.key_id == NO_KEY
+            && migration.spec.key_secret_uid == plain_since(revision)
+    };
+    snapshot.migrations.iter().filter(|(_, m)| done(m)).map(|(resource, _)| resource.clone()).collect()
+}
+
+/// What stands in `keySecretUID` of a migration that decrypts.
+pub(super) fn plain_since(revision: Revision) -> String {
+    format!("revision-{revision}")
+}
+
+/// Whether every resource's migration to the newest key ended before what etcd still holds.
+fn compacted(snapshot: &Snapshot, state: Option<&State>) -> bool {
+    let Some(newest) = snapshot.usable().next() else { return false };
+    let Some(state) = state else { return false };
+    let mut resources = state.resources.keys().chain(&snapshot.wanted.resources);
+    resources.all(|resource| {
+        snapshot.compacted.contains(resource)
+            && snapshot.migrations.get(resource).is_some_and(|m| succeeded(m) && is_for(m, newest))
+    })
+}
+
+/// The engine reports the end of just this wish.
+pub(super) fn succeeded(migration: &StoredMigration) -> bool {
+    migration.current && migration.status.phase == MigrationPhase::Succeeded
+}
+
+/// By the key secret's UID: a number that came back is another key (CONTRACT 5, 11).
+pub(super) fn is_for(migration: &StoredMigration, key: &KeySecret) -> bool {
+    migration.spec.key_id == key.id && migration.spec.key_secret_uid == key.uid
+}

@@ -1,0 +1,82 @@
+//! A revision that nodes were given and that is gone is made anew, from `status.revisions` and the key secrets, if that
+//! gives the very same bytes; else nothing is written (OBJECTS.md, "Beginnings and ends").
+
+use crate::api::RevisionStatus;
+use crate::formats::revision::RevisionContent;
+use crate::ids::{GroupResource, KeyId, Mode, Revision};
+use crate::machine::{self, Key, ResourceKeys, State};
+use crate::outcome::Action;
+use crate::snapshot::Snapshot;
+
+use super::{Assessment, Turn};
+
+/// Writes what [`rebuild`] found.
+pub(super) fn decide(assessment: &Assessment<'_>, turn: &mut Turn) {
+    let Some((revision, content)) = &assessment.rebuilt else { return };
+    turn.explain(format!("revision {revision} was lost: status and key secrets give the same bytes, so it is made anew"));
+    turn.act(Action::ApplyConfig { revision: *revision, content: content.clone() });
+}
+
+/// The content of a lost revision, or why it cannot be made anew.
+pub(super) fn rebuild(snapshot: &Snapshot, revision: Revision) -> Result<RevisionContent, String> {
+    let told = snapshot
+        .told_revisions
+        .iter()
+        .find(|told| told.n == revision)
+        .ok_or("the status does not tell what it held")?;
+    for newest_identity_writes in [false, true] {
+        let content = machine::encode(&state(snapshot, told, newest_identity_writes)?, None);
+        if content.hash() == told.config_hash {
+            return digests_match(snapshot, &content).map(|()| content);
+        }
+    }
+    Err("the key secrets do not give the bytes that it had".to_owned())
+}
+
+/// The state that these lists came from. A list that begins with `identity` does not tell whether an identity key
+/// writes.
+fn state(
+    snapshot: &Snapshot,
+    told: &RevisionStatus,
+    newest_identity_writes: bool,
+) -> Result<State, String> {
+    let mut state = State::default();
+    for (resource, providers) in &told.lists {
+        let mut keys = ResourceKeys::default();
+        for (index, provider) in providers.iter().enumerate() {
+            let Some((_, id)) = provider.split_once(':') else { continue };
+            let id: KeyId = id.parse().map_err(|_| format!("the status names a provider {provider:?}"))?;
+            let secret = snapshot.key(id).ok_or_else(|| format!("the secret of key {id} is gone too"))?;
+            state.keys.insert(id, Key::of(secret));
+            keys.read.push(id);
+            if index == 0 {
+                keys.write = Some(id);
+            }
+        }
+        keys.read.sort_unstable_by(|a, b| b.cmp(a));
+        if keys.write.is_none() && newest_identity_writes {
+            let identity = |id: &&KeyId| state.keys.get(id).is_some_and(|key| key.mode == Mode::Identity);
+            keys.write = keys.read.iter().find(identity).copied();
+        }
+        state.resources.insert(GroupResource::parse(resource), keys);
+    }
+    Ok(state)
+}
+
+/// What runs must be what the new Secret says: an in-place update since then gives other plugins.
+fn digests_match(snapshot: &Snapshot, content: &RevisionContent) -> Result<(), String> {
+    let hash = content.hash();
+    let digests = content.digests();
+    for server in snapshot.servers.values() {
+        let Some(status) = server.status().filter(|status| status.loaded_hash.as_ref() == Some(&hash)) else {
+            continue;
+        };
+        for (id, digest) in &digests {
+            let mut plugins = status.plugins.iter().filter(|plugin| plugin.key_id == *id);
+            if !plugins.any(|plugin| plugin.digest == *digest) {
+                return Err(format!("node {} runs another plugin for key {id} than its secret tells of", server.name));
+            }
+        }
+    }
+    Ok(())
+}

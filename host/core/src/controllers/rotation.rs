@@ -1,0 +1,118 @@
+//! The KMS rotated its key: is everything to be re-encrypted? DESIGN.md, Decisions 6.
+//!
+//! No new key secret, no new revision: once every API server is seen to write under the new id, every resource is
+//! rewritten. Before that, a server that has not noticed would call old objects fresh and skip them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::migration::{self, Wish};
+use super::{Deployed, Deployment, Turn, evidence, health};
+use crate::api::{HealthStatus, MigrationPhase};
+use crate::formats::key_secret::KeySecret;
+use crate::ids::{GroupResource, Mode, RemoteKeyId};
+use crate::machine::Step;
+use crate::outcome::Action;
+use crate::snapshot::Snapshot;
+
+/// Every fresh report shows the same new id for so long.
+const STABLE: Duration = Duration::from_mins(5);
+
+/// Re-encrypts after a remote rotation, when nothing else is under way.
+pub(super) fn decide(
+    snapshot: &Snapshot,
+    deployment: &Deployment<'_>,
+    deployed: &Deployed<'_>,
+    settled: bool,
+    turn: &mut Turn,
+) {
+    let Deployment::Converged { content, .. } = deployment else { return };
+    if !settled || deployed.desired.step != Step::Settled {
+        return;
+    }
+    let newest = deployed.newest().filter(|key| key.mode == Mode::Kms);
+    let Some(secret) = newest.and_then(|key| snapshot.key(key.id)) else { return };
+    let Some(now) = reported(snapshot, secret, turn) else { return };
+    let Some(before) = known(secret).filter(|before| **before != now) else { return };
+    turn.explain(format!("the KMS of key {} went from {before} to {now}", secret.id));
+    if let Some(why) = not_adopted(snapshot, secret, &now) {
+        turn.wait("RotationNotAdopted", why);
+        return;
+    }
+    let stable = turn.since(snapshot, format!("adopted/{}", secret.id), now.0.clone());
+    let needed = STABLE.max(snapshot.wanted.request_timeout);
+    if stable < needed {
+        turn.wait("RotationSettling", format!("the KMS of key {} rotated to {now}; it has to stay for {needed:?}", secret.id));
+        turn.again_after(needed.saturating_sub(stable));
+        return;
+    }
+    let resources: Vec<&GroupResource> = deployed.desired.state.resources.keys().collect();
+    let mut under_way = Vec::new();
+    let mut trouble = Vec::new();
+    for resource in resources {
+        let wish = Wish { resource, key_id: secret.id, uid: secret.uid.clone(), remote: Some(now.clone()) };
+        let existing = snapshot.migrations.get(resource);
+        match existing.filter(|migration| wish.is(migration)) {
+            Some(migration) if evidence::succeeded(migration) => continue,
+            Some(migration) if migration.current && migration.status.phase == MigrationPhase::Failed => {
+                trouble.push(migration::failed(snapshot, &wish, migration, turn));
+            }
+            Some(_) => {}
+            None => match health::gate(snapshot, &content.kms_keys(), "re-encryption") {
+                Some(why) => turn.wait("PluginUnhealthy", why),
+                None => migration::start(&wish, existing, 0, turn),
+            },
+        }
+        under_way.push(resource);
+    }
+    if under_way.is_empty() {
+        turn.explain(format!("everything is stored under {now}"));
+        let key = Box::new(KeySecret { remote_key_id: Some(now.clone()), ..secret.clone() });
+        turn.act(Action::RecordRotation { key, remote_key_id: now });
+    } else {
+        turn.wait("Migrating", format!("re-encrypting {} after a rotation by the KMS", migration::list(&under_way)));
+    }
+    migration::tell(&under_way, &trouble, turn);
+}
+
+/// The id under which everything is stored: the one of the last rotation that was followed, else the canary's.
+fn known(secret: &KeySecret) -> Option<&RemoteKeyId> {
+    let canary = || secret.kms.as_ref()?.canary.as_ref().map(|canary| &canary.remote_key_id);
+    secret.remote_key_id.as_ref().or_else(canary)
+}
+
+/// What every API server's plugin says; servers that disagree are named.
+fn reported(snapshot: &Snapshot, secret: &KeySecret, turn: &mut Turn) -> Option<RemoteKeyId> {
+    let mut ids: BTreeSet<&RemoteKeyId> = BTreeSet::new();
+    let mut each = Vec::new();
+    for server in snapshot.servers.values() {
+        let plugins = &server.status()?.plugins;
+        let plugin = plugins.iter().find(|plugin| {
+            plugin.key_id == secret.id && plugin.ready && plugin.health.status == HealthStatus::Healthy
+        })?;
+        ids.insert(&plugin.health.remote_key_id);
+        each.push(format!("{} {}", server.name, plugin.health.remote_key_id));
+    }
+    match (ids.len(), ids.first()) {
+        (1, Some(id)) => Some((*id).clone()),
+        (0, _) => None,
+        _ => {
+            turn.wait("RotationDisagrees", format!("plugins of key {} name different KEKs: {}", secret.id, each.join(", ")));
+            None
+        }
+    }
+}
+
+fn not_adopted(snapshot: &Snapshot, secret: &KeySecret, now: &RemoteKeyId) -> Option<String> {
+    let mut behind = Vec::new();
+    for server in snapshot.servers.values() {
+        let adopted = server.status().into_iter().flat_map(|status| &status.adopted);
+        match adopted.into_iter().find(|adopted| adopted.key_id == secret.id) {
+            Some(adopted) if adopted.remote_key_id == *now => {}
+            Some(adopted) => behind.push(format!("the API server on {} still writes with {}", server.name, adopted.remote_key_id)),
+            None => behind.push(format!("it is not known what the API server on {} writes with", server.name)),
+        }
+    }
+    let what = format!("the KMS of key {} rotated to {now}", secret.id);
+    (!behind.is_empty()).then(|| format!("{what}; re-encryption waits: {}", behind.join("; ")))
+}
