@@ -65,9 +65,7 @@ async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Resu
     // Taken over soon, and a migration that takes its time: there is something to interrupt.
     let operator_args =
         ["--lease-duration", "2s", "--migration-concurrency", "1"].map(str::to_owned).to_vec();
-    let request_timeout = Duration::from_secs(3);
-    let install = Install { operator_args, request_timeout, ..Install::default() };
-    let mut cluster = InUse::start(install, 300, 60).await?;
+    let mut cluster = InUse::start(Install { operator_args, ..Install::default() }, 300, 60).await?;
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
 
     let began = Instant::now();
