@@ -115,7 +115,8 @@ fn next(config: &str, keys: &str) -> (String, Step) {
     let content = content(config);
     let state = content.as_ref().map(|content| machine::decode(content, &secrets));
     let backed: Vec<Key> = secrets.iter().map(Key::of).collect();
-    let desired = machine::desired(state.as_ref(), &backed, &[GroupResource::parse("secrets")], &Facts::default());
+    let desired =
+        machine::desired(state.as_ref(), &backed, &[GroupResource::parse("secrets")], &Facts::default());
     let encoded = machine::encode(&desired.state, content.as_ref());
     (encoded.config.lists().remove("secrets").unwrap_or_default().join(","), desired.step)
 }

@@ -8,14 +8,16 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use keyward_core::api::{ClusterEncryption, Condition, ConditionStatus, KeyStatus};
+use keyward_core::api::ClusterEncryption;
 use keyward_core::names;
 use keyward_test_cluster::{
-    AGENT_IMAGE, AppRole, Bao, Binary, Cluster, Image, Process, Seen, User, wait_until,
+    AGENT_IMAGE, AppRole, Bao, Binary, Cluster, Image, PodState, Process, Seen, User, wait_until,
 };
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
+
+use crate::status::Status;
 
 /// The repository of the plugin's images.
 const PLUGIN_REPOSITORY: &str = "registry.example.com/vault/vault-kube-kms";
@@ -40,6 +42,8 @@ pub struct Install {
     pub keep: Option<PathBuf>,
     /// Transit keys to make in `transit`; the AppRole may use them all.
     pub keys: Vec<String>,
+    /// Further arguments of the operator.
+    pub operator_args: Vec<String>,
 }
 
 impl Default for Install {
@@ -50,6 +54,7 @@ impl Default for Install {
             file_poll: Duration::from_secs(1),
             keep: None,
             keys: vec!["a".to_owned(), "b".to_owned()],
+            operator_args: Vec::new(),
         }
     }
 }
@@ -67,6 +72,8 @@ pub struct Keyward {
     /// An admin's client at the first API server.
     pub client: Client,
     install: Install,
+    /// The `keyward` binary.
+    program: PathBuf,
     starts: u32,
 }
 
@@ -98,13 +105,12 @@ impl Keyward {
         let paths: Vec<String> = install.keys.iter().map(|key| format!("transit/keys/{key}")).collect();
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         let role = bao.policy_and_approle("", "keyward", &paths).await?;
-        let mut this = Self { cluster, bao, role, operator: None, client, install, starts: 0 };
-        this.crds(&keyward).await?;
+        let mut this =
+            Self { cluster, bao, role, operator: None, client, install, program: keyward, starts: 0 };
+        this.crds().await?;
         this.objects().await?;
-        this.start_operator().await?;
-        for node in this.cluster.nodes() {
-            node.start_agent(&["--probe-interval", "2s"])?;
-        }
+        this.start_operator()?;
+        this.start_agents()?;
         this.wait("Keyward to look at the cluster", Duration::from_mins(1), |status| {
             status.condition("Encrypted").is_some_and(|condition| condition.reason == "EncryptionDisabled")
         })
@@ -113,9 +119,9 @@ impl Keyward {
     }
 
     /// Applies what `keyward crds` prints, as an admin would.
-    async fn crds(&self, keyward: &std::path::Path) -> Result<()> {
+    async fn crds(&self) -> Result<()> {
         let modules = self.cluster.tools().modules();
-        let output = tokio::process::Command::new(keyward)
+        let output = tokio::process::Command::new(&self.program)
             .arg("crds")
             .arg("--providers")
             .arg(modules)
@@ -183,30 +189,71 @@ impl Keyward {
         Api::namespaced(self.client.clone(), names::NAMESPACE)
     }
 
+    /// Starts an agent on each node.
+    pub fn start_agents(&self) -> Result<()> {
+        self.cluster.nodes().iter().try_for_each(|node| node.start_agent(&["--probe-interval", "2s"]))
+    }
+
+    /// Stops each node's agent, and waits for its end: from now on no node moves.
+    pub async fn stop_agents(&self) -> Result<()> {
+        for node in self.cluster.nodes() {
+            node.stop_agent()?;
+            wait_until("the agent's end", Duration::from_secs(30), async || {
+                let agent = node.pod("keyward-agent")?;
+                Ok(Seen::when(agent.is_none(), format!("{agent:?}")))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Kills the operator, as a crash would have it, and starts another one at once.
+    pub async fn crash_operator(&mut self) -> Result<()> {
+        if let Some(operator) = self.operator.take() {
+            tokio::task::spawn_blocking(move || operator.kill9()).await?;
+        }
+        self.start_operator()
+    }
+
+    /// Deletes a Secret of Keyward's namespace for good: what protects it from that is taken away first.
+    pub async fn lose(&self, name: &str) -> Result<()> {
+        let bare = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        self.secrets().patch(name, &PatchParams::default(), &bare).await?;
+        self.secrets().delete(name, &DeleteParams::default()).await?;
+        wait_until(&format!("the end of Secret {name}"), Duration::from_secs(10), async || {
+            // Whoever wrote it between the two may have put the finalizer back.
+            match self.secrets().patch(name, &PatchParams::default(), &bare).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(Seen::Yes(())),
+                other => Ok(Seen::NotYet(format!("{:?}", other.map(|secret| secret.metadata)))),
+            }
+        })
+        .await
+    }
+
     /// Starts the operator, with the rights of its own user.
-    pub async fn start_operator(&mut self) -> Result<()> {
-        let tools = self.cluster.tools().clone();
-        let keyward = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
+    pub fn start_operator(&mut self) -> Result<()> {
         let kubeconfig = self.cluster.kubeconfig(0, &User::Operator)?;
         let modules = self.cluster.tools().modules();
         let cache = self.cluster.folder().join("module-cache");
-        let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
-        let arguments = [
+        let [kubeconfig, modules, cache] =
+            [kubeconfig, modules, cache].map(|path| path.to_string_lossy().into_owned());
+        let mut arguments = vec![
             "operator",
             "--platform",
             "kubernetes",
             "--kubeconfig",
-            &text(&kubeconfig),
+            &kubeconfig,
             "--providers",
-            &text(&modules),
+            &modules,
             "--module-cache",
-            &text(&cache),
+            &cache,
             "--listen",
             "127.0.0.1:0",
         ];
+        arguments.extend(self.install.operator_args.iter().map(String::as_str));
         self.starts += 1;
         let name = format!("operator-{}", self.starts);
-        self.operator = Some(self.cluster.run_process(&name, &keyward, &arguments, &[])?);
+        self.operator = Some(self.cluster.run_process(&name, &self.program, &arguments, &[])?);
         Ok(())
     }
 
@@ -257,9 +304,8 @@ impl Keyward {
         deadline: Duration,
         shows: impl Fn(&Status) -> bool,
     ) -> Result<Status> {
-        let api = Api::<ClusterEncryption>::all(self.client.clone());
         wait_until(what, deadline, async || {
-            let status = Status(api.get(names::CLUSTER).await?);
+            let status = self.status().await?;
             Ok(if status.is_current() && shows(&status) {
                 Seen::Yes(status)
             } else {
@@ -279,9 +325,36 @@ impl Keyward {
         .await
     }
 
+    /// Applies a spec and waits until a Degraded condition says all of this.
+    pub async fn trouble(&self, encryption: &Value, says: &[&str], deadline: Duration) -> Result<Status> {
+        self.apply(encryption).await?;
+        let what = format!("trouble that says {says:?}");
+        self.wait(&what, deadline, |status| {
+            status.troubles().iter().any(|trouble| says.iter().all(|part| trouble.contains(part)))
+        })
+        .await
+    }
+
+    /// The pods of plugins on the first node.
+    pub fn plugins(&self) -> Result<Vec<PodState>> {
+        let mut pods = self.cluster.node(0)?.pods()?;
+        pods.retain(|pod| pod.name.starts_with("keyward-kms-"));
+        Ok(pods)
+    }
+
+    /// `ClusterEncryption/cluster` as it is, whatever it speaks of.
+    pub async fn status(&self) -> Result<Status> {
+        Ok(Status(Api::<ClusterEncryption>::all(self.client.clone()).get(names::CLUSTER).await?))
+    }
+
+    /// What the operator that runs has said.
+    pub fn operator_log(&self) -> Result<String> {
+        self.operator.as_ref().context("no operator runs")?.output()
+    }
+
     /// The end of the operator's log, for a failure's report.
     pub fn last_words(&self) -> String {
-        let log = self.operator.as_ref().and_then(|operator| operator.output().ok()).unwrap_or_default();
+        let log = self.operator_log().unwrap_or_default();
         let lines: Vec<&str> = log.lines().rev().take(15).collect();
         let mut text = String::from("the operator's last words:");
         for line in lines.iter().rev() {
@@ -307,62 +380,4 @@ pub fn vault_spec(keyward: &Keyward, key: &str, image: &str) -> Value {
             },
         },
     })
-}
-
-/// `ClusterEncryption/cluster` as read.
-pub struct Status(pub ClusterEncryption);
-
-impl Status {
-    /// Whether the operator has looked at the spec as it is.
-    pub fn is_current(&self) -> bool {
-        self.0.status.as_ref().map(|status| status.observed_generation) == self.0.metadata.generation
-    }
-
-    /// A condition.
-    pub fn condition(&self, type_: &str) -> Option<&Condition> {
-        self.0.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
-    }
-
-    /// A key.
-    pub fn key(&self, id: u64) -> Option<&KeyStatus> {
-        self.0.status.as_ref()?.keys.iter().find(|key| key.key_id.0 == id)
-    }
-
-    /// Nothing is under way.
-    pub fn is_idle(&self) -> bool {
-        self.condition("Progressing").is_some_and(|condition| condition.status == ConditionStatus::False)
-    }
-
-    /// What is wrong.
-    pub fn troubles(&self) -> Vec<String> {
-        let conditions = self.0.status.iter().flat_map(|status| &status.conditions);
-        conditions
-            .filter(|condition| {
-                condition.type_.ends_with("Degraded") && condition.status == ConditionStatus::True
-            })
-            .map(|condition| format!("{}: {}", condition.reason, condition.message))
-            .collect()
-    }
-
-    /// In a line.
-    pub fn summary(&self) -> String {
-        let of = |type_: &str| {
-            self.condition(type_)
-                .map_or_else(|| "–".to_owned(), |c| format!("{:?} {} {}", c.status, c.reason, c.message))
-        };
-        let keys: Vec<String> = self
-            .0
-            .status
-            .iter()
-            .flat_map(|status| &status.keys)
-            .map(|key| format!("{}:{}:{}", key.key_id, key.role, key.migrated.len()))
-            .collect();
-        format!(
-            "Encrypted {}; Progressing {}; keys [{}]; trouble {:?}",
-            of("Encrypted"),
-            of("Progressing"),
-            keys.join(" "),
-            self.troubles()
-        )
-    }
 }

@@ -3,22 +3,32 @@
 //! What may come in: starting Keyward's own programs on the harness, load, evidence read from etcd and through the API.
 //! What never does: decisions that the operator makes, a fake of anything.
 
+mod encryption;
 mod evidence;
 mod gap;
+mod in_use;
 mod install;
 mod load;
 mod narrator;
 mod plan;
 mod reader;
+mod said;
 mod secrecy;
+mod status;
 mod transcript;
+mod writer;
 
+pub use encryption::Encryption;
 pub use evidence::{Evidence, evidence};
 pub use gap::{Gap, Watched};
+pub use in_use::InUse;
 pub use install::{IMAGE, Install, Keyward, vault_spec};
-pub use load::{Contents, Load};
+pub use load::{Content, Contents, Load};
 pub use narrator::Narrator;
 pub use plan::plan;
 pub use reader::{Reader, Report};
+pub use said::Said;
 pub use secrecy::Search;
+pub use status::Status;
 pub use transcript::Transcript;
+pub use writer::{Writer, Written};

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 /// How many requests are under way at once.
@@ -17,8 +19,10 @@ const AT_ONCE: usize = 32;
 /// Where the load lives.
 const NAMESPACE: &str = "load";
 
-/// Each object's name and the hash of what it holds.
-pub type Contents = BTreeMap<String, [u8; 32]>;
+/// What an object holds, as a hash.
+pub type Content = [u8; 32];
+/// Each object's name (`secret/…`, `configmap/…`) and what it holds.
+pub type Contents = BTreeMap<String, Content>;
 
 /// Secrets and ConfigMaps in a namespace of their own.
 #[derive(Clone)]
@@ -30,66 +34,107 @@ pub struct Load {
 impl Load {
     /// Creates so many of each.
     pub async fn create(client: &Client, secrets: usize, configmaps: usize) -> Result<Self> {
-        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NAMESPACE}}))?;
-        Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
-        let load = Self {
-            secrets: Api::namespaced(client.clone(), NAMESPACE),
-            configmaps: Api::namespaced(client.clone(), NAMESPACE),
-        };
-        let params = &PostParams::default();
-        stream::iter(0..secrets)
-            .map(|n| {
-                let load = &load;
-                async move {
-                    let value = BASE64_STANDARD.encode(format!("content of secret {n}"));
-                    let secret: Secret = serde_json::from_value(json!({
-                        "metadata": {"name": format!("secret-{n:05}")}, "data": {"value": value},
-                    }))?;
-                    load.secrets.create(params, &secret).await?;
-                    anyhow::Ok(())
-                }
-            })
+        let load = &Self::empty(client, NAMESPACE).await?;
+        let secrets =
+            (0..secrets).map(|n| (format!("secret/secret-{n:05}"), format!("content of secret {n}")));
+        let configmaps = (0..configmaps).map(|n| (format!("configmap/configmap-{n:05}"), n.to_string()));
+        stream::iter(secrets.chain(configmaps))
+            .map(|(name, value)| async move { load.add(&name, &value).await.map(drop) })
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await?;
-        stream::iter(0..configmaps)
-            .map(|n| {
-                let load = &load;
-                async move {
-                    let configmap: ConfigMap = serde_json::from_value(json!({
-                        "metadata": {"name": format!("configmap-{n:05}")}, "data": {"value": format!("{n}")},
-                    }))?;
-                    load.configmaps.create(params, &configmap).await?;
-                    anyhow::Ok(())
-                }
-            })
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<()>()
-            .await?;
-        Ok(load)
+        Ok(load.clone())
+    }
+
+    /// A new namespace with nothing in it.
+    pub async fn empty(client: &Client, namespace: &str) -> Result<Self> {
+        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
+        Api::all(client.clone()).create(&PostParams::default(), &object).await?;
+        Ok(Self {
+            secrets: Api::namespaced(client.clone(), namespace),
+            configmaps: Api::namespaced(client.clone(), namespace),
+        })
     }
 
     /// What is in every object, as the API gives it.
     pub async fn contents(&self) -> Result<Contents> {
         let mut contents = Contents::new();
         for secret in self.secrets.list(&ListParams::default()).await? {
-            let data = serde_json::to_vec(&secret.data)?;
-            contents.insert(format!("secret/{}", secret.name_any()), Sha256::digest(data).into());
+            contents.insert(format!("secret/{}", secret.name_any()), hash(&secret.data)?);
         }
         for configmap in self.configmaps.list(&ListParams::default()).await? {
-            let data = serde_json::to_vec(&configmap.data)?;
-            contents.insert(format!("configmap/{}", configmap.name_any()), Sha256::digest(data).into());
+            contents.insert(format!("configmap/{}", configmap.name_any()), hash(&configmap.data)?);
         }
         Ok(contents)
     }
 
-    /// Gets one object, from etcd and not from the watch cache.
-    pub(crate) async fn get(&self, name: &str) -> Result<()> {
-        match name.split_once('/') {
-            Some(("secret", name)) => self.secrets.get(name).await.map(drop)?,
-            Some((_, name)) => self.configmaps.get(name).await.map(drop)?,
-            None => {}
+    /// What is in one object, from etcd and not from the watch cache.
+    pub(crate) async fn get(&self, name: &str) -> Result<Content> {
+        match Kind::of(name)? {
+            (Kind::Secret, name) => hash(&self.secrets.get(name).await?.data),
+            (Kind::ConfigMap, name) => hash(&self.configmaps.get(name).await?.data),
         }
-        Ok(())
     }
+
+    /// Makes an object that holds this value. Gives what it is to hold from now on.
+    pub(crate) async fn add(&self, name: &str, value: &str) -> Result<Content> {
+        let (kind, of) = Kind::of(name)?;
+        let object = json!({"metadata": {"name": of}, "data": {"value": kind.written(value)}});
+        let params = PostParams::default();
+        match kind {
+            Kind::Secret => drop(self.secrets.create(&params, &serde_json::from_value(object)?).await?),
+            Kind::ConfigMap => drop(self.configmaps.create(&params, &serde_json::from_value(object)?).await?),
+        }
+        kind.holding(value)
+    }
+
+    /// Writes another value into an object, whatever version it has. Gives what it is to hold from now on.
+    pub(crate) async fn change(&self, name: &str, value: &str) -> Result<Content> {
+        let (kind, of) = Kind::of(name)?;
+        let (params, patch) =
+            (PatchParams::default(), Patch::Merge(json!({"data": {"value": kind.written(value)}})));
+        match kind {
+            Kind::Secret => drop(self.secrets.patch(of, &params, &patch).await?),
+            Kind::ConfigMap => drop(self.configmaps.patch(of, &params, &patch).await?),
+        }
+        kind.holding(value)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Secret,
+    ConfigMap,
+}
+
+impl Kind {
+    /// The kind and the bare name of an object in [`Contents`].
+    fn of(name: &str) -> Result<(Self, &str)> {
+        match name.split_once('/') {
+            Some(("secret", name)) => Ok((Self::Secret, name)),
+            Some(("configmap", name)) => Ok((Self::ConfigMap, name)),
+            _ => anyhow::bail!("{name} is no object of a load"),
+        }
+    }
+
+    /// A value as it stands in the object's JSON.
+    fn written(self, value: &str) -> Value {
+        match self {
+            Self::Secret => json!(BASE64_STANDARD.encode(value)),
+            Self::ConfigMap => json!(value),
+        }
+    }
+
+    /// What an object holds that has this value and nothing else.
+    fn holding(self, value: &str) -> Result<Content> {
+        let key = "value".to_owned();
+        match self {
+            Self::Secret => hash(&Some(BTreeMap::from([(key, ByteString(value.into()))]))),
+            Self::ConfigMap => hash(&Some(BTreeMap::from([(key, value)]))),
+        }
+    }
+}
+
+fn hash(data: &impl Serialize) -> Result<Content> {
+    Ok(Sha256::digest(serde_json::to_vec(data).context("an object's data as JSON")?).into())
 }

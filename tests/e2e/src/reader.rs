@@ -42,13 +42,14 @@ impl Reader {
                     Ok(_) => report.failures.push("a list shows other contents".to_owned()),
                     Err(error) => report.failures.push(format!("list: {error:#}")),
                 }
-                for name in expected.keys() {
+                for (name, content) in &expected {
                     pace.tick().await;
                     if stopped.load(Ordering::Relaxed) {
                         break;
                     }
                     match load.get(name).await {
-                        Ok(()) => report.gets += 1,
+                        Ok(found) if found == *content => report.gets += 1,
+                        Ok(_) => report.failures.push(format!("get {name}: it says something else")),
                         Err(error) => report.failures.push(format!("get {name}: {error:#}")),
                     }
                 }

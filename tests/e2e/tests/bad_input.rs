@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use keyward_test_cluster::{AppRole, PodState, Policy, Seen, State, wait_until};
+use keyward_test_cluster::{AppRole, Policy, Seen, State, wait_until};
 use keyward_test_e2e::{IMAGE, Install, Keyward, vault_spec};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
@@ -36,12 +36,15 @@ async fn what_is_wrong_is_named_and_mending_it_is_enough() -> Result<()> {
     // A missing Secret, and a missing key in it.
     let secrets = keyward.secrets();
     secrets.delete("vault-approle", &DeleteParams::default()).await?;
-    trouble(&keyward, &good, &["secret vault-approle", "not found"]).await.context("missing secret")?;
+    keyward
+        .trouble(&good, &["secret vault-approle", "not found"], PATIENCE)
+        .await
+        .context("missing secret")?;
     keyward.set_credentials(&keyward.role).await?;
     let without = json!([{"op": "remove", "path": "/data/secret-id"}]);
     let patch = Patch::Json::<()>(serde_json::from_value(without)?);
     secrets.patch("vault-approle", &PatchParams::default(), &patch).await?;
-    trouble(&keyward, &good, &["secret vault-approle", "missing required key \"secret-id\""]).await?;
+    keyward.trouble(&good, &["secret vault-approle", "missing required key \"secret-id\""], PATIENCE).await?;
 
     // A wrong secret-id: tried once, and not again and again until the KMS locks the role out.
     let refused = keyward.bao.policy_and_approle("", MISTAKEN, &KEYS).await?;
@@ -53,8 +56,8 @@ async fn what_is_wrong_is_named_and_mending_it_is_enough() -> Result<()> {
         "refuses the AppRole's role id or secret id",
         "Secret vault-approle",
     ];
-    trouble(&keyward, &good, &said).await.context("wrong secret-id")?;
-    let [candidate] = plugins(&keyward)?.try_into().map_err(|all| anyhow::anyhow!("{all:?}"))?;
+    keyward.trouble(&good, &said, PATIENCE).await.context("wrong secret-id")?;
+    let [candidate] = keyward.plugins()?.try_into().map_err(|all| anyhow::anyhow!("{all:?}"))?;
     let container = &candidate.containers[0];
     assert!(matches!(container.state, State::Terminated(_)) && container.restarts == 0, "{candidate:?}");
 
@@ -64,12 +67,12 @@ async fn what_is_wrong_is_named_and_mending_it_is_enough() -> Result<()> {
     keyward.apply(&unknown).await?;
     keyward.set_credentials(&keyward.role).await?;
     let said = ["preflight of key 1", "node node-1", "transit/keys/nosuchkey does not exist", "vaultKeyPath"];
-    trouble(&keyward, &unknown, &said).await.context("wrong key name")?;
+    keyward.trouble(&unknown, &said, PATIENCE).await.context("wrong key name")?;
 
     // A KMS that is down.
     keyward.bao.seal().await?;
     let said = ["preflight of key 1", "node node-1", "is sealed", "unseal Vault"];
-    trouble(&keyward, &good, &said).await.context("sealed")?;
+    keyward.trouble(&good, &said, PATIENCE).await.context("sealed")?;
 
     assert_eq!(std::fs::read(&config)?, as_it_was, "nothing changed on the node");
     let keys = keyward.secrets().list(&Default::default()).await?;
@@ -87,16 +90,19 @@ async fn what_is_wrong_is_named_and_mending_it_is_enough() -> Result<()> {
     // With a key in use: a broken reference overwrites nothing, and reads go on.
     let used = std::fs::read(&config)?;
     keyward.secrets().delete("vault-approle", &DeleteParams::default()).await?;
-    trouble(&keyward, &good, &["secret vault-approle", "not found"]).await.context("deleted in use")?;
+    keyward
+        .trouble(&good, &["secret vault-approle", "not found"], PATIENCE)
+        .await
+        .context("deleted in use")?;
     assert_eq!(std::fs::read(&config)?, used);
 
     // The role that was refused before has not been locked out: it may log in as soon as its secret-id is good.
-    let [before] = plugins(&keyward)?.try_into().map_err(|all| anyhow::anyhow!("{all:?}"))?;
+    let [before] = keyward.plugins()?.try_into().map_err(|all| anyhow::anyhow!("{all:?}"))?;
     let secret_id = keyward.bao.new_secret_id("", MISTAKEN).await?;
     keyward.set_credentials(&AppRole { secret_id, ..refused }).await?;
     keyward.wait("the trouble to be over", PATIENCE, |status| status.troubles().is_empty()).await?;
     wait_until("the plugin with the other role's login to be the only one", PATIENCE, async || {
-        let now = plugins(&keyward)?;
+        let now = keyward.plugins()?;
         let replaced = now.len() == 1 && now[0].uid != before.uid && now[0].is_running();
         Ok(Seen::when(replaced, format!("{now:?}")))
     })
@@ -104,23 +110,4 @@ async fn what_is_wrong_is_named_and_mending_it_is_enough() -> Result<()> {
     keyward.wait_settled(1, PATIENCE).await?;
     drop(keyward.operator.take());
     Ok(())
-}
-
-/// The pods of plugins on the node.
-fn plugins(keyward: &Keyward) -> Result<Vec<PodState>> {
-    let mut pods = keyward.cluster.node(0)?.pods()?;
-    pods.retain(|pod| pod.name.starts_with("keyward-kms-"));
-    Ok(pods)
-}
-
-/// Applies a spec and waits until a Degraded condition says all of this.
-async fn trouble(keyward: &Keyward, spec: &serde_json::Value, says: &[&str]) -> Result<()> {
-    keyward.apply(spec).await?;
-    let what = format!("trouble that says {says:?}");
-    keyward
-        .wait(&what, PATIENCE, |status| {
-            status.troubles().iter().any(|trouble| says.iter().all(|part| trouble.contains(part)))
-        })
-        .await
-        .map(drop)
 }

@@ -110,12 +110,6 @@ async fn store(keyward: &Keyward, name: &str, data: &SecretData) -> Result<()> {
     Ok(())
 }
 
-fn plugins(keyward: &Keyward) -> Result<Vec<PodState>> {
-    let mut pods = keyward.cluster.node(0)?.pods()?;
-    pods.retain(|pod| pod.name.starts_with("keyward-kms-"));
-    Ok(pods)
-}
-
 fn pid(pod: &PodState, container: &str) -> Result<u32> {
     match pod.container(container).map(|container| &container.state) {
         Some(State::Running { pid, .. }) => Ok(*pid),
@@ -144,7 +138,7 @@ async fn a_node_goes_on_without_operator_and_survives_reboots_and_kills() -> Res
     let instance = Instance::new(plugin.key_id, &plugin.digest);
 
     // Killed, it comes back to what it left; the plugin never noticed.
-    let plugin_pid = pid(&plugins(&keyward)?[0], "kms-plugin")?;
+    let plugin_pid = pid(&keyward.plugins()?[0], "kms-plugin")?;
     let node = keyward.cluster.node(0)?;
     for _ in 0..3 {
         let agent = node.pod("keyward-agent")?.context("no agent")?;
@@ -162,7 +156,7 @@ async fn a_node_goes_on_without_operator_and_survives_reboots_and_kills() -> Res
         .await?;
         ensure!(after.revision == before.revision && after.plugins[0].ready, "{after:?}");
     }
-    ensure!(pid(&plugins(&keyward)?[0], "kms-plugin")? == plugin_pid, "the plugin was restarted");
+    ensure!(pid(&keyward.plugins()?[0], "kms-plugin")? == plugin_pid, "the plugin was restarted");
 
     // Power gone, /var/run empty: links and folders come back, the API server with them.
     for crash in [false, true] {
@@ -242,7 +236,7 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     let record = good.plugins.get(&KeyId(1)).context("key 1")?;
     let canary =
         nodes(&keyward).get("node-1").await?.spec.canaries.first().context("a canary")?.canary.clone();
-    let running = plugins(&keyward)?;
+    let running = keyward.plugins()?;
     let answer = async |candidate: PluginRecord, wanted: PreflightResult| -> Result<PreflightAnswer> {
         let hash = candidate.digest(KeyId(1)).context("a digest")?;
         let data = encode_plugins(&[(KeyId(1), candidate)].into());
@@ -277,13 +271,13 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     let failed = answer(locked_out, PreflightResult::Failed).await?.failure.context("a failure")?;
     ensure!(failed.phase == "start" && failed.exit_code == Some(1), "{failed:?}");
     let its_pods: Vec<PodState> =
-        plugins(&keyward)?.into_iter().filter(|pod| pod.uid != running[0].uid).collect();
+        keyward.plugins()?.into_iter().filter(|pod| pod.uid != running[0].uid).collect();
     let [trial] = its_pods.as_slice() else { anyhow::bail!("{its_pods:?}") };
     let once = matches!(trial.containers[0].state, State::Terminated(_)) && trial.containers[0].restarts == 0;
     ensure!(once, "one login, and no more: {trial:?}");
     let passed = answer(with_image(record, &IMAGE(7)), PreflightResult::Succeeded).await?;
     ensure!(passed.canary.as_ref() == Some(&canary) && passed.latency_millis.is_some(), "{passed:?}");
-    let now = plugins(&keyward)?;
+    let now = keyward.plugins()?;
     let serving = now.iter().find(|pod| pod.uid == running[0].uid).context("what serves goes on")?;
     ensure!(serving.containers == running[0].containers);
     ensure!(std::fs::read(&config)? == installed);

@@ -35,7 +35,8 @@ fn never_wrote(snapshot: &Snapshot, key: &KeySecret) -> bool {
 
 fn is_first(entry: &ResourceConfiguration, id: KeyId) -> bool {
     let first = entry.providers.first();
-    first.is_some_and(|provider| provider.notation().split_once(':').is_some_and(|(_, n)| n == id.to_string()))
+    first
+        .is_some_and(|provider| provider.notation().split_once(':').is_some_and(|(_, n)| n == id.to_string()))
 }
 
 /// Annotates it. Its number is not used again.

@@ -18,7 +18,8 @@ pub(super) fn gate(snapshot: &Snapshot, keys: &BTreeSet<KeyId>, what: &str) -> O
             let of_key = |plugin: &&NodePlugin| plugin.key_id == *key;
             let plugins = server.status().map(|status| status.plugins.as_slice()).unwrap_or_default();
             match plugins.iter().find(of_key) {
-                None => unwell.push(format!("nothing is known of the plugin of key {key} on node {}", server.name)),
+                None => unwell
+                    .push(format!("nothing is known of the plugin of key {key} on node {}", server.name)),
                 Some(_) if plugins.iter().filter(of_key).any(is_well) => {}
                 Some(plugin) => unwell.push(told(&server.name, plugin)),
             }

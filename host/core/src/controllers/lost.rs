@@ -13,7 +13,9 @@ use super::{Assessment, Turn};
 /// Writes what [`rebuild`] found.
 pub(super) fn decide(assessment: &Assessment<'_>, turn: &mut Turn) {
     let Some((revision, content)) = &assessment.rebuilt else { return };
-    turn.explain(format!("revision {revision} was lost: status and key secrets give the same bytes, so it is made anew"));
+    turn.explain(format!(
+        "revision {revision} was lost: status and key secrets give the same bytes, so it is made anew"
+    ));
     turn.act(Action::ApplyConfig { revision: *revision, content: content.clone() });
 }
 
@@ -35,11 +37,7 @@ pub(super) fn rebuild(snapshot: &Snapshot, revision: Revision) -> Result<Revisio
 
 /// The state that these lists came from. A list that begins with `identity` does not tell whether an identity key
 /// writes.
-fn state(
-    snapshot: &Snapshot,
-    told: &RevisionStatus,
-    newest_identity_writes: bool,
-) -> Result<State, String> {
+fn state(snapshot: &Snapshot, told: &RevisionStatus, newest_identity_writes: bool) -> Result<State, String> {
     let mut state = State::default();
     for (resource, providers) in &told.lists {
         let mut keys = ResourceKeys::default();
@@ -74,7 +72,10 @@ fn digests_match(snapshot: &Snapshot, content: &RevisionContent) -> Result<(), S
         for (id, digest) in &digests {
             let mut plugins = status.plugins.iter().filter(|plugin| plugin.key_id == *id);
             if !plugins.any(|plugin| plugin.digest == *digest) {
-                return Err(format!("node {} runs another plugin for key {id} than its secret tells of", server.name));
+                return Err(format!(
+                    "node {} runs another plugin for key {id} than its secret tells of",
+                    server.name
+                ));
             }
         }
     }

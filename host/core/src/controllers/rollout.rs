@@ -183,7 +183,10 @@ fn given(snapshot: &Snapshot, targets: &BTreeMap<String, Revision>) -> Option<(S
         has.into_iter().chain(shown.map(|n| (says("has loaded"), n)))
     });
     let converged = [("every API server had loaded".to_owned(), snapshot.last_converged)];
-    told.chain(has).chain(converged).filter(|(_, revision)| revision.0 > 0).max_by_key(|(_, revision)| *revision)
+    told.chain(has)
+        .chain(converged)
+        .filter(|(_, revision)| revision.0 > 0)
+        .max_by_key(|(_, revision)| *revision)
 }
 
 /// A revision that a node was given is gone.
@@ -198,7 +201,9 @@ fn lost<'a>(
     let what = format!("{who} revision {revision}, which is gone; {also}");
     match lost::rebuild(snapshot, revision) {
         Ok(content) => {
-            let message = format!("{what}. It is made anew from the status and the key secrets: the bytes are the same");
+            let message = format!(
+                "{what}. It is made anew from the status and the key secrets: the bytes are the same"
+            );
             Assessment {
                 rebuilt: Some((revision, Box::new(content))),
                 ..blocked("RevisionLost", message, targets)

@@ -42,7 +42,10 @@ pub(super) fn decide(
     let stable = turn.since(snapshot, format!("adopted/{}", secret.id), now.0.clone());
     let needed = STABLE.max(snapshot.wanted.request_timeout);
     if stable < needed {
-        turn.wait("RotationSettling", format!("the KMS of key {} rotated to {now}; it has to stay for {needed:?}", secret.id));
+        turn.wait(
+            "RotationSettling",
+            format!("the KMS of key {} rotated to {now}; it has to stay for {needed:?}", secret.id),
+        );
         turn.again_after(needed.saturating_sub(stable));
         return;
     }
@@ -70,7 +73,10 @@ pub(super) fn decide(
         let key = Box::new(KeySecret { remote_key_id: Some(now.clone()), ..secret.clone() });
         turn.act(Action::RecordRotation { key, remote_key_id: now });
     } else {
-        turn.wait("Migrating", format!("re-encrypting {} after a rotation by the KMS", migration::list(&under_way)));
+        turn.wait(
+            "Migrating",
+            format!("re-encrypting {} after a rotation by the KMS", migration::list(&under_way)),
+        );
     }
     migration::tell(&under_way, &trouble, turn);
 }
@@ -97,7 +103,10 @@ fn reported(snapshot: &Snapshot, secret: &KeySecret, turn: &mut Turn) -> Option<
         (1, Some(id)) => Some((*id).clone()),
         (0, _) => None,
         _ => {
-            turn.wait("RotationDisagrees", format!("plugins of key {} name different KEKs: {}", secret.id, each.join(", ")));
+            turn.wait(
+                "RotationDisagrees",
+                format!("plugins of key {} name different KEKs: {}", secret.id, each.join(", ")),
+            );
             None
         }
     }
@@ -109,8 +118,13 @@ fn not_adopted(snapshot: &Snapshot, secret: &KeySecret, now: &RemoteKeyId) -> Op
         let adopted = server.status().into_iter().flat_map(|status| &status.adopted);
         match adopted.into_iter().find(|adopted| adopted.key_id == secret.id) {
             Some(adopted) if adopted.remote_key_id == *now => {}
-            Some(adopted) => behind.push(format!("the API server on {} still writes with {}", server.name, adopted.remote_key_id)),
-            None => behind.push(format!("it is not known what the API server on {} writes with", server.name)),
+            Some(adopted) => behind.push(format!(
+                "the API server on {} still writes with {}",
+                server.name, adopted.remote_key_id
+            )),
+            None => {
+                behind.push(format!("it is not known what the API server on {} writes with", server.name))
+            }
         }
     }
     let what = format!("the KMS of key {} rotated to {now}", secret.id);

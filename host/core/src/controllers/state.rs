@@ -55,7 +55,8 @@ pub(super) fn decide(
 /// Health gates (Decisions 13), and what has to be written first.
 fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
     let Some(newest) = deployed.newest() else { return true };
-    let needs: BTreeSet<KeyId> = [newest].iter().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
+    let needs: BTreeSet<KeyId> =
+        [newest].iter().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
     let what = match deployed.desired.step {
         Step::WriteKey => format!("making key {} the write key", newest.id),
         Step::Settled => "taking keys out that nothing needs any more".to_owned(),
@@ -82,7 +83,10 @@ fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn
         };
         let Some(resource) = key.migrated.iter().find(left).cloned() else { continue };
         clean = false;
-        turn.explain(format!("{resource} left the list and is about to be decrypted: key {} does not claim it", key.id));
+        turn.explain(format!(
+            "{resource} left the list and is about to be decrypted: key {} does not claim it",
+            key.id
+        ));
         let migrated = key.migrated.iter().filter(|other| **other != resource).cloned().collect();
         let key = Box::new(KeySecret { migrated, ..key.clone() });
         turn.act(Action::ForgetMigrated { resource, key });

@@ -86,6 +86,21 @@ impl Bao {
         self.request(Method::DELETE, &within(namespace, &key), None).await.map(drop)
     }
 
+    /// The key with all of its versions, to be restored after it was deleted.
+    pub async fn backup_key(&self, namespace: &str, mount: &str, name: &str) -> Result<Hidden> {
+        let allowed = json!({"exportable": true, "allow_plaintext_backup": true});
+        self.post(namespace, &format!("{mount}/keys/{name}/config"), &allowed).await?;
+        let path = within(namespace, &format!("{mount}/backup/{name}"));
+        let answer = self.request(Method::GET, &path, None).await?;
+        answer.pointer("/data/backup").and_then(Value::as_str).map(Hidden::new).context("no backup")
+    }
+
+    /// Brings a key back under its name, which must be free.
+    pub async fn restore_key(&self, namespace: &str, mount: &str, name: &str, backup: &Hidden) -> Result<()> {
+        let body = json!({"backup": backup.reveal()});
+        self.post(namespace, &format!("{mount}/restore/{name}"), &body).await
+    }
+
     /// An AppRole that may do everything a plugin needs with these keys (`MOUNT/keys/NAME`).
     pub async fn policy_and_approle(&self, namespace: &str, role: &str, keys: &[&str]) -> Result<AppRole> {
         self.set_policy(namespace, role, keys, Policy::FULL).await?;

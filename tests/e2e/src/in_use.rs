@@ -1,0 +1,88 @@
+//! Keyward on a cluster that is in use: somebody reads and somebody writes all the while, and the status is listened
+//! to.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::Instant;
+
+use crate::encryption::Encryption;
+use crate::evidence::evidence;
+use crate::install::{Install, Keyward};
+use crate::load::{Contents, Load};
+use crate::reader::{Reader, Report};
+use crate::said::Said;
+use crate::status::Status;
+use crate::writer::{Writer, Written};
+
+/// From one get to the next.
+const READ_PAUSE: Duration = Duration::from_millis(10);
+/// From one write to the next.
+const WRITE_PAUSE: Duration = Duration::from_millis(40);
+/// Where the writer's objects are.
+const WRITTEN: &str = "written";
+
+/// Everything that runs.
+pub struct InUse {
+    /// Keyward.
+    pub keyward: Keyward,
+    /// What its status says.
+    pub said: Said,
+    load: Load,
+    before: Contents,
+    reader: Reader,
+    writer: Writer,
+}
+
+impl InUse {
+    /// Starts it, with so many objects.
+    pub async fn start(install: Install, secrets: usize, configmaps: usize) -> Result<Self> {
+        let keyward = Keyward::start(install).await?;
+        let load = Load::create(&keyward.client, secrets, configmaps).await?;
+        let before = load.contents().await?;
+        let reader = Reader::start(load.clone(), before.clone(), READ_PAUSE);
+        let writer = Writer::start(Load::empty(&keyward.client, WRITTEN).await?, WRITE_PAUSE);
+        let said = Said::listen(keyward.client.clone());
+        Ok(Self { keyward, said, load, before, reader, writer })
+    }
+
+    /// Asks for it, and waits until it is done under this key ([`Self::settled`]). Tells how long that took.
+    pub async fn change(&self, to: Encryption, key: u64, patience: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        self.keyward.apply(&to.spec(&self.keyward)).await?;
+        self.settled(to, key, patience).await?;
+        Ok(began.elapsed())
+    }
+
+    /// Waits until this key holds everything, and looks: every value in etcd is under it, whoever wrote it, every
+    /// object says what it said, the status says that it is done.
+    pub async fn settled(&self, to: Encryption, key: u64, patience: Duration) -> Result<Status> {
+        let status = self.keyward.wait_settled(key, patience).await?;
+        let told = status.condition("Encrypted").map(|condition| condition.reason.as_str());
+        ensure!(told == Some(to.completed()), "{to} under key {key}: {}", status.summary());
+        let found = evidence(&self.keyward.cluster, &self.load, &self.before).await?;
+        found.expect(|resource| to.prefix(key, resource)).with_context(|| format!("{to} under key {key}"))?;
+        Ok(status)
+    }
+
+    /// Fails unless the status said all of these parts in one line, after `earlier`.
+    pub fn must_have_said(&self, earlier: usize, parts: &[&str]) -> Result<()> {
+        ensure!(
+            self.said.heard_since(earlier, parts),
+            "the status never said {parts:?}, but:{}",
+            self.said.since(earlier)
+        );
+        Ok(())
+    }
+
+    /// Ends: not one read or write may have failed, and both did go on.
+    pub async fn finish(self) -> Result<(Report, Written)> {
+        let (read, written) = (self.reader.finish().await?, self.writer.finish().await?);
+        ensure!(read.failures.is_empty(), "reads failed: {:?}", read.failures);
+        ensure!(read.lists > 2 && read.gets > 200, "the reader did read: {read:?}");
+        ensure!(written.failures.is_empty(), "writes failed: {:?}", written.failures);
+        let enough = written.creates > 20 && written.updates > 50 && written.gets > 100 && written.lists > 2;
+        ensure!(enough, "the writer did write: {written:?}");
+        Ok((read, written))
+    }
+}

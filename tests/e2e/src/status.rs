@@ -1,0 +1,73 @@
+//! What the status says, as a test asks it.
+
+use keyward_core::api::{ClusterEncryption, ClusterEncryptionStatus, Condition, ConditionStatus, KeyStatus};
+
+/// `ClusterEncryption/cluster` as read.
+pub struct Status(pub ClusterEncryption);
+
+impl Status {
+    /// Whether the operator has looked at the spec as it is.
+    pub fn is_current(&self) -> bool {
+        self.0.status.as_ref().map(|status| status.observed_generation) == self.0.metadata.generation
+    }
+
+    /// A condition.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.0.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
+    }
+
+    /// A key.
+    pub fn key(&self, id: u64) -> Option<&KeyStatus> {
+        self.0.status.as_ref()?.keys.iter().find(|key| key.key_id.0 == id)
+    }
+
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.condition("Progressing").is_some_and(|condition| condition.status == ConditionStatus::False)
+    }
+
+    /// What is wrong.
+    pub fn troubles(&self) -> Vec<String> {
+        let conditions = self.0.status.iter().flat_map(|status| &status.conditions);
+        conditions
+            .filter(|condition| {
+                condition.type_.ends_with("Degraded") && condition.status == ConditionStatus::True
+            })
+            .map(|condition| format!("{}: {}", condition.reason, condition.message))
+            .collect()
+    }
+
+    /// The newest revision's providers, the writer first: one list a resource.
+    pub fn newest_lists(&self) -> impl Iterator<Item = &Vec<String>> {
+        let newest = self.0.status.iter().filter_map(|status| status.revisions.last());
+        newest.flat_map(|revision| revision.lists.values())
+    }
+
+    /// Every API server has loaded the newest revision.
+    pub fn has_converged(&self) -> bool {
+        let newest = |status: &ClusterEncryptionStatus| status.revisions.last().map(|revision| revision.n);
+        self.0.status.as_ref().is_some_and(|status| newest(status) == Some(status.converged_revision))
+    }
+
+    /// In a line.
+    pub fn summary(&self) -> String {
+        let of = |type_: &str| {
+            self.condition(type_)
+                .map_or_else(|| "–".to_owned(), |c| format!("{:?} {} {}", c.status, c.reason, c.message))
+        };
+        let keys: Vec<String> = self
+            .0
+            .status
+            .iter()
+            .flat_map(|status| &status.keys)
+            .map(|key| format!("{}:{}:{}", key.key_id, key.role, key.migrated.len()))
+            .collect();
+        format!(
+            "Encrypted {}; Progressing {}; keys [{}]; trouble {:?}",
+            of("Encrypted"),
+            of("Progressing"),
+            keys.join(" "),
+            self.troubles()
+        )
+    }
+}

@@ -1,0 +1,188 @@
+//! The operator is killed at random moments of KMS → KMS changes, on a cluster that is in use: the end is the same as
+//! without. Newest key sole writer, everything under it, as many keys as were asked for, no read and no write failed.
+//!
+//! `KEYWARD_TEST_KILLS=N` kills more often, `KEYWARD_TEST_SEED=S` at the moments of an earlier run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+
+use std::fmt::Debug;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use keyward_core::api::EncryptionMigration;
+use keyward_core::ids::KeyId;
+use keyward_core::names;
+use keyward_test_cluster::{Seen, wait_until};
+use keyward_test_e2e::{Encryption, InUse, Install, Keyward};
+use kube::ResourceExt as _;
+use kube::api::{Api, ListParams};
+
+const PATIENCE: Duration = Duration::from_mins(2);
+const KILLS: usize = 8;
+/// During one change.
+const AT_MOST: usize = 4;
+/// So long after a phase was reached, at the most.
+const LATEST: Duration = Duration::from_millis(1200);
+
+/// How far a change is, by what stands in objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Asked,
+    /// There is a candidate.
+    Trying,
+    /// There is a key secret.
+    Made,
+    /// A revision reads with the key.
+    Reading,
+    /// A revision writes with it.
+    Writing,
+    /// Every API server has loaded that one.
+    InFlight,
+    Migrating,
+    /// One resource is recorded as migrated.
+    Migrated,
+}
+
+const PHASES: [Phase; 8] = [
+    Phase::Asked,
+    Phase::Trying,
+    Phase::Made,
+    Phase::Reading,
+    Phase::Writing,
+    Phase::InFlight,
+    Phase::Migrating,
+    Phase::Migrated,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Result<()> {
+    let seed = setting("KEYWARD_TEST_SEED", RandomState::new().build_hasher().finish())?;
+    let kills = setting("KEYWARD_TEST_KILLS", KILLS)?;
+    println!("KEYWARD_TEST_SEED={seed} KEYWARD_TEST_KILLS={kills}");
+    let mut random = Random(seed);
+    // Taken over soon, and a migration that takes its time: there is something to interrupt.
+    let operator_args =
+        ["--lease-duration", "2s", "--migration-concurrency", "1"].map(str::to_owned).to_vec();
+    let mut cluster = InUse::start(Install { operator_args, ..Install::default() }, 300, 60).await?;
+    cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
+
+    let began = Instant::now();
+    let (mut key, mut killed, mut deck) = (1, 0, Vec::new());
+    while killed < kills {
+        key += 1;
+        let to = Encryption::Transit(if key % 2 == 0 { "b" } else { "a" });
+        let mut moments = Vec::new();
+        while moments.len() < AT_MOST.min(kills - killed) {
+            if deck.is_empty() {
+                deck = random.shuffled(&PHASES);
+            }
+            moments.extend(deck.pop().map(|phase| (phase, random.below(LATEST))));
+        }
+        moments.sort();
+        cluster.keyward.apply(&to.spec(&cluster.keyward)).await?;
+        for (phase, later) in moments {
+            reached(&cluster, key, phase).await.with_context(|| format!("{to}, key {key}"))?;
+            // Not a wait for something: the moment is what is random.
+            tokio::time::sleep(later).await;
+            let now = look(&cluster.keyward, key).await?;
+            killed += 1;
+            println!("kill {killed:>2}: key {key}, {:>4} ms after {phase:?}; {now:?}", later.as_millis());
+            cluster.keyward.crash_operator().await?;
+            leads(&cluster).await?;
+        }
+        let status = cluster.settled(to, key, PATIENCE).await?;
+        let lists: Vec<_> = status.newest_lists().collect();
+        let written_by = format!("kms:{key}");
+        let sole = lists.iter().all(|list| list.first() == Some(&written_by));
+        ensure!(lists.len() == 2 && sole, "{written_by} writes everything: {lists:?}");
+        let status = status.0.status.context("a status")?;
+        ensure!(status.highest_key_id == KeyId(key), "one key for each change: {}", status.highest_key_id);
+        let secrets = cluster.keyward.secrets().list(&ListParams::default()).await?;
+        let unasked = names::key_secret(names::KUBE_APISERVER, KeyId(key + 1));
+        ensure!(secrets.iter().all(|secret| secret.name_any() != unasked), "{unasked} was not asked for");
+    }
+    let (read, written) = cluster.finish().await?;
+    let changes = key - 1;
+    println!(
+        "{killed} kills in {changes} changes, {:.0} s: {read:?}, {written:?}",
+        began.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Waits until the change to this key is so far, or farther.
+async fn reached(cluster: &InUse, key: u64, phase: Phase) -> Result<()> {
+    wait_until(&format!("{phase:?}"), PATIENCE, async || {
+        let now = look(&cluster.keyward, key).await?;
+        Ok(Seen::when(now >= phase, format!("{now:?}; {}", cluster.keyward.last_words())))
+    })
+    .await
+}
+
+async fn look(keyward: &Keyward, key: u64) -> Result<Phase> {
+    let name = names::key_secret(names::KUBE_APISERVER, KeyId(key));
+    let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
+    let migrations = migrations.list(&ListParams::default()).await?;
+    let status = keyward.status().await?;
+    let provider = format!("kms:{key}");
+    let listed = |first: bool| {
+        let mut lists = status.newest_lists();
+        lists.any(|list| if first { list.first() == Some(&provider) } else { list.contains(&provider) })
+    };
+    Ok(if status.key(key).is_some_and(|key| !key.migrated.is_empty()) {
+        Phase::Migrated
+    } else if migrations.iter().any(|migration| migration.spec.key_id == KeyId(key)) {
+        Phase::Migrating
+    } else if listed(true) {
+        if status.has_converged() { Phase::InFlight } else { Phase::Writing }
+    } else if listed(false) {
+        Phase::Reading
+    } else if keyward.secrets().get_opt(&name).await?.is_some() {
+        Phase::Made
+    } else if keyward.secrets().get_opt(names::PREFLIGHT_SECRET).await?.is_some() {
+        Phase::Trying
+    } else {
+        Phase::Asked
+    })
+}
+
+/// Waits until the operator that was started last is the writer: one that does nothing yet is not worth killing.
+async fn leads(cluster: &InUse) -> Result<()> {
+    wait_until("the new operator to be the writer", PATIENCE, async || {
+        let said = cluster.keyward.operator_log()?;
+        Ok(Seen::when(said.contains("this operator is the writer"), said))
+    })
+    .await
+}
+
+fn setting<T: FromStr<Err: Debug + std::error::Error + Send + Sync + 'static>>(
+    name: &str,
+    default: T,
+) -> Result<T> {
+    std::env::var(name).map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
+}
+
+/// SplitMix64: the same moments for the same seed, on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, most: Duration) -> Duration {
+        Duration::from_millis(self.next() % u64::try_from(most.as_millis()).unwrap())
+    }
+
+    fn shuffled<T: Copy>(&mut self, all: &[T]) -> Vec<T> {
+        let mut keyed: Vec<(u64, T)> = all.iter().map(|one| (self.next(), *one)).collect();
+        keyed.sort_by_key(|(random, _)| *random);
+        keyed.into_iter().map(|(_, one)| one).collect()
+    }
+}
