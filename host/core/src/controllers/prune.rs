@@ -11,6 +11,9 @@ use crate::snapshot::Snapshot;
 /// Deletes the other revisions, only when everything stands still.
 pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mut Turn) {
     let Deployment::Converged { revision, .. } = deployment else { return };
+    if snapshot.openshift().is_some() {
+        return; // OpenShift prunes its revisions itself.
+    }
     let mut kept: BTreeSet<Revision> = snapshot
         .servers
         .values()

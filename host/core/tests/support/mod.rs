@@ -449,6 +449,7 @@ fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
         image: config["image"].as_str().map(ToOwned::to_owned),
         requirements: vec![],
         facts: BTreeMap::new(),
+        field_order: vec![],
         module: ModuleDigest("sha256:test".into()),
     })
 }
