@@ -108,7 +108,14 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
         Action::DeleteRevision { revision, .. } => {
             ("EncryptionRevisionDeleted", format!("revision {revision} is not needed any more"))
         }
-        Action::RecordHighWater { .. } | Action::ClearPreflight { .. } => return None,
+        Action::RequireConfigHash { candidate, config_hash } => (
+            "EncryptionPreflightRequired",
+            format!("key {} is tried first ({}), hash {config_hash}", candidate.key_id, candidate.purpose),
+        ),
+        // OpenShift's names for what the change means come with its own writer.
+        Action::RecordHighWater { .. }
+        | Action::ClearPreflight { .. }
+        | Action::ApplyManagedConfig { .. } => return None,
     };
     Some(Announcement { reason: reason.to_owned(), action: action.kind(), note, warning: false })
 }

@@ -285,6 +285,9 @@ impl World {
                 migration.metadata.generation = Some(i64::try_from(self.version).unwrap());
                 self.objects.migrations.push(migration);
             }
+            Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {
+                panic!("not on this platform")
+            }
             Action::DeleteRevision { revision, .. } => {
                 let name = names::revision_secret(revision);
                 self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));

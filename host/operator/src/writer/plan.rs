@@ -82,6 +82,9 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
             };
             migration(resource, spec, resource_version.as_deref(), objects)?
         }
+        Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {
+            return Err(ActionError::Platform(action.kind()));
+        }
         Action::DeleteRevision { revision, resource_version } => {
             delete(names::revision_secret(*revision), resource_version, objects)
         }
