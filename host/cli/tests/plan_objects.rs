@@ -121,7 +121,8 @@ fn mistakes_name_file_and_document_and_no_secret() {
     let output = plan(&[path.to_str().unwrap()], "kubernetes", &[]);
     assert_eq!(output.status.code(), Some(1));
     let told = text(&output.stderr);
-    let expected = format!("error: {}: document 2: v1/Secret s: its data.token cannot be read\n", path.display());
+    let expected =
+        format!("error: {}: document 2: v1/Secret s: its data.token cannot be read\n", path.display());
     assert_eq!(told, expected);
 }
 

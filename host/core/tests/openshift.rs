@@ -145,8 +145,8 @@ fn desired_configuration_that_is_gone_is_written_again() {
 /// 3.2: what is written and not yet rolled out is waited for, and nothing is migrated meanwhile.
 #[test]
 fn what_is_written_is_not_written_again() {
-    let mut cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1! 2");
-    cluster.managed = Some("aescbc:1,aescbc:2,identity".into());
+    let mut cluster = Cluster::new("identity").deployed("aescbc:1,identity").keys("1! identity:2");
+    cluster.managed = Some("aescbc:1,identity,aesgcm:2".into());
     let outcome = cluster.decide();
     assert_eq!(kinds(&outcome), Vec::<&str>::new());
     assert_eq!(outcome.waiting.unwrap().reason, "APIServerRevisionNotConverged");

@@ -22,7 +22,7 @@ items:
 - apiVersion: v1
   kind: Node
   metadata:
-    name: n
+    name: cp
     labels: {node-role.kubernetes.io/control-plane: \"\"}
 - apiVersion: v1
   kind: Service
