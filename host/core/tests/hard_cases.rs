@@ -91,7 +91,11 @@ fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     world.stuck = Some("configmaps".into());
     run(&mut world, 60);
     assert!(world.config()["configmaps"].starts_with("kms:2,"), "{}", world.config()["configmaps"]);
-    assert!(world.condition("Encrypted").contains("EncryptionInProgress"), "{}", world.condition("Encrypted"));
+    assert!(
+        world.condition("Encrypted").contains("EncryptionInProgress"),
+        "{}",
+        world.condition("Encrypted")
+    );
     world.stuck = None;
     world.settle();
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));

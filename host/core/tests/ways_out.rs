@@ -85,7 +85,9 @@ fn a_key_that_never_wrote_is_abandoned() {
 fn a_published_key_completes_before_the_next() {
     let mut world = enabled("one");
     world.want_kms("two", "image:1");
-    while !world.kinds().iter().any(|kind| kind == "RecordPublication") || !world.config()["secrets"].starts_with("kms:2") {
+    while !world.kinds().iter().any(|kind| kind == "RecordPublication")
+        || !world.config()["secrets"].starts_with("kms:2")
+    {
         world.reconcile();
         world.follow();
     }
@@ -118,7 +120,11 @@ fn deleted_key_secrets_never_drop_a_provider() {
         world.settle();
         let expected = if lost.contains(&2) { "kms:3," } else { "kms:2," };
         assert!(world.config()["secrets"].starts_with(expected), "{lost:?}: {:?}", world.config());
-        assert!(world.condition("Encrypted").contains("EncryptionCompleted"), "{}", world.condition("Encrypted"));
+        assert!(
+            world.condition("Encrypted").contains("EncryptionCompleted"),
+            "{}",
+            world.condition("Encrypted")
+        );
     }
 }
 
@@ -150,7 +156,11 @@ fn a_lost_revision_is_made_anew() {
 
     // Never a step back to what is older, though nobody names what was lost any more.
     world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
-    world.objects.encryption_nodes.iter_mut().for_each(|node| node.spec.revision = keyward_core::ids::Revision(0));
+    world
+        .objects
+        .encryption_nodes
+        .iter_mut()
+        .for_each(|node| node.spec.revision = keyward_core::ids::Revision(0));
     world.reconcile();
     assert!(world.last.actions.iter().all(|action| action.kind() != "SetTarget"), "{:?}", world.last.actions);
 }

@@ -98,9 +98,13 @@ fn readable(world: &World) -> Option<(&'static str, String)> {
     for n in world.running() {
         for (resource, name) in RESOURCES.iter().enumerate() {
             let stored = &world.etcd.stored[resource];
-            if let Some(sealed) = stored.iter().find(|s| !is_lost(world, *s) && !world.reads(n, resource, *s)) {
+            if let Some(sealed) = stored.iter().find(|s| !is_lost(world, *s) && !world.reads(n, resource, *s))
+            {
                 let loaded = world.servers[n].loaded.providers(resource);
-                return Some(("S1", format!("{name} stored as {sealed:?} cannot be read at {}: {loaded:?}", NAMES[n])));
+                return Some((
+                    "S1",
+                    format!("{name} stored as {sealed:?} cannot be read at {}: {loaded:?}", NAMES[n]),
+                ));
             }
         }
     }
@@ -201,7 +205,10 @@ fn created(world: &mut World, key: &KeySecret) -> Wrong {
         return Some(("S5", format!("key {id} is made a second time")));
     }
     if world.api.snapshot.recorded_key < id {
-        return Some(("S5", format!("key {id} is made, and the high-water mark is {}", world.api.snapshot.recorded_key)));
+        return Some((
+            "S5",
+            format!("key {id} is made, and the high-water mark is {}", world.api.snapshot.recorded_key),
+        ));
     }
     let kek = key.kms.as_ref().map(|kms| {
         let kek = kms::truth(&kms.plugin);
@@ -226,7 +233,10 @@ fn unsettled(world: &World) -> Vec<KeyId> {
     let keys = world.api.snapshot.keys.iter().filter(|key| key.abandoned.is_none());
     let unsettled = keys.filter(|key| {
         let meant = world.books.keys.get(&key.id).map(|m| m.resources.as_slice()).unwrap_or_default();
-        !meant.iter().filter(|resource| newest.is_none() || deployed(resource)).all(|r| key.migrated.contains(r))
+        !meant
+            .iter()
+            .filter(|resource| newest.is_none() || deployed(resource))
+            .all(|r| key.migrated.contains(r))
             || meant.is_empty()
     });
     unsettled.map(|key| key.id).collect()
@@ -253,14 +263,19 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
     }
     Arc::make_mut(&mut world.books).revisions.insert(revision, config.hash.0.clone());
     for (resource, name) in RESOURCES.iter().enumerate() {
-        if config.lists[resource].is_none() && world.servers.iter().all(|s| s.loaded.lists[resource].is_none()) {
+        if config.lists[resource].is_none()
+            && world.servers.iter().all(|s| s.loaded.lists[resource].is_none())
+        {
             continue;
         }
         // Decisions 5
         if let Some(key) = config.write_key(resource).and_then(|id| world.api.snapshot.key(id))
             && key.write_published.is_none()
         {
-            return Some(("D5", format!("revision {revision} has key {} first, and that was not recorded", key.id)));
+            return Some((
+                "D5",
+                format!("revision {revision} has key {} first, and that was not recorded", key.id),
+            ));
         }
         // S2
         let writer = config.writer(resource);
@@ -273,7 +288,10 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
                 };
                 if seen.is_some_and(|seen| !seen.providers(resource).contains(&writer)) {
                     let node = NAMES[n];
-                    return Some(("S2", format!("revision {revision} writes {name} with key {id}, which {node} cannot read")));
+                    return Some((
+                        "S2",
+                        format!("revision {revision} writes {name} with key {id}, which {node} cannot read"),
+                    ));
                 }
             }
         }
@@ -281,7 +299,10 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
         let needed = world.etcd.stored[resource].iter().filter(|sealed| !is_lost(world, *sealed));
         for sealed in needed {
             if !has(&config, resource, sealed) {
-                return Some(("S3", format!("revision {revision} lacks what {name} are stored under: {sealed:?}")));
+                return Some((
+                    "S3",
+                    format!("revision {revision} lacks what {name} are stored under: {sealed:?}"),
+                ));
             }
         }
     }
@@ -299,9 +320,12 @@ fn migrated(world: &World, resource: &GroupResource, id: KeyId) -> Wrong {
 
 /// A revision that a node names may not go.
 fn deleted(world: &World, revision: Revision) -> Wrong {
-    let named = world.api.snapshot.servers.values().find(|server| {
-        server.agent.as_ref().is_some_and(|agent| agent.spec.revision == revision)
-    })?;
+    let named = world
+        .api
+        .snapshot
+        .servers
+        .values()
+        .find(|server| server.agent.as_ref().is_some_and(|agent| agent.spec.revision == revision))?;
     Some(("S7", format!("revision {revision} is deleted, and {} is to install it", named.name)))
 }
 
@@ -310,7 +334,10 @@ pub fn key_deleted(world: &mut World, id: KeyId) {
     let used = |config: &Config| config.keys.contains(&id);
     let deployed = world.running().any(|n| used(&world.servers[n].loaded));
     if deployed || world.api.configs.values().next_back().is_some_and(|config| used(config)) {
-        world.fails("S4", format!("the secret of key {id} is deleted, and it stands in a deployed configuration"));
+        world.fails(
+            "S4",
+            format!("the secret of key {id} is deleted, and it stands in a deployed configuration"),
+        );
     }
 }
 
@@ -320,6 +347,9 @@ pub fn link(world: &mut World, n: usize, instance: &Instance) {
     let meant = world.books.keys.get(&instance.key_id).and_then(|meaning| meaning.kek);
     if let Some((kek, _)) = meant.filter(|(kek, _)| *kek != process.kek) {
         let (other, own) = (KEKS[usize::from(process.kek)], KEKS[usize::from(kek)]);
-        world.fails("S8", format!("key {} of KEK {own} is served by KEK {other} at {}", instance.key_id, NAMES[n]));
+        world.fails(
+            "S8",
+            format!("key {} of KEK {own} is served by KEK {other} at {}", instance.key_id, NAMES[n]),
+        );
     }
 }

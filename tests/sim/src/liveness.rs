@@ -50,7 +50,8 @@ pub fn missing(world: &mut World) -> Option<String> {
     for n in world.running() {
         let server = &world.servers[n];
         if let Some((revision, config)) = &newest
-            && (server.loaded.hash != config.hash || world.file(n).is_none_or(|file| file.hash != config.hash))
+            && (server.loaded.hash != config.hash
+                || world.file(n).is_none_or(|file| file.hash != config.hash))
         {
             return Some(format!("node {n} has not loaded revision {revision}"));
         }
@@ -96,11 +97,18 @@ fn goal(world: &World, newest: Option<&crate::world::config::Config>) -> Option<
     }
     for resource in snapshot.wanted.resources.iter().filter_map(index_of) {
         if config.write_key(resource) != Some(key.id) {
-            return Some(format!("{} are not written with key {}", crate::world::config::RESOURCES[resource], key.id));
+            return Some(format!(
+                "{} are not written with key {}",
+                crate::world::config::RESOURCES[resource],
+                key.id
+            ));
         }
         let own = |id: Option<KeyId>| if mode == Mode::Identity { id.is_none() } else { id == Some(key.id) };
         if let Some(other) = world.etcd.stored[resource].iter().find(|sealed| !own(sealed.key())) {
-            return Some(format!("{} are still stored as {other:?}", crate::world::config::RESOURCES[resource]));
+            return Some(format!(
+                "{} are still stored as {other:?}",
+                crate::world::config::RESOURCES[resource]
+            ));
         }
     }
     None

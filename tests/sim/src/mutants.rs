@@ -14,9 +14,9 @@ use keyward_core::node::{self, Decision, Instance, Observed, Step};
 use keyward_core::outcome::{Action, Outcome};
 use keyward_core::snapshot::Snapshot;
 
-use crate::invariants::{self, Violation};
 use crate::explore::Way;
 use crate::explore::random::{self, Plan};
+use crate::invariants::{self, Violation};
 use crate::world::World;
 use crate::world::step::Kind;
 
@@ -90,7 +90,9 @@ impl Mutant {
                 snapshot.highest_key = snapshot.keys.first().map_or(KeyId(0), |key| key.id);
             }
             Self::DecideBlind => snapshot.unreadable.clear(),
-            Self::ForgetServer => snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some()),
+            Self::ForgetServer => {
+                snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some())
+            }
             Self::TwoKeysAtOnce => {
                 let wanted = snapshot.wanted.resources.clone();
                 if let Some(key) = snapshot.keys.first_mut() {
@@ -116,7 +118,9 @@ impl Mutant {
                 applied(outcome, |id, first, oldest| first == Some(id) || oldest != Some(id));
             }
             Self::StopsReading => applied(outcome, |id, first, _| {
-                first.is_none_or(|first| first == id || snapshot.key(first).is_some_and(|k| k.write_published.is_some()))
+                first.is_none_or(|first| {
+                    first == id || snapshot.key(first).is_some_and(|k| k.write_published.is_some())
+                })
             }),
             Self::MigrateEarly => migrate_early(snapshot, outcome),
             Self::RecordEarly => record_early(snapshot, outcome),
@@ -226,8 +230,9 @@ fn converged(snapshot: &mut Snapshot) {
         status.loaded_hash = Some(content.hash());
         status.revision = revision;
         let digests = content.digests().into_iter();
-        status.plugins =
-            digests.map(|(key_id, digest)| NodePlugin { key_id, digest, ready: true, health: health() }).collect();
+        status.plugins = digests
+            .map(|(key_id, digest)| NodePlugin { key_id, digest, ready: true, health: health() })
+            .collect();
     }
 }
 
@@ -250,8 +255,12 @@ fn rewritten(outcome: &mut Outcome, change: impl Fn(&mut Vec<ProviderConfigurati
         let config = EncryptionConfiguration::new(entries);
         let whole = RevisionContent::new(config, content.plugins.clone());
         let left = whole.kms_keys();
-        let plugins: BTreeMap<_, _> =
-            whole.plugins.iter().filter(|(id, _)| left.contains(id)).map(|(id, p)| (*id, p.clone())).collect();
+        let plugins: BTreeMap<_, _> = whole
+            .plugins
+            .iter()
+            .filter(|(id, _)| left.contains(id))
+            .map(|(id, p)| (*id, p.clone()))
+            .collect();
         **content = RevisionContent::new(whole.config.clone(), plugins);
     }
 }

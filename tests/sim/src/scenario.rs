@@ -104,7 +104,9 @@ pub fn faults(world: &World) -> Vec<Step> {
             Life::Down => steps.push(Step::to(Kind::Reboot, n)),
             Life::Up => {
                 steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k)));
-                steps.extend([Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode].map(|k| Step::to(k, n)));
+                steps.extend(
+                    [Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode].map(|k| Step::to(k, n)),
+                );
                 if world.running().filter(|n| !world.books.left[*n]).count() > 1 {
                     steps.push(Step::to(Kind::Leave, n));
                 }
@@ -115,7 +117,8 @@ pub fn faults(world: &World) -> Vec<Step> {
         steps.push(Step::to(Kind::Register, absent));
     }
     for (kek, kms) in world.kms.iter().enumerate().take(3) {
-        let used = world.books.keys.values().any(|meaning| meaning.kek.is_some_and(|(k, _)| usize::from(k) == kek));
+        let used =
+            world.books.keys.values().any(|meaning| meaning.kek.is_some_and(|(k, _)| usize::from(k) == kek));
         if used && kms.up && kms.encrypts {
             steps.extend(
                 [Kind::KmsDown, Kind::Revoke, Kind::Rotate, Kind::Anew].map(|kind| Step::to(kind, kek)),

@@ -25,7 +25,10 @@ pub(super) fn decide(
 ) {
     let Deployment::Converged { revision, content } = deployment else { return };
     turn.degraded("EncryptionPruneControllerDegraded", None);
-    revisions(snapshot, *revision, content, turn);
+    if snapshot.openshift().is_none() {
+        // OpenShift prunes its revisions itself.
+        revisions(snapshot, *revision, content, turn);
+    }
     if settled && deployed.desired.step == Step::Settled {
         keys(snapshot, deployed, turn);
     }

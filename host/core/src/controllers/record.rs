@@ -122,6 +122,7 @@ pub(super) fn provider(snapshot: &Snapshot, id: KeyId, plugin: &Plugin) -> KmsCo
         name: id.to_string(),
         cachesize: None,
         endpoint: match plugin {
+            Plugin::Managed(_) if snapshot.openshift().is_some() => names::openshift_endpoint(id),
             Plugin::Managed(_) => names::endpoint(id),
             Plugin::External(endpoint) => endpoint.clone(),
         },
@@ -177,13 +178,15 @@ pub(super) fn difference(snapshot: &Snapshot, stored: &KmsKey, now: &Wanted<'_>)
     objects.dedup();
     let accepted = now.record.accepted.as_ref();
     let old = stored.plugin.accepted.as_ref();
-    if old.map(|a| &a.settings) != accepted.map(|a| &a.settings)
+    // OpenShift's controllers accept no rendering: a key of theirs differs by what it says, not by what it lacks.
+    let theirs = old.is_none() && snapshot.openshift().is_some();
+    if !theirs && old.map(|a| &a.settings) != accepted.map(|a| &a.settings)
         || stored.provider.timeout != snapshot.wanted.kms_timeout
     {
         fields.push("spec.plugins".to_owned());
     }
     let rendering = |a: Option<&AcceptedPlugin>| a.map(|a| (a.image.clone(), a.template.clone()));
-    if fields.is_empty() && objects.is_empty() && rendering(old) != rendering(accepted) {
+    if !theirs && fields.is_empty() && objects.is_empty() && rendering(old) != rendering(accepted) {
         // A new version of the module renders the same configuration in another way.
         fields.push("(rendering)".to_owned());
     }

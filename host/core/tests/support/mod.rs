@@ -304,6 +304,9 @@ impl World {
                 let name = names::key_secret(names::KUBE_APISERVER, key_id);
                 self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
             }
+            Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {
+                panic!("not on this platform")
+            }
             Action::DeleteRevision { revision, .. } => {
                 let name = names::revision_secret(revision);
                 self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
@@ -454,6 +457,7 @@ fn external(request: &EvaluationRequest) -> Option<Result<Evaluation, ProviderEr
             image: None,
             requirements: vec![],
             facts: BTreeMap::new(),
+            field_order: vec![],
             module: ModuleDigest("sha256:external".into()),
         })
     })
@@ -500,6 +504,7 @@ fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
         image: config["image"].as_str().map(ToOwned::to_owned),
         requirements: vec![],
         facts: BTreeMap::new(),
+        field_order: vec![],
         module: ModuleDigest("sha256:test".into()),
     })
 }

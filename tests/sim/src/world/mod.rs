@@ -143,7 +143,9 @@ impl World {
             Kind::Compact => self.etcd.compact(),
             Kind::Migrate => self.migrate(a % RESOURCES.len(), b % NAMES.len()),
             Kind::Round => self.round(),
-            Kind::Agent | Kind::AgentDies | Kind::AgentStale | Kind::Poll => self.node(step.kind, a % NAMES.len(), b),
+            Kind::Agent | Kind::AgentDies | Kind::AgentStale | Kind::Poll => {
+                self.node(step.kind, a % NAMES.len(), b)
+            }
             Kind::Stop | Kind::Start | Kind::Restart | Kind::Reboot => self.power(step.kind, a % NAMES.len()),
             _ => self.befall(step.kind, a),
         }

@@ -67,7 +67,8 @@ impl Api {
         };
         let given =
             Given { now: jiff::Timestamp::UNIX_EPOCH, ages: BTreeMap::new(), fresh: FreshBytes::default() };
-        let snapshot = kubernetes::snapshot(&objects, &Results::default(), given).expect("a cluster's snapshot");
+        let snapshot =
+            kubernetes::snapshot(&objects, &Results::default(), given).expect("a cluster's snapshot");
         Self {
             snapshot,
             configs: BTreeMap::new(),
@@ -115,8 +116,13 @@ impl Api {
             .values()
             .filter_map(|server| Some(server.status()?.highest_key_id))
             .filter(|id| tried != Some(*id) || *id <= snapshot.recorded_key);
-        snapshot.highest_key =
-            of_objects.iter().copied().chain(by_nodes).chain([snapshot.recorded_key]).max().unwrap_or_default();
+        snapshot.highest_key = of_objects
+            .iter()
+            .copied()
+            .chain(by_nodes)
+            .chain([snapshot.recorded_key])
+            .max()
+            .unwrap_or_default();
         snapshot.retry_key = tried.filter(|id| *id == snapshot.highest_key && !of_objects.contains(id));
         snapshot.highest_revision = snapshot
             .revisions
@@ -224,7 +230,12 @@ impl Api {
         Ok(())
     }
 
-    fn set_target(&mut self, node: &str, spec: &EncryptionNodeSpec, expected: Option<&str>) -> Result<(), Refused> {
+    fn set_target(
+        &mut self,
+        node: &str,
+        spec: &EncryptionNodeSpec,
+        expected: Option<&str>,
+    ) -> Result<(), Refused> {
         let version = self.next_version();
         let server = self.snapshot.servers.entry(node.to_owned()).or_default();
         node.clone_into(&mut server.name);

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use keyward_core::api::{Canary, EncryptionNodeSpec, EncryptionNodeStatus, PreflightAnswer, PreflightRequest};
+use keyward_core::api::{
+    Canary, EncryptionNodeSpec, EncryptionNodeStatus, PreflightAnswer, PreflightRequest,
+};
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent};
 use keyward_core::ids::{KeyId, Revision};
-use keyward_core::outcome::Action;
 use keyward_core::node::{Instance, Observed, Probed, Question, Socket};
+use keyward_core::outcome::Action;
 
 use super::World;
 use super::kms::{credential, truth};

@@ -158,9 +158,7 @@ impl World {
             Life::Down | Life::Absent => None,
         };
         server.observed.server = match loaded {
-            Some(hash) => {
-                Ok(Reading { id: None, loaded: Some(hash), failed_reloads: server.failed_reloads })
-            }
+            Some(hash) => Ok(Reading { id: None, loaded: Some(hash), failed_reloads: server.failed_reloads }),
             None => Err(Unread { why: "connection refused".into(), answers: false }),
         };
         let decision = match self.mutant {
