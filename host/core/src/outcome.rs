@@ -298,6 +298,8 @@ pub struct StatusView {
     pub keys: Vec<KeyStatus>,
     /// `status.migrations`.
     pub migrations: Vec<MigrationSummary>,
+    /// `status.reencrypt.token`; `None` leaves what stands there.
+    pub reencrypted: Option<String>,
     /// `status.plugins`.
     pub plugins: Vec<PluginSummary>,
 }

@@ -39,6 +39,8 @@ fn an_unused_kms_provider_is_retired_after_compaction() {
     assert_eq!(world.config()["secrets"], "kms:2,identity");
     assert!(!has_key(&world, 1) && has_key(&world, 2));
     assert!(world.revisions().iter().all(|(_, content)| !content.kms_keys().contains(&KeyId(1))));
+    let told = world.condition("KMSPluginDecommissionable");
+    assert!(told.starts_with("Unknown NotVerified") && told.contains("(key one)"), "{told}");
     world.compacted = false;
     world.want("aescbc");
     world.settle();
@@ -66,7 +68,7 @@ fn a_key_that_never_wrote_is_abandoned() {
             // The revision with key 2 as a read key is made, and no node has it yet.
             world.reconcile();
             world.reconcile();
-            assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+            assert_eq!(world.config()["secrets"], "kms:1,kms:2,identity");
             assert!(!world.reconcile().converged);
         }
         world.want_kms("one", "image:1");
@@ -94,7 +96,7 @@ fn a_published_key_completes_before_the_next() {
     world.want_kms("three", "image:1");
     world.settle();
     assert!(!world.kinds().contains(&"AbandonKey".to_owned()));
-    assert_eq!(world.config()["secrets"], "kms:3,kms:2,identity");
+    assert_eq!(world.config()["secrets"], "kms:3,kms:2,kms:1,identity");
 }
 
 /// CONTRACT 2.5, with Decisions 4: whichever secrets are deleted, no provider is lost and a new key takes over.

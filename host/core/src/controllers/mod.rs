@@ -5,6 +5,7 @@
 
 mod abandon;
 mod condition;
+mod decommission;
 mod evidence;
 mod health;
 mod in_place;
@@ -52,6 +53,9 @@ pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     rollout::decide(snapshot, &assessment, request, &mut turn);
     health::decide(snapshot, &assessment.deployment, &mut turn);
     pods::tell(snapshot, &mut turn);
+    if !matches!(assessment.deployment, Deployment::Blocked) {
+        decommission::decide(snapshot, &mut turn);
+    }
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     turn.finish(view::view(snapshot, &assessment.deployment, &deployed))
 }
