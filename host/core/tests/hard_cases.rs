@@ -180,6 +180,20 @@ fn a_wrong_spec_does_not_keep_credentials_from_being_followed() {
     assert!(world.kinds().contains(&"SyncData".to_owned()));
 }
 
+/// A timeout that the API server could not read is named, and not rolled out: that configuration would be refused.
+#[test]
+fn a_wrong_timeout_changes_nothing() {
+    let mut world = enabled();
+    let before = world.log.len();
+    world.spec().plugins.timeout = Some("soon".into());
+    world.settle();
+    assert!(world.condition(KEY_CONTROLLER).contains("spec.plugins.timeout"));
+    assert_eq!(world.log.len(), before, "{:#?}", world.log);
+    world.spec().plugins.timeout = Some("25s".into());
+    world.settle();
+    assert!(world.kinds().contains(&"UpdateKey".to_owned()));
+}
+
 /// A key secret that cannot be made costs no number and no second preflight.
 #[test]
 fn a_key_that_cannot_be_stored_keeps_its_number() {

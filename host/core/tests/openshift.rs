@@ -454,6 +454,21 @@ fn timeout_is_changed_in_place() {
     assert_eq!(key.kms.as_ref().unwrap().provider.timeout, "25s");
 }
 
+/// A mistake in the overrides is named where it stands, and changes nothing.
+#[test]
+fn wrong_timeout_is_named_where_it_stands() {
+    let mut cluster = Cluster::new("KMS").deployed("kms:1,identity").keys("kms:1!");
+    cluster.operator_spec =
+        json!({"unsupportedConfigOverrides": {"encryption": {"kms": {"timeout": "soon"}}}});
+    let outcome = cluster.decide();
+    assert_eq!(kinds(&outcome), Vec::<&str>::new());
+    let told = condition(&outcome, "EncryptionKeyControllerDegraded");
+    assert!(
+        told.starts_with("True Error spec.unsupportedConfigOverrides.encryption.kms.timeout: "),
+        "{told}"
+    );
+}
+
 /// 3: an operator that is not managed does nothing.
 #[test]
 fn unmanaged_does_nothing() {
@@ -462,6 +477,7 @@ fn unmanaged_does_nothing() {
     let outcome = cluster.decide();
     assert_eq!((kinds(&outcome), outcome.converged), (vec![], false));
     assert_eq!(outcome.waiting.unwrap().reason, "NotManaged");
+    assert_eq!(condition(&outcome, "EncryptionKeyControllerDegraded"), "False  ");
     let degraded = outcome.conditions.iter().filter(|c| c.type_.ends_with("Degraded"));
     assert!(degraded.into_iter().all(|c| c.status == ConditionStatus::False));
 }

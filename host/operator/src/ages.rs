@@ -3,7 +3,7 @@
 //! anew. What stands in `status.since[]` is for dumps and people.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use keyward_core::api::Since;
@@ -69,6 +69,8 @@ pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn facts(value: &str) -> BTreeMap<String, String> {

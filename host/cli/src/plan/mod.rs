@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
-    dump: objects::Args,
+    dump: objects::DumpArgs,
     #[command(flatten)]
     providers: Providers,
     #[command(flatten)]

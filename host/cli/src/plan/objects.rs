@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use keyward_core::SecretBytes;
 use keyward_core::api::ConditionStatus;
@@ -41,8 +41,8 @@ pub(super) enum Platform {
 }
 
 /// What goes with `--objects`.
-#[derive(Debug, ClapArgs)]
-pub(super) struct Args {
+#[derive(Debug, Args)]
+pub(super) struct DumpArgs {
     /// Dumps of a cluster's objects: a List, or documents of YAML or JSON; - for standard input
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "platform", conflicts_with_all = ["current", "file"])]
     pub(super) objects: Vec<String>,
@@ -57,11 +57,11 @@ pub(super) struct Args {
     now: Option<Timestamp>,
 }
 
-pub(super) fn run(args: &Args, output: Output, providers: &Providers) -> Result<ExitCode> {
+pub(super) fn run(args: &DumpArgs, output: Output, providers: &Providers) -> Result<ExitCode> {
     let Some(platform) = args.platform else { bail!("whose objects are these? give --platform") };
     let mut dump = Dump::default();
     for file in &args.objects {
-        let name = if file == "-" { "standard input" } else { file };
+        let name = if file == "-" { "standard input" } else { file.as_str() };
         dump.read(name, &input::read(file)?)?;
     }
     tell_what_is_missing(&dump, platform);
@@ -135,17 +135,25 @@ fn on_openshift(
     if components.is_empty() {
         bail!("the objects speak of no operand; expected some of {}, or --operand", all());
     }
-    let decide = |component: &Component| {
-        let wanted = |results: &Results| openshift::needed(&objects, component, results);
-        let results = resolved(dump, names::CONFIG_NAMESPACE, evaluator, wanted)?;
-        // There is no `since[]`: what has an age here tells it itself, anything else was just seen.
-        let given = Given { now, ages: platform::ages(&[], now), fresh: fresh() };
-        match openshift::snapshot(&objects, component, &results, given) {
-            Some(snapshot) => Ok(decided(&snapshot)),
-            None => bail!("there is no APIServer/cluster among the objects; nothing is wanted without it"),
-        }
-    };
-    components.into_iter().map(decide).collect()
+    components.into_iter().map(|component| on_component(dump, &objects, component, now, evaluator)).collect()
+}
+
+fn on_component(
+    dump: &Dump,
+    objects: &openshift::Objects,
+    component: &Component,
+    now: Timestamp,
+    evaluator: &dyn Evaluator,
+) -> Result<Outcome> {
+    let results = resolved(dump, names::CONFIG_NAMESPACE, evaluator, |results| {
+        openshift::needed(objects, component, results)
+    })?;
+    // There is no `since[]`: what has an age here tells it itself, anything else was just seen.
+    let given = Given { now, ages: platform::ages(&[], now), fresh: fresh() };
+    match openshift::snapshot(objects, component, &results, given) {
+        Some(snapshot) => Ok(decided(&snapshot)),
+        None => bail!("there is no APIServer/cluster among the objects; nothing is wanted without it"),
+    }
 }
 
 /// All that the decision wants beside the objects: what modules say, and what is referred to.
@@ -240,9 +248,8 @@ fn table(outcomes: &[Outcome]) -> String {
             let _ = writeln!(text, "  because {why}");
         }
         for condition in &outcome.conditions {
-            let degraded = condition.type_.ends_with("Degraded");
             // What is as expected is no news.
-            if degraded == (condition.status == ConditionStatus::True) || condition.type_ == "Encrypted" {
+            if condition.status == ConditionStatus::True || condition.type_ == "Encrypted" {
                 let (type_, reason) = (&condition.type_, &condition.reason);
                 let _ = writeln!(text, "  {type_} {:?} {reason}: {}", condition.status, condition.message);
             }

@@ -16,6 +16,13 @@ const ASKING: [&str; 4] = [
     "EncryptionPruneControllerDegraded",
 ];
 
+/// What the controllers tell beside that.
+const OTHERS: [&str; 3] = [
+    "EncryptionMigrationControllerProgressing",
+    "EncryptionKMSPreflightControllerDegraded",
+    "EncryptionKMSPreflightControllerProgressing",
+];
+
 /// Looks at the pods' verdict.
 pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> Assessment<'a> {
     let blocked = |reason: &str, message: String, warning: bool| {
@@ -66,10 +73,15 @@ fn error(snapshot: &Snapshot, openshift: &OpenShift) -> Option<String> {
     }
 }
 
-/// CONTRACT 3: an error of the deployer's is one of each controller that asks it.
+/// CONTRACT 3: an error of the deployer's is one of each controller that asks it; one that is not to run says nothing.
 pub(super) fn tell(snapshot: &Snapshot, turn: &mut Turn) {
-    let error = snapshot.openshift().and_then(|openshift| error(snapshot, openshift));
-    if let Some(error) = error.filter(|_| snapshot.unreadable.is_empty()) {
+    let Some(openshift) = snapshot.openshift().filter(|_| snapshot.unreadable.is_empty()) else { return };
+    if matches!(openshift.pods, PodsVerdict::NotManaged { .. }) {
+        for type_ in ASKING.into_iter().chain(OTHERS) {
+            turn.condition(type_, ConditionStatus::False, "", "");
+        }
+    }
+    if let Some(error) = error(snapshot, openshift) {
         turn.explain(error.clone());
         for type_ in ASKING {
             turn.condition(type_, ConditionStatus::True, "Error", &error);

@@ -126,8 +126,21 @@ pub(super) fn provider(snapshot: &Snapshot, id: KeyId, plugin: &Plugin) -> KmsCo
             Plugin::Managed(_) => names::endpoint(id),
             Plugin::External(endpoint) => endpoint.clone(),
         },
-        timeout: snapshot.wanted.kms_timeout.clone(),
+        timeout: timeout(snapshot, id),
     }
+}
+
+/// A timeout that cannot be read is a mistake of the spec, and changes nothing: it would be written as it stands.
+fn timeout(snapshot: &Snapshot, id: KeyId) -> String {
+    let stored = snapshot.key(id).and_then(|key| key.kms.as_ref()).map(|kms| &kms.provider.timeout);
+    match stored {
+        Some(stored) if !has_timeout(snapshot) => stored.clone(),
+        _ => snapshot.wanted.kms_timeout.clone(),
+    }
+}
+
+fn has_timeout(snapshot: &Snapshot) -> bool {
+    crate::duration::go(&snapshot.wanted.kms_timeout).is_ok_and(|timeout| !timeout.is_zero())
 }
 
 /// How a stored key differs from what it should be.
@@ -180,9 +193,8 @@ pub(super) fn difference(snapshot: &Snapshot, stored: &KmsKey, now: &Wanted<'_>)
     let old = stored.plugin.accepted.as_ref();
     // OpenShift's controllers accept no rendering: a key of theirs differs by what it says, not by what it lacks.
     let theirs = old.is_none() && snapshot.openshift().is_some();
-    if !theirs && old.map(|a| &a.settings) != accepted.map(|a| &a.settings)
-        || stored.provider.timeout != snapshot.wanted.kms_timeout
-    {
+    let settings = !theirs && old.map(|a| &a.settings) != accepted.map(|a| &a.settings);
+    if has_timeout(snapshot) && (settings || stored.provider.timeout != snapshot.wanted.kms_timeout) {
         fields.push("spec.plugins".to_owned());
     }
     let rendering = |a: Option<&AcceptedPlugin>| a.map(|a| (a.image.clone(), a.template.clone()));

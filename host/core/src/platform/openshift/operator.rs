@@ -35,10 +35,17 @@ pub(super) fn wanted(objects: &Objects, component: &Component) -> Wanted {
     spec.resources = Some(component.resources.iter().map(|name| (*name).to_owned()).collect());
     spec.plugins.timeout = overrides("/encryption/kms/timeout");
     spec.reencrypt = overrides("/encryption/reason");
+    let wanted = kubernetes::wanted(&spec);
+    // Where the admin wrote it here.
+    let field =
+        format!("{}/encryption/kms/timeout", component.overrides).trim_start_matches('/').replace('/', ".");
+    let mistakes =
+        wanted.mistakes.iter().map(|mistake| mistake.replace("spec.plugins.timeout", &field)).collect();
     Wanted {
         // A pod that is gone has no write under way: a converged revision is one that no older process serves beside.
         request_timeout: Duration::ZERO,
-        ..kubernetes::wanted(&spec)
+        mistakes,
+        ..wanted
     }
 }
 
