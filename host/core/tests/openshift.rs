@@ -476,7 +476,7 @@ fn unmanaged_does_nothing() {
     cluster.operator_spec = json!({"managementState": "Unmanaged"});
     let outcome = cluster.decide();
     assert_eq!((kinds(&outcome), outcome.converged), (vec![], false));
-    assert_eq!(outcome.waiting.unwrap().reason, "NotManaged");
+    assert_eq!(outcome.waiting.as_ref().unwrap().reason, "NotManaged");
     assert_eq!(condition(&outcome, "EncryptionKeyControllerDegraded"), "False  ");
     let degraded = outcome.conditions.iter().filter(|c| c.type_.ends_with("Degraded"));
     assert!(degraded.into_iter().all(|c| c.status == ConditionStatus::False));

@@ -15,7 +15,7 @@ use keyward_core::formats::encryption_config::KmsConfiguration;
 use keyward_core::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use keyward_core::formats::revision::{AcceptedPlugin, PluginRecord, RevisionContent};
 use keyward_core::ids::{GroupResource, KeyId, Mode, RemoteKeyId, Revision};
-use keyward_core::machine::{self, Key};
+use keyward_core::machine::{self, Facts, Key};
 use keyward_core::platform::{FreshBytes, Given, Objects, Results, kubernetes};
 use keyward_core::provider::{Container, Evaluation, EvaluationRequest, Kek, ModuleDigest, Plugin};
 use keyward_core::{SecretBytes, names};
@@ -94,7 +94,7 @@ fn ten_keys() -> Result<(Objects, Results)> {
     let backed: Vec<Key> = keys.iter().map(Key::of).collect();
     let mut state = None;
     let content: RevisionContent = loop {
-        let next = machine::desired(state.as_ref(), &backed, &resources).state;
+        let next = machine::desired(state.as_ref(), &backed, &resources, &Facts::default()).state;
         if state.as_ref() == Some(&next) {
             break machine::encode(&next, None);
         }

@@ -47,7 +47,7 @@ pub(super) fn decide(
 
 fn encrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> (bool, &'static str, String) {
     let targets = &snapshot.wanted.resources;
-    if snapshot.keys.is_empty() && snapshot.undecodable.is_empty() {
+    if snapshot.usable().next().is_none() && snapshot.undecodable.is_empty() {
         return (false, "EncryptionDisabled", "Encryption is not enabled".to_owned());
     }
     let identity = |state: &State| {

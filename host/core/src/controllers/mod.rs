@@ -117,6 +117,8 @@ pub(crate) struct Turn {
     requeue_after: Option<Duration>,
     operand: String,
     converged: bool,
+    /// A key was given up in this turn: what the others see still has it, so that they wait for the next.
+    abandons: bool,
 }
 
 impl Turn {
@@ -131,10 +133,12 @@ impl Turn {
             requeue_after: None,
             operand: snapshot.component.clone(),
             converged,
+            abandons: false,
         }
     }
 
     pub(crate) fn act(&mut self, action: Action) {
+        self.abandons |= matches!(action, Action::AbandonKey { .. });
         self.actions.push(action);
     }
 

@@ -23,6 +23,7 @@ pub(super) fn decide(
     let next = match deployment {
         // CONTRACT 3: what cannot be judged leaves its condition as it is.
         Deployment::Blocked => return false,
+        _ if turn.abandons => return false,
         // CONTRACT 3.2: no C and no key secrets, nothing to do.
         Deployment::Nothing if deployed.desired.step == Step::NoKeys => {
             turn.degraded(DEGRADED, None);
