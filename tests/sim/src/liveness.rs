@@ -50,7 +50,8 @@ pub fn missing(world: &mut World) -> Option<String> {
     for n in world.running() {
         let server = &world.servers[n];
         if let Some((revision, config)) = &newest
-            && (server.loaded.hash != config.hash || world.file(n).is_none_or(|file| file.hash != config.hash))
+            && (server.loaded.hash != config.hash
+                || world.file(n).is_none_or(|file| file.hash != config.hash))
         {
             return Some(format!("node {n} has not loaded revision {revision}"));
         }
@@ -83,7 +84,7 @@ fn goal(world: &World, newest: Option<&crate::world::config::Config>) -> Option<
     let Some(config) = newest else {
         return (mode != Mode::Identity).then(|| "no revision was made".to_owned());
     };
-    let key = snapshot.keys.iter().find(|key| key.abandoned.is_none());
+    let key = snapshot.usable().next();
     let Some(key) = key else { return Some("there is no key secret".to_owned()) };
     if key.mode != mode {
         return Some(format!("the newest key is {} and {mode} is wanted", key.mode));
@@ -94,13 +95,27 @@ fn goal(world: &World, newest: Option<&crate::world::config::Config>) -> Option<
     {
         return Some(format!("key {} has another configuration than is wanted", key.id));
     }
+    for (resource, ways) in world.etcd.stored.iter().enumerate() {
+        let wanted = snapshot.wanted.resources.iter().filter_map(index_of).any(|index| index == resource);
+        if let Some(other) = ways.iter().find(|sealed| !wanted && sealed.key().is_some()) {
+            let name = crate::world::config::RESOURCES[resource];
+            return Some(format!("{name} left the list and are still stored as {other:?}"));
+        }
+    }
     for resource in snapshot.wanted.resources.iter().filter_map(index_of) {
         if config.write_key(resource) != Some(key.id) {
-            return Some(format!("{} are not written with key {}", crate::world::config::RESOURCES[resource], key.id));
+            return Some(format!(
+                "{} are not written with key {}",
+                crate::world::config::RESOURCES[resource],
+                key.id
+            ));
         }
         let own = |id: Option<KeyId>| if mode == Mode::Identity { id.is_none() } else { id == Some(key.id) };
         if let Some(other) = world.etcd.stored[resource].iter().find(|sealed| !own(sealed.key())) {
-            return Some(format!("{} are still stored as {other:?}", crate::world::config::RESOURCES[resource]));
+            return Some(format!(
+                "{} are still stored as {other:?}",
+                crate::world::config::RESOURCES[resource]
+            ));
         }
     }
     None

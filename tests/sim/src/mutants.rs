@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use keyward_core::api::{HealthStatus, NodePlugin, PluginHealth};
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, Identity, ProviderConfiguration};
+use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::{KeyId, RemoteKeyId};
 use keyward_core::node::{self, Decision, Instance, Observed, Step};
 use keyward_core::outcome::{Action, Outcome};
 use keyward_core::snapshot::Snapshot;
 
-use crate::invariants::{self, Violation};
 use crate::explore::Way;
 use crate::explore::random::{self, Plan};
+use crate::invariants::{self, Violation};
 use crate::world::World;
 use crate::world::step::Kind;
 
@@ -66,6 +67,8 @@ mutants! {
     InstallEarly = "the agent installs a configuration before its plugins answer", &[Kind::Restart];
     StopEarly = "the agent stops a plugin that the API server still needs", &[];
     SwitchBlind = "the agent turns a key's link to a plugin that was never asked", &[Kind::Spec];
+    RetireEarly = "a KMS provider leaves while etcd's history may need it", &[Kind::Spec];
+    AbandonPublished = "a key is superseded that was a write key", &[Kind::Spec];
     InstallOther = "the agent installs the newest revision that it has, not the one that it is told", &[];
 }
 
@@ -86,11 +89,16 @@ impl Mutant {
                     snapshot.ages.insert("converged".to_owned(), age);
                 }
             }
+            Self::RetireEarly => {
+                snapshot.compacted.extend(snapshot.migrations.keys().cloned());
+            }
             Self::ReuseNumber => {
                 snapshot.highest_key = snapshot.keys.first().map_or(KeyId(0), |key| key.id);
             }
             Self::DecideBlind => snapshot.unreadable.clear(),
-            Self::ForgetServer => snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some()),
+            Self::ForgetServer => {
+                snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some())
+            }
             Self::TwoKeysAtOnce => {
                 let wanted = snapshot.wanted.resources.clone();
                 if let Some(key) = snapshot.keys.first_mut() {
@@ -116,7 +124,9 @@ impl Mutant {
                 applied(outcome, |id, first, oldest| first == Some(id) || oldest != Some(id));
             }
             Self::StopsReading => applied(outcome, |id, first, _| {
-                first.is_none_or(|first| first == id || snapshot.key(first).is_some_and(|k| k.write_published.is_some()))
+                first.is_none_or(|first| {
+                    first == id || snapshot.key(first).is_some_and(|k| k.write_published.is_some())
+                })
             }),
             Self::MigrateEarly => migrate_early(snapshot, outcome),
             Self::RecordEarly => record_early(snapshot, outcome),
@@ -124,6 +134,12 @@ impl Mutant {
                 if let Some((revision, stored)) = snapshot.revisions.last_key_value() {
                     let resource_version = stored.resource_version.clone();
                     outcome.actions.push(Action::DeleteRevision { revision: *revision, resource_version });
+                }
+            }
+            Self::AbandonPublished => {
+                if let Some(key) = snapshot.usable().next().filter(|key| key.write_published.is_some()) {
+                    let key = Box::new(KeySecret { abandoned: Some("now".into()), ..key.clone() });
+                    outcome.actions.insert(0, Action::AbandonKey { key, reason: "it is old".into() });
                 }
             }
             Self::RenameProvider => renamed(outcome),
@@ -226,8 +242,13 @@ fn converged(snapshot: &mut Snapshot) {
         status.loaded_hash = Some(content.hash());
         status.revision = revision;
         let digests = content.digests().into_iter();
-        status.plugins =
-            digests.map(|(key_id, digest)| NodePlugin { key_id, digest, ready: true, health: health() }).collect();
+        let plugin = |(key_id, digest): (KeyId, keyward_core::ids::PluginDigest)| NodePlugin {
+            key_id,
+            digest,
+            ready: true,
+            health: health(),
+        };
+        status.plugins = digests.map(plugin).collect();
     }
 }
 
@@ -250,8 +271,12 @@ fn rewritten(outcome: &mut Outcome, change: impl Fn(&mut Vec<ProviderConfigurati
         let config = EncryptionConfiguration::new(entries);
         let whole = RevisionContent::new(config, content.plugins.clone());
         let left = whole.kms_keys();
-        let plugins: BTreeMap<_, _> =
-            whole.plugins.iter().filter(|(id, _)| left.contains(id)).map(|(id, p)| (*id, p.clone())).collect();
+        let plugins: BTreeMap<_, _> = whole
+            .plugins
+            .iter()
+            .filter(|(id, _)| left.contains(id))
+            .map(|(id, p)| (*id, p.clone()))
+            .collect();
         **content = RevisionContent::new(whole.config.clone(), plugins);
     }
 }

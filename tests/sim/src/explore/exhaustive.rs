@@ -106,13 +106,17 @@ pub fn explore(bounds: &Bounds, mut progress: impl FnMut(&Found)) -> Found {
 }
 
 fn fingerprint(frame: &Frame) -> u128 {
-    frame.world.print() ^ (((frame.asked as u128) << 8) | frame.faults as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C)
+    frame.world.print()
+        ^ (((frame.asked as u128) << 8) | frame.faults as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C)
 }
 
 fn next(bounds: &Bounds, frame: &Frame) -> Vec<(Step, usize, usize)> {
     let world = &frame.world;
-    let mut steps: Vec<(Step, usize, usize)> =
-        scenario::ordinary(world).into_iter().chain(scenario::mending(world)).map(|step| (step, 0, 0)).collect();
+    let mut steps: Vec<(Step, usize, usize)> = scenario::ordinary(world)
+        .into_iter()
+        .chain(scenario::mending(world))
+        .map(|step| (step, 0, 0))
+        .collect();
     if let Some(spec) = bounds.script.get(frame.asked) {
         steps.push((Step::to(Kind::Spec, *spec), 0, 1));
     }

@@ -46,7 +46,11 @@ impl std::str::FromStr for Way {
 }
 
 /// Goes a way, from where it begins to the first violation, or to its end and on to where all should be well.
-pub fn replay(way: &Way, mutant: Option<Mutant>, mut told: impl FnMut(&World, Option<Step>)) -> Option<Violation> {
+pub fn replay(
+    way: &Way,
+    mutant: Option<Mutant>,
+    mut told: impl FnMut(&World, Option<Step>),
+) -> Option<Violation> {
     let mut world = scenario::settled(way.nodes, &way.specs);
     world.mutant = mutant;
     told(&world, None);

@@ -51,16 +51,8 @@ pub struct Found {
 }
 
 /// Beginnings: nodes, and what is in force.
-const BEGINNINGS: [(usize, &[usize]); 8] = [
-    (3, &[]),
-    (3, &[3]),
-    (3, &[1]),
-    (3, &[3, 5]),
-    (2, &[3]),
-    (3, &[1, 3]),
-    (3, &[3, 0]),
-    (2, &[5, 1, 3]),
-];
+const BEGINNINGS: [(usize, &[usize]); 8] =
+    [(3, &[]), (3, &[3]), (3, &[1]), (3, &[3, 5]), (2, &[3]), (3, &[1, 3]), (3, &[3, 0]), (2, &[5, 1, 3])];
 
 /// Beginnings, gone to once.
 pub struct Beginnings(Vec<(Way, World)>);

@@ -11,7 +11,7 @@ use super::server::{Life, NAMES, Server};
 use super::step::Kind;
 
 /// What may be asked for: the mode, and for a KMS the KEK and an image.
-pub const MENU: [(&str, Option<(u8, u8)>); 8] = [
+pub(crate) const MENU: [(&str, Option<(u8, u8)>); 8] = [
     ("identity", None),
     ("aescbc", None),
     ("aesgcm", None),
@@ -108,16 +108,15 @@ impl World {
             .map(|(revision, config)| (*revision, config.hash.clone()))
             .find(|(_, hash)| self.running().any(|n| self.servers[n].loaded.hash == *hash));
         let encrypted = self.running().any(|n| self.servers[n].loaded.content.is_some());
-        let newer = self.running().any(|n| {
-            self.api.configs.values().all(|config| config.hash != self.servers[n].loaded.hash)
-        });
+        let newer = self
+            .running()
+            .any(|n| self.api.configs.values().all(|config| config.hash != self.servers[n].loaded.hash));
         if encrypted && (in_force.is_none() || newer) {
             return;
         }
         self.servers[n] = Arc::new(Server::new(&zero, Life::Held));
         let api = Arc::make_mut(&mut self.api);
-        let (revision, hash) = in_force
-            .map_or((Default::default(), None), |(n, hash)| (n, Some(hash)));
+        let (revision, hash) = in_force.map_or((Default::default(), None), |(n, hash)| (n, Some(hash)));
         let canaries = api
             .snapshot
             .servers

@@ -159,10 +159,13 @@ impl Config {
     pub fn write_key(&self, resource: usize) -> Option<KeyId> {
         let providers = self.providers(resource);
         match providers.first()? {
-            Provider::Identity => providers.iter().filter_map(|p| match p {
-                Provider::Marker(id) => Some(*id),
-                _ => None,
-            }).max(),
+            Provider::Identity => providers
+                .iter()
+                .filter_map(|p| match p {
+                    Provider::Marker(id) => Some(*id),
+                    _ => None,
+                })
+                .max(),
             first => first.key(),
         }
     }

@@ -29,7 +29,8 @@ impl World {
             return;
         }
         let outcome = self.outcome(who);
-        if self.unreadable && outcome.actions.iter().any(|action| !matches!(action, Action::SetTarget { .. })) {
+        if self.unreadable && outcome.actions.iter().any(|action| !matches!(action, Action::SetTarget { .. }))
+        {
             self.fails("S7", format!("decided though Secrets are unreadable: {}", kinds(&outcome)));
         }
         let operator = &mut self.operators[who];
@@ -72,7 +73,8 @@ impl World {
         }
         let mut seen = api.snapshot.clone();
         if unreadable {
-            seen.unreadable.push(Unreadable { what: "secrets in keyward-system".into(), why: "timeout".into() });
+            seen.unreadable
+                .push(Unreadable { what: "secrets in keyward-system".into(), why: "timeout".into() });
             seen.keys.clear();
             seen.revisions.clear();
             (seen.candidate, seen.candidate_version) = (None, None);
