@@ -4,6 +4,7 @@
 
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::names::{KUBE_APISERVER, NAMESPACE};
+use keyward_core::node::{Instance, pod};
 use keyward_fuzz::entries;
 use libfuzzer_sys::fuzz_target;
 
@@ -17,7 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let _ = format!("{key:?}");
     if let Some(kms) = &key.kms {
-        let _ = (kms.plugin.digest(key.id), keyward_core::node::pod::check(key.id, &kms.plugin));
+        if let Some(digest) = kms.plugin.digest(key.id) {
+            let _ = pod::check(&Instance::new(key.id, &digest), &kms.plugin);
+        }
     }
     let written = key.encode(NAMESPACE, KUBE_APISERVER).expect("what was read can be written");
     let mut again = KeySecret::decode(&written).expect("what was written can be read");

@@ -16,8 +16,11 @@ fuzz_target!(|bytes: &[u8]| {
             decode_plugins("candidate", &encode_plugins(&plugins)).expect("what was written can be read");
         assert_eq!(again, plugins);
         for (id, plugin) in &plugins {
-            assert_eq!(plugin.digest(*id).is_some(), plugin.salt.is_some());
-            let _ = node::pod::check(*id, plugin);
+            let digest = plugin.digest(*id);
+            assert_eq!(digest.is_some(), plugin.salt.is_some());
+            if let Some(digest) = digest {
+                let _ = node::pod::check(&node::Instance::new(*id, &digest), plugin);
+            }
         }
     }
     let content = match RevisionContent::decode("encryption-config-1", &data) {

@@ -91,7 +91,11 @@ fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     world.stuck = Some("configmaps".into());
     run(&mut world, 60);
     assert!(world.config()["configmaps"].starts_with("kms:2,"), "{}", world.config()["configmaps"]);
-    assert!(world.condition("Encrypted").contains("EncryptionInProgress"), "{}", world.condition("Encrypted"));
+    assert!(
+        world.condition("Encrypted").contains("EncryptionInProgress"),
+        "{}",
+        world.condition("Encrypted")
+    );
     world.stuck = None;
     world.settle();
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
@@ -174,6 +178,20 @@ fn a_wrong_spec_does_not_keep_credentials_from_being_followed() {
     run(&mut world, 20);
     assert!(world.condition(KEY_CONTROLLER).contains("Required value"));
     assert!(world.kinds().contains(&"SyncData".to_owned()));
+}
+
+/// A timeout that the API server could not read is named, and not rolled out: that configuration would be refused.
+#[test]
+fn a_wrong_timeout_changes_nothing() {
+    let mut world = enabled();
+    let before = world.log.len();
+    world.spec().plugins.timeout = Some("soon".into());
+    world.settle();
+    assert!(world.condition(KEY_CONTROLLER).contains("spec.plugins.timeout"));
+    assert_eq!(world.log.len(), before, "{:#?}", world.log);
+    world.spec().plugins.timeout = Some("25s".into());
+    world.settle();
+    assert!(world.kinds().contains(&"UpdateKey".to_owned()));
 }
 
 /// A key secret that cannot be made costs no number and no second preflight.

@@ -197,6 +197,8 @@ pub fn action(world: &mut World, action: &Action) {
         | Action::ClearPreflight { .. }
         | Action::SetTarget { .. }
         | Action::RecordPublication { .. }
+        | Action::RequireConfigHash { .. }
+        | Action::ApplyManagedConfig { .. }
         | Action::ForgetMigrated { .. }
         | Action::StartMigration { .. } => None,
     };

@@ -213,7 +213,7 @@ pub struct KeyStatus {
     pub key_id: KeyId,
     /// How it encrypts.
     pub mode: Mode,
-    /// `write`, `read`, `pending` (in no revision yet) or `unused`.
+    /// `write`, `read`, `pending` (in no revision yet), `unused`, `abandoned` or `retired` (its secret is gone).
     pub role: String,
     /// The provider's type, for KMS keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]

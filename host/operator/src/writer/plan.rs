@@ -88,6 +88,9 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
         Action::RetireKey { key_id, resource_version } | Action::DeleteKey { key_id, resource_version } => {
             delete(names::key_secret(names::KUBE_APISERVER, *key_id), resource_version, objects)
         }
+        Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {
+            return Err(ActionError::Platform(action.kind()));
+        }
         Action::DeleteRevision { revision, resource_version } => {
             delete(names::revision_secret(*revision), resource_version, objects)
         }

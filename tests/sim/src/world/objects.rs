@@ -239,6 +239,8 @@ impl Api {
                 };
                 self.start_migration(resource, spec, resource_version.as_deref())?;
             }
+            // OpenShift's.
+            Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => return Err(Refused),
             Action::DeleteRevision { revision, resource_version } => {
                 if let Some(stored) = self.snapshot.revisions.get(revision) {
                     require(stored.resource_version == *resource_version)?;

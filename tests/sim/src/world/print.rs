@@ -114,6 +114,7 @@ impl World {
                 p.flag(stored == resource_version.as_ref());
             }
             Action::DeleteRevision { revision, .. } => p.put(rank(revision)),
+            Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {}
             Action::RetireKey { key_id, resource_version }
             | Action::DeleteKey { key_id, resource_version } => {
                 p.put(key_id.0);
