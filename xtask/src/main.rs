@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod demo;
 mod fuzz;
+mod sim;
 mod test;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Task {
     Bench(bench::Options),
     /// The fuzz targets, each for a while; a finding is an error
     Fuzz(fuzz::Options),
+    /// The world around Keyward's decisions, explored: completely for small bounds, and by chance
+    Sim(sim::Options),
     /// Build the provider modules into target/providers/NAME.wasm
     Providers,
     /// Build etcd, kube-apiserver and kube-controller-manager into target/tools/control-plane
@@ -55,6 +58,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Ci => ci::run(&tools),
         Task::Bench(options) => bench::run(&tools, &options),
         Task::Fuzz(options) => fuzz::run(&tools, &options),
+        Task::Sim(options) => sim::run(&tools, &options),
         Task::Providers => {
             let folder = tools.providers()?;
             progress::say(&format!("provider modules are in {}", folder.display()));

@@ -53,6 +53,8 @@ pub struct Books {
     pub encrypted: [bool; RESOURCES.len()],
     /// Nodes whose objects an admin has deleted.
     pub left: [bool; NAMES.len()],
+    /// The highest revision that was ever made.
+    pub latest: Option<(Revision, Arc<Config>)>,
     /// An admin laid hands on key secrets.
     pub tampered: bool,
     /// How often each KEK had been made anew when the candidate was written.
@@ -136,7 +138,10 @@ fn plain(world: &World) -> Option<(&'static str, String)> {
     for n in world.running() {
         let loaded = &world.servers[n].loaded;
         for (resource, name) in RESOURCES.iter().enumerate() {
-            let encrypted = world.books.encrypted[resource];
+            // What is to be written in plain text from the latest revision on is asked for: it left the list.
+            let latest = world.books.latest.as_ref();
+            let encrypted = world.books.encrypted[resource]
+                && latest.is_some_and(|(_, config)| config.writer(resource) != Provider::Identity);
             let plain = loaded.writer(resource) == Provider::Identity && loaded.write_key(resource).is_none();
             if encrypted && plain {
                 return Some(("S9", format!("{name} are written in plain text at {}", NAMES[n])));
@@ -150,8 +155,8 @@ fn remember(world: &mut World) {
     let converged = world.api.configs.get(&world.api.snapshot.last_converged).cloned();
     for resource in 0..RESOURCES.len() {
         let encrypts = converged.as_ref().is_some_and(|config| config.writer(resource) != Provider::Identity);
-        if encrypts && !world.books.encrypted[resource] {
-            Arc::make_mut(&mut world.books).encrypted[resource] = true;
+        if converged.is_some() && encrypts != world.books.encrypted[resource] {
+            Arc::make_mut(&mut world.books).encrypted[resource] = encrypts;
         }
     }
     let restored: Vec<usize> = world
@@ -185,10 +190,16 @@ pub fn action(world: &mut World, action: &Action) {
         Action::ApplyConfig { revision, .. } => applied(world, *revision),
         Action::RecordMigrated { resource, key } => migrated(world, resource, key.id),
         Action::DeleteRevision { revision, .. } => deleted(world, *revision),
+        Action::RecordRotation { key, .. } => rotated(world, key),
+        Action::AbandonKey { key, .. } => abandoned(world, key.id),
+        Action::RetireKey { key_id, .. } | Action::DeleteKey { key_id, .. } => retired(world, *key_id),
         Action::RecordHighWater { .. }
         | Action::ClearPreflight { .. }
         | Action::SetTarget { .. }
         | Action::RecordPublication { .. }
+        | Action::RequireConfigHash { .. }
+        | Action::ApplyManagedConfig { .. }
+        | Action::ForgetMigrated { .. }
         | Action::StartMigration { .. } => None,
     };
     if let Some((rule, what)) = wrong {
@@ -198,7 +209,7 @@ pub fn action(world: &mut World, action: &Action) {
 
 type Wrong = Option<(&'static str, String)>;
 
-/// S5 and S6.
+/// S5.
 fn created(world: &mut World, key: &KeySecret) -> Wrong {
     let id = key.id;
     if world.books.keys.contains_key(&id) {
@@ -216,8 +227,7 @@ fn created(world: &mut World, key: &KeySecret) -> Wrong {
     });
     let resources = world.api.snapshot.wanted.resources.clone();
     Arc::make_mut(&mut world.books).keys.insert(id, Meaning { mode: key.mode, kek, resources });
-    let under_way = unsettled(world);
-    (under_way.len() > 1).then(|| ("S6", format!("keys {under_way:?} are in transition at once")))
+    None
 }
 
 /// Keys that were made and are not through.
@@ -230,7 +240,7 @@ fn unsettled(world: &World) -> Vec<KeyId> {
         let index = resources().iter().position(|known| known == resource);
         newest.is_some_and(|config| index.is_some_and(|index| config.lists[index].is_some()))
     };
-    let keys = world.api.snapshot.keys.iter().filter(|key| key.abandoned.is_none());
+    let keys = world.api.snapshot.keys.iter().filter(|key| !key.is_abandoned());
     let unsettled = keys.filter(|key| {
         let meant = world.books.keys.get(&key.id).map(|m| m.resources.as_slice()).unwrap_or_default();
         !meant
@@ -254,19 +264,35 @@ fn same_kek(world: &World, key: &KeySecret) -> Wrong {
     })
 }
 
-/// S2, S3 and S7.
+/// S2, S3, S6, S7 and S9.
 fn applied(world: &mut World, revision: Revision) -> Wrong {
     let config = world.api.configs.get(&revision)?.clone();
     let before = world.books.revisions.get(&revision);
     if let Some(before) = before.filter(|hash| **hash != config.hash.0) {
         return Some(("S7", format!("revision {revision} was {before} and is made anew as {}", config.hash)));
     }
-    Arc::make_mut(&mut world.books).revisions.insert(revision, config.hash.0.clone());
+    let before = world.books.latest.clone().filter(|(latest, _)| *latest < revision);
+    let books = Arc::make_mut(&mut world.books);
+    books.revisions.insert(revision, config.hash.0.clone());
+    if books.latest.as_ref().is_none_or(|(latest, _)| *latest < revision) {
+        books.latest = Some((revision, config.clone()));
+    }
+    let under_way: Vec<KeyId> = unsettled(world).into_iter().filter(|id| config.keys.contains(id)).collect();
+    if under_way.len() > 1 {
+        return Some(("S6", format!("revision {revision} has keys {under_way:?} in transition at once")));
+    }
     for (resource, name) in RESOURCES.iter().enumerate() {
         if config.lists[resource].is_none()
             && world.servers.iter().all(|s| s.loaded.lists[resource].is_none())
         {
             continue;
+        }
+        // S9
+        let wanted = world.api.snapshot.wanted.resources.contains(&resources()[resource]);
+        let encrypted =
+            before.as_ref().is_some_and(|(_, before)| before.writer(resource) != Provider::Identity);
+        if wanted && encrypted && config.write_key(resource).is_none() {
+            return Some(("S9", format!("revision {revision} writes {name} in plain text")));
         }
         // Decisions 5
         if let Some(key) = config.write_key(resource).and_then(|id| world.api.snapshot.key(id))
@@ -305,6 +331,18 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
                 ));
             }
         }
+        // Decisions 7
+        let history = world.etcd.history[resource].iter().filter(|sealed| !is_lost(world, *sealed));
+        for sealed in history.filter(|sealed| matches!(sealed, Sealed::Kms { .. })) {
+            if before.as_ref().is_some_and(|(_, before)| has(before, resource, sealed))
+                && !has(&config, resource, sealed)
+            {
+                return Some((
+                    "S3",
+                    format!("revision {revision} lacks what {name} had in etcd's history: {sealed:?}"),
+                ));
+            }
+        }
     }
     None
 }
@@ -330,15 +368,53 @@ fn deleted(world: &World, revision: Revision) -> Wrong {
 }
 
 /// S4, when a key secret is deleted by us.
-pub fn key_deleted(world: &mut World, id: KeyId) {
+fn retired(world: &World, id: KeyId) -> Wrong {
     let used = |config: &Config| config.keys.contains(&id);
-    let deployed = world.running().any(|n| used(&world.servers[n].loaded));
-    if deployed || world.api.configs.values().next_back().is_some_and(|config| used(config)) {
-        world.fails(
-            "S4",
-            format!("the secret of key {id} is deleted, and it stands in a deployed configuration"),
-        );
+    let loaded = (0..world.servers.len()).any(|n| {
+        world.servers[n].life != Life::Absent
+            && (used(&world.servers[n].loaded) || world.file(n).is_some_and(|file| used(&file)))
+    });
+    let stored = world.api.configs.values().any(|config| used(config));
+    (loaded || stored)
+        .then(|| ("S4", format!("the secret of key {id} is deleted, and a configuration has it")))
+}
+
+/// The same, when it is done on purpose.
+pub(crate) fn key_deleted(world: &mut World, id: KeyId) {
+    if let Some((rule, what)) = retired(world, id) {
+        world.fails(rule, what);
     }
+}
+
+/// Decisions 5: nothing may be stored under a key that is superseded.
+fn abandoned(world: &World, id: KeyId) -> Wrong {
+    let writes =
+        |config: &Config| (0..RESOURCES.len()).any(|resource| config.write_key(resource) == Some(id));
+    let published = world.api.configs.values().any(|config| writes(config))
+        || world.running().any(|n| writes(&world.servers[n].loaded));
+    let stored = world.etcd.stored.iter().any(|ways| ways.iter().any(|sealed| sealed.key() == Some(id)));
+    (published || stored).then(|| ("D5", format!("key {id} is abandoned and was a write key")))
+}
+
+/// Decisions 6: what is recorded as re-encrypted after a rotation is.
+fn rotated(world: &World, key: &KeySecret) -> Wrong {
+    let recorded = key.remote_key_id.as_ref()?;
+    let behind = |sealed: &Sealed| match sealed {
+        Sealed::Kms { key: id, kek, made, version } if *id == key.id => {
+            let kms = kms::Kms { made: *made, version: *version, ..world.kms[usize::from(*kek)] };
+            let now = world.kms[usize::from(*kek)];
+            kms::remote_key_id(*kek, kms) != *recorded
+                && *version < now.version
+                && *made == now.made
+                && kms::remote_key_id(*kek, now) == *recorded
+        }
+        _ => false,
+    };
+    let other = world.etcd.stored.iter().flat_map(|ways| ways.iter()).find(behind)?;
+    Some((
+        "S3",
+        format!("key {} is recorded as re-encrypted under {recorded}, and there is {other:?}", key.id),
+    ))
 }
 
 /// When an agent has turned a key's link to another plugin.

@@ -84,7 +84,7 @@ fn goal(world: &World, newest: Option<&crate::world::config::Config>) -> Option<
     let Some(config) = newest else {
         return (mode != Mode::Identity).then(|| "no revision was made".to_owned());
     };
-    let key = snapshot.keys.iter().find(|key| key.abandoned.is_none());
+    let key = snapshot.usable().next();
     let Some(key) = key else { return Some("there is no key secret".to_owned()) };
     if key.mode != mode {
         return Some(format!("the newest key is {} and {mode} is wanted", key.mode));
@@ -94,6 +94,13 @@ fn goal(world: &World, newest: Option<&crate::world::config::Config>) -> Option<
         && kms.plugin.kms != *wanted
     {
         return Some(format!("key {} has another configuration than is wanted", key.id));
+    }
+    for (resource, ways) in world.etcd.stored.iter().enumerate() {
+        let wanted = snapshot.wanted.resources.iter().filter_map(index_of).any(|index| index == resource);
+        if let Some(other) = ways.iter().find(|sealed| !wanted && sealed.key().is_some()) {
+            let name = crate::world::config::RESOURCES[resource];
+            return Some(format!("{name} left the list and are still stored as {other:?}"));
+        }
     }
     for resource in snapshot.wanted.resources.iter().filter_map(index_of) {
         if config.write_key(resource) != Some(key.id) {

@@ -1,134 +1,178 @@
-//! `keyward-sim`: explores, and tells what was found; the last line has the figures.
+//! `keyward-sim`: explores the world around Keyward's decisions. The last line has the figures.
 
+#![allow(clippy::indexing_slicing)] // nodes are counted by the same list everywhere
 use std::process::ExitCode;
+use std::time::Instant;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use keyward_test_sim::explore::random::{self, Plan};
+use keyward_test_sim::explore::{Way, exhaustive, replay, shrink};
+use keyward_test_sim::invariants::Violation;
+use keyward_test_sim::mutants::Mutant;
+use keyward_test_sim::scenario;
+use keyward_test_sim::world::World;
+use keyward_test_sim::world::step::{Kind, Step};
 
 #[derive(Parser)]
+#[command(name = "keyward-sim", about = "Explores the world around Keyward's decisions")]
 struct Options {
-    /// How many random schedules
-    #[arg(long, default_value_t = 1000)]
+    /// How many random schedules of 200 steps with up to three API servers
+    #[arg(long, default_value_t = 2000)]
     schedules: u64,
-    /// The seed of the first
+    /// The seed of the first; each schedule has the next
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How many schedules at a time
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// From the end of each of so many schedules it is seen whether all ends well; 0 for none
+    #[arg(long, default_value_t = 16)]
+    ends: u64,
+    /// What is explored completely
+    #[arg(long, value_enum, default_value_t = Complete::Small)]
+    complete: Complete,
+    /// What is not to befall the world, as steps are called
     #[arg(long, value_delimiter = ',')]
-    without: Vec<keyward_test_sim::world::step::Kind>,
-    #[arg(long)]
-    script: Option<String>,
-    #[arg(long, default_value_t = 1)]
-    nodes: usize,
-    #[arg(long, default_value_t = 0)]
-    faults: usize,
-    #[arg(long, default_value_t = 1000000)]
-    most: usize,
+    without: Vec<Kind>,
+    /// Run the mistakes that are made on purpose, and see that each is found
     #[arg(long)]
     mutants: bool,
-    #[arg(long)]
-    live: bool,
-    /// A way to go again
+    /// Go one way again: NODES/SPECS/STEPS, as printed with a violation
     #[arg(long)]
     replay: Option<String>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Complete {
+    /// Nothing
+    None,
+    /// What takes seconds
+    Small,
+    /// What takes long
+    Large,
+}
+
 fn main() -> ExitCode {
-    let o = Options::parse();
-    use keyward_test_sim::explore::{random::*, *};
-    if let Some(way) = o.replay {
-        let way: Way = way.parse().unwrap();
-        let v = replay(&way, None, |w, s| {
-            let c: Vec<_> = w
-                .api
-                .configs
-                .iter()
-                .map(|(n, c)| {
-                    format!(
-                        "{n}:{}",
-                        c.content
-                            .as_ref()
-                            .unwrap()
-                            .config
-                            .lists()
-                            .iter()
-                            .map(|(k, v)| format!("{}={}", &k[..1], v.join(",")))
-                            .collect::<Vec<_>>()
-                            .join(";")
-                    )
-                })
-                .collect();
-            let o = w.clone().decided();
-            println!(
-                "      {:?} {}",
-                o.waiting,
-                o.actions.iter().map(|a| a.kind()).collect::<Vec<_>>().join(",")
-            );
-            println!(
-                "{:20} keys {:?} revs {} loaded {:?}",
-                s.map(|s| s.to_string()).unwrap_or_default(),
-                w.key_ids().map(|k| k.0).collect::<Vec<_>>(),
-                c.join(" "),
-                w.running().map(|n| w.servers[n].loaded.hash.0[7..11].to_string()).collect::<Vec<_>>()
-            )
-        });
-        println!("{v:?}");
-        return ExitCode::SUCCESS;
-    }
-    let t = std::time::Instant::now();
-    if o.mutants {
-        for m in keyward_test_sim::mutants::Mutant::ALL {
-            let t = std::time::Instant::now();
-            match m.hunt(1000, o.seed, 2) {
-                Some((n, v, _)) => println!("caught {m:?} after {n}: {v} {:?}", t.elapsed()),
-                None => println!("NOT CAUGHT {m:?} {:?}", t.elapsed()),
+    let options = Options::parse();
+    let good = match &options.replay {
+        Some(way) => again(way),
+        None if options.mutants => mutants(&options),
+        None => explore(&options),
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn explore(options: &Options) -> bool {
+    let (mut states, mut steps, mut violations) = (0, 0, 0);
+    let bounds = match options.complete {
+        Complete::None => Vec::new(),
+        Complete::Small => scenario::small(),
+        Complete::Large => scenario::large(),
+    };
+    for (what, mut bounds) in bounds {
+        bounds.without.clone_from(&options.without);
+        let began = Instant::now();
+        let found = exhaustive::explore(&bounds, |found| {
+            if found.states.is_multiple_of(100_000) {
+                println!("   {} states so far", found.states);
             }
+        });
+        let whole = if found.complete { "complete" } else { "stopped" };
+        println!("{what}: {} states, {} steps, {whole}, {:.1?}", found.states, found.steps, began.elapsed());
+        for (violation, way) in &found.violations {
+            tell(violation, way);
         }
-        return ExitCode::SUCCESS;
+        states += found.states;
+        steps += found.steps as u64;
+        violations += found.violations.len();
     }
-    if let Some(script) = o.script {
-        let b = exhaustive::Bounds {
-            nodes: o.nodes,
-            specs: vec![],
-            script: script.split(',').map(|x| x.parse().unwrap()).collect(),
-            faults: o.faults,
-            only: vec![],
-            most: o.most,
-            mutant: None,
-            without: o.without.clone(),
-            liveness: o.live,
-        };
-        let f =
-            exhaustive::explore(&b, |f| println!("{} states {} steps {:?}", f.states, f.steps, t.elapsed()));
-        for (v, w) in &f.violations {
-            println!("{v}");
-            let w = shrink::shrink(w, None, v.rule);
-            println!("  {w}");
-        }
-        println!("{} states {} steps complete {} {:?}", f.states, f.steps, f.complete, t.elapsed());
-        return ExitCode::SUCCESS;
-    }
-    let f = random::explore(&Plan {
-        schedules: o.schedules,
-        seed: o.seed,
+    let began = Instant::now();
+    let found = random::explore(&Plan {
+        schedules: options.schedules,
+        seed: options.seed,
+        without: options.without.clone(),
+        only: None,
         length: 200,
         mutant: None,
-        without: o.without.clone(),
-        only: None,
-        liveness_each: 16,
-        threads: 2,
-        enough: 6,
+        liveness_each: options.ends,
+        threads: options.threads,
+        enough: 5,
     });
-    for (s, v, w) in &f.violations {
-        println!("seed {s}: {v}");
-        let w = shrink::shrink(w, None, v.rule);
-        println!("  {w}");
+    for (seed, violation, way) in &found.violations {
+        println!("seed {seed}:");
+        tell(violation, way);
     }
+    let spent = began.elapsed();
     println!(
-        "{} schedules, {} steps, {} ends, {} violations, {:?}",
-        f.schedules,
-        f.steps,
-        f.ends,
-        f.violations.len(),
-        t.elapsed()
+        "{} schedules in {spent:.1?}; from {} it was seen that all ends well",
+        found.schedules, found.ends
     );
-    ExitCode::SUCCESS
+    violations += found.violations.len();
+    steps += found.steps;
+    println!("schedules {}, steps {steps}, states {states}, violations {violations}", found.schedules);
+    violations == 0
+}
+
+fn tell(violation: &Violation, way: &Way) {
+    println!("   {violation}");
+    println!("   --replay {}", shrink::shrink(way, None, violation.rule));
+}
+
+fn mutants(options: &Options) -> bool {
+    let mut missed = 0;
+    for mutant in Mutant::ALL {
+        match mutant.hunt(options.schedules, options.seed, options.threads) {
+            Some((schedules, violation, _)) => {
+                println!("caught      {mutant:?}, schedule {schedules}: {}: {violation}", mutant.what());
+            }
+            None => {
+                missed += 1;
+                println!("NOT CAUGHT  {mutant:?}: {}", mutant.what());
+            }
+        }
+    }
+    println!("mutants {}, caught {}, not caught {missed}", Mutant::ALL.len(), Mutant::ALL.len() - missed);
+    missed == 0
+}
+
+fn again(way: &str) -> bool {
+    let way: Way = match way.parse() {
+        Ok(way) => way,
+        Err(error) => {
+            println!("{error}");
+            return false;
+        }
+    };
+    match replay(&way, None, show) {
+        Some(violation) => {
+            println!("{violation}");
+            false
+        }
+        None => {
+            println!("nothing is wrong");
+            true
+        }
+    }
+}
+
+/// The world after a step: keys, revisions, what each server has loaded, what the operator waits for.
+fn show(world: &World, step: Option<Step>) {
+    println!("{}", step.map_or("the beginning".to_owned(), |step| step.to_string()));
+    let keys: Vec<String> = world.key_ids().map(|id| id.to_string()).collect();
+    println!("    keys {}", keys.join(" "));
+    for (revision, config) in &world.api.configs {
+        let lists = config.content.as_ref().map(|content| content.config.lists()).unwrap_or_default();
+        let lists: Vec<String> =
+            lists.iter().map(|(name, list)| format!("{name}={}", list.join(","))).collect();
+        let at: Vec<String> = world
+            .running()
+            .filter(|n| world.servers[*n].loaded.hash == config.hash)
+            .map(|n| format!("n{n}"))
+            .collect();
+        println!("    revision {revision} {} loaded by [{}]", lists.join(";"), at.join(" "));
+    }
+    let outcome = world.clone().decided();
+    let waiting = outcome.waiting.map(|w| format!("{}: {}", w.reason, w.message)).unwrap_or_default();
+    let actions: Vec<&str> = outcome.actions.iter().map(keyward_core::outcome::Action::kind).collect();
+    println!("    next [{}] {waiting}", actions.join(" "));
 }

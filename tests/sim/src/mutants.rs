@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use keyward_core::api::{HealthStatus, NodePlugin, PluginHealth};
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, Identity, ProviderConfiguration};
+use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::{KeyId, RemoteKeyId};
 use keyward_core::node::{self, Decision, Instance, Observed, Step};
@@ -66,6 +67,8 @@ mutants! {
     InstallEarly = "the agent installs a configuration before its plugins answer", &[Kind::Restart];
     StopEarly = "the agent stops a plugin that the API server still needs", &[];
     SwitchBlind = "the agent turns a key's link to a plugin that was never asked", &[Kind::Spec];
+    RetireEarly = "a KMS provider leaves while etcd's history may need it", &[Kind::Spec];
+    AbandonPublished = "a key is superseded that was a write key", &[Kind::Spec];
     InstallOther = "the agent installs the newest revision that it has, not the one that it is told", &[];
 }
 
@@ -85,6 +88,9 @@ impl Mutant {
                     };
                     snapshot.ages.insert("converged".to_owned(), age);
                 }
+            }
+            Self::RetireEarly => {
+                snapshot.compacted.extend(snapshot.migrations.keys().cloned());
             }
             Self::ReuseNumber => {
                 snapshot.highest_key = snapshot.keys.first().map_or(KeyId(0), |key| key.id);
@@ -128,6 +134,12 @@ impl Mutant {
                 if let Some((revision, stored)) = snapshot.revisions.last_key_value() {
                     let resource_version = stored.resource_version.clone();
                     outcome.actions.push(Action::DeleteRevision { revision: *revision, resource_version });
+                }
+            }
+            Self::AbandonPublished => {
+                if let Some(key) = snapshot.usable().next().filter(|key| key.write_published.is_some()) {
+                    let key = Box::new(KeySecret { abandoned: Some("now".into()), ..key.clone() });
+                    outcome.actions.insert(0, Action::AbandonKey { key, reason: "it is old".into() });
                 }
             }
             Self::RenameProvider => renamed(outcome),
@@ -230,9 +242,13 @@ fn converged(snapshot: &mut Snapshot) {
         status.loaded_hash = Some(content.hash());
         status.revision = revision;
         let digests = content.digests().into_iter();
-        status.plugins = digests
-            .map(|(key_id, digest)| NodePlugin { key_id, digest, ready: true, health: health() })
-            .collect();
+        let plugin = |(key_id, digest): (KeyId, keyward_core::ids::PluginDigest)| NodePlugin {
+            key_id,
+            digest,
+            ready: true,
+            health: health(),
+        };
+        status.plugins = digests.map(plugin).collect();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::explore::exhaustive::Bounds;
 use crate::world::World;
 use crate::world::config::RESOURCES;
 use crate::world::server::{Life, NAMES};
@@ -49,7 +50,8 @@ pub fn ordinary(world: &World) -> Vec<Step> {
         }
     }
     steps.push(Step::to(Kind::Tick, 2));
-    if world.etcd.history != world.etcd.stored {
+    let open = (0..RESOURCES.len()).any(|resource| !world.api.compacted[resource]);
+    if open || world.etcd.history != world.etcd.stored {
         steps.push(Step::of(Kind::Compact));
     }
     steps
@@ -154,4 +156,47 @@ pub fn faults(world: &World) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// Bounds that are explored completely in seconds: for the tests.
+pub fn small() -> Vec<(&'static str, Bounds)> {
+    vec![
+        (
+            "1 API server, 3 keys (KMS a, KMS b, aescbc), no fault, all ends well",
+            bounds(1, &[], &[3, 5, 1], 0, true),
+        ),
+        ("2 API servers, 2 keys (KMS a, KMS b), no fault", bounds(2, &[], &[3, 5], 0, false)),
+        ("1 API server, 1 key (aescbc), every single fault", bounds(1, &[], &[1], 1, false)),
+    ]
+}
+
+/// Bounds that take a while.
+pub fn large() -> Vec<(&'static str, Bounds)> {
+    let mut all = small();
+    all.extend([
+        (
+            "1 API server, 3 keys (KMS a, KMS b, aescbc), every single fault",
+            bounds(1, &[], &[3, 5, 1], 1, false),
+        ),
+        (
+            "1 API server, 2 keys in force, then identity, every single fault",
+            bounds(1, &[3, 5], &[0], 1, true),
+        ),
+        ("2 API servers, 2 keys (KMS a, KMS b), every single fault", bounds(2, &[], &[3, 5], 1, false)),
+    ]);
+    all
+}
+
+fn bounds(nodes: usize, specs: &[usize], script: &[usize], faults: usize, liveness: bool) -> Bounds {
+    Bounds {
+        nodes,
+        specs: specs.to_vec(),
+        script: script.to_vec(),
+        faults,
+        only: Vec::new(),
+        without: Vec::new(),
+        most: 20_000_000,
+        mutant: None,
+        liveness,
+    }
 }

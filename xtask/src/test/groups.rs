@@ -21,6 +21,8 @@ pub(crate) enum Group {
     Providers,
     /// Modules that loop, swallow memory, import functions
     Hostile,
+    /// The world around the decisions, explored
+    Sim,
     /// Parsers of what comes from outside, fuzzed for a minute in all
     Fuzz,
     /// The KMS v2 server that stands in for a vendor's plugin
@@ -35,18 +37,28 @@ const KMS: &str = "keyward-test-kms-plugin";
 const CLUSTER: &str = "keyward-test-cluster";
 const E2E: &str = "keyward-test-e2e";
 const HOSTILE: &str = "keyward-test-hostile";
+const SIM: &str = "keyward-test-sim";
 /// All fuzz targets together; ten minutes each is for `cargo xtask fuzz`.
 const FUZZ_SECONDS: u64 = 60;
 
 impl Group {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Unit, Self::Providers, Self::Hostile, Self::Fuzz, Self::Kms, Self::Cluster, Self::E2e];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Unit,
+        Self::Providers,
+        Self::Hostile,
+        Self::Sim,
+        Self::Fuzz,
+        Self::Kms,
+        Self::Cluster,
+        Self::E2e,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
             Self::Providers => "providers",
             Self::Hostile => "hostile",
+            Self::Sim => "sim",
             Self::Fuzz => "fuzz",
             Self::Kms => "kms",
             Self::Cluster => "cluster",
@@ -59,6 +71,7 @@ impl Group {
             Self::Unit => "crates by themselves, and their documentation's examples",
             Self::Providers => "provider modules and their fixtures",
             Self::Hostile => "modules that misbehave",
+            Self::Sim => "the world around the decisions, explored",
             Self::Fuzz => "parsers of what comes from outside, for a minute in all",
             Self::Kms => "the KMS v2 server of the tests",
             Self::Cluster => "nodes, API servers and static pods of the harness",
@@ -82,6 +95,7 @@ impl Group {
             KMS => Self::Kms,
             E2E => Self::E2e,
             HOSTILE => Self::Hostile,
+            SIM => Self::Sim,
             // The harness's unit tests need no cluster.
             CLUSTER if program.integration => Self::Cluster,
             _ => Self::Unit,
@@ -144,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_test_program_belongs_to_exactly_one_group() {
-        for package in ["keyward-core", KMS, CLUSTER, E2E, HOSTILE, "xtask"] {
+        for package in ["keyward-core", KMS, CLUSTER, E2E, HOSTILE, SIM, "xtask"] {
             for integration in [false, true] {
                 let program = TestProgram::named(package, integration);
                 let groups: Vec<_> = Group::ALL.into_iter().filter(|group| group.has(&program)).collect();

@@ -11,7 +11,7 @@ use super::server::{Life, NAMES, Server};
 use super::step::Kind;
 
 /// What may be asked for: the mode, and for a KMS the KEK and an image.
-pub const MENU: [(&str, Option<(u8, u8)>); 8] = [
+pub(crate) const MENU: [(&str, Option<(u8, u8)>); 8] = [
     ("identity", None),
     ("aescbc", None),
     ("aesgcm", None),

@@ -94,7 +94,7 @@ pub fn evaluate(request: &EvaluationRequest, lies: bool) -> Result<Evaluation, P
         normalized: config,
         requirements: Vec::new(),
         facts: BTreeMap::new(),
-        field_order: vec![],
+        field_order: Vec::new(),
         module: ModuleDigest("sha256:test".into()),
     })
 }

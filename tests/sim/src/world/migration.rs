@@ -66,6 +66,9 @@ impl World {
         {
             return None;
         }
+        if let Sealed::Kms { key, .. } = sealed {
+            self.reaches(n, key)?;
+        }
         let now = self.writes(n, resource)?;
         if now != sealed {
             // Others may write so at this very instant, or have begun to.
@@ -85,7 +88,13 @@ impl World {
     fn tell_migration(&mut self, resource: usize, phase: MigrationPhase) {
         let failure = MigrationFailure { object: "n/o".into(), message: "no matching prefix found".into() };
         let failures = if phase == MigrationPhase::Failed { vec![failure] } else { Vec::new() };
-        let status = EncryptionMigrationStatus { phase, failures, ..EncryptionMigrationStatus::default() };
+        let end_version = (phase == MigrationPhase::Succeeded).then(|| "end".to_owned());
+        let status = EncryptionMigrationStatus {
+            phase,
+            failures,
+            end_version,
+            ..EncryptionMigrationStatus::default()
+        };
         std::sync::Arc::make_mut(&mut self.api).report_migration(&resources()[resource], status);
     }
 }

@@ -140,7 +140,7 @@ impl World {
             Kind::Act => drop(self.act(a % 2)),
             Kind::Dies => self.operators[a % 2] = Operator::default(),
             Kind::Tick => self.tick([5, 60, LONG][a.min(2)]),
-            Kind::Compact => self.etcd.compact(),
+            Kind::Compact => self.compact(),
             Kind::Migrate => self.migrate(a % RESOURCES.len(), b % NAMES.len()),
             Kind::Round => self.round(),
             Kind::Agent | Kind::AgentDies | Kind::AgentStale | Kind::Poll => {
@@ -239,6 +239,11 @@ impl World {
         }
     }
 
+    fn compact(&mut self) {
+        self.etcd.compact();
+        Arc::make_mut(&mut self.api).compacted = [true; RESOURCES.len()];
+    }
+
     /// Once round: everybody does what is to be done, and then an hour passes.
     fn round(&mut self) {
         let nodes: Vec<usize> = (0..self.servers.len()).collect();
@@ -259,7 +264,7 @@ impl World {
                 }
             }
         }
-        self.etcd.compact();
+        self.compact();
         self.tick(LONG);
     }
 

@@ -52,6 +52,8 @@ pub struct Api {
     pub generations: BTreeMap<String, i64>,
     /// Of each migration.
     pub migration_generations: [i64; RESOURCES.len()],
+    /// Resources of which nothing from before the end of the migration can be read from etcd any more.
+    pub compacted: [bool; RESOURCES.len()],
     /// What was evaluated is out of date.
     stale: bool,
     version: u64,
@@ -80,6 +82,7 @@ impl Api {
             cluster_version: 1,
             generations: BTreeMap::new(),
             migration_generations: [0; RESOURCES.len()],
+            compacted: [false; RESOURCES.len()],
             stale: true,
             version: 1,
         }
@@ -115,7 +118,7 @@ impl Api {
             .servers
             .values()
             .filter_map(|server| Some(server.status()?.highest_key_id))
-            .filter(|id| tried != Some(*id) || *id <= snapshot.recorded_key);
+            .map(|id| if tried == Some(id) { KeyId(id.0.saturating_sub(1)) } else { id });
         snapshot.highest_key = of_objects
             .iter()
             .copied()
@@ -124,6 +127,12 @@ impl Api {
             .max()
             .unwrap_or_default();
         snapshot.retry_key = tried.filter(|id| *id == snapshot.highest_key && !of_objects.contains(id));
+        let several = snapshot.keys.len() + self.corrupt.len() > 1;
+        let ended = snapshot.migrations.iter().filter(|(resource, migration)| {
+            let compacted = index_of(resource).is_some_and(|index| self.compacted[index]);
+            several && compacted && migration.status.end_version.is_some()
+        });
+        snapshot.compacted = ended.map(|(resource, _)| resource.clone()).collect();
         snapshot.highest_revision = snapshot
             .revisions
             .keys()
@@ -137,7 +146,7 @@ impl Api {
     fn resolve(&mut self) {
         let snapshot = &mut self.snapshot;
         snapshot.wanted = kubernetes::wanted(&self.spec);
-        let desired = self.spec.encryption.kms.iter().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
+        let desired = snapshot.wanted.kms.iter().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
         let stored = snapshot.keys.iter().filter_map(|key| key.kms.as_ref());
         let stored = stored.map(|kms| EvaluationRequest::new(Origin::Stored, &kms.plugin.kms));
         let requests: BTreeSet<EvaluationRequest> = desired.chain(stored).collect();
@@ -197,7 +206,17 @@ impl Api {
             Action::UpdateKey { key, .. }
             | Action::SyncData { key, .. }
             | Action::RecordPublication { key, .. }
-            | Action::RecordMigrated { key, .. } => self.replace_key(key)?,
+            | Action::RecordMigrated { key, .. }
+            | Action::ForgetMigrated { key, .. }
+            | Action::RecordRotation { key, .. }
+            | Action::AbandonKey { key, .. } => self.replace_key(key)?,
+            Action::RetireKey { key_id, resource_version }
+            | Action::DeleteKey { key_id, resource_version } => {
+                if let Some(key) = self.snapshot.key(*key_id) {
+                    require(key.resource_version == *resource_version)?;
+                    self.delete_key(*key_id);
+                }
+            }
             Action::ApplyConfig { revision, content } => {
                 require(!self.snapshot.revisions.contains_key(revision))?;
                 self.put_revision(*revision, content);
@@ -220,6 +239,8 @@ impl Api {
                 };
                 self.start_migration(resource, spec, resource_version.as_deref())?;
             }
+            // OpenShift's.
+            Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => return Err(Refused),
             Action::DeleteRevision { revision, resource_version } => {
                 if let Some(stored) = self.snapshot.revisions.get(revision) {
                     require(stored.resource_version == *resource_version)?;
@@ -293,6 +314,7 @@ impl Api {
         let version = self.next_version();
         let Some(index) = index_of(resource) else { return };
         let generation = self.migration_generations[index];
+        self.compacted[index] = false;
         if let Some(stored) = self.snapshot.migrations.get_mut(resource) {
             stored.status = EncryptionMigrationStatus { observed_generation: generation, ..status };
             stored.current = true;

@@ -49,6 +49,7 @@ impl World {
         p.hash(&self.books.left);
         p.flag(self.books.tampered);
         p.hash(&self.books.tried);
+        p.name(self.books.latest.as_ref().map_or("", |(_, config)| config.hash.0.as_str()).as_bytes());
         for (id, meaning) in &self.books.keys {
             p.put(id.0);
             p.hash(&meaning.kek);
@@ -94,7 +95,10 @@ impl World {
             | Action::UpdateKey { key, .. }
             | Action::SyncData { key, .. }
             | Action::RecordPublication { key, .. }
-            | Action::RecordMigrated { key, .. } => {
+            | Action::RecordMigrated { key, .. }
+            | Action::ForgetMigrated { key, .. }
+            | Action::RecordRotation { key, .. }
+            | Action::AbandonKey { key, .. } => {
                 print_key(p, key);
                 let stored = snapshot.key(key.id).map_or("", |stored| stored.resource_version.as_str());
                 p.flag(stored == key.resource_version);
@@ -110,6 +114,12 @@ impl World {
                 p.flag(stored == resource_version.as_ref());
             }
             Action::DeleteRevision { revision, .. } => p.put(rank(revision)),
+            Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {}
+            Action::RetireKey { key_id, resource_version }
+            | Action::DeleteKey { key_id, resource_version } => {
+                p.put(key_id.0);
+                p.flag(snapshot.key(*key_id).is_some_and(|key| key.resource_version == *resource_version));
+            }
         }
     }
 
@@ -141,6 +151,7 @@ impl World {
         p.hash(&self.api.spec.resources);
         p.hash(&self.api.spec.reencrypt);
         p.hash(&self.api.token);
+        p.hash(&self.api.compacted);
         p.flag(self.api.lies);
         p.put(snapshot.recorded_key.0);
         p.put(rank(&snapshot.recorded_revision));
@@ -180,6 +191,10 @@ impl World {
             p.flag(own.is_some_and(|key| key.uid == migration.spec.key_secret_uid));
             p.hash(&migration.spec.remote_key_id);
             p.put(migration.status.phase as u64);
+            p.flag(migration.status.end_version.is_some());
+            p.text(migration.spec.key_secret_uid.strip_prefix("revision-").map_or("", |_| "revision"));
+            let since = migration.spec.key_secret_uid.strip_prefix("revision-").and_then(|n| n.parse().ok());
+            p.put(since.map_or(0, |n| rank(&Revision(n))));
             p.flag(migration.current);
         }
     }
@@ -278,6 +293,11 @@ fn print_status(p: &mut Print, status: &EncryptionNodeStatus, rank: &dyn Fn(&Rev
         p.put(plugin.health.status as u64);
         p.text(&plugin.health.remote_key_id.0);
     }
+    for adopted in &status.adopted {
+        p.put(adopted.key_id.0);
+        p.text(&adopted.remote_key_id.0);
+    }
+    p.hash(&status.held);
     print_answer(p, status.preflight.as_ref());
     if let Some(error) = &status.error {
         p.put(rank(&error.revision));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyward_core::api::Adopted;
 use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::KeyId;
 use keyward_core::node::{
@@ -13,7 +14,7 @@ use keyward_core::node::{
 use super::World;
 use super::config::{Config, Provider};
 use super::etcd::Sealed;
-use super::kms::{self, Kek};
+use super::kms::{self, Kek, Kms};
 use crate::invariants;
 
 /// The nodes' names; the first ones are there from the start.
@@ -56,8 +57,8 @@ pub struct Server {
     pub failed_reloads: u64,
     /// What its API server has loaded.
     pub loaded: Arc<Config>,
-    /// The version of each KEK under which its API server writes.
-    pub adopted: BTreeMap<KeyId, u8>,
+    /// The KEK, as it was, under which its API server writes.
+    pub adopted: BTreeMap<KeyId, (Kek, Kms)>,
     /// Processes of plugins that have a pod.
     pub processes: BTreeMap<Instance, Process>,
     /// Something outside took away what was running: a reboot.
@@ -158,7 +159,19 @@ impl World {
             Life::Down | Life::Absent => None,
         };
         server.observed.server = match loaded {
-            Some(hash) => Ok(Reading { id: None, loaded: Some(hash), failed_reloads: server.failed_reloads }),
+            Some(hash) => Ok(Reading {
+                id: None,
+                loaded: Some(hash),
+                failed_reloads: server.failed_reloads,
+                adopted: server
+                    .adopted
+                    .iter()
+                    .map(|(key_id, (kek, kms))| Adopted {
+                        key_id: *key_id,
+                        remote_key_id: kms::remote_key_id(*kek, *kms),
+                    })
+                    .collect(),
+            }),
             None => Err(Unread { why: "connection refused".into(), answers: false }),
         };
         let decision = match self.mutant {
@@ -381,10 +394,10 @@ impl World {
         let keys: Vec<KeyId> = self.servers[n].loaded.kms.iter().copied().collect();
         for id in keys {
             let Some(kek) = self.reaches(n, id).filter(|kek| self.works(*kek)) else { continue };
-            let version = self.kms[usize::from(kek)].version;
-            if self.servers[n].adopted.get(&id) != Some(&version) {
+            let now = (kek, self.kms[usize::from(kek)]);
+            if self.servers[n].adopted.get(&id) != Some(&now) {
                 self.under_way(n);
-                self.server_mut(n).adopted.insert(id, version);
+                self.server_mut(n).adopted.insert(id, now);
             }
         }
     }
@@ -425,8 +438,9 @@ impl World {
             Provider::Kms(key) => {
                 let kek = self.reaches(n, key).filter(|kek| self.works(*kek))?;
                 let kms = self.kms[usize::from(kek)];
-                let version = server.adopted.get(&key).copied().unwrap_or(kms.version);
-                Some(Sealed::Kms { key, kek, made: kms.made, version })
+                let adopted = server.adopted.get(&key).filter(|(adopted, _)| *adopted == kek);
+                let kms = adopted.map_or(kms, |(_, kms)| *kms);
+                Some(Sealed::Kms { key, kek, made: kms.made, version: kms.version })
             }
             Provider::Marker(_) | Provider::Foreign => None,
         }
