@@ -86,7 +86,7 @@ pub use report::{Findings, Path, Report};
 
 /// Everything that a provider usually needs.
 pub mod prelude {
-    pub use crate::render::{Managed, Text, host, rendered};
+    pub use crate::render::{Managed, Text, external, host, rendered};
     pub use crate::{
         Credentials, Diagnosis, Facts, Failure, Findings, Kek, Module, Plugin, Provider, ProviderConfig,
         Reference, RemoteKeyId, Setting, Status, Violation,

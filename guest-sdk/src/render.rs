@@ -211,6 +211,12 @@ impl Managed {
     }
 }
 
+/// A plugin that somebody else runs, at this endpoint: `unix:///PATH`. The host only talks to it, and writes the
+/// endpoint into the API servers' configuration as it stands.
+pub fn external(endpoint: impl Into<String>) -> Plugin {
+    Plugin::External(endpoint.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Managed, Part, Plugin, host};

@@ -40,5 +40,9 @@ fn checks(tools: &Tools) -> Vec<(String, Command)> {
         add("lints", "clippy", &["--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
         add("documentation", "doc", &["--quiet", "--workspace", "--no-deps", "--document-private-items"]);
     }
+    // Their lints would compile everything with a fuzzer's instrumentation once more.
+    let mut cargo = tools.cargo();
+    cargo.args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]);
+    checks.push(("formatting of the fuzz targets".to_owned(), cargo));
     checks
 }

@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod fuzz;
 mod test;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Task {
     Ci,
     /// Whole-process benchmarks: a table each, and the JSON behind it
     Bench(bench::Options),
+    /// The fuzz targets, each for a while; a finding is an error
+    Fuzz(fuzz::Options),
     /// Build the provider modules into target/providers/NAME.wasm
     Providers,
     /// Build etcd, kube-apiserver and kube-controller-manager into target/tools/control-plane
@@ -51,6 +54,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(options) => Ok(test::run(&tools, &options)),
         Task::Ci => ci::run(&tools),
         Task::Bench(options) => bench::run(&tools, &options),
+        Task::Fuzz(options) => fuzz::run(&tools, &options),
         Task::Providers => {
             let folder = tools.providers()?;
             progress::say(&format!("provider modules are in {}", folder.display()));

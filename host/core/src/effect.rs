@@ -238,6 +238,7 @@ mod tests {
             image: None,
             requirements: Vec::new(),
             facts: BTreeMap::new(),
+            field_order: vec![],
             module: ModuleDigest("sha256:0".to_owned()),
         }
     }

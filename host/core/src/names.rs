@@ -6,6 +6,10 @@ use crate::ids::{GroupResource, KeyId, Revision};
 pub const KUBE_APISERVER: &str = "kube-apiserver";
 /// Where key secrets, revisions and referenced objects live on plain Kubernetes.
 pub const NAMESPACE: &str = "keyward-system";
+/// Where key secrets and desired configurations live on OpenShift (CONTRACT 1.2, 1.3).
+pub const MANAGED_NAMESPACE: &str = "openshift-config-managed";
+/// Where referenced objects live on OpenShift (CONTRACT 1.8).
+pub const CONFIG_NAMESPACE: &str = "openshift-config";
 /// The name of the one `ClusterEncryption`.
 pub const CLUSTER: &str = "cluster";
 /// The API group of our CRDs.
@@ -34,6 +38,10 @@ pub const ANNOTATION_MIGRATED_RESOURCES: &str =
     "encryption.apiserver.operator.openshift.io/migrated-resources";
 /// The remote key id up to which everything was re-encrypted (DESIGN.md, Decisions 6).
 pub const ANNOTATION_KMS_KEY_ID: &str = "encryption.apiserver.operator.openshift.io/kms-key-id";
+/// The key under which a StorageVersionMigration rewrites (CONTRACT 1.8).
+pub const ANNOTATION_WRITE_KEY: &str = "encryption.apiserver.operator.openshift.io/write-key";
+/// That key secret's UID on a StorageVersionMigration: a number may come back.
+pub const ANNOTATION_KEY_SECRET_UID: &str = "encryption.keyward.dev/key-secret-uid";
 /// The first revision in which the key stood first (Decisions 5).
 pub const ANNOTATION_WRITE_PUBLISHED: &str = "encryption.keyward.dev/write-published";
 /// When the key was superseded before any revision had it first (Decisions 5).
@@ -79,6 +87,11 @@ pub fn revision_secret(revision: Revision) -> String {
     format!("encryption-config-{revision}")
 }
 
+/// The name of OpenShift's desired configuration (CONTRACT 1.3).
+pub fn managed_config(component: &str) -> String {
+    format!("encryption-config-{component}")
+}
+
 /// The revision of such a name, and of no other: `encryption-config-07` is another object than `encryption-config-7`.
 pub fn parse_revision_secret(name: &str) -> Option<Revision> {
     let number = name.strip_prefix("encryption-config-").and_then(crate::ids::parse_decimal);
@@ -90,9 +103,14 @@ pub fn migration(resource: &GroupResource) -> String {
     format!("encryption-migration-{}-{}", resource.group_or_core(), resource.resource)
 }
 
-/// The endpoint of a key on plain Kubernetes (DESIGN.md, "Node agent"); OpenShift: CONTRACT 1.4.
+/// The endpoint of a key on plain Kubernetes (DESIGN.md, "Node agent").
 pub fn endpoint(id: KeyId) -> String {
     format!("unix:///var/run/kmsplugin/kms-{id}/kms.sock")
+}
+
+/// The endpoint of a key on OpenShift (CONTRACT 1.4).
+pub fn openshift_endpoint(id: KeyId) -> String {
+    format!("unix:///var/run/kmsplugin/kms-{id}.sock")
 }
 
 /// CONTRACT 1.4 and DESIGN.md, Decisions 10: `{keyID}_{resource}`, with the group where the resource is not one of

@@ -31,6 +31,13 @@ pub enum Action {
         /// Of the Secret as read; `None` where there is none.
         resource_version: Option<String>,
     },
+    /// OpenShift: ask for a preflight by writing the candidate's hash into the operator CR's status (CONTRACT 3.1, 7).
+    RequireConfigHash {
+        /// What is to be tried; its digest goes beside the hash (Decisions 3).
+        candidate: Box<Candidate>,
+        /// CONTRACT 1.7.
+        config_hash: String,
+    },
     /// Delete the Secret `encryption-preflight`: nothing is to be tried any more.
     ClearPreflight {
         /// Of the Secret as read.
@@ -72,6 +79,13 @@ pub enum Action {
         revision: Revision,
         /// All of it.
         content: Box<RevisionContent>,
+    },
+    /// OpenShift: write the Secret `encryption-config-{component}` as a whole (CONTRACT 3.2).
+    ApplyManagedConfig {
+        /// All of it.
+        content: Box<RevisionContent>,
+        /// Of the Secret as read; `None` where there is none.
+        resource_version: Option<String>,
     },
     /// Annotate the key secret before a revision may have it first (Decisions 5).
     RecordPublication {
@@ -164,13 +178,13 @@ impl Action {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::RecordHighWater { .. } => "RecordHighWater",
-            Self::RequirePreflight { .. } => "RequirePreflight",
+            Self::RequirePreflight { .. } | Self::RequireConfigHash { .. } => "RequirePreflight",
             Self::ClearPreflight { .. } => "ClearPreflight",
             Self::SetTarget { .. } => "SetTarget",
             Self::CreateKey { .. } => "CreateKey",
             Self::UpdateKey { .. } => "UpdateKey",
             Self::SyncData { .. } => "SyncData",
-            Self::ApplyConfig { .. } => "ApplyConfig",
+            Self::ApplyConfig { .. } | Self::ApplyManagedConfig { .. } => "ApplyConfig",
             Self::RecordPublication { .. } => "RecordPublication",
             Self::StartMigration { .. } => "StartMigration",
             Self::RecordMigrated { .. } => "RecordMigrated",
@@ -190,6 +204,9 @@ impl Action {
             Self::RequirePreflight { candidate, .. } => json!({
                 "hash": candidate.hash, "for": candidate.purpose.to_string(), "keyID": candidate.key_id,
             }),
+            Self::RequireConfigHash { candidate, config_hash } => json!({
+                "hash": config_hash, "for": candidate.purpose.to_string(), "keyID": candidate.key_id,
+            }),
             Self::ClearPreflight { .. } => json!({}),
             Self::SetTarget { node, spec, what, .. } => json!({
                 "node": node, "revision": spec.revision, "what": what,
@@ -202,6 +219,7 @@ impl Action {
             Self::ApplyConfig { revision, content } => json!({
                 "revision": revision, "config": content.config.lists(), "configHash": content.hash(),
             }),
+            Self::ApplyManagedConfig { content, .. } => json!({"config": content.config.lists()}),
             Self::RecordPublication { key, revision } => json!({"keyID": key.id, "revision": revision}),
             Self::StartMigration { resource, key_id, remote_key_id, .. } => json!({
                 "resource": resource.to_string(), "keyID": key_id, "remoteKeyID": remote_key_id,
@@ -280,6 +298,8 @@ pub struct StatusView {
     pub keys: Vec<KeyStatus>,
     /// `status.migrations`.
     pub migrations: Vec<MigrationSummary>,
+    /// `status.reencrypt.token`; `None` leaves what stands there.
+    pub reencrypted: Option<String>,
     /// `status.plugins`.
     pub plugins: Vec<PluginSummary>,
 }

@@ -390,6 +390,9 @@ pub struct Evaluation {
     pub requirements: Vec<String>,
     /// Facts of the descriptor.
     pub facts: BTreeMap<String, String>,
+    /// Paths of the configuration's fields in the order of the descriptor's rules: as their type declares them.
+    #[serde(default)]
+    pub field_order: Vec<String>,
     /// Which module said so.
     pub module: ModuleDigest,
 }

@@ -13,6 +13,7 @@ use crate::formats::FormatError;
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, Mode, PluginDigest, Revision};
+use crate::platform::openshift::OpenShift;
 use crate::platform::{Age, DiagnosisRequest, FreshBytes, ObjectRef, ReferencedObject, Unreadable};
 use crate::provider::{Asked, Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
 
@@ -168,6 +169,17 @@ pub struct Snapshot {
     pub ages: BTreeMap<String, Age>,
     /// Random bytes.
     pub fresh: FreshBytes,
+    /// What is stored where, and by whom it is rolled out.
+    pub platform: Platform,
+}
+
+/// The platforms, with what only one of them has.
+#[derive(Clone, Debug)]
+pub enum Platform {
+    /// Revisions of our own, which agents install.
+    Kubernetes,
+    /// A desired configuration, which OpenShift's controllers roll out.
+    OpenShift(Box<OpenShift>),
 }
 
 impl Snapshot {
@@ -186,6 +198,14 @@ impl Snapshot {
     /// For how long this fact has had this value; zero where it was not seen with it yet.
     pub fn age(&self, fact: &str, value: &str) -> Duration {
         self.ages.get(fact).filter(|age| age.value == value).map_or(Duration::ZERO, |age| age.elapsed)
+    }
+
+    /// What only OpenShift has.
+    pub fn openshift(&self) -> Option<&OpenShift> {
+        match &self.platform {
+            Platform::Kubernetes => None,
+            Platform::OpenShift(openshift) => Some(openshift),
+        }
     }
 
     /// The key secret of this number.

@@ -66,33 +66,54 @@ fn a_refused_resource_changes_nothing(#[case] name: &str, #[case] why: &str) {
     assert!(world.condition(KEY_CONTROLLER).starts_with("False"));
 }
 
-/// S3: what left the list is still stored under its key, so that key stays, and nobody is told that all is decrypted.
+/// S3 and Decisions 11: what left the list is decrypted before its entry leaves, and until then its keys stay, nobody is
+/// told that all is well, and no later key is made.
 #[test]
-fn what_left_the_list_keeps_its_keys() {
+fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     let mut world = enabled();
     world.spec().resources = Some(vec!["secrets".into()]);
     world.stuck = Some("configmaps".into());
-    for kek in ["two", "three"] {
-        world.want_kms(kek, "image:1");
-        run(&mut world, 60);
-    }
-    let config = world.config();
-    assert_eq!(config["configmaps"], "kms:2,kms:1,identity", "the third key waits for the second");
-    assert!(world.last.waiting.as_ref().is_some_and(|w| w.message.contains("kms-provider-changed")));
+    run(&mut world, 60);
+    assert_eq!(world.config()["configmaps"], "identity,kms:1");
+    assert_eq!(world.config()["secrets"], "kms:1,identity");
+    assert!(world.kinds().contains(&"ForgetMigrated".to_owned()), "key 1 does not claim it any more");
+    assert!(world.last.waiting.as_ref().is_some_and(|w| w.message.contains("core/configmaps")));
+    world.want_kms("two", "image:1");
+    run(&mut world, 60);
+    assert!(!world.config()["secrets"].contains("kms:2"), "one transition at a time");
     world.stuck = None;
     world.settle();
-    assert_eq!(world.config()["configmaps"], "kms:3,kms:2,identity");
-    world.want("identity");
+    assert_eq!(world.config().keys().collect::<Vec<_>>(), ["secrets"]);
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+
+    // It comes back: nothing that was recorded before counts.
+    world.spec().resources = None;
     world.stuck = Some("configmaps".into());
     run(&mut world, 60);
+    assert!(world.config()["configmaps"].starts_with("kms:2,"), "{}", world.config()["configmaps"]);
     assert!(
-        world.condition("Encrypted").contains("DecryptionInProgress"),
+        world.condition("Encrypted").contains("EncryptionInProgress"),
         "{}",
         world.condition("Encrypted")
     );
     world.stuck = None;
     world.settle();
-    assert!(world.condition("Encrypted").contains("DecryptionCompleted"));
+    assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
+}
+
+/// The proof of an earlier decryption is none for a later one.
+#[test]
+fn a_resource_that_left_twice_is_decrypted_twice() {
+    let mut world = enabled();
+    for _ in 0..2 {
+        world.spec().resources = Some(vec!["secrets".into()]);
+        world.settle();
+        assert!(!world.config().contains_key("configmaps"));
+        world.spec().resources = None;
+        world.settle();
+    }
+    let decryptions = world.log.iter().filter(|a| a["kind"] == "StartMigration" && a["keyID"] == 0).count();
+    assert_eq!(decryptions, 2);
 }
 
 /// S7: that a reference cannot be read now is no reason to stop what is being tried.
@@ -159,6 +180,20 @@ fn a_wrong_spec_does_not_keep_credentials_from_being_followed() {
     assert!(world.kinds().contains(&"SyncData".to_owned()));
 }
 
+/// A timeout that the API server could not read is named, and not rolled out: that configuration would be refused.
+#[test]
+fn a_wrong_timeout_changes_nothing() {
+    let mut world = enabled();
+    let before = world.log.len();
+    world.spec().plugins.timeout = Some("soon".into());
+    world.settle();
+    assert!(world.condition(KEY_CONTROLLER).contains("spec.plugins.timeout"));
+    assert_eq!(world.log.len(), before, "{:#?}", world.log);
+    world.spec().plugins.timeout = Some("25s".into());
+    world.settle();
+    assert!(world.kinds().contains(&"UpdateKey".to_owned()));
+}
+
 /// A key secret that cannot be made costs no number and no second preflight.
 #[test]
 fn a_key_that_cannot_be_stored_keeps_its_number() {
@@ -207,11 +242,24 @@ fn status_keeps_what_cannot_be_read_now() {
     world.objects.secrets = secrets;
     let name = names::revision_secret(newest.n);
     world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
+    // The key secret is gone too: nothing gives the same bytes.
+    let key = names::key_secret(names::KUBE_APISERVER, keyward_core::ids::KeyId(1));
+    let held: Vec<_> = world
+        .objects
+        .secrets
+        .extract_if(.., |secret| secret.metadata.name.as_deref() == Some(&key))
+        .collect();
     for _ in 0..3 {
         let lost = world.reconcile();
         assert_eq!(lost.waiting.as_ref().unwrap().reason, "RevisionLost");
+        assert!(lost.waiting.as_ref().unwrap().message.contains("the secret of key 1 is gone too"));
         assert!(lost.view.revisions.contains(&newest), "{:?}", lost.view.revisions);
+        assert!(lost.actions.is_empty(), "{:?}", lost.actions);
     }
+    world.objects.secrets.extend(held);
+    let made_anew = world.reconcile();
+    assert_eq!(made_anew.actions.first().map(|a| a.describe()["revision"].clone()), Some(newest.n.0.into()));
+    assert!(world.reconcile().converged, "{:?}", world.last.waiting);
 }
 
 /// S2: the agent knows which API server is its own; a node need not be named as its host is.

@@ -96,6 +96,7 @@ pub(crate) fn evaluate(module: &Module, origin: Origin, written: &Value) -> Resu
         image,
         requirements,
         facts: module.descriptor.facts.clone(),
+        field_order: module.descriptor.rules.iter().map(|rule| rule.field.clone()).collect(),
         module: module.descriptor.module.clone(),
     })
 }

@@ -215,7 +215,8 @@ impl Agent {
             Some(hash) => self.lease(hash).await,
             None => None,
         };
-        Ok(Reading { id, loaded: reading.loaded, failed_reloads })
+        // What the providers have adopted is not read yet: a remote rotation is told, and not followed.
+        Ok(Reading { id, loaded: reading.loaded, failed_reloads, adopted: Vec::new() })
     }
 
     /// Asked for once a hash.

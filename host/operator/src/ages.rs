@@ -3,7 +3,7 @@
 //! anew. What stands in `status.since[]` is for dumps and people.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use keyward_core::api::Since;
@@ -62,22 +62,6 @@ impl Ages {
     }
 }
 
-/// The ages that a dump tells: from `since[]` to `now`. One whose time does not parse was just seen.
-pub fn from_since(since: &[Since], now: Timestamp) -> BTreeMap<String, Age> {
-    since
-        .iter()
-        .map(|entry| {
-            let elapsed = entry
-                .at
-                .parse::<Timestamp>()
-                .ok()
-                .and_then(|at| Duration::try_from(now.duration_since(at)).ok())
-                .unwrap_or_default();
-            (entry.fact.clone(), Age { value: entry.value.clone(), elapsed })
-        })
-        .collect()
-}
-
 /// Statuses carry whole seconds.
 pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
@@ -85,6 +69,8 @@ pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn facts(value: &str) -> BTreeMap<String, String> {
@@ -117,7 +103,7 @@ mod tests {
     fn dump_tells_ages_up_to_its_own_now() {
         let since = |at: &str| Since { fact: "f".into(), value: "v".into(), at: at.into() };
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
-        let age = |at| from_since(&[since(at)], now)["f"].elapsed;
+        let age = |at| keyward_core::platform::ages(&[since(at)], now)["f"].elapsed;
         assert_eq!(age("2026-01-01T00:00:00Z"), Duration::from_mins(1));
         assert_eq!(age("2026-01-01T00:02:00Z"), Duration::ZERO, "a time to come is just seen");
         assert_eq!(age("yesterday"), Duration::ZERO);

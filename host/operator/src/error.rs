@@ -57,6 +57,9 @@ pub enum ActionError {
     /// The action speaks of an object that was not among those read.
     #[error("{0} is not among the objects that were read")]
     Unknown(String),
+    /// The action is one of another platform's.
+    #[error("{0} is not written on this platform")]
+    Platform(&'static str),
 }
 
 impl Error {
@@ -68,9 +71,9 @@ impl Error {
             }
             Self::CrdsMissing(_) => Category::NotServed.as_str(),
             Self::Action { source: ActionError::Format(_), .. } => "format",
-            Self::Action { source: ActionError::Unknown(_), .. } | Self::Unsettled(_) | Self::Ended(_) => {
-                "bug"
-            }
+            Self::Action { source: ActionError::Unknown(_) | ActionError::Platform(_), .. }
+            | Self::Unsettled(_)
+            | Self::Ended(_) => "bug",
             Self::NotWriter => "not_writer",
             Self::Randomness(_) => "randomness",
             Self::Listen { .. } => "listen",

@@ -108,7 +108,33 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
         Action::DeleteRevision { revision, .. } => {
             ("EncryptionRevisionDeleted", format!("revision {revision} is not needed any more"))
         }
-        Action::RecordHighWater { .. } | Action::ClearPreflight { .. } => return None,
+        Action::AbandonKey { key, reason } => (
+            "EncryptionKeyAbandoned",
+            format!("key {} is superseded before it wrote anything: {reason}", key.id),
+        ),
+        Action::ForgetMigrated { resource, key } => (
+            "EncryptionResourceRemoved",
+            format!(
+                "{resource} left the list and is about to be decrypted; key {} does not claim it",
+                key.id
+            ),
+        ),
+        Action::RecordRotation { key, remote_key_id } => (
+            "EncryptionRotationFollowed",
+            format!("everything of key {} is stored under {remote_key_id}", key.id),
+        ),
+        Action::RetireKey { key_id, .. } => {
+            ("EncryptionKeyRetired", format!("key {key_id} has left every configuration"))
+        }
+        Action::DeleteKey { key_id, .. } => ("EncryptionKeysPruned", format!("key {key_id} is unused")),
+        Action::RequireConfigHash { candidate, config_hash } => (
+            "EncryptionPreflightRequired",
+            format!("key {} is tried first ({}), hash {config_hash}", candidate.key_id, candidate.purpose),
+        ),
+        // OpenShift's names for what the change means come with its own writer.
+        Action::RecordHighWater { .. }
+        | Action::ClearPreflight { .. }
+        | Action::ApplyManagedConfig { .. } => return None,
     };
     Some(Announcement { reason: reason.to_owned(), action: action.kind(), note, warning: false })
 }

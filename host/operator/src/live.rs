@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use keyward_core::api::{ClusterEncryption, ClusterEncryptionSpec};
 use keyward_core::ids::GroupResource;
 use keyward_core::names;
-use keyward_core::platform::{Given, Objects, Results, kubernetes};
+use keyward_core::platform::{self, Given, Objects, Results, kubernetes};
 use keyward_core::provider::Evaluator;
 use keyward_core::snapshot::Snapshot;
 
@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, Meta, Pager, Step};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::migrator::discovery;
-use crate::{ages, fetch, reconcile, results};
+use crate::{fetch, reconcile, results};
 
 /// What one decision is made from.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl Live {
     /// `status.since[]` tells. `None` where there is no `ClusterEncryption/cluster`.
     pub fn snapshot(&self, now: Timestamp) -> Result<Option<Snapshot>, Error> {
         let since = self.objects.cluster_encryption.as_ref().and_then(|found| found.status.as_ref());
-        let ages = ages::from_since(since.map_or(&[][..], |status| &status.since), now);
+        let ages = platform::ages(since.map_or(&[][..], |status| &status.since), now);
         let given = Given { now, ages, fresh: reconcile::fresh()? };
         Ok(kubernetes::snapshot(&self.objects, &self.results, given))
     }

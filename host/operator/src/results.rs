@@ -1,4 +1,5 @@
-//! Brings in what core wants beside the objects: evaluations, referenced objects, diagnoses. Asks
+//! Brings in what core wants beside the objects: evaluations, referenced objects, diagnoses, how far etcd's history is
+//! compacted. Asks
 //! [`kubernetes::needed`] until it wants nothing.
 //!
 //! Provider modules run on blocking threads, each call caught by itself: one that fails or panics degrades its own
@@ -15,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::fetch;
 use crate::metrics::Metrics;
+use crate::migrator::discovery;
 
 /// Each round is one step further away from the spec: configuration, its references, diagnoses of its failures.
 const ROUNDS: usize = 16;
@@ -32,7 +34,7 @@ pub async fn resolve(
         if needed.is_empty() {
             return Ok(results);
         }
-        let Needed { evaluations, objects: references, diagnoses } = needed;
+        let Needed { evaluations, objects: references, diagnoses, history } = needed;
         let ask = Ask { evaluator: Arc::clone(evaluator), metrics: metrics.clone() };
         let blocking = tokio::task::spawn_blocking(move || {
             let evaluated: Vec<_> =
@@ -51,8 +53,13 @@ pub async fn resolve(
             let data = fetch::referenced(cluster, &object).await;
             (object, data)
         }));
-        let (answered, read) = tokio::join!(blocking, read);
+        let looked = futures::future::join_all(history.into_iter().map(|request| async move {
+            let said = discovery::is_compacted(cluster, &request.0, &request.1).await;
+            (request, said.map_err(|error| error.to_string()))
+        }));
+        let (answered, read, looked) = tokio::join!(blocking, read, looked);
         results.objects.extend(read);
+        results.history.extend(looked);
         // A panic is caught closer to the call; what is left is a runtime that shuts down.
         if let Ok((evaluated, diagnosed)) = answered {
             results.evaluations.extend(evaluated.into_iter().map(|(said, request)| (request, said)));

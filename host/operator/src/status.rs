@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use keyward_core::api::{ClusterEncryptionStatus, Condition, ConditionStatus, Since};
+use keyward_core::api::{ClusterEncryptionStatus, Condition, ConditionStatus, ReencryptStatus, Since};
 use keyward_core::outcome::Outcome;
 
 use crate::ages::whole_seconds;
@@ -37,7 +37,10 @@ pub(crate) fn merged(
         keys: view.keys.clone(),
         migrations: view.migrations.clone(),
         plugins: view.plugins.clone(),
-        reencrypt: before.reencrypt.clone(),
+        reencrypt: match &view.reencrypted {
+            Some(token) => ReencryptStatus { token: Some(token.clone()) },
+            None => before.reencrypt.clone(),
+        },
         since,
     }
 }

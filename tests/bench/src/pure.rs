@@ -218,6 +218,7 @@ fn evaluate(
         image: None,
         requirements: Vec::new(),
         facts: BTreeMap::new(),
+        field_order: vec![],
         module: ModuleDigest("sha256:bench".to_owned()),
     };
     results.evaluations.insert(EvaluationRequest::new(origin, kms), Ok(evaluation.clone()));

@@ -1,5 +1,6 @@
 //! What belongs to which group of tests.
 
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,6 +10,7 @@ use clap::ValueEnum;
 use keyward_test_tools::Tools;
 
 use super::built::{Built, TestProgram};
+use crate::fuzz::TARGETS;
 
 /// A group of tests, in the order in which they run: the fast ones first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -19,6 +21,8 @@ pub(crate) enum Group {
     Providers,
     /// Modules that loop, swallow memory, import functions
     Hostile,
+    /// Parsers of what comes from outside, fuzzed for a minute in all
+    Fuzz,
     /// The KMS v2 server that stands in for a vendor's plugin
     Kms,
     /// The harness itself: nodes, API servers, static pods
@@ -31,16 +35,19 @@ const KMS: &str = "keyward-test-kms-plugin";
 const CLUSTER: &str = "keyward-test-cluster";
 const E2E: &str = "keyward-test-e2e";
 const HOSTILE: &str = "keyward-test-hostile";
+/// All fuzz targets together; ten minutes each is for `cargo xtask fuzz`.
+const FUZZ_SECONDS: u64 = 60;
 
 impl Group {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Unit, Self::Providers, Self::Hostile, Self::Kms, Self::Cluster, Self::E2e];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Unit, Self::Providers, Self::Hostile, Self::Fuzz, Self::Kms, Self::Cluster, Self::E2e];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
             Self::Providers => "providers",
             Self::Hostile => "hostile",
+            Self::Fuzz => "fuzz",
             Self::Kms => "kms",
             Self::Cluster => "cluster",
             Self::E2e => "e2e",
@@ -52,6 +59,7 @@ impl Group {
             Self::Unit => "crates by themselves, and their documentation's examples",
             Self::Providers => "provider modules and their fixtures",
             Self::Hostile => "modules that misbehave",
+            Self::Fuzz => "parsers of what comes from outside, for a minute in all",
             Self::Kms => "the KMS v2 server of the tests",
             Self::Cluster => "nodes, API servers and static pods of the harness",
             Self::E2e => "Keyward on a real control plane with a real KMS",
@@ -93,6 +101,12 @@ impl Group {
                 let mut commands = vec![("provider crates and their SDK".to_owned(), provider_crates(tools))];
                 commands.extend(fixtures(tools, built)?);
                 commands
+            }
+            Self::Fuzz => {
+                let mut fuzz = Command::new(env::current_exe()?);
+                let each = FUZZ_SECONDS / TARGETS.len() as u64;
+                fuzz.args(["fuzz", "--seconds", &each.to_string()]);
+                vec![("fuzz targets".to_owned(), fuzz)]
             }
             _ => Vec::new(),
         })

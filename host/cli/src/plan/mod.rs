@@ -1,5 +1,6 @@
 //! `keyward plan`: what a change would do, before anybody makes it.
 
+mod objects;
 mod offline;
 mod table;
 
@@ -25,7 +26,7 @@ pub(crate) enum Output {
 /// Exit codes: 0 nothing would change, 2 something would, 1 an error or a violation.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Example:\n  keyward plan --current live.yaml --desired new.yaml\n  keyward plan -f new.yaml"
+    after_help = "Example:\n  keyward plan --current live.yaml --desired new.yaml\n  keyward plan -f new.yaml\n  keyward plan --objects dump.yaml --platform openshift -o json"
 )]
 pub(crate) struct Args {
     /// The object as it is: a ClusterEncryption or an OpenShift APIServer; - for standard input
@@ -41,6 +42,8 @@ pub(crate) struct Args {
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
+    dump: objects::DumpArgs,
+    #[command(flatten)]
     providers: Providers,
     #[command(flatten)]
     connection: crate::connection::Connection,
@@ -48,12 +51,17 @@ pub(crate) struct Args {
 
 /// Plans.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    if !args.dump.objects.is_empty() {
+        return objects::run(&args.dump, args.output, &args.providers);
+    }
     match (&args.current, &args.desired, &args.file) {
         (Some(current), Some(desired), None) => offline::run(current, desired, args.output, &args.providers),
         (None, None, Some(file)) => {
             crate::live::plan(file, args.output, &args.providers, &args.connection).await
         }
-        _ => bail!("nothing to plan; give -f NEW.yaml, or --current OLD.yaml and --desired NEW.yaml"),
+        _ => bail!(
+            "nothing to plan; give -f NEW.yaml, --current OLD.yaml and --desired NEW.yaml, or --objects FILE…"
+        ),
     }
 }
 

@@ -59,7 +59,8 @@ pub struct EncryptionSpec {
     #[schemars(extend("enum" = ["", "identity", "aescbc", "aesgcm", "secretbox", "KMS"]))]
     pub type_: Option<String>,
     /// The provider's `type` and, beside it, its configuration. Kept as written: which fields there are is the
-    /// provider module's word, so a provider that is loaded later needs no new CRD.
+    /// provider module's word, so a provider that is loaded later needs no new CRD. Absent where the type is KMS: a
+    /// plugin that somebody else runs, `type: External` with nothing said, where such a module is loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "preserved_object")]
     pub kms: Option<Value>,
@@ -212,7 +213,7 @@ pub struct KeyStatus {
     pub key_id: KeyId,
     /// How it encrypts.
     pub mode: Mode,
-    /// `write`, `read`, `pending` (in no revision yet) or `unused`.
+    /// `write`, `read`, `pending` (in no revision yet), `unused`, `abandoned` or `retired` (its secret is gone).
     pub role: String,
     /// The provider's type, for KMS keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -25,7 +25,9 @@ pub(super) fn overtaken(snapshot: &Snapshot) -> Option<(&KeySecret, &KeySecret)>
 
 /// Neither its record nor any revision that exists says that something may be stored under it.
 fn never_wrote(snapshot: &Snapshot, key: &KeySecret) -> bool {
-    key.write_published.is_none()
+    // Others' controllers keep no such record.
+    snapshot.openshift().is_none()
+        && key.write_published.is_none()
         && key.migrated.is_empty()
         && snapshot.revisions.values().all(|stored| {
             let content = stored.content.as_ref();

@@ -7,7 +7,7 @@ use super::Deployment;
 use crate::api::MigrationPhase;
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, Revision};
-use crate::machine::{Facts, State};
+use crate::machine::{Facts, History, State};
 use crate::snapshot::{Snapshot, StoredMigration};
 
 /// The `keyID` of a migration that decrypts.
@@ -21,7 +21,7 @@ pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Opt
         Deployment::Converged { revision, .. } => decrypted(snapshot, *revision),
         _ => BTreeSet::new(),
     };
-    Facts { dropped, decrypted, compacted: compacted(snapshot, state) }
+    Facts { dropped, decrypted, history: history(snapshot, state) }
 }
 
 /// Resources whose plain text was written since this revision is loaded everywhere. A revision's number never comes
@@ -38,6 +38,14 @@ fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource>
 /// What stands in `keySecretUID` of a migration that decrypts.
 pub(super) fn plain_since(revision: Revision) -> String {
     format!("revision-{revision}")
+}
+
+fn history(snapshot: &Snapshot, state: Option<&State>) -> History {
+    match snapshot.openshift() {
+        Some(_) => History::Untold,
+        None if compacted(snapshot, state) => History::Compacted,
+        None => History::Kept,
+    }
 }
 
 /// Whether every resource's migration to the newest key ended before what etcd still holds.

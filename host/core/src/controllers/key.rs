@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::record::{self, Trouble, Wanted};
-use super::{Deployed, Deployment, Turn, abandon, in_place};
+use super::{Deployed, Deployment, Turn, abandon, in_place, preflight_status};
 use crate::SecretBytes;
 use crate::api::{Canary, PreflightPurpose, PreflightResult};
 use crate::formats::key_secret::{KeySecret, NULL_KEY};
@@ -173,6 +173,7 @@ fn new_key(snapshot: &Snapshot, record: PluginRecord, reason: String) -> Trial {
 /// One trial at a time. The one under way goes on; where it keeps failing, the others get their turn, so that a new key
 /// that cannot be had does not keep credentials of keys in use from being followed, nor the other way round.
 fn choose(snapshot: &Snapshot, mut trials: Vec<Trial>, trouble: &[Trouble], turn: &mut Turn) -> Wish {
+    preflight_status::failed_last(snapshot, &mut trials);
     let candidate = snapshot.candidate.as_ref().and_then(|candidate| candidate.as_ref().ok());
     let under_way = candidate.and_then(|candidate| trials.iter().position(|trial| trial.is(candidate)));
     let unknown = trouble.iter().any(|trouble| matches!(trouble, Trouble::Unknown(_)));
@@ -324,7 +325,8 @@ fn create_local(snapshot: &Snapshot, mode: Mode, reason: String, turn: &mut Turn
 /// The high-water mark first (S5), then the key.
 pub(super) fn create(snapshot: &Snapshot, mut key: KeySecret, turn: &mut Turn) {
     key.external_reason.clone_from(&snapshot.wanted.external_reason);
-    if snapshot.recorded_key < key.id {
+    // OpenShift has no place for the mark: S5 comes from the objects there.
+    if snapshot.recorded_key < key.id && snapshot.openshift().is_none() {
         turn.act(Action::RecordHighWater { key_id: key.id, revision: snapshot.recorded_revision });
     }
     turn.act(Action::CreateKey { key: Box::new(key) });

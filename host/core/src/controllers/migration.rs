@@ -4,7 +4,7 @@ use super::{Deployed, Deployment, Turn, evidence, health};
 use crate::api::{ConditionStatus, MigrationPhase};
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, RemoteKeyId, Revision};
-use crate::machine::Step;
+use crate::machine::{History, Step};
 use crate::outcome::Action;
 use crate::snapshot::{Snapshot, StoredMigration};
 use std::time::Duration;
@@ -103,7 +103,8 @@ fn wishes<'a>(
 ) -> Vec<(Wish<'a>, Option<&'a KeySecret>)> {
     let mut wishes = Vec::new();
     let state = &deployed.desired.state;
-    let waits = |id: KeyId| deployed.kms_keys().any(|key| key.id < id);
+    let asked = deployed.facts.history != History::Untold;
+    let waits = |id: KeyId| asked && deployed.kms_keys().any(|key| key.id < id);
     for resource in state.resources.keys() {
         if !snapshot.wanted.resources.contains(resource) {
             if state.is_plain(resource) && !deployed.facts.decrypted.contains(resource) {

@@ -5,13 +5,17 @@
 
 mod abandon;
 mod condition;
+mod decommission;
 mod evidence;
 mod health;
 mod in_place;
 mod key;
 mod lost;
+mod managed;
 mod migration;
+mod pods;
 mod preflight;
+mod preflight_status;
 mod prune;
 mod record;
 mod rollout;
@@ -48,6 +52,10 @@ pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     lost::decide(&assessment, &mut turn);
     rollout::decide(snapshot, &assessment, request, &mut turn);
     health::decide(snapshot, &assessment.deployment, &mut turn);
+    pods::tell(snapshot, &mut turn);
+    if !matches!(assessment.deployment, Deployment::Blocked) {
+        decommission::decide(snapshot, &mut turn);
+    }
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     turn.finish(view::view(snapshot, &assessment.deployment, &deployed))
 }
@@ -170,6 +178,19 @@ impl Turn {
                 self.condition(type_, ConditionStatus::True, reason, &message);
             }
             None => self.condition(type_, ConditionStatus::False, "AsExpected", ""),
+        }
+    }
+
+    /// Another trouble of a controller that has told its condition already.
+    pub(crate) fn degraded_too(&mut self, type_: &str, reason: &str, message: &str) {
+        self.explain(message);
+        self.notice(true, reason, message);
+        match self.conditions.iter_mut().find(|condition| condition.type_ == type_) {
+            Some(told) if told.status == ConditionStatus::True => {
+                told.message = format!("{}; {message}", told.message);
+            }
+            Some(told) => *told = Condition::new(type_, ConditionStatus::True, reason, message),
+            None => self.condition(type_, ConditionStatus::True, reason, message),
         }
     }
 

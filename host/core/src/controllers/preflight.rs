@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::key::{self, Then, Trial, Wish};
-use super::{Turn, record};
+use super::{Turn, preflight_status, record};
 use crate::SecretBytes;
 use crate::api::{Canary, ConditionStatus, PreflightPurpose, PreflightRequest, PreflightResult};
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
-use crate::ids::Mode;
+use crate::ids::{KeyId, Mode};
 use crate::outcome::{Action, Candidate};
 use crate::provider::{EvaluationRequest, Failure, Origin};
 use crate::snapshot::{Snapshot, StoredCandidate};
@@ -21,6 +21,10 @@ const PROGRESSING: &str = "EncryptionKMSPreflightControllerProgressing";
 
 /// Each node's request.
 pub(super) fn decide(snapshot: &Snapshot, wish: Wish, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
+    if let Some(openshift) = snapshot.openshift() {
+        preflight_status::decide(snapshot, openshift, wish, turn);
+        return BTreeMap::new();
+    }
     match wish {
         Wish::Hold => standing(snapshot),
         Wish::Nothing => {
@@ -47,6 +51,7 @@ fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRe
     if let Some(Ok(candidate)) = &snapshot.candidate {
         let accepted = snapshot
             .key(candidate.key_id)
+            .filter(|key| !key.is_abandoned())
             .and_then(|key| key.kms.as_ref()?.plugin.digest(key.id))
             .is_some_and(|digest| digest == candidate.hash);
         let deployed = snapshot.servers.values().all(|server| {
@@ -221,11 +226,17 @@ fn accept(snapshot: &Snapshot, trial: Trial, stored: &StoredCandidate, canary: C
         plugin: stored.plugin.clone(),
         canary: Some(canary),
     };
-    match (trial.then, snapshot.key(trial.key_id)) {
+    let passed = format!("every node passed the preflight of key {}", trial.key_id);
+    done(snapshot, trial.key_id, trial.then, kms, &passed, turn);
+}
+
+/// What becomes of a candidate that passed.
+pub(super) fn done(snapshot: &Snapshot, id: KeyId, then: Then, kms: KmsKey, passed: &str, turn: &mut Turn) {
+    match (then, snapshot.key(id)) {
         (Then::Create { reason }, None) => {
             let material = SecretBytes::new(NULL_KEY.to_vec());
-            let key = KeySecret::new(trial.key_id, Mode::Kms, material, Some(kms), reason);
-            turn.explain(format!("every node passed the preflight of key {}", trial.key_id));
+            let key = KeySecret::new(id, Mode::Kms, material, Some(kms), reason);
+            turn.explain(passed);
             key::create(snapshot, key, turn);
         }
         (Then::Update { fields }, Some(old)) => {

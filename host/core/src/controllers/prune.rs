@@ -8,7 +8,7 @@ use super::{Deployed, Deployment, Turn};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{KeyId, Mode, Revision};
-use crate::machine::Step;
+use crate::machine::{History, Step};
 use crate::outcome::Action;
 use crate::snapshot::Snapshot;
 
@@ -25,9 +25,19 @@ pub(super) fn decide(
 ) {
     let Deployment::Converged { revision, content } = deployment else { return };
     turn.degraded("EncryptionPruneControllerDegraded", None);
-    revisions(snapshot, *revision, content, turn);
+    if snapshot.openshift().is_none() {
+        // OpenShift prunes its revisions itself.
+        revisions(snapshot, *revision, content, turn);
+    }
     if settled && deployed.desired.step == Step::Settled {
         keys(snapshot, deployed, turn);
+        let newest = deployed.newest().map(|key| key.id);
+        if deployed.facts.history == History::Kept && deployed.kms_keys().any(|key| Some(key.id) < newest) {
+            turn.explain(
+                "older KMS providers leave once etcd's history from before the migration is compacted",
+            );
+            turn.again_after(snapshot.wanted.request_timeout);
+        }
     }
 }
 

@@ -122,11 +122,25 @@ pub(super) fn provider(snapshot: &Snapshot, id: KeyId, plugin: &Plugin) -> KmsCo
         name: id.to_string(),
         cachesize: None,
         endpoint: match plugin {
+            Plugin::Managed(_) if snapshot.openshift().is_some() => names::openshift_endpoint(id),
             Plugin::Managed(_) => names::endpoint(id),
             Plugin::External(endpoint) => endpoint.clone(),
         },
-        timeout: snapshot.wanted.kms_timeout.clone(),
+        timeout: timeout(snapshot, id),
     }
+}
+
+/// A timeout that cannot be read is a mistake of the spec, and changes nothing: it would be written as it stands.
+fn timeout(snapshot: &Snapshot, id: KeyId) -> String {
+    let stored = snapshot.key(id).and_then(|key| key.kms.as_ref()).map(|kms| &kms.provider.timeout);
+    match stored {
+        Some(stored) if !has_timeout(snapshot) => stored.clone(),
+        _ => snapshot.wanted.kms_timeout.clone(),
+    }
+}
+
+fn has_timeout(snapshot: &Snapshot) -> bool {
+    crate::duration::go(&snapshot.wanted.kms_timeout).is_ok_and(|timeout| !timeout.is_zero())
 }
 
 /// How a stored key differs from what it should be.
@@ -177,13 +191,14 @@ pub(super) fn difference(snapshot: &Snapshot, stored: &KmsKey, now: &Wanted<'_>)
     objects.dedup();
     let accepted = now.record.accepted.as_ref();
     let old = stored.plugin.accepted.as_ref();
-    if old.map(|a| &a.settings) != accepted.map(|a| &a.settings)
-        || stored.provider.timeout != snapshot.wanted.kms_timeout
-    {
+    // OpenShift's controllers accept no rendering: a key of theirs differs by what it says, not by what it lacks.
+    let theirs = old.is_none() && snapshot.openshift().is_some();
+    let settings = !theirs && old.map(|a| &a.settings) != accepted.map(|a| &a.settings);
+    if has_timeout(snapshot) && (settings || stored.provider.timeout != snapshot.wanted.kms_timeout) {
         fields.push("spec.plugins".to_owned());
     }
     let rendering = |a: Option<&AcceptedPlugin>| a.map(|a| (a.image.clone(), a.template.clone()));
-    if fields.is_empty() && objects.is_empty() && rendering(old) != rendering(accepted) {
+    if !theirs && fields.is_empty() && objects.is_empty() && rendering(old) != rendering(accepted) {
         // A new version of the module renders the same configuration in another way.
         fields.push("(rendering)".to_owned());
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Turn, lost};
+use super::{Turn, lost, pods};
 use crate::api::{EncryptionNodeSpec, KeyCanary, PreflightRequest};
 use crate::formats::encryption_config::REVISION_ZERO;
 use crate::formats::revision::RevisionContent;
@@ -57,8 +57,22 @@ pub struct Assessment<'a> {
     targets: BTreeMap<String, Revision>,
 }
 
+impl<'a> Assessment<'a> {
+    /// Where no node is told anything.
+    pub(super) fn of_pods(
+        deployment: Deployment<'a>,
+        waiting: Option<Waiting>,
+        notices: Vec<Notice>,
+    ) -> Self {
+        Self { deployment, waiting, notices, rebuilt: None, targets: BTreeMap::new() }
+    }
+}
+
 /// Looks at every API server.
 pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
+    if let Some(openshift) = snapshot.openshift() {
+        return pods::assess(snapshot, openshift);
+    }
     let mut targets: BTreeMap<String, Revision> = snapshot
         .servers
         .values()

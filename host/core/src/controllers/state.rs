@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Deployed, Deployment, Turn, health};
+use super::{Deployed, Deployment, Turn, health, managed};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
@@ -42,6 +42,9 @@ pub(super) fn decide(
     };
     turn.degraded(DEGRADED, None);
     let content = machine::encode(next, deployed.content);
+    if let Some(openshift) = snapshot.openshift() {
+        return managed::decide(snapshot, openshift, deployed, next, content, turn);
+    }
     if deployed.content.is_some_and(|old| is_same(old, &content)) {
         return deployment.is_converged();
     }
@@ -95,7 +98,7 @@ fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn
 }
 
 /// The same configuration, and the same would run.
-fn is_same(old: &RevisionContent, new: &RevisionContent) -> bool {
+pub(super) fn is_same(old: &RevisionContent, new: &RevisionContent) -> bool {
     old.config == new.config
         && old.plugins.len() == new.plugins.len()
         && old.plugins.iter().all(|(id, plugin)| {
@@ -122,14 +125,14 @@ fn apply(
     turn.act(Action::ApplyConfig { revision, content: Box::new(content) });
 }
 
-fn promoted(next: &State) -> Vec<KeyId> {
+pub(super) fn promoted(next: &State) -> Vec<KeyId> {
     let mut ids: Vec<KeyId> = next.resources.values().filter_map(|keys| keys.write).collect();
     ids.sort_unstable();
     ids.dedup();
     ids
 }
 
-fn record_publication(snapshot: &Snapshot, id: KeyId, revision: Revision, turn: &mut Turn) {
+pub(super) fn record_publication(snapshot: &Snapshot, id: KeyId, revision: Revision, turn: &mut Turn) {
     if let Some(key) = snapshot.key(id).filter(|key| key.write_published.is_none()) {
         let mut key = key.clone();
         key.write_published = Some(revision);
@@ -137,7 +140,7 @@ fn record_publication(snapshot: &Snapshot, id: KeyId, revision: Revision, turn: 
     }
 }
 
-fn why(deployed: &Deployed<'_>, next: &State) -> String {
+pub(super) fn why(deployed: &Deployed<'_>, next: &State) -> String {
     let newest = next.keys.keys().next_back().map(ToString::to_string).unwrap_or_default();
     let lists_change = deployed.state.as_ref().is_none_or(|state| state.resources != next.resources);
     if !lists_change {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Deployed, Deployment};
+use super::{Deployed, Deployment, decommission};
 use crate::api::{HealthStatus, KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
 use crate::ids::Revision;
+use crate::machine::Step;
 use crate::outcome::StatusView;
 use crate::provider::Origin;
 use crate::snapshot::Snapshot;
@@ -19,6 +20,7 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
         revisions: revisions(snapshot, deployment),
         keys: if blocked(deployment) { snapshot.told_keys.clone() } else { keys(snapshot, deployed) },
         migrations: migrations(snapshot),
+        reencrypted: reencrypted(snapshot, deployed),
         plugins: plugins(snapshot),
     }
 }
@@ -80,7 +82,15 @@ fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
                 migrated: key.migrated.iter().map(ToString::to_string).collect(),
             }
         })
+        .chain(decommission::retired(snapshot))
         .collect()
+}
+
+/// The token of `spec.reencrypt` that was carried out: the write key was made for it, and everything is stored under it.
+fn reencrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Option<String> {
+    let newest = snapshot.usable().next()?;
+    let done = matches!(deployed.desired.step, Step::Settled | Step::Decrypt | Step::Decrypting);
+    (done && !newest.external_reason.is_empty()).then(|| newest.external_reason.clone())
 }
 
 fn migrations(snapshot: &Snapshot) -> Vec<MigrationSummary> {

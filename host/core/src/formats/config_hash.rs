@@ -8,10 +8,13 @@ use serde_json::Value;
 use super::ReferencedData;
 use crate::provider::ReferenceKind;
 
-/// FNV-1 (not 1a), 32 bits, over the provider's configuration as Go would write it, then the referenced values.
-pub fn config_hash(provider_config: &Value, referenced: &ReferencedData) -> String {
+/// FNV-1 (not 1a), 32 bits, over the provider's configuration as Go would write it, then the referenced values. `order`
+/// are the paths of the configuration's fields as its type declares them.
+pub fn config_hash(provider_config: &Value, order: &[String], referenced: &ReferencedData) -> String {
     let mut hash = Fnv1::default();
-    hash.write(go_json(provider_config).as_bytes());
+    let mut json = String::new();
+    go_json(provider_config, "", order, &mut json);
+    hash.write(json.as_bytes());
     hash.write(b"\n");
     for kind in [ReferenceKind::Secret, ReferenceKind::ConfigMap] {
         // The map is sorted by kind, name and key: within one referenced object that is "each key sorted by name".
@@ -23,15 +26,56 @@ pub fn config_hash(provider_config: &Value, referenced: &ReferencedData) -> Stri
     URL_SAFE.encode(hash.0.to_be_bytes())
 }
 
-/// Go's `encoding/json` escapes `<`, `>`, `&` and the two line separators; serde does not.
-fn go_json(value: &Value) -> String {
-    value
-        .to_string()
-        .replace('<', "\\u003c")
-        .replace('>', "\\u003e")
-        .replace('&', "\\u0026")
-        .replace('\u{2028}', "\\u2028")
-        .replace('\u{2029}', "\\u2029")
+/// Go's `encoding/json` of a struct: fields in the order of their declaration, those that are empty left out, and `<`,
+/// `>`, `&` and the two line separators escaped, which serde does not do.
+fn go_json(value: &Value, path: &str, order: &[String], json: &mut String) {
+    let Value::Object(fields) = value else {
+        let text = value
+            .to_string()
+            .replace('<', "\\u003c")
+            .replace('>', "\\u003e")
+            .replace('&', "\\u0026")
+            .replace('\u{2028}', "\\u2028")
+            .replace('\u{2029}', "\\u2029");
+        json.push_str(&text);
+        return;
+    };
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    let mut sorted: Vec<(usize, &String, &Value)> = fields
+        .iter()
+        .filter(|(_, value)| !is_empty(value))
+        .map(|(name, value)| {
+            let own = below(name);
+            let is_it = |declared: &String| {
+                declared
+                    .strip_prefix(own.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('['))
+            };
+            (order.iter().position(is_it).unwrap_or(order.len()), name, value)
+        })
+        .collect();
+    // Of what nobody declared, nothing is known but the name.
+    sorted.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    json.push('{');
+    for (index, (_, name, value)) in sorted.into_iter().enumerate() {
+        if index > 0 {
+            json.push(',');
+        }
+        go_json(&Value::String(name.clone()), "", &[], json);
+        json.push(':');
+        go_json(value, &below(name), order, json);
+    }
+    json.push('}');
+}
+
+/// What Go's `omitempty` and `omitzero` leave out of this type: empty texts, and structs all of whose fields are.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+        _ => false,
+    }
 }
 
 struct Fnv1(u32);
@@ -52,6 +96,8 @@ impl Fnv1 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -66,15 +112,43 @@ mod tests {
 
     #[test]
     fn hash_has_eight_characters_and_follows_credentials() {
-        let config = serde_json::json!({"address": "https://a.example.com"});
+        let config = json!({"address": "https://a.example.com"});
         let key = crate::provider::KeyRef {
             kind: ReferenceKind::Secret,
             name: "a".into(),
             key: "secret-id".into(),
         };
-        let one = config_hash(&config, &[(key.clone(), crate::SecretBytes::new(b"1".to_vec()))].into());
-        let two = config_hash(&config, &[(key, crate::SecretBytes::new(b"2".to_vec()))].into());
+        let one = config_hash(&config, &[], &[(key.clone(), crate::SecretBytes::new(b"1".to_vec()))].into());
+        let two = config_hash(&config, &[], &[(key, crate::SecretBytes::new(b"2".to_vec()))].into());
         assert_eq!(one.len(), 8);
         assert_ne!(one, two);
+    }
+
+    fn written(config: &Value) -> String {
+        let order = ["image", "namespace", "tls.ca.name", "tls.server", "path"].map(ToOwned::to_owned);
+        let mut json = String::new();
+        go_json(config, "", &order, &mut json);
+        json
+    }
+
+    #[test]
+    fn configuration_is_written_as_go_writes_the_struct() {
+        let config = json!({
+            "path": "a/keys/b", "zz": 1, "tls": {"server": "s", "ca": {"name": "c"}}, "image": "i",
+            "namespace": "", "aa": true,
+        });
+        let go = r#"{"image":"i","tls":{"ca":{"name":"c"},"server":"s"},"path":"a/keys/b","aa":true,"zz":1}"#;
+        assert_eq!(written(&config), go);
+        assert_eq!(written(&json!({"tls": {"ca": {"name": ""}}, "path": "p"})), r#"{"path":"p"}"#);
+        assert_eq!(written(&json!({"path": "a<b>&\u{2028}"})), r#"{"path":"a\u003cb\u003e\u0026\u2028"}"#);
+    }
+
+    #[test]
+    fn order_in_which_it_was_written_does_not_matter() {
+        let order = ["image", "path"].map(ToOwned::to_owned);
+        let hash = |config: Value| config_hash(&config, &order, &ReferencedData::new());
+        let one = hash(json!({"image": "i", "path": "p"}));
+        assert_eq!(one, hash(json!({"path": "p", "image": "i", "namespace": ""})));
+        assert_ne!(one, hash(json!({"path": "i", "image": "p"})));
     }
 }

@@ -1,5 +1,7 @@
 //! `apiserver.config.k8s.io/v1` EncryptionConfiguration (CONTRACT 1.4): as JSON and a newline, in Go's field order.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::FormatError;
@@ -7,6 +9,12 @@ use crate::ids::ConfigHash;
 
 /// OBJECTS.md, "Beginnings and ends": what `prepare` installs before Keyward makes its first revision.
 pub const REVISION_ZERO: &str = "{\"kind\":\"EncryptionConfiguration\",\"apiVersion\":\"apiserver.config.k8s.io/v1\",\"resources\":[{\"resources\":[\"secrets\"],\"providers\":[{\"identity\":{}}]}]}\n";
+
+/// The hash of [`REVISION_ZERO`].
+pub fn zero_hash() -> &'static ConfigHash {
+    static HASH: LazyLock<ConfigHash> = LazyLock::new(|| ConfigHash::of(REVISION_ZERO.as_bytes()));
+    &HASH
+}
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

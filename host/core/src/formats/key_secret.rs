@@ -49,6 +49,8 @@ pub struct KeySecret {
     pub uid: String,
     /// As read: what an update depends on.
     pub resource_version: String,
+    /// As stored: when the secret was made.
+    pub created: Option<jiff::Timestamp>,
     /// A terminating key secret is still used (CONTRACT 2.5), and named in status.
     pub terminating: bool,
 }
@@ -109,6 +111,7 @@ impl KeySecret {
             remote_key_id: None,
             uid: String::new(),
             resource_version: String::new(),
+            created: None,
             terminating: false,
         }
     }
@@ -288,6 +291,7 @@ impl KeySecret {
             remote_key_id: annotations.get(names::ANNOTATION_KMS_KEY_ID).cloned().map(RemoteKeyId),
             uid: secret.metadata.uid.clone().unwrap_or_default(),
             resource_version: secret.metadata.resource_version.clone().unwrap_or_default(),
+            created: secret.metadata.creation_timestamp.as_ref().map(|time| time.0),
             terminating: secret.metadata.deletion_timestamp.is_some(),
         })
     }

@@ -3,6 +3,7 @@
 //! Decoders take anything (objects are untrusted input) and answer with an error that names the object and the key.
 
 pub mod config_hash;
+pub mod consistency;
 pub mod digest;
 pub mod encryption_config;
 pub mod envelope;
@@ -86,6 +87,19 @@ pub enum FormatError {
     /// CONTRACT 1.3.
     #[error("{0}")]
     InvalidKeyId(#[from] crate::ids::InvalidId),
+    /// CONTRACT 1.5: one keyID names one key and one plugin, whichever resource or secret it is read from.
+    #[error("{what} mismatch for keyID {id}: {parts} from different resources must be identical")]
+    Mismatch {
+        /// `KMS plugin config`, `KMS secret data`, `KMS configmap data`, or `key`.
+        what: &'static str,
+        /// Which key.
+        id: crate::ids::KeyId,
+        /// What differs, in the plural.
+        parts: &'static str,
+    },
+    /// CONTRACT 1.4.
+    #[error("invalid plugin name \"{0}\": expected format keyID_resourceName")]
+    PluginName(String),
     /// Objects of this system that lack what it needs.
     #[error("secret {secret} lacks {what}")]
     Lacks {

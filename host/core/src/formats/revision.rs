@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::encryption_config::EncryptionConfiguration;
-use super::{FormatError, ReferencedData, digest, envelope, parse_reference, reference_key};
+use super::{FormatError, ReferencedData, consistency, digest, envelope, parse_reference, reference_key};
 use crate::SecretBytes;
 use crate::api::PluginSettings;
 use crate::ids::{ConfigHash, GroupResource, KeyId, PluginDigest};
@@ -249,6 +249,7 @@ impl RevisionContent {
     pub fn decode(secret: &str, data: &SecretData) -> Result<Option<Self>, FormatError> {
         let Some(bytes) = data.get(CONFIG_KEY) else { return Ok(None) };
         let config = EncryptionConfiguration::decode(bytes.expose())?;
+        consistency::same_in_all_resources(&config)?;
         let plugins = decode_plugins(secret, data)?;
         Ok(Some(RevisionParts { config, bytes: bytes.clone(), plugins }.into()))
     }

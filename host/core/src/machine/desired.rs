@@ -46,8 +46,20 @@ pub struct Facts {
     pub dropped: BTreeSet<KeyId>,
     /// Resources that left the list and of which everything was rewritten in plain text.
     pub decrypted: BTreeSet<GroupResource>,
-    /// Nothing from before the end of the write key's migrations can be read from etcd any more.
-    pub compacted: bool,
+    /// What etcd still holds from before the end of the write key's migrations.
+    pub history: History,
+}
+
+/// Deleted and overwritten values in etcd, which watches and exact lists still decrypt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum History {
+    /// Nobody looks: KMS keys are kept as CONTRACT 2.3 keeps any key.
+    #[default]
+    Untold,
+    /// Old values may be there.
+    Kept,
+    /// They cannot be read any more.
+    Compacted,
 }
 
 /// The state to deploy after `deployed` (absent: nothing was ever deployed). `backed` are the usable keys, newest
@@ -81,11 +93,11 @@ pub fn desired(
     let mut changed = false;
     for target in targets {
         let Some(keys) = state.resources.get_mut(target) else { continue };
-        for key in needed.inserted() {
+        for key in needed.inserted(facts.history) {
             changed |= keys.insert(key.id);
         }
     }
-    for key in needed.inserted() {
+    for key in needed.inserted(facts.history) {
         state.keys.entry(key.id).or_insert_with(|| (*key).clone());
     }
     let newest_unbacked =
@@ -117,9 +129,13 @@ pub fn desired(
         state.keys.values().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
     for target in targets {
         let Some(keys) = state.resources.get_mut(target) else { continue };
-        // Decisions 7: a plugin that nothing needs is a way to lock oneself out.
-        let leaves = |id: &KeyId| facts.compacted && *id < newest.id && kms.contains(id);
-        keys.read.retain(|id| *id >= oldest_needed && !leaves(id));
+        // Decisions 7: a KMS provider stays while etcd's history may need it, and not a moment longer: a plugin that
+        // nothing needs is a way to lock oneself out. CONTRACT 2.3 keeps one predecessor, needed or not.
+        keys.read.retain(|id| match facts.history {
+            History::Kept if kms.contains(id) => true,
+            History::Compacted if kms.contains(id) => *id >= newest.id,
+            _ => *id >= oldest_needed,
+        });
     }
     forget_unused(&mut state);
     Desired { state, step: Step::Settled }
@@ -201,9 +217,10 @@ struct NeededToRead<'a> {
 
 impl<'a> NeededToRead<'a> {
     /// What has to stand in the configuration. A KMS key that nothing needs is kept while it is there, and never comes
-    /// back (Decisions 7).
-    fn inserted(&self) -> impl Iterator<Item = &&'a Key> {
+    /// back (Decisions 7), where it is known that it may leave at all.
+    fn inserted(&self, history: History) -> impl Iterator<Item = &&'a Key> {
         let extra = self.one_more.then(|| self.all.len().saturating_sub(1));
+        let extra = extra.filter(|_| history != History::Untold);
         self.all
             .iter()
             .enumerate()

@@ -288,17 +288,16 @@ fn start(view: &View<'_>, draft: &mut Draft) {
             let why = format!("revision {} is the target", target.revision);
             draft.step(Step::KeepRevision(target.revision), why);
         }
-        if let Some(Needed { instance, unfit: Some(why), .. }) =
-            target.plugins.values().find(|needed| needed.unfit.is_some())
-        {
-            draft.problem(Problem::new("PluginRefused", format!("key {}: {why}", instance.key_id)));
+        let unfit = |(key_id, needed): (&KeyId, &Needed<'_>)| Some((*key_id, needed.unfit()?.to_string()));
+        if let Some((key_id, why)) = target.plugins.iter().find_map(unfit) {
+            draft.problem(Problem::new("PluginRefused", format!("key {key_id}: {why}")));
         }
     }
     if let Candidate::Waiting(why) = &view.candidate {
         draft.wait(why.clone());
     }
     for (instance, needed) in view.needed() {
-        if needed.external.is_some() || needed.unfit.is_some() {
+        if needed.external.is_some() || needed.unfit().is_some() {
             continue;
         }
         let found = view.on_disk(&instance);

@@ -9,7 +9,7 @@ pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
     let Some(target) = &view.target else { return };
     for (key_id, needed) in &target.plugins {
         let instance = &needed.instance;
-        if needed.external.is_some() || needed.unfit.is_some() || view.serves(instance) {
+        if needed.external.is_some() || needed.unfit().is_some() || view.serves(instance) {
             continue;
         }
         if view.on_disk(instance).trial {
@@ -98,7 +98,7 @@ fn through_links(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> boo
     let (mut all, mut stale) = (true, Vec::new());
     for needed in target.plugins.values() {
         let instance = &needed.instance;
-        if needed.unfit.is_some() || needed.external.is_none() && !view.serves(instance) {
+        if needed.unfit().is_some() || needed.external.is_none() && !view.serves(instance) {
             // Said by `switch_links`.
             all = false;
             continue;

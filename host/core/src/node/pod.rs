@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::instance::Instance;
 use crate::SecretBytes;
 use crate::api::{PluginResources, PluginSettings};
-use crate::formats::revision::PluginRecord;
+use crate::formats::revision::{AcceptedPlugin, PluginRecord};
 use crate::ids::{KeyId, PluginDigest};
 use crate::names::GROUP;
 use crate::provider::{Container, HttpProbe, KeyRef, Part, Plugin, ReferenceKind};
@@ -113,17 +113,16 @@ pub enum RenderError {
 }
 
 /// Whether a pod can be made of this key's record, on whichever node.
-pub fn check(key_id: KeyId, record: &PluginRecord) -> Result<(), RenderError> {
-    let digest = record.digest(key_id).unwrap_or_else(|| PluginDigest(String::new()));
+pub fn check(instance: &Instance, record: &PluginRecord) -> Result<(), RenderError> {
     let ports = ports(record).iter().map(|name| (name.clone(), 1)).collect();
     let place = Place { node: "node", files: "/files", ports: &ports, uid: 1, gid: 1, trial: None };
-    render(key_id, &digest, record, &place).map(drop)
+    fill(instance, record, &place).map(drop)
 }
 
 /// The names of the ports that an instance wants.
 pub fn ports(record: &PluginRecord) -> &[String] {
     match managed(record) {
-        Ok((_, container)) => &container.ports,
+        Ok((_, _, container)) => &container.ports,
         Err(_) => &[],
     }
 }
@@ -135,24 +134,10 @@ pub fn render(
     record: &PluginRecord,
     place: &Place<'_>,
 ) -> Result<Rendered, RenderError> {
-    let (image, container) = managed(record)?;
-    let settings = record.accepted.as_ref().map(|accepted| accepted.settings.clone()).unwrap_or_default();
     let instance = Instance::new(key_id, digest);
-    let mut filler = Filler { key_id, instance: &instance, container, record, place, files: BTreeMap::new() };
-    for file in &container.files {
-        let content = filler.bytes(&file.content)?;
-        filler.files.insert(rendered_name(&file.name)?, content);
-    }
-    let args = container
-        .args
-        .iter()
-        .enumerate()
-        .map(|(i, parts)| filler.text(parts, || format!("argument {}", i + 1)).map(|text| escaped(&text)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let Filled { image, container, settings, files, args, env, health, ports } =
+        fill(&instance, record, place)?;
     let command: Vec<String> = container.command.iter().map(|word| escaped(word)).collect();
-    let env = environment(&mut filler, &settings)?;
-    let health = container.health.as_ref().map(|probe| http_get(probe, place)).transpose()?;
-    let files = filler.files;
 
     let folder = |name: &str, path: String, read_only: bool| {
         // The path is the same inside: it stands in arguments, and in the API server's configuration.
@@ -171,14 +156,6 @@ pub fn render(
         mounts.push(folder("files", place.files.to_owned(), true));
     }
     let (volume_mounts, volumes): (Vec<_>, Vec<_>) = mounts.into_iter().unzip();
-    let ports: Vec<ContainerPort> = container
-        .ports
-        .iter()
-        .map(|name| {
-            let port = i32::from(port(name, place)?);
-            Ok(ContainerPort { container_port: port, host_port: Some(port), ..Default::default() })
-        })
-        .collect::<Result<_, RenderError>>()?;
 
     let container = PodContainer {
         name: CONTAINER.to_owned(),
@@ -212,7 +189,7 @@ pub fn render(
         // Cluster DNS is served by pods that need the API server that needs this plugin.
         dns_policy: Some("Default".to_owned()),
         enable_service_links: Some(false),
-        host_aliases: host_aliases(&settings),
+        host_aliases: host_aliases(settings),
         host_network: Some(true),
         priority: Some(PRIORITY),
         priority_class_name: Some("system-node-critical".to_owned()),
@@ -252,22 +229,65 @@ pub fn render(
     Ok(Rendered { pod: Pod { metadata, spec: Some(spec), ..Default::default() }, files })
 }
 
+/// What differs from instance to instance: all of a pod that can be wrong.
+struct Filled<'a> {
+    image: &'a str,
+    container: &'a Container,
+    settings: &'a PluginSettings,
+    files: BTreeMap<String, SecretBytes>,
+    args: Vec<String>,
+    env: Vec<EnvVar>,
+    health: Option<HTTPGetAction>,
+    ports: Vec<ContainerPort>,
+}
+
+fn fill<'a>(
+    instance: &Instance,
+    record: &'a PluginRecord,
+    place: &Place<'_>,
+) -> Result<Filled<'a>, RenderError> {
+    let (accepted, image, container) = managed(record)?;
+    let settings = &accepted.settings;
+    let mut filler = Filler { instance, container, record, place, files: BTreeMap::new() };
+    for file in &container.files {
+        let content = filler.bytes(&file.content)?;
+        filler.files.insert(rendered_name(&file.name)?, content);
+    }
+    let args = container
+        .args
+        .iter()
+        .enumerate()
+        .map(|(i, parts)| filler.text(parts, || format!("argument {}", i + 1)).map(|text| escaped(&text)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let env = environment(&mut filler, settings)?;
+    let health = container.health.as_ref().map(|probe| http_get(probe, place)).transpose()?;
+    let files = filler.files;
+    let ports: Vec<ContainerPort> = container
+        .ports
+        .iter()
+        .map(|name| {
+            let port = i32::from(port(name, place)?);
+            Ok(ContainerPort { container_port: port, host_port: Some(port), ..Default::default() })
+        })
+        .collect::<Result<_, RenderError>>()?;
+    Ok(Filled { image, container, settings, files, args, env, health, ports })
+}
+
 /// The manifest as the kubelet reads it. Strings that YAML 1.1 would take for something else are quoted.
 pub fn manifest(pod: &Pod) -> Result<String, serde_saphyr::ser::Error> {
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
     serde_saphyr::to_string_with_options(pod, options)
 }
 
-fn managed(record: &PluginRecord) -> Result<(&str, &Container), RenderError> {
+fn managed(record: &PluginRecord) -> Result<(&AcceptedPlugin, &str, &Container), RenderError> {
     let accepted = record.accepted.as_ref().ok_or(RenderError::NotManaged)?;
     let Plugin::Managed(container) = &accepted.template else { return Err(RenderError::NotManaged) };
     let image = accepted.image.as_deref().filter(|image| !image.is_empty()).ok_or(RenderError::NoImage)?;
-    Ok((image, container))
+    Ok((accepted, image, container))
 }
 
 /// Fills in parts, and notes which files they refer to: nothing else is written.
 struct Filler<'a> {
-    key_id: KeyId,
     instance: &'a Instance,
     container: &'a Container,
     record: &'a PluginRecord,
@@ -319,7 +339,7 @@ impl Filler<'_> {
         Ok(match name {
             "socket-uri" => format!("unix://{}", self.instance.socket()),
             "socket-path" => self.instance.socket(),
-            "key-id" => self.key_id.to_string(),
+            "key-id" => self.instance.key_id.to_string(),
             "node-name" => self.place.node.to_owned(),
             other => match other.strip_prefix("port:") {
                 Some(name) => port(name, self.place)?.to_string(),

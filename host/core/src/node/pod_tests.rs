@@ -172,7 +172,8 @@ fn what_cannot_be_rendered_is_named(#[case] change: fn(&mut PluginRecord), #[cas
     let mut record = record();
     change(&mut record);
     assert_eq!(rendered(&record, 65532), Err(expected.clone()));
-    assert_eq!(check(KeyId(7), &record), Err(expected));
+    let instance = Instance::new(KeyId(7), &PluginDigest("0123456789abcdef".repeat(4)));
+    assert_eq!(check(&instance, &record), Err(expected));
 }
 
 #[rstest]

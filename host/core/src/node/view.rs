@@ -1,5 +1,6 @@
 //! What follows at once from what is seen: which plugins target and candidate need, which keys each configuration has.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::instance::Instance;
@@ -7,7 +8,7 @@ use super::observe::{Observed, OnDisk, Pass, Probed, Question, Socket, Unusable,
 use super::pod::{self, RenderError};
 use super::valid;
 use crate::api::{Canary, PreflightRequest, PreflightResult};
-use crate::formats::encryption_config::REVISION_ZERO;
+use crate::formats::encryption_config::zero_hash;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use crate::names;
@@ -35,21 +36,29 @@ pub(super) struct Needed<'a> {
     pub(super) digest: PluginDigest,
     /// Somebody else's endpoint.
     pub(super) external: Option<&'a str>,
-    /// Why no pod can be made of it.
-    pub(super) unfit: Option<RenderError>,
+    record: &'a PluginRecord,
+    /// Once asked for: a pod is made to see it.
+    unfit: OnceCell<Option<RenderError>>,
 }
 
 impl<'a> Needed<'a> {
-    fn of(key_id: KeyId, record: &'a PluginRecord) -> Result<Self, String> {
-        let digest = record.digest(key_id).ok_or_else(|| format!("the data of key {key_id} has no salt"))?;
+    fn of(key_id: KeyId, record: &'a PluginRecord, digest: Option<PluginDigest>) -> Result<Self, String> {
+        let digest = digest.ok_or_else(|| format!("the data of key {key_id} has no salt"))?;
         let accepted =
             record.accepted.as_ref().ok_or_else(|| format!("the data of key {key_id} has no rendering"))?;
         let external = match &accepted.template {
             Template::External(endpoint) => Some(endpoint.as_str()),
             Template::Managed(_) => None,
         };
-        let unfit = if external.is_some() { None } else { pod::check(key_id, record).err() };
-        Ok(Self { instance: Instance::new(key_id, &digest), digest, external, unfit })
+        let instance = Instance::new(key_id, &digest);
+        Ok(Self { instance, digest, external, record, unfit: OnceCell::new() })
+    }
+
+    /// Why no pod can be made of it.
+    pub(super) fn unfit(&self) -> Option<&RenderError> {
+        let managed = self.external.is_none();
+        let check = || if managed { pod::check(&self.instance, self.record).err() } else { None };
+        self.unfit.get_or_init(check).as_ref()
     }
 }
 
@@ -84,7 +93,6 @@ pub(super) struct View<'a> {
     pub(super) file: Option<&'a ConfigHash>,
     /// The hash that the API server shows.
     pub(super) loaded: Option<&'a ConfigHash>,
-    zero: ConfigHash,
 }
 
 impl<'a> View<'a> {
@@ -100,7 +108,6 @@ impl<'a> View<'a> {
             candidate: candidate(o),
             file: o.disk.file.as_ref().map(|file| &file.hash),
             loaded: o.server.as_ref().ok().and_then(|reading| reading.loaded.as_ref()),
-            zero: ConfigHash::of(REVISION_ZERO.as_bytes()),
         }
     }
 
@@ -231,7 +238,7 @@ impl<'a> View<'a> {
 
     /// The keys whose links the configuration of this hash names; `None` where nobody can tell.
     pub(super) fn keys_of(&self, hash: &ConfigHash) -> Option<BTreeSet<KeyId>> {
-        if *hash == self.zero {
+        if hash == zero_hash() {
             return Some(BTreeSet::new());
         }
         if let Some(content) = self.content_of(hash) {
@@ -263,7 +270,7 @@ impl<'a> View<'a> {
     /// Whether its bytes are on this disk.
     pub(super) fn can_put_back(&self, hash: &ConfigHash) -> bool {
         let disk = &self.o.disk;
-        *hash == self.zero
+        hash == zero_hash()
             || disk.configurations.contains_key(hash)
             || disk.revisions.values().any(|content| content.hash() == *hash)
     }
@@ -318,7 +325,7 @@ pub(super) fn plugins_of(content: &RevisionContent) -> Result<BTreeMap<KeyId, Ne
             .plugins
             .get(&key_id)
             .ok_or_else(|| format!("there is no data for the plugin of key {key_id}"))?;
-        let needed = Needed::of(key_id, record)?;
+        let needed = Needed::of(key_id, record, content.digest(key_id).cloned())?;
         let endpoint = needed.external.map_or_else(|| names::endpoint(key_id), ToOwned::to_owned);
         if let Some(other) = endpoints(content, key_id).into_iter().find(|other| **other != endpoint) {
             return Err(format!("key {key_id} has the endpoint {other}, but its plugin is at {endpoint}"));
@@ -359,27 +366,33 @@ fn candidate(o: &Observed) -> Candidate<'_> {
     let Some(record) = plugins.get(&request.key_id) else {
         return Candidate::Waiting(format!("the candidate is not for key {} yet", request.key_id));
     };
-    match Needed::of(request.key_id, record) {
+    match Needed::of(request.key_id, record, record.digest(request.key_id)) {
         Err(why) => Candidate::Broken(format!("Secret {}: {why}", names::PREFLIGHT_SECRET)),
         Ok(needed) if needed.digest != request.hash => {
             Candidate::Waiting("the candidate is not the requested one yet".to_owned())
         }
-        Ok(Needed { unfit: Some(why), .. }) => Candidate::Broken(why.to_string()),
-        Ok(needed) => Candidate::Ready(needed),
+        Ok(needed) => match needed.unfit() {
+            Some(why) => Candidate::Broken(why.to_string()),
+            None => Candidate::Ready(needed),
+        },
     }
 }
 
 impl Observed {
     /// The digest and data of an instance, from the target, the candidate, or a kept revision.
-    pub fn record(&self, instance: &Instance) -> Option<(PluginDigest, &PluginRecord)> {
-        let target =
-            self.target.iter().filter_map(|target| target.as_ref().ok()).map(|content| &content.plugins);
-        let candidate = self.candidate.iter().filter_map(|found| found.as_ref().ok()).map(AsRef::as_ref);
-        let kept = self.disk.revisions.values().map(|content| &content.plugins);
-        target.chain(candidate).chain(kept).find_map(|plugins| {
-            let record = plugins.get(&instance.key_id)?;
-            let digest = record.digest(instance.key_id)?;
-            (Instance::new(instance.key_id, &digest) == *instance).then_some((digest, record))
-        })
+    pub fn record<'a>(&'a self, instance: &Instance) -> Option<(PluginDigest, &'a PluginRecord)> {
+        let key_id = instance.key_id;
+        let is_it = |digest: &PluginDigest| Instance::new(key_id, digest) == *instance;
+        let in_revision = |content: &'a RevisionContent| {
+            let digest = content.digest(key_id).filter(|digest| is_it(digest))?;
+            Some((digest.clone(), content.plugins.get(&key_id)?))
+        };
+        let target = self.target.iter().filter_map(|target| target.as_ref().ok());
+        let candidate = || {
+            let record = self.candidate.as_ref()?.as_ref().ok()?.get(&key_id)?;
+            Some((record.digest(key_id).filter(is_it)?, record))
+        };
+        let kept = || self.disk.revisions.values().find_map(|content| in_revision(content));
+        target.map(AsRef::as_ref).find_map(in_revision).or_else(candidate).or_else(kept)
     }
 }

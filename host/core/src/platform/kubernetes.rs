@@ -6,18 +6,17 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    Given, HistoryRequest, KMS_REQUIRED, Needed, ObjectRef, Objects, Results, Serving, kms_of, lacks_kms,
+    Given, HistoryRequest, KMS_REQUIRED, Needed, Objects, Results, Serving, keys, kms_of, lacks_kms, needed,
 };
 use crate::SecretBytes;
 use crate::api::ClusterEncryptionSpec;
 use crate::formats::FormatError;
-use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{RevisionContent, SecretData, decode_plugins};
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
 use crate::names;
 use crate::provider::{EvaluationRequest, Origin};
 use crate::snapshot::{
-    AgentView, ServerView, Snapshot, StoredCandidate, StoredMigration, StoredRevision, Wanted,
+    AgentView, Platform, ServerView, Snapshot, StoredCandidate, StoredMigration, StoredRevision, Wanted,
 };
 
 /// Encrypted where the spec names nothing; every API server serves and stores them itself.
@@ -27,47 +26,14 @@ const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What is still wanted before [`snapshot`] can be made; ask until it wants nothing.
 pub fn needed(objects: &Objects, results: &Results) -> Needed {
-    let mut needed = Needed::default();
-    let keys = secrets_of_keys(objects).filter_map(|secret| KeySecret::decode(secret).ok());
-    let stored = keys.filter_map(|key| Some((Origin::Stored, key.kms?.plugin.kms.clone())));
-    let desired = objects
-        .cluster_encryption
+    let (keys, _) = keys::decode(secrets_of_keys(objects));
+    let desired = objects.cluster_encryption.as_ref().and_then(|cluster| kms_of(&cluster.spec.encryption));
+    let failures = objects
+        .encryption_nodes
         .iter()
-        .filter_map(|cluster| Some((Origin::Desired, kms_of(&cluster.spec.encryption)?)));
-    let mut requests = Vec::new();
-    for (origin, kms) in desired.chain(stored) {
-        let request = EvaluationRequest::new(origin, &kms);
-        match results.evaluations.get(&request) {
-            None => {
-                needed.evaluations.insert(request);
-            }
-            Some(Ok(evaluation)) => {
-                for reference in &evaluation.references {
-                    let source = &reference.source;
-                    let object = ObjectRef { kind: source.kind, name: source.name.clone() };
-                    if !results.objects.contains_key(&object) {
-                        needed.objects.insert(object);
-                    }
-                }
-                requests.push(request);
-            }
-            Some(Err(_)) => {}
-        }
-    }
+        .filter_map(|node| node.status.as_ref()?.preflight.as_ref()?.failure.clone());
+    let mut needed = needed::needed(desired.as_ref(), &keys, failures, results);
     needed.history = history(objects).filter(|request| !results.history.contains_key(request)).collect();
-    // Every failure is put to the provider whose configuration is wanted now: the candidate is its doing.
-    if let Some(request) = requests.into_iter().find(|request| request.origin == Origin::Desired) {
-        let failures = objects
-            .encryption_nodes
-            .iter()
-            .filter_map(|node| node.status.as_ref()?.preflight.as_ref()?.failure.clone());
-        for failure in failures {
-            let diagnosis = (request.clone(), failure);
-            if !results.diagnoses.contains_key(&diagnosis) {
-                needed.diagnoses.insert(diagnosis);
-            }
-        }
-    }
     needed
 }
 
@@ -75,16 +41,7 @@ pub fn needed(objects: &Objects, results: &Results) -> Needed {
 pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Snapshot> {
     let cluster = objects.cluster_encryption.as_ref()?;
     let status = cluster.status.clone().unwrap_or_default();
-    let (mut keys, mut undecodable) = (Vec::new(), BTreeMap::new());
-    for secret in secrets_of_keys(objects) {
-        match KeySecret::decode(secret) {
-            Ok(key) => keys.push(key),
-            Err(error) => {
-                undecodable.insert(secret.metadata.name.clone().unwrap_or_default(), error);
-            }
-        }
-    }
-    keys.sort_unstable_by_key(|key| std::cmp::Reverse(key.id));
+    let (keys, undecodable) = keys::decode(secrets_of_keys(objects));
     let revisions = revisions(objects);
     let servers = servers(objects);
     let candidate = find(objects, names::PREFLIGHT_SECRET);
@@ -160,6 +117,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         now: given.now,
         ages: given.ages,
         fresh: given.fresh,
+        platform: Platform::Kubernetes,
     })
 }
 
@@ -173,14 +131,7 @@ fn history(objects: &Objects) -> impl Iterator<Item = HistoryRequest> {
 }
 
 fn secrets_of_keys(objects: &Objects) -> impl Iterator<Item = &Secret> {
-    objects.secrets.iter().filter(|secret| {
-        secret
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(names::LABEL_COMPONENT))
-            .is_some_and(|component| component == names::KUBE_APISERVER)
-    })
+    keys::of(&objects.secrets, names::NAMESPACE, names::KUBE_APISERVER)
 }
 
 fn find<'a>(objects: &'a Objects, name: &str) -> Option<&'a Secret> {

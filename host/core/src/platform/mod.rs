@@ -1,6 +1,10 @@
 //! Objects → [`Snapshot`](crate::snapshot::Snapshot), pure; the operator and `plan --objects` use the same functions.
 
+pub mod dump;
+mod keys;
 pub mod kubernetes;
+mod needed;
+pub mod openshift;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +15,7 @@ use k8s_openapi::api::core::v1::{Node, Secret};
 use serde_json::{Value, json};
 
 use crate::SecretBytes;
-use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode, EncryptionSpec};
+use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode, EncryptionSpec, Since};
 use crate::ids::{GroupResource, Mode};
 use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Failure, ProviderError, ReferenceKind};
 
@@ -166,6 +170,21 @@ pub struct Age {
     pub value: String,
     /// For how long.
     pub elapsed: Duration,
+}
+
+/// The ages that a dump tells: from `since[]` to `now`. One whose time does not parse was just seen.
+pub fn ages(since: &[Since], now: jiff::Timestamp) -> BTreeMap<String, Age> {
+    let elapsed = |at: &str| {
+        let at = at.parse::<jiff::Timestamp>().ok()?;
+        Duration::try_from(now.duration_since(at)).ok()
+    };
+    since
+        .iter()
+        .map(|entry| {
+            let elapsed = elapsed(&entry.at).unwrap_or_default();
+            (entry.fact.clone(), Age { value: entry.value.clone(), elapsed })
+        })
+        .collect()
 }
 
 /// Random bytes, new for each decision.

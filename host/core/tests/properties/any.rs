@@ -47,12 +47,6 @@ pub fn key_ref() -> impl Strategy<Value = KeyRef> {
     (reference_kind(), OBJECT_NAME, DATA_KEY).prop_map(|(kind, name, key)| KeyRef { kind, name, key })
 }
 
-/// A fraction as people write one. Of more than 15 digits serde_json (without `float_roundtrip`) may miss the last bit.
-fn fraction() -> impl Strategy<Value = f64> {
-    (-(1_i64 << 49)..1 << 49, 0..20_u32)
-        .prop_map(|(digits, places)| format!("{digits}e-{places}").parse().unwrap())
-}
-
 /// Any JSON, numbers of every size among it: the `kms` object is stored as the admin wrote it.
 pub fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -60,7 +54,7 @@ pub fn json() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
-        fraction().prop_map(Value::from),
+        any::<f64>().prop_filter("JSON has no such number", |f| f.is_finite()).prop_map(Value::from),
         any::<String>().prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 24, 5, |inner| {

@@ -138,6 +138,7 @@ fn evaluation(seeds: &mut Seeds) {
             image: Some("i".into()),
             requirements: vec!["encrypt".into()],
             facts: BTreeMap::new(),
+            field_order: vec![],
             module: ModuleDigest("sha256:0".into()),
         };
         (written, serde_json::to_value(evaluation).unwrap())

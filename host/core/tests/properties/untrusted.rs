@@ -14,9 +14,9 @@ use keyward_core::formats::encryption_config::EncryptionConfiguration;
 use keyward_core::formats::envelope;
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::{AcceptedPlugin, RevisionContent, SecretData, decode_plugins};
-use keyward_core::ids::{GroupResource, KeyId, Mode};
+use keyward_core::ids::{GroupResource, KeyId, Mode, PluginDigest};
 use keyward_core::machine;
-use keyward_core::node::pod;
+use keyward_core::node::{Instance, pod};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -61,7 +61,8 @@ fn render(accepted: AcceptedPlugin) {
         accepted: Some(accepted),
         salt: None,
     };
-    let _ = pod::check(KeyId(1), &record);
+    let instance = Instance::new(KeyId(1), &PluginDigest("0".repeat(64)));
+    let _ = pod::check(&instance, &record);
 }
 
 fn revision_of(data: &SecretData) {

@@ -1,9 +1,10 @@
 //! The verbs that this crate uses, typed.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use kube_core::Resource;
 use kube_core::params::{
-    DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective,
+    DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective,
+    VersionMatch,
 };
 use kube_core::request::Request;
 use serde::Serialize;
@@ -18,6 +19,13 @@ const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;
 pub(crate) struct Meta {
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
+}
+
+/// A list of which only its own metadata matters.
+#[derive(serde::Deserialize)]
+struct Versioned {
+    #[serde(default)]
+    metadata: ListMeta,
 }
 
 impl Cluster {
@@ -163,6 +171,25 @@ impl Cluster {
         let request = Request::new(collection).patch_metadata(name, &params, &Patch::Merge(&patch));
         let body = self.send(&call, request).await?;
         parse(&call, &body)
+    }
+
+    /// The resourceVersion of a collection: now, or, where it can still be listed as it was, `at` that one.
+    pub(crate) async fn collection_version(
+        &self,
+        collection: &str,
+        resource: &str,
+        at: Option<&str>,
+    ) -> Result<String, CallError> {
+        let call = Call { verb: "list", object: resource };
+        let params = ListParams {
+            limit: Some(1),
+            resource_version: at.map(ToOwned::to_owned),
+            version_match: at.map(|_| VersionMatch::Exact),
+            ..Default::default()
+        };
+        let body = self.read(&call, || Request::new(collection).list_metadata(&params)).await?;
+        let list: Versioned = parse(&call, &body)?;
+        Ok(list.metadata.resource_version.unwrap_or_default())
     }
 
     /// A document that is no object: discovery.

@@ -112,6 +112,21 @@ pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Servin
     looked.await.unwrap_or_else(|error: CallError| Serving::Unknown(error.to_string()))
 }
 
+/// Whether what was stored at this resourceVersion, and before, cannot be read any more: etcd has compacted it.
+pub(crate) async fn is_compacted(
+    cluster: &Cluster,
+    resource: &GroupResource,
+    version: &str,
+) -> Result<bool, CallError> {
+    let Some(served) = find(cluster, resource).await? else { return Ok(false) };
+    let listed = cluster.collection_version(&served.everything(), &resource.to_string(), Some(version)).await;
+    match listed {
+        Ok(_) => Ok(false),
+        Err(error) if error.category() == Category::Expired => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 async fn bases(cluster: &Cluster, wanted: &GroupResource) -> Result<Vec<String>, CallError> {
     if wanted.group.is_empty() {
         return Ok(vec!["/api/v1".to_owned()]);

@@ -18,6 +18,8 @@ pub(super) struct Progress {
     /// Objects in all, as far as known.
     total: u64,
     rate: Rate,
+    /// Of the collection, from after the last rewrite.
+    pub(super) end_version: Option<String>,
 }
 
 impl Progress {
@@ -35,6 +37,7 @@ impl Progress {
             rate: Rate::new(before.done, now),
             track: Track::resumed(before.done, before.cursor),
             failures: Failures::resumed(before.failures),
+            end_version: None,
         }
     }
 
@@ -55,6 +58,7 @@ impl Progress {
             cursor: self.track.cursor().map(ToOwned::to_owned),
             failures: self.failures.kept().to_vec(),
             finished_at: None,
+            end_version: None,
         }
     }
 
@@ -67,6 +71,7 @@ impl Progress {
             total: done,
             cursor: None,
             finished_at: Some(whole_seconds(wall).to_string()),
+            end_version: self.end_version.clone().filter(|version| !version.is_empty()),
             ..self.running(now)
         }
     }

@@ -119,7 +119,14 @@ impl<'a> Run<'a> {
                 () = self.stop.cancelled() => return Ok(Some(End::Stopped)),
             };
             match step {
-                Ok(Step::End) => return Ok(None),
+                Ok(Step::End) => {
+                    // From after the last rewrite: once etcd has compacted it, nothing older can be read.
+                    let all = served.everything();
+                    let version =
+                        self.tools.cluster.collection_version(&all, &resource.to_string(), None).await?;
+                    self.progress.end_version = Some(version);
+                    return Ok(None);
+                }
                 Ok(Step::Undecodable(bad)) => {
                     let ticket = self.progress.track.issue();
                     let message = bad.error.cause.to_string();

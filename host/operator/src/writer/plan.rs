@@ -60,6 +60,9 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
         Action::UpdateKey { key, .. }
         | Action::SyncData { key, .. }
         | Action::RecordPublication { key, .. }
+        | Action::AbandonKey { key, .. }
+        | Action::ForgetMigrated { key, .. }
+        | Action::RecordRotation { key, .. }
         | Action::RecordMigrated { key, .. } => Write::ReplaceSecret(Box::new(key_secret(key, objects)?)),
         Action::ApplyConfig { revision, content } => {
             Write::CreateSecret(Box::new(revision_secret(*revision, content)))
@@ -81,6 +84,12 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
                 attempt: *attempt,
             };
             migration(resource, spec, resource_version.as_deref(), objects)?
+        }
+        Action::RetireKey { key_id, resource_version } | Action::DeleteKey { key_id, resource_version } => {
+            delete(names::key_secret(names::KUBE_APISERVER, *key_id), resource_version, objects)
+        }
+        Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {
+            return Err(ActionError::Platform(action.kind()));
         }
         Action::DeleteRevision { revision, resource_version } => {
             delete(names::revision_secret(*revision), resource_version, objects)

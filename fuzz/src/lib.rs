@@ -1,0 +1,3 @@
+//! What several fuzz targets need: objects out of bytes.
+
+pub mod entries;

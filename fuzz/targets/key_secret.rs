@@ -1,0 +1,32 @@
+//! Key secrets: whatever is read is written again, and read the same.
+
+#![no_main]
+
+use keyward_core::formats::key_secret::KeySecret;
+use keyward_core::names::{KUBE_APISERVER, NAMESPACE};
+use keyward_core::node::{Instance, pod};
+use keyward_fuzz::entries;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let key = match KeySecret::decode(&entries::read_secret(bytes)) {
+        Ok(key) => key,
+        Err(error) => {
+            let _ = (error.to_string(), format!("{error:?}"));
+            return;
+        }
+    };
+    let _ = format!("{key:?}");
+    if let Some(kms) = &key.kms {
+        if let Some(digest) = kms.plugin.digest(key.id) {
+            let _ = pod::check(&Instance::new(key.id, &digest), &kms.plugin);
+        }
+    }
+    let written = key.encode(NAMESPACE, KUBE_APISERVER).expect("what was read can be written");
+    let mut again = KeySecret::decode(&written).expect("what was written can be read");
+    // Written in whole seconds.
+    assert_eq!(again.migrated_at.map(|at| at.as_second()), key.migrated_at.map(|at| at.as_second()));
+    again.migrated_at = key.migrated_at;
+    assert_eq!(again, key);
+    assert_eq!(again.encode(NAMESPACE, KUBE_APISERVER).expect("as before"), written);
+});

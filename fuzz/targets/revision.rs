@@ -1,0 +1,42 @@
+//! Config secrets: what is read is written again, and read the same; the state machine takes it and loses nothing.
+
+#![no_main]
+
+use keyward_core::SecretBytes;
+use keyward_core::formats::revision::{RevisionContent, SecretData, decode_plugins, encode_plugins};
+use keyward_core::{machine, node};
+use keyward_fuzz::entries;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let data: SecretData =
+        entries::read(bytes).into_iter().map(|(name, value)| (name, SecretBytes::new(value))).collect();
+    if let Ok(plugins) = decode_plugins("candidate", &data) {
+        let again =
+            decode_plugins("candidate", &encode_plugins(&plugins)).expect("what was written can be read");
+        assert_eq!(again, plugins);
+        for (id, plugin) in &plugins {
+            let digest = plugin.digest(*id);
+            assert_eq!(digest.is_some(), plugin.salt.is_some());
+            if let Some(digest) = digest {
+                let _ = node::pod::check(&node::Instance::new(*id, &digest), plugin);
+            }
+        }
+    }
+    let content = match RevisionContent::decode("encryption-config-1", &data) {
+        Ok(Some(content)) => content,
+        Ok(None) => return,
+        Err(error) => {
+            let _ = (error.to_string(), format!("{error:?}"));
+            return;
+        }
+    };
+    let again = RevisionContent::decode("encryption-config-1", &content.encode());
+    assert_eq!(again.as_ref(), Ok(&Some(content.clone())));
+    let _ = (content.kms_keys(), content.key_ids(), content.resources(), content.digests());
+    let state = machine::decode(&content, &[]);
+    let next = machine::encode(&state, Some(&content));
+    // From then on it is ours, and stays what it is.
+    let settled = machine::encode(&machine::decode(&next, &[]), Some(&next));
+    assert_eq!(settled.config, machine::encode(&machine::decode(&settled, &[]), Some(&settled)).config);
+});

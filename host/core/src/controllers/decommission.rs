@@ -1,0 +1,90 @@
+//! Which KEKs may be destroyed? `KMSPluginDecommissionable`, and the keys that were retired (DESIGN.md, Decisions 7).
+//!
+//! A KEK, not a keyID: several keys may name the same one. Whether stored objects or backups need it is proved by a scan
+//! of etcd, which core does not make; so the answer is at best Unknown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Turn;
+use crate::api::{ConditionStatus, KeyStatus};
+use crate::ids::KeyId;
+use crate::provider::Origin;
+use crate::snapshot::Snapshot;
+
+const CONDITION: &str = "KMSPluginDecommissionable";
+/// How many retired keys the status remembers.
+const REMEMBERED: usize = 10;
+/// The role of a key whose secret is gone.
+pub(super) const RETIRED: &str = "retired";
+
+/// Keys that the status told of and whose secrets are gone, newest first.
+pub(super) fn retired(snapshot: &Snapshot) -> Vec<KeyStatus> {
+    let gone = |told: &&KeyStatus| {
+        told.kek.is_some() && snapshot.key(told.key_id).is_none() && told.key_id <= snapshot.highest_key
+    };
+    let mut gone: Vec<KeyStatus> = snapshot
+        .told_keys
+        .iter()
+        .filter(gone)
+        .map(|told| KeyStatus { role: RETIRED.to_owned(), ..told.clone() })
+        .collect();
+    gone.sort_unstable_by_key(|told| std::cmp::Reverse(told.key_id));
+    gone.truncate(REMEMBERED);
+    gone
+}
+
+/// The condition.
+pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) {
+    let retired = retired(snapshot);
+    let in_use: BTreeSet<&BTreeMap<String, String>> = snapshot
+        .keys
+        .iter()
+        .filter_map(|key| snapshot.evaluation(Origin::Stored, &key.kms.as_ref()?.plugin.kms).ok())
+        .map(|evaluation| &evaluation.kek.key)
+        .collect();
+    let unknown = snapshot.keys.iter().any(|key| {
+        key.kms.as_ref().is_some_and(|kms| snapshot.evaluation(Origin::Stored, &kms.plugin.kms).is_err())
+    });
+    let mut free = BTreeSet::new();
+    let mut held = Vec::new();
+    for key in &retired {
+        let Some(kek) = key.kek.as_ref().filter(|kek| !in_use.contains(kek)) else { continue };
+        match holder(snapshot, key.key_id) {
+            Some(who) => held.push(format!("key {}: {who}", key.key_id)),
+            None => {
+                let named: Vec<String> = kek.iter().map(|(name, value)| format!("{name} {value}")).collect();
+                free.insert(named.join(", "));
+            }
+        }
+    }
+    if free.is_empty() || unknown {
+        let (reason, message) = match (unknown, held.is_empty()) {
+            (true, _) => ("Unknown", "it cannot be told which KEKs the present keys name".to_owned()),
+            (_, true) => ("NothingRetired", String::new()),
+            (_, false) => ("StillHeld", held.join("; ")),
+        };
+        return turn.condition(CONDITION, ConditionStatus::False, reason, &message);
+    }
+    let keks: Vec<String> = free.into_iter().map(|kek| format!("({kek})")).collect();
+    let message = format!(
+        "no key, revision or node needs {} any more. Whether stored objects do was not verified; backups may. Until that is known, leave the KEK enabled, with its encrypt right",
+        keks.join(", ")
+    );
+    turn.condition(CONDITION, ConditionStatus::Unknown, "NotVerified", &message);
+}
+
+/// Who could still start a plugin of this key.
+fn holder(snapshot: &Snapshot, id: KeyId) -> Option<String> {
+    let revision = snapshot.revisions.iter().find(|(_, stored)| {
+        stored.content.as_ref().map_or(true, |content| content.plugins.contains_key(&id))
+    });
+    let node = || {
+        snapshot
+            .servers
+            .values()
+            .find(|server| server.status().is_none_or(|status| status.held.contains(&id)))
+    };
+    revision
+        .map(|(n, _)| format!("revision {n} has its plugin"))
+        .or_else(|| node().map(|server| format!("node {} may have its plugin on disk", server.name)))
+}

@@ -1,0 +1,54 @@
+//! Key secrets among other Secrets (CONTRACT 1.2), for every platform.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Secret;
+
+use crate::formats::FormatError;
+use crate::formats::consistency::same_key;
+use crate::formats::key_secret::KeySecret;
+use crate::ids::KeyId;
+use crate::names;
+
+/// Those of a component: by namespace and label, never by name.
+pub(super) fn of<'o>(
+    secrets: &'o [Secret],
+    namespace: &'o str,
+    component: &'o str,
+) -> impl Iterator<Item = &'o Secret> {
+    secrets.iter().filter(move |secret| {
+        let labels = secret.metadata.labels.as_ref();
+        secret.metadata.namespace.as_deref().is_none_or(|n| n == namespace)
+            && labels.and_then(|l| l.get(names::LABEL_COMPONENT)).is_some_and(|value| value == component)
+    })
+}
+
+/// The decodable ones, newest first, and what is wrong with the others, by name. Two of one number are both wrong unless
+/// they say the same (CONTRACT 1.5).
+pub(super) fn decode<'o>(
+    secrets: impl Iterator<Item = &'o Secret>,
+) -> (Vec<KeySecret>, BTreeMap<String, FormatError>) {
+    let mut found: BTreeMap<KeyId, (String, KeySecret)> = BTreeMap::new();
+    let mut undecodable = BTreeMap::new();
+    for secret in secrets {
+        let name = secret.metadata.name.clone().unwrap_or_default();
+        match KeySecret::decode(secret) {
+            Ok(key) => match found.get(&key.id) {
+                None => {
+                    found.insert(key.id, (name, key));
+                }
+                Some((known, other)) => {
+                    if let Err(error) = same_key(other, &key) {
+                        undecodable.insert(known.clone(), error.clone());
+                        undecodable.insert(name, error);
+                    }
+                }
+            },
+            Err(error) => {
+                undecodable.insert(name, error);
+            }
+        }
+    }
+    let keys = found.into_values().rev().filter(|(name, _)| !undecodable.contains_key(name));
+    (keys.map(|(_, key)| key).collect(), undecodable)
+}

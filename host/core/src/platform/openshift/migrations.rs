@@ -1,0 +1,104 @@
+//! `StorageVersionMigration`s (CONTRACT 1.8, 3.3) as migrations of ours.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Component, Objects};
+use crate::api::{EncryptionMigrationSpec, EncryptionMigrationStatus, MigrationFailure, MigrationPhase};
+use crate::formats::key_secret::KeySecret;
+use crate::ids::{GroupResource, KeyId, RemoteKeyId};
+use crate::names;
+use crate::platform::Age;
+use crate::snapshot::StoredMigration;
+
+type Ages = Vec<(String, Age)>;
+
+/// By resource; and for how long each that failed has been so: here the object itself tells.
+pub(super) fn of(
+    objects: &Objects,
+    component: &Component,
+    keys: &[KeySecret],
+    now: Timestamp,
+) -> (BTreeMap<GroupResource, StoredMigration>, Ages) {
+    let (mut found, mut ages) = (BTreeMap::new(), Vec::new());
+    for resource in component.resources.iter().map(|name| GroupResource::parse(name)) {
+        let name = names::migration(&resource);
+        let of_name = |object: &&Value| text(object, "/metadata/name") == name;
+        let Some(object) = objects.migrations.iter().find(of_name) else { continue };
+        let annotation = |key: &str| {
+            let annotations = object.pointer("/metadata/annotations");
+            annotations.and_then(|all| all.get(key)).and_then(Value::as_str)
+        };
+        // One that names no key was made by somebody else: it is about none of ours.
+        let key_id: KeyId =
+            annotation(names::ANNOTATION_WRITE_KEY).and_then(|id| id.parse().ok()).unwrap_or_default();
+        let uid = annotation(names::ANNOTATION_KEY_SECRET_UID).map(ToOwned::to_owned);
+        let key = keys.iter().find(|key| key.id == key_id);
+        let uid = uid.or_else(|| key.filter(|key| is_later(object, key)).map(|key| key.uid.clone()));
+        let (status, ended) = status(object);
+        if status.phase == MigrationPhase::Failed {
+            let elapsed =
+                ended.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default();
+            let value = format!("{}/0", uid.clone().unwrap_or_default());
+            ages.push((format!("migration-failed/{resource}"), Age { value, elapsed }));
+        }
+        let spec = EncryptionMigrationSpec {
+            operand: component.name.to_owned(),
+            resource: resource.to_string(),
+            key_id,
+            key_secret_uid: uid.unwrap_or_default(),
+            remote_key_id: annotation(names::ANNOTATION_KMS_KEY_ID).map(|id| RemoteKeyId(id.to_owned())),
+            attempt: 0,
+        };
+        let resource_version = text(object, "/metadata/resourceVersion").to_owned();
+        found.insert(resource, StoredMigration { spec, status, current: true, resource_version });
+    }
+    (found, ages)
+}
+
+/// CONTRACT 5, 11: OpenShift's controllers know a migration by the key's number alone, which comes back when key secrets
+/// are lost. One that is older than the key secret is about an earlier key.
+fn is_later(object: &Value, key: &KeySecret) -> bool {
+    match (time(text(object, "/metadata/creationTimestamp")), key.created) {
+        (Some(made), Some(key)) => made >= key,
+        _ => true,
+    }
+}
+
+fn status(object: &Value) -> (EncryptionMigrationStatus, Option<Timestamp>) {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let holds = |type_: &str| {
+        conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| text(condition, "/type") == type_ && text(condition, "/status") == "True")
+    };
+    let (phase, condition) = match (holds("Succeeded"), holds("Failed")) {
+        (Some(condition), _) => (MigrationPhase::Succeeded, Some(condition)),
+        (None, Some(condition)) => (MigrationPhase::Failed, Some(condition)),
+        (None, None) => (MigrationPhase::Running, None),
+    };
+    let ended = condition.map(|condition| text(condition, "/lastUpdateTime").to_owned());
+    let failure = condition.filter(|_| phase == MigrationPhase::Failed).map(|condition| MigrationFailure {
+        object: text(object, "/metadata/name").to_owned(),
+        message: text(condition, "/message").to_owned(),
+    });
+    let status = EncryptionMigrationStatus {
+        phase,
+        failures: failure.into_iter().collect(),
+        finished_at: ended.clone(),
+        ..EncryptionMigrationStatus::default()
+    };
+    (status, ended.as_deref().and_then(time))
+}
+
+fn text<'v>(object: &'v Value, pointer: &str) -> &'v str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn time(text: &str) -> Option<Timestamp> {
+    text.parse().ok()
+}

@@ -1,0 +1,168 @@
+//! DESIGN.md, "Decisions": what is given up, retired, or lost, and how each ends.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+
+mod support;
+
+use keyward_core::ids::KeyId;
+use keyward_core::names;
+use support::World;
+
+fn enabled(kek: &str) -> World {
+    let mut world = World::new(&["a", "b"]);
+    world.want_kms(kek, "image:1");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:1,identity");
+    world
+}
+
+fn has_key(world: &World, id: u64) -> bool {
+    let name = names::key_secret(names::KUBE_APISERVER, KeyId(id));
+    world.objects.secrets.iter().any(|secret| secret.metadata.name.as_deref() == Some(&name))
+}
+
+fn lose_key(world: &mut World, id: u64) {
+    let name = names::key_secret(names::KUBE_APISERVER, KeyId(id));
+    world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
+}
+
+/// Decisions 7: a KMS provider that nothing needs leaves once etcd's history is compacted, and its secret does not come
+/// back; a local key keeps one predecessor.
+#[test]
+fn an_unused_kms_provider_is_retired_after_compaction() {
+    let mut world = enabled("one");
+    world.want_kms("two", "image:1");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "old values can still be read from etcd");
+    world.compacted = true;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
+    assert!(!has_key(&world, 1) && has_key(&world, 2));
+    assert!(world.revisions().iter().all(|(_, content)| !content.kms_keys().contains(&KeyId(1))));
+    let told = world.condition("KMSPluginDecommissionable");
+    assert!(told.starts_with("Unknown NotVerified") && told.contains("(key one)"), "{told}");
+    world.compacted = false;
+    world.want("aescbc");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "aescbc:3,kms:2,identity");
+    world.compacted = true;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "aescbc:3,identity");
+    world.want("aesgcm");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "aesgcm:4,aescbc:3,identity", "as on OpenShift");
+    assert!(has_key(&world, 3));
+}
+
+/// Decisions 5: a key that no revision had first is superseded by a corrected spec, also in the middle of a rollout.
+#[test]
+fn a_key_that_never_wrote_is_abandoned() {
+    for stuck in [false, true] {
+        let mut world = enabled("one");
+        world.want_kms("two", "image:1");
+        while !has_key(&world, 2) {
+            world.reconcile();
+            world.follow();
+        }
+        if stuck {
+            // The revision with key 2 as a read key is made, and no node has it yet.
+            world.reconcile();
+            world.reconcile();
+            assert_eq!(world.config()["secrets"], "kms:1,kms:2,identity");
+            assert!(!world.reconcile().converged);
+        }
+        world.want_kms("one", "image:1");
+        world.settle();
+        assert!(world.kinds().contains(&"AbandonKey".to_owned()), "{:?}", world.kinds());
+        assert_eq!(world.config()["secrets"], "kms:1,identity", "stuck: {stuck}");
+        assert!(!has_key(&world, 2), "nothing is stored under it");
+        world.want_kms("two", "image:1");
+        world.settle();
+        assert_eq!(world.config()["secrets"], "kms:3,kms:1,identity", "its number is not used again");
+    }
+}
+
+/// S6 and Decisions 5: a key with the publication record completes.
+#[test]
+fn a_published_key_completes_before_the_next() {
+    let mut world = enabled("one");
+    world.want_kms("two", "image:1");
+    while !world.kinds().iter().any(|kind| kind == "RecordPublication")
+        || !world.config()["secrets"].starts_with("kms:2")
+    {
+        world.reconcile();
+        world.follow();
+    }
+    world.want_kms("three", "image:1");
+    world.settle();
+    assert!(!world.kinds().contains(&"AbandonKey".to_owned()));
+    assert_eq!(world.config()["secrets"], "kms:3,kms:2,kms:1,identity");
+}
+
+/// CONTRACT 2.5, with Decisions 4: whichever secrets are deleted, no provider is lost and a new key takes over.
+#[test]
+fn deleted_key_secrets_never_drop_a_provider() {
+    for lost in [&[2][..], &[1], &[1, 2]] {
+        let mut world = enabled("one");
+        world.want_kms("two", "image:1");
+        world.settle();
+        for id in lost {
+            lose_key(&mut world, *id);
+        }
+        let before = world.config();
+        world.reconcile();
+        for _ in 0..4 {
+            let now = world.config();
+            for provider in before["secrets"].split(',') {
+                assert!(now["secrets"].split(',').any(|other| other == provider), "{lost:?}: {now:?}");
+            }
+            world.reconcile();
+            world.nodes_follow();
+        }
+        world.settle();
+        let expected = if lost.contains(&2) { "kms:3," } else { "kms:2," };
+        assert!(world.config()["secrets"].starts_with(expected), "{lost:?}: {:?}", world.config());
+        assert!(
+            world.condition("Encrypted").contains("EncryptionCompleted"),
+            "{}",
+            world.condition("Encrypted")
+        );
+    }
+}
+
+/// Decisions 15: the writer's KEK is gone for good.
+#[test]
+fn a_forgotten_writer_leaves_when_another_key_can_write() {
+    let mut world = enabled("one");
+    world.want_kms("two", "image:1");
+    world.spec().forget = vec![KeyId(1)];
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
+    assert!(!has_key(&world, 1));
+}
+
+/// OBJECTS.md, "Kept revisions": whichever is lost, it is made anew byte for byte, or nothing is written.
+#[test]
+fn a_lost_revision_is_made_anew() {
+    let mut world = enabled("one");
+    world.want("identity");
+    world.settle();
+    let (newest, content) = world.revisions().pop().unwrap();
+    let name = names::revision_secret(keyward_core::ids::Revision(newest));
+    world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
+    let outcome = world.reconcile();
+    assert_eq!(outcome.waiting.as_ref().unwrap().reason, "RevisionLost");
+    let again = world.revisions().pop().unwrap();
+    assert_eq!((again.0, again.1.hash()), (newest, content.hash()));
+    assert!(world.reconcile().converged);
+
+    // Never a step back to what is older, though nobody names what was lost any more.
+    world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
+    world
+        .objects
+        .encryption_nodes
+        .iter_mut()
+        .for_each(|node| node.spec.revision = keyward_core::ids::Revision(0));
+    world.reconcile();
+    assert!(world.last.actions.iter().all(|action| action.kind() != "SetTarget"), "{:?}", world.last.actions);
+}

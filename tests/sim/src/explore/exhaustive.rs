@@ -1,0 +1,143 @@
+//! Every state that can be reached within bounds: an admin's script, and so many faults at any moment.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::Way;
+use crate::invariants::Violation;
+use crate::liveness::{self, Known};
+use crate::mutants::Mutant;
+use crate::scenario;
+use crate::world::World;
+use crate::world::step::{Kind, Step};
+
+/// What bounds an exploration.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Nodes.
+    pub nodes: usize,
+    /// What is in force at the beginning.
+    pub specs: Vec<usize>,
+    /// What the admin asks for after that, each at any moment.
+    pub script: Vec<usize>,
+    /// How many faults befall it.
+    pub faults: usize,
+    /// Those that may; all where it is empty.
+    pub only: Vec<Kind>,
+    /// Those that do not.
+    pub without: Vec<Kind>,
+    /// States after which it stops, unfinished.
+    pub most: usize,
+    /// What is wrong on purpose.
+    pub mutant: Option<Mutant>,
+    /// Whether all must end well from every state.
+    pub liveness: bool,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Different states.
+    pub states: usize,
+    /// Steps taken, known states included.
+    pub steps: usize,
+    /// Nothing is left to explore within the bounds.
+    pub complete: bool,
+    /// The first violation of each rule and kind, and the way there.
+    pub violations: Vec<(Violation, Way)>,
+}
+
+struct Trail {
+    step: Step,
+    before: Option<Arc<Trail>>,
+}
+
+struct Frame {
+    world: World,
+    /// How far the script is.
+    asked: usize,
+    faults: usize,
+    trail: Option<Arc<Trail>>,
+}
+
+/// Explores depth first: few worlds are kept at a time.
+pub fn explore(bounds: &Bounds, mut progress: impl FnMut(&Found)) -> Found {
+    let mut found = Found::default();
+    let (mut seen, mut known) = (HashSet::new(), Known::default());
+    let mut world = scenario::settled(bounds.nodes, &bounds.specs);
+    world.mutant = bounds.mutant;
+    let mut stack = vec![Frame { world, asked: 0, faults: bounds.faults, trail: None }];
+    while let Some(frame) = stack.pop() {
+        if !seen.insert(fingerprint(&frame)) {
+            continue;
+        }
+        found.states += 1;
+        if found.states.is_multiple_of(10_000) {
+            progress(&found);
+        }
+        if found.states >= bounds.most {
+            return found;
+        }
+        if bounds.liveness
+            && let Some((violation, _)) = liveness::check(&frame.world, &mut known)
+            && note(&mut found, bounds, &frame.trail, violation)
+        {
+            return found;
+        }
+        for (step, cost, asks) in next(bounds, &frame) {
+            let mut world = frame.world.clone();
+            world.step(step);
+            found.steps += 1;
+            let trail = Some(Arc::new(Trail { step, before: frame.trail.clone() }));
+            if let Some(violation) = world.violation.take() {
+                if note(&mut found, bounds, &trail, violation) {
+                    return found;
+                }
+                continue;
+            }
+            let next = Frame { world, asked: frame.asked + asks, faults: frame.faults - cost, trail };
+            if !seen.contains(&fingerprint(&next)) {
+                stack.push(next);
+            }
+        }
+    }
+    found.complete = true;
+    found
+}
+
+fn fingerprint(frame: &Frame) -> u128 {
+    frame.world.print()
+        ^ (((frame.asked as u128) << 8) | frame.faults as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C)
+}
+
+fn next(bounds: &Bounds, frame: &Frame) -> Vec<(Step, usize, usize)> {
+    let world = &frame.world;
+    let mut steps: Vec<(Step, usize, usize)> = scenario::ordinary(world)
+        .into_iter()
+        .chain(scenario::mending(world))
+        .map(|step| (step, 0, 0))
+        .collect();
+    if let Some(spec) = bounds.script.get(frame.asked) {
+        steps.push((Step::to(Kind::Spec, *spec), 0, 1));
+    }
+    if frame.faults > 0 {
+        let faults = scenario::faults(world).into_iter();
+        let allowed = faults.filter(|step| bounds.only.is_empty() || bounds.only.contains(&step.kind));
+        let allowed = allowed.filter(|step| !bounds.without.contains(&step.kind));
+        steps.extend(allowed.map(|step| (step, 1, 0)));
+    }
+    steps
+}
+
+/// Whether enough was found.
+fn note(found: &mut Found, bounds: &Bounds, trail: &Option<Arc<Trail>>, violation: Violation) -> bool {
+    let mut steps = Vec::new();
+    let mut at = trail.as_ref();
+    while let Some(trail) = at {
+        steps.push(trail.step);
+        at = trail.before.as_ref();
+    }
+    steps.reverse();
+    found.violations.push((violation, Way { nodes: bounds.nodes, specs: bounds.specs.clone(), steps }));
+    found.violations.len() >= 5
+}

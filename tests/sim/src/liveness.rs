@@ -1,0 +1,173 @@
+//! L1 and L2: from every state, once the faults are healed and the spec is left alone, all ends well.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use keyward_core::ids::{KeyId, Mode};
+
+use crate::invariants::{Violation, is_lost};
+use crate::world::World;
+use crate::world::config::index_of;
+use crate::world::kms;
+use crate::world::server::Life;
+use crate::world::step::{Kind, Step};
+
+/// So many rounds suffice: three roll-outs over three nodes, a trial's longest pause, and the retries in between.
+pub const ROUNDS: usize = 80;
+
+/// Every fault is mended; the admin corrects a spec that cannot be had.
+pub fn heal(world: &mut World) {
+    for kind in [Kind::Readable, Kind::AcceptKeys, Kind::Honest, Kind::MendKeys, Kind::TokenMend] {
+        world.step(Step::of(kind));
+    }
+    for kek in 0..kms::KEKS.len() - 1 {
+        world.step(Step::to(Kind::KmsUp, kek));
+        world.step(Step::to(Kind::Grant, kek));
+    }
+    world.accepts.1 = true;
+    // Only the last of them died without a trace: the other never was.
+    for who in 0..2 {
+        world.step(Step::to(Kind::Dies, who));
+    }
+    for n in 0..world.servers.len() {
+        // What left has left for good.
+        if world.books.left[n] {
+            world.step(Step::to(Kind::Stop, n));
+        } else {
+            world.step(Step::to(Kind::Start, n));
+            world.server(n).forget();
+        }
+    }
+    let kek = world.api.spec.encryption.kms.as_ref().and_then(|kms| kms.pointer("/test/key")?.as_str());
+    if kek == Some(kms::KEKS[3]) {
+        world.step(Step::to(Kind::Spec, 3));
+    }
+}
+
+/// What is not there yet; `None` where all is as it should be.
+pub fn missing(world: &mut World) -> Option<String> {
+    let newest = world.api.configs.last_key_value().map(|(revision, config)| (*revision, config.clone()));
+    for n in world.running() {
+        let server = &world.servers[n];
+        if let Some((revision, config)) = &newest
+            && (server.loaded.hash != config.hash
+                || world.file(n).is_none_or(|file| file.hash != config.hash))
+        {
+            return Some(format!("node {n} has not loaded revision {revision}"));
+        }
+    }
+    if let Some(held) = world.servers.iter().position(|server| server.life == Life::Held) {
+        return Some(format!("node {held} has not joined"));
+    }
+    if let Some(missing) = goal(world, newest.as_ref().map(|(_, config)| &**config)) {
+        return Some(missing);
+    }
+    let outcome = world.outcome(0);
+    if let Some(waiting) = outcome.waiting {
+        return Some(format!("waits: {}: {}", waiting.reason, waiting.message));
+    }
+    if let Some(action) = outcome.actions.first() {
+        return Some(format!("{} is still to be done", action.kind()));
+    }
+    let wanted = match world.api.snapshot.wanted.mode {
+        Ok(Mode::Identity) => ["EncryptionDisabled", "DecryptionCompleted"],
+        _ => ["EncryptionCompleted", "EncryptionCompleted"],
+    };
+    let encrypted = outcome.conditions.iter().find(|condition| condition.type_ == "Encrypted");
+    let reason = encrypted.map_or("", |condition| condition.reason.as_str());
+    (!wanted.contains(&reason)).then(|| format!("status says {reason}"))
+}
+
+fn goal(world: &World, newest: Option<&crate::world::config::Config>) -> Option<String> {
+    let snapshot = &world.api.snapshot;
+    let Ok(mode) = snapshot.wanted.mode.clone() else { return None };
+    let Some(config) = newest else {
+        return (mode != Mode::Identity).then(|| "no revision was made".to_owned());
+    };
+    let key = snapshot.keys.iter().find(|key| key.abandoned.is_none());
+    let Some(key) = key else { return Some("there is no key secret".to_owned()) };
+    if key.mode != mode {
+        return Some(format!("the newest key is {} and {mode} is wanted", key.mode));
+    }
+    let wanted = world.api.spec.encryption.kms.as_ref();
+    if let (Some(kms), Some(wanted)) = (&key.kms, wanted)
+        && kms.plugin.kms != *wanted
+    {
+        return Some(format!("key {} has another configuration than is wanted", key.id));
+    }
+    for resource in snapshot.wanted.resources.iter().filter_map(index_of) {
+        if config.write_key(resource) != Some(key.id) {
+            return Some(format!(
+                "{} are not written with key {}",
+                crate::world::config::RESOURCES[resource],
+                key.id
+            ));
+        }
+        let own = |id: Option<KeyId>| if mode == Mode::Identity { id.is_none() } else { id == Some(key.id) };
+        if let Some(other) = world.etcd.stored[resource].iter().find(|sealed| !own(sealed.key())) {
+            return Some(format!(
+                "{} are still stored as {other:?}",
+                crate::world::config::RESOURCES[resource]
+            ));
+        }
+    }
+    None
+}
+
+/// States from which it was seen that all ends well.
+#[derive(Debug, Default)]
+pub struct Known(HashSet<u128>);
+
+/// Heals and goes on, round after round. The worlds on the way are remembered, so that the next way that comes by is at
+/// its end. `None`: it ends well, or cannot be asked (what is stored is lost for good).
+pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
+    let mut world = world.clone();
+    heal(&mut world);
+    if lost(&world) {
+        return None;
+    }
+    let mut way = Vec::new();
+    let mut why = String::new();
+    for round in 0..ROUNDS {
+        if let Some(violation) = world.violation.take() {
+            return Some((violation, round));
+        }
+        let print = world.print();
+        if known.0.contains(&print) {
+            known.0.extend(way);
+            return None;
+        }
+        if way.contains(&print) {
+            why = missing(&mut world).unwrap_or_default();
+            return Some((Violation { rule: "L", what: format!("it stands still: {why}") }, round));
+        }
+        match missing(&mut world) {
+            None => {
+                known.0.extend(way);
+                known.0.insert(print);
+                return None;
+            }
+            Some(missing) => why = missing,
+        }
+        way.push(print);
+        world.step(Step::of(Kind::Round));
+    }
+    Some((Violation { rule: "L", what: format!("after {ROUNDS} rounds: {why}") }, ROUNDS))
+}
+
+/// Whether something is stored under a KEK that was deleted: Decisions 15 is the only way on.
+fn lost(world: &World) -> bool {
+    world.etcd.stored.iter().any(|ways| ways.iter().any(|sealed| is_lost(world, sealed)))
+        || world.books.keys.iter().any(|(id, meaning)| {
+            let used = world.servers.iter().any(|server| server.loaded.keys.contains(id))
+                || world.api.configs.values().any(|config| config.keys.contains(id))
+                || world.key_ids().any(|key| key == *id);
+            used && meaning.kek.is_some_and(|(kek, made)| world.kms[usize::from(kek)].made != made)
+        })
+}
+
+impl World {
+    fn server(&mut self, n: usize) -> &mut crate::world::server::Server {
+        Arc::make_mut(&mut self.servers[n])
+    }
+}

@@ -1,0 +1,319 @@
+//! Decisions that are wrong on purpose: each must be found, or the checks are worth nothing.
+//!
+//! A mutant changes what the real decision sees, or what it has decided; the decision itself is not touched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_core::api::{HealthStatus, NodePlugin, PluginHealth};
+use keyward_core::formats::encryption_config::{EncryptionConfiguration, Identity, ProviderConfiguration};
+use keyward_core::formats::revision::RevisionContent;
+use keyward_core::ids::{KeyId, RemoteKeyId};
+use keyward_core::node::{self, Decision, Instance, Observed, Step};
+use keyward_core::outcome::{Action, Outcome};
+use keyward_core::snapshot::Snapshot;
+
+use crate::explore::Way;
+use crate::explore::random::{self, Plan};
+use crate::invariants::{self, Violation};
+use crate::world::World;
+use crate::world::step::Kind;
+
+macro_rules! mutants {
+    ($($mutant:ident = $what:literal, $helped:expr;)*) => {
+        /// One mistake.
+        #[allow(missing_docs)] // `what` says it
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant { $($mutant,)* }
+
+        impl Mutant {
+            /// Every mistake.
+            pub const ALL: &[Self] = &[$(Self::$mutant,)*];
+
+            /// What is done wrong.
+            pub fn what(self) -> &'static str {
+                match self { $(Self::$mutant => $what,)* }
+            }
+
+            /// What has to befall the world for it to show.
+            pub(crate) fn helped_by(self) -> &'static [Kind] {
+                match self { $(Self::$mutant => $helped,)* }
+            }
+        }
+    };
+}
+
+mutants! {
+    PromoteEarly = "a key becomes write key before every API server can read with it", &[];
+    DropOnDeletion = "a key whose secret was deleted leaves the configuration", &[Kind::DeleteKey];
+    PruneOneTooMany = "one read key too many leaves the configuration", &[];
+    MigrateEarly = "re-encryption starts before every API server has switched", &[];
+    NoWaitForWrites = "re-encryption does not wait for writes under way", &[];
+    ReuseNumber = "the number of a deleted key is used again", &[Kind::DeleteKey];
+    NoCanary = "a plugin passes without decrypting the canary", &[Kind::Lie];
+    DecideBlind = "what cannot be read counts as absent", &[Kind::Unreadable];
+    ForgetServer = "a server whose node was deleted is not counted any more", &[Kind::Leave];
+    NoPublication = "it is not recorded that a key was published as write key", &[];
+    NoHighWater = "the high-water mark is not raised before a key is made", &[];
+    DeleteKeyInUse = "a key secret is deleted while its key is deployed", &[];
+    TwoKeysAtOnce = "a new key is made while one is in transition", &[Kind::Spec];
+    RecordEarly = "a resource is recorded as migrated that is not", &[];
+    DeleteTarget = "a revision is deleted that a node is to install", &[];
+    RenameProvider = "a provider that was deployed gets another name", &[];
+    PlainWriter = "plain text is written between two keys", &[];
+    StopsReading = "the write key's predecessor leaves with the promotion", &[];
+    InstallEarly = "the agent installs a configuration before its plugins answer", &[Kind::Restart];
+    StopEarly = "the agent stops a plugin that the API server still needs", &[];
+    SwitchBlind = "the agent turns a key's link to a plugin that was never asked", &[Kind::Spec];
+    InstallOther = "the agent installs the newest revision that it has, not the one that it is told", &[];
+}
+
+impl Mutant {
+    /// Changes what the operator sees.
+    pub(crate) fn before(self, _world: &World, snapshot: &mut Snapshot) {
+        match self {
+            Self::PromoteEarly => converged(snapshot),
+            Self::NoWaitForWrites => {
+                for age in snapshot.ages.values_mut() {
+                    age.elapsed = Duration::from_secs(3600);
+                }
+                if let Some((_, content)) = newest(snapshot) {
+                    let age = keyward_core::platform::Age {
+                        value: content.hash().0,
+                        elapsed: Duration::from_secs(3600),
+                    };
+                    snapshot.ages.insert("converged".to_owned(), age);
+                }
+            }
+            Self::ReuseNumber => {
+                snapshot.highest_key = snapshot.keys.first().map_or(KeyId(0), |key| key.id);
+            }
+            Self::DecideBlind => snapshot.unreadable.clear(),
+            Self::ForgetServer => {
+                snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some())
+            }
+            Self::TwoKeysAtOnce => {
+                let wanted = snapshot.wanted.resources.clone();
+                if let Some(key) = snapshot.keys.first_mut() {
+                    key.migrated = wanted;
+                    key.migrated_at.get_or_insert(snapshot.now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Changes what the operator has decided.
+    pub(crate) fn after(self, _world: &World, snapshot: &Snapshot, outcome: &mut Outcome) {
+        match self {
+            Self::NoPublication => {
+                outcome.actions.retain(|action| !matches!(action, Action::RecordPublication { .. }));
+            }
+            Self::NoHighWater => {
+                outcome.actions.retain(|action| !matches!(action, Action::RecordHighWater { .. }));
+            }
+            Self::DropOnDeletion => applied(outcome, |id, _, _| snapshot.key(id).is_some()),
+            Self::PruneOneTooMany => {
+                applied(outcome, |id, first, oldest| first == Some(id) || oldest != Some(id));
+            }
+            Self::StopsReading => applied(outcome, |id, first, _| {
+                first.is_none_or(|first| {
+                    first == id || snapshot.key(first).is_some_and(|k| k.write_published.is_some())
+                })
+            }),
+            Self::MigrateEarly => migrate_early(snapshot, outcome),
+            Self::RecordEarly => record_early(snapshot, outcome),
+            Self::DeleteTarget => {
+                if let Some((revision, stored)) = snapshot.revisions.last_key_value() {
+                    let resource_version = stored.resource_version.clone();
+                    outcome.actions.push(Action::DeleteRevision { revision: *revision, resource_version });
+                }
+            }
+            Self::RenameProvider => renamed(outcome),
+            Self::PlainWriter => plain_writer(outcome),
+            _ => {}
+        }
+    }
+
+    /// Does something more after a write.
+    pub(crate) fn acted(self, world: &mut World, action: &Action) {
+        if self == Self::DeleteKeyInUse
+            && let Action::RecordMigrated { key, .. } = action
+        {
+            let id = key.id;
+            Arc::make_mut(&mut world.api).delete_key(id);
+            invariants::key_deleted(world, id);
+        }
+    }
+
+    /// The agent's decision.
+    pub(crate) fn agent(self, observed: &Observed) -> Decision {
+        let mut decision = node::next(observed);
+        let target = observed.target.as_ref().and_then(|target| target.as_ref().ok());
+        let revision = observed.spec.as_ref().map(|seen| seen.spec.revision);
+        let serves = |id: KeyId| {
+            let generation = observed.disk.links.get(&id)?.clone();
+            Some(Instance { key_id: id, generation })
+        };
+        match (self, target, revision) {
+            (Self::InstallEarly, Some(content), Some(revision)) => {
+                let kept = observed.disk.revisions.contains_key(&revision);
+                let hash = content.hash();
+                if kept && observed.disk.file.as_ref().is_none_or(|file| file.hash != hash) {
+                    decision.steps.push(Step::InstallConfiguration { revision, hash });
+                }
+            }
+            (Self::StopEarly, Some(content), _) => {
+                let needed = content.kms_keys();
+                let unneeded = observed.disk.links.keys().filter(|id| !needed.contains(id)).copied();
+                decision.steps.extend(unneeded.filter_map(serves).map(Step::RemovePod));
+            }
+            (Self::SwitchBlind, Some(content), _) => {
+                for (id, digest) in content.digests() {
+                    let instance = Instance::new(id, &digest);
+                    if serves(id).is_some_and(|serving| serving != instance) {
+                        decision.steps.insert(0, Step::SwitchLink { key_id: id, instance });
+                    }
+                }
+            }
+            (Self::InstallOther, ..) => {
+                // Of those on its disk, the oldest: the one that it has just left.
+                if let Some((revision, content)) = observed.disk.revisions.first_key_value() {
+                    let hash = content.hash();
+                    if observed.disk.revisions.len() > 1 {
+                        decision.steps.push(Step::InstallConfiguration { revision: *revision, hash });
+                    }
+                }
+            }
+            _ => {}
+        }
+        decision
+    }
+
+    /// Looks for it by chance. What was found first, and after how many schedules.
+    pub fn hunt(self, schedules: u64, seed: u64, threads: usize) -> Option<(u64, Violation, Way)> {
+        let plan = Plan {
+            schedules,
+            seed,
+            without: Vec::new(),
+            only: Some(self.helped_by().to_vec()),
+            length: 200,
+            mutant: Some(self),
+            liveness_each: 0,
+            threads,
+            enough: 1,
+        };
+        let found = random::explore(&plan);
+        let schedules = found.schedules;
+        found.violations.into_iter().next().map(|(_, violation, way)| (schedules, violation, way))
+    }
+}
+
+fn newest(snapshot: &Snapshot) -> Option<(keyward_core::ids::Revision, RevisionContent)> {
+    let (revision, stored) = snapshot.revisions.last_key_value()?;
+    Some((*revision, stored.content.as_ref().ok()?.clone()))
+}
+
+/// Every server seems to have the newest revision.
+fn converged(snapshot: &mut Snapshot) {
+    let Some((revision, content)) = newest(snapshot) else { return };
+    let health = || PluginHealth {
+        status: HealthStatus::Healthy,
+        remote_key_id: RemoteKeyId("k".into()),
+        last_checked_time: String::new(),
+        detail: None,
+    };
+    for server in snapshot.servers.values_mut() {
+        let Some(agent) = &mut server.agent else { continue };
+        let Some(status) = &mut agent.status else { continue };
+        status.loaded_hash = Some(content.hash());
+        status.revision = revision;
+        let digests = content.digests().into_iter();
+        status.plugins = digests
+            .map(|(key_id, digest)| NodePlugin { key_id, digest, ready: true, health: health() })
+            .collect();
+    }
+}
+
+/// Keeps only those providers of each new revision that `keep` says: given a key, the one that writes, the oldest.
+fn applied(outcome: &mut Outcome, keep: impl Fn(KeyId, Option<KeyId>, Option<KeyId>) -> bool) {
+    rewritten(outcome, |providers| {
+        let first = providers.first().and_then(key_of);
+        let oldest = providers.iter().filter_map(key_of).min();
+        providers.retain(|provider| key_of(provider).is_none_or(|id| keep(id, first, oldest)));
+    });
+}
+
+fn rewritten(outcome: &mut Outcome, change: impl Fn(&mut Vec<ProviderConfiguration>)) {
+    for action in &mut outcome.actions {
+        let Action::ApplyConfig { content, .. } = action else { continue };
+        let mut entries = content.config.resources.clone();
+        for entry in &mut entries {
+            change(&mut entry.providers);
+        }
+        let config = EncryptionConfiguration::new(entries);
+        let whole = RevisionContent::new(config, content.plugins.clone());
+        let left = whole.kms_keys();
+        let plugins: BTreeMap<_, _> = whole
+            .plugins
+            .iter()
+            .filter(|(id, _)| left.contains(id))
+            .map(|(id, p)| (*id, p.clone()))
+            .collect();
+        **content = RevisionContent::new(whole.config.clone(), plugins);
+    }
+}
+
+fn key_of(provider: &ProviderConfiguration) -> Option<KeyId> {
+    let (kind, id) = provider.notation().split_once(':').map(|(k, id)| (k.to_owned(), id.to_owned()))?;
+    (kind != "identity").then(|| id.parse().ok()).flatten()
+}
+
+fn renamed(outcome: &mut Outcome) {
+    rewritten(outcome, |providers| {
+        for provider in providers {
+            for keys in [&mut provider.aescbc, &mut provider.aesgcm].into_iter().flatten() {
+                for key in &mut keys.keys {
+                    key.name = format!("k{}", key.name);
+                }
+            }
+            if let Some(kms) = &mut provider.kms {
+                kms.name = format!("{}s", kms.name);
+            }
+        }
+    });
+}
+
+fn plain_writer(outcome: &mut Outcome) {
+    rewritten(outcome, |providers| {
+        providers.retain(|provider| provider.identity.is_none());
+        providers.insert(0, ProviderConfiguration { identity: Some(Identity {}), ..Default::default() });
+    });
+}
+
+fn migrate_early(snapshot: &Snapshot, outcome: &mut Outcome) {
+    let Some(key) = snapshot.keys.first().filter(|key| key.write_published.is_some()) else { return };
+    for resource in &snapshot.wanted.resources {
+        let existing = snapshot.migrations.get(resource);
+        if key.migrated.contains(resource) || existing.is_some_and(|m| m.spec.key_id == key.id) {
+            continue;
+        }
+        outcome.actions.push(Action::StartMigration {
+            resource: resource.clone(),
+            key_id: key.id,
+            key_secret_uid: key.uid.clone(),
+            remote_key_id: None,
+            attempt: 0,
+            resource_version: existing.map(|migration| migration.resource_version.clone()),
+        });
+    }
+}
+
+fn record_early(snapshot: &Snapshot, outcome: &mut Outcome) {
+    let Some(key) = snapshot.keys.first().filter(|key| key.write_published.is_some()) else { return };
+    let Some(resource) = snapshot.wanted.resources.iter().find(|r| !key.migrated.contains(r)) else { return };
+    let mut key = key.clone();
+    key.migrated.push(resource.clone());
+    outcome.actions.push(Action::RecordMigrated { resource: resource.clone(), key: Box::new(key) });
+}

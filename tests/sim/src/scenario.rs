@@ -1,0 +1,157 @@
+//! Where explorations begin, and what may happen next in a world.
+
+use std::sync::Arc;
+
+use crate::world::World;
+use crate::world::config::RESOURCES;
+use crate::world::server::{Life, NAMES};
+use crate::world::step::{Kind, Step};
+
+/// A world with so many nodes in which these were asked for, one after the other, and are in force.
+pub fn settled(nodes: usize, specs: &[usize]) -> World {
+    let mut world = World::new(nodes);
+    for spec in specs {
+        world.step(Step::to(Kind::Spec, *spec));
+        for _ in 0..crate::liveness::ROUNDS {
+            world.step(Step::of(Kind::Round));
+            if crate::liveness::missing(&mut world).is_none() {
+                break;
+            }
+        }
+    }
+    // Nobody remembers how it came to this.
+    world.step(Step::of(Kind::Dies));
+    for server in &mut world.servers {
+        Arc::make_mut(server).forget();
+    }
+    for _ in 0..2 {
+        world.step(Step::of(Kind::Round));
+    }
+    world
+}
+
+/// What goes on by itself.
+pub fn ordinary(world: &World) -> Vec<Step> {
+    let mut steps = vec![Step::of(Kind::Reconcile)];
+    for n in 0..NAMES.len() {
+        let life = world.servers[n].life;
+        if life != Life::Absent {
+            steps.push(Step::to(Kind::Agent, n));
+        }
+        let other = world.file(n).is_some_and(|file| file.hash != world.servers[n].loaded.hash);
+        if life == Life::Held || life == Life::Up && other {
+            steps.push(Step::to(Kind::Poll, n));
+        }
+    }
+    for resource in 0..RESOURCES.len() {
+        if world.migration_is_due(resource) {
+            steps.extend(world.running().map(|n| Step::with(Kind::Migrate, resource, n)));
+        }
+    }
+    steps.push(Step::to(Kind::Tick, 2));
+    if world.etcd.history != world.etcd.stored {
+        steps.push(Step::of(Kind::Compact));
+    }
+    steps
+}
+
+/// What mends a fault, or brings the second operator on.
+pub fn mending(world: &World) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (kek, kms) in world.kms.iter().enumerate().take(3) {
+        if !kms.up {
+            steps.push(Step::to(Kind::KmsUp, kek));
+        }
+        if !kms.encrypts {
+            steps.push(Step::to(Kind::Grant, kek));
+        }
+    }
+    if world.unreadable {
+        steps.push(Step::of(Kind::Readable));
+    }
+    if world.refuses_keys {
+        steps.push(Step::of(Kind::AcceptKeys));
+    }
+    if world.api.lies {
+        steps.push(Step::of(Kind::Honest));
+    }
+    if !world.api.corrupt.is_empty() {
+        steps.push(Step::of(Kind::MendKeys));
+    }
+    if world.api.token != Some(world.accepts.0) {
+        steps.push(Step::of(Kind::TokenMend));
+    }
+    for (n, server) in world.servers.iter().enumerate() {
+        if server.life == Life::Down && !world.books.left[n] {
+            steps.push(Step::to(Kind::Start, n));
+        }
+    }
+    if !world.operators[1].pending.is_empty() {
+        steps.push(Step::to(Kind::Act, 1));
+        steps.push(Step::to(Kind::Dies, 1));
+    }
+    steps
+}
+
+/// Every single fault that can befall this world.
+pub fn faults(world: &World) -> Vec<Step> {
+    let mut steps: Vec<Step> = (0..5).map(|k| Step::with(Kind::ReconcileDies, 0, k)).collect();
+    steps.push(Step::to(Kind::Decide, 1));
+    for n in 0..NAMES.len() {
+        match world.servers[n].life {
+            Life::Absent => {}
+            Life::Held => steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k))),
+            Life::Down => steps.push(Step::to(Kind::Reboot, n)),
+            Life::Up => {
+                steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k)));
+                steps.extend(
+                    [Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode].map(|k| Step::to(k, n)),
+                );
+                if world.running().filter(|n| !world.books.left[*n]).count() > 1 {
+                    steps.push(Step::to(Kind::Leave, n));
+                }
+            }
+        }
+    }
+    if let Some(absent) = world.servers.iter().position(|server| server.life == Life::Absent) {
+        steps.push(Step::to(Kind::Register, absent));
+    }
+    for (kek, kms) in world.kms.iter().enumerate().take(3) {
+        let used =
+            world.books.keys.values().any(|meaning| meaning.kek.is_some_and(|(k, _)| usize::from(k) == kek));
+        if used && kms.up && kms.encrypts {
+            steps.extend(
+                [Kind::KmsDown, Kind::Revoke, Kind::Rotate, Kind::Anew].map(|kind| Step::to(kind, kek)),
+            );
+        }
+    }
+    let kinds = [
+        Kind::TokenBad,
+        Kind::TokenMissing,
+        Kind::TokenNew,
+        Kind::TokenEnds,
+        Kind::DeleteCandidate,
+        Kind::Unreadable,
+        Kind::Lie,
+        Kind::RefuseKeys,
+        Kind::Week,
+        Kind::Reencrypt,
+    ];
+    steps.extend(kinds.map(Step::of));
+    steps.extend([3, 4, 7].map(|spec| Step::to(Kind::Spec, spec)));
+    steps.extend([1, 2, 0].map(|list| Step::to(Kind::Resources, list)));
+    for id in world.key_ids() {
+        let id = usize::try_from(id.0).unwrap_or(0);
+        steps.extend([Kind::DeleteKey, Kind::CorruptKey].map(|kind| Step::to(kind, id)));
+    }
+    for at in 0..world.api.configs.len().min(3) {
+        steps.push(Step::to(Kind::DeleteRevision, at));
+    }
+    for resource in 0..RESOURCES.len() {
+        let known = world.api.snapshot.migrations.keys();
+        if known.into_iter().any(|r| r == &crate::world::config::resources()[resource]) {
+            steps.push(Step::to(Kind::DeleteMigration, resource));
+        }
+    }
+    steps
+}

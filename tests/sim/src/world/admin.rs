@@ -1,0 +1,155 @@
+//! What an admin does, and what befalls the world from outside.
+
+use std::sync::Arc;
+
+use keyward_core::ids::KeyId;
+
+use super::World;
+use super::config::resources;
+use super::kms;
+use super::server::{Life, NAMES, Server};
+use super::step::Kind;
+
+/// What may be asked for: the mode, and for a KMS the KEK and an image.
+pub const MENU: [(&str, Option<(u8, u8)>); 8] = [
+    ("identity", None),
+    ("aescbc", None),
+    ("aesgcm", None),
+    ("KMS", Some((0, 1))),
+    ("KMS", Some((0, 2))),
+    ("KMS", Some((1, 1))),
+    ("KMS", Some((2, 1))),
+    ("KMS", Some((3, 1))),
+];
+
+const LISTS: [Option<&[&str]>; 3] =
+    [None, Some(&["secrets"]), Some(&["configmaps", "secrets", "widgets.example.com"])];
+
+impl World {
+    pub(super) fn befall(&mut self, kind: Kind, a: usize) {
+        let kek = a % (kms::KEKS.len() - 1);
+        match kind {
+            Kind::KmsDown | Kind::KmsUp => self.kms[kek].up = kind == Kind::KmsUp,
+            Kind::Revoke | Kind::Grant => self.kms[kek].encrypts = kind == Kind::Grant,
+            Kind::Rotate => self.kms[kek].version = self.kms[kek].version.saturating_add(1),
+            Kind::Anew => self.kms[kek].made = self.kms[kek].made.saturating_add(1),
+            Kind::Unreadable | Kind::Readable => self.unreadable = kind == Kind::Unreadable,
+            Kind::RefuseKeys | Kind::AcceptKeys => self.refuses_keys = kind == Kind::RefuseKeys,
+            Kind::Week => self.weeks = self.weeks.saturating_add(1),
+            Kind::TokenEnds => self.accepts.1 = false,
+            Kind::Register => self.register(a % NAMES.len()),
+            Kind::Leave | Kind::DeleteNode => self.leave(a % NAMES.len(), kind == Kind::Leave),
+            Kind::DeleteRevision => {
+                let found = self.api.snapshot.revisions.keys().rev().nth(a).copied();
+                if let Some(revision) = found {
+                    Arc::make_mut(&mut self.api).delete_revision(revision);
+                }
+            }
+            _ => self.edit(kind, a),
+        }
+    }
+
+    fn edit(&mut self, kind: Kind, a: usize) {
+        let id = KeyId(a as u64);
+        let newest = self.accepts.0;
+        let tokens = self.tokens;
+        let api = Arc::make_mut(&mut self.api);
+        match kind {
+            Kind::Spec => {
+                let (mode, configuration) = MENU[a % MENU.len()];
+                api.spec.encryption.type_ = Some(mode.to_owned());
+                api.spec.encryption.kms = configuration.map(|(kek, image)| kms::configuration(kek, image));
+            }
+            Kind::Resources => {
+                let list = LISTS[a % LISTS.len()];
+                api.spec.resources = list.map(|list| list.iter().map(|name| (*name).to_owned()).collect());
+            }
+            Kind::Reencrypt => {
+                api.spec.reencrypt = Some(format!("t{}", tokens + 1));
+                self.tokens += 1;
+            }
+            Kind::TokenBad => api.token = Some(200),
+            Kind::TokenMissing => api.token = None,
+            Kind::TokenMend => api.token = Some(newest),
+            Kind::TokenNew => {
+                api.token = Some(newest + 1);
+                self.accepts = (newest + 1, true);
+            }
+            Kind::Lie | Kind::Honest => api.lies = kind == Kind::Lie,
+            Kind::DeleteKey => api.delete_key(id),
+            Kind::CorruptKey => api.corrupt_key(id),
+            Kind::MendKeys => api.mend_keys(),
+            Kind::DeleteCandidate => api.delete_candidate(),
+            Kind::DeleteMigration => {
+                let resource = &resources()[a % resources().len()];
+                api.snapshot.migrations.remove(resource);
+            }
+            _ => {}
+        }
+        if matches!(kind, Kind::Spec | Kind::Resources | Kind::Reencrypt) {
+            api.cluster_version += 1;
+        }
+        api.touch();
+        if matches!(kind, Kind::DeleteKey | Kind::CorruptKey) {
+            Arc::make_mut(&mut self.books).tampered = true;
+        }
+    }
+
+    /// `prepare --join` (DESIGN.md, "Joining and returning"): from now on the node counts. Its API server waits.
+    fn register(&mut self, n: usize) {
+        if self.servers[n].life != Life::Absent || self.running().next().is_none() {
+            return;
+        }
+        let zero = self.configs.values().find(|config| config.content.is_none()).cloned();
+        let Some(zero) = zero else { return };
+        // The newest revision that some server has loaded. Where that is lost, there is nothing to join with.
+        let stored = self.api.configs.iter().rev();
+        let in_force = stored
+            .map(|(revision, config)| (*revision, config.hash.clone()))
+            .find(|(_, hash)| self.running().any(|n| self.servers[n].loaded.hash == *hash));
+        let encrypted = self.running().any(|n| self.servers[n].loaded.content.is_some());
+        let newer = self
+            .running()
+            .any(|n| self.api.configs.values().all(|config| config.hash != self.servers[n].loaded.hash));
+        if encrypted && (in_force.is_none() || newer) {
+            return;
+        }
+        self.servers[n] = Arc::new(Server::new(&zero, Life::Held));
+        let api = Arc::make_mut(&mut self.api);
+        let (revision, hash) = in_force.map_or((Default::default(), None), |(n, hash)| (n, Some(hash)));
+        let canaries = api
+            .snapshot
+            .servers
+            .values()
+            .find_map(|view| view.agent.as_ref().map(|agent| agent.spec.canaries.clone()));
+        let spec = keyward_core::api::EncryptionNodeSpec {
+            revision,
+            config_hash: hash,
+            preflight: None,
+            canaries: canaries.unwrap_or_default(),
+        };
+        let version = api.next_version();
+        let view = api.snapshot.servers.entry(NAMES[n].to_owned()).or_default();
+        NAMES[n].clone_into(&mut view.name);
+        view.is_node = true;
+        view.agent =
+            Some(keyward_core::snapshot::AgentView { spec, status: None, resource_version: version });
+        *api.generations.entry(NAMES[n].to_owned()).or_default() += 1;
+        Arc::make_mut(&mut self.books).left[n] = false;
+    }
+
+    /// Its objects are deleted: the EncryptionNode, and with `node` the Node too.
+    fn leave(&mut self, n: usize, node: bool) {
+        let api = Arc::make_mut(&mut self.api);
+        let Some(view) = api.snapshot.servers.get_mut(NAMES[n]) else { return };
+        view.agent = None;
+        if node {
+            view.is_node = false;
+            Arc::make_mut(&mut self.books).left[n] = true;
+        }
+        let gone = !view.is_node && !view.has_lease;
+        if gone {
+            api.snapshot.servers.remove(NAMES[n]);
+        }
+    }
+}

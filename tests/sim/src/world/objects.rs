@@ -1,0 +1,403 @@
+//! The objects in the API, decoded once and for all: they are a [`Snapshot`] that the writers change.
+//!
+//! Each write has the precondition that the operator's writer gives it (`host/operator/src/writer`): create-only, or the
+//! resourceVersion that was read. What a snapshot tells of numbers is derived as `core::platform::kubernetes` does it;
+//! a test holds the one against the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use keyward_core::SecretBytes;
+use keyward_core::api::{
+    ClusterEncryption, ClusterEncryptionSpec, EncryptionMigrationSpec, EncryptionMigrationStatus,
+    EncryptionNodeSpec, EncryptionNodeStatus,
+};
+use keyward_core::formats::FormatError;
+use keyward_core::formats::key_secret::KeySecret;
+use keyward_core::formats::revision::{PluginRecord, RevisionContent};
+use keyward_core::ids::{GroupResource, KeyId, Revision};
+use keyward_core::names;
+use keyward_core::outcome::{Action, StatusView};
+use keyward_core::platform::{FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
+use keyward_core::provider::{EvaluationRequest, Origin, ReferenceKind};
+use keyward_core::snapshot::{AgentView, Snapshot, StoredCandidate, StoredMigration, StoredRevision};
+
+use super::config::{Config, RESOURCES, index_of};
+use super::kms;
+
+/// Why a write was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// All that is stored of ours.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The objects. What belongs to one decision (ages, fresh bytes, what is unreadable) is filled in for each.
+    pub snapshot: Snapshot,
+    /// The revisions, as API servers understand them.
+    pub configs: BTreeMap<Revision, Arc<Config>>,
+    /// The candidate, as nodes read it.
+    pub candidate: Option<Arc<BTreeMap<KeyId, PluginRecord>>>,
+    /// Key secrets that cannot be decoded, as they were.
+    pub corrupt: BTreeMap<KeyId, KeySecret>,
+    /// What the admin wants.
+    pub spec: ClusterEncryptionSpec,
+    /// The value in the Secret that configurations refer to; `None` where it is missing.
+    pub token: Option<u8>,
+    /// What the module says is not so.
+    pub lies: bool,
+    /// Of `ClusterEncryption/cluster`.
+    pub cluster_version: u64,
+    /// Of each `EncryptionNode`.
+    pub generations: BTreeMap<String, i64>,
+    /// Of each migration.
+    pub migration_generations: [i64; RESOURCES.len()],
+    /// What was evaluated is out of date.
+    stale: bool,
+    version: u64,
+}
+
+impl Api {
+    /// A cluster in which nothing is encrypted and nothing asked for.
+    pub fn new() -> Self {
+        let spec = ClusterEncryptionSpec::default();
+        let objects = Objects {
+            cluster_encryption: Some(ClusterEncryption::new(names::CLUSTER, spec.clone())),
+            ..Objects::default()
+        };
+        let given =
+            Given { now: jiff::Timestamp::UNIX_EPOCH, ages: BTreeMap::new(), fresh: FreshBytes::default() };
+        let snapshot =
+            kubernetes::snapshot(&objects, &Results::default(), given).expect("a cluster's snapshot");
+        Self {
+            snapshot,
+            configs: BTreeMap::new(),
+            candidate: None,
+            corrupt: BTreeMap::new(),
+            spec,
+            token: Some(1),
+            lies: false,
+            cluster_version: 1,
+            generations: BTreeMap::new(),
+            migration_generations: [0; RESOURCES.len()],
+            stale: true,
+            version: 1,
+        }
+    }
+
+    /// Something that evaluations depend on has changed.
+    pub fn touch(&mut self) {
+        self.stale = true;
+    }
+
+    /// A resourceVersion that was never given out.
+    pub fn next_version(&mut self) -> String {
+        self.version += 1;
+        self.version.to_string()
+    }
+
+    /// Everything that a snapshot says beside the objects themselves.
+    pub fn derive(&mut self) {
+        if self.stale {
+            self.stale = false;
+            self.resolve();
+        }
+        let snapshot = &mut self.snapshot;
+        let tried = snapshot.candidate.as_ref().and_then(|c| c.as_ref().ok()).map(|c| c.key_id);
+        let of_objects: BTreeSet<KeyId> = snapshot
+            .keys
+            .iter()
+            .map(|key| key.id)
+            .chain(self.corrupt.keys().copied())
+            .chain(self.configs.values().flat_map(|config| config.keys.iter().copied()))
+            .collect();
+        let by_nodes = snapshot
+            .servers
+            .values()
+            .filter_map(|server| Some(server.status()?.highest_key_id))
+            .filter(|id| tried != Some(*id) || *id <= snapshot.recorded_key);
+        snapshot.highest_key = of_objects
+            .iter()
+            .copied()
+            .chain(by_nodes)
+            .chain([snapshot.recorded_key])
+            .max()
+            .unwrap_or_default();
+        snapshot.retry_key = tried.filter(|id| *id == snapshot.highest_key && !of_objects.contains(id));
+        snapshot.highest_revision = snapshot
+            .revisions
+            .keys()
+            .copied()
+            .chain(snapshot.servers.values().filter_map(|server| Some(server.agent.as_ref()?.spec.revision)))
+            .chain([snapshot.recorded_revision])
+            .max()
+            .unwrap_or_default();
+    }
+
+    fn resolve(&mut self) {
+        let snapshot = &mut self.snapshot;
+        snapshot.wanted = kubernetes::wanted(&self.spec);
+        let desired = self.spec.encryption.kms.iter().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
+        let stored = snapshot.keys.iter().filter_map(|key| key.kms.as_ref());
+        let stored = stored.map(|kms| EvaluationRequest::new(Origin::Stored, &kms.plugin.kms));
+        let requests: BTreeSet<EvaluationRequest> = desired.chain(stored).collect();
+        snapshot.evaluations = requests
+            .into_iter()
+            .map(|request| {
+                let evaluation = kms::evaluate(&request, self.lies);
+                (request, evaluation)
+            })
+            .collect();
+        let source = kms::reference();
+        let object = ObjectRef { kind: ReferenceKind::Secret, name: source.name };
+        let data = self.token.map(|token| BTreeMap::from([(source.key, SecretBytes::new(vec![token]))]));
+        snapshot.objects = BTreeMap::from([(object, Ok(data))]);
+    }
+
+    /// Carries out one action. `cluster_version` is the version of the ClusterEncryption that its writer goes by.
+    pub fn apply(&mut self, action: &Action, cluster_version: &mut u64) -> Result<(), Refused> {
+        match action {
+            Action::RecordHighWater { key_id, revision } => {
+                require(*cluster_version == self.cluster_version)?;
+                let snapshot = &mut self.snapshot;
+                snapshot.recorded_key = snapshot.recorded_key.max(*key_id);
+                snapshot.recorded_revision = snapshot.recorded_revision.max(*revision);
+                self.cluster_version += 1;
+                *cluster_version = self.cluster_version;
+            }
+            Action::RequirePreflight { candidate, resource_version } => {
+                require(self.snapshot.candidate_version == *resource_version)?;
+                self.snapshot.candidate = Some(Ok(StoredCandidate {
+                    key_id: candidate.key_id,
+                    plugin: candidate.plugin.clone(),
+                    hash: candidate.hash.clone(),
+                }));
+                self.candidate =
+                    Some(Arc::new(BTreeMap::from([(candidate.key_id, candidate.plugin.clone())])));
+                self.snapshot.candidate_version = Some(self.next_version());
+            }
+            Action::ClearPreflight { resource_version } => {
+                if self.snapshot.candidate_version.is_some() {
+                    require(self.snapshot.candidate_version.as_ref() == Some(resource_version))?;
+                    self.delete_candidate();
+                }
+            }
+            Action::SetTarget { node, spec, resource_version, .. } => {
+                self.set_target(node, spec, resource_version.as_deref())?;
+            }
+            Action::CreateKey { key } => {
+                require(self.snapshot.key(key.id).is_none() && !self.corrupt.contains_key(&key.id))?;
+                let mut key = (**key).clone();
+                key.resource_version = self.next_version();
+                key.uid = format!("u{}", key.resource_version);
+                self.snapshot.keys.push(key);
+                self.snapshot.keys.sort_unstable_by_key(|key| std::cmp::Reverse(key.id));
+                self.touch();
+            }
+            Action::UpdateKey { key, .. }
+            | Action::SyncData { key, .. }
+            | Action::RecordPublication { key, .. }
+            | Action::RecordMigrated { key, .. } => self.replace_key(key)?,
+            Action::ApplyConfig { revision, content } => {
+                require(!self.snapshot.revisions.contains_key(revision))?;
+                self.put_revision(*revision, content);
+            }
+            Action::StartMigration {
+                resource,
+                key_id,
+                key_secret_uid,
+                remote_key_id,
+                attempt,
+                resource_version,
+            } => {
+                let spec = EncryptionMigrationSpec {
+                    operand: names::KUBE_APISERVER.to_owned(),
+                    resource: resource.to_string(),
+                    key_id: *key_id,
+                    key_secret_uid: key_secret_uid.clone(),
+                    remote_key_id: remote_key_id.clone(),
+                    attempt: *attempt,
+                };
+                self.start_migration(resource, spec, resource_version.as_deref())?;
+            }
+            Action::DeleteRevision { revision, resource_version } => {
+                if let Some(stored) = self.snapshot.revisions.get(revision) {
+                    require(stored.resource_version == *resource_version)?;
+                    self.delete_revision(*revision);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_target(
+        &mut self,
+        node: &str,
+        spec: &EncryptionNodeSpec,
+        expected: Option<&str>,
+    ) -> Result<(), Refused> {
+        let version = self.next_version();
+        let server = self.snapshot.servers.entry(node.to_owned()).or_default();
+        node.clone_into(&mut server.name);
+        match (&mut server.agent, expected) {
+            (Some(agent), Some(expected)) if agent.resource_version == expected => {
+                agent.spec = spec.clone();
+                agent.resource_version = version;
+            }
+            (None, None) => {
+                server.agent =
+                    Some(AgentView { spec: spec.clone(), status: None, resource_version: version });
+            }
+            _ => return Err(Refused),
+        }
+        *self.generations.entry(node.to_owned()).or_default() += 1;
+        Ok(())
+    }
+
+    fn replace_key(&mut self, key: &KeySecret) -> Result<(), Refused> {
+        let version = self.next_version();
+        let stored = self.snapshot.keys.iter_mut().find(|stored| stored.id == key.id).ok_or(Refused)?;
+        require(stored.resource_version == key.resource_version)?;
+        *stored = key.clone();
+        stored.resource_version = version;
+        self.touch();
+        Ok(())
+    }
+
+    /// Also where an admin restores one.
+    pub fn put_revision(&mut self, revision: Revision, content: &RevisionContent) {
+        self.configs.insert(revision, Arc::new(Config::of(content)));
+        let stored = StoredRevision { content: Ok(content.clone()), resource_version: self.next_version() };
+        self.snapshot.revisions.insert(revision, stored);
+    }
+
+    fn start_migration(
+        &mut self,
+        resource: &GroupResource,
+        spec: EncryptionMigrationSpec,
+        expected: Option<&str>,
+    ) -> Result<(), Refused> {
+        let existing = self.snapshot.migrations.get(resource);
+        require(existing.map(|m| m.resource_version.as_str()) == expected)?;
+        let index = index_of(resource).ok_or(Refused)?;
+        self.migration_generations[index] += 1;
+        let status = existing.map(|m| m.status.clone()).unwrap_or_default();
+        let resource_version = self.next_version();
+        let stored = StoredMigration { spec, status, current: false, resource_version };
+        self.snapshot.migrations.insert(resource.clone(), stored);
+        Ok(())
+    }
+
+    /// The migration engine's report about the present wish.
+    pub fn report_migration(&mut self, resource: &GroupResource, status: EncryptionMigrationStatus) {
+        let version = self.next_version();
+        let Some(index) = index_of(resource) else { return };
+        let generation = self.migration_generations[index];
+        if let Some(stored) = self.snapshot.migrations.get_mut(resource) {
+            stored.status = EncryptionMigrationStatus { observed_generation: generation, ..status };
+            stored.current = true;
+            stored.resource_version = version;
+        }
+    }
+
+    /// The agent's report.
+    pub fn report_node(&mut self, node: &str, status: EncryptionNodeStatus) {
+        let same = |agent: &AgentView| agent.status.as_ref() == Some(&status);
+        let agent = self.snapshot.servers.get(node).and_then(|server| server.agent.as_ref());
+        if agent.is_none_or(same) {
+            return;
+        }
+        let version = self.next_version();
+        if let Some(agent) = self.snapshot.servers.get_mut(node).and_then(|server| server.agent.as_mut()) {
+            agent.status = Some(status);
+            agent.resource_version = version;
+        }
+    }
+
+    /// The operator's aggregate; written once a reconcile, where nobody wrote before it.
+    pub fn report(&mut self, view: &StatusView, cluster_version: u64) {
+        let snapshot = &mut self.snapshot;
+        if cluster_version != self.cluster_version
+            || (snapshot.last_converged == view.converged_revision
+                && snapshot.told_keys == view.keys
+                && snapshot.told_revisions == view.revisions)
+        {
+            return;
+        }
+        snapshot.last_converged = view.converged_revision;
+        snapshot.told_keys.clone_from(&view.keys);
+        snapshot.told_revisions.clone_from(&view.revisions);
+        self.cluster_version += 1;
+    }
+
+    /// Everything that is stored as a Secret gets another resourceVersion: the migrator rewrites it.
+    pub fn rewrite_secrets(&mut self) {
+        for index in 0..self.snapshot.keys.len() {
+            let version = self.next_version();
+            self.snapshot.keys[index].resource_version = version;
+        }
+        if self.snapshot.candidate_version.is_some() {
+            self.snapshot.candidate_version = Some(self.next_version());
+        }
+        let revisions: Vec<Revision> = self.snapshot.revisions.keys().copied().collect();
+        for revision in revisions {
+            let version = self.next_version();
+            if let Some(stored) = self.snapshot.revisions.get_mut(&revision) {
+                stored.resource_version = version;
+            }
+        }
+    }
+
+    /// Whoever does it.
+    pub fn delete_candidate(&mut self) {
+        self.candidate = None;
+        self.snapshot.candidate = None;
+        self.snapshot.candidate_version = None;
+    }
+
+    /// Whoever does it.
+    pub fn delete_revision(&mut self, revision: Revision) {
+        self.configs.remove(&revision);
+        self.snapshot.revisions.remove(&revision);
+    }
+
+    /// Whoever does it, finalizer and all.
+    pub fn delete_key(&mut self, id: KeyId) {
+        self.snapshot.keys.retain(|key| key.id != id);
+        self.snapshot.undecodable.remove(&names::key_secret(names::KUBE_APISERVER, id));
+        self.corrupt.remove(&id);
+        self.touch();
+    }
+
+    /// An admin's editor took something out of it.
+    pub fn corrupt_key(&mut self, id: KeyId) {
+        if let Some(at) = self.snapshot.keys.iter().position(|key| key.id == id) {
+            let key = self.snapshot.keys.remove(at);
+            let name = names::key_secret(names::KUBE_APISERVER, id);
+            self.snapshot.undecodable.insert(name.clone(), FormatError::InvalidName(name));
+            self.corrupt.insert(id, key);
+            self.touch();
+        }
+    }
+
+    /// And puts it back.
+    pub fn mend_keys(&mut self) {
+        for (id, mut key) in std::mem::take(&mut self.corrupt) {
+            self.snapshot.undecodable.remove(&names::key_secret(names::KUBE_APISERVER, id));
+            key.resource_version = self.next_version();
+            self.snapshot.keys.push(key);
+            self.touch();
+        }
+        self.snapshot.keys.sort_unstable_by_key(|key| std::cmp::Reverse(key.id));
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn require(holds: bool) -> Result<(), Refused> {
+    if holds { Ok(()) } else { Err(Refused) }
+}

@@ -1,0 +1,138 @@
+//! The operator: decides, then writes one action at a time, and may die or be slow between any two.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use keyward_core::SecretBytes;
+use keyward_core::outcome::{Action, Outcome, StatusView};
+use keyward_core::platform::{Age, FreshBytes, Unreadable};
+
+use super::World;
+use crate::invariants;
+
+/// One operator process.
+#[derive(Clone, Debug, Default)]
+pub struct Operator {
+    /// What it has decided and not yet written.
+    pub pending: VecDeque<Action>,
+    /// What it says in the end.
+    pub view: Option<StatusView>,
+    /// The version of the ClusterEncryption that it has read or written last.
+    pub cluster_version: u64,
+    /// How long facts have had their values, by its own clock.
+    pub ages: BTreeMap<String, Age>,
+}
+
+impl World {
+    /// One decision, of what is true now. What it had not written of the one before is forgotten.
+    pub(super) fn decide(&mut self, who: usize) {
+        if self.running().next().is_none() {
+            return;
+        }
+        let outcome = self.outcome(who);
+        if self.unreadable && outcome.actions.iter().any(|action| !matches!(action, Action::SetTarget { .. }))
+        {
+            self.fails("S7", format!("decided though Secrets are unreadable: {}", kinds(&outcome)));
+        }
+        let operator = &mut self.operators[who];
+        operator.ages = outcome
+            .facts
+            .into_iter()
+            .map(|(fact, value)| {
+                let before = operator.ages.get(&fact).filter(|age| age.value == value);
+                let elapsed = before.map(|age| age.elapsed).unwrap_or_default();
+                (fact, Age { value, elapsed })
+            })
+            .collect();
+        operator.pending = outcome.actions.into();
+        operator.view = Some(outcome.view);
+        operator.cluster_version = self.api.cluster_version;
+    }
+
+    /// What operator 0 would decide now.
+    pub fn decided(mut self) -> Outcome {
+        self.outcome(0)
+    }
+
+    /// What would be decided now; changes nothing that counts.
+    pub(crate) fn outcome(&mut self, who: usize) -> Outcome {
+        let (made, mutant, unreadable) = (self.made, self.mutant, self.unreadable);
+        self.made += 1;
+        let now = self.now();
+        let ages = self.operators[who].ages.clone();
+        let api = std::sync::Arc::make_mut(&mut self.api);
+        api.derive();
+        let id = api.snapshot.highest_key.next().0;
+        let snapshot = &mut api.snapshot;
+        snapshot.now = now;
+        snapshot.ages = ages;
+        // A key of a number is always made of the same bytes: a number that comes back is seen by the books.
+        let key = SecretBytes::new(vec![u8::try_from(id % 250).unwrap_or(0) + 1; 32]);
+        snapshot.fresh = FreshBytes { key, salt: SecretBytes::new(made.to_be_bytes().to_vec()) };
+        if !unreadable && mutant.is_none() {
+            return keyward_core::reconcile(&api.snapshot);
+        }
+        let mut seen = api.snapshot.clone();
+        if unreadable {
+            seen.unreadable
+                .push(Unreadable { what: "secrets in keyward-system".into(), why: "timeout".into() });
+            seen.keys.clear();
+            seen.revisions.clear();
+            (seen.candidate, seen.candidate_version) = (None, None);
+        }
+        let Some(mutant) = mutant else { return keyward_core::reconcile(&seen) };
+        mutant.before(self, &mut seen);
+        let mut outcome = keyward_core::reconcile(&seen);
+        mutant.after(self, &seen, &mut outcome);
+        outcome
+    }
+
+    /// The next action. At the first that fails the others are forgotten.
+    pub(super) fn act(&mut self, who: usize) -> bool {
+        if self.running().next().is_none() {
+            return false;
+        }
+        let Some(action) = self.operators[who].pending.pop_front() else { return false };
+        let refused = self.refuses_keys && matches!(action, Action::CreateKey { .. });
+        let operator = &mut self.operators[who];
+        let api = std::sync::Arc::make_mut(&mut self.api);
+        if refused || api.apply(&action, &mut operator.cluster_version).is_err() {
+            operator.pending.clear();
+            operator.view = None;
+            return false;
+        }
+        invariants::action(self, &action);
+        if let Some(mutant) = self.mutant {
+            mutant.acted(self, &action);
+        }
+        if self.operators[who].pending.is_empty() {
+            self.tell(who);
+        }
+        true
+    }
+
+    fn tell(&mut self, who: usize) {
+        let operator = &mut self.operators[who];
+        if let Some(view) = operator.view.take() {
+            std::sync::Arc::make_mut(&mut self.api).report(&view, operator.cluster_version);
+        }
+    }
+
+    /// One whole reconcile, or as many actions of it as are given, after which the process dies.
+    pub(super) fn reconcile(&mut self, who: usize, actions: Option<usize>) {
+        self.decide(who);
+        let mut left = actions.unwrap_or(usize::MAX);
+        while left > 0 && !self.operators[who].pending.is_empty() {
+            self.act(who);
+            left -= 1;
+        }
+        if actions.is_some() {
+            self.operators[who] = Operator::default();
+        } else if self.operators[who].pending.is_empty() {
+            self.tell(who);
+        }
+    }
+}
+
+pub(crate) fn kinds(outcome: &Outcome) -> String {
+    outcome.actions.iter().map(Action::kind).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,387 @@
+//! The fingerprint of a world: two worlds with the same one go on in the same way.
+//!
+//! Left out is what nobody looks at (counts of attempts, times by a wall clock, resourceVersions as numbers); waits
+//! count as over or not; revisions count by their order, salts, digests and canaries by which are equal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use keyward_core::api::{
+    Canary, EncryptionNodeSpec, EncryptionNodeStatus, PreflightAnswer, PreflightRequest,
+};
+use keyward_core::formats::key_secret::KeySecret;
+use keyward_core::formats::revision::{PluginRecord, RevisionContent};
+use keyward_core::ids::{KeyId, Revision};
+use keyward_core::node::{Instance, Observed, Probed, Question, Socket};
+use keyward_core::outcome::Action;
+
+use super::World;
+use super::kms::{credential, truth};
+use super::server::Server;
+use crate::hash::{Print, of_bytes};
+
+impl World {
+    /// 128 bits.
+    pub fn print(&self) -> u128 {
+        let mut p = Print::new();
+        let ranks = self.ranks();
+        self.print_api(&mut p, &ranks);
+        for server in &self.servers {
+            print_server(&mut p, server, &ranks);
+        }
+        p.hash(&self.etcd);
+        p.hash(&self.inflight);
+        p.flag(self.inflight_age == 0);
+        p.hash(&self.kms);
+        p.hash(&self.accepts);
+        for run in &self.runs {
+            p.hash(&run.todo);
+            p.flag(run.failed);
+        }
+        for (index, run) in self.runs.iter().enumerate() {
+            p.flag(run.generation == self.api.migration_generations[index]);
+        }
+        p.flag(self.unreadable);
+        p.flag(self.refuses_keys);
+        p.put(u64::from(self.weeks));
+        p.put(u64::from(self.tokens));
+        p.hash(&self.books.encrypted);
+        p.hash(&self.books.left);
+        p.flag(self.books.tampered);
+        p.hash(&self.books.tried);
+        for (id, meaning) in &self.books.keys {
+            p.put(id.0);
+            p.hash(&meaning.kek);
+        }
+        for operator in &self.operators {
+            p.len(operator.pending.len());
+            for action in &operator.pending {
+                self.print_action(&mut p, action, &ranks);
+            }
+            p.flag(!operator.pending.is_empty() && operator.cluster_version == self.api.cluster_version);
+            for (fact, age) in &operator.ages {
+                p.text(fact);
+                p.name(age.value.as_bytes());
+                p.put(over(age.elapsed));
+            }
+        }
+        p.done()
+    }
+
+    /// What is to be written, and whether its precondition holds now: it may hold later only if nobody writes.
+    fn print_action(&self, p: &mut Print, action: &Action, ranks: &BTreeMap<Revision, u64>) {
+        let snapshot = &self.api.snapshot;
+        let rank = |revision: &Revision| ranks.get(revision).copied().unwrap_or(revision.0);
+        p.text(action.kind());
+        match action {
+            Action::RecordHighWater { key_id, revision } => {
+                p.put(key_id.0);
+                p.put(rank(revision));
+            }
+            Action::RequirePreflight { candidate, resource_version } => {
+                print_record(p, &candidate.plugin);
+                p.flag(snapshot.candidate_version == *resource_version);
+            }
+            Action::ClearPreflight { resource_version } => {
+                p.flag(snapshot.candidate_version.as_ref() == Some(resource_version));
+            }
+            Action::SetTarget { node, spec, resource_version, .. } => {
+                print_spec(p, spec, &rank);
+                let agent = snapshot.servers.get(node).and_then(|view| view.agent.as_ref());
+                p.flag(agent.map(|agent| &agent.resource_version) == resource_version.as_ref());
+            }
+            Action::CreateKey { key }
+            | Action::UpdateKey { key, .. }
+            | Action::SyncData { key, .. }
+            | Action::RecordPublication { key, .. }
+            | Action::RecordMigrated { key, .. } => {
+                print_key(p, key);
+                let stored = snapshot.key(key.id).map_or("", |stored| stored.resource_version.as_str());
+                p.flag(stored == key.resource_version);
+            }
+            Action::ApplyConfig { revision, content } => {
+                p.put(rank(revision));
+                print_content(p, content);
+            }
+            Action::StartMigration { resource, key_id, resource_version, .. } => {
+                p.text(&resource.resource);
+                p.put(key_id.0);
+                let stored = snapshot.migrations.get(resource).map(|stored| &stored.resource_version);
+                p.flag(stored == resource_version.as_ref());
+            }
+            Action::DeleteRevision { revision, .. } => p.put(rank(revision)),
+        }
+    }
+
+    /// Revisions in their order.
+    fn ranks(&self) -> BTreeMap<Revision, u64> {
+        let snapshot = &self.api.snapshot;
+        let mut all: BTreeSet<Revision> = snapshot.revisions.keys().copied().collect();
+        all.insert(snapshot.recorded_revision);
+        all.insert(snapshot.last_converged);
+        for view in snapshot.servers.values() {
+            all.extend(view.agent.iter().map(|agent| agent.spec.revision));
+            let status = view.status();
+            all.extend(status.map(|status| status.revision));
+            all.extend(status.and_then(|status| status.error.as_ref()).map(|error| error.revision));
+        }
+        for server in &self.servers {
+            let disk = &server.observed.disk;
+            all.extend(disk.revisions.keys().copied());
+            all.extend(disk.refusal.iter().map(|refusal| refusal.revision));
+        }
+        all.into_iter().zip(0..).collect()
+    }
+
+    fn print_api(&self, p: &mut Print, ranks: &BTreeMap<Revision, u64>) {
+        let snapshot = &self.api.snapshot;
+        let rank = |revision: &Revision| ranks.get(revision).copied().unwrap_or(u64::MAX);
+        p.text(self.api.spec.encryption.type_.as_deref().unwrap_or_default());
+        p.put(self.api.spec.encryption.kms.as_ref().map_or(0, |kms| of_bytes(kms.to_string().as_bytes())));
+        p.hash(&self.api.spec.resources);
+        p.hash(&self.api.spec.reencrypt);
+        p.hash(&self.api.token);
+        p.flag(self.api.lies);
+        p.put(snapshot.recorded_key.0);
+        p.put(rank(&snapshot.recorded_revision));
+        p.put(rank(&snapshot.last_converged));
+        p.len(snapshot.told_keys.len());
+        p.len(snapshot.told_revisions.len());
+        p.len(snapshot.keys.len());
+        for key in snapshot.keys.iter().chain(self.api.corrupt.values()) {
+            print_key(p, key);
+        }
+        p.len(snapshot.revisions.len());
+        for (revision, stored) in &snapshot.revisions {
+            p.put(rank(revision));
+            if let Ok(content) = &stored.content {
+                print_content(p, content);
+            }
+        }
+        if let Some(Ok(candidate)) = &snapshot.candidate {
+            p.put(candidate.key_id.0);
+            print_record(p, &candidate.plugin);
+        }
+        for (name, view) in &snapshot.servers {
+            p.text(name);
+            p.flag(view.is_node);
+            p.flag(view.has_lease);
+            if let Some(agent) = &view.agent {
+                print_spec(p, &agent.spec, &rank);
+            }
+            if let Some(status) = view.status() {
+                print_status(p, status, &rank);
+            }
+        }
+        for (resource, migration) in &snapshot.migrations {
+            p.text(&resource.resource);
+            p.put(migration.spec.key_id.0);
+            let own = snapshot.key(migration.spec.key_id);
+            p.flag(own.is_some_and(|key| key.uid == migration.spec.key_secret_uid));
+            p.hash(&migration.spec.remote_key_id);
+            p.put(migration.status.phase as u64);
+            p.flag(migration.current);
+        }
+    }
+}
+
+/// No wait is longer.
+fn over(age: Duration) -> u64 {
+    age.as_secs().min(super::LONG)
+}
+
+fn print_key(p: &mut Print, key: &KeySecret) {
+    p.put(key.id.0);
+    p.put(key.mode as u64);
+    p.hash(&key.migrated);
+    p.flag(key.write_published.is_some());
+    p.flag(key.abandoned.is_some());
+    p.text(&key.external_reason);
+    p.hash(&key.remote_key_id);
+    p.put(key.migrated_at.map_or(0, |at| u64::try_from(at.as_second()).unwrap_or(0)));
+    if let Some(kms) = &key.kms {
+        print_record(p, &kms.plugin);
+        if let Some(canary) = &kms.canary {
+            print_canary(p, canary);
+        }
+    }
+}
+
+fn print_record(p: &mut Print, record: &PluginRecord) {
+    p.put(u64::from(truth(record)));
+    p.put(u64::from(credential(record)));
+    let image = record.accepted.as_ref().and_then(|accepted| accepted.image.as_deref());
+    p.text(image.unwrap_or_default());
+    p.name(record.salt.as_ref().map(keyward_core::SecretBytes::expose).unwrap_or_default());
+}
+
+fn print_content(p: &mut Print, content: &RevisionContent) {
+    for (resource, list) in content.config.lists() {
+        p.text(&resource);
+        p.hash(&list);
+    }
+    for (id, record) in &content.plugins {
+        p.put(id.0);
+        print_record(p, record);
+    }
+}
+
+fn print_canary(p: &mut Print, canary: &Canary) {
+    p.name(canary.ciphertext.as_bytes());
+    p.text(canary.ciphertext.split('#').next().unwrap_or_default());
+}
+
+fn print_request(p: &mut Print, request: Option<&PreflightRequest>) {
+    p.flag(request.is_some());
+    if let Some(request) = request {
+        p.put(request.key_id.0);
+        p.name(request.hash.0.as_bytes());
+        p.put(request.purpose as u64);
+        p.flag(request.canary.is_some());
+        if let Some(canary) = &request.canary {
+            print_canary(p, canary);
+        }
+    }
+}
+
+fn print_answer(p: &mut Print, answer: Option<&PreflightAnswer>) {
+    p.flag(answer.is_some());
+    if let Some(answer) = answer {
+        p.name(answer.hash.0.as_bytes());
+        p.put(answer.result as u64);
+        if let Some(canary) = &answer.canary {
+            print_canary(p, canary);
+        }
+        p.text(answer.failure.as_ref().map_or("", |failure| failure.phase.as_str()));
+    }
+}
+
+fn print_spec(p: &mut Print, spec: &EncryptionNodeSpec, rank: &dyn Fn(&Revision) -> u64) {
+    p.put(rank(&spec.revision));
+    p.flag(spec.config_hash.is_some());
+    print_request(p, spec.preflight.as_ref());
+    p.len(spec.canaries.len());
+    for canary in &spec.canaries {
+        p.put(canary.key_id.0);
+        print_canary(p, &canary.canary);
+    }
+}
+
+fn print_status(p: &mut Print, status: &EncryptionNodeStatus, rank: &dyn Fn(&Revision) -> u64) {
+    p.name(status.loaded_hash.as_ref().map_or("", |hash| hash.0.as_str()).as_bytes());
+    p.put(rank(&status.revision));
+    p.put(status.highest_key_id.0);
+    for plugin in &status.plugins {
+        p.put(plugin.key_id.0);
+        p.name(plugin.digest.short().as_bytes());
+        p.flag(plugin.ready);
+        p.put(plugin.health.status as u64);
+        p.text(&plugin.health.remote_key_id.0);
+    }
+    print_answer(p, status.preflight.as_ref());
+    if let Some(error) = &status.error {
+        p.put(rank(&error.revision));
+        p.text(&error.reason);
+        p.flag(error.put_back);
+    }
+}
+
+fn instance(p: &mut Print, instance: &Instance) {
+    p.put(instance.key_id.0);
+    p.name(instance.generation.as_str().as_bytes());
+}
+
+fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>) {
+    p.put(server.life as u64);
+    if server.life == super::Life::Absent {
+        return;
+    }
+    p.put(server.failed_reloads.min(1));
+    p.name(server.loaded.hash.0.as_bytes());
+    p.hash(&server.adopted);
+    p.flag(server.disturbed);
+    for (one, process) in &server.processes {
+        instance(p, one);
+        p.hash(process);
+    }
+    print_disk(p, &server.observed, ranks);
+    let observed = &server.observed;
+    p.put(over(observed.file_age));
+    for (one, probed) in &observed.probes {
+        instance(p, one);
+        print_probe(p, probed, observed.disk.instances.get(one).map_or(0, |found| found.tries));
+    }
+    for (one, age) in &observed.unneeded {
+        instance(p, one);
+        p.put(over(*age));
+    }
+}
+
+fn print_disk(p: &mut Print, observed: &Observed, ranks: &BTreeMap<Revision, u64>) {
+    let disk = &observed.disk;
+    let rank = |revision: &Revision| ranks.get(revision).copied().unwrap_or(u64::MAX);
+    p.name(disk.file.as_ref().map_or("", |file| file.hash.0.as_str()).as_bytes());
+    for (revision, content) in &disk.revisions {
+        p.put(rank(revision));
+        print_content(p, content);
+    }
+    for hash in disk.configurations.keys() {
+        p.name(hash.0.as_bytes());
+    }
+    p.len(disk.instances.len());
+    for (one, found) in &disk.instances {
+        instance(p, one);
+        p.hash(&(found.files, found.folder, found.pod, found.trial, found.listening, found.tries.min(3)));
+    }
+    for map in [&disk.links, &disk.serving] {
+        p.len(map.len());
+        for (id, generation) in map {
+            p.put(id.0);
+            p.name(generation.as_str().as_bytes());
+        }
+    }
+    for (id, canary) in &disk.canaries {
+        let id: &KeyId = id;
+        p.put(id.0);
+        print_canary(p, canary);
+    }
+    print_answer(p, disk.preflight.as_ref());
+    p.put(disk.highest_key_id.0);
+    if let Some(refusal) = &disk.refusal {
+        p.put(rank(&refusal.revision));
+        p.name(refusal.hash.0.as_bytes());
+        p.put(over(refusal.elapsed));
+    }
+    p.name(disk.loaded.as_ref().map_or("", |hash| hash.0.as_str()).as_bytes());
+}
+
+fn print_probe(p: &mut Print, probed: &Probed, tries: u32) {
+    let Question { socket, canary, make_canary, run } = &probed.question;
+    p.put(match socket {
+        Socket::Generation => 0,
+        Socket::Link => 1,
+        Socket::External(_) => 2,
+    });
+    if let Some(canary) = canary {
+        print_canary(p, canary);
+    }
+    p.flag(*make_canary);
+    p.flag(*run == tries);
+    p.put(over(probed.age));
+    p.flag(probed.pass.is_some());
+    if let Some(pass) = &probed.pass {
+        p.put(over(pass.age));
+        p.text(&pass.remote_key_id.0);
+        if let Some(canary) = &pass.canary {
+            print_canary(p, canary);
+        }
+    }
+    p.flag(probed.last.as_ref().is_some_and(|last| last.answered));
+    p.flag(probed.earlier.is_some());
+    if let Some(failing) = &probed.failing {
+        p.text(&failing.failure.phase);
+        p.flag(failing.failure.exit_code.is_some());
+        p.flag(failing.mismatch);
+        p.put(over(failing.since));
+    }
+}

@@ -1,0 +1,122 @@
+//! What the agent learns when it asks its plugins.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyward_core::api::HealthStatus;
+use keyward_core::node::{Ask, Failing, Instance, LastProbe, Pass, Probed, Question, Socket};
+use keyward_core::provider::Failure;
+
+use super::World;
+use super::kms;
+use crate::mutants::Mutant;
+
+type Answer = Result<u8, (Failure, bool)>;
+
+impl World {
+    pub(super) fn probe(&mut self, n: usize, asks: &BTreeMap<Instance, Ask>) {
+        self.server_mut(n).observed.probes.retain(|instance, _| asks.contains_key(instance));
+        for (instance, ask) in asks {
+            let known = self.servers[n].observed.probes.get(instance);
+            let same = known.is_some_and(|probed| probed.question == ask.question);
+            let well = same && known.is_some_and(|p| p.pass.is_some() && p.failing.is_none());
+            // While all is well Status alone is asked, unless a step waits for the answer.
+            let whole = !well || ask.urgent;
+            let answer = self.answer(n, instance, &ask.question, whole);
+            let mut probed = if same { known.cloned() } else { None }.unwrap_or_else(|| {
+                let earlier = known.filter(|probed| {
+                    Question { run: ask.question.run, ..probed.question.clone() } == ask.question
+                });
+                Probed {
+                    question: ask.question.clone(),
+                    age: Duration::ZERO,
+                    pass: None,
+                    last: None,
+                    failing: None,
+                    earlier: earlier.and_then(|p| {
+                        p.failing.as_ref().map(|failing| failing.failure.clone()).or(p.earlier.clone())
+                    }),
+                    attempts: earlier.map_or(0, |probed| probed.attempts),
+                }
+            });
+            self.note(&mut probed, answer, whole);
+            self.server_mut(n).observed.probes.insert(instance.clone(), probed);
+        }
+    }
+
+    fn note(&mut self, probed: &mut Probed, answer: Answer, whole: bool) {
+        let remote = answer.as_ref().ok().map(|kek| kms::remote_key_id(*kek, self.kms[usize::from(*kek)]));
+        probed.last = Some(LastProbe {
+            at: String::new(),
+            status: if answer.is_ok() { HealthStatus::Healthy } else { HealthStatus::Error },
+            remote_key_id: remote.clone(),
+            detail: answer.as_ref().err().map(|(failure, _)| failure.message.clone()),
+            answered: answer.as_ref().err().is_none_or(|(failure, _)| failure.phase != "start"),
+        });
+        match (answer, remote) {
+            (Ok(kek), Some(remote_key_id)) if whole => {
+                let made = probed.pass.take().and_then(|pass| pass.canary);
+                let canary = made.or_else(|| {
+                    probed.question.make_canary.then(|| {
+                        self.made += 1;
+                        kms::canary(kek, self.kms[usize::from(kek)], self.made)
+                    })
+                });
+                probed.pass = Some(Pass {
+                    age: Duration::ZERO,
+                    remote_key_id,
+                    latency: Duration::from_millis(2),
+                    started_in: Duration::from_secs(1),
+                    canary,
+                });
+                (probed.failing, probed.earlier) = (None, None);
+            }
+            (Ok(_), _) => {}
+            (Err((failure, mismatch)), _) => {
+                let before = probed.failing.take();
+                probed.failing = Some(Failing {
+                    failure,
+                    mismatch,
+                    since: before.as_ref().map(|failing| failing.since).unwrap_or_default(),
+                    times: before.map_or(0, |failing| failing.times).saturating_add(1),
+                });
+                probed.attempts = probed.attempts.saturating_add(1);
+            }
+        }
+    }
+
+    /// The answer of whoever listens at a socket: the KEK that it reaches.
+    fn answer(&self, n: usize, instance: &Instance, question: &Question, whole: bool) -> Answer {
+        let failure = |phase: &str, message: &str| Failure {
+            phase: phase.into(),
+            message: message.into(),
+            ..Failure::default()
+        };
+        let server = &self.servers[n];
+        let reached = match &question.socket {
+            Socket::Link => server.at_link(instance.key_id),
+            Socket::Generation | Socket::External(_) => Some(instance.clone()),
+        };
+        let Some(process) = reached.and_then(|reached| server.process(&reached)) else {
+            let ended = server.processes.get(instance).is_some_and(|process| process.ended);
+            let silent = failure("start", "nobody listens");
+            return Err((Failure { exit_code: ended.then_some(1), ..silent }, false));
+        };
+        let kms = self.kms[usize::from(process.kek)];
+        if !kms.up {
+            return Err((failure("status", "sealed"), false));
+        }
+        if !whole {
+            return Ok(process.kek);
+        }
+        if !kms.encrypts {
+            return Err((failure("encrypt", "permission denied"), false));
+        }
+        match question.canary.as_ref().filter(|_| self.mutant != Some(Mutant::NoCanary)) {
+            Some(canary) if !kms::decrypts(process.kek, kms, canary) => {
+                Err((failure("canary", "another KEK"), true))
+            }
+            _ => Ok(process.kek),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! `cargo xtask fuzz`: the targets of fuzz/, one after another, each for a while.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use keyward_test_tools::{Tools, progress};
+
+/// Every target of fuzz/Cargo.toml.
+pub(crate) const TARGETS: [&str; 6] =
+    ["key_secret", "revision", "encryption_configuration", "evaluation", "digest", "names"];
+/// Longest input in bytes: key secrets and configurations of a few keys fit in.
+const LONGEST: u32 = 16 * 1024;
+/// An input that takes longer than so many seconds is a finding, as is one that takes so much memory.
+const SLOWEST_SECONDS: u32 = 10;
+const MOST_MIB: u32 = 1024;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How long each target runs
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Targets to run; all of them where none is named
+    #[arg(value_parser = TARGETS)]
+    targets: Vec<String>,
+}
+
+/// Prints each target's executions, and ends with `N passed, N failed`.
+pub(crate) fn run(tools: &Tools, options: &Options) -> Result<ExitCode> {
+    let named: Vec<&str> = options.targets.iter().map(String::as_str).collect();
+    let targets = if named.is_empty() { TARGETS.to_vec() } else { named };
+    let fuzzer = Fuzzer::prepare(tools)?;
+    let mut failed = 0;
+    for target in &targets {
+        let started = Instant::now();
+        match fuzzer.run(target, options.seconds) {
+            Ok(executions) => {
+                println!(
+                    "{target:<26} {executions:>12} executions in {}",
+                    progress::spoken(started.elapsed())
+                );
+            }
+            Err(error) => {
+                failed += 1;
+                println!("{target:<26} FOUND SOMETHING: {error:#}");
+            }
+        }
+    }
+    println!("{} passed, {failed} failed", targets.len() - failed);
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Fuzzer {
+    programs: PathBuf,
+    seeds: PathBuf,
+    corpora: PathBuf,
+    findings: PathBuf,
+}
+
+impl Fuzzer {
+    /// Builds the targets, and has core's property tests write the seeds.
+    fn prepare(tools: &Tools) -> Result<Self> {
+        let cargo_fuzz = tools.cargo_fuzz()?;
+        let built = tools.target().join("fuzz");
+        let mut build = Command::new(cargo_fuzz);
+        build.current_dir(tools.root()).args(["build", "--fuzz-dir", "fuzz", "--release"]);
+        // All is safe Rust: what can be found are panics, overflows, hangs. That needs no sanitizer, and so no nightly
+        // compiler; without one, more is tried in the same time.
+        build.args(["--sanitizer", "none", "--target-dir"]).arg(&built);
+        build.env("RUSTC_BOOTSTRAP", "1").env_remove("CARGO_TARGET_DIR");
+        let log = |name: &str| tools.target().join("tools").join(format!("{name}.log"));
+        progress::run("building the fuzz targets", build, &log("fuzz"))?;
+
+        let seeds = built.join("seeds");
+        let mut write = tools.cargo();
+        write.args(["test", "--package", "keyward-core", "--test", "properties", "seeds::"]);
+        write.env("KEYWARD_FUZZ_SEEDS", &seeds);
+        progress::run("writing seeds of valid objects", write, &log("fuzz-seeds"))?;
+        let programs = built.join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).join("release");
+        Ok(Self { programs, seeds, corpora: built.join("corpus"), findings: built.join("findings") })
+    }
+
+    /// Runs a target; answers how many inputs were tried. An error tells what was found, and how to see it again.
+    fn run(&self, target: &str, seconds: u64) -> Result<u64> {
+        let (corpus, findings) = (self.corpora.join(target), self.findings.join(target));
+        for folder in [&corpus, &findings] {
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        }
+        let mut command = Command::new(self.programs.join(target));
+        // What was worth keeping goes into the first folder.
+        command.arg(&corpus).arg(self.seeds.join(target));
+        command.arg(format!("-max_total_time={seconds}")).arg("-print_final_stats=1");
+        command.arg(format!("-max_len={LONGEST}")).arg(format!("-timeout={SLOWEST_SECONDS}"));
+        command.arg(format!("-rss_limit_mb={MOST_MIB}"));
+        command.arg(format!("-artifact_prefix={}/", findings.display()));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting the fuzz target {target}"))?;
+        let mut executions = None;
+        let (mut told, mut more) = (Vec::new(), 0);
+        let stderr = child.stderr.take().context("the fuzz target's output")?;
+        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if let Some(count) = line.strip_prefix("stat::number_of_executed_units:") {
+                executions = count.trim().parse().ok();
+            }
+            // What a panic says stands below where it was.
+            more = if is_telling(&line) { 3 } else { more };
+            if more > 0 {
+                more -= 1;
+                told.push(line);
+            }
+        }
+        let status = child.wait().with_context(|| format!("waiting for the fuzz target {target}"))?;
+        match executions {
+            Some(executions) if status.success() => Ok(executions),
+            _ => bail!(
+                "{status}\n  {}\n  again: {} FILE",
+                told.join("\n  "),
+                self.programs.join(target).display()
+            ),
+        }
+    }
+}
+
+/// A line that tells what was found: the panic, what libFuzzer makes of it, and where the input is.
+fn is_telling(line: &str) -> bool {
+    ["panicked at", "ERROR: libFuzzer", "SUMMARY", "Test unit written"].iter().any(|word| line.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_of_the_manifest_is_run() {
+        let manifest = include_str!("../../fuzz/Cargo.toml");
+        let mut names: Vec<&str> = manifest
+            .lines()
+            .filter_map(|line| line.strip_prefix("path = \"targets/")?.strip_suffix(".rs\""))
+            .collect();
+        names.sort_unstable();
+        let mut run = TARGETS.to_vec();
+        run.sort_unstable();
+        assert_eq!(names, run);
+    }
+}
