@@ -101,8 +101,9 @@ impl Deployed {
         let now = Self::of(keyward, self.key).await?;
         ensure!(now.config == self.config, "the node's configuration changed");
         ensure!(now.secret == self.secret, "the key secret changed");
-        // The container's state too: it has not been restarted.
-        ensure!(now.plugin == self.plugin, "{:?} is not {:?}", now.plugin, self.plugin);
+        // The container's state too: it has not been restarted. A candidate may run beside it.
+        let pods = plugins(keyward, self.key)?;
+        ensure!(pods.contains(&self.plugin), "{:?} is not among {pods:?}", self.plugin);
         Ok(())
     }
 }
