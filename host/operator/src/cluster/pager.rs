@@ -93,8 +93,9 @@ pub(crate) struct Pager<T> {
 struct List<T> {
     #[serde(default)]
     metadata: ListMeta,
-    #[serde(default = "Vec::new")]
-    items: Vec<T>,
+    /// `null` where nothing is left: Go's way to write an empty list, in metadata-only answers.
+    #[serde(default = "Option::default")]
+    items: Option<Vec<T>>,
 }
 
 impl<T: DeserializeOwned> Pager<T> {
@@ -177,7 +178,7 @@ impl<T: DeserializeOwned> Pager<T> {
         };
         self.limit = self.limit.saturating_mul(STEP).min(PAGE);
         let remaining = list.metadata.remaining_item_count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-        Page { items: list.items, remaining }
+        Page { items: list.items.unwrap_or_default(), remaining }
     }
 
     fn recover(&mut self, error: &CallError) -> Recovery {
@@ -287,8 +288,19 @@ mod tests {
         assert_eq!(limits, [62, 7, 1]);
         assert_eq!(name, "n1/s5");
         assert_eq!(pager.place, Place::Behind("n1/s5".into()));
-        pager.advance(List { metadata: ListMeta::default(), items: vec![] });
+        pager.advance(List { metadata: ListMeta::default(), items: Some(vec![]) });
         assert_eq!(pager.limit, 8);
+    }
+
+    #[test]
+    fn nothing_left_is_the_end_however_it_is_written() {
+        for answer in
+            [r#"{"metadata":{},"items":null}"#, r#"{"metadata":{},"items":[]}"#, r#"{"metadata":{}}"#]
+        {
+            let mut pager = pager();
+            let page = pager.advance(serde_json::from_str(answer).unwrap());
+            assert!(page.items.is_empty() && pager.place == Place::End, "{answer}");
+        }
     }
 
     #[test]

@@ -158,6 +158,22 @@ async fn every_object_is_rewritten_across_a_restart_and_an_expired_list() -> Res
     let again = shows(&admin, "the next end", |status| status.phase == MigrationPhase::Succeeded).await?;
     assert_eq!(again.done, 2 * EACH as u64);
     all_under(&cluster, "k8s:enc:aescbc:v1:2:").await?;
+    engine.stop().await?;
+
+    // Killed when the last object was reported and the end was not: nothing stands behind the cursor.
+    wish(&admin, 3).await?;
+    let api = Api::<EncryptionMigration>::all(admin.clone());
+    let mut migration = api.get(NAME).await?;
+    migration.status = Some(EncryptionMigrationStatus {
+        observed_generation: migration.metadata.generation.context("a generation")?,
+        phase: MigrationPhase::Running,
+        done: 2 * EACH as u64,
+        cursor: Some(format!("n2/s-{:04}", EACH - 1)),
+        ..Default::default()
+    });
+    api.replace_status(NAME, &PostParams::default(), &migration).await?;
+    let engine = Running::start(&cluster, 16).await?;
+    shows(&admin, "an end with nothing left", |status| status.phase == MigrationPhase::Succeeded).await?;
     engine.stop().await
 }
 
