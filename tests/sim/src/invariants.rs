@@ -246,6 +246,8 @@ fn unsettled(world: &World) -> Vec<KeyId> {
         !meant
             .iter()
             .filter(|resource| newest.is_none() || deployed(resource))
+            // What left the list is plain, whoever wrote it before (Decisions 11).
+            .filter(|resource| world.api.snapshot.wanted.resources.contains(resource))
             .all(|r| key.migrated.contains(r))
             || meant.is_empty()
     });
@@ -297,6 +299,7 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
         // Decisions 5
         if let Some(key) = config.write_key(resource).and_then(|id| world.api.snapshot.key(id))
             && key.write_published.is_none()
+            && key.mode != Mode::Identity // what is plain needs no key
         {
             return Some((
                 "D5",
@@ -371,7 +374,9 @@ fn deleted(world: &World, revision: Revision) -> Wrong {
 fn retired(world: &World, id: KeyId) -> Wrong {
     let used = |config: &Config| config.keys.contains(&id);
     let loaded = (0..world.servers.len()).any(|n| {
+        // What has left for good takes its own copy along.
         world.servers[n].life != Life::Absent
+            && !world.books.left[n]
             && (used(&world.servers[n].loaded) || world.file(n).is_some_and(|file| used(&file)))
     });
     let stored = world.api.configs.values().any(|config| used(config));

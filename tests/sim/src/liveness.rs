@@ -130,7 +130,9 @@ pub struct Known(HashSet<u128>);
 pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
     let mut world = world.clone();
     heal(&mut world);
-    if lost(&world) {
+    // A revision of which nothing is left but what nodes have: a backup is the only way on, and the status says so.
+    let without_revision = world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be made anew"));
+    if lost(&world) || without_revision {
         return None;
     }
     let mut way = Vec::new();

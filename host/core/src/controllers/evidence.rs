@@ -24,15 +24,17 @@ pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Opt
     Facts { dropped, decrypted, history: history(snapshot, state) }
 }
 
-/// Resources whose plain text was written since this revision is loaded everywhere. A revision's number never comes
-/// back: what was decrypted before the resource was encrypted again proves nothing.
+/// Resources whose plain text was written since this revision is loaded everywhere, and of which etcd holds nothing older.
+/// A revision's number never comes back: what was decrypted before the resource was encrypted again proves nothing.
 fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource> {
-    let done = |migration: &StoredMigration| {
+    let looked_at = snapshot.openshift().is_none();
+    let done = |resource: &GroupResource, migration: &StoredMigration| {
         succeeded(migration)
+            && (!looked_at || snapshot.compacted.contains(resource))
             && migration.spec.key_id == NO_KEY
             && migration.spec.key_secret_uid == plain_since(revision)
     };
-    snapshot.migrations.iter().filter(|(_, m)| done(m)).map(|(resource, _)| resource.clone()).collect()
+    snapshot.migrations.iter().filter(|(resource, m)| done(resource, m)).map(|(resource, _)| resource.clone()).collect()
 }
 
 /// What stands in `keySecretUID` of a migration that decrypts.

@@ -61,6 +61,14 @@ pub(super) fn decide(
                 start(&wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
             }
             Some(migration) if evidence::succeeded(migration) => {
+                if secret.is_none() {
+                    let what = wish.resource;
+                    turn.wait(
+                        "HistoryNotCompacted",
+                        format!("{what} is decrypted; its entry leaves once etcd has compacted what was before"),
+                    );
+                    turn.again_after(snapshot.wanted.request_timeout);
+                }
                 // One a turn: the second would depend on a resourceVersion that the first has moved on.
                 if let Some(secret) = secret.filter(|_| !recorded) {
                     recorded = true;

@@ -9,7 +9,7 @@ use super::{
     Given, HistoryRequest, KMS_REQUIRED, Needed, Objects, Results, Serving, keys, kms_of, lacks_kms, needed,
 };
 use crate::SecretBytes;
-use crate::api::ClusterEncryptionSpec;
+use crate::api::{ClusterEncryptionSpec, EncryptionMigration};
 use crate::formats::FormatError;
 use crate::formats::revision::{RevisionContent, SecretData, decode_plugins};
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
@@ -121,10 +121,12 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     })
 }
 
-/// Ends of migrations, where it matters whether what was before can still be read: while there is more than one key.
+/// Ends of migrations, where it matters whether what was before can still be read: while there is more than one key, and
+/// for what is decrypted.
 fn history(objects: &Objects) -> impl Iterator<Item = HistoryRequest> {
     let several = secrets_of_keys(objects).nth(1).is_some();
-    objects.migrations.iter().filter(move |_| several).filter_map(|migration| {
+    let matters = move |migration: &&EncryptionMigration| several || migration.spec.key_id == KeyId(0);
+    objects.migrations.iter().filter(matters).filter_map(|migration| {
         let end = migration.status.as_ref()?.end_version.clone()?;
         Some((GroupResource::parse(&migration.spec.resource), end))
     })

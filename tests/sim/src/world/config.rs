@@ -159,13 +159,11 @@ impl Config {
     pub fn write_key(&self, resource: usize) -> Option<KeyId> {
         let providers = self.providers(resource);
         match providers.first()? {
-            Provider::Identity => providers
-                .iter()
-                .filter_map(|p| match p {
-                    Provider::Marker(id) => Some(*id),
-                    _ => None,
-                })
-                .max(),
+            // CONTRACT 1.5: the first identity key met.
+            Provider::Identity => providers.iter().find_map(|provider| match provider {
+                Provider::Marker(id) => Some(*id),
+                _ => None,
+            }),
             first => first.key(),
         }
     }
