@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::encryption::Encryption;
 use crate::evidence::evidence;
-use crate::install::{Install, Keyward};
+use crate::install::{Install, Keyward, SHORT_HISTORY};
 use crate::load::{Contents, Load};
 use crate::reader::{Reader, Report};
 use crate::said::Said;
@@ -35,8 +35,14 @@ pub struct InUse {
 }
 
 impl InUse {
-    /// Starts it, with so many objects.
-    pub async fn start(install: Install, secrets: usize, configmaps: usize) -> Result<Self> {
+    /// Starts it, with so many objects and a short history in etcd.
+    pub async fn start(mut install: Install, secrets: usize, configmaps: usize) -> Result<Self> {
+        install.apiserver_args.push(SHORT_HISTORY.to_owned());
+        Self::start_with_history(install, secrets, configmaps).await
+    }
+
+    /// The same with as long a history as the API servers keep by default.
+    pub async fn start_with_history(install: Install, secrets: usize, configmaps: usize) -> Result<Self> {
         let keyward = Keyward::start(install).await?;
         let load = Load::create(&keyward.client, secrets, configmaps).await?;
         let before = load.contents().await?;

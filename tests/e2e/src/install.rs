@@ -24,6 +24,9 @@ const PLUGIN_REPOSITORY: &str = "registry.example.com/vault/vault-kube-kms";
 /// An image by a digest that says its number.
 pub const IMAGE: fn(u8) -> String =
     |n| format!("{PLUGIN_REPOSITORY}@sha256:{}", format!("{n:02x}").repeat(32));
+/// An argument of API servers: etcd's history is kept for ten seconds at the most, and not for ten minutes. A KMS provider
+/// that nothing else needs stays until then (DESIGN.md, Decisions 7).
+pub const SHORT_HISTORY: &str = "--etcd-compaction-interval=5s";
 /// The Secret with the AppRole's credentials.
 const CREDENTIALS: &str = "vault-approle";
 /// The ConfigMap with the KMS's CA.
@@ -44,6 +47,8 @@ pub struct Install {
     pub keys: Vec<String>,
     /// Further arguments of the operator.
     pub operator_args: Vec<String>,
+    /// Further arguments of the API servers.
+    pub apiserver_args: Vec<String>,
 }
 
 impl Default for Install {
@@ -55,6 +60,7 @@ impl Default for Install {
             keep: None,
             keys: vec!["a".to_owned(), "b".to_owned()],
             operator_args: Vec::new(),
+            apiserver_args: Vec::new(),
         }
     }
 }
@@ -92,6 +98,7 @@ impl Keyward {
             .nodes(install.nodes)
             .request_timeout(install.request_timeout)
             .file_poll(install.file_poll)
+            .apiserver_args(install.apiserver_args.clone())
             .images(images);
         if let Some(folder) = &install.keep {
             builder = builder.keep(folder);

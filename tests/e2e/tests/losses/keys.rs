@@ -18,7 +18,8 @@ fn name(key: u64) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_deleted_key_secret_takes_its_provider_along() -> Result<()> {
     let operator_args = SLOW_MIGRATION.map(str::to_owned).to_vec();
-    let mut cluster = InUse::start(Install { operator_args, ..Install::default() }, 300, 40).await?;
+    let install = Install { operator_args, ..Install::default() };
+    let mut cluster = InUse::start_with_history(install, 300, 40).await?;
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
 
     // The old key's, in the middle of a migration: what is still stored under it stays readable, and follows.

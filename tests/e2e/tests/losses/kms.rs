@@ -15,7 +15,7 @@ const KEYS: [&str; 3] = ["transit/keys/a", "transit/keys/b", "transit/keys/nosuc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_kek_changes_nothing_and_the_right_one_is_enough() -> Result<()> {
-    let cluster = InUse::start(Install::default(), 200, 40).await?;
+    let cluster = InUse::start_with_history(Install::default(), 200, 40).await?;
     let keyward = &cluster.keyward;
     keyward.bao.set_policy("", "keyward", &KEYS, Policy::FULL).await?;
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
