@@ -65,23 +65,23 @@ impl Fuzzer {
     /// Builds the targets, and has core's property tests write the seeds.
     fn prepare(tools: &Tools) -> Result<Self> {
         let cargo_fuzz = tools.cargo_fuzz()?;
-        let built = tools.target().join("fuzz");
+        let folder = tools.target().join("fuzz");
         let mut build = Command::new(cargo_fuzz);
         build.current_dir(tools.root()).args(["build", "--fuzz-dir", "fuzz", "--release"]);
         // All is safe Rust: what can be found are panics, overflows, hangs. That needs no sanitizer, and so no nightly
         // compiler; without one, more is tried in the same time.
-        build.args(["--sanitizer", "none", "--target-dir"]).arg(&built);
+        build.args(["--sanitizer", "none", "--target-dir"]).arg(&folder);
         build.env("RUSTC_BOOTSTRAP", "1").env_remove("CARGO_TARGET_DIR");
         let log = |name: &str| tools.target().join("tools").join(format!("{name}.log"));
         progress::run("building the fuzz targets", build, &log("fuzz"))?;
 
-        let seeds = built.join("seeds");
+        let seeds = folder.join("seeds");
         let mut write = tools.cargo();
         write.args(["test", "--package", "keyward-core", "--test", "properties", "seeds::"]);
         write.env("KEYWARD_FUZZ_SEEDS", &seeds);
         progress::run("writing seeds of valid objects", write, &log("fuzz-seeds"))?;
-        let programs = built.join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).join("release");
-        Ok(Self { programs, seeds, corpora: built.join("corpus"), findings: built.join("findings") })
+        let programs = folder.join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).join("release");
+        Ok(Self { programs, seeds, corpora: folder.join("corpus"), findings: folder.join("findings") })
     }
 
     /// Runs a target; answers how many inputs were tried. An error tells what was found, and how to see it again.

@@ -32,11 +32,9 @@ fn cuts(bytes: &[u8]) -> Vec<Entries> {
     let mut push = |parts: &[(&[u8], &[u8])]| {
         let named =
             parts.iter().map(|(name, value)| Some((String::from_utf8(name.to_vec()).ok()?, (*value).into())));
-        if let Some(entries) = named.collect::<Option<Entries>>() {
-            if entries.len() == parts.len() && joined(&entries) == bytes && !found.contains(&entries) {
-                found.push(entries);
-            }
-        }
+        let entries = named.collect::<Option<Entries>>();
+        let whole = |entries: &Entries| entries.len() == parts.len() && joined(entries) == bytes;
+        found.extend(entries.filter(|entries| whole(entries) && !found.contains(entries)));
     };
     for a in 0..=bytes.len() {
         push(&[(&bytes[..a], &bytes[a..])]);

@@ -1,6 +1,7 @@
 //! Go's own reading of durations, to compare with; a fuzz target uses it too.
 
 /// Go's `time.ParseDuration` of Go 1.26, statement by statement, without its sign.
+#[allow(clippy::many_single_char_names)] // Go's own
 pub fn parse_duration(mut s: &[u8]) -> Option<u64> {
     const LIMIT: u64 = 1 << 63;
     if s == b"0" {

@@ -13,7 +13,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
-#![allow(unreachable_pub)] // shared with the fuzz targets
+#![allow(unreachable_pub)] // what lives in fuzz/ is shared with the targets there
 
 mod any;
 mod digests;

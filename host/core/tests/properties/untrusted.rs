@@ -75,7 +75,7 @@ fn revision_of(data: &SecretData) {
 }
 
 /// One value of the data damaged.
-fn damage<'d, V>(data: &'d mut BTreeMap<String, V>, which: &Index) -> Option<&'d mut V> {
+fn damage<V>(data: &mut BTreeMap<String, V>, which: Index) -> Option<&mut V> {
     if data.is_empty() {
         return None;
     }
@@ -119,12 +119,12 @@ proptest! {
         let whole = key.encode("n", "c").unwrap();
         // A value, an annotation, the name, one key more; and the object as a whole.
         let mut secret = whole.clone();
-        if let Some(value) = damage(secret.data.as_mut().unwrap(), &which) {
+        if let Some(value) = damage(secret.data.as_mut().unwrap(), which) {
             value.0 = after(&value.0, &mishaps);
         }
         let _ = KeySecret::decode(&secret);
         let mut secret = whole.clone();
-        if let Some(value) = damage(secret.metadata.annotations.as_mut().unwrap(), &which) {
+        if let Some(value) = damage(secret.metadata.annotations.as_mut().unwrap(), which) {
             *value = String::from_utf8_lossy(&after(value.as_bytes(), &mishaps)).into_owned();
         }
         let _ = KeySecret::decode(&secret);
@@ -149,7 +149,7 @@ proptest! {
         (name, bytes) in ("(encryption-config|kms-plugin-(config|secret|configmap)|keyward-(plugin|salt))-?[a-z0-9._-]{0,12}", vec(any::<u8>(), 0..40)),
     ) {
         let mut data = RevisionContent::new(config, plugins).encode();
-        if let Some(value) = damage(&mut data, &which) {
+        if let Some(value) = damage(&mut data, which) {
             *value = SecretBytes::new(after(value.expose(), &mishaps));
         }
         revision_of(&data);
@@ -196,7 +196,7 @@ fn pasted(value: &Value) -> Vec<Value> {
         match value {
             Value::String(text) => {
                 if *at == 0 {
-                    *text = MARKER.to_owned();
+                    MARKER.clone_into(text);
                 }
                 *at = at.wrapping_sub(1);
             }
@@ -226,7 +226,7 @@ proptest! {
     ) {
         let whole = key.encode("n", "c").unwrap();
         let mut secret = whole.clone();
-        if let Some(value) = damage(secret.data.as_mut().unwrap(), &which) {
+        if let Some(value) = damage(secret.data.as_mut().unwrap(), which) {
             value.0 = after(&value.0, &mishaps);
         }
         if let Err(error) = KeySecret::decode(&secret) {
@@ -235,7 +235,7 @@ proptest! {
         // Bytes under another key's name.
         for pasted in [MARKER.to_owned(), format!("\"{MARKER}\""), format!("{{\"{MARKER}\": 1}}"), format!("[\"{MARKER}\"]")] {
             let mut secret = whole.clone();
-            if let Some(value) = damage(secret.data.as_mut().unwrap(), &to) {
+            if let Some(value) = damage(secret.data.as_mut().unwrap(), to) {
                 value.0 = pasted.into_bytes();
             }
             if let Err(error) = KeySecret::decode(&secret) {
@@ -259,7 +259,7 @@ proptest! {
         let debug = format!("{content:?}");
         prop_assert!(!debug.contains("hunter2"), "{}", debug);
         let mut data = content.encode();
-        if let Some(value) = damage(&mut data, &which) {
+        if let Some(value) = damage(&mut data, which) {
             *value = SecretBytes::new(after(value.expose(), &mishaps));
         }
         if let Err(error) = RevisionContent::decode("s", &data) {
