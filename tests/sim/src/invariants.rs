@@ -299,7 +299,8 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
         // Decisions 5
         if let Some(key) = config.write_key(resource).and_then(|id| world.api.snapshot.key(id))
             && key.write_published.is_none()
-            && key.mode != Mode::Identity // what is plain needs no key
+            && key.mode != Mode::Identity
+        // what is plain needs no key
         {
             return Some((
                 "D5",

@@ -131,7 +131,8 @@ pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
     let mut world = world.clone();
     heal(&mut world);
     // A revision of which nothing is left but what nodes have: a backup is the only way on, and the status says so.
-    let without_revision = world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be made anew"));
+    let without_revision =
+        world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be made anew"));
     if lost(&world) || without_revision {
         return None;
     }

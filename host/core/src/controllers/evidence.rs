@@ -34,7 +34,12 @@ fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource>
             && migration.spec.key_id == NO_KEY
             && migration.spec.key_secret_uid == plain_since(revision)
     };
-    snapshot.migrations.iter().filter(|(resource, m)| done(resource, m)).map(|(resource, _)| resource.clone()).collect()
+    snapshot
+        .migrations
+        .iter()
+        .filter(|(resource, m)| done(resource, m))
+        .map(|(resource, _)| resource.clone())
+        .collect()
 }
 
 /// What stands in `keySecretUID` of a migration that decrypts.

@@ -65,7 +65,9 @@ pub(super) fn decide(
                     let what = wish.resource;
                     turn.wait(
                         "HistoryNotCompacted",
-                        format!("{what} is decrypted; its entry leaves once etcd has compacted what was before"),
+                        format!(
+                            "{what} is decrypted; its entry leaves once etcd has compacted what was before"
+                        ),
                     );
                     turn.again_after(snapshot.wanted.request_timeout);
                 }

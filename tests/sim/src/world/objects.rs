@@ -130,7 +130,9 @@ impl Api {
         let several = snapshot.keys.len() + self.corrupt.len() > 1;
         let ended = snapshot.migrations.iter().filter(|(resource, migration)| {
             let compacted = index_of(resource).is_some_and(|index| self.compacted[index]);
-            (several || migration.spec.key_id == KeyId(0)) && compacted && migration.status.end_version.is_some()
+            (several || migration.spec.key_id == KeyId(0))
+                && compacted
+                && migration.status.end_version.is_some()
         });
         snapshot.compacted = ended.map(|(resource, _)| resource.clone()).collect();
         snapshot.highest_revision = snapshot
