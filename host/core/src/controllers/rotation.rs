@@ -123,7 +123,7 @@ fn not_adopted(snapshot: &Snapshot, secret: &KeySecret, now: &RemoteKeyId) -> Op
                 server.name, adopted.remote_key_id
             )),
             None => {
-                behind.push(format!("it is not known what the API server on {} writes with", server.name))
+                behind.push(format!("it is not known what the API server on {} writes with", server.name));
             }
         }
     }

@@ -247,8 +247,7 @@ impl State {
     pub fn is_plain(&self, resource: &GroupResource) -> bool {
         let write = self.resources.get(resource).map(|keys: &ResourceKeys| keys.write);
         match write {
-            None => true,
-            Some(None) => true,
+            None | Some(None) => true,
             Some(Some(id)) => self.key(id).is_some_and(|key| key.mode == Mode::Identity),
         }
     }
