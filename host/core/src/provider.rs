@@ -516,6 +516,7 @@ pub trait Evaluator: Send + Sync {
 }
 
 #[cfg(test)]
+#[allow(clippy::cmp_owned)] // the text is what is compared
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;

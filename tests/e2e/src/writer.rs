@@ -82,11 +82,12 @@ struct Turns {
 impl Turns {
     async fn write(&mut self, turn: u64) {
         let value = format!("as written in turn {turn}");
-        let changed = self.some(turn / 2).filter(|_| self.names.len() >= MOST || turn % CREATE_EVERY != 0);
+        let changed =
+            self.some(turn / 2).filter(|_| self.names.len() >= MOST || !turn.is_multiple_of(CREATE_EVERY));
         let (what, name, result) = match changed {
             Some(name) => ("update", name.clone(), self.load.change(&name, &value).await),
             None => {
-                let kind = if self.names.len() % 3 == 0 { "configmap" } else { "secret" };
+                let kind = if self.names.len().is_multiple_of(3) { "configmap" } else { "secret" };
                 let name = format!("{kind}/written-{:05}", self.names.len());
                 let result = self.load.add(&name, &value).await;
                 ("create", name, result)

@@ -416,7 +416,7 @@ fn rotated(world: &World, key: &KeySecret) -> Wrong {
         }
         _ => false,
     };
-    let other = world.etcd.stored.iter().flat_map(|ways| ways.iter()).find(behind)?;
+    let other = world.etcd.stored.iter().flat_map(crate::world::etcd::Ways::iter).find(behind)?;
     Some((
         "S3",
         format!("key {} is recorded as re-encrypted under {recorded}, and there is {other:?}", key.id),

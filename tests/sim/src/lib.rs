@@ -12,6 +12,7 @@
 
 // Books of its own that do not add up are to stop a simulator at once: there is nobody to save.
 #![allow(clippy::indexing_slicing, clippy::expect_used, clippy::missing_panics_doc)]
+#![allow(clippy::ref_option)] // a trail's end is shared
 
 pub mod explore;
 mod hash;

@@ -79,12 +79,12 @@ impl Mutant {
             Self::PromoteEarly => converged(snapshot),
             Self::NoWaitForWrites => {
                 for age in snapshot.ages.values_mut() {
-                    age.elapsed = Duration::from_secs(3600);
+                    age.elapsed = Duration::from_hours(1);
                 }
                 if let Some((_, content)) = newest(snapshot) {
                     let age = keyward_core::platform::Age {
                         value: content.hash().0,
-                        elapsed: Duration::from_secs(3600),
+                        elapsed: Duration::from_hours(1),
                     };
                     snapshot.ages.insert("converged".to_owned(), age);
                 }
@@ -97,7 +97,7 @@ impl Mutant {
             }
             Self::DecideBlind => snapshot.unreadable.clear(),
             Self::ForgetServer => {
-                snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some())
+                snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some());
             }
             Self::TwoKeysAtOnce => {
                 let wanted = snapshot.wanted.resources.clone();

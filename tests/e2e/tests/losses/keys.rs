@@ -43,7 +43,7 @@ async fn no_deleted_key_secret_takes_its_provider_along() -> Result<()> {
     let to = Encryption::Local(Mode::Aescbc);
     cluster.change(to, 4, PATIENCE).await?;
     let secrets = cluster.keyward.secrets().list(&ListParams::default()).await?;
-    let keys: Vec<String> = secrets.iter().map(|secret| secret.name_any()).filter(|n| is_key(n)).collect();
+    let keys: Vec<String> = secrets.iter().map(kube::ResourceExt::name_any).filter(|n| is_key(n)).collect();
     ensure!(keys.contains(&name(4)) && keys.len() >= 2, "{keys:?}");
     drop(cluster.keyward.operator.take());
     for key in &keys {

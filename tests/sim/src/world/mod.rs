@@ -144,7 +144,7 @@ impl World {
             Kind::Migrate => self.migrate(a % RESOURCES.len(), b % NAMES.len()),
             Kind::Round => self.round(),
             Kind::Agent | Kind::AgentDies | Kind::AgentStale | Kind::Poll => {
-                self.node(step.kind, a % NAMES.len(), b)
+                self.node(step.kind, a % NAMES.len(), b);
             }
             Kind::Stop | Kind::Start | Kind::Restart | Kind::Reboot => self.power(step.kind, a % NAMES.len()),
             _ => self.befall(step.kind, a),
