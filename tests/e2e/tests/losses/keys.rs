@@ -6,7 +6,7 @@ use keyward_core::ids::{KeyId, Mode};
 use keyward_core::names;
 use keyward_test_cluster::{Seen, wait_until};
 use keyward_test_e2e::{Encryption, InUse, Install};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
 use crate::{PATIENCE, SLOW_MIGRATION};
@@ -43,7 +43,7 @@ async fn no_deleted_key_secret_takes_its_provider_along() -> Result<()> {
     let to = Encryption::Local(Mode::Aescbc);
     cluster.change(to, 4, PATIENCE).await?;
     let secrets = cluster.keyward.secrets().list(&ListParams::default()).await?;
-    let keys: Vec<String> = secrets.iter().map(kube::ResourceExt::name_any).filter(|n| is_key(n)).collect();
+    let keys: Vec<String> = secrets.iter().map(ResourceExt::name_any).filter(|n| is_key(n)).collect();
     ensure!(keys.contains(&name(4)) && keys.len() >= 2, "{keys:?}");
     drop(cluster.keyward.operator.take());
     for key in &keys {
