@@ -19,6 +19,7 @@ use crate::snapshot::{Snapshot, StoredCandidate};
 const ROTATION_INTERVAL: Duration = Duration::from_hours(168);
 /// Of CONTRACT 3.1's reasons those for which a key is not even completed. Age and a wish to re-encrypt can wait.
 const SUPERSEDES: [&str; 2] = [MODE_CHANGED, PROVIDER_CHANGED];
+const AGED: &str = "rotation-interval-has-passed";
 const MODE_CHANGED: &str = "encryption-mode-changed";
 const PROVIDER_CHANGED: &str = "kms-provider-changed";
 /// A trial that has failed for so long lets the others have their turn.
@@ -256,7 +257,8 @@ fn needs_for(
         || !deployed.covered(snapshot).all(|target| latest.migrated.contains(target))
     {
         // Rows 4 and 5: one transition at a time.
-        if let Some(reason) = change {
+        // A key that is still on its way has no age yet: that is nothing to wait for.
+        if let Some(reason) = change.filter(|reason| reason != AGED) {
             turn.wait(
                 "KeyInTransition",
                 format!("a new key ({reason}) waits until key {} has finished its transition", latest.id),
@@ -314,7 +316,7 @@ fn change(
     }
     let age = secret.and_then(|secret| secret.migrated_at).map(|at| snapshot.now.duration_since(at));
     let old = age.is_none_or(|age| Duration::try_from(age).is_ok_and(|age| age > ROTATION_INTERVAL));
-    Ok((mode.is_local() && old).then(|| "rotation-interval-has-passed".to_owned())) // row 12
+    Ok((mode.is_local() && old).then(|| AGED.to_owned())) // row 12
 }
 
 /// Identity and local keys need no preflight.

@@ -1,7 +1,7 @@
 //! The world: everything that Keyward's decisions see and change, and what befalls it.
 //!
 //! What may come in: what really happens, or could. What never does: what should happen; that is
-//! [`invariants`](crate::invariants)' to say.
+//! [`invariants`]' to say.
 
 mod admin;
 pub mod config;
