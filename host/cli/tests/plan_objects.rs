@@ -116,7 +116,7 @@ fn what_is_not_looked_at_is_told_on_standard_error() {
 fn mistakes_name_file_and_document_and_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.yaml");
-    let bad = "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {token: '@fake-secret-id'}\n";
+    let bad = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {token: '@fake-secret-id'}\n";
     std::fs::write(&path, bad).unwrap();
     let output = plan(&[path.to_str().unwrap()], "kubernetes", &[]);
     assert_eq!(output.status.code(), Some(1));
