@@ -77,7 +77,8 @@ impl Fuzzer {
 
         let seeds = folder.join("seeds");
         let mut write = tools.cargo();
-        write.args(["test", "--package", "keyward-core", "--test", "properties", "seeds::"]);
+        // Of the whole workspace, as all tests are built: with the features of one package, much would be built again.
+        write.args(["test", "--workspace", "--test", "properties", "seeds::"]);
         write.env("KEYWARD_FUZZ_SEEDS", &seeds);
         progress::run("writing seeds of valid objects", write, &log("fuzz-seeds"))?;
         let programs = folder.join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).join("release");
