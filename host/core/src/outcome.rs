@@ -116,6 +116,14 @@ pub enum Action {
         /// All of it, with the resourceVersion that it depends on.
         key: Box<KeySecret>,
     },
+    /// Delete the `EncryptionMigration` of a resource that is about to be written in another way again: its success would
+    /// be taken for that of a later one under the same key (Decisions 11).
+    ForgetMigration {
+        /// Which.
+        resource: GroupResource,
+        /// Of the object as read.
+        resource_version: String,
+    },
     /// Take back that a resource is recorded as migrated, before it is written in another way again (Decisions 11).
     ForgetMigrated {
         /// Which.
@@ -188,6 +196,7 @@ impl Action {
             Self::RecordPublication { .. } => "RecordPublication",
             Self::StartMigration { .. } => "StartMigration",
             Self::RecordMigrated { .. } => "RecordMigrated",
+            Self::ForgetMigration { .. } => "ForgetMigration",
             Self::ForgetMigrated { .. } => "ForgetMigrated",
             Self::RecordRotation { .. } => "RecordRotation",
             Self::AbandonKey { .. } => "AbandonKey",
@@ -224,6 +233,7 @@ impl Action {
             Self::StartMigration { resource, key_id, remote_key_id, .. } => json!({
                 "resource": resource.to_string(), "keyID": key_id, "remoteKeyID": remote_key_id,
             }),
+            Self::ForgetMigration { resource, .. } => json!({"resource": resource.to_string()}),
             Self::RecordMigrated { resource, key } | Self::ForgetMigrated { resource, key } => json!({
                 "resource": resource.to_string(), "keyID": key.id,
             }),

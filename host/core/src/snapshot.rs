@@ -219,9 +219,15 @@ impl Snapshot {
         self.keys.iter().filter(|key| !key.is_abandoned() && !self.wanted.forget.contains(&key.id))
     }
 
-    /// The canary of a key, where it has one.
+    /// The canary of a key, where it has one. That of a key whose secret is gone is still told to the nodes: one that
+    /// joins needs it to run the key's plugin.
     pub fn canary(&self, id: KeyId) -> Option<&Canary> {
-        self.key(id)?.kms.as_ref()?.canary.as_ref()
+        let own = self.key(id).and_then(|key| key.kms.as_ref()?.canary.as_ref());
+        own.or_else(|| {
+            let specs = self.servers.values().filter_map(|server| Some(&server.agent.as_ref()?.spec));
+            let mut told = specs.flat_map(|spec| &spec.canaries);
+            told.find(|told| told.key_id == id).map(|told| &told.canary)
+        })
     }
 
     /// A revision's content, where it exists and can be read.

@@ -104,6 +104,41 @@ fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
 }
 
+/// … nor does what was recorded count when it comes back at once, while plain text is being written already.
+#[test]
+fn what_comes_back_before_it_was_decrypted_is_re_encrypted() {
+    let mut world = enabled();
+    world.spec().resources = Some(vec!["secrets".into()]);
+    for _ in 0..5 {
+        world.reconcile();
+    }
+    assert_eq!(world.config()["configmaps"], "identity,kms:1");
+    world.spec().resources = None;
+    world.stuck = Some("configmaps".into());
+    run(&mut world, 60);
+    assert_eq!(world.config()["configmaps"], "kms:1,identity");
+    let told = world.condition("Encrypted");
+    assert!(told.contains("EncryptionInProgress"), "the migration of before proves nothing: {told}");
+    world.stuck = None;
+    world.settle();
+    assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
+}
+
+/// With the key secrets gone nothing is decrypted, and the status does not say that encryption is off.
+#[test]
+fn encryption_without_key_secrets_is_not_told_to_be_disabled() {
+    let mut world = enabled();
+    let is_key = |s: &k8s_openapi::api::core::v1::Secret| {
+        s.metadata.name.as_deref().is_some_and(|name| name.starts_with("encryption-key-"))
+    };
+    world.objects.secrets.retain(|secret| !is_key(secret));
+    world.reconcile();
+    let told = world.condition("Encrypted");
+    assert!(told.contains("EncryptionInProgress") && told.contains("key 1"), "{told}");
+    world.settle();
+    assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
+}
+
 /// The proof of an earlier decryption is none for a later one.
 #[test]
 fn a_resource_that_left_twice_is_decrypted_twice() {

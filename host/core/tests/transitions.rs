@@ -247,3 +247,14 @@ fn a_configuration_encodes_as_go_writes_it() {
         )
     );
 }
+
+/// A list that begins with `identity` does not tell whether an identity key in it writes. Where such a key is dropped,
+/// `identity` writes on: another key might not be readable everywhere yet (S2).
+#[test]
+fn a_dropped_identity_key_makes_no_other_the_writer() {
+    let keys: Vec<Key> = secrets("kms:2! aescbc:1").iter().map(Key::of).collect();
+    let with_identity = content("identity,kms:2,aescbc:1,aesgcm:3").unwrap();
+    let state = machine::decode(&with_identity, &secrets("identity:3 kms:2! aescbc:1"));
+    let without = machine::without(&state, &keys, &[KeyId(3)].into());
+    assert_eq!(machine::encode(&without, None).config.lists()["secrets"], ["identity", "kms:2", "aescbc:1"]);
+}

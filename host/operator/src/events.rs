@@ -112,6 +112,10 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
             "EncryptionKeyAbandoned",
             format!("key {} is superseded before it wrote anything: {reason}", key.id),
         ),
+        Action::ForgetMigration { resource, .. } => (
+            "EncryptionResourceRemoved",
+            format!("{resource} left the list and is about to be decrypted; its migration is forgotten"),
+        ),
         Action::ForgetMigrated { resource, key } => (
             "EncryptionResourceRemoved",
             format!(

@@ -8,14 +8,15 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::api::{
-    ClusterEncryption, ClusterEncryptionSpec, EncryptionNode, EncryptionNodeSpec, EncryptionNodeStatus,
-    EncryptionSpec, HealthStatus, NodePlugin, PluginHealth,
+    ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationSpec,
+    EncryptionMigrationStatus, EncryptionNode, EncryptionNodeSpec, EncryptionNodeStatus, EncryptionSpec,
+    HealthStatus, MigrationPhase, NodePlugin, PluginHealth,
 };
 use keyward_core::formats::encryption_config::KmsConfiguration;
 use keyward_core::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use keyward_core::formats::revision::{AcceptedPlugin, PluginRecord, RevisionContent};
 use keyward_core::ids::{GroupResource, KeyId, Mode, RemoteKeyId, Revision};
-use keyward_core::machine::{self, Facts, Key};
+use keyward_core::machine::{self, Key, ResourceKeys, State};
 use keyward_core::platform::{FreshBytes, Given, Objects, Results, kubernetes};
 use keyward_core::provider::{Container, Evaluation, EvaluationRequest, Kek, ModuleDigest, Plugin};
 use keyward_core::{SecretBytes, names};
@@ -86,21 +87,40 @@ fn micros(mut what: impl FnMut()) -> f64 {
     times.get(ROUNDS / 2).copied().unwrap_or_default()
 }
 
-/// A cluster at rest: ten KMS keys, the newest two in the configuration of two resources, on three nodes.
+/// A cluster at rest: ten KMS keys, all of them in the configuration of two resources, since etcd has not been compacted
+/// for long, on three nodes.
 fn ten_keys() -> Result<(Objects, Results)> {
     let resources = ["configmaps", "secrets"].map(GroupResource::parse);
     let mut results = Results::default();
     let keys: Vec<KeySecret> = (1..=10).rev().map(|id| key(id, &resources, &mut results)).collect();
     let backed: Vec<Key> = keys.iter().map(Key::of).collect();
-    let mut state = None;
-    let content: RevisionContent = loop {
-        let next = machine::desired(state.as_ref(), &backed, &resources, &Facts::default()).state;
-        if state.as_ref() == Some(&next) {
-            break machine::encode(&next, None);
-        }
-        state = Some(next);
-    };
+    let mut state = State::default();
+    for resource in &resources {
+        let read = backed.iter().map(|key| key.id).collect();
+        state.resources.insert(resource.clone(), ResourceKeys { write: Some(KeyId(10)), read });
+    }
+    state.keys = backed.iter().map(|key| (key.id, key.clone())).collect();
+    let content: RevisionContent = machine::encode(&state, None);
     let mut objects = Objects::default();
+    for resource in &resources {
+        let mut migration = EncryptionMigration::new(
+            &names::migration(resource),
+            EncryptionMigrationSpec {
+                operand: names::KUBE_APISERVER.to_owned(),
+                resource: resource.to_string(),
+                key_id: KeyId(10),
+                ..Default::default()
+            },
+        );
+        migration.metadata.generation = Some(1);
+        migration.status = Some(EncryptionMigrationStatus {
+            observed_generation: 1,
+            phase: MigrationPhase::Succeeded,
+            end_version: Some("100".to_owned()),
+            ..Default::default()
+        });
+        objects.migrations.push(migration);
+    }
     for mut secret in keys
         .iter()
         .map(|key| key.encode(names::NAMESPACE, names::KUBE_APISERVER))

@@ -2,7 +2,7 @@
 //!
 //! What may come in: the world as it really is, and books of what is long gone. What never does: how Keyward gets there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keyward_core::formats::key_secret::KeySecret;
@@ -55,6 +55,8 @@ pub struct Books {
     pub left: [bool; NAMES.len()],
     /// The highest revision that was ever made.
     pub latest: Option<(Revision, Arc<Config>)>,
+    /// Keys that were once through: all that they were made for was re-encrypted with them.
+    pub through: BTreeSet<KeyId>,
     /// An admin laid hands on key secrets.
     pub tampered: bool,
     /// How often each KEK had been made anew when the candidate was written.
@@ -152,12 +154,19 @@ fn plain(world: &World) -> Option<(&'static str, String)> {
 }
 
 fn remember(world: &mut World) {
-    let converged = world.api.configs.get(&world.api.snapshot.last_converged).cloned();
-    for resource in 0..RESOURCES.len() {
-        let encrypts = converged.as_ref().is_some_and(|config| config.writer(resource) != Provider::Identity);
-        if converged.is_some() && encrypts != world.books.encrypted[resource] {
-            Arc::make_mut(&mut world.books).encrypted[resource] = encrypts;
-        }
+    let snapshot = &world.api.snapshot;
+    let newest = world.books.latest.as_ref();
+    let converged = newest.filter(|(revision, _)| *revision == snapshot.last_converged);
+    let mut encrypted = world.books.encrypted;
+    for (resource, encrypted) in encrypted.iter_mut().enumerate() {
+        // One that leaves the list is decrypted; if it comes back at once, that is under way until all have the next
+        // revision.
+        let wanted = snapshot.wanted.resources.contains(&resources()[resource]);
+        let encrypts = converged.map(|(_, config)| config.writer(resource) != Provider::Identity);
+        *encrypted = wanted && encrypts.unwrap_or(*encrypted);
+    }
+    if encrypted != world.books.encrypted {
+        Arc::make_mut(&mut world.books).encrypted = encrypted;
     }
     let restored: Vec<usize> = world
         .running()
@@ -188,7 +197,13 @@ pub fn action(world: &mut World, action: &Action) {
             None
         }
         Action::ApplyConfig { revision, .. } => applied(world, *revision),
-        Action::RecordMigrated { resource, key } => migrated(world, resource, key.id),
+        Action::RecordMigrated { resource, key } => {
+            let wrong = migrated(world, resource, key.id);
+            if !unsettled(world).contains(&key.id) {
+                Arc::make_mut(&mut world.books).through.insert(key.id);
+            }
+            wrong
+        }
         Action::DeleteRevision { revision, .. } => deleted(world, *revision),
         Action::RecordRotation { key, .. } => rotated(world, key),
         Action::AbandonKey { key, .. } => abandoned(world, key.id),
@@ -200,6 +215,7 @@ pub fn action(world: &mut World, action: &Action) {
         | Action::RequireConfigHash { .. }
         | Action::ApplyManagedConfig { .. }
         | Action::ForgetMigrated { .. }
+        | Action::ForgetMigration { .. }
         | Action::StartMigration { .. } => None,
     };
     if let Some((rule, what)) = wrong {
@@ -212,9 +228,6 @@ type Wrong = Option<(&'static str, String)>;
 /// S5.
 fn created(world: &mut World, key: &KeySecret) -> Wrong {
     let id = key.id;
-    if world.books.keys.contains_key(&id) {
-        return Some(("S5", format!("key {id} is made a second time")));
-    }
     if world.api.snapshot.recorded_key < id {
         return Some((
             "S5",
@@ -225,6 +238,12 @@ fn created(world: &mut World, key: &KeySecret) -> Wrong {
         let kek = kms::truth(&kms.plugin);
         (kek, world.kms[usize::from(kek)].made)
     });
+    // A candidate that passed makes its key a second time where nobody ever saw the first; it is the same key then.
+    let before = world.books.keys.get(&id);
+    let same = |before: &Meaning| before.mode == Mode::Kms && key.mode == Mode::Kms && before.kek == kek;
+    if before.is_some_and(|before| !same(before)) {
+        return Some(("S5", format!("key {id} is made a second time, and is another key")));
+    }
     let resources = world.api.snapshot.wanted.resources.clone();
     Arc::make_mut(&mut world.books).keys.insert(id, Meaning { mode: key.mode, kek, resources });
     None
@@ -251,7 +270,9 @@ fn unsettled(world: &World) -> Vec<KeyId> {
             .all(|r| key.migrated.contains(r))
             || meant.is_empty()
     });
-    unsettled.map(|key| key.id).collect()
+    // One that was through is no more in transition when a resource leaves the list and comes back: what that is stored
+    // under is forgotten for all its keys.
+    unsettled.map(|key| key.id).filter(|id| !world.books.through.contains(id)).collect()
 }
 
 /// S5 and S8: in place means the same KEK, whatever a module says, and not another one under its name.
@@ -396,8 +417,11 @@ pub(crate) fn key_deleted(world: &mut World, id: KeyId) {
 fn abandoned(world: &World, id: KeyId) -> Wrong {
     let writes =
         |config: &Config| (0..RESOURCES.len()).any(|resource| config.write_key(resource) == Some(id));
-    let published = world.api.configs.values().any(|config| writes(config))
-        || world.running().any(|n| writes(&world.servers[n].loaded));
+    // Under an identity key nothing is stored that needs it.
+    let identity = world.books.keys.get(&id).is_some_and(|meaning| meaning.mode == Mode::Identity);
+    let published = !identity
+        && (world.api.configs.values().any(|config| writes(config))
+            || world.running().any(|n| writes(&world.servers[n].loaded)));
     let stored = world.etcd.stored.iter().any(|ways| ways.iter().any(|sealed| sealed.key() == Some(id)));
     (published || stored).then(|| ("D5", format!("key {id} is abandoned and was a write key")))
 }

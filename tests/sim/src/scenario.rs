@@ -71,7 +71,7 @@ pub fn mending(world: &World) -> Vec<Step> {
     if world.unreadable {
         steps.push(Step::of(Kind::Readable));
     }
-    if world.refuses_keys {
+    if world.refuses_keys > 0 {
         steps.push(Step::of(Kind::AcceptKeys));
     }
     if world.api.lies {

@@ -48,6 +48,14 @@ pub(super) fn decide(
 fn encrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> (bool, &'static str, String) {
     let targets = &snapshot.wanted.resources;
     if snapshot.usable().next().is_none() && snapshot.undecodable.is_empty() {
+        // CONTRACT 3.5 says so of any cluster without key secrets; what API servers encrypt with is no less encrypted.
+        let state = deployed.state.as_ref().filter(|_| snapshot.openshift().is_none());
+        let writer = targets.iter().find_map(|target| state?.write_key(target));
+        if let Some(key) = writer.filter(|key| key.mode != Mode::Identity) {
+            let message =
+                format!("Encrypted with key {}, whose secret is gone; another key is needed", key.id);
+            return (false, "EncryptionInProgress", message);
+        }
         return (false, "EncryptionDisabled", "Encryption is not enabled".to_owned());
     }
     let identity = |state: &State| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Deployed, Deployment, Turn, health, managed};
+use super::{Deployed, Deployment, Turn, evidence, health, managed};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
@@ -76,15 +76,27 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
     }
 }
 
-/// Decisions 11: no key may claim a resource that is about to be written in plain text; should it come back to the list,
-/// it is re-encrypted. One a turn and key: the second would depend on a resourceVersion that the first has moved on.
+/// Decisions 11: no key may claim a resource that is about to be written in plain text, and no migration say that it is
+/// done; should it come back to the list, it is re-encrypted. One a turn and key: the second would depend on a
+/// resourceVersion that the first has moved on.
 fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
     let wanted = &snapshot.wanted.resources;
+    let left = |resource: &&GroupResource| {
+        !wanted.contains(resource) && deployed.desired.state.resources.contains_key(resource)
+    };
     let mut clean = true;
+    for (resource, migration) in snapshot.migrations.iter().filter(|(resource, _)| left(resource)) {
+        // One that decrypts is of an earlier time out of the list, and names a revision that never comes back.
+        if migration.spec.key_id != evidence::NO_KEY && snapshot.openshift().is_none() {
+            clean = false;
+            turn.explain(format!(
+                "{resource} left the list and is about to be decrypted: what its migration says holds no longer"
+            ));
+            let resource_version = migration.resource_version.clone();
+            turn.act(Action::ForgetMigration { resource: resource.clone(), resource_version });
+        }
+    }
     for key in &snapshot.keys {
-        let left = |resource: &&GroupResource| {
-            !wanted.contains(resource) && deployed.desired.state.resources.contains_key(resource)
-        };
         let Some(resource) = key.migrated.iter().find(left).cloned() else { continue };
         clean = false;
         turn.explain(format!(

@@ -130,6 +130,12 @@ fn three_seconds() -> String {
     "3s".to_owned()
 }
 
+/// As the API server reads it: YAML is turned into JSON first.
+fn yaml(text: &str) -> Option<EncryptionConfiguration> {
+    let value: serde_json::Value = serde_saphyr::from_str(text).ok()?;
+    serde_json::from_value(value).ok()
+}
+
 impl EncryptionConfiguration {
     /// A configuration of these entries.
     pub fn new(resources: Vec<ResourceConfiguration>) -> Self {
@@ -153,7 +159,7 @@ impl EncryptionConfiguration {
         let config: Self = match serde_json::from_str(text) {
             Ok(config) => config,
             // The parser's own words may quote what it read, key material included.
-            Err(_) => serde_saphyr::from_str(text).map_err(|_| {
+            Err(_) => yaml(text).ok_or_else(|| {
                 FormatError::Config("neither JSON nor YAML of an EncryptionConfiguration".to_owned())
             })?,
         };

@@ -274,7 +274,15 @@ pub fn decode_plugins(secret: &str, data: &SecretData) -> Result<BTreeMap<KeyId,
                 why: error.to_string(),
             })?;
             let record = PluginRecord { kms, referenced: BTreeMap::new(), accepted: None, salt: None };
-            plugins.insert(id.parse::<KeyId>()?, record);
+            let id: KeyId = id.parse()?;
+            // 7 and 07 are one number.
+            if plugins.insert(id, record).is_some() {
+                return Err(FormatError::InvalidData {
+                    secret: secret.to_owned(),
+                    key: key.clone(),
+                    why: format!("key {id} is there twice"),
+                });
+            }
         }
     }
     for (key, value) in data {

@@ -151,8 +151,17 @@ fn encode_providers(
                         name: names::kms_provider(key.id, resource),
                         ..kms.provider.clone()
                     }));
-                } else if let Some(entry) = deployed.and_then(|d| deployed_entry(d, resource, key.id)) {
-                    providers.push(kms_provider(entry));
+                } else {
+                    let name = names::kms_provider(key.id, resource);
+                    let entry = deployed.and_then(|deployed| deployed_entry(deployed, &name, key.id));
+                    // Never left out: the next key would write in its place.
+                    providers.push(kms_provider(entry.unwrap_or_else(|| KmsConfiguration {
+                        api_version: "v2".to_owned(),
+                        name,
+                        cachesize: None,
+                        endpoint: names::endpoint(key.id),
+                        timeout: "10s".to_owned(),
+                    })));
                 }
             }
             mode => providers.push(local(mode, key)),
@@ -165,21 +174,16 @@ fn encode_providers(
     providers
 }
 
-fn deployed_entry(
-    deployed: &RevisionContent,
-    resource: &GroupResource,
-    id: KeyId,
-) -> Option<KmsConfiguration> {
-    let (name, id) = (resource.to_string(), id.to_string());
-    deployed
-        .config
-        .resources
-        .iter()
-        .filter(|entry| entry.resources.iter().flatten().any(|r| *r == name))
-        .flat_map(|entry| &entry.providers)
-        .filter_map(|provider| provider.kms.as_ref())
-        .find(|kms| kms.name.split_once('_').is_some_and(|(number, _)| number == id))
-        .cloned()
+/// The entry of this name, else that of the same key in another resource's list.
+fn deployed_entry(deployed: &RevisionContent, name: &str, id: KeyId) -> Option<KmsConfiguration> {
+    let entries = deployed.config.resources.iter().flat_map(|entry| &entry.providers);
+    let of_key = |kms: &&KmsConfiguration| {
+        kms.name.split_once('_').is_some_and(|(number, _)| number.parse() == Ok(id))
+    };
+    let own: Vec<&KmsConfiguration> =
+        entries.filter_map(|provider| provider.kms.as_ref()).filter(of_key).collect();
+    let found = own.iter().find(|kms| kms.name == name).or(own.first())?;
+    Some(KmsConfiguration { name: name.to_owned(), ..(*found).clone() })
 }
 
 fn kms_provider(kms: KmsConfiguration) -> ProviderConfiguration {

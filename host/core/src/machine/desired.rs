@@ -155,8 +155,15 @@ fn drop_keys(state: &mut State, backed: &[Key], dropped: &BTreeSet<KeyId>) -> bo
         return false;
     }
     let mut changed = false;
+    let identity: BTreeSet<KeyId> =
+        state.keys.values().filter(|key| key.mode == Mode::Identity).map(|key| key.id).collect();
     let readable: BTreeSet<KeyId> = state.keys.values().filter(|key| key.backed).map(|key| key.id).collect();
     for keys in state.resources.values_mut() {
+        // `identity` writes on: a list that begins with it does not tell whether the key of that mode was already the
+        // writer (`codec`), and nobody knows that every API server has any other key of the list.
+        if keys.write.is_some_and(|id| dropped.contains(&id) && identity.contains(&id)) {
+            keys.write = None;
+        }
         if keys.write.is_some_and(|id| dropped.contains(&id)) {
             let known = keys.read.iter().find(|id| !dropped.contains(id) && readable.contains(id)).copied();
             let Some(next) = known.or(backed.first().map(|key| key.id)) else { continue };

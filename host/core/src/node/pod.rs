@@ -276,7 +276,15 @@ fn fill<'a>(
 /// The manifest as the kubelet reads it. Strings that YAML 1.1 would take for something else are quoted.
 pub fn manifest(pod: &Pod) -> Result<String, serde_saphyr::ser::Error> {
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
-    serde_saphyr::to_string_with_options(pod, options)
+    // By way of a value: YAML's reader and writer, made anew for each of a Pod's types, are megabytes of the binary.
+    let value = serde_json::to_value(pod).map_err(<serde_saphyr::ser::Error as serde::ser::Error>::custom)?;
+    serde_saphyr::to_string_with_options(&value, options)
+}
+
+/// The Pod of a manifest; `None` where it is none.
+pub fn read(manifest: &[u8]) -> Option<Pod> {
+    let value: serde_json::Value = serde_saphyr::from_str(std::str::from_utf8(manifest).ok()?).ok()?;
+    serde_json::from_value(value).ok()
 }
 
 fn managed(record: &PluginRecord) -> Result<(&AcceptedPlugin, &str, &Container), RenderError> {

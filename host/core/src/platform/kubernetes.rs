@@ -276,7 +276,10 @@ fn decode_candidate(secret: &Secret) -> Result<StoredCandidate, FormatError> {
     let lacks =
         |what: &str| FormatError::Lacks { secret: names::PREFLIGHT_SECRET.to_owned(), what: what.to_owned() };
     let plugins = decode_plugins(names::PREFLIGHT_SECRET, &data(secret))?;
-    let (key_id, plugin) = plugins.into_iter().next().ok_or_else(|| lacks("a candidate"))?;
+    let mut plugins = plugins.into_iter();
+    let (Some((key_id, plugin)), None) = (plugins.next(), plugins.next()) else {
+        return Err(lacks("exactly one candidate"));
+    };
     let hash = plugin.digest(key_id).ok_or_else(|| lacks("a salt"))?;
     Ok(StoredCandidate { key_id, plugin, hash })
 }

@@ -302,6 +302,10 @@ impl World {
                 migration.metadata.generation = Some(i64::try_from(self.version).unwrap());
                 self.objects.migrations.push(migration);
             }
+            Action::ForgetMigration { resource, .. } => {
+                let name = names::migration(&resource);
+                self.objects.migrations.retain(|m| m.metadata.name.as_deref() != Some(&name));
+            }
             Action::RetireKey { key_id, .. } | Action::DeleteKey { key_id, .. } => {
                 let named = self.revisions().iter().any(|(_, content)| content.key_ids().contains(&key_id));
                 assert!(!named, "S4: key {key_id} stands in a configuration");

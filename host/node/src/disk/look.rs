@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::{KeyId, PluginDigest, Revision};
 use keyward_core::names;
@@ -181,8 +180,7 @@ impl Disk {
             }
             let path = folder.join(&name);
             let Some(bytes) = atomic::read(&path)? else { continue };
-            let pod =
-                std::str::from_utf8(&bytes).ok().and_then(|text| serde_saphyr::from_str::<Pod>(text).ok());
+            let pod = pod::read(&bytes);
             match pod.as_ref().and_then(|pod| Some((pod::identify(pod)?, pod::is_trial(pod)))) {
                 Some(((instance, digest), trial)) if self.paths.manifest(&instance) == path => {
                     found.push((instance, digest, trial));

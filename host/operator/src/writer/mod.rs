@@ -7,9 +7,10 @@
 mod plan;
 
 use k8s_openapi::api::core::v1::Secret;
+use kube::Resource;
 use tokio_util::sync::CancellationToken;
 
-use keyward_core::api::ClusterEncryption;
+use keyward_core::api::{ClusterEncryption, EncryptionMigration};
 use keyward_core::names;
 use keyward_core::outcome::Action;
 use keyward_core::platform::Objects;
@@ -91,6 +92,9 @@ impl Writer<'_> {
             Write::ReplaceNode(node) => cluster.replace(None, &*node).await.map(drop)?,
             Write::CreateMigration(migration) => cluster.create(None, &*migration).await.map(drop)?,
             Write::ReplaceMigration(migration) => cluster.replace(None, &*migration).await.map(drop)?,
+            Write::DeleteMigration { name, resource_version } => {
+                self.delete::<EncryptionMigration>(None, &name, &resource_version).await?;
+            }
         }
         Ok(())
     }
@@ -103,14 +107,26 @@ impl Writer<'_> {
         mut resource_version: String,
         finalizers: Option<Vec<String>>,
     ) -> Result<(), CallError> {
-        let gone = |error: &CallError| error.category() == Category::NotFound;
         if let Some(left) = finalizers {
             let written: Meta =
                 self.cluster.set_finalizers::<Secret>(NAMESPACE, name, &resource_version, &left).await?;
             resource_version = written.metadata.resource_version.unwrap_or_default();
         }
-        match self.cluster.delete::<Secret>(NAMESPACE, name, &resource_version).await {
-            Err(error) if gone(&error) => Ok(()),
+        self.delete::<Secret>(NAMESPACE, name, &resource_version).await
+    }
+
+    /// What is gone already is as good.
+    async fn delete<K>(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+        resource_version: &str,
+    ) -> Result<(), CallError>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        match self.cluster.delete::<K>(namespace, name, resource_version).await {
+            Err(error) if error.category() == Category::NotFound => Ok(()),
             answer => answer,
         }
     }

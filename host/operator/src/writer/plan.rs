@@ -35,6 +35,10 @@ pub(super) enum Write {
     ReplaceNode(Box<EncryptionNode>),
     CreateMigration(Box<EncryptionMigration>),
     ReplaceMigration(Box<EncryptionMigration>),
+    DeleteMigration {
+        name: String,
+        resource_version: String,
+    },
 }
 
 /// The write of an action. `objects` are those that it was decided from.
@@ -85,6 +89,10 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
             };
             migration(resource, spec, resource_version.as_deref(), objects)?
         }
+        Action::ForgetMigration { resource, resource_version } => Write::DeleteMigration {
+            name: names::migration(resource),
+            resource_version: resource_version.clone(),
+        },
         Action::RetireKey { key_id, resource_version } | Action::DeleteKey { key_id, resource_version } => {
             delete(names::key_secret(names::KUBE_APISERVER, *key_id), resource_version, objects)
         }

@@ -1,7 +1,6 @@
 //! Every state that can be reached within bounds: an admin's script, and so many faults at any moment.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::Way;
 use crate::invariants::Violation;
@@ -47,9 +46,25 @@ pub struct Found {
     pub violations: Vec<(Violation, Way)>,
 }
 
-struct Trail {
-    step: Step,
-    before: Option<Arc<Trail>>,
+/// How each state was come to: the step, and the place of what led to the state before it.
+#[derive(Default)]
+struct Trails(Vec<(Step, Option<usize>)>);
+
+impl Trails {
+    fn add(&mut self, step: Step, before: Option<usize>) -> usize {
+        self.0.push((step, before));
+        self.0.len() - 1
+    }
+
+    fn steps(&self, mut at: Option<usize>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while let Some((step, before)) = at.and_then(|at| self.0.get(at)) {
+            steps.push(*step);
+            at = *before;
+        }
+        steps.reverse();
+        steps
+    }
 }
 
 struct Frame {
@@ -57,13 +72,14 @@ struct Frame {
     /// How far the script is.
     asked: usize,
     faults: usize,
-    trail: Option<Arc<Trail>>,
+    /// Its place in [`Trails`]; none at the beginning.
+    trail: Option<usize>,
 }
 
 /// Explores depth first: few worlds are kept at a time.
 pub fn explore(bounds: &Bounds, mut progress: impl FnMut(&Found)) -> Found {
     let mut found = Found::default();
-    let (mut seen, mut known) = (HashSet::new(), Known::default());
+    let (mut seen, mut known, mut trails) = (HashSet::new(), Known::default(), Trails::default());
     let mut world = scenario::settled(bounds.nodes, &bounds.specs);
     world.mutant = bounds.mutant;
     let mut stack = vec![Frame { world, asked: 0, faults: bounds.faults, trail: None }];
@@ -80,7 +96,7 @@ pub fn explore(bounds: &Bounds, mut progress: impl FnMut(&Found)) -> Found {
         }
         if bounds.liveness
             && let Some((violation, _)) = liveness::check(&frame.world, &mut known)
-            && note(&mut found, bounds, &frame.trail, violation)
+            && note(&mut found, bounds, trails.steps(frame.trail), violation)
         {
             return found;
         }
@@ -88,15 +104,18 @@ pub fn explore(bounds: &Bounds, mut progress: impl FnMut(&Found)) -> Found {
             let mut world = frame.world.clone();
             world.step(step);
             found.steps += 1;
-            let trail = Some(Arc::new(Trail { step, before: frame.trail.clone() }));
             if let Some(violation) = world.violation.take() {
-                if note(&mut found, bounds, &trail, violation) {
+                let mut steps = trails.steps(frame.trail);
+                steps.push(step);
+                if note(&mut found, bounds, steps, violation) {
                     return found;
                 }
                 continue;
             }
-            let next = Frame { world, asked: frame.asked + asks, faults: frame.faults - cost, trail };
+            let (asked, faults) = (frame.asked + asks, frame.faults - cost);
+            let mut next = Frame { world, asked, faults, trail: None };
             if !seen.contains(&fingerprint(&next)) {
+                next.trail = Some(trails.add(step, frame.trail));
                 stack.push(next);
             }
         }
@@ -130,14 +149,7 @@ fn next(bounds: &Bounds, frame: &Frame) -> Vec<(Step, usize, usize)> {
 }
 
 /// Whether enough was found.
-fn note(found: &mut Found, bounds: &Bounds, trail: &Option<Arc<Trail>>, violation: Violation) -> bool {
-    let mut steps = Vec::new();
-    let mut at = trail.as_ref();
-    while let Some(trail) = at {
-        steps.push(trail.step);
-        at = trail.before.as_ref();
-    }
-    steps.reverse();
+fn note(found: &mut Found, bounds: &Bounds, steps: Vec<Step>, violation: Violation) -> bool {
     found.violations.push((violation, Way { nodes: bounds.nodes, specs: bounds.specs.clone(), steps }));
     found.violations.len() >= 5
 }

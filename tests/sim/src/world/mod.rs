@@ -60,8 +60,9 @@ pub struct World {
     pub accepts: (u8, bool),
     /// Secrets cannot be read.
     pub unreadable: bool,
-    /// No key secret can be created.
-    pub refuses_keys: bool,
+    /// So many key secrets more cannot be created. Each try uses up a number, so that worlds in which none ever can be
+    /// are without end.
+    pub refuses_keys: u8,
     /// How often eight days have passed.
     pub weeks: u8,
     /// Tokens of `spec.reencrypt`.
@@ -100,7 +101,7 @@ impl World {
             configs: Arc::new(BTreeMap::from([(zero.hash.clone(), zero)])),
             accepts: (1, false),
             unreadable: false,
-            refuses_keys: false,
+            refuses_keys: 0,
             weeks: 0,
             tokens: 0,
             books: Arc::default(),

@@ -241,6 +241,12 @@ impl Api {
                 };
                 self.start_migration(resource, spec, resource_version.as_deref())?;
             }
+            Action::ForgetMigration { resource, resource_version } => {
+                if let Some(stored) = self.snapshot.migrations.get(resource) {
+                    require(stored.resource_version == *resource_version)?;
+                    self.snapshot.migrations.remove(resource);
+                }
+            }
             // OpenShift's.
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => return Err(Refused),
             Action::DeleteRevision { revision, resource_version } => {

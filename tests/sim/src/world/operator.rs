@@ -92,7 +92,8 @@ impl World {
             return false;
         }
         let Some(action) = self.operators[who].pending.pop_front() else { return false };
-        let refused = self.refuses_keys && matches!(action, Action::CreateKey { .. });
+        let refused = self.refuses_keys > 0 && matches!(action, Action::CreateKey { .. });
+        self.refuses_keys -= u8::from(refused);
         let operator = &mut self.operators[who];
         let api = std::sync::Arc::make_mut(&mut self.api);
         if refused || api.apply(&action, &mut operator.cluster_version).is_err() {
@@ -121,8 +122,7 @@ impl World {
     pub(super) fn reconcile(&mut self, who: usize, actions: Option<usize>) {
         self.decide(who);
         let mut left = actions.unwrap_or(usize::MAX);
-        while left > 0 && !self.operators[who].pending.is_empty() {
-            self.act(who);
+        while left > 0 && self.act(who) {
             left -= 1;
         }
         if actions.is_some() {

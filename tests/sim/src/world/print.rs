@@ -42,12 +42,13 @@ impl World {
             p.flag(run.generation == self.api.migration_generations[index]);
         }
         p.flag(self.unreadable);
-        p.flag(self.refuses_keys);
+        p.put(u64::from(self.refuses_keys));
         p.put(u64::from(self.weeks));
         p.put(u64::from(self.tokens));
         p.hash(&self.books.encrypted);
         p.hash(&self.books.left);
         p.flag(self.books.tampered);
+        p.hash(&self.books.through);
         p.hash(&self.books.tried);
         p.name(self.books.latest.as_ref().map_or("", |(_, config)| config.hash.0.as_str()).as_bytes());
         for (id, meaning) in &self.books.keys {
@@ -112,6 +113,11 @@ impl World {
                 p.put(key_id.0);
                 let stored = snapshot.migrations.get(resource).map(|stored| &stored.resource_version);
                 p.flag(stored == resource_version.as_ref());
+            }
+            Action::ForgetMigration { resource, resource_version } => {
+                p.text(&resource.resource);
+                let stored = snapshot.migrations.get(resource).map(|stored| &stored.resource_version);
+                p.flag(stored == Some(resource_version));
             }
             Action::DeleteRevision { revision, .. } => p.put(rank(revision)),
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {}

@@ -186,14 +186,14 @@ impl World {
                 break;
             }
         }
-        if dies_after.is_some() {
-            self.server_mut(n).forget();
-            return;
-        }
         let server = self.server_mut(n);
         if server.life == Life::Held {
             // Its API server has loaded nothing yet: `prepare` has no word of it to record.
             server.observed.disk.loaded = None;
+        }
+        if dies_after.is_some() {
+            server.forget();
+            return;
         }
         server.observed.unneeded.retain(|instance, _| decision.unneeded.contains(instance));
         for instance in &decision.unneeded {
