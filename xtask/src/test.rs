@@ -19,7 +19,7 @@ use tally::Tally;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Groups to run; all but `fuzz` and `life` where none is named
+    /// Groups to run; where none is named all of them, and of `life` a part
     #[arg(value_enum)]
     groups: Vec<Group>,
     /// Count an ignored test as a failed one
@@ -37,9 +37,10 @@ impl Options {
 /// Runs the groups and ends with a line that ends with `N passed, N failed`.
 pub(crate) fn run(tools: &Tools, options: &Options) -> ExitCode {
     let wanted: BTreeSet<Group> = match options.groups.as_slice() {
-        [] => Group::ALL.into_iter().filter(|group| group.by_default()).collect(),
+        [] => Group::ALL.into_iter().collect(),
         named => named.iter().copied().collect(),
     };
+    let smaller = options.groups.is_empty();
     let mut total = Tally::default();
     let mut summary = Vec::new();
     match prepare(tools, &wanted) {
@@ -51,7 +52,7 @@ pub(crate) fn run(tools: &Tools, options: &Options) -> ExitCode {
             for group in wanted {
                 progress::say(&format!("\n== {}: {}", group.name(), group.about()));
                 let started = Instant::now();
-                let tally = run_group(tools, &built, group);
+                let tally = run_group(tools, &built, group, smaller);
                 summary.push(format!(
                     "{:<10} {:>8}   {tally}",
                     group.name(),
@@ -85,13 +86,16 @@ fn prepare(tools: &Tools, wanted: &BTreeSet<Group>) -> Result<Built> {
     Built::everything(tools)
 }
 
-fn run_group(tools: &Tools, built: &Built, group: Group) -> Tally {
+/// `smaller`: less of the same, of groups that take long.
+fn run_group(tools: &Tools, built: &Built, group: Group, smaller: bool) -> Tally {
+    // What is set in the environment says how much.
+    let sizes = group.sizes().into_iter().filter(|(name, _)| smaller && std::env::var_os(name).is_none());
     let mut tally = Tally::default();
     for program in built.tests().filter(|program| group.has(program)) {
         progress::say(&format!("-- {} ({})", program.package, program.target));
         let mut command = Command::new(&program.executable);
         command.current_dir(&program.folder);
-        command.env("CARGO_MANIFEST_DIR", &program.folder).env(BIN_DIR, built.folder());
+        command.env("CARGO_MANIFEST_DIR", &program.folder).env(BIN_DIR, built.folder()).envs(sizes.clone());
         tally += tally::of(command, &mut std::io::stdout());
     }
     match group.commands(tools, built) {

@@ -8,6 +8,7 @@ mod support;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::SecretBytes;
+use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_core::platform::{ObjectRef, Serving, Unreadable};
 use keyward_core::provider::ReferenceKind;
@@ -137,6 +138,26 @@ fn encryption_without_key_secrets_is_not_told_to_be_disabled() {
     assert!(told.contains("EncryptionInProgress") && told.contains("key 1"), "{told}");
     world.settle();
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
+}
+
+/// A key whose secret is deleted before any node could take it into use leaves again, and another is made.
+#[test]
+fn a_key_that_vanishes_on_its_way_blocks_nothing() {
+    let mut world = enabled();
+    world.want_kms("two", "image:1");
+    let has_two = |world: &World| world.config()["secrets"].contains("kms:2");
+    for _ in 0..50 {
+        world.reconcile();
+        if has_two(&world) {
+            break;
+        }
+        world.follow();
+    }
+    assert!(has_two(&world));
+    let name = names::key_secret(names::KUBE_APISERVER, KeyId(2));
+    world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
+    world.settle();
+    assert!(world.config()["secrets"].starts_with("kms:3,kms:1"), "{:?}", world.config());
 }
 
 /// The proof of an earlier decryption is none for a later one.

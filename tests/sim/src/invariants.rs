@@ -294,6 +294,11 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
     if let Some(before) = before.filter(|hash| **hash != config.hash.0) {
         return Some(("S7", format!("revision {revision} was {before} and is made anew as {}", config.hash)));
     }
+    // What an operator that was slow makes: no node is told of a revision below the newest.
+    if world.books.latest.as_ref().is_some_and(|(latest, _)| *latest > revision) {
+        Arc::make_mut(&mut world.books).revisions.insert(revision, config.hash.0.clone());
+        return None;
+    }
     let before = world.books.latest.clone().filter(|(latest, _)| *latest < revision);
     let books = Arc::make_mut(&mut world.books);
     books.revisions.insert(revision, config.hash.0.clone());

@@ -29,10 +29,15 @@ fn never_wrote(snapshot: &Snapshot, key: &KeySecret) -> bool {
     snapshot.openshift().is_none()
         && key.write_published.is_none()
         && key.migrated.is_empty()
-        && snapshot.revisions.values().all(|stored| {
-            let content = stored.content.as_ref();
-            content.is_ok_and(|content| content.config.resources.iter().all(|entry| !is_first(entry, key.id)))
-        })
+        && writes_nowhere(snapshot, key.id)
+}
+
+/// No revision that exists has it first; one that cannot be read might.
+pub(super) fn writes_nowhere(snapshot: &Snapshot, id: KeyId) -> bool {
+    snapshot.revisions.values().all(|stored| {
+        let content = stored.content.as_ref();
+        content.is_ok_and(|content| content.config.resources.iter().all(|entry| !is_first(entry, id)))
+    })
 }
 
 fn is_first(entry: &ResourceConfiguration, id: KeyId) -> bool {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Deployment;
+use super::{Deployment, abandon};
 use crate::api::MigrationPhase;
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, Revision};
@@ -16,12 +16,31 @@ pub(super) const NO_KEY: KeyId = KeyId(0);
 /// What is known.
 pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Option<&State>) -> Facts {
     let abandoned = snapshot.keys.iter().filter(|key| key.is_abandoned()).map(|key| key.id);
-    let dropped: BTreeSet<KeyId> = abandoned.chain(snapshot.wanted.forget.iter().copied()).collect();
+    let given_up = abandoned.chain(snapshot.wanted.forget.iter().copied());
+    let dropped: BTreeSet<KeyId> = given_up.chain(vanished(snapshot, deployment)).collect();
     let decrypted = match deployment {
         Deployment::Converged { revision, .. } => decrypted(snapshot, *revision),
         _ => BTreeSet::new(),
     };
     Facts { dropped, decrypted, history: history(snapshot, state) }
+}
+
+/// Keys on their way whose secrets are gone again: the configuration that is being rolled out adds them as read keys, and
+/// a KMS key without its secret has no canary, so that no node could ever finish (OBJECTS.md, "Between revisions", b).
+/// What was loaded everywhere before does not have them, and no revision has them first: nothing is stored under them.
+fn vanished(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> {
+    let Deployment::Rolling { content, .. } = deployment else { return BTreeSet::new() };
+    let before = match (snapshot.last_converged, snapshot.content(snapshot.last_converged)) {
+        _ if snapshot.openshift().is_some() => return BTreeSet::new(),
+        (_, Some(before)) => before.key_ids(),
+        // A status that was lost says so too: only while the first revision is there are all of them.
+        (Revision(0), None) if snapshot.revisions.contains_key(&Revision(1)) => BTreeSet::new(),
+        (_, None) => return BTreeSet::new(),
+    };
+    let undecodable = |id: KeyId| snapshot.undecodable.keys().any(|name| KeyId::from_name(name) == Some(id));
+    let exists = |id: KeyId| snapshot.key(id).is_some() || undecodable(id);
+    let new = content.key_ids().into_iter().filter(|id| !before.contains(id) && !exists(*id));
+    new.filter(|id| abandon::writes_nowhere(snapshot, *id)).collect()
 }
 
 /// Resources whose plain text was written since this revision is loaded everywhere, and of which etcd holds nothing older.

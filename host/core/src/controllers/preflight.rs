@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::key::{self, Then, Trial, Wish};
 use super::{Turn, preflight_status, record};
@@ -18,6 +19,8 @@ use crate::snapshot::{Snapshot, StoredCandidate};
 
 const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
 const PROGRESSING: &str = "EncryptionKMSPreflightControllerProgressing";
+/// So long a canary may fail on some node before another is made. Each costs every node a start of the plugin.
+const CANARY_PATIENCE: Duration = Duration::from_mins(10);
 
 /// Each node's request.
 pub(super) fn decide(snapshot: &Snapshot, wish: Wish, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
@@ -104,8 +107,26 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
     });
     if let (true, Some(canary)) = (passed, canary) {
         accept(snapshot, trial, stored, canary, turn);
+    } else if canary_fails(snapshot, &trial, stored, turn) {
+        turn.explain(format!(
+            "not every node decrypts the canary of the candidate for key {}: another is made",
+            trial.key_id
+        ));
+        return write_candidate(snapshot, trial, turn);
     }
     requests
+}
+
+/// Whether a new key's canary has been undecryptable somewhere for long. The node that made it is not asked again, and
+/// the KMS may have another key by that name since: only another candidate shows whether all reach the same one now.
+fn canary_fails(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, turn: &mut Turn) -> bool {
+    let failed = snapshot.servers.values().filter_map(|server| server.answer(&stored.hash)?.failure.as_ref());
+    if trial.purpose != PreflightPurpose::NewKey || !failed.into_iter().any(|f| f.phase == "canary") {
+        return false;
+    }
+    let age = turn.since(snapshot, "canary-failed", stored.hash.0.clone());
+    turn.again_after(CANARY_PATIENCE.saturating_sub(age).max(Duration::from_secs(1)));
+    age >= CANARY_PATIENCE
 }
 
 fn write_candidate(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {

@@ -150,6 +150,9 @@ fn next(bounds: &Bounds, frame: &Frame) -> Vec<(Step, usize, usize)> {
 
 /// Whether enough was found.
 fn note(found: &mut Found, bounds: &Bounds, steps: Vec<Step>, violation: Violation) -> bool {
+    if found.violations.iter().any(|(known, _)| *known == violation) {
+        return false;
+    }
     found.violations.push((violation, Way { nodes: bounds.nodes, specs: bounds.specs.clone(), steps }));
     found.violations.len() >= 5
 }
