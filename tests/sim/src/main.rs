@@ -2,11 +2,9 @@
 
 #![allow(clippy::indexing_slicing)] // nodes are counted by the same list everywhere
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use keyward_test_sim::explore::exhaustive::Bounds;
 use keyward_test_sim::explore::random::{self, Plan};
 use keyward_test_sim::explore::{Way, exhaustive, replay, shrink};
 use keyward_test_sim::invariants::Violation;
@@ -71,7 +69,11 @@ fn explore(options: &Options) -> bool {
         Complete::Small => scenario::small(),
         Complete::Large => scenario::large(),
     };
-    for (what, found, spent) in complete(options, bounds) {
+    let all = bounds.into_iter().map(|(what, mut bounds)| {
+        bounds.without.clone_from(&options.without);
+        (what, bounds)
+    });
+    for (what, found, spent) in exhaustive::explore_all(all.collect(), options.threads) {
         let whole = if found.complete { "complete" } else { "stopped" };
         println!("{what}: {} states, {} steps, {whole}, {spent:.1?}", found.states, found.steps);
         for (violation, way) in &found.violations {
@@ -106,34 +108,6 @@ fn explore(options: &Options) -> bool {
     steps += found.steps;
     println!("schedules {}, steps {steps}, states {states}, violations {violations}", found.schedules);
     violations == 0
-}
-
-/// Each within its bounds, so many at a time as there are threads.
-fn complete(
-    options: &Options,
-    bounds: Vec<(&'static str, Bounds)>,
-) -> Vec<(&'static str, exhaustive::Found, Duration)> {
-    let todo = Mutex::new(bounds.into_iter());
-    let done = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..options.threads.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let next = todo.lock().expect("no thread panicked").next();
-                    let Some((what, mut bounds)) = next else { return };
-                    bounds.without.clone_from(&options.without);
-                    let began = Instant::now();
-                    let found = exhaustive::explore(&bounds, |found| {
-                        if found.states.is_multiple_of(500_000) {
-                            println!("   {what}: {} states so far", found.states);
-                        }
-                    });
-                    done.lock().expect("no thread panicked").push((what, found, began.elapsed()));
-                }
-            });
-        }
-    });
-    done.into_inner().expect("no thread panicked")
 }
 
 fn tell(violation: &Violation, way: &Way) {

@@ -1,6 +1,8 @@
 //! Every state that can be reached within bounds: an admin's script, and so many faults at any moment.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use super::Way;
 use crate::invariants::Violation;
@@ -122,6 +124,34 @@ pub fn explore(bounds: &Bounds, mut progress: impl FnMut(&Found)) -> Found {
     }
     found.complete = true;
     found
+}
+
+/// Each within its bounds, so many at a time as there are threads. Prints how far those are that take long.
+pub fn explore_all(
+    bounds: Vec<(&'static str, Bounds)>,
+    threads: usize,
+) -> Vec<(&'static str, Found, Duration)> {
+    let todo = Mutex::new(bounds.into_iter());
+    let done = Mutex::new(Vec::new());
+    let worker = || {
+        loop {
+            let next = todo.lock().expect("no thread panicked").next();
+            let Some((what, bounds)) = next else { return };
+            let began = Instant::now();
+            let found = explore(&bounds, |found| {
+                if found.states.is_multiple_of(500_000) {
+                    println!("   {what}: {} states so far", found.states);
+                }
+            });
+            done.lock().expect("no thread panicked").push((what, found, began.elapsed()));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(worker);
+        }
+    });
+    done.into_inner().expect("no thread panicked")
 }
 
 fn fingerprint(frame: &Frame) -> u128 {
