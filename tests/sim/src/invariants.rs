@@ -55,8 +55,9 @@ pub struct Books {
     pub left: [bool; NAMES.len()],
     /// The highest revision that was ever made.
     pub latest: Option<(Revision, Arc<Config>)>,
-    /// Keys that were once through: all that they were made for was re-encrypted with them.
-    pub through: BTreeSet<KeyId>,
+    /// What was re-encrypted under each key, as it was seen to be when that was recorded. What leaves the list and comes
+    /// back puts no key into transition again.
+    pub migrated: BTreeMap<KeyId, BTreeSet<GroupResource>>,
     /// An admin laid hands on key secrets.
     pub tampered: bool,
     /// How often each KEK had been made anew when the candidate was written.
@@ -199,9 +200,8 @@ pub fn action(world: &mut World, action: &Action) {
         Action::ApplyConfig { revision, .. } => applied(world, *revision),
         Action::RecordMigrated { resource, key } => {
             let wrong = migrated(world, resource, key.id);
-            if !unsettled(world).contains(&key.id) {
-                Arc::make_mut(&mut world.books).through.insert(key.id);
-            }
+            let books = Arc::make_mut(&mut world.books);
+            books.migrated.entry(key.id).or_default().insert(resource.clone());
             wrong
         }
         Action::DeleteRevision { revision, .. } => deleted(world, *revision),
@@ -267,12 +267,10 @@ fn unsettled(world: &World) -> Vec<KeyId> {
             .filter(|resource| newest.is_none() || deployed(resource))
             // What left the list is plain, whoever wrote it before (Decisions 11).
             .filter(|resource| world.api.snapshot.wanted.resources.contains(resource))
-            .all(|r| key.migrated.contains(r))
+            .all(|r| world.books.migrated.get(&key.id).is_some_and(|migrated| migrated.contains(r)))
             || meant.is_empty()
     });
-    // One that was through is no more in transition when a resource leaves the list and comes back: what that is stored
-    // under is forgotten for all its keys.
-    unsettled.map(|key| key.id).filter(|id| !world.books.through.contains(id)).collect()
+    unsettled.map(|key| key.id).collect()
 }
 
 /// S5 and S8: in place means the same KEK, whatever a module says, and not another one under its name.

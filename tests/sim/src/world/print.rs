@@ -48,7 +48,7 @@ impl World {
         p.hash(&self.books.encrypted);
         p.hash(&self.books.left);
         p.flag(self.books.tampered);
-        p.hash(&self.books.through);
+        p.hash(&self.books.migrated);
         p.hash(&self.books.tried);
         p.name(self.books.latest.as_ref().map_or("", |(_, config)| config.hash.0.as_str()).as_bytes());
         for (id, meaning) in &self.books.keys {
