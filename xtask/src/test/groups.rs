@@ -1,6 +1,5 @@
 //! What belongs to which group of tests.
 
-use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -134,7 +133,7 @@ impl Group {
                 commands
             }
             Self::Fuzz => {
-                let mut fuzz = Command::new(env::current_exe()?);
+                let mut fuzz = Command::new(built.binary("xtask")?);
                 let each = FUZZ_SECONDS / TARGETS.len() as u64;
                 fuzz.args(["fuzz", "--seconds", &each.to_string()]);
                 vec![("fuzz targets".to_owned(), fuzz)]

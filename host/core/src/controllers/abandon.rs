@@ -5,8 +5,10 @@
 //! that decide differently, one loses.
 
 use super::Turn;
-use crate::formats::encryption_config::ResourceConfiguration;
-use crate::formats::key_secret::{KeySecret, rfc3339};
+use base64::Engine as _;
+
+use crate::formats::encryption_config::{ProviderConfiguration, ResourceConfiguration};
+use crate::formats::key_secret::{KeySecret, NULL_KEY, rfc3339};
 use crate::ids::KeyId;
 use crate::outcome::Action;
 use crate::snapshot::Snapshot;
@@ -37,6 +39,22 @@ pub(super) fn writes_nowhere(snapshot: &Snapshot, id: KeyId) -> bool {
     snapshot.revisions.values().all(|stored| {
         let content = stored.content.as_ref();
         content.is_ok_and(|content| content.config.resources.iter().all(|entry| !is_first(entry, id)))
+    })
+}
+
+/// Whether a list may have an identity key as its writer: it begins with `identity` and has the key's number behind it
+/// (CONTRACT 1.5), which does not tell it from one that only reads.
+pub(super) fn may_write_plain(snapshot: &Snapshot, id: KeyId) -> bool {
+    let null = base64::engine::general_purpose::STANDARD.encode(NULL_KEY);
+    let is_it = |provider: &ProviderConfiguration| {
+        let keys = provider.aesgcm.iter().flat_map(|keys| &keys.keys);
+        keys.into_iter().any(|key| key.name.parse() == Ok(id) && key.secret == null)
+    };
+    let contents = snapshot.revisions.values().filter_map(|stored| stored.content.as_ref().ok());
+    let mut entries = contents.flat_map(|content| &content.config.resources);
+    entries.any(|entry| {
+        entry.providers.first().is_some_and(|first| first.identity.is_some())
+            && entry.providers.iter().any(is_it)
     })
 }
 

@@ -52,8 +52,9 @@ fn encrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> (bool, &'static st
         let state = deployed.state.as_ref().filter(|_| snapshot.openshift().is_none());
         let writer = targets.iter().find_map(|target| state?.write_key(target));
         if let Some(key) = writer.filter(|key| key.mode != Mode::Identity) {
-            let message =
-                format!("Encrypted with key {}, whose secret is gone; another key is needed", key.id);
+            let why =
+                if snapshot.key(key.id).is_some() { "which is given up" } else { "whose secret is gone" };
+            let message = format!("Encrypted with key {}, {why}; another key is needed", key.id);
             return (false, "EncryptionInProgress", message);
         }
         return (false, "EncryptionDisabled", "Encryption is not enabled".to_owned());

@@ -45,18 +45,21 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) {
     let unknown = snapshot.keys.iter().any(|key| {
         key.kms.as_ref().is_some_and(|kms| snapshot.evaluation(Origin::Stored, &kms.plugin.kms).is_err())
     });
+    let unknown = unknown || started(snapshot).any(|id| is_nameless(snapshot, &retired, id));
     let mut free = BTreeSet::new();
-    let mut held = Vec::new();
+    let (mut held, mut held_keks) = (Vec::new(), BTreeSet::new());
     for key in &retired {
         let Some(kek) = key.kek.as_ref().filter(|kek| !in_use.contains(kek)) else { continue };
         match holder(snapshot, key.key_id) {
-            Some(who) => held.push(format!("key {}: {who}", key.key_id)),
-            None => {
-                let named: Vec<String> = kek.iter().map(|(name, value)| format!("{name} {value}")).collect();
-                free.insert(named.join(", "));
+            Some(who) => {
+                held.push(format!("key {}: {who}", key.key_id));
+                held_keks.insert(kek);
             }
+            None => drop(free.insert(kek)),
         }
     }
+    // Another key may name the same KEK.
+    free.retain(|kek| !held_keks.contains(kek));
     if free.is_empty() || unknown {
         let (reason, message) = match (unknown, held.is_empty()) {
             (true, _) => ("Unknown", "it cannot be told which KEKs the present keys name".to_owned()),
@@ -65,12 +68,29 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) {
         };
         return turn.condition(CONDITION, ConditionStatus::False, reason, &message);
     }
-    let keks: Vec<String> = free.into_iter().map(|kek| format!("({kek})")).collect();
+    let named = |kek: &BTreeMap<String, String>| {
+        let fields: Vec<String> = kek.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        format!("({})", fields.join(", "))
+    };
+    let keks: Vec<String> = free.into_iter().map(named).collect();
     let message = format!(
         "no key, revision or node needs {} any more. Whether stored objects do was not verified; backups may. Until that is known, leave the KEK enabled, with its encrypt right",
         keks.join(", ")
     );
     turn.condition(CONDITION, ConditionStatus::Unknown, "NotVerified", &message);
+}
+
+/// Keys whose plugins something could still start.
+fn started(snapshot: &Snapshot) -> impl Iterator<Item = KeyId> {
+    let contents = snapshot.revisions.values().filter_map(|stored| stored.content.as_ref().ok());
+    let held = snapshot.servers.values().filter_map(|server| server.status());
+    let held = held.flat_map(|status| status.held.iter().copied());
+    contents.flat_map(|content| content.plugins.keys().copied()).chain(held)
+}
+
+/// Whether nobody can tell which KEK a key names: its secret is gone, and the status never told.
+fn is_nameless(snapshot: &Snapshot, retired: &[KeyStatus], id: KeyId) -> bool {
+    snapshot.key(id).is_none() && retired.iter().all(|key| key.key_id != id)
 }
 
 /// Who could still start a plugin of this key.

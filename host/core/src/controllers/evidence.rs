@@ -40,7 +40,8 @@ fn vanished(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId>
     let undecodable = |id: KeyId| snapshot.undecodable.keys().any(|name| KeyId::from_name(name) == Some(id));
     let exists = |id: KeyId| snapshot.key(id).is_some() || undecodable(id);
     let new = content.key_ids().into_iter().filter(|id| !before.contains(id) && !exists(*id));
-    new.filter(|id| abandon::writes_nowhere(snapshot, *id)).collect()
+    new.filter(|id| abandon::writes_nowhere(snapshot, *id) && !abandon::may_write_plain(snapshot, *id))
+        .collect()
 }
 
 /// Resources whose plain text was written since this revision is loaded everywhere, and of which etcd holds nothing older.

@@ -153,7 +153,7 @@ fn encode_providers(
                     }));
                 } else {
                     let name = names::kms_provider(key.id, resource);
-                    let entry = deployed.and_then(|deployed| deployed_entry(deployed, &name, key.id));
+                    let entry = deployed.and_then(|deployed| deployed_entry(deployed, resource, key.id));
                     // Never left out: the next key would write in its place.
                     providers.push(kms_provider(entry.unwrap_or_else(|| KmsConfiguration {
                         api_version: "v2".to_owned(),
@@ -174,16 +174,27 @@ fn encode_providers(
     providers
 }
 
-/// The entry of this name, else that of the same key in another resource's list.
-fn deployed_entry(deployed: &RevisionContent, name: &str, id: KeyId) -> Option<KmsConfiguration> {
-    let entries = deployed.config.resources.iter().flat_map(|entry| &entry.providers);
+/// The key's entry in this resource's list as it stands, else that of another resource's by this one's name.
+fn deployed_entry(
+    deployed: &RevisionContent,
+    resource: &GroupResource,
+    id: KeyId,
+) -> Option<KmsConfiguration> {
+    let list = resource.to_string();
     let of_key = |kms: &&KmsConfiguration| {
         kms.name.split_once('_').is_some_and(|(number, _)| number.parse() == Ok(id))
     };
-    let own: Vec<&KmsConfiguration> =
-        entries.filter_map(|provider| provider.kms.as_ref()).filter(of_key).collect();
-    let found = own.iter().find(|kms| kms.name == name).or(own.first())?;
-    Some(KmsConfiguration { name: name.to_owned(), ..(*found).clone() })
+    let found = |own: bool| {
+        let lists = deployed.config.resources.iter();
+        lists
+            .filter(|entry| own == entry.resources.iter().flatten().any(|other| *other == list))
+            .flat_map(|entry| &entry.providers)
+            .filter_map(|provider| provider.kms.as_ref())
+            .find(of_key)
+            .cloned()
+    };
+    let renamed = |kms| KmsConfiguration { name: names::kms_provider(id, resource), ..kms };
+    found(true).or_else(|| found(false).map(renamed))
 }
 
 fn kms_provider(kms: KmsConfiguration) -> ProviderConfiguration {
