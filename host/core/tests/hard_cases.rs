@@ -140,6 +140,30 @@ fn encryption_without_key_secrets_is_not_told_to_be_disabled() {
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
 }
 
+/// A key that was given up and is taken back: another wrote meanwhile, so that what it claimed holds no longer.
+#[test]
+fn a_key_that_is_taken_back_re_encrypts_what_others_wrote_meanwhile() {
+    let mut world = enabled();
+    world.want_kms("two", "image:1");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "etcd's history has key 1");
+    world.spec().forget = vec![KeyId(2)];
+    for _ in 0..10 {
+        world.reconcile();
+    }
+    assert!(world.config()["secrets"].starts_with("kms:1,"), "{:?}", world.config());
+    world.nodes_follow();
+    world.spec().forget.clear();
+    world.stuck = Some("secrets".into());
+    world.compacted = true;
+    run(&mut world, 60);
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "key 1 stays: something is under it");
+    assert!(world.kinds().contains(&"ForgetMigrated".to_owned()), "{:?}", world.kinds());
+    world.stuck = None;
+    world.settle();
+    assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
+}
+
 /// A key whose secret is deleted before any node could take it into use leaves again, and another is made.
 #[test]
 fn a_key_that_vanishes_on_its_way_blocks_nothing() {
