@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::api::{
-    Condition, EncryptionNodeSpec, KeyStatus, MigrationSummary, PluginSummary, PreflightPurpose,
-    RevisionStatus,
+    Condition, EncryptionMigrationSpec, EncryptionNodeSpec, KeyStatus, MigrationSummary, PluginSummary,
+    PreflightPurpose, RevisionStatus,
 };
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
@@ -87,7 +87,8 @@ pub enum Action {
         /// Of the Secret as read; `None` where there is none.
         resource_version: Option<String>,
     },
-    /// Annotate the key secret before a revision may have it first (Decisions 5).
+    /// Annotate the key secret before a revision may have it first (Decisions 5), and again before each that makes it the
+    /// writer of something once more.
     RecordPublication {
         /// All of it, with the resourceVersion that it depends on.
         key: Box<KeySecret>,
@@ -98,14 +99,8 @@ pub enum Action {
     StartMigration {
         /// What is rewritten.
         resource: GroupResource,
-        /// Under which key.
-        key_id: KeyId,
-        /// That key secret's UID.
-        key_secret_uid: String,
-        /// For a remote rotation.
-        remote_key_id: Option<RemoteKeyId>,
-        /// `spec.attempt` to be.
-        attempt: u32,
+        /// The whole spec.
+        spec: Box<EncryptionMigrationSpec>,
         /// Of the object as read; `None` where there is none.
         resource_version: Option<String>,
     },
@@ -115,14 +110,6 @@ pub enum Action {
         resource: GroupResource,
         /// All of it, with the resourceVersion that it depends on.
         key: Box<KeySecret>,
-    },
-    /// Delete the `EncryptionMigration` of a resource that is about to be written in another way again: its success would
-    /// be taken for that of a later one under the same key (Decisions 11).
-    ForgetMigration {
-        /// Which.
-        resource: GroupResource,
-        /// Of the object as read.
-        resource_version: String,
     },
     /// Take back that a resource is recorded as migrated, before it is written in another way again (Decisions 11).
     ForgetMigrated {
@@ -196,7 +183,6 @@ impl Action {
             Self::RecordPublication { .. } => "RecordPublication",
             Self::StartMigration { .. } => "StartMigration",
             Self::RecordMigrated { .. } => "RecordMigrated",
-            Self::ForgetMigration { .. } => "ForgetMigration",
             Self::ForgetMigrated { .. } => "ForgetMigrated",
             Self::RecordRotation { .. } => "RecordRotation",
             Self::AbandonKey { .. } => "AbandonKey",
@@ -230,10 +216,9 @@ impl Action {
             }),
             Self::ApplyManagedConfig { content, .. } => json!({"config": content.config.lists()}),
             Self::RecordPublication { key, revision } => json!({"keyID": key.id, "revision": revision}),
-            Self::StartMigration { resource, key_id, remote_key_id, .. } => json!({
-                "resource": resource.to_string(), "keyID": key_id, "remoteKeyID": remote_key_id,
+            Self::StartMigration { resource, spec, .. } => json!({
+                "resource": resource.to_string(), "keyID": spec.key_id, "remoteKeyID": spec.remote_key_id,
             }),
-            Self::ForgetMigration { resource, .. } => json!({"resource": resource.to_string()}),
             Self::RecordMigrated { resource, key } | Self::ForgetMigrated { resource, key } => json!({
                 "resource": resource.to_string(), "keyID": key.id,
             }),

@@ -315,7 +315,7 @@ fn components_encrypt_what_is_theirs(#[case] component: &str, #[case] resources:
         .actions
         .iter()
         .map(|action| match action {
-            Action::StartMigration { resource, key_id, .. } => format!("{resource} {key_id}"),
+            Action::StartMigration { resource, spec, .. } => format!("{resource} {}", spec.key_id),
             other => panic!("{other:?}"),
         })
         .collect();

@@ -98,8 +98,10 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
             "EncryptionPreflightRequired",
             format!("key {} is tried first ({})", candidate.key_id, candidate.purpose),
         ),
-        Action::StartMigration { resource, key_id, remote_key_id, .. } => {
-            let remote = remote_key_id.as_ref().map(|id| format!(", remote key id {id}")).unwrap_or_default();
+        Action::StartMigration { resource, spec, .. } => {
+            let key_id = spec.key_id;
+            let remote =
+                spec.remote_key_id.as_ref().map(|id| format!(", remote key id {id}")).unwrap_or_default();
             ("EncryptionMigrationStarted", format!("{resource} is rewritten under key {key_id}{remote}"))
         }
         Action::RecordMigrated { resource, key } => {
@@ -111,10 +113,6 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
         Action::AbandonKey { key, reason } => (
             "EncryptionKeyAbandoned",
             format!("key {} is superseded before it wrote anything: {reason}", key.id),
-        ),
-        Action::ForgetMigration { resource, .. } => (
-            "EncryptionResourceRemoved",
-            format!("{resource} left the list and is about to be decrypted; its migration is forgotten"),
         ),
         Action::ForgetMigrated { resource, key } => (
             "EncryptionResourceRemoved",

@@ -109,6 +109,7 @@ fn ten_keys() -> Result<(Objects, Results)> {
                 operand: names::KUBE_APISERVER.to_owned(),
                 resource: resource.to_string(),
                 key_id: KeyId(10),
+                since: Revision(1),
                 ..Default::default()
             },
         );

@@ -215,7 +215,6 @@ pub fn action(world: &mut World, action: &Action) {
         | Action::RequireConfigHash { .. }
         | Action::ApplyManagedConfig { .. }
         | Action::ForgetMigrated { .. }
-        | Action::ForgetMigration { .. }
         | Action::StartMigration { .. } => None,
     };
     if let Some((rule, what)) = wrong {

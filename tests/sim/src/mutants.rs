@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::api::{HealthStatus, NodePlugin, PluginHealth};
+use keyward_core::api::{EncryptionMigrationSpec, HealthStatus, NodePlugin, PluginHealth};
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, Identity, ProviderConfiguration};
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::RevisionContent;
@@ -317,10 +317,14 @@ fn migrate_early(snapshot: &Snapshot, outcome: &mut Outcome) {
         }
         outcome.actions.push(Action::StartMigration {
             resource: resource.clone(),
-            key_id: key.id,
-            key_secret_uid: key.uid.clone(),
-            remote_key_id: None,
-            attempt: 0,
+            spec: Box::new(EncryptionMigrationSpec {
+                operand: snapshot.component.clone(),
+                resource: resource.to_string(),
+                key_id: key.id,
+                key_secret_uid: key.uid.clone(),
+                since: key.write_published.unwrap_or_default(),
+                ..Default::default()
+            }),
             resource_version: existing.map(|migration| migration.resource_version.clone()),
         });
     }

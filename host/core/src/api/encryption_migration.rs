@@ -4,7 +4,7 @@ use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{KeyId, RemoteKeyId};
+use crate::ids::{KeyId, RemoteKeyId, Revision};
 
 /// One resource to be rewritten. Spec: the operator's decision.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -30,16 +30,33 @@ pub struct EncryptionMigrationSpec {
     /// The write key; 0 where a resource that left the list is decrypted (DESIGN.md, Decisions 11).
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// The key secret's UID: a migration is identified by the key, not by a number that might come back. For key 0
-    /// `revision-{n}`: the revision that was loaded everywhere.
-    #[serde(rename = "keySecretUID")]
+    /// The key secret's UID: a migration is identified by the key, not by a number that might come back. Empty for key 0.
+    #[serde(rename = "keySecretUID", default, skip_serializing_if = "String::is_empty")]
     pub key_secret_uid: String,
+    /// The revision that last made the key a write key (its secret's `write-published`); for key 0 the one that was
+    /// loaded everywhere. What was rewritten before a key became the writer once more proves nothing: others wrote
+    /// meanwhile. 0 where nobody records it (OpenShift).
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub since: Revision,
     /// The remote key id that a remote rotation moved to.
     #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
     pub remote_key_id: Option<RemoteKeyId>,
     /// Raised to have a failed migration tried again: a new generation of the same wish.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempt: u32,
+}
+
+impl EncryptionMigrationSpec {
+    /// Whether both wish for the same, whichever attempt it is.
+    pub fn is_same_wish(&self, other: &Self) -> bool {
+        let wish = |spec: &Self| Self { attempt: 0, ..spec.clone() };
+        wish(self) == wish(other)
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_none(revision: &Revision) -> bool {
+    revision.0 == 0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature

@@ -52,7 +52,7 @@ fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource>
         succeeded(migration)
             && (!looked_at || snapshot.compacted.contains(resource))
             && migration.spec.key_id == NO_KEY
-            && migration.spec.key_secret_uid == plain_since(revision)
+            && migration.spec.since == revision
     };
     snapshot
         .migrations
@@ -60,11 +60,6 @@ fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource>
         .filter(|(resource, m)| done(resource, m))
         .map(|(resource, _)| resource.clone())
         .collect()
-}
-
-/// What stands in `keySecretUID` of a migration that decrypts.
-pub(super) fn plain_since(revision: Revision) -> String {
-    format!("revision-{revision}")
 }
 
 fn history(snapshot: &Snapshot, state: Option<&State>) -> History {
@@ -82,7 +77,7 @@ fn compacted(snapshot: &Snapshot, state: Option<&State>) -> bool {
     let mut resources = state.resources.keys().chain(&snapshot.wanted.resources);
     resources.all(|resource| {
         snapshot.compacted.contains(resource)
-            && snapshot.migrations.get(resource).is_some_and(|m| succeeded(m) && is_for(m, newest))
+            && snapshot.migrations.get(resource).is_some_and(|m| succeeded(m) && is_for(snapshot, m, newest))
     })
 }
 
@@ -91,7 +86,15 @@ pub(super) fn succeeded(migration: &StoredMigration) -> bool {
     migration.current && migration.status.phase == MigrationPhase::Succeeded
 }
 
-/// By the key secret's UID: a number that came back is another key (CONTRACT 5, 11).
-pub(super) fn is_for(migration: &StoredMigration, key: &KeySecret) -> bool {
-    migration.spec.key_id == key.id && migration.spec.key_secret_uid == key.uid
+/// By the key secret's UID: a number that came back is another key (CONTRACT 5, 11). And by the revision that made the key
+/// the writer: one that was wished for before, by whoever and however late, is about an earlier time as the writer.
+pub(super) fn is_for(snapshot: &Snapshot, migration: &StoredMigration, key: &KeySecret) -> bool {
+    let spec = &migration.spec;
+    spec.key_id == key.id && spec.key_secret_uid == key.uid && spec.since == writer_since(snapshot, key)
+}
+
+/// The revision that last made a key a write key. OpenShift's migrations cannot carry it.
+pub(super) fn writer_since(snapshot: &Snapshot, key: &KeySecret) -> Revision {
+    let recorded = key.write_published.filter(|_| snapshot.openshift().is_none());
+    recorded.unwrap_or_default()
 }

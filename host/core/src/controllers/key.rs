@@ -280,6 +280,7 @@ fn change(
         return Ok(Some(MODE_CHANGED.to_owned())); // row 6
     }
     let secret = snapshot.key(latest.id);
+    // Decisions 8: a token that the key was not made for.
     let external = &snapshot.wanted.external_reason;
     let asked = !external.is_empty() && secret.is_some_and(|secret| secret.external_reason != *external);
     match mode {

@@ -1,5 +1,6 @@
 //! A revision that nodes were given and that is gone is made anew, from `status.revisions` and the key secrets, if that
-//! gives the very same bytes; else nothing is written (OBJECTS.md, "Beginnings and ends").
+//! gives the very same bytes; else nothing is written (OBJECTS.md, "Beginnings and ends"). CONTRACT 2.5 writes in plain text
+//! for a while instead.
 
 use crate::api::RevisionStatus;
 use crate::formats::revision::RevisionContent;

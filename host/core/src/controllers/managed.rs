@@ -39,7 +39,7 @@ pub(super) fn decide(
     // Publication is recorded before a revision may have the key first (Decisions 5): any after those that there are.
     if !settled {
         for id in promoted(next) {
-            record_publication(snapshot, id, snapshot.highest_revision.next(), turn);
+            record_publication(snapshot, id, snapshot.highest_revision.next(), false, turn);
         }
     }
     turn.act(Action::ApplyManagedConfig {

@@ -1,7 +1,7 @@
 //! Re-encryption: CONTRACT 3.3, and DESIGN.md, "Migration engine". Only this controller starts migrations.
 
 use super::{Deployed, Deployment, Turn, evidence, health};
-use crate::api::{ConditionStatus, MigrationPhase};
+use crate::api::{ConditionStatus, EncryptionMigrationSpec, MigrationPhase};
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, RemoteKeyId, Revision};
 use crate::machine::{History, Step};
@@ -17,17 +17,44 @@ const PROGRESSING: &str = "EncryptionMigrationControllerProgressing";
 /// One resource's migration as it should be.
 pub(super) struct Wish<'a> {
     pub(super) resource: &'a GroupResource,
-    pub(super) key_id: KeyId,
-    /// That key secret's UID, or what stands there for key 0.
-    pub(super) uid: String,
-    pub(super) remote: Option<RemoteKeyId>,
+    pub(super) spec: EncryptionMigrationSpec,
 }
 
-impl Wish<'_> {
+impl<'a> Wish<'a> {
+    /// Everything under this key, or under what a remote rotation moved to.
+    pub(super) fn of(
+        snapshot: &Snapshot,
+        resource: &'a GroupResource,
+        key: &KeySecret,
+        remote: Option<RemoteKeyId>,
+    ) -> Self {
+        let spec = EncryptionMigrationSpec {
+            operand: snapshot.component.clone(),
+            resource: resource.to_string(),
+            key_id: key.id,
+            key_secret_uid: key.uid.clone(),
+            since: evidence::writer_since(snapshot, key),
+            remote_key_id: remote,
+            attempt: 0,
+        };
+        Self { resource, spec }
+    }
+
+    /// Everything in plain text, which this revision writes.
+    fn decrypt(snapshot: &Snapshot, resource: &'a GroupResource, since: Revision) -> Self {
+        let spec = EncryptionMigrationSpec {
+            operand: snapshot.component.clone(),
+            resource: resource.to_string(),
+            key_id: evidence::NO_KEY,
+            since,
+            ..Default::default()
+        };
+        Self { resource, spec }
+    }
+
     /// Whether a stored migration is for just this.
     pub(super) fn is(&self, migration: &StoredMigration) -> bool {
-        let spec = &migration.spec;
-        spec.key_id == self.key_id && spec.key_secret_uid == self.uid && spec.remote_key_id == self.remote
+        migration.spec.is_same_wish(&self.spec)
     }
 }
 
@@ -49,7 +76,7 @@ pub(super) fn decide(
         let existing = snapshot.migrations.get(wish.resource);
         let ours = existing.filter(|migration| {
             // What a remote rotation moved to is part of the wish only when that is what is wished for.
-            wish.is(migration) || secret.is_some_and(|secret| evidence::is_for(migration, secret))
+            wish.is(migration) || secret.is_some_and(|secret| evidence::is_for(snapshot, migration, secret))
         });
         let evidence_only = secret.is_some_and(|secret| secret.migrated.contains(wish.resource));
         if evidence_only && ours.is_some_and(|m| !evidence::succeeded(m) || m.status.end_version.is_some()) {
@@ -118,8 +145,7 @@ fn wishes<'a>(
     for resource in state.resources.keys() {
         if !snapshot.wanted.resources.contains(resource) {
             if state.is_plain(resource) && !deployed.facts.decrypted.contains(resource) {
-                let uid = evidence::plain_since(revision);
-                wishes.push((Wish { resource, key_id: evidence::NO_KEY, uid, remote: None }, None));
+                wishes.push((Wish::decrypt(snapshot, resource, revision), None));
             }
             continue;
         }
@@ -127,8 +153,7 @@ fn wishes<'a>(
         let Some(secret) = snapshot.key(key.id) else { continue };
         let done = secret.migrated.contains(resource);
         if !done || waits(key.id) && deployed.desired.step == Step::Settled {
-            let wish = Wish { resource, key_id: key.id, uid: secret.uid.clone(), remote: None };
-            wishes.push((wish, Some(secret)));
+            wishes.push((Wish::of(snapshot, resource, secret, None), Some(secret)));
         }
     }
     wishes
@@ -144,16 +169,13 @@ fn record(snapshot: &Snapshot, secret: &KeySecret, resource: &GroupResource, tur
 }
 
 pub(super) fn start(wish: &Wish<'_>, existing: Option<&StoredMigration>, attempt: u32, turn: &mut Turn) {
-    turn.explain(match wish.key_id {
+    turn.explain(match wish.spec.key_id {
         evidence::NO_KEY => format!("{} is decrypted", wish.resource),
         key => format!("{} is re-encrypted under key {key}", wish.resource),
     });
     turn.act(Action::StartMigration {
         resource: wish.resource.clone(),
-        key_id: wish.key_id,
-        key_secret_uid: wish.uid.clone(),
-        remote_key_id: wish.remote.clone(),
-        attempt,
+        spec: Box::new(EncryptionMigrationSpec { attempt, ..wish.spec.clone() }),
         resource_version: existing.map(|migration| migration.resource_version.clone()),
     });
 }
@@ -166,7 +188,7 @@ pub(super) fn failed(
     turn: &mut Turn,
 ) -> String {
     let fact = format!("migration-failed/{}", wish.resource);
-    let age = turn.since(snapshot, fact, format!("{}/{}", wish.uid, migration.spec.attempt));
+    let age = turn.since(snapshot, fact, format!("{}/{}", wish.spec.key_secret_uid, migration.spec.attempt));
     if age >= RETRY_AFTER {
         start(wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
     } else {
@@ -179,7 +201,7 @@ pub(super) fn failed(
     format!(
         "migration of {} for key \"{}\" failed: {}{}",
         wish.resource,
-        wish.key_id,
+        wish.spec.key_id,
         if each.is_empty() { "no object was named".to_owned() } else { each.join("; ") },
         if more > 0 { format!("; and {more} more") } else { String::new() }
     )

@@ -130,7 +130,7 @@ pub(super) fn provider(snapshot: &Snapshot, id: KeyId, plugin: &Plugin) -> KmsCo
     }
 }
 
-/// A timeout that cannot be read is a mistake of the spec, and changes nothing: it would be written as it stands.
+/// Decisions 9: `spec.plugins.timeout`, in place. A timeout that cannot be read is a mistake of the spec, and changes nothing: it would be written as it stands.
 fn timeout(snapshot: &Snapshot, id: KeyId) -> String {
     let stored = snapshot.key(id).and_then(|key| key.kms.as_ref()).map(|kms| &kms.provider.timeout);
     match stored {

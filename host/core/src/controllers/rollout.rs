@@ -233,7 +233,8 @@ fn lost<'a>(
     }
 }
 
-/// No revision was ever made: every server must show revision 0, or it holds what somebody else wrote.
+/// No revision was ever made: every server must show revision 0, or it holds what somebody else wrote, which is refused
+/// and never replaced (Decisions 14).
 fn nothing_yet(snapshot: &Snapshot, targets: BTreeMap<String, Revision>) -> Assessment<'_> {
     let zero = ConfigHash::of(REVISION_ZERO.as_bytes());
     let foreign = snapshot.servers.values().find(|server| {

@@ -13,7 +13,7 @@ use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, Mode, RemoteKeyId};
 use crate::machine::Step;
 use crate::outcome::Action;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, StoredMigration};
 
 /// Every fresh report shows the same new id for so long.
 const STABLE: Duration = Duration::from_mins(5);
@@ -33,7 +33,13 @@ pub(super) fn decide(
     let newest = deployed.newest().filter(|key| key.mode == Mode::Kms);
     let Some(secret) = newest.and_then(|key| snapshot.key(key.id)) else { return };
     let Some(now) = reported(snapshot, secret, turn) else { return };
-    let Some(before) = known(secret).filter(|before| **before != now) else { return };
+    let Some(before) = known(secret) else { return };
+    // What was begun for an id that went away again has rewritten some under it, and more was written.
+    let astray = || {
+        let migrations = snapshot.migrations.values().filter(|m| evidence::is_for(snapshot, m, secret));
+        migrations.filter_map(|m| m.spec.remote_key_id.as_ref()).find(|remote| **remote != now)
+    };
+    let Some(before) = Some(before).filter(|before| **before != now).or_else(astray) else { return };
     turn.explain(format!("the KMS of key {} went from {before} to {now}", secret.id));
     if let Some(why) = not_adopted(snapshot, secret, &now) {
         turn.wait("RotationNotAdopted", why);
@@ -53,10 +59,16 @@ pub(super) fn decide(
     let mut under_way = Vec::new();
     let mut trouble = Vec::new();
     for resource in resources {
-        let wish = Wish { resource, key_id: secret.id, uid: secret.uid.clone(), remote: Some(now.clone()) };
+        let wish = Wish::of(snapshot, resource, secret, Some(now.clone()));
         let existing = snapshot.migrations.get(resource);
         match existing.filter(|migration| wish.is(migration)) {
-            Some(migration) if evidence::succeeded(migration) => continue,
+            Some(migration) if evidence::succeeded(migration) && began_since(snapshot, migration, stable) => {
+                continue;
+            }
+            // The id was another meanwhile, and servers wrote under it.
+            Some(migration) if evidence::succeeded(migration) => {
+                migration::start(&wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
+            }
             Some(migration) if migration.current && migration.status.phase == MigrationPhase::Failed => {
                 trouble.push(migration::failed(snapshot, &wish, migration, turn));
             }
@@ -79,6 +91,15 @@ pub(super) fn decide(
         );
     }
     migration::tell(&under_way, &trouble, turn);
+}
+
+/// Whether a migration ended while every server wrote as now: it began after they had for a while, so what ended since
+/// then began since then. A clock that jumped, or an operator that started anew, has it done once more.
+fn began_since(snapshot: &Snapshot, migration: &StoredMigration, stable: Duration) -> bool {
+    let ended = migration.status.finished_at.as_ref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    ended.is_none_or(|ended| {
+        Duration::try_from(snapshot.now.duration_since(ended)).is_ok_and(|age| age <= stable)
+    })
 }
 
 /// The id under which everything is stored: the one of the last rotation that was followed, else the canary's.

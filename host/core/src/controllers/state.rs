@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Deployed, Deployment, Turn, evidence, health, managed};
+use super::{Deployed, Deployment, Turn, health, managed};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
@@ -77,30 +77,17 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
     }
 }
 
-/// What a key claims from a time when it was the write key before, and what its migrations say, holds no longer when it
-/// becomes the write key again: another wrote meanwhile (a key that was given up and taken back, a resource that left the
-/// list and came back). On OpenShift nobody may take a claim back.
+/// What a key claims from a time when it was the write key before holds no longer when it becomes the write key again:
+/// another wrote meanwhile (a key that was given up and taken back, a resource that left the list and came back). Its
+/// migrations are told apart by `since`. On OpenShift nobody may take a claim back.
 fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
     let (Some(newest), None) = (deployed.newest(), snapshot.openshift()) else { return true };
     let Some(secret) = snapshot.key(newest.id) else { return true };
     let before = |resource: &GroupResource| deployed.state.as_ref()?.resources.get(resource)?.write;
     let wrote = |resource: &&GroupResource| before(resource) == Some(newest.id);
     let wanted = || snapshot.wanted.resources.iter().filter(|resource| !wrote(resource));
-    let mut clean = true;
-    for resource in wanted() {
-        let old = snapshot.migrations.get(resource).filter(|old| evidence::is_for(old, secret));
-        if let Some(old) = old {
-            clean = false;
-            turn.explain(format!(
-                "key {} is about to write {resource} again: what its migration says holds no longer",
-                newest.id
-            ));
-            let resource_version = old.resource_version.clone();
-            turn.act(Action::ForgetMigration { resource: resource.clone(), resource_version });
-        }
-    }
-    if let Some(resource) = wanted().find(|resource| secret.migrated.contains(resource)) {
-        clean = false;
+    let claimed = wanted().find(|resource| secret.migrated.contains(resource));
+    if let Some(resource) = claimed {
         turn.explain(format!(
             "key {} is about to write {resource} again: others wrote it meanwhile, so that it does not claim it",
             newest.id
@@ -109,11 +96,11 @@ fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) 
         let key = Box::new(KeySecret { migrated, ..secret.clone() });
         turn.act(Action::ForgetMigrated { resource: resource.clone(), key });
     }
-    clean
+    claimed.is_none()
 }
 
-/// Decisions 11: no key may claim a resource that is about to be written in plain text, and no migration say that it is
-/// done; should it come back to the list, it is re-encrypted. One a turn and key: the second would depend on a
+/// Decisions 11: no key may claim a resource that is about to be written in plain text; should it come back to the list,
+/// it is re-encrypted. One a turn and key: the second would depend on a
 /// resourceVersion that the first has moved on.
 fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
     let wanted = &snapshot.wanted.resources;
@@ -121,17 +108,6 @@ fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn
         !wanted.contains(resource) && deployed.desired.state.resources.contains_key(resource)
     };
     let mut clean = true;
-    for (resource, migration) in snapshot.migrations.iter().filter(|(resource, _)| left(resource)) {
-        // One that decrypts is of an earlier time out of the list, and names a revision that never comes back.
-        if migration.spec.key_id != evidence::NO_KEY && snapshot.openshift().is_none() {
-            clean = false;
-            turn.explain(format!(
-                "{resource} left the list and is about to be decrypted: what its migration says holds no longer"
-            ));
-            let resource_version = migration.resource_version.clone();
-            turn.act(Action::ForgetMigration { resource: resource.clone(), resource_version });
-        }
-    }
     for key in &snapshot.keys {
         let Some(resource) = key.migrated.iter().find(left).cloned() else { continue };
         clean = false;
@@ -167,9 +143,13 @@ fn apply(
     if snapshot.recorded_revision < revision || snapshot.recorded_key < snapshot.highest_key {
         turn.act(Action::RecordHighWater { key_id: snapshot.highest_key, revision });
     }
-    // Publication is recorded before a revision may have the key first (Decisions 5).
+    // Publication is recorded before a revision may have the key first (Decisions 5); and again with each that makes it
+    // the writer of something, so that neither a migration from before nor a claim decided before (it depends on the
+    // key secret's resourceVersion) passes for one of now.
     for id in promoted(next) {
-        record_publication(snapshot, id, revision, turn);
+        let wrote = |resource: &GroupResource| deployed.state.as_ref()?.resources.get(resource)?.write;
+        let becomes = next.resources.iter().any(|(r, keys)| keys.write == Some(id) && wrote(r) != Some(id));
+        record_publication(snapshot, id, revision, becomes, turn);
     }
     turn.act(Action::ApplyConfig { revision, content: Box::new(content) });
 }
@@ -181,8 +161,15 @@ pub(super) fn promoted(next: &State) -> Vec<KeyId> {
     ids
 }
 
-pub(super) fn record_publication(snapshot: &Snapshot, id: KeyId, revision: Revision, turn: &mut Turn) {
-    if let Some(key) = snapshot.key(id).filter(|key| key.write_published.is_none()) {
+pub(super) fn record_publication(
+    snapshot: &Snapshot,
+    id: KeyId,
+    revision: Revision,
+    again: bool,
+    turn: &mut Turn,
+) {
+    let is_due = |recorded: Option<Revision>| recorded.is_none_or(|recorded| again && recorded < revision);
+    if let Some(key) = snapshot.key(id).filter(|key| is_due(key.write_published)) {
         let mut key = key.clone();
         key.write_published = Some(revision);
         turn.act(Action::RecordPublication { key: Box::new(key), revision });

@@ -85,7 +85,7 @@ fn decode_provider(provider: &ProviderConfiguration) -> Vec<Found<'_>> {
             .iter()
             .filter_map(|named| {
                 let material = SecretBytes::new(STANDARD.decode(&named.secret).ok()?);
-                // The null key carries the number of an identity key; it encrypts nothing.
+                // CONTRACT 2.4: the null key carries the number of an identity key; it encrypts nothing.
                 let null = mode == Mode::Aesgcm && material.expose() == NULL_KEY;
                 let mode = if null { Mode::Identity } else { mode };
                 Some(Found { id: named.name.parse().ok()?, mode, material, kms: None })

@@ -84,10 +84,10 @@ pub fn desired(
         return Desired { state, step: Step::Dropped };
     }
 
-    // S1
+    // CONTRACT 2.3, S1
     let Some(newest) = backed.first() else { return Desired { state, step: Step::NoKeys } };
 
-    // S2, for the targets: what left the list keeps the keys that it has.
+    // CONTRACT 2.3, S2, for the targets: what left the list keeps the keys that it has.
     let scan_for = if deployed.is_some() { covered_before } else { targets.iter().cloned().collect() };
     let needed = needed_to_read(backed, scan_for.clone());
     let mut changed = false;
@@ -106,7 +106,7 @@ pub fn desired(
         return Desired { state, step: Step::ReadKeys };
     }
 
-    // S3
+    // CONTRACT 2.3, S3
     let written_with = |state: &State, target: &GroupResource| state.resources.get(target)?.write;
     if targets.iter().any(|target| written_with(&state, target) != Some(newest.id)) {
         for target in targets {
@@ -117,7 +117,7 @@ pub fn desired(
         return Desired { state, step: Step::WriteKey };
     }
 
-    // S4
+    // CONTRACT 2.3, S4
     if !scan_for.iter().all(|resource| newest.migrated.contains(resource)) {
         return Desired { state, step: Step::Migrating };
     }

@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::SecretBytes;
 use keyward_core::api::{
-    Canary, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationSpec,
-    EncryptionMigrationStatus, EncryptionNode, EncryptionNodeStatus, HealthStatus, MigrationPhase,
-    NodePlugin, PluginHealth, PreflightAnswer, PreflightResult,
+    Canary, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationStatus,
+    EncryptionNode, EncryptionNodeStatus, HealthStatus, MigrationPhase, NodePlugin, PluginHealth,
+    PreflightAnswer, PreflightResult,
 };
 use keyward_core::formats::encryption_config::REVISION_ZERO;
 use keyward_core::formats::revision::{RevisionContent, SecretData, decode_plugins, encode_plugins};
@@ -286,25 +286,13 @@ impl World {
             Action::ApplyConfig { revision, content } => {
                 self.put_secret(secret_of(&names::revision_secret(revision), content.encode()), None);
             }
-            Action::StartMigration { resource, key_id, key_secret_uid, remote_key_id, attempt, .. } => {
-                let spec = EncryptionMigrationSpec {
-                    operand: names::KUBE_APISERVER.into(),
-                    resource: resource.to_string(),
-                    key_id,
-                    key_secret_uid,
-                    remote_key_id,
-                    attempt,
-                };
+            Action::StartMigration { resource, spec, .. } => {
                 let name = names::migration(&resource);
                 self.objects.migrations.retain(|m| m.metadata.name.as_deref() != Some(&name));
-                let mut migration = EncryptionMigration::new(&name, spec);
+                let mut migration = EncryptionMigration::new(&name, *spec);
                 self.version += 1;
                 migration.metadata.generation = Some(i64::try_from(self.version).unwrap());
                 self.objects.migrations.push(migration);
-            }
-            Action::ForgetMigration { resource, .. } => {
-                let name = names::migration(&resource);
-                self.objects.migrations.retain(|m| m.metadata.name.as_deref() != Some(&name));
             }
             Action::RetireKey { key_id, .. } | Action::DeleteKey { key_id, .. } => {
                 let named = self.revisions().iter().any(|(_, content)| content.key_ids().contains(&key_id));

@@ -92,9 +92,6 @@ impl Writer<'_> {
             Write::ReplaceNode(node) => cluster.replace(None, &*node).await.map(drop)?,
             Write::CreateMigration(migration) => cluster.create(None, &*migration).await.map(drop)?,
             Write::ReplaceMigration(migration) => cluster.replace(None, &*migration).await.map(drop)?,
-            Write::DeleteMigration { name, resource_version } => {
-                self.delete::<EncryptionMigration>(None, &name, &resource_version).await?;
-            }
         }
         Ok(())
     }

@@ -35,10 +35,6 @@ pub(super) enum Write {
     ReplaceNode(Box<EncryptionNode>),
     CreateMigration(Box<EncryptionMigration>),
     ReplaceMigration(Box<EncryptionMigration>),
-    DeleteMigration {
-        name: String,
-        resource_version: String,
-    },
 }
 
 /// The write of an action. `objects` are those that it was decided from.
@@ -71,28 +67,9 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
         Action::ApplyConfig { revision, content } => {
             Write::CreateSecret(Box::new(revision_secret(*revision, content)))
         }
-        Action::StartMigration {
-            resource,
-            key_id,
-            key_secret_uid,
-            remote_key_id,
-            attempt,
-            resource_version,
-        } => {
-            let spec = EncryptionMigrationSpec {
-                operand: names::KUBE_APISERVER.to_owned(),
-                resource: resource.to_string(),
-                key_id: *key_id,
-                key_secret_uid: key_secret_uid.clone(),
-                remote_key_id: remote_key_id.clone(),
-                attempt: *attempt,
-            };
-            migration(resource, spec, resource_version.as_deref(), objects)?
+        Action::StartMigration { resource, spec, resource_version } => {
+            migration(resource, (**spec).clone(), resource_version.as_deref(), objects)?
         }
-        Action::ForgetMigration { resource, resource_version } => Write::DeleteMigration {
-            name: names::migration(resource),
-            resource_version: resource_version.clone(),
-        },
         Action::RetireKey { key_id, resource_version } | Action::DeleteKey { key_id, resource_version } => {
             delete(names::key_secret(names::KUBE_APISERVER, *key_id), resource_version, objects)
         }

@@ -1,7 +1,8 @@
 //! Every state that can be reached within bounds: an admin's script, and so many faults at any moment.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::Way;
@@ -11,6 +12,9 @@ use crate::mutants::Mutant;
 use crate::scenario;
 use crate::world::World;
 use crate::world::step::{Kind, Step};
+
+/// Different violations after which it stops.
+const ENOUGH: usize = 5;
 
 /// What bounds an exploration.
 #[derive(Clone, Debug)]
@@ -78,80 +82,181 @@ struct Frame {
     trail: Option<usize>,
 }
 
-/// Explores depth first: few worlds are kept at a time.
-pub fn explore(bounds: &Bounds, mut progress: impl FnMut(&Found)) -> Found {
-    let mut found = Found::default();
-    let (mut seen, mut known, mut trails) = (HashSet::new(), Known::default(), Trails::default());
+/// What the threads of one exploration share.
+struct Shared<'a> {
+    bounds: &'a Bounds,
+    seen: Seen,
+    found: Mutex<Found>,
+    trails: Mutex<Trails>,
+    /// Work that one thread has given up for another, and how many have nothing to do.
+    spare: Mutex<(Vec<Frame>, usize)>,
+    more: Condvar,
+    threads: usize,
+    /// How many have nothing to do, to be looked at without the lock.
+    hungry: AtomicUsize,
+    ended: AtomicBool,
+}
+
+/// Fingerprints that are known, in parts that are locked one by one.
+struct Seen(Vec<Mutex<HashSet<u128>>>);
+
+impl Seen {
+    fn new() -> Self {
+        Self((0..256).map(|_| Mutex::default()).collect())
+    }
+
+    fn part(&self, print: u128) -> MutexGuard<'_, HashSet<u128>> {
+        self.0[usize::from(print.to_le_bytes()[15])].lock().expect("no thread panicked")
+    }
+
+    /// Whether it is new.
+    fn insert(&self, print: u128) -> bool {
+        self.part(print).insert(print)
+    }
+
+    fn contains(&self, print: u128) -> bool {
+        self.part(print).contains(&print)
+    }
+}
+
+/// Explores depth first, with so many threads: few worlds are kept at a time.
+pub fn explore(bounds: &Bounds, threads: usize, progress: impl Fn(&Found) + Sync) -> Found {
     let mut world = scenario::settled(bounds.nodes, &bounds.specs);
     world.mutant = bounds.mutant;
-    let mut stack = vec![Frame { world, asked: 0, faults: bounds.faults, trail: None }];
-    while let Some(frame) = stack.pop() {
-        if !seen.insert(fingerprint(&frame)) {
-            continue;
+    let first = Frame { world, asked: 0, faults: bounds.faults, trail: None };
+    let shared = Shared {
+        bounds,
+        seen: Seen::new(),
+        found: Mutex::default(),
+        trails: Mutex::default(),
+        spare: Mutex::new((vec![first], 0)),
+        more: Condvar::new(),
+        threads: threads.max(1),
+        hungry: AtomicUsize::new(0),
+        ended: AtomicBool::new(false),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..shared.threads {
+            scope.spawn(|| work(&shared, &progress));
         }
-        found.states += 1;
-        if found.states.is_multiple_of(10_000) {
-            progress(&found);
+    });
+    let mut found = shared.found.into_inner().expect("no thread panicked");
+    found.complete = !shared.ended.into_inner();
+    found
+}
+
+fn work(shared: &Shared<'_>, progress: &(impl Fn(&Found) + Sync)) {
+    let mut known = Known::default();
+    let mut stack = Vec::new();
+    while !shared.ended.load(Ordering::Relaxed) {
+        let Some(frame) = stack.pop().or_else(|| shared.take()) else { return };
+        shared.visit(&frame, &mut stack, &mut known, progress);
+        // The lowest lie nearest to the beginning: most is to be found behind them.
+        if shared.hungry.load(Ordering::Relaxed) > 0 && stack.len() > 1 {
+            let given: Vec<Frame> = stack.drain(..stack.len() / 2).collect();
+            shared.spare.lock().expect("no thread panicked").0.extend(given);
+            shared.more.notify_all();
         }
-        if found.states >= bounds.most {
-            return found;
+    }
+    shared.more.notify_all();
+}
+
+impl Shared<'_> {
+    /// Waits until somebody has some work to spare; none when nobody has any.
+    fn take(&self) -> Option<Frame> {
+        let mut spare = self.spare.lock().expect("no thread panicked");
+        spare.1 += 1;
+        self.hungry.store(spare.1, Ordering::Relaxed);
+        loop {
+            if self.ended.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some(frame) = spare.0.pop() {
+                spare.1 -= 1;
+                self.hungry.store(spare.1, Ordering::Relaxed);
+                return Some(frame);
+            }
+            if spare.1 == self.threads {
+                self.more.notify_all();
+                return None;
+            }
+            // Whoever stops early may do so between this thread's look and its sleep.
+            spare = self.more.wait_timeout(spare, Duration::from_millis(100)).expect("no thread panicked").0;
         }
-        if bounds.liveness
-            && let Some((violation, _)) = liveness::check(&frame.world, &mut known)
-            && note(&mut found, bounds, trails.steps(frame.trail), violation)
+    }
+
+    fn visit(
+        &self,
+        frame: &Frame,
+        stack: &mut Vec<Frame>,
+        known: &mut Known,
+        progress: &(impl Fn(&Found) + Sync),
+    ) {
+        if !self.seen.insert(fingerprint(frame)) {
+            return;
+        }
+        let mut wrong = Vec::new();
+        if self.bounds.liveness
+            && let Some((violation, _)) = liveness::check(&frame.world, known)
         {
-            return found;
+            wrong.push((None, violation));
         }
-        for (step, cost, asks) in next(bounds, &frame) {
+        let mut steps = 0;
+        for (step, cost, asks) in next(self.bounds, frame) {
             let mut world = frame.world.clone();
             world.step(step);
-            found.steps += 1;
+            steps += 1;
             if let Some(violation) = world.violation.take() {
-                let mut steps = trails.steps(frame.trail);
-                steps.push(step);
-                if note(&mut found, bounds, steps, violation) {
-                    return found;
-                }
+                wrong.push((Some(step), violation));
                 continue;
             }
             let (asked, faults) = (frame.asked + asks, frame.faults - cost);
             let mut next = Frame { world, asked, faults, trail: None };
-            if !seen.contains(&fingerprint(&next)) {
-                next.trail = Some(trails.add(step, frame.trail));
+            if !self.seen.contains(fingerprint(&next)) {
+                next.trail = Some(self.trails.lock().expect("no thread panicked").add(step, frame.trail));
                 stack.push(next);
             }
         }
+        let mut found = self.found.lock().expect("no thread panicked");
+        found.states += 1;
+        found.steps += steps;
+        for (step, violation) in wrong {
+            self.note(&mut found, frame, step, violation);
+        }
+        if found.states.is_multiple_of(10_000) {
+            progress(&found);
+        }
+        if found.states >= self.bounds.most || found.violations.len() >= ENOUGH {
+            self.ended.store(true, Ordering::Relaxed);
+        }
     }
-    found.complete = true;
-    found
+
+    fn note(&self, found: &mut Found, frame: &Frame, step: Option<Step>, violation: Violation) {
+        if found.violations.iter().any(|(known, _)| *known == violation) {
+            return;
+        }
+        let mut steps = self.trails.lock().expect("no thread panicked").steps(frame.trail);
+        steps.extend(step);
+        let way = Way { nodes: self.bounds.nodes, specs: self.bounds.specs.clone(), steps };
+        found.violations.push((violation, way));
+    }
 }
 
-/// Each within its bounds, so many at a time as there are threads. Prints how far those are that take long.
+/// Each within its bounds, one after the other. Prints how far those are that take long.
 pub fn explore_all(
     bounds: Vec<(&'static str, Bounds)>,
     threads: usize,
 ) -> Vec<(&'static str, Found, Duration)> {
-    let todo = Mutex::new(bounds.into_iter());
-    let done = Mutex::new(Vec::new());
-    let worker = || {
-        loop {
-            let next = todo.lock().expect("no thread panicked").next();
-            let Some((what, bounds)) = next else { return };
-            let began = Instant::now();
-            let found = explore(&bounds, |found| {
-                if found.states.is_multiple_of(500_000) {
-                    println!("   {what}: {} states so far", found.states);
-                }
-            });
-            done.lock().expect("no thread panicked").push((what, found, began.elapsed()));
-        }
+    let one = |(what, bounds): (&'static str, Bounds)| {
+        let began = Instant::now();
+        let found = explore(&bounds, threads, |found| {
+            if found.states.is_multiple_of(500_000) {
+                println!("   {what}: {} states so far, {:.0?}", found.states, began.elapsed());
+            }
+        });
+        (what, found, began.elapsed())
     };
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(worker);
-        }
-    });
-    done.into_inner().expect("no thread panicked")
+    bounds.into_iter().map(one).collect()
 }
 
 fn fingerprint(frame: &Frame) -> u128 {
@@ -176,13 +281,4 @@ fn next(bounds: &Bounds, frame: &Frame) -> Vec<(Step, usize, usize)> {
         steps.extend(allowed.map(|step| (step, 1, 0)));
     }
     steps
-}
-
-/// Whether enough was found.
-fn note(found: &mut Found, bounds: &Bounds, steps: Vec<Step>, violation: Violation) -> bool {
-    if found.violations.iter().any(|(known, _)| *known == violation) {
-        return false;
-    }
-    found.violations.push((violation, Way { nodes: bounds.nodes, specs: bounds.specs.clone(), steps }));
-    found.violations.len() >= 5
 }

@@ -223,29 +223,8 @@ impl Api {
                 require(!self.snapshot.revisions.contains_key(revision))?;
                 self.put_revision(*revision, content);
             }
-            Action::StartMigration {
-                resource,
-                key_id,
-                key_secret_uid,
-                remote_key_id,
-                attempt,
-                resource_version,
-            } => {
-                let spec = EncryptionMigrationSpec {
-                    operand: names::KUBE_APISERVER.to_owned(),
-                    resource: resource.to_string(),
-                    key_id: *key_id,
-                    key_secret_uid: key_secret_uid.clone(),
-                    remote_key_id: remote_key_id.clone(),
-                    attempt: *attempt,
-                };
-                self.start_migration(resource, spec, resource_version.as_deref())?;
-            }
-            Action::ForgetMigration { resource, resource_version } => {
-                if let Some(stored) = self.snapshot.migrations.get(resource) {
-                    require(stored.resource_version == *resource_version)?;
-                    self.snapshot.migrations.remove(resource);
-                }
+            Action::StartMigration { resource, spec, resource_version } => {
+                self.start_migration(resource, (**spec).clone(), resource_version.as_deref())?;
             }
             // OpenShift's.
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => return Err(Refused),

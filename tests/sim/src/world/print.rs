@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keyward_core::api::{
-    Canary, EncryptionNodeSpec, EncryptionNodeStatus, PreflightAnswer, PreflightRequest,
+    Canary, EncryptionMigrationSpec, EncryptionNodeSpec, EncryptionNodeStatus, PreflightAnswer,
+    PreflightRequest,
 };
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent};
 use keyward_core::ids::{KeyId, Revision};
 use keyward_core::node::{Instance, Observed, Probed, Question, Socket};
 use keyward_core::outcome::Action;
+use keyward_core::snapshot::Snapshot;
 
 use super::World;
 use super::kms::{credential, truth};
@@ -108,16 +110,11 @@ impl World {
                 p.put(rank(revision));
                 print_content(p, content);
             }
-            Action::StartMigration { resource, key_id, resource_version, .. } => {
+            Action::StartMigration { resource, spec, resource_version } => {
                 p.text(&resource.resource);
-                p.put(key_id.0);
+                print_wish(p, spec, snapshot, &rank);
                 let stored = snapshot.migrations.get(resource).map(|stored| &stored.resource_version);
                 p.flag(stored == resource_version.as_ref());
-            }
-            Action::ForgetMigration { resource, resource_version } => {
-                p.text(&resource.resource);
-                let stored = snapshot.migrations.get(resource).map(|stored| &stored.resource_version);
-                p.flag(stored == Some(resource_version));
             }
             Action::DeleteRevision { revision, .. } => p.put(rank(revision)),
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {}
@@ -192,17 +189,29 @@ impl World {
         }
         for (resource, migration) in &snapshot.migrations {
             p.text(&resource.resource);
-            p.put(migration.spec.key_id.0);
-            let own = snapshot.key(migration.spec.key_id);
-            p.flag(own.is_some_and(|key| key.uid == migration.spec.key_secret_uid));
-            p.hash(&migration.spec.remote_key_id);
+            print_wish(p, &migration.spec, snapshot, &rank);
             p.put(migration.status.phase as u64);
             p.flag(migration.status.end_version.is_some());
-            p.text(migration.spec.key_secret_uid.strip_prefix("revision-").map_or("", |_| "revision"));
-            let since = migration.spec.key_secret_uid.strip_prefix("revision-").and_then(|n| n.parse().ok());
-            p.put(since.map_or(0, |n| rank(&Revision(n))));
             p.flag(migration.current);
         }
+    }
+}
+
+/// Of the revision that made the key the writer it counts whether it is that of the key secret.
+fn print_wish(
+    p: &mut Print,
+    spec: &EncryptionMigrationSpec,
+    snapshot: &Snapshot,
+    rank: &dyn Fn(&Revision) -> u64,
+) {
+    p.put(spec.key_id.0);
+    p.hash(&spec.remote_key_id);
+    match snapshot.key(spec.key_id) {
+        Some(key) => {
+            p.flag(key.uid == spec.key_secret_uid);
+            p.flag(key.write_published == Some(spec.since));
+        }
+        None => p.put(rank(&spec.since)),
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Component, Objects};
 use crate::api::{EncryptionMigrationSpec, EncryptionMigrationStatus, MigrationFailure, MigrationPhase};
 use crate::formats::key_secret::KeySecret;
-use crate::ids::{GroupResource, KeyId, RemoteKeyId};
+use crate::ids::{GroupResource, KeyId, RemoteKeyId, Revision};
 use crate::names;
 use crate::platform::Age;
 use crate::snapshot::StoredMigration;
@@ -50,6 +50,7 @@ pub(super) fn of(
             resource: resource.to_string(),
             key_id,
             key_secret_uid: uid.unwrap_or_default(),
+            since: Revision::default(),
             remote_key_id: annotation(names::ANNOTATION_KMS_KEY_ID).map(|id| RemoteKeyId(id.to_owned())),
             attempt: 0,
         };
