@@ -125,6 +125,13 @@ fn decided(
         abandon::abandon(snapshot, key, &reason, turn);
         return Wish::Hold;
     }
+    if let Some(refused) = abandon::refused(snapshot, deployed, turn) {
+        if refused.is_over {
+            abandon::abandon(snapshot, refused.key, "its canary is refused", turn);
+            return Wish::Hold;
+        }
+        trouble.push(Trouble::Wrong(refused.told));
+    }
     // A new key only from a converged state: at most one key is in transition (S6).
     if let Some(mode) = mode.filter(|_| deployment.is_converged()) {
         match needs_new_key(snapshot, deployed, mode, desired.as_ref(), turn) {
