@@ -167,6 +167,10 @@ pub fn small() -> Vec<(&'static str, Bounds)> {
         ),
         ("2 API servers, 2 keys (KMS a, KMS b), no fault", bounds(2, &[], &[3, 5], 0, false)),
         ("1 API server, 1 key (aescbc), every single fault", bounds(1, &[], &[1], 1, false)),
+        (
+            "1 API server, 2 keys (KMS a, KMS b), a KEK made anew at any moment, all ends well",
+            Bounds { only: vec![Kind::Anew], ..bounds(1, &[], &[3, 5], 1, true) },
+        ),
     ]
 }
 

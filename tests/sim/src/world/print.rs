@@ -304,6 +304,10 @@ fn print_status(p: &mut Print, status: &EncryptionNodeStatus, rank: &dyn Fn(&Rev
         p.text(&adopted.remote_key_id.0);
     }
     p.hash(&status.held);
+    p.len(status.kek_mismatch.len());
+    for digest in &status.kek_mismatch {
+        p.name(digest.short().as_bytes());
+    }
     print_answer(p, status.preflight.as_ref());
     if let Some(error) = &status.error {
         p.put(rank(&error.revision));
