@@ -160,6 +160,7 @@ pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
             Some(missing) => why = missing,
         }
         way.push(print);
+        world.step(Step::of(Kind::Bury));
         world.step(Step::of(Kind::Round));
     }
     Some((Violation { rule: "L", what: format!("after {ROUNDS} rounds: {why}") }, ROUNDS))
@@ -170,6 +171,8 @@ pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
 /// write key has to complete, though nothing was written with it yet: nobody inside can know that.
 fn lost(world: &World) -> bool {
     let stored = world.etcd.stored.iter().chain(&world.etcd.history);
+    // What was given up has its way on: `Bury`.
+    let forgotten = |id: &KeyId| world.api.spec.forget.contains(id);
     let writes = |config: &Config, id: KeyId| {
         (0..RESOURCES.len()).any(|resource| config.writer(resource).key() == Some(id))
     };
@@ -182,8 +185,8 @@ fn lost(world: &World) -> bool {
             || files.into_iter().any(|file| writes(&file, *id))
     };
     let mut stored = stored.flat_map(Ways::iter);
-    stored.any(|sealed| is_lost(world, sealed))
-        || world.books.keys.keys().any(|id| is_gone(world, *id) && may_write(id))
+    stored.any(|sealed| is_lost(world, sealed) && !sealed.key().is_some_and(|id| forgotten(&id)))
+        || world.books.keys.keys().any(|id| is_gone(world, *id) && !forgotten(id) && may_write(id))
 }
 
 /// Whether a node that joins needs a key whose canary is told nowhere (its secret is gone, and the EncryptionNodes too),
