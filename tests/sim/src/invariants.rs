@@ -2,6 +2,7 @@
 //!
 //! What may come in: the world as it really is, and books of what is long gone. What never does: how Keyward gets there.
 
+mod claims;
 mod given_up;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,8 @@ use crate::world::config::{Config, Provider, RESOURCES, resources};
 use crate::world::etcd::Sealed;
 use crate::world::kms::{self, KEKS, Kek};
 use crate::world::server::{Life, NAMES};
+
+pub use claims::settled;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
