@@ -184,6 +184,57 @@ fn a_key_that_vanishes_on_its_way_blocks_nothing() {
     assert!(world.config()["secrets"].starts_with("kms:3,kms:1"), "{:?}", world.config());
 }
 
+/// A KEK that is made anew under its name after every node had passed the preflight: no node could go on with the key, nor
+/// could it be given another canary (S5). It gives way to another key, wherever its revision stands.
+#[rstest]
+#[case::its_revision_is_made(&["a", "b"], 1)]
+#[case::the_first_node_has_it(&["a", "b"], 2)]
+#[case::every_node_has_it(&["a", "b"], 3)]
+#[case::the_only_node_is_to_have_it(&["a"], 1)]
+#[case::the_only_node_has_it(&["a"], 2)]
+fn a_key_whose_kek_is_made_anew_on_its_way_gives_way(#[case] nodes: &[&str], #[case] turns: usize) {
+    let mut world = World::new(nodes);
+    world.want_kms("one", "image:1");
+    for _ in 0..50 {
+        if world.config().contains_key("secrets") {
+            break;
+        }
+        world.follow();
+        world.reconcile();
+    }
+    for _ in 1..turns {
+        world.reconcile();
+        world.follow();
+    }
+    assert_eq!(world.config()["secrets"], "identity,kms:1");
+    world.made_anew.insert("one".into());
+    world.follow();
+    run(&mut world, 4);
+    let waiting = world.last.waiting.clone().unwrap();
+    assert!(
+        waiting.message.contains("does not decrypt the key's canary since 2026-05-08T12:3"),
+        "{waiting:?}"
+    );
+    assert!(waiting.message.contains("for 10 minutes, another key is made instead"), "{waiting:?}");
+    assert!(world.condition(KEY_CONTROLLER).contains("another KEK answers by its name"));
+    assert_eq!(world.config()["secrets"], "identity,kms:1", "it may pass");
+    run(&mut world, 30);
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity", "{:?}", world.last.waiting);
+    assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
+    assert!(world.condition(KEY_CONTROLLER).starts_with("False"));
+}
+
+/// … but one that was published as a write key stays: nobody can know that nothing was written with it (Decisions 5).
+#[test]
+fn a_published_key_whose_kek_is_made_anew_stays() {
+    let mut world = enabled();
+    world.made_anew.insert("one".into());
+    run(&mut world, 60);
+    assert_eq!(world.config()["secrets"], "kms:1,identity");
+    assert!(!world.kinds().contains(&"AbandonKey".to_owned()));
+}
+
 /// The proof of an earlier decryption is none for a later one.
 #[test]
 fn a_resource_that_left_twice_is_decrypted_twice() {

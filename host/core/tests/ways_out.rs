@@ -141,6 +141,37 @@ fn a_forgotten_writer_leaves_when_another_key_can_write() {
     assert!(!has_key(&world, 1));
 }
 
+/// … and the only one in the middle of a rollout that its dead plugin keeps from ending.
+#[test]
+fn a_forgotten_writer_leaves_in_the_middle_of_a_rollout() {
+    let mut world = enabled("one");
+    world.spec().resources = Some(["configmaps", "secrets", "widgets.example.com"].map(Into::into).into());
+    world.reconcile();
+    world.made_anew.insert("one".into());
+    for _ in 0..10 {
+        world.follow();
+        world.reconcile();
+    }
+    assert!(!world.last.converged, "no node takes it: {:?}", world.last.waiting);
+    world.spec().forget = vec![KeyId(1)];
+    world.settle();
+    assert!(world.last.converged, "{:?}", world.last.waiting);
+    assert!(world.config().values().all(|list| list == "kms:2,identity"), "{:?}", world.config());
+}
+
+/// A resource that comes to the list while a key is given up waits for the key that there is.
+#[test]
+fn no_key_is_made_for_a_resource_that_is_about_to_get_one() {
+    let mut world = enabled("one");
+    world.want_kms("two", "image:1");
+    world.settle();
+    world.spec().resources = Some(["configmaps", "secrets", "widgets.example.com"].map(Into::into).into());
+    world.spec().forget = vec![KeyId(1)];
+    world.settle();
+    assert_eq!(world.config()["widgets.example.com"], "kms:2,identity");
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
+}
+
 /// OBJECTS.md, "Kept revisions": whichever is lost, it is made anew byte for byte, or nothing is written.
 #[test]
 fn a_lost_revision_is_made_anew() {

@@ -2,6 +2,9 @@
 //!
 //! What may come in: the world as it really is, and books of what is long gone. What never does: how Keyward gets there.
 
+mod claims;
+mod given_up;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -15,6 +18,8 @@ use crate::world::config::{Config, Provider, RESOURCES, resources};
 use crate::world::etcd::Sealed;
 use crate::world::kms::{self, KEKS, Kek};
 use crate::world::server::{Life, NAMES};
+
+pub use claims::settled;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +63,10 @@ pub struct Books {
     /// What was re-encrypted under each key, as it was seen to be when that was recorded. What leaves the list and comes
     /// back puts no key into transition again.
     pub migrated: BTreeMap<KeyId, BTreeSet<GroupResource>>,
+    /// Keys that an admin ever gave up (Decisions 15).
+    pub forgotten: BTreeSet<KeyId>,
+    /// Those of which nothing may be expected: they are given up, or were and are not in force everywhere again.
+    pub given_up: BTreeSet<KeyId>,
     /// An admin laid hands on key secrets.
     pub tampered: bool,
     /// How often each KEK had been made anew when the candidate was written.
@@ -103,8 +112,12 @@ fn readable(world: &World) -> Option<(&'static str, String)> {
     for n in world.running() {
         for (resource, name) in RESOURCES.iter().enumerate() {
             let stored = &world.etcd.stored[resource];
-            if let Some(sealed) = stored.iter().find(|s| !is_lost(world, *s) && !world.reads(n, resource, *s))
-            {
+            let gone = |sealed| is_lost(world, sealed) || world.is_given_up(sealed);
+            let unread = |sealed: &Sealed| !gone(*sealed) && !world.reads(n, resource, *sealed);
+            let behind = world.writes_given_up(&world.servers[n].loaded);
+            let next = world.books.latest.as_ref().map(|(_, latest)| latest.writer(resource));
+            let is_next = |sealed: &Sealed| behind && next.is_some_and(|next| next.names(*sealed));
+            if let Some(sealed) = stored.iter().find(|sealed| unread(sealed) && !is_next(sealed)) {
                 let loaded = world.servers[n].loaded.providers(resource);
                 return Some((
                     "S1",
@@ -168,6 +181,11 @@ fn remember(world: &mut World) {
     }
     if encrypted != world.books.encrypted {
         Arc::make_mut(&mut world.books).encrypted = encrypted;
+    }
+    let back: Vec<KeyId> =
+        world.books.given_up.iter().copied().filter(|id| given_up::is_back(world, *id)).collect();
+    if !back.is_empty() {
+        Arc::make_mut(&mut world.books).given_up.retain(|id| !back.contains(id));
     }
     let restored: Vec<usize> = world
         .running()
@@ -258,7 +276,9 @@ fn unsettled(world: &World) -> Vec<KeyId> {
         let index = resources().iter().position(|known| known == resource);
         newest.is_some_and(|config| index.is_some_and(|index| config.lists[index].is_some()))
     };
-    let keys = world.api.snapshot.keys.iter().filter(|key| !key.is_abandoned());
+    // One that was given up on its way may come back beside the next.
+    let left = |key: &&KeySecret| key.is_abandoned() || world.books.forgotten.contains(&key.id);
+    let keys = world.api.snapshot.keys.iter().filter(|key| !left(key));
     let unsettled = keys.filter(|key| {
         let meant = world.books.keys.get(&key.id).map(|m| m.resources.as_slice()).unwrap_or_default();
         !meant
@@ -339,7 +359,8 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
                     Life::Down if world.api.snapshot.servers.contains_key(NAMES[n]) => world.file(n),
                     Life::Down | Life::Absent | Life::Held => None,
                 };
-                if seen.is_some_and(|seen| !seen.providers(resource).contains(&writer)) {
+                let reads = |seen: &Config| seen.providers(resource).contains(&writer);
+                if seen.is_some_and(|seen| !reads(&seen) && !world.writes_given_up(&seen)) {
                     let node = NAMES[n];
                     return Some((
                         "S2",
@@ -349,7 +370,8 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
             }
         }
         // S3
-        let needed = world.etcd.stored[resource].iter().filter(|sealed| !is_lost(world, *sealed));
+        let gone = |sealed| is_lost(world, sealed) || world.is_given_up(sealed);
+        let needed = world.etcd.stored[resource].iter().filter(|sealed| !gone(*sealed));
         for sealed in needed {
             if !has(&config, resource, sealed) {
                 return Some((
@@ -359,7 +381,7 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
             }
         }
         // Decisions 7
-        let history = world.etcd.history[resource].iter().filter(|sealed| !is_lost(world, *sealed));
+        let history = world.etcd.history[resource].iter().filter(|sealed| !gone(*sealed));
         for sealed in history.filter(|sealed| matches!(sealed, Sealed::Kms { .. })) {
             if before.as_ref().is_some_and(|(_, before)| has(before, resource, sealed))
                 && !has(&config, resource, sealed)

@@ -7,7 +7,8 @@ use keyward_core::ids::{KeyId, Mode};
 
 use crate::invariants::{Violation, is_lost};
 use crate::world::World;
-use crate::world::config::{Provider, RESOURCES, index_of};
+use crate::world::config::{Config, Provider, RESOURCES, index_of};
+use crate::world::etcd::Ways;
 use crate::world::kms;
 use crate::world::server::Life;
 use crate::world::step::{Kind, Step};
@@ -78,7 +79,7 @@ pub fn missing(world: &mut World) -> Option<String> {
     (!wanted.contains(&reason)).then(|| format!("status says {reason}"))
 }
 
-fn goal(world: &World, newest: Option<&crate::world::config::Config>) -> Option<String> {
+fn goal(world: &World, newest: Option<&Config>) -> Option<String> {
     let snapshot = &world.api.snapshot;
     let Ok(mode) = snapshot.wanted.mode.clone() else { return None };
     let Some(config) = newest else {
@@ -146,7 +147,8 @@ pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
             // A revision of which nothing is left but what nodes have: a backup is the only way on, and the status
             // says so.
             let told = world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be made anew"));
-            return (!told && !lacks_canary(&world))
+            // A key whose KEK was made anew at the last moment may have been published on the way.
+            return (!told && !cannot_join(&world) && !lost(&world))
                 .then(|| (Violation { rule: "L", what: format!("it stands still: {why}") }, round));
         }
         match missing(&mut world) {
@@ -158,29 +160,49 @@ pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
             Some(missing) => why = missing,
         }
         way.push(print);
+        world.step(Step::of(Kind::Bury));
         world.step(Step::of(Kind::Round));
     }
     Some((Violation { rule: "L", what: format!("after {ROUNDS} rounds: {why}") }, ROUNDS))
 }
 
-/// Whether something is stored under a KEK that was deleted: Decisions 15 is the only way on.
+/// Whether something is, or may be, stored under a KEK that was deleted: Decisions 15 is the only way on. A key that only
+/// reads is no such thing, whatever became of its KEK: it is to be superseded (Decisions 5). One that was published as a
+/// write key has to complete, though nothing was written with it yet: nobody inside can know that.
 fn lost(world: &World) -> bool {
-    world.etcd.stored.iter().any(|ways| ways.iter().any(|sealed| is_lost(world, sealed)))
-        || world.books.keys.iter().any(|(id, meaning)| {
-            let used = world.servers.iter().any(|server| server.loaded.keys.contains(id))
-                || world.api.configs.values().any(|config| config.keys.contains(id))
-                || world.key_ids().any(|key| key == *id);
-            used && meaning.kek.is_some_and(|(kek, made)| world.kms[usize::from(kek)].made != made)
-        })
+    let stored = world.etcd.stored.iter().chain(&world.etcd.history);
+    // What was given up has its way on: `Bury`.
+    let forgotten = |id: &KeyId| world.api.spec.forget.contains(id);
+    let writes = |config: &Config, id: KeyId| {
+        (0..RESOURCES.len()).any(|resource| config.writer(resource).key() == Some(id))
+    };
+    let may_write = |id: &KeyId| {
+        let published = world.api.snapshot.key(*id).is_some_and(|key| key.write_published.is_some());
+        let files = (0..world.servers.len()).filter_map(|n| world.file(n));
+        published
+            || world.api.configs.values().any(|config| writes(config, *id))
+            || world.servers.iter().any(|server| writes(&server.loaded, *id))
+            || files.into_iter().any(|file| writes(&file, *id))
+    };
+    let mut stored = stored.flat_map(Ways::iter);
+    stored.any(|sealed| is_lost(world, sealed) && !sealed.key().is_some_and(|id| forgotten(&id)))
+        || world.books.keys.keys().any(|id| is_gone(world, *id) && !forgotten(id) && may_write(id))
 }
 
-/// Whether a node that joins needs a key whose canary is told nowhere: its secret is gone, and the EncryptionNodes too.
-/// Without it nothing shows that the plugin there reaches the KEK; the agent says `CanaryMissing`, and the admin takes the
-/// node away until another key is the only one.
-fn lacks_canary(world: &World) -> bool {
+/// Whether a node that joins needs a key whose canary is told nowhere (its secret is gone, and the EncryptionNodes too),
+/// or whose KEK was deleted. Without a canary nothing shows that the plugin there reaches the KEK; with that of a KEK that
+/// is gone nothing ever will, and the preflight of the next key asks that node too. The agent says `CanaryMissing` or
+/// `KEKMismatch`, and the admin takes the node away until another key is the only one.
+fn cannot_join(world: &World) -> bool {
     let Some((_, newest)) = world.api.configs.last_key_value() else { return false };
     let held = world.servers.iter().any(|server| server.life == Life::Held);
-    held && newest.kms.iter().any(|id| world.api.snapshot.canary(*id).is_none())
+    held && newest.kms.iter().any(|id| world.api.snapshot.canary(*id).is_none() || is_gone(world, *id))
+}
+
+/// Whether the KEK of a key was deleted.
+fn is_gone(world: &World, id: KeyId) -> bool {
+    let meant = world.books.keys.get(&id).and_then(|meaning| meaning.kek);
+    meant.is_some_and(|(kek, made)| world.kms[usize::from(kek)].made != made)
 }
 
 impl World {

@@ -60,6 +60,7 @@ mutants! {
     DeleteKeyInUse = "a key secret is deleted while its key is deployed", &[];
     TwoKeysAtOnce = "a new key is made while one is in transition", &[Kind::Spec];
     RecordEarly = "a resource is recorded as migrated that is not", &[];
+    ClaimEarly = "a key claims every resource as soon as it is published", &[];
     DeleteTarget = "a revision is deleted that a node is to install", &[];
     RenameProvider = "a provider that was deployed gets another name", &[];
     PlainWriter = "plain text is written between two keys", &[];
@@ -156,6 +157,11 @@ impl Mutant {
             let id = key.id;
             Arc::make_mut(&mut world.api).delete_key(id);
             invariants::key_deleted(world, id);
+        }
+        if self == Self::ClaimEarly
+            && let Action::RecordPublication { key, .. } = action
+        {
+            Arc::make_mut(&mut world.api).claim_everything(key.id);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use keyward_core::ids::KeyId;
+
 use crate::explore::exhaustive::Bounds;
 use crate::world::World;
 use crate::world::config::RESOURCES;
@@ -83,6 +85,9 @@ pub fn mending(world: &World) -> Vec<Step> {
     if world.api.token != Some(world.accepts.0) {
         steps.push(Step::of(Kind::TokenMend));
     }
+    if !world.to_bury().is_empty() {
+        steps.push(Step::of(Kind::Bury));
+    }
     for (n, server) in world.servers.iter().enumerate() {
         if server.life == Life::Down && !world.books.left[n] {
             steps.push(Step::to(Kind::Start, n));
@@ -146,6 +151,11 @@ pub fn faults(world: &World) -> Vec<Step> {
         let id = usize::try_from(id.0).unwrap_or(0);
         steps.extend([Kind::DeleteKey, Kind::CorruptKey].map(|kind| Step::to(kind, id)));
     }
+    let forget = &world.api.spec.forget;
+    let small = |id: KeyId| usize::try_from(id.0).unwrap_or(0);
+    let known = world.key_ids().filter(|id| !forget.contains(id));
+    steps.extend(known.map(|id| Step::to(Kind::Forget, small(id))));
+    steps.extend(forget.iter().map(|id| Step::to(Kind::Unforget, small(*id))));
     for at in 0..world.api.configs.len().min(3) {
         steps.push(Step::to(Kind::DeleteRevision, at));
     }
@@ -167,6 +177,14 @@ pub fn small() -> Vec<(&'static str, Bounds)> {
         ),
         ("2 API servers, 2 keys (KMS a, KMS b), no fault", bounds(2, &[], &[3, 5], 0, false)),
         ("1 API server, 1 key (aescbc), every single fault", bounds(1, &[], &[1], 1, false)),
+        (
+            "1 API server, 2 keys (KMS a, KMS b), a KEK made anew at any moment, all ends well",
+            Bounds { only: vec![Kind::Anew], ..bounds(1, &[], &[3, 5], 1, true) },
+        ),
+        (
+            "1 API server, 1 key in force (KMS a), then KMS b, a key forgotten at any moment, all ends well",
+            Bounds { only: vec![Kind::Forget], ..bounds(1, &[3], &[5], 1, true) },
+        ),
     ]
 }
 
@@ -183,6 +201,10 @@ pub fn large() -> Vec<(&'static str, Bounds)> {
             bounds(1, &[3, 5], &[0], 1, true),
         ),
         ("2 API servers, 2 keys (KMS a, KMS b), every single fault", bounds(2, &[], &[3, 5], 1, false)),
+        (
+            "2 API servers, 2 keys in force (KMS a, KMS b), each forgotten and taken back at any moment, all ends well",
+            Bounds { only: vec![Kind::Forget, Kind::Unforget], ..bounds(2, &[3, 5], &[], 3, true) },
+        ),
     ]);
     all
 }

@@ -132,6 +132,10 @@ pub struct EncryptionNodeStatus {
     /// Keys whose plugin's data is on this node's disk, in kept revisions or in files.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<KeyId>,
+    /// Plugins that run here and do not decrypt their key's canary: they reach another KEK than the one that it was made
+    /// with, by their digests.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kek_mismatch: BTreeSet<PluginDigest>,
     /// The answer to `spec.preflight`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightAnswer>,

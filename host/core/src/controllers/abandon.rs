@@ -1,16 +1,19 @@
 //! When may a key be superseded that is still on its way? Only while no revision ever had it first: then nothing is
-//! stored under it (DESIGN.md, Decisions 5).
+//! stored under it (DESIGN.md, Decisions 5). And when must it be? When no node could ever go on with it: its KEK was
+//! made anew under its name after every node had passed the preflight, so that its canary is refused.
 //!
 //! Publication and abandonment write the same object, each depending on the version that was read: of two controllers
 //! that decide differently, one loses.
 
-use super::Turn;
+use std::time::Duration;
+
 use base64::Engine as _;
 
+use super::{Deployed, Turn, preflight};
 use crate::formats::encryption_config::{ProviderConfiguration, ResourceConfiguration};
 use crate::formats::key_secret::{KeySecret, NULL_KEY, rfc3339};
-use crate::ids::KeyId;
-use crate::outcome::Action;
+use crate::ids::{KeyId, PluginDigest};
+use crate::outcome::{Action, Waiting};
 use crate::snapshot::Snapshot;
 
 /// The newest key, where it can still be superseded.
@@ -23,6 +26,54 @@ pub(super) fn overtaken(snapshot: &Snapshot) -> Option<(&KeySecret, &KeySecret)>
     let newest = snapshot.usable().next()?;
     let older = snapshot.usable().skip(1).find(|key| never_wrote(snapshot, key))?;
     Some((older, newest))
+}
+
+/// A key on its way whose plugins do not decrypt its canary on some node.
+pub(super) struct Refused<'a> {
+    pub(super) key: &'a KeySecret,
+    /// What is wrong, since when, and what is waited for.
+    pub(super) told: String,
+    /// For so long that another key is to be made.
+    pub(super) is_over: bool,
+}
+
+/// The newest key, where it was deployed and some node refuses it. A new canary would not do: the KEK that passed the
+/// preflight is gone, and one number names one KEK for ever (S5).
+pub(super) fn refused<'a>(
+    snapshot: &'a Snapshot,
+    deployed: &Deployed<'_>,
+    turn: &mut Turn,
+) -> Option<Refused<'a>> {
+    let key = newest(snapshot)?;
+    // What an in-place candidate of it reaches says nothing of the key itself.
+    let digest = deployed.content?.digests().remove(&key.id)?;
+    let refuses = |digest: &PluginDigest| {
+        let refuses = snapshot
+            .servers
+            .values()
+            .filter(|server| server.status().is_some_and(|status| status.kek_mismatch.contains(digest)));
+        refuses.map(|server| server.name.as_str()).collect::<Vec<_>>()
+    };
+    let nodes = refuses(&digest);
+    if nodes.is_empty() {
+        return None;
+    }
+    let age = turn.since(snapshot, "kek-mismatch", format!("{}/{}", key.id, digest.0));
+    let left = preflight::CANARY_PATIENCE.saturating_sub(age);
+    turn.again_after(left.max(Duration::from_secs(1)));
+    let since = snapshot.now.checked_sub(age).map_or_else(|_| String::new(), |at| rfc3339(&at));
+    let told = format!(
+        "the plugin of key {} on node {} does not decrypt the key's canary since {since}: another KEK answers by its name. Nothing was written with this key; if that lasts for {} minutes, another key is made instead",
+        key.id,
+        nodes.join(", "),
+        preflight::CANARY_PATIENCE.as_secs() / 60
+    );
+    // Said beside what keeps the rollout: this is what it waits for.
+    match &mut turn.waiting {
+        Some(waiting) => waiting.message = format!("{}; {told}", waiting.message),
+        None => turn.waiting = Some(Waiting { reason: "KEKMismatch".to_owned(), message: told.clone() }),
+    }
+    Some(Refused { key, told, is_over: left.is_zero() })
 }
 
 /// Neither its record nor any revision that exists says that something may be stored under it.

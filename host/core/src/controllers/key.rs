@@ -125,8 +125,14 @@ fn decided(
         abandon::abandon(snapshot, key, &reason, turn);
         return Wish::Hold;
     }
-    // A new key only from a converged state: at most one key is in transition (S6).
-    if let Some(mode) = mode.filter(|_| deployment.is_converged()) {
+    if let Some(refused) = abandon::refused(snapshot, deployed, turn) {
+        if refused.is_over {
+            abandon::abandon(snapshot, refused.key, "its canary is refused", turn);
+            return Wish::Hold;
+        }
+        trouble.push(Trouble::Wrong(refused.told));
+    }
+    if let Some(mode) = mode.filter(|_| may_begin(snapshot, deployment, deployed)) {
         match needs_new_key(snapshot, deployed, mode, desired.as_ref(), turn) {
             Err(why) => trouble.push(Trouble::Wrong(why)),
             Ok(None) => {}
@@ -141,6 +147,17 @@ fn decided(
         }
     }
     choose(snapshot, trials, trouble, turn)
+}
+
+/// A new key only from a converged state: at most one is in transition (S6). Where the only writer was given up in the
+/// middle of a rollout none is, and that rollout may never end: its plugin is dead.
+fn may_begin(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &Deployed<'_>) -> bool {
+    let given_up = || {
+        let mut lists = deployed.state.iter().flat_map(|state| state.resources.values());
+        lists.any(|keys| keys.write.is_some_and(|id| snapshot.wanted.forget.contains(&id)))
+    };
+    let rolling = matches!(deployment, Deployment::Rolling { .. });
+    deployment.is_converged() || rolling && deployed.newest().is_none() && given_up()
 }
 
 /// The mode, where the spec has no mistake.
@@ -240,7 +257,9 @@ fn needs_for(
 ) -> Result<Option<String>, String> {
     let state = &deployed.desired.state;
     let Some(latest) = state.read_keys(resource).next() else {
-        return Ok((mode != Mode::Identity).then(|| "key-does-not-exist".to_owned())); // row 1
+        // Row 1. One that exists is added by the next revision; before that, others may have to leave (`Step::Dropped`).
+        let lacks = mode != Mode::Identity && deployed.newest().is_none();
+        return Ok(lacks.then(|| "key-does-not-exist".to_owned()));
     };
     if snapshot.wanted.forget.contains(&latest.id) {
         // Decisions 15: its provider cannot leave before another key can write.

@@ -20,7 +20,7 @@ use crate::snapshot::{Snapshot, StoredCandidate};
 const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
 const PROGRESSING: &str = "EncryptionKMSPreflightControllerProgressing";
 /// So long a canary may fail on some node before another is made. Each costs every node a start of the plugin.
-const CANARY_PATIENCE: Duration = Duration::from_mins(10);
+pub(super) const CANARY_PATIENCE: Duration = Duration::from_mins(10);
 
 /// Each node's request.
 pub(super) fn decide(snapshot: &Snapshot, wish: Wish, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {

@@ -42,6 +42,7 @@ pub(super) fn report(
         plugins: asks.iter().filter_map(|(instance, ask)| plugin(view, instance, ask)).collect(),
         adopted: reading.map(|reading| reading.adopted.clone()).unwrap_or_default(),
         held: held(view),
+        kek_mismatch: mismatched(view, asks),
         preflight,
         error: error(view, seen.spec.revision, done, problem),
     })
@@ -82,6 +83,15 @@ fn plugin(view: &View<'_>, instance: &Instance, ask: &Ask) -> Option<NodePlugin>
             detail: last.detail.as_ref().map(|detail| detail.chars().take(MAX_DETAIL).collect()),
         },
     })
+}
+
+/// Plugins that answer with another KEK than their canary's.
+fn mismatched(view: &View<'_>, asks: &BTreeMap<Instance, Ask>) -> BTreeSet<PluginDigest> {
+    let is_other = |instance: &&Instance| {
+        let failing = view.o.probes.get(*instance).and_then(|probed| probed.failing.as_ref());
+        failing.is_some_and(|failing| failing.mismatch)
+    };
+    asks.keys().filter(is_other).filter_map(|instance| digest(view, instance)).collect()
 }
 
 /// Keys of which something lies on this disk that a plugin could be started with.

@@ -12,11 +12,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::SecretBytes;
 use keyward_core::api::{
     Canary, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationStatus,
-    EncryptionNode, EncryptionNodeStatus, HealthStatus, MigrationPhase, NodePlugin, PluginHealth,
+    EncryptionNode, EncryptionNodeStatus, HealthStatus, MigrationPhase, NodeError, NodePlugin, PluginHealth,
     PreflightAnswer, PreflightResult,
 };
 use keyward_core::formats::encryption_config::REVISION_ZERO;
-use keyward_core::formats::revision::{RevisionContent, SecretData, decode_plugins, encode_plugins};
+use keyward_core::formats::revision::{
+    PluginRecord, RevisionContent, SecretData, decode_plugins, encode_plugins,
+};
 use keyward_core::ids::{ConfigHash, GroupResource, RemoteKeyId};
 use keyward_core::names;
 use keyward_core::outcome::{Action, Outcome};
@@ -35,6 +37,8 @@ pub struct World {
     pub preflight_failure: Option<Failure>,
     /// The preflight of a candidate with this KEK fails.
     pub failing_kek: Option<String>,
+    /// These KEKs were deleted, and others made under their names: they decrypt nothing of before.
+    pub made_anew: BTreeSet<String>,
     /// Referenced objects that cannot be read.
     pub unreadable: BTreeSet<ObjectRef>,
     /// The API server takes no key secret.
@@ -73,6 +77,7 @@ impl World {
             )]),
             preflight_failure: None,
             failing_kek: None,
+            made_anew: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             refuses_keys: false,
             compacted: false,
@@ -355,12 +360,7 @@ impl World {
             status.preflight = node.spec.preflight.as_ref().map(|request| {
                 let record = &candidate.as_ref().expect("a candidate")[&request.key_id];
                 assert_eq!(record.digest(request.key_id).as_ref(), Some(&request.hash));
-                let made = Canary {
-                    ciphertext: record.kms["test"]["key"].as_str().unwrap_or("external").into(),
-                    remote_key_id: RemoteKeyId("kek".into()),
-                    annotations: BTreeMap::new(),
-                    plaintext_sha256: String::new(),
-                };
+                let made = canary(record, &self.made_anew);
                 let mismatch = request.canary.as_ref().is_some_and(|canary| *canary != made);
                 let kek = record.kms["test"]["key"].as_str();
                 let failing = kek.is_some() && self.failing_kek.as_deref() == kek;
@@ -391,6 +391,7 @@ impl World {
                     attempts: 1,
                 }
             });
+            refuse(node, content, &self.made_anew, &mut status);
             if node.status.as_ref() != Some(&status) {
                 node.status = Some(status);
                 moved = true;
@@ -420,6 +421,51 @@ impl World {
             }
         }
         moved
+    }
+}
+
+/// What a plugin of this configuration would make, and decrypts.
+fn canary(record: &PluginRecord, made_anew: &BTreeSet<String>) -> Canary {
+    let name = record.kms["test"]["key"].as_str().unwrap_or("external");
+    let anew = if made_anew.contains(name) { "/anew" } else { "" };
+    Canary {
+        ciphertext: format!("{name}{anew}"),
+        remote_key_id: RemoteKeyId("kek".into()),
+        annotations: BTreeMap::new(),
+        plaintext_sha256: String::new(),
+    }
+}
+
+/// A plugin that does not decrypt its key's canary: it is unwell, and no configuration that needs it is installed.
+fn refuse(
+    node: &EncryptionNode,
+    content: Option<&RevisionContent>,
+    made_anew: &BTreeSet<String>,
+    status: &mut EncryptionNodeStatus,
+) {
+    let Some(content) = content else { return };
+    let told = |id| node.spec.canaries.iter().find(|told| told.key_id == id).map(|told| &told.canary);
+    for (id, digest) in content.digests() {
+        if told(id).is_none_or(|told| *told == canary(&content.plugins[&id], made_anew)) {
+            continue;
+        }
+        status.kek_mismatch.insert(digest.clone());
+        for plugin in status.plugins.iter_mut().filter(|plugin| plugin.digest == digest) {
+            plugin.health.status = HealthStatus::Error;
+            plugin.health.detail = Some("another KEK".into());
+        }
+        let before = node.status.as_ref();
+        if before.is_none_or(|before| before.revision != node.spec.revision) {
+            let zero = ConfigHash::of(REVISION_ZERO.as_bytes());
+            status.loaded_hash = before.map_or(Some(zero), |before| before.loaded_hash.clone());
+            status.revision = before.map(|before| before.revision).unwrap_or_default();
+            status.error = Some(NodeError {
+                revision: node.spec.revision,
+                reason: "KEKMismatch".into(),
+                message: format!("the plugin of key {id}: another KEK"),
+                put_back: false,
+            });
+        }
     }
 }
 

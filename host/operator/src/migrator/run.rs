@@ -22,6 +22,8 @@ use crate::metrics::Metrics;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// So many failures in a row, so slow, look like a KMS that is down rather than like broken objects.
 const STALLED: (u32, Duration) = (50, Duration::from_mins(1));
+/// So many conflicts in a row end a run: it is resumed from its cursor.
+const STATUS_TRIES: u32 = 3;
 
 /// What runs need.
 #[derive(Clone, Debug)]
@@ -256,22 +258,34 @@ impl<'a> Run<'a> {
         self.persist(status).await
     }
 
-    /// Writes the status, if it differs. `false` where this run is not wanted any more.
+    /// Writes the status, if it differs. `false` where this run is not wanted any more. An error where it could not be
+    /// written: whoever called it finished would have nothing written down.
     async fn persist(&mut self, status: EncryptionMigrationStatus) -> Result<bool, CallError> {
         self.tools.metrics.migration(&self.migration.spec.resource, &status);
         if self.migration.status.as_ref() == Some(&status) {
             return Ok(true);
         }
-        self.migration.status = Some(status);
+        let before = self.migration.status.replace(status);
+        let written = self.write_status().await;
+        if written.is_err() {
+            // Else the same status would count as written the next time.
+            self.migration.status = before;
+        }
+        written
+    }
+
+    async fn write_status(&mut self) -> Result<bool, CallError> {
+        let mut tries = 0;
         // The spec is another's to change: then the version moved, and it matters whether the wish did.
-        for _ in 0..3 {
+        loop {
+            tries += 1;
             match self.tools.cluster.replace_status(&self.migration).await {
                 Ok(written) => {
                     self.migration.metadata.resource_version = written.metadata.resource_version;
                     return Ok(true);
                 }
                 Err(error) if error.category() == Category::NotFound => return Ok(false),
-                Err(error) if error.category() == Category::Conflict => {}
+                Err(error) if error.category() == Category::Conflict && tries < STATUS_TRIES => {}
                 Err(error) => return Err(error),
             }
             let name = self.migration.metadata.name.clone().unwrap_or_default();
@@ -286,7 +300,6 @@ impl<'a> Run<'a> {
                 _ => return Ok(false),
             }
         }
-        Ok(true)
     }
 }
 

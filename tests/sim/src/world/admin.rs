@@ -6,6 +6,7 @@ use keyward_core::ids::KeyId;
 
 use super::World;
 use super::config::resources;
+use super::etcd::Sealed;
 use super::kms;
 use super::server::{Life, NAMES, Server};
 use super::step::Kind;
@@ -36,6 +37,7 @@ impl World {
             Kind::Unreadable | Kind::Readable => self.unreadable = kind == Kind::Unreadable,
             Kind::RefuseKeys => self.refuses_keys = 3,
             Kind::AcceptKeys => self.refuses_keys = 0,
+            Kind::Bury => self.bury(),
             Kind::Week => self.weeks = self.weeks.saturating_add(1),
             Kind::TokenEnds => self.accepts.1 = false,
             Kind::Register => self.register(a % NAMES.len()),
@@ -69,6 +71,8 @@ impl World {
                 api.spec.reencrypt = Some(format!("t{}", tokens + 1));
                 self.tokens += 1;
             }
+            Kind::Forget if !api.spec.forget.contains(&id) => api.spec.forget.push(id),
+            Kind::Unforget => api.spec.forget.retain(|other| *other != id),
             Kind::TokenBad => api.token = Some(200),
             Kind::TokenMissing => api.token = None,
             Kind::TokenMend => api.token = Some(newest),
@@ -87,12 +91,36 @@ impl World {
             }
             _ => {}
         }
-        if matches!(kind, Kind::Spec | Kind::Resources | Kind::Reencrypt) {
+        if matches!(kind, Kind::Spec | Kind::Resources | Kind::Reencrypt | Kind::Forget | Kind::Unforget) {
             api.cluster_version += 1;
         }
         api.touch();
         if matches!(kind, Kind::DeleteKey | Kind::CorruptKey) {
             Arc::make_mut(&mut self.books).tampered = true;
+        }
+        if kind == Kind::Forget {
+            let books = Arc::make_mut(&mut self.books);
+            books.forgotten.insert(id);
+            books.given_up.insert(id);
+        }
+    }
+
+    /// What can be deleted because nobody reads it, and it was given up: by its place, resource and way.
+    pub(crate) fn to_bury(&self) -> Vec<(usize, Sealed)> {
+        if self.books.given_up.is_empty() {
+            return Vec::new();
+        }
+        let each = self.etcd.stored.iter().enumerate();
+        let all = each.flat_map(|(resource, ways)| ways.iter().map(move |sealed| (resource, sealed)));
+        let nobody = |resource, sealed| self.running().all(|n| !self.reads(n, resource, sealed));
+        all.filter(|(resource, sealed)| self.is_given_up(*sealed) && nobody(*resource, *sealed)).collect()
+    }
+
+    /// An object that cannot be read cannot be deleted either, unless its admin insists; then the API server asks no more.
+    pub(super) fn bury(&mut self) {
+        for (resource, sealed) in self.to_bury() {
+            self.etcd.stored[resource].remove(sealed);
+            self.runs[resource].todo.remove(sealed);
         }
     }
 

@@ -33,6 +33,9 @@ impl World {
         {
             self.fails("S7", format!("decided though Secrets are unreadable: {}", kinds(&outcome)));
         }
+        if outcome.converged && outcome.actions.is_empty() && outcome.waiting.is_none() {
+            invariants::settled(self);
+        }
         let operator = &mut self.operators[who];
         operator.ages = outcome
             .facts

@@ -51,6 +51,8 @@ impl World {
         p.hash(&self.books.left);
         p.flag(self.books.tampered);
         p.hash(&self.books.migrated);
+        p.hash(&self.books.forgotten);
+        p.hash(&self.books.given_up);
         p.hash(&self.books.tried);
         p.name(self.books.latest.as_ref().map_or("", |(_, config)| config.hash.0.as_str()).as_bytes());
         for (id, meaning) in &self.books.keys {
@@ -153,6 +155,7 @@ impl World {
         p.put(self.api.spec.encryption.kms.as_ref().map_or(0, |kms| of_bytes(kms.to_string().as_bytes())));
         p.hash(&self.api.spec.resources);
         p.hash(&self.api.spec.reencrypt);
+        p.hash(&self.api.spec.forget);
         p.hash(&self.api.token);
         p.hash(&self.api.compacted);
         p.flag(self.api.lies);
@@ -313,6 +316,10 @@ fn print_status(p: &mut Print, status: &EncryptionNodeStatus, rank: &dyn Fn(&Rev
         p.text(&adopted.remote_key_id.0);
     }
     p.hash(&status.held);
+    p.len(status.kek_mismatch.len());
+    for digest in &status.kek_mismatch {
+        p.name(digest.short().as_bytes());
+    }
     print_answer(p, status.preflight.as_ref());
     if let Some(error) = &status.error {
         p.put(rank(&error.revision));

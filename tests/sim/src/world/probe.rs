@@ -20,8 +20,10 @@ impl World {
             let known = self.servers[n].observed.probes.get(instance);
             let same = known.is_some_and(|probed| probed.question == ask.question);
             let well = same && known.is_some_and(|p| p.pass.is_some() && p.failing.is_none());
-            // While all is well Status alone is asked, unless a step waits for the answer.
-            let whole = !well || ask.urgent;
+            // While all is well Status alone is asked, unless a step waits for the answer, and the rest now and then.
+            let slow =
+                known.and_then(|p| p.pass.as_ref()).is_none_or(|pass| pass.age.as_secs() >= super::LONG);
+            let whole = !well || ask.urgent || slow;
             let answer = self.answer(n, instance, &ask.question, whole);
             let mut probed = if same { known.cloned() } else { None }.unwrap_or_else(|| {
                 let earlier = known.filter(|probed| {

@@ -82,6 +82,12 @@ kinds! {
     Resources = "resources",
     /// The admin asks for everything to be encrypted again.
     Reencrypt = "reencrypt",
+    /// The admin gives up the key of number `a`, and all that is stored under it.
+    Forget = "forget",
+    /// And takes that back.
+    Unforget = "unforget",
+    /// The admin deletes what was given up and nobody can read.
+    Bury = "bury",
     /// Eight days pass by the wall clock.
     Week = "week",
     /// The key secret of number `a` is deleted, finalizer and all.

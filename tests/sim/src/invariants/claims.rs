@@ -1,0 +1,46 @@
+//! S3, for claims that stand: a key's `migrated`, and what was decrypted.
+
+use keyward_core::api::MigrationPhase;
+use keyward_core::ids::KeyId;
+
+use super::{Wrong, migrated};
+use crate::world::World;
+use crate::world::config::resources;
+use crate::world::etcd::Sealed;
+
+/// Nothing moves any more, so that whatever the newest key claims, and whatever left the list, must
+/// be so in etcd.
+pub fn settled(world: &mut World) {
+    if let Some((rule, what)) = claims(world) {
+        world.fails(rule, what);
+    }
+}
+
+fn claims(world: &World) -> Wrong {
+    let snapshot = &world.api.snapshot;
+    let (revision, latest) = world.books.latest.as_ref()?;
+    let newest = snapshot.usable().next();
+    for (index, resource) in resources().iter().enumerate() {
+        // One that took no part in writing since then is asked nothing: it takes its claims back before it does.
+        let writes = latest.write_key(index);
+        if let Some(key) = newest.filter(|key| writes == Some(key.id) && key.migrated.contains(resource))
+            && let Some((rule, what)) = migrated(world, resource, key.id)
+        {
+            return Some((rule, format!("all stands still: {what}")));
+        }
+        let decrypted = snapshot.migrations.get(resource).is_some_and(|migration| {
+            let spec = &migration.spec;
+            let done = migration.current && migration.status.phase == MigrationPhase::Succeeded;
+            done && spec.key_id == KeyId(0) && spec.key_secret_uid == format!("revision-{revision}")
+        });
+        let wanted = snapshot.wanted.resources.contains(resource);
+        let other = world.etcd.stored[index].iter().find(|sealed| *sealed != Sealed::Plain);
+        if let Some(other) = other.filter(|_| !wanted && (decrypted || latest.lists[index].is_none())) {
+            return Some((
+                "S3",
+                format!("all stands still: {resource} left the list, and some are stored as {other:?}"),
+            ));
+        }
+    }
+    None
+}

@@ -1,0 +1,48 @@
+//! What an admin gives up with `spec.forget` (DESIGN.md, Decisions 15): what is stored under those keys, and nothing else.
+
+use keyward_core::ids::KeyId;
+
+use super::is_lost;
+use crate::world::World;
+use crate::world::config::{Config, RESOURCES};
+use crate::world::etcd::Sealed;
+use crate::world::server::Life;
+
+impl World {
+    /// Whether an admin has accepted that this is lost (Decisions 15).
+    pub(crate) fn is_given_up(&self, sealed: Sealed) -> bool {
+        sealed.key().is_some_and(|id| self.books.given_up.contains(&id))
+    }
+
+    /// Whether a configuration writes with a key that was given up. Such a writer gives way to a new key at once where it
+    /// is the only one, since nothing may be written in plain text between the two (S9); until the last server has
+    /// switched, those that stand on such a configuration cannot read what the others write. The one exception from S1 and
+    /// S2 beside what was given up itself.
+    pub(super) fn writes_given_up(&self, config: &Config) -> bool {
+        let mut writers = (0..RESOURCES.len()).filter_map(|resource| config.writer(resource).key());
+        writers.any(|id| self.books.given_up.contains(&id))
+    }
+}
+
+/// Whether a key that was given up was taken back, and every server has the newest revision, with it: from then on what
+/// is stored under it is to be readable as anything is.
+pub(super) fn is_back(world: &World, id: KeyId) -> bool {
+    let Some((revision, latest)) = world.books.latest.as_ref() else { return false };
+    let has_left = |n: usize| world.servers[n].life == Life::Down && world.books.left[n];
+    let known = (0..world.servers.len()).filter(|n| world.servers[*n].life != Life::Absent && !has_left(*n));
+    let at_latest = |n: usize| {
+        let server = &world.servers[n];
+        let told = server.observed.spec.as_ref().is_none_or(|seen| seen.spec.revision == *revision);
+        server.life == Life::Up && server.loaded.hash == latest.hash && told
+    };
+    let reads = |n: usize| {
+        (0..RESOURCES.len()).all(|resource| {
+            let stored = world.etcd.stored[resource].iter().chain(world.etcd.history[resource].iter());
+            let mut own = stored.filter(|sealed| sealed.key() == Some(id) && !is_lost(world, *sealed));
+            own.all(|sealed| world.reads(n, resource, sealed))
+        })
+    };
+    !world.api.spec.forget.contains(&id)
+        && latest.keys.contains(&id)
+        && known.into_iter().all(|n| at_latest(n) && reads(n))
+}
