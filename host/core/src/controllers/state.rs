@@ -52,6 +52,9 @@ pub(super) fn decide(
     if deployment.is_converged() && !may_go_on(snapshot, deployed, turn) {
         return false;
     }
+    if !deployment.is_converged() && !forget_claims(snapshot, deployed, next, turn) {
+        return false;
+    }
     apply(snapshot, deployed, next, content, turn);
     false
 }
@@ -62,7 +65,12 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
     let needs: BTreeSet<KeyId> =
         [newest].iter().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
     let what = match deployed.desired.step {
-        Step::WriteKey if !forget_claims(snapshot, deployed, turn) => return false,
+        // A key that takes over from one that was given up wrote before too.
+        Step::WriteKey | Step::Dropped
+            if !forget_claims(snapshot, deployed, &deployed.desired.state, turn) =>
+        {
+            return false;
+        }
         Step::WriteKey => format!("making key {} the write key", newest.id),
         Step::Settled => "taking keys out that nothing needs any more".to_owned(),
         Step::Decrypt => return forget_migrated(snapshot, deployed, turn),
@@ -80,34 +88,35 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
 /// What a key claims from a time when it was the write key before, and what its migrations say, holds no longer when it
 /// becomes the write key again: another wrote meanwhile (a key that was given up and taken back, a resource that left the
 /// list and came back). On OpenShift nobody may take a claim back.
-fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
-    let (Some(newest), None) = (deployed.newest(), snapshot.openshift()) else { return true };
-    let Some(secret) = snapshot.key(newest.id) else { return true };
+fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, next: &State, turn: &mut Turn) -> bool {
+    if snapshot.openshift().is_some() {
+        return true;
+    }
     let before = |resource: &GroupResource| deployed.state.as_ref()?.resources.get(resource)?.write;
-    let wrote = |resource: &&GroupResource| before(resource) == Some(newest.id);
-    let wanted = || snapshot.wanted.resources.iter().filter(|resource| !wrote(resource));
     let mut clean = true;
-    for resource in wanted() {
+    let mut taken: BTreeSet<KeyId> = BTreeSet::new();
+    for (resource, keys) in &next.resources {
+        let Some(id) = keys.write.filter(|id| before(resource) != Some(*id)) else { continue };
+        let Some(secret) = snapshot.key(id) else { continue };
         let old = snapshot.migrations.get(resource).filter(|old| evidence::is_for(old, secret));
         if let Some(old) = old {
             clean = false;
             turn.explain(format!(
-                "key {} is about to write {resource} again: what its migration says holds no longer",
-                newest.id
+                "key {id} is about to write {resource} again: what its migration says holds no longer"
             ));
             let resource_version = old.resource_version.clone();
             turn.act(Action::ForgetMigration { resource: resource.clone(), resource_version });
         }
-    }
-    if let Some(resource) = wanted().find(|resource| secret.migrated.contains(resource)) {
-        clean = false;
-        turn.explain(format!(
-            "key {} is about to write {resource} again: others wrote it meanwhile, so that it does not claim it",
-            newest.id
-        ));
-        let migrated = secret.migrated.iter().filter(|other| *other != resource).cloned().collect();
-        let key = Box::new(KeySecret { migrated, ..secret.clone() });
-        turn.act(Action::ForgetMigrated { resource: resource.clone(), key });
+        // One a turn and key: the second would depend on a resourceVersion that the first has moved on.
+        if secret.migrated.contains(resource) && taken.insert(id) {
+            clean = false;
+            turn.explain(format!(
+                "key {id} is about to write {resource} again: others wrote it meanwhile, so that it does not claim it"
+            ));
+            let migrated = secret.migrated.iter().filter(|other| *other != resource).cloned().collect();
+            let key = Box::new(KeySecret { migrated, ..secret.clone() });
+            turn.act(Action::ForgetMigrated { resource: resource.clone(), key });
+        }
     }
     clean
 }
