@@ -67,6 +67,8 @@ pub struct Books {
     pub forgotten: BTreeSet<KeyId>,
     /// Those of which nothing may be expected: they are given up, or were and are not in force everywhere again.
     pub given_up: BTreeSet<KeyId>,
+    /// The newest revision took over from one that wrote with a key that was given up, and was not seen everywhere yet.
+    pub takes_over: bool,
     /// An admin laid hands on key secrets.
     pub tampered: bool,
     /// How often each KEK had been made anew when the candidate was written.
@@ -114,9 +116,12 @@ fn readable(world: &World) -> Option<(&'static str, String)> {
             let stored = &world.etcd.stored[resource];
             let gone = |sealed| is_lost(world, sealed) || world.is_given_up(sealed);
             let unread = |sealed: &Sealed| !gone(*sealed) && !world.reads(n, resource, *sealed);
-            let behind = world.writes_given_up(&world.servers[n].loaded);
-            let next = world.books.latest.as_ref().map(|(_, latest)| latest.writer(resource));
-            let is_next = |sealed: &Sealed| behind && next.is_some_and(|next| next.names(*sealed));
+            let next =
+                world.books.latest.as_ref().filter(|(_, latest)| {
+                    world.books.takes_over && world.servers[n].loaded.hash != latest.hash
+                });
+            let is_next =
+                |sealed: &Sealed| next.is_some_and(|(_, latest)| latest.writer(resource).names(*sealed));
             if let Some(sealed) = stored.iter().find(|sealed| unread(sealed) && !is_next(sealed)) {
                 let loaded = world.servers[n].loaded.providers(resource);
                 return Some((
@@ -317,7 +322,12 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
         return None;
     }
     let before = world.books.latest.clone().filter(|(latest, _)| *latest < revision);
+    let takes_over = before.as_ref().map_or(world.books.takes_over, |(number, before)| {
+        let pending = world.books.takes_over && world.api.snapshot.last_converged < *number;
+        pending || world.writes_given_up(before)
+    });
     let books = Arc::make_mut(&mut world.books);
+    books.takes_over = takes_over;
     books.revisions.insert(revision, config.hash.0.clone());
     if books.latest.as_ref().is_none_or(|(latest, _)| *latest < revision) {
         books.latest = Some((revision, config.clone()));
@@ -360,7 +370,7 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
                     Life::Down | Life::Absent | Life::Held => None,
                 };
                 let reads = |seen: &Config| seen.providers(resource).contains(&writer);
-                if seen.is_some_and(|seen| !reads(&seen) && !world.writes_given_up(&seen)) {
+                if seen.is_some_and(|seen| !reads(&seen)) && !takes_over {
                     let node = NAMES[n];
                     return Some((
                         "S2",

@@ -150,11 +150,14 @@ fn decided(
 }
 
 /// A new key only from a converged state: at most one is in transition (S6). Where the only writer was given up in the
-/// middle of a rollout none is, and that rollout may never end: its plugin is dead.
+/// middle of a rollout none is, and where its plugin is dead that rollout never ends.
 fn may_begin(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &Deployed<'_>) -> bool {
     let given_up = || {
-        let mut lists = deployed.state.iter().flat_map(|state| state.resources.values());
-        lists.any(|keys| keys.write.is_some_and(|id| snapshot.wanted.forget.contains(&id)))
+        let writers = deployed
+            .state
+            .iter()
+            .flat_map(|state| state.resources.values().filter_map(|keys| state.key(keys.write?)));
+        writers.into_iter().any(|key| key.mode == Mode::Kms && snapshot.wanted.forget.contains(&key.id))
     };
     let rolling = matches!(deployment, Deployment::Rolling { .. });
     deployment.is_converged() || rolling && deployed.newest().is_none() && given_up()

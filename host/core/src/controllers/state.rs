@@ -52,6 +52,9 @@ pub(super) fn decide(
     if deployment.is_converged() && !may_go_on(snapshot, deployed, turn) {
         return false;
     }
+    if !deployment.is_converged() && !forget_claims(snapshot, deployed, next, turn) {
+        return false;
+    }
     apply(snapshot, deployed, next, content, turn);
     false
 }
@@ -62,7 +65,12 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
     let needs: BTreeSet<KeyId> =
         [newest].iter().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
     let what = match deployed.desired.step {
-        Step::WriteKey if !forget_claims(snapshot, deployed, turn) => return false,
+        // A key that takes over from one that was given up wrote before too.
+        Step::WriteKey | Step::Dropped
+            if !forget_claims(snapshot, deployed, &deployed.desired.state, turn) =>
+        {
+            return false;
+        }
         Step::WriteKey => format!("making key {} the write key", newest.id),
         Step::Settled => "taking keys out that nothing needs any more".to_owned(),
         Step::Decrypt => return forget_migrated(snapshot, deployed, turn),
@@ -78,25 +86,28 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
 }
 
 /// What a key claims from a time when it was the write key before holds no longer when it becomes the write key again:
-/// another wrote meanwhile (a key that was given up and taken back, a resource that left the list and came back). Its
-/// migrations are told apart by `since`. On OpenShift nobody may take a claim back.
-fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
-    let (Some(newest), None) = (deployed.newest(), snapshot.openshift()) else { return true };
-    let Some(secret) = snapshot.key(newest.id) else { return true };
-    let before = |resource: &GroupResource| deployed.state.as_ref()?.resources.get(resource)?.write;
-    let wrote = |resource: &&GroupResource| before(resource) == Some(newest.id);
-    let wanted = || snapshot.wanted.resources.iter().filter(|resource| !wrote(resource));
-    let claimed = wanted().find(|resource| secret.migrated.contains(resource));
-    if let Some(resource) = claimed {
-        turn.explain(format!(
-            "key {} is about to write {resource} again: others wrote it meanwhile, so that it does not claim it",
-            newest.id
-        ));
-        let migrated = secret.migrated.iter().filter(|other| *other != resource).cloned().collect();
-        let key = Box::new(KeySecret { migrated, ..secret.clone() });
-        turn.act(Action::ForgetMigrated { resource: resource.clone(), key });
+/// another wrote meanwhile (a key that was given up and taken back, one that takes over from another, a resource that left
+/// the list and came back). Its migrations are told apart by `since`. On OpenShift nobody may take a claim back.
+fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, next: &State, turn: &mut Turn) -> bool {
+    if snapshot.openshift().is_some() {
+        return true;
     }
-    claimed.is_none()
+    let before = |resource: &GroupResource| deployed.state.as_ref()?.resources.get(resource)?.write;
+    // One a turn and key: the second would depend on a resourceVersion that the first has moved on.
+    let mut taken: BTreeSet<KeyId> = BTreeSet::new();
+    for (resource, keys) in &next.resources {
+        let Some(id) = keys.write.filter(|id| before(resource) != Some(*id)) else { continue };
+        let Some(secret) = snapshot.key(id).filter(|key| key.migrated.contains(resource)) else { continue };
+        if taken.insert(id) {
+            turn.explain(format!(
+                "key {id} is about to write {resource} again: others wrote it meanwhile, so that it does not claim it"
+            ));
+            let migrated = secret.migrated.iter().filter(|other| *other != resource).cloned().collect();
+            let key = Box::new(KeySecret { migrated, ..secret.clone() });
+            turn.act(Action::ForgetMigrated { resource: resource.clone(), key });
+        }
+    }
+    taken.is_empty()
 }
 
 /// Decisions 11: no key may claim a resource that is about to be written in plain text; should it come back to the list,

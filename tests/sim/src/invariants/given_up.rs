@@ -16,7 +16,7 @@ impl World {
 
     /// Whether a configuration writes with a key that was given up. Such a writer gives way to a new key at once where it
     /// is the only one, since nothing may be written in plain text between the two (S9); until the last server has
-    /// switched, those that stand on such a configuration cannot read what the others write. The one exception from S1 and
+    /// switched, those that stand on an earlier configuration cannot read what the others write (`Books::takes_over`). The one exception from S1 and
     /// S2 beside what was given up itself.
     pub(super) fn writes_given_up(&self, config: &Config) -> bool {
         let mut writers = (0..RESOURCES.len()).filter_map(|resource| config.writer(resource).key());

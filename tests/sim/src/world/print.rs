@@ -53,6 +53,7 @@ impl World {
         p.hash(&self.books.migrated);
         p.hash(&self.books.forgotten);
         p.hash(&self.books.given_up);
+        p.flag(self.books.takes_over);
         p.hash(&self.books.tried);
         p.name(self.books.latest.as_ref().map_or("", |(_, config)| config.hash.0.as_str()).as_bytes());
         for (id, meaning) in &self.books.keys {
