@@ -62,7 +62,9 @@ impl Reconciler {
     }
 
     async fn reconcile(&mut self) -> Result<Next, Error> {
+        tracing::debug!("looks");
         let objects = fetch::objects(&self.cluster).await?;
+        tracing::debug!("has read the objects");
         let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
             tracing::debug!("there is no ClusterEncryption/cluster: nothing is wanted");
             return Ok(Next::default());
@@ -84,11 +86,13 @@ impl Reconciler {
         );
 
         let applied = self.apply(&objects, &outcome, &mut cluster_encryption).await;
+        tracing::debug!(count = applied.count, "has written");
         let announcements = self.announcements(&outcome, &applied);
         let (reported, ()) = tokio::join!(
             self.report(&outcome, &applied, &cluster_encryption),
             events::publish(&self.cluster, &self.instance, &cluster_encryption, &announcements),
         );
+        tracing::debug!("has told");
         let again = applied.count > 0;
         match applied.failure {
             Some(failure) if failure.is_conflict() => {
