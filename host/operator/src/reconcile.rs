@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::Role;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -14,7 +15,7 @@ use keyward_core::platform::{FreshBytes, Given, Objects, kubernetes};
 use keyward_core::provider::Evaluator;
 
 use crate::ages::Ages;
-use crate::cluster::{Category, Cluster};
+use crate::cluster::{CallError, Category, Cluster};
 use crate::error::Error;
 use crate::events::{self, Announcement, Notices};
 use crate::lease::Authority;
@@ -63,7 +64,9 @@ impl Reconciler {
 
     async fn reconcile(&mut self) -> Result<Next, Error> {
         tracing::debug!("looks");
-        let objects = fetch::objects(&self.cluster).await?;
+        // The Role is no part of a decision; it is read beside what is, since it is compared after each.
+        let (objects, role) = tokio::join!(fetch::objects(&self.cluster), roles::read(&self.cluster));
+        let objects = objects?;
         tracing::debug!("has read the objects");
         let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
             tracing::debug!("there is no ClusterEncryption/cluster: nothing is wanted");
@@ -85,7 +88,7 @@ impl Reconciler {
             "decided"
         );
 
-        let applied = self.apply(&objects, &outcome, &mut cluster_encryption).await;
+        let applied = self.apply(&objects, role, &outcome, &mut cluster_encryption).await;
         tracing::debug!(count = applied.count, "has written");
         let announcements = self.announcements(&outcome, &applied);
         let (reported, ()) = tokio::join!(
@@ -108,6 +111,7 @@ impl Reconciler {
     async fn apply(
         &self,
         objects: &Objects,
+        role: Result<Option<Role>, CallError>,
         outcome: &Outcome,
         cluster_encryption: &mut ClusterEncryption,
     ) -> Applied {
@@ -115,7 +119,11 @@ impl Reconciler {
             return Applied { count: 0, failure: Some(Error::NotWriter) };
         }
         let readable = roles::readable(objects, &outcome.actions);
-        if let Err(error) = roles::ensure(&self.cluster, &readable).await {
+        let ensured = match role {
+            Ok(role) => roles::ensure(&self.cluster, role, &readable).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ensured {
             return Applied { count: 0, failure: Some(error.into()) };
         }
         let writer = Writer {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use tokio::net::TcpListener;
@@ -224,13 +224,15 @@ impl Office {
                     Pause { at_most: pause, patient: true }
                 }
             };
+            let rested = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(pause.at_most) => continue,
                 () = bells.decide.notified(), if !pause.patient => {}
                 () = bells.wish.notified() => {}
                 () = term.cancelled() => return,
             }
-            tokio::time::sleep(self.settings.debounce).await;
+            // The first word of something is acted on at once; what follows close behind is waited out together.
+            tokio::time::sleep(self.settings.debounce.saturating_sub(rested.elapsed())).await;
         }
     }
 }
