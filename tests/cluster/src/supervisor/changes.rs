@@ -1,6 +1,5 @@
 //! Wakes when a folder's files change, as a kubelet does that watches its manifests.
 
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -52,7 +51,7 @@ fn watch(folder: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
 
 /// Takes what is there; what it was does not matter, since the folder is looked at anew.
 fn drain(fd: &OwnedFd) -> rustix::io::Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); BUFFER];
+    let mut buffer = [0; BUFFER];
     let mut seen = false;
     loop {
         match rustix::io::read(fd, &mut buffer) {
