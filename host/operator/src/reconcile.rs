@@ -1,17 +1,19 @@
 //! One reconcile: fetch, resolve, decide, write, tell.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::Role;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use keyward_core::SecretBytes;
 use keyward_core::api::ClusterEncryption;
 use keyward_core::outcome::{Action, Outcome};
-use keyward_core::platform::{FreshBytes, Given, Objects, kubernetes};
+use keyward_core::platform::{FreshBytes, Given, ObjectRef, Objects, kubernetes};
 use keyward_core::provider::Evaluator;
 
 use crate::ages::Ages;
@@ -37,6 +39,10 @@ pub(crate) struct Reconciler {
     pub(crate) notices: Notices,
     /// The last failure that was announced, so that it is announced once.
     pub(crate) announced: Option<String>,
+    /// Events that are being written.
+    pub(crate) announcing: Option<JoinHandle<()>>,
+    /// What the last decision's configurations referred to.
+    pub(crate) referenced: BTreeSet<ObjectRef>,
 }
 
 /// What comes next.
@@ -64,15 +70,22 @@ impl Reconciler {
 
     async fn reconcile(&mut self) -> Result<Next, Error> {
         tracing::debug!("looks");
-        // The Role is no part of a decision; it is read beside what is, since it is compared after each.
-        let (objects, role) = tokio::join!(fetch::objects(&self.cluster), roles::read(&self.cluster));
+        // All at a time: these lists and objects are no snapshot of one moment in any order, which is why every write
+        // has a precondition. The Role is no part of a decision, and compared after each. What was referred to the last
+        // time probably still is: it is read anew here, and whatever else is referred to once that is known.
+        let (objects, role, read) = tokio::join!(
+            fetch::objects(&self.cluster),
+            roles::read(&self.cluster),
+            fetch::references(&self.cluster, self.referenced.clone()),
+        );
         let objects = objects?;
         tracing::debug!("has read the objects");
         let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
             tracing::debug!("there is no ClusterEncryption/cluster: nothing is wanted");
             return Ok(Next::default());
         };
-        let results = results::resolve(&self.cluster, &self.evaluator, &objects, &self.metrics).await?;
+        let results = results::resolve(&self.cluster, &self.evaluator, &objects, read, &self.metrics).await?;
+        self.referenced = results::referenced(&results);
         let given = Given { now: Timestamp::now(), ages: self.ages.at(Instant::now()), fresh: fresh()? };
         let Some(snapshot) = kubernetes::snapshot(&objects, &results, given) else {
             return Ok(Next::default());
@@ -91,10 +104,8 @@ impl Reconciler {
         let applied = self.apply(&objects, role, &outcome, &mut cluster_encryption).await;
         tracing::debug!(count = applied.count, "has written");
         let announcements = self.announcements(&outcome, &applied);
-        let (reported, ()) = tokio::join!(
-            self.report(&outcome, &applied, &cluster_encryption),
-            events::publish(&self.cluster, &self.instance, &cluster_encryption, &announcements),
-        );
+        self.announce(announcements, &cluster_encryption).await;
+        let reported = self.report(&outcome, &applied, &cluster_encryption).await;
         tracing::debug!("has told");
         let again = applied.count > 0;
         match applied.failure {
@@ -149,6 +160,25 @@ impl Reconciler {
             self.announced = said;
         }
         announcements
+    }
+
+    /// Has Events written beside what comes next, for nothing depends on them; one decision's at a time.
+    async fn announce(&mut self, announcements: Vec<Announcement>, about: &ClusterEncryption) {
+        if announcements.is_empty() {
+            return;
+        }
+        self.finish().await;
+        let (cluster, instance, about) = (self.cluster.clone(), self.instance.clone(), about.clone());
+        self.announcing = Some(tokio::spawn(async move {
+            events::publish(&cluster, &instance, &about, &announcements).await;
+        }));
+    }
+
+    /// Waits for the Events that are being written.
+    pub(crate) async fn finish(&mut self) {
+        if let Some(announcing) = self.announcing.take() {
+            let _ = announcing.await;
+        }
     }
 
     /// One status update, when something changed. `false` where it has to be done again, since somebody else wrote.

@@ -1,5 +1,6 @@
 //! The composition of an operator: server, Lease, and while it is held watches, decisions and migrations.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -194,7 +195,14 @@ impl Office {
             ages: Ages::default(),
             notices: Notices::default(),
             announced: None,
+            announcing: None,
+            referenced: BTreeSet::new(),
         };
+        self.decide_in_turn(&mut reconciler, bells, term).await;
+        reconciler.finish().await;
+    }
+
+    async fn decide_in_turn(&self, reconciler: &mut Reconciler, bells: &Bells, term: &CancellationToken) {
         let mut backoff = Backoff::default();
         let mut writes_in_a_row = 0_u32;
         while !term.is_cancelled() {
