@@ -11,11 +11,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::changes::Changes;
 use super::guard::KILL;
 use super::manifest::{self, StaticPod};
 use super::state::PodState;
-use super::{NodeConfig, READY, container, mirror, namespace, pod};
+use super::{NodeConfig, READY, changes, container, mirror, namespace, pod};
 
 /// Where static pods come from.
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
@@ -52,11 +51,11 @@ async fn supervise(config: Arc<NodeConfig>) {
     let mut problems = BTreeMap::new();
     let mut ticks = tokio::time::interval(PERIOD);
     // A kubelet is woken by its file system too: what waits for a pod does not wait for a tick.
-    let changes = Changes::of(Path::new(MANIFESTS));
+    let changes = changes::of(Path::new(MANIFESTS));
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = changes.next() => {}
+            () = changes.notified() => {}
             () = end.cancelled() => break,
         }
         let wanted = wanted(&config, &mut problems);
