@@ -21,6 +21,10 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
+/// Threads of the runtime, at most: what is done waits for API servers nearly all the time, and each thread of a large
+/// machine would keep memory of its own for nothing.
+const WORKERS: usize = 4;
+
 #[derive(Parser)]
 #[command(name = "keyward", version, about = "Encryption at rest for Kubernetes", max_term_width = 110)]
 struct Cli {
@@ -85,7 +89,9 @@ fn main() -> ExitCode {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
@@ -98,7 +104,11 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Operator { args, providers } => {
-            let engine = tokio::task::spawn_blocking(move || providers.load()).await??;
+            let engine = tokio::task::spawn_blocking(move || {
+                providers.compile_apart();
+                providers.load()
+            });
+            let engine = engine.await??;
             let evaluator = engine as Arc<dyn keyward_core::provider::Evaluator>;
             Box::pin(operator::run(*args, evaluator)).await
         }

@@ -34,6 +34,10 @@ pub(crate) struct Memory {
     pub(crate) failed_step: Option<node::StepFailure>,
 }
 
+/// Something that a spec names.
+type Named<T> = Option<Result<Arc<T>, Unusable>>;
+type Records = BTreeMap<KeyId, PluginRecord>;
+
 #[derive(Clone, Debug)]
 struct FileMemory {
     hash: Option<ConfigHash>,
@@ -74,17 +78,24 @@ impl Agent {
             memory.forget_reading();
         }
 
-        let spec = self.spec().await;
-        let target = match &spec {
-            Some(seen) => self.target(&seen.spec, &disk).await,
-            None => None,
+        // After the look at the disk: what the server is seen to have loaded is never older than the file that it is
+        // compared with. With the spec it has no such order, for a reading may be older than a spec anyway.
+        let known = self.known_reading(busy);
+        let connection = self.connection.clone();
+        let asked = async {
+            match known {
+                Some(known) => Ok(known),
+                None => {
+                    let at = Instant::now();
+                    connection.metrics().await.map(|reading| (at, reading))
+                }
+            }
         };
-        let candidate = match &spec {
-            Some(seen) => self.candidate(&seen.spec).await,
-            None => None,
+        let (reading, (spec, target, candidate)) = tokio::join!(asked, self.wanted(&disk));
+        let server = match reading {
+            Ok((at, reading)) => Ok(self.server(at, reading).await),
+            Err(error) => Err(Unread { why: error.to_string(), answers: error.is_answer() }),
         };
-        let server = self.server(busy).await;
-        let server = server.map_err(|error| Unread { why: error.to_string(), answers: error.is_answer() });
         let now = Instant::now();
         Ok(Observed {
             policy: self.settings.policy,
@@ -109,6 +120,17 @@ impl Agent {
         })
     }
 
+    /// The spec, and then what it names, each read live unless its very bytes are known.
+    async fn wanted(
+        &mut self,
+        disk: &node::Disk,
+    ) -> (Option<SeenSpec>, Named<RevisionContent>, Named<Records>) {
+        let Some(seen) = self.spec().await else { return (None, None, None) };
+        let target = self.target(&seen.spec, disk).await;
+        let candidate = self.candidate(&seen.spec).await;
+        (Some(seen), target, candidate)
+    }
+
     async fn spec(&mut self) -> Option<SeenSpec> {
         match self.connection.node(&self.settings.node).await {
             Ok(Some(object)) => {
@@ -131,11 +153,7 @@ impl Agent {
     }
 
     /// From the disk where it is kept, else from its Secret. Revisions are immutable.
-    async fn target(
-        &mut self,
-        spec: &EncryptionNodeSpec,
-        disk: &node::Disk,
-    ) -> Option<Result<Arc<RevisionContent>, Unusable>> {
+    async fn target(&mut self, spec: &EncryptionNodeSpec, disk: &node::Disk) -> Named<RevisionContent> {
         let revision = spec.revision;
         if revision == Revision(0) {
             return None;
@@ -163,10 +181,7 @@ impl Agent {
         })
     }
 
-    async fn candidate(
-        &mut self,
-        spec: &EncryptionNodeSpec,
-    ) -> Option<Result<Arc<BTreeMap<KeyId, PluginRecord>>, Unusable>> {
+    async fn candidate(&mut self, spec: &EncryptionNodeSpec) -> Named<Records> {
         let request = spec.preflight.as_ref()?;
         // The digest covers every byte: what had it once is what is asked for.
         if let Some((_, found)) = self.memory.candidate.as_ref().filter(|(hash, _)| *hash == request.hash) {
@@ -189,13 +204,13 @@ impl Agent {
         })
     }
 
-    async fn server(&mut self, busy: bool) -> Result<Reading, AgentError> {
+    /// What the API server said, if that is young enough.
+    fn known_reading(&mut self, busy: bool) -> Option<(Instant, metrics::Reading)> {
         let good_for = if busy { self.settings.busy } else { self.settings.policy.probe_interval };
-        let known = self.memory.reading.take().filter(|(at, _)| at.elapsed() < good_for);
-        let (at, reading) = match known {
-            Some(known) => known,
-            None => (Instant::now(), self.connection.metrics().await?),
-        };
+        self.memory.reading.take().filter(|(at, _)| at.elapsed() < good_for)
+    }
+
+    async fn server(&mut self, at: Instant, reading: metrics::Reading) -> Reading {
         self.memory.reading = Some((at, reading.clone()));
         let failed_reloads = match &mut self.memory.file {
             Some(file) => {
@@ -216,7 +231,7 @@ impl Agent {
             None => None,
         };
         // What the providers have adopted is not read yet: a remote rotation is told, and not followed.
-        Ok(Reading { id, loaded: reading.loaded, failed_reloads, adopted: Vec::new() })
+        Reading { id, loaded: reading.loaded, failed_reloads, adopted: Vec::new() }
     }
 
     /// Asked for once a hash.

@@ -75,8 +75,22 @@ pub(crate) async fn serving(
     futures::future::join_all(asked).await.into_iter().collect()
 }
 
-/// One referenced object.
-pub(crate) async fn referenced(cluster: &Cluster, object: &ObjectRef) -> ReferencedObject {
+/// Referenced objects as they were read.
+pub(crate) type References = BTreeMap<ObjectRef, ReferencedObject>;
+
+/// Referenced objects, each by a read of its own.
+pub(crate) async fn references(
+    cluster: &Cluster,
+    objects: impl IntoIterator<Item = ObjectRef>,
+) -> References {
+    let read = objects.into_iter().map(|object| async move {
+        let data = referenced(cluster, &object).await;
+        (object, data)
+    });
+    futures::future::join_all(read).await.into_iter().collect()
+}
+
+async fn referenced(cluster: &Cluster, object: &ObjectRef) -> ReferencedObject {
     let namespace = Some(names::NAMESPACE);
     let found = match object.kind {
         ReferenceKind::Secret => {

@@ -49,7 +49,8 @@ pub async fn look(
             }
         }
     }
-    let results = results::resolve(cluster, evaluator, &objects, &Metrics::default()).await?;
+    let read = fetch::References::new();
+    let results = results::resolve(cluster, evaluator, &objects, read, &Metrics::default()).await?;
     Ok(Live { objects, results })
 }
 

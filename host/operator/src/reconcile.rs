@@ -1,20 +1,23 @@
 //! One reconcile: fetch, resolve, decide, write, tell.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use k8s_openapi::api::rbac::v1::Role;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use keyward_core::SecretBytes;
 use keyward_core::api::ClusterEncryption;
 use keyward_core::outcome::{Action, Outcome};
-use keyward_core::platform::{FreshBytes, Given, Objects, kubernetes};
+use keyward_core::platform::{FreshBytes, Given, ObjectRef, Objects, kubernetes};
 use keyward_core::provider::Evaluator;
 
 use crate::ages::Ages;
-use crate::cluster::{Category, Cluster};
+use crate::cluster::{CallError, Category, Cluster};
 use crate::error::Error;
 use crate::events::{self, Announcement, Notices};
 use crate::lease::Authority;
@@ -36,6 +39,10 @@ pub(crate) struct Reconciler {
     pub(crate) notices: Notices,
     /// The last failure that was announced, so that it is announced once.
     pub(crate) announced: Option<String>,
+    /// Events that are being written.
+    pub(crate) announcing: Option<JoinHandle<()>>,
+    /// What the last decision's configurations referred to.
+    pub(crate) referenced: BTreeSet<ObjectRef>,
 }
 
 /// What comes next.
@@ -62,12 +69,23 @@ impl Reconciler {
     }
 
     async fn reconcile(&mut self) -> Result<Next, Error> {
-        let objects = fetch::objects(&self.cluster).await?;
+        tracing::debug!("looks");
+        // All at a time: these lists and objects are no snapshot of one moment in any order, which is why every write
+        // has a precondition. The Role is no part of a decision, and compared after each. What was referred to the last
+        // time probably still is: it is read anew here, and whatever else is referred to once that is known.
+        let (objects, role, read) = tokio::join!(
+            fetch::objects(&self.cluster),
+            roles::read(&self.cluster),
+            fetch::references(&self.cluster, self.referenced.clone()),
+        );
+        let objects = objects?;
+        tracing::debug!("has read the objects");
         let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
             tracing::debug!("there is no ClusterEncryption/cluster: nothing is wanted");
             return Ok(Next::default());
         };
-        let results = results::resolve(&self.cluster, &self.evaluator, &objects, &self.metrics).await?;
+        let results = results::resolve(&self.cluster, &self.evaluator, &objects, read, &self.metrics).await?;
+        self.referenced = results::referenced(&results);
         let given = Given { now: Timestamp::now(), ages: self.ages.at(Instant::now()), fresh: fresh()? };
         let Some(snapshot) = kubernetes::snapshot(&objects, &results, given) else {
             return Ok(Next::default());
@@ -83,12 +101,12 @@ impl Reconciler {
             "decided"
         );
 
-        let applied = self.apply(&objects, &outcome, &mut cluster_encryption).await;
+        let applied = self.apply(&objects, role, &outcome, &mut cluster_encryption).await;
+        tracing::debug!(count = applied.count, "has written");
         let announcements = self.announcements(&outcome, &applied);
-        let (reported, ()) = tokio::join!(
-            self.report(&outcome, &applied, &cluster_encryption),
-            events::publish(&self.cluster, &self.instance, &cluster_encryption, &announcements),
-        );
+        self.announce(announcements, &cluster_encryption).await;
+        let reported = self.report(&outcome, &applied, &cluster_encryption).await;
+        tracing::debug!("has told");
         let again = applied.count > 0;
         match applied.failure {
             Some(failure) if failure.is_conflict() => {
@@ -104,6 +122,7 @@ impl Reconciler {
     async fn apply(
         &self,
         objects: &Objects,
+        role: Result<Option<Role>, CallError>,
         outcome: &Outcome,
         cluster_encryption: &mut ClusterEncryption,
     ) -> Applied {
@@ -111,7 +130,11 @@ impl Reconciler {
             return Applied { count: 0, failure: Some(Error::NotWriter) };
         }
         let readable = roles::readable(objects, &outcome.actions);
-        if let Err(error) = roles::ensure(&self.cluster, &readable).await {
+        let ensured = match role {
+            Ok(role) => roles::ensure(&self.cluster, role, &readable).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ensured {
             return Applied { count: 0, failure: Some(error.into()) };
         }
         let writer = Writer {
@@ -137,6 +160,25 @@ impl Reconciler {
             self.announced = said;
         }
         announcements
+    }
+
+    /// Has Events written beside what comes next, for nothing depends on them; one decision's at a time.
+    async fn announce(&mut self, announcements: Vec<Announcement>, about: &ClusterEncryption) {
+        if announcements.is_empty() {
+            return;
+        }
+        self.finish().await;
+        let (cluster, instance, about) = (self.cluster.clone(), self.instance.clone(), about.clone());
+        self.announcing = Some(tokio::spawn(async move {
+            events::publish(&cluster, &instance, &about, &announcements).await;
+        }));
+    }
+
+    /// Waits for the Events that are being written.
+    pub(crate) async fn finish(&mut self) {
+        if let Some(announcing) = self.announcing.take() {
+            let _ = announcing.await;
+        }
     }
 
     /// One status update, when something changed. `false` where it has to be done again, since somebody else wrote.

@@ -5,30 +5,32 @@
 //! Provider modules run on blocking threads, each call caught by itself: one that fails or panics degrades its own
 //! provider only. Nothing is remembered here: the engine memoises by function, module and inputs.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use keyward_core::platform::{Needed, Objects, Results, kubernetes};
+use keyward_core::platform::{Needed, ObjectRef, Objects, Results, kubernetes};
 use keyward_core::provider::{EvaluationRequest, Evaluator, ProviderError};
 
 use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::fetch;
+use crate::fetch::{self, References};
 use crate::metrics::Metrics;
 use crate::migrator::discovery;
 
 /// Each round is one step further away from the spec: configuration, its references, diagnoses of its failures.
 const ROUNDS: usize = 16;
 
-/// All that is wanted for a decision on these objects.
+/// All that is wanted for a decision on these objects. `read` are referenced objects that were read beside them.
 pub async fn resolve(
     cluster: &Cluster,
     evaluator: &Arc<dyn Evaluator>,
     objects: &Objects,
+    read: References,
     metrics: &Metrics,
 ) -> Result<Results, Error> {
-    let mut results = Results::default();
+    let mut results = Results { objects: read, ..Default::default() };
     for _ in 0..ROUNDS {
         let needed = kubernetes::needed(objects, &results);
         if needed.is_empty() {
@@ -49,10 +51,7 @@ pub async fn resolve(
                 .collect();
             (evaluated, diagnosed)
         });
-        let read = futures::future::join_all(references.into_iter().map(|object| async move {
-            let data = fetch::referenced(cluster, &object).await;
-            (object, data)
-        }));
+        let read = fetch::references(cluster, references);
         let looked = futures::future::join_all(history.into_iter().map(|request| async move {
             let said = discovery::is_compacted(cluster, &request.0, &request.1).await;
             (request, said.map_err(|error| error.to_string()))
@@ -67,6 +66,15 @@ pub async fn resolve(
         }
     }
     Err(Error::Unsettled(ROUNDS))
+}
+
+/// What the configurations that were evaluated refer to.
+pub(crate) fn referenced(results: &Results) -> BTreeSet<ObjectRef> {
+    let evaluations = results.evaluations.values().flatten();
+    evaluations
+        .flat_map(|evaluation| &evaluation.references)
+        .map(|reference| ObjectRef { kind: reference.source.kind, name: reference.source.name.clone() })
+        .collect()
 }
 
 struct Ask {

@@ -31,8 +31,17 @@ pub(crate) fn readable(objects: &Objects, actions: &[Action]) -> BTreeSet<String
         .collect()
 }
 
-/// Makes the Role say exactly that.
-pub(crate) async fn ensure(cluster: &Cluster, readable: &BTreeSet<String>) -> Result<(), CallError> {
+/// The Role as it is.
+pub(crate) async fn read(cluster: &Cluster) -> Result<Option<Role>, CallError> {
+    cluster.get::<Role>(Some(names::NAMESPACE), AGENT_ROLE).await
+}
+
+/// Makes the Role, which was read as this, say exactly that.
+pub(crate) async fn ensure(
+    cluster: &Cluster,
+    role: Option<Role>,
+    readable: &BTreeSet<String>,
+) -> Result<(), CallError> {
     let rules = Some(vec![PolicyRule {
         api_groups: Some(vec![String::new()]),
         resources: Some(vec!["secrets".to_owned()]),
@@ -41,7 +50,7 @@ pub(crate) async fn ensure(cluster: &Cluster, readable: &BTreeSet<String>) -> Re
         non_resource_urls: None,
     }]);
     let namespace = Some(names::NAMESPACE);
-    match cluster.get::<Role>(namespace, AGENT_ROLE).await? {
+    match role {
         Some(role) if role.rules == rules => Ok(()),
         Some(role) => {
             tracing::info!(role = AGENT_ROLE, secrets = ?readable, "agents may read");

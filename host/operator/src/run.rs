@@ -1,9 +1,10 @@
 //! The composition of an operator: server, Lease, and while it is held watches, decisions and migrations.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use tokio::net::TcpListener;
@@ -194,7 +195,14 @@ impl Office {
             ages: Ages::default(),
             notices: Notices::default(),
             announced: None,
+            announcing: None,
+            referenced: BTreeSet::new(),
         };
+        self.decide_in_turn(&mut reconciler, bells, term).await;
+        reconciler.finish().await;
+    }
+
+    async fn decide_in_turn(&self, reconciler: &mut Reconciler, bells: &Bells, term: &CancellationToken) {
         let mut backoff = Backoff::default();
         let mut writes_in_a_row = 0_u32;
         while !term.is_cancelled() {
@@ -224,13 +232,15 @@ impl Office {
                     Pause { at_most: pause, patient: true }
                 }
             };
+            let rested = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(pause.at_most) => continue,
                 () = bells.decide.notified(), if !pause.patient => {}
                 () = bells.wish.notified() => {}
                 () = term.cancelled() => return,
             }
-            tokio::time::sleep(self.settings.debounce).await;
+            // The first word of something is acted on at once; what follows close behind is waited out together.
+            tokio::time::sleep(self.settings.debounce.saturating_sub(rested.elapsed())).await;
         }
     }
 }

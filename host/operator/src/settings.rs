@@ -27,7 +27,8 @@ pub struct Settings {
     pub call_timeout: Duration,
     /// How often everything is looked at though nothing was announced.
     pub resync: Duration,
-    /// How long a burst of changes is waited out before they are looked at together.
+    /// So long after a decision, at the earliest, what was announced meanwhile is looked at together. At rest the
+    /// first word is acted on at once.
     pub debounce: Duration,
     /// How long the work at hand may take once the operator was asked to stop.
     pub shutdown: Duration,

@@ -5,6 +5,7 @@
 //! here shares its node's file system, network and capabilities; host paths mounted where they are cost nothing and
 //! any other mount is refused; probes and resource limits are not carried out. `runAsUser` is.
 
+mod changes;
 mod container;
 mod environment;
 mod guard;

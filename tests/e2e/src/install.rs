@@ -47,6 +47,8 @@ pub struct Install {
     pub keys: Vec<String>,
     /// Further arguments of the operator.
     pub operator_args: Vec<String>,
+    /// What the operator logs, where that is not what it logs by itself.
+    pub operator_log: Option<String>,
     /// Further arguments of the API servers.
     pub apiserver_args: Vec<String>,
 }
@@ -60,6 +62,7 @@ impl Default for Install {
             keep: None,
             keys: vec!["a".to_owned(), "b".to_owned()],
             operator_args: Vec::new(),
+            operator_log: None,
             apiserver_args: Vec::new(),
         }
     }
@@ -260,7 +263,9 @@ impl Keyward {
         arguments.extend(self.install.operator_args.iter().map(String::as_str));
         self.starts += 1;
         let name = format!("operator-{}", self.starts);
-        self.operator = Some(self.cluster.run_process(&name, &self.program, &arguments, &[])?);
+        let log = self.install.operator_log.iter().map(|log| ("KEYWARD_LOG", log.as_str()));
+        let environment: Vec<_> = log.collect();
+        self.operator = Some(self.cluster.run_process(&name, &self.program, &arguments, &environment)?);
         Ok(())
     }
 

@@ -11,6 +11,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use keyward_engine::{Engine, Options};
 
+use crate::providers;
+
 /// Arguments of `keyward provider`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -24,6 +26,9 @@ enum Command {
     Inspect(inspect::Args),
     /// Run a module's fixtures
     Test(test::Args),
+    /// Fill the cache of compiled modules; the operator runs it
+    #[command(name = providers::COMPILE, hide = true)]
+    Compile(providers::Providers),
 }
 
 /// Runs the command; exit 1 where a fixture fails.
@@ -31,6 +36,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Compile(providers) => providers.load().map(|_| ExitCode::SUCCESS),
     }
 }
 

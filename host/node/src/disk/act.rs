@@ -10,6 +10,7 @@ use keyward_core::names;
 use keyward_core::node::pod::{self, Place, Rendered};
 use keyward_core::node::{Instance, Observed, Step};
 
+use super::atomic::Lasting;
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
 use super::{Disk, atomic, ports};
 use crate::error::AgentError;
@@ -77,8 +78,9 @@ impl Disk {
     }
 
     fn make_folder(&self, instance: &Instance) -> Result<(), AgentError> {
-        atomic::passage(&self.paths.key_folder(instance.key_id))?;
-        atomic::owned_folder(&self.paths.socket_folder(instance), self.owner)
+        // Sockets stand below /var/run: a reboot empties it, and what is missing then is made again.
+        atomic::passage(&self.paths.key_folder(instance.key_id), Lasting::No)?;
+        atomic::owned_folder(&self.paths.socket_folder(instance), self.owner, Lasting::No)
     }
 
     fn render(
@@ -112,11 +114,11 @@ impl Disk {
         let rendered = self.render(instance, &digest, record, &ports, None)?;
         let folder = self.paths.plugin(instance);
         if !rendered.files.is_empty() {
-            atomic::passage(&self.paths.plugins())?;
-            atomic::owned_folder(&folder, self.owner)?;
-        }
-        for (name, content) in &rendered.files {
-            atomic::write(&folder.join(name), content.expose(), Some(self.owner))?;
+            atomic::passage(&self.paths.plugins(), Lasting::Yes)?;
+            // Synced with the files.
+            atomic::owned_folder(&folder, self.owner, Lasting::No)?;
+            let contents = rendered.files.iter().map(|(name, content)| (name, content.expose()));
+            atomic::write_all(&folder, contents, Some(self.owner))?;
         }
         let files =
             rendered.files.iter().map(|(name, content)| (name.clone(), content.len() as u64)).collect();
@@ -155,7 +157,7 @@ impl Disk {
         self.remember(|memory| {
             memory.serving.insert(key_id.0, instance.generation.to_string());
         })?;
-        atomic::passage(&self.paths.key_folder(key_id))?;
+        atomic::passage(&self.paths.key_folder(key_id), Lasting::No)?;
         atomic::link(&self.paths.link(key_id), &instance.link_target())
     }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, symlink};
 use std::path::Path;
+use std::thread::Builder;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -21,6 +22,45 @@ pub(super) fn write(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(
         file.write_all(bytes)?;
         give(&file, owner)?;
         file.sync_all()
+    })
+}
+
+/// Writes files of one folder, as [`write`] does each: what is slow about it, waiting for the disk, is done for all of
+/// them at a time, and once for the folder. A crash leaves some and not others; whoever calls records last what is there.
+pub(super) fn write_all<'a>(
+    folder: &Path,
+    files: impl Iterator<Item = (&'a String, &'a [u8])>,
+    owner: Option<Owner>,
+) -> Result<(), AgentError> {
+    let attempt = || -> io::Result<()> {
+        let mut written = Vec::new();
+        for (name, bytes) in files {
+            let fresh = folder.join(format!(".{name}{UNFINISHED}"));
+            gone(fs::remove_file(&fresh))?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+            file.write_all(bytes)?;
+            give(&file, owner)?;
+            written.push((file, fresh, folder.join(name)));
+        }
+        // The folder itself may be new.
+        let parent = File::open(folder.parent().unwrap_or(folder))?;
+        sync_together(written.iter().map(|(file, ..)| file).chain([&parent]))?;
+        for (_, fresh, path) in &written {
+            fs::rename(fresh, path)?;
+        }
+        sync_folder(folder)
+    };
+    attempt().map_err(AgentError::io("writing to", folder))
+}
+
+/// The disk is told of all at once, and so takes little longer than for one.
+fn sync_together<'a>(files: impl Iterator<Item = &'a File>) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let sync = |file: &'a File| Builder::new().spawn_scoped(scope, move || file.sync_all());
+        let syncs: Vec<_> = files.map(sync).collect::<io::Result<_>>()?;
+        syncs.into_iter().try_for_each(|sync| {
+            sync.join().unwrap_or_else(|_| Err(io::Error::other("waiting for the disk panicked")))
+        })
     })
 }
 
@@ -73,17 +113,25 @@ pub(super) fn remove_empty_folder(path: &Path) -> Result<(), AgentError> {
 
 /// A folder that the agent alone may enter, and the folders above it.
 pub(super) fn private_folder(path: &Path) -> Result<(), AgentError> {
-    folder(path, 0o700)
+    folder(path, 0o700, Lasting::Yes)
+}
+
+/// Whether a new folder is on disk before anything is built on it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasting {
+    Yes,
+    /// What a reboot takes away anyway is made anew where it is missing, and not worth waiting for the disk.
+    No,
 }
 
 /// A folder that others may pass through, for a plugin's user has folders of its own below it.
-pub(super) fn passage(path: &Path) -> Result<(), AgentError> {
-    folder(path, 0o711)
+pub(super) fn passage(path: &Path, lasting: Lasting) -> Result<(), AgentError> {
+    folder(path, 0o711, lasting)
 }
 
 /// A folder that belongs to a plugin's user alone.
-pub(super) fn owned_folder(path: &Path, owner: Owner) -> Result<(), AgentError> {
-    folder(path, 0o700)?;
+pub(super) fn owned_folder(path: &Path, owner: Owner, lasting: Lasting) -> Result<(), AgentError> {
+    folder(path, 0o700, lasting)?;
     // A link that somebody put there instead is not followed.
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
@@ -93,20 +141,21 @@ pub(super) fn owned_folder(path: &Path, owner: Owner) -> Result<(), AgentError> 
 }
 
 /// An existing folder keeps its mode: it may be the admin's.
-fn folder(path: &Path, mode: u32) -> Result<(), AgentError> {
+fn folder(path: &Path, mode: u32, lasting: Lasting) -> Result<(), AgentError> {
     let make = || -> io::Result<()> {
         match DirBuilder::new().mode(mode).create(path) {
             Ok(()) => {
                 // Whatever the umask is.
                 fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-                path.parent().map_or(Ok(()), sync_folder)
+                let parent = path.parent().filter(|_| lasting == Lasting::Yes);
+                parent.map_or(Ok(()), sync_folder)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
         }
     };
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
-        folder(parent, mode.max(0o711))?;
+        folder(parent, mode.max(0o711), lasting)?;
     }
     make().map_err(AgentError::io("making", path))
 }

@@ -225,12 +225,12 @@ fn a_link_in_place_of_a_folder_gives_nothing_away() {
     std::os::unix::fs::symlink(&theirs, &link).unwrap();
     let root = rustix::process::geteuid().is_root();
     let owner = Owner::here();
-    let refused = atomic::owned_folder(&link, owner).unwrap_err();
+    let refused = atomic::owned_folder(&link, owner, atomic::Lasting::Yes).unwrap_err();
     assert!(matches!(&refused, AgentError::Io { doing: "giving away", .. }), "{refused}");
     let uid = |path: &Path| std::os::unix::fs::MetadataExt::uid(&fs::symlink_metadata(path).unwrap());
     assert_eq!(uid(&theirs), rustix::process::geteuid().as_raw());
     // What is no link goes to its owner, folder and file.
-    atomic::owned_folder(&theirs, owner).unwrap();
+    atomic::owned_folder(&theirs, owner, atomic::Lasting::Yes).unwrap();
     atomic::write(&theirs.join("file"), b"x", Some(owner)).unwrap();
     assert_eq!((uid(&theirs), uid(&theirs.join("file"))), (owner.uid, owner.uid), "as root: {root}");
 }

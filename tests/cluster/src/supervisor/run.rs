@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::guard::KILL;
 use super::manifest::{self, StaticPod};
 use super::state::PodState;
-use super::{NodeConfig, READY, container, mirror, namespace, pod};
+use super::{NodeConfig, READY, changes, container, mirror, namespace, pod};
 
 /// Where static pods come from.
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
-/// How often the manifests are looked at.
+/// How often the manifests are looked at though nothing changed, and what runs is told.
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// A pod that was started and not yet waited for.
@@ -50,9 +50,12 @@ async fn supervise(config: Arc<NodeConfig>) {
     let mut entries: Vec<Entry> = Vec::new();
     let mut problems = BTreeMap::new();
     let mut ticks = tokio::time::interval(PERIOD);
+    // A kubelet is woken by its file system too: what waits for a pod does not wait for a tick.
+    let changes = changes::of(Path::new(MANIFESTS));
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            () = changes.notified() => {}
             () = end.cancelled() => break,
         }
         let wanted = wanted(&config, &mut problems);
