@@ -111,8 +111,7 @@ fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, next: &State, tur
 }
 
 /// Decisions 11: no key may claim a resource that is about to be written in plain text; should it come back to the list,
-/// it is re-encrypted. One a turn and key: the second would depend on a
-/// resourceVersion that the first has moved on.
+/// it is re-encrypted. One a turn and key: the second would depend on a resourceVersion that the first has moved on.
 fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
     let wanted = &snapshot.wanted.resources;
     let left = |resource: &&GroupResource| {

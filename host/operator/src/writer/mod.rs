@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Resource;
 use tokio_util::sync::CancellationToken;
 
-use keyward_core::api::{ClusterEncryption, EncryptionMigration};
+use keyward_core::api::ClusterEncryption;
 use keyward_core::names;
 use keyward_core::outcome::Action;
 use keyward_core::platform::Objects;
