@@ -255,6 +255,52 @@ fn a_dropped_identity_key_makes_no_other_the_writer() {
     let keys: Vec<Key> = secrets("kms:2! aescbc:1").iter().map(Key::of).collect();
     let with_identity = content("identity,kms:2,aescbc:1,aesgcm:3").unwrap();
     let state = machine::decode(&with_identity, &secrets("identity:3 kms:2! aescbc:1"));
-    let without = machine::without(&state, &keys, &[KeyId(3)].into());
+    let facts = Facts { dropped: [KeyId(3)].into(), ..Facts::default() };
+    let without = machine::without(&state, &keys, &facts, &|_, _| true);
     assert_eq!(machine::encode(&without, None).config.lists()["secrets"], ["identity", "kms:2", "aescbc:1"]);
+}
+
+/// Who takes over from a writer that was given up: no identity key from before it, for encryption is still asked for (S9);
+/// no key whose canary is refused; and rather one that every API server has (S2).
+#[rstest]
+#[case::what_reads("kms:3,aescbc:1,identity", "kms:3! aescbc:1", "", "", "aescbc:1,identity")]
+#[case::no_identity_key_from_before(
+    "kms:3,identity,aesgcm:2",
+    "kms:3! identity:2",
+    "",
+    "",
+    "kms:3,identity,aesgcm:2"
+)]
+#[case::an_identity_key_after_it("kms:3,identity", "identity:4 kms:3!", "", "", "identity,aesgcm:4")]
+#[case::no_refused_one("kms:1,kms:2,identity", "kms:2! kms:1!", "2", "", "kms:1,kms:2,identity")]
+#[case::one_that_all_have(
+    "kms:2,kms:3,aescbc:1,identity",
+    "kms:3! kms:2! aescbc:1",
+    "",
+    "1",
+    "aescbc:1,kms:3,identity"
+)]
+#[case::else_any_that_reads(
+    "kms:2,kms:3,aescbc:1,identity",
+    "kms:3! kms:2! aescbc:1",
+    "",
+    "9",
+    "kms:3,aescbc:1,identity"
+)]
+fn heirs(
+    #[case] deployed: &str,
+    #[case] keys: &str,
+    #[case] refused: &str,
+    #[case] everywhere: &str,
+    #[case] expected: &str,
+) {
+    let known = secrets(keys);
+    let state = machine::decode(&content(deployed).unwrap(), &known);
+    let writer = state.write_key(&GroupResource::parse("secrets")).unwrap().id;
+    let ids = |text: &str| text.split_terminator(',').map(|id| id.parse().unwrap()).collect();
+    let facts = Facts { dropped: [writer].into(), refused: ids(refused), ..Facts::default() };
+    let backed: Vec<Key> = known.iter().filter(|key| key.id != writer).map(Key::of).collect();
+    let all: std::collections::BTreeSet<KeyId> = ids(everywhere);
+    let without = machine::without(&state, &backed, &facts, &|_, id| all.is_empty() || all.contains(&id));
+    assert_eq!(machine::encode(&without, None).config.lists()["secrets"].join(","), expected);
 }

@@ -120,8 +120,7 @@ fn readable(world: &World) -> Option<(&'static str, String)> {
                 world.books.latest.as_ref().filter(|(_, latest)| {
                     world.books.takes_over && world.servers[n].loaded.hash != latest.hash
                 });
-            let is_next =
-                |sealed: &Sealed| next.is_some_and(|(_, latest)| latest.writer(resource).names(*sealed));
+            let is_next = |sealed: &Sealed| next.is_some_and(|(_, latest)| has(latest, resource, *sealed));
             if let Some(sealed) = stored.iter().find(|sealed| unread(sealed) && !is_next(sealed)) {
                 let loaded = world.servers[n].loaded.providers(resource);
                 return Some((
@@ -260,11 +259,12 @@ fn created(world: &mut World, key: &KeySecret) -> Wrong {
         let kek = kms::truth(&kms.plugin);
         (kek, world.kms[usize::from(kek)].made)
     });
-    // A candidate that passed makes its key a second time where nobody ever saw the first; it is the same key then.
-    let before = world.books.keys.get(&id);
-    let same = |before: &Meaning| before.mode == Mode::Kms && key.mode == Mode::Kms && before.kek == kek;
-    if before.is_some_and(|before| !same(before)) {
-        return Some(("S5", format!("key {id} is made a second time, and is another key")));
+    // A candidate that passed makes its key a second time where nobody ever saw the first; it is the same key then, with
+    // the canary of the KEK that there was, though another may have its name by now.
+    if let Some(before) = world.books.keys.get(&id) {
+        let name = |kek: Option<(Kek, u8)>| kek.map(|(kek, _)| kek);
+        let same = before.mode == Mode::Kms && key.mode == Mode::Kms && name(before.kek) == name(kek);
+        return (!same).then(|| ("S5", format!("key {id} is made a second time, and is another key")));
     }
     let resources = world.api.snapshot.wanted.resources.clone();
     Arc::make_mut(&mut world.books).keys.insert(id, Meaning { mode: key.mode, kek, resources });
@@ -346,7 +346,11 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
         let wanted = world.api.snapshot.wanted.resources.contains(&resources()[resource]);
         let encrypted =
             before.as_ref().is_some_and(|(_, before)| before.writer(resource) != Provider::Identity);
-        if wanted && encrypted && config.write_key(resource).is_none() {
+        // An identity key is asked for when it is made, not when one after it is given up.
+        let writer_before = before.as_ref().and_then(|(_, before)| before.writer(resource).key());
+        let steps_back = config.writer(resource) == Provider::Identity
+            && config.write_key(resource).zip(writer_before).is_some_and(|(now, before)| now < before);
+        if wanted && encrypted && (steps_back || config.write_key(resource).is_none()) {
             return Some(("S9", format!("revision {revision} writes {name} in plain text")));
         }
         // Decisions 5
@@ -383,7 +387,7 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
         let gone = |sealed| is_lost(world, sealed) || world.is_given_up(sealed);
         let needed = world.etcd.stored[resource].iter().filter(|sealed| !gone(*sealed));
         for sealed in needed {
-            if !has(&config, resource, sealed) {
+            if !has(&config, resource, sealed) && !given_up::left_with_its_node(world, resource, sealed) {
                 return Some((
                     "S3",
                     format!("revision {revision} lacks what {name} are stored under: {sealed:?}"),

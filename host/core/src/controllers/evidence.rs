@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Deployment, abandon};
 use crate::api::MigrationPhase;
 use crate::formats::key_secret::KeySecret;
-use crate::ids::{GroupResource, KeyId, Revision};
+use crate::ids::{GroupResource, KeyId, PluginDigest, Revision};
 use crate::machine::{Facts, History, State};
 use crate::snapshot::{Snapshot, StoredMigration};
 
@@ -22,10 +22,27 @@ pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Opt
         Deployment::Converged { revision, .. } => decrypted(snapshot, *revision),
         _ => BTreeSet::new(),
     };
-    Facts { dropped, decrypted, history: history(snapshot, state) }
+    Facts { dropped, refused: refused(snapshot, deployment), decrypted, history: history(snapshot, state) }
 }
 
-/// Keys on their way whose secrets are gone again: the configuration that is being rolled out adds them as read keys, and
+/// Keys of the configuration whose plugins do not decrypt their canary on some node.
+fn refused(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> {
+    let (Deployment::Converged { content, .. } | Deployment::Rolling { content, .. }) = deployment else {
+        return BTreeSet::new();
+    };
+    let told: Vec<&PluginDigest> = snapshot
+        .servers
+        .values()
+        .filter_map(|server| server.status())
+        .flat_map(|status| &status.kek_mismatch)
+        .collect();
+    if told.is_empty() {
+        return BTreeSet::new();
+    }
+    content.digests().into_iter().filter(|(_, digest)| told.contains(&digest)).map(|(id, _)| id).collect()
+}
+
+/// Keys on their way, newer than any that is loaded everywhere, whose secrets are gone again: the configuration that is being rolled out adds them as read keys, and
 /// a KMS key without its secret has no canary, so that no node could ever finish (OBJECTS.md, "Between revisions", b).
 /// What was loaded everywhere before does not have them, and no revision has them first: nothing is stored under them.
 fn vanished(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> {
@@ -39,7 +56,9 @@ fn vanished(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId>
     };
     let undecodable = |id: KeyId| snapshot.undecodable.keys().any(|name| KeyId::from_name(name) == Some(id));
     let exists = |id: KeyId| snapshot.key(id).is_some() || undecodable(id);
-    let new = content.key_ids().into_iter().filter(|id| !before.contains(id) && !exists(*id));
+    // One that was given up and taken back is no new key: something is stored under it.
+    let is_new = |id: KeyId| before.iter().all(|known| *known < id);
+    let new = content.key_ids().into_iter().filter(|id| is_new(*id) && !exists(*id));
     new.filter(|id| abandon::writes_nowhere(snapshot, *id) && !abandon::may_write_plain(snapshot, *id))
         .collect()
 }

@@ -10,7 +10,7 @@ use crate::api::{Canary, PreflightPurpose, PreflightResult};
 use crate::formats::key_secret::{KeySecret, NULL_KEY};
 use crate::formats::revision::PluginRecord;
 use crate::ids::{GroupResource, KeyId, Mode};
-use crate::machine::{History, Key};
+use crate::machine::{self, History, Key};
 use crate::outcome::Action;
 use crate::provider::Origin;
 use crate::snapshot::{Snapshot, StoredCandidate};
@@ -149,18 +149,23 @@ fn decided(
     choose(snapshot, trials, trouble, turn)
 }
 
-/// A new key only from a converged state: at most one is in transition (S6). Where the only writer was given up in the
-/// middle of a rollout none is, and where its plugin is dead that rollout never ends.
+/// A new key only from a converged state: at most one is in transition (S6). Where the writer was given up in the middle
+/// of a rollout, and no key may take over, none is, and where its plugin is dead that rollout never ends.
 fn may_begin(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &Deployed<'_>) -> bool {
-    let given_up = || {
+    let without_heir = || {
         let writers = deployed
             .state
             .iter()
             .flat_map(|state| state.resources.values().filter_map(|keys| state.key(keys.write?)));
-        writers.into_iter().any(|key| key.mode == Mode::Kms && snapshot.wanted.forget.contains(&key.id))
+        let mut given_up =
+            writers.filter(|key| key.mode == Mode::Kms && snapshot.wanted.forget.contains(&key.id));
+        given_up.any(|writer| {
+            !deployed.backed.iter().any(|key| machine::may_take_over(key, writer.id, &deployed.facts))
+        })
     };
     let rolling = matches!(deployment, Deployment::Rolling { .. });
-    deployment.is_converged() || rolling && deployed.newest().is_none() && given_up()
+    // One that is refused is on its way all the same; it is abandoned first.
+    deployment.is_converged() || rolling && abandon::newest(snapshot).is_none() && without_heir()
 }
 
 /// The mode, where the spec has no mistake.

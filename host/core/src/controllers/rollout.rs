@@ -119,6 +119,9 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     if let Some((who, revision)) = given.filter(|(_, revision)| revision > target) {
         return lost(snapshot, &who, revision, &format!("the newest is {target}"), blocked, targets);
     }
+    if let Some(assessment) = perhaps_given(snapshot, *target, &blocked, &targets) {
+        return assessment;
+    }
     let content = match &stored.content {
         Ok(content) => content,
         Err(error) => {
@@ -201,6 +204,31 @@ fn given(snapshot: &Snapshot, targets: &BTreeMap<String, Revision>) -> Option<(S
         .chain(converged)
         .filter(|(_, revision)| revision.0 > 0)
         .max_by_key(|(_, revision)| *revision)
+}
+
+/// A revision behind the newest that was there once. Nothing tells that it was given to a node; but one of which nothing is
+/// known may have it, or have left with it, and have written with a key that no other has (one in the place of a key that
+/// was given up). What can be made anew is; what cannot is left behind once every node has reported.
+fn perhaps_given<'a>(
+    snapshot: &Snapshot,
+    target: Revision,
+    blocked: &impl Fn(&str, String, BTreeMap<String, Revision>) -> Assessment<'a>,
+    targets: &BTreeMap<String, Revision>,
+) -> Option<Assessment<'a>> {
+    let revision = snapshot.told_revisions.iter().map(|told| told.n).max().filter(|told| *told > target)?;
+    if let Some(server) = snapshot.servers.values().find(|server| server.status().is_none()) {
+        let message = format!(
+            "revision {revision} is gone, and node {}, whose agent has not reported since, may have it; nothing is decided until it has reported or leaves",
+            server.name
+        );
+        return Some(blocked("RevisionLost", message, targets.clone()));
+    }
+    let content = lost::rebuild(snapshot, revision).ok()?;
+    let message = format!(
+        "revision {revision} is gone. It is made anew from the status and the key secrets: the bytes are the same"
+    );
+    let assessment = blocked("RevisionLost", message, targets.clone());
+    Some(Assessment { rebuilt: Some((revision, Box::new(content))), ..assessment })
 }
 
 /// A revision that a node was given is gone.

@@ -35,7 +35,7 @@ pub(super) fn decide(
         // else may be decided.
         Deployment::Rolling { .. } => match &deployed.state {
             Some(state) => {
-                between = machine::without(state, &deployed.backed, &deployed.facts.dropped);
+                between = machine::without(state, &deployed.backed, &deployed.facts, &everywhere(snapshot));
                 &between
             }
             None => return false,
@@ -57,6 +57,17 @@ pub(super) fn decide(
     }
     apply(snapshot, deployed, next, content, turn);
     false
+}
+
+/// Which keys every API server reads a resource with while another revision is on its way: those of what was loaded
+/// everywhere before, where that is still there.
+fn everywhere(snapshot: &Snapshot) -> impl Fn(&GroupResource, KeyId) -> bool {
+    let before = snapshot.content(snapshot.last_converged);
+    let before = before.map(|content| machine::decode(content, snapshot.usable()));
+    move |resource, id| {
+        let keys = before.as_ref().and_then(|state| state.resources.get(resource));
+        keys.is_some_and(|keys| keys.read.contains(&id))
+    }
 }
 
 /// Health gates (Decisions 13), and what has to be written first.

@@ -44,6 +44,8 @@ pub struct Facts {
     /// Keys that leave whatever needs them: abandoned ones that no revision ever had first, and those that the admin gave
     /// up (`spec.forget`).
     pub dropped: BTreeSet<KeyId>,
+    /// Keys whose canary some node refuses: none of them takes over from a key that leaves.
+    pub refused: BTreeSet<KeyId>,
     /// Resources that left the list and of which everything was rewritten in plain text.
     pub decrypted: BTreeSet<GroupResource>,
     /// What etcd still holds from before the end of the write key's migrations.
@@ -80,7 +82,7 @@ pub fn desired(
     if state.resources.is_empty() {
         return Desired { state, step: Step::NoKeys };
     }
-    if drop_keys(&mut state, backed, &facts.dropped) {
+    if drop_keys(&mut state, backed, facts, &|_, _| true) {
         return Desired { state, step: Step::Dropped };
     }
 
@@ -141,32 +143,52 @@ pub fn desired(
     Desired { state, step: Step::Settled }
 }
 
-/// The same lists without these keys.
-pub fn without(state: &State, backed: &[Key], dropped: &BTreeSet<KeyId>) -> State {
+/// The same lists without the keys that leave. `everywhere` tells which keys every API server reads a resource with.
+pub fn without(
+    state: &State,
+    backed: &[Key],
+    facts: &Facts,
+    everywhere: &dyn Fn(&GroupResource, KeyId) -> bool,
+) -> State {
     let mut state = state.clone();
-    drop_keys(&mut state, backed, dropped);
+    drop_keys(&mut state, backed, facts, everywhere);
     state
 }
 
+/// Whether a key may take over from a writer that leaves: the admin gave up what is stored, not encryption, so that an
+/// identity key from before the writer does not (S9), nor one whose KEK is another by now.
+pub fn may_take_over(key: &Key, writer: KeyId, facts: &Facts) -> bool {
+    let plain_before = key.mode == Mode::Identity && key.id < writer;
+    key.backed && !plain_before && !facts.dropped.contains(&key.id) && !facts.refused.contains(&key.id)
+}
+
 /// Takes keys out of every list. Where one of them writes, the newest other key that every API server can read with
-/// takes over, else the newest backed key. Where there is none, it stays: nothing is written in plain text for it (S9).
-fn drop_keys(state: &mut State, backed: &[Key], dropped: &BTreeSet<KeyId>) -> bool {
+/// takes over, else the newest that may. Where there is none, it stays: nothing is written in plain text for it (S9).
+fn drop_keys(
+    state: &mut State,
+    backed: &[Key],
+    facts: &Facts,
+    everywhere: &dyn Fn(&GroupResource, KeyId) -> bool,
+) -> bool {
+    let dropped = &facts.dropped;
     if dropped.is_empty() {
         return false;
     }
     let mut changed = false;
-    let identity: BTreeSet<KeyId> =
-        state.keys.values().filter(|key| key.mode == Mode::Identity).map(|key| key.id).collect();
-    let readable: BTreeSet<KeyId> = state.keys.values().filter(|key| key.backed).map(|key| key.id).collect();
-    for keys in state.resources.values_mut() {
+    let keys_of = state.keys.clone();
+    for (resource, keys) in &mut state.resources {
         // `identity` writes on: a list that begins with it does not tell whether the key of that mode was already the
         // writer (`codec`), and nobody knows that every API server has any other key of the list.
-        if keys.write.is_some_and(|id| dropped.contains(&id) && identity.contains(&id)) {
+        let is_identity = |id: KeyId| keys_of.get(&id).is_some_and(|key| key.mode == Mode::Identity);
+        if keys.write.is_some_and(|id| dropped.contains(&id) && is_identity(id)) {
             keys.write = None;
         }
-        if keys.write.is_some_and(|id| dropped.contains(&id)) {
-            let known = keys.read.iter().find(|id| !dropped.contains(id) && readable.contains(id)).copied();
-            let Some(next) = known.or(backed.first().map(|key| key.id)) else { continue };
+        if let Some(writer) = keys.write.filter(|id| dropped.contains(id)) {
+            let fits = |id: &&KeyId| keys_of.get(id).is_some_and(|key| may_take_over(key, writer, facts));
+            let known = keys.read.iter().filter(fits).find(|id| everywhere(resource, **id));
+            let known = known.or_else(|| keys.read.iter().find(fits)).copied();
+            let other = || backed.iter().find(|key| may_take_over(key, writer, facts)).map(|key| key.id);
+            let Some(next) = known.or_else(other) else { continue };
             keys.insert(next);
             keys.write = Some(next);
             changed = true;

@@ -4,7 +4,7 @@ mod codec;
 mod desired;
 
 pub use codec::{decode, encode};
-pub use desired::{Desired, Facts, History, Step, desired, without};
+pub use desired::{Desired, Facts, History, Step, desired, may_take_over, without};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

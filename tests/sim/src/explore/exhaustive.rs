@@ -148,6 +148,7 @@ pub fn explore(bounds: &Bounds, threads: usize, progress: impl Fn(&Found) + Sync
 fn work(shared: &Shared<'_>, progress: &(impl Fn(&Found) + Sync)) {
     let mut known = Known::default();
     let mut stack = Vec::new();
+    let _ends_all = EndsAll(shared);
     while !shared.ended.load(Ordering::Relaxed) {
         let Some(frame) = stack.pop().or_else(|| shared.take()) else { return };
         shared.visit(&frame, &mut stack, &mut known, progress);
@@ -159,6 +160,18 @@ fn work(shared: &Shared<'_>, progress: &(impl Fn(&Found) + Sync)) {
         }
     }
     shared.more.notify_all();
+}
+
+/// A thread that panics ends the exploration: the others would wait for its work for ever.
+struct EndsAll<'a>(&'a Shared<'a>);
+
+impl Drop for EndsAll<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.ended.store(true, Ordering::Relaxed);
+            self.0.more.notify_all();
+        }
+    }
 }
 
 impl Shared<'_> {

@@ -51,8 +51,18 @@ pub struct Found {
 }
 
 /// Beginnings: nodes, and what is in force.
-const BEGINNINGS: [(usize, &[usize]); 8] =
-    [(3, &[]), (3, &[3]), (3, &[1]), (3, &[3, 5]), (2, &[3]), (3, &[1, 3]), (3, &[3, 0]), (2, &[5, 1, 3])];
+const BEGINNINGS: [(usize, &[usize]); 10] = [
+    (3, &[]),
+    (3, &[3]),
+    (3, &[1]),
+    (3, &[3, 5]),
+    (2, &[3]),
+    (3, &[1, 3]),
+    (3, &[3, 0]),
+    (2, &[5, 1, 3]),
+    (2, &[3, 0, 5]),
+    (2, &[1, 0, 2]),
+];
 
 /// Beginnings, gone to once.
 pub struct Beginnings(Vec<(Way, World)>);

@@ -31,7 +31,7 @@ fn claims(world: &World) -> Wrong {
         let decrypted = snapshot.migrations.get(resource).is_some_and(|migration| {
             let spec = &migration.spec;
             let done = migration.current && migration.status.phase == MigrationPhase::Succeeded;
-            done && spec.key_id == KeyId(0) && spec.key_secret_uid == format!("revision-{revision}")
+            done && spec.key_id == KeyId(0) && spec.since == *revision
         });
         let wanted = snapshot.wanted.resources.contains(resource);
         let other = world.etcd.stored[index].iter().find(|sealed| *sealed != Sealed::Plain);

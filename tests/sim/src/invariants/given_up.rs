@@ -2,7 +2,7 @@
 
 use keyward_core::ids::KeyId;
 
-use super::is_lost;
+use super::{has, is_lost};
 use crate::world::World;
 use crate::world::config::{Config, RESOURCES};
 use crate::world::etcd::Sealed;
@@ -16,16 +16,16 @@ impl World {
 
     /// Whether a configuration writes with a key that was given up. Such a writer gives way to a new key at once where it
     /// is the only one, since nothing may be written in plain text between the two (S9); until the last server has
-    /// switched, those that stand on an earlier configuration cannot read what the others write (`Books::takes_over`). The one exception from S1 and
-    /// S2 beside what was given up itself.
+    /// switched, those that stand on an earlier configuration cannot read what the others write (`Books::takes_over`).
+    /// The one exception from S1 and S2 beside what was given up itself.
     pub(super) fn writes_given_up(&self, config: &Config) -> bool {
         let mut writers = (0..RESOURCES.len()).filter_map(|resource| config.writer(resource).key());
         writers.any(|id| self.books.given_up.contains(&id))
     }
 }
 
-/// Whether a key that was given up was taken back, and every server has the newest revision, with it: from then on what
-/// is stored under it is to be readable as anything is.
+/// Whether a key that was given up was taken back, its secret is there, and every server has the newest revision, with it:
+/// from then on what is stored under it is to be readable as anything is.
 pub(super) fn is_back(world: &World, id: KeyId) -> bool {
     let Some((revision, latest)) = world.books.latest.as_ref() else { return false };
     let has_left = |n: usize| world.servers[n].life == Life::Down && world.books.left[n];
@@ -44,5 +44,19 @@ pub(super) fn is_back(world: &World, id: KeyId) -> bool {
     };
     !world.api.spec.forget.contains(&id)
         && latest.keys.contains(&id)
+        && world.api.snapshot.key(id).is_some()
         && known.into_iter().all(|n| at_latest(n) && reads(n))
+}
+
+/// Whether a key of the local modes is on no object, at no server, in no file any more: only a server that has left knew
+/// it, which wrote with it before any other had it (in the place of a key that was given up).
+pub(super) fn left_with_its_node(world: &World, resource: usize, sealed: Sealed) -> bool {
+    let Sealed::Local { key, .. } = sealed else { return false };
+    let stays = |n: &usize| world.servers[*n].life != Life::Absent && !world.books.left[*n];
+    let at_servers = (0..world.servers.len()).filter(stays).any(|n| {
+        has(&world.servers[n].loaded, resource, sealed)
+            || world.file(n).is_some_and(|file| has(&file, resource, sealed))
+    });
+    let in_revisions = world.api.configs.values().any(|config| has(config, resource, sealed));
+    !at_servers && !in_revisions && world.api.snapshot.key(key).is_none()
 }
