@@ -216,7 +216,17 @@ impl Snapshot {
     /// The key secrets that count, newest first: an abandoned key, and one that the admin gave up, is neither latest nor
     /// backed (OBJECTS.md, "Beginnings and ends"; DESIGN.md, Decisions 15).
     pub fn usable(&self) -> impl Iterator<Item = &KeySecret> + Clone {
-        self.keys.iter().filter(|key| !key.is_abandoned() && !self.wanted.forget.contains(&key.id))
+        let counts = |key: &&KeySecret| !key.is_abandoned() && !self.is_given_up(key);
+        self.keys.iter().filter(counts)
+    }
+
+    /// With a key leave the identity keys from before it: what is stored was given up, not encryption, and the one that is
+    /// newest without it would become the writer (S9). They read nothing that `identity` does not. A number that was never
+    /// made takes nobody along.
+    pub fn is_given_up(&self, key: &KeySecret) -> bool {
+        let forget = &self.wanted.forget;
+        let before = |given_up: &KeyId| key.id < *given_up && *given_up <= self.highest_key;
+        forget.contains(&key.id) || key.mode == Mode::Identity && forget.iter().any(before)
     }
 
     /// The canary of a key, where it has one. That of a key whose secret is gone is still told to the nodes: one that

@@ -115,7 +115,11 @@ fn readable(world: &World) -> Option<(&'static str, String)> {
         for (resource, name) in RESOURCES.iter().enumerate() {
             let stored = &world.etcd.stored[resource];
             let gone = |sealed| is_lost(world, sealed) || world.is_given_up(sealed);
-            let unread = |sealed: &Sealed| !gone(*sealed) && !world.reads(n, resource, *sealed);
+            let unread = |sealed: &Sealed| {
+                !gone(*sealed)
+                    && !world.reads(n, resource, *sealed)
+                    && !given_up::left_with_its_node(world, resource, *sealed)
+            };
             let next =
                 world.books.latest.as_ref().filter(|(_, latest)| {
                     world.books.takes_over && world.servers[n].loaded.hash != latest.hash
@@ -221,7 +225,7 @@ pub fn action(world: &mut World, action: &Action) {
         }
         Action::ApplyConfig { revision, .. } => applied(world, *revision),
         Action::RecordMigrated { resource, key } => {
-            let wrong = migrated(world, resource, key.id);
+            let wrong = claims::migrated(world, resource, key.id);
             let books = Arc::make_mut(&mut world.books);
             books.migrated.entry(key.id).or_default().insert(resource.clone());
             wrong
@@ -408,15 +412,6 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
         }
     }
     None
-}
-
-/// S3: what is recorded as migrated is.
-fn migrated(world: &World, resource: &GroupResource, id: KeyId) -> Wrong {
-    let index = resources().iter().position(|known| known == resource)?;
-    let identity = world.books.keys.get(&id).is_some_and(|meaning| meaning.mode == Mode::Identity);
-    let own = |sealed: &Sealed| if identity { *sealed == Sealed::Plain } else { sealed.key() == Some(id) };
-    let other = world.etcd.stored[index].iter().find(|sealed| !own(sealed) && !is_lost(world, *sealed))?;
-    Some(("S3", format!("{resource} are recorded as migrated to key {id}, and some are stored as {other:?}")))
 }
 
 /// A revision that a node names may not go.

@@ -269,7 +269,10 @@ fn needs_for(
         let lacks = mode != Mode::Identity && deployed.newest().is_none();
         return Ok(lacks.then(|| "key-does-not-exist".to_owned()));
     };
-    if snapshot.wanted.forget.contains(&latest.id) {
+    if snapshot
+        .key(latest.id)
+        .map_or_else(|| snapshot.wanted.forget.contains(&latest.id), |secret| snapshot.is_given_up(secret))
+    {
         // Decisions 15: its provider cannot leave before another key can write.
         return Ok(Some(format!("encryption-config-key-{}-forgotten", latest.id)));
     }

@@ -1,9 +1,9 @@
 //! S3, for claims that stand: a key's `migrated`, and what was decrypted.
 
 use keyward_core::api::MigrationPhase;
-use keyward_core::ids::KeyId;
+use keyward_core::ids::{GroupResource, KeyId, Mode};
 
-use super::{Wrong, migrated};
+use super::{Wrong, is_lost};
 use crate::world::World;
 use crate::world::config::resources;
 use crate::world::etcd::Sealed;
@@ -43,4 +43,13 @@ fn claims(world: &World) -> Wrong {
         }
     }
     None
+}
+
+/// S3: what is recorded as migrated is.
+pub(super) fn migrated(world: &World, resource: &GroupResource, id: KeyId) -> Wrong {
+    let index = resources().iter().position(|known| known == resource)?;
+    let identity = world.books.keys.get(&id).is_some_and(|meaning| meaning.mode == Mode::Identity);
+    let own = |sealed: &Sealed| if identity { *sealed == Sealed::Plain } else { sealed.key() == Some(id) };
+    let other = world.etcd.stored[index].iter().find(|sealed| !own(sealed) && !is_lost(world, *sealed))?;
+    Some(("S3", format!("{resource} are recorded as migrated to key {id}, and some are stored as {other:?}")))
 }
