@@ -5,11 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use keyward_core::api::{ClusterEncryption, EncryptionNode, PreflightResult};
 use keyward_core::names;
 use keyward_test_cluster::{Binary, Tools};
 use keyward_test_e2e::{IMAGE, Install, Keyward, vault_spec};
 use kube::api::PostParams;
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
 use tokio::task::JoinHandle;
@@ -86,9 +88,9 @@ pub(crate) async fn live(table: &mut Table) -> Result<()> {
 
 /// When the key secret is there. A watch: who asks over and over takes from the API server what is measured.
 fn key_stored(keyward: &Keyward) -> JoinHandle<Timestamp> {
-    let secrets = keyward.secrets();
+    let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(keyward.client.clone(), names::NAMESPACE);
     tokio::spawn(async move {
-        first(watcher::metadata_watcher(secrets, watcher::Config::default()), |secret| {
+        first(watcher::watcher(secrets, watcher::Config::default()), |secret| {
             (secret.name_any() == KEY).then(Timestamp::now)
         })
         .await

@@ -3,7 +3,7 @@
 //! What may come in: the world as it really is, and books of what is long gone. What never does: how Keyward gets there.
 
 mod claims;
-mod given_up;
+pub(crate) mod given_up;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyward_core::ids::{KeyId, Mode};
 
+use crate::invariants::given_up::left_with_its_node;
 use crate::invariants::{Violation, is_lost};
 use crate::world::World;
 use crate::world::config::{Config, Provider, RESOURCES, index_of};
@@ -184,8 +185,13 @@ fn lost(world: &World) -> bool {
             || world.servers.iter().any(|server| writes(&server.loaded, *id))
             || files.into_iter().any(|file| writes(&file, *id))
     };
+    let with_its_node = (0..RESOURCES.len()).any(|resource| {
+        let mut stored = world.etcd.stored[resource].iter();
+        stored.any(|sealed| left_with_its_node(world, resource, sealed))
+    });
     let mut stored = stored.flat_map(Ways::iter);
-    stored.any(|sealed| is_lost(world, sealed) && !sealed.key().is_some_and(|id| forgotten(&id)))
+    with_its_node
+        || stored.any(|sealed| is_lost(world, sealed) && !sealed.key().is_some_and(|id| forgotten(&id)))
         || world.books.keys.keys().any(|id| is_gone(world, *id) && !forgotten(id) && may_write(id))
 }
 

@@ -50,7 +50,7 @@ pub(super) fn is_back(world: &World, id: KeyId) -> bool {
 
 /// Whether a key of the local modes is on no object, at no server, in no file any more: only a server that has left knew
 /// it, which wrote with it before any other had it (in the place of a key that was given up).
-pub(super) fn left_with_its_node(world: &World, resource: usize, sealed: Sealed) -> bool {
+pub(crate) fn left_with_its_node(world: &World, resource: usize, sealed: Sealed) -> bool {
     let Sealed::Local { key, .. } = sealed else { return false };
     let stays = |n: &usize| world.servers[*n].life != Life::Absent && !world.books.left[*n];
     let at_servers = (0..world.servers.len()).filter(stays).any(|n| {
