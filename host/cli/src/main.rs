@@ -112,7 +112,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let evaluator = engine as Arc<dyn keyward_core::provider::Evaluator>;
             Box::pin(operator::run(*args, evaluator)).await
         }
-        Command::NodeAgent(args) => node_agent::run(*args).await,
+        Command::NodeAgent(args) => Box::pin(node_agent::run(*args)).await,
         Command::Plan(args) => plan::run(*args).await,
         Command::Status(args) => status::run(args).await,
         Command::Crds(args) => crds::run(&args),

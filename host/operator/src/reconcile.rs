@@ -59,7 +59,8 @@ impl Reconciler {
     pub(crate) async fn run(&mut self) -> Result<Next, Error> {
         let began = Instant::now();
         let span = tracing::info_span!("reconcile", operand = keyward_core::names::KUBE_APISERVER);
-        let result = self.reconcile().instrument(span).await;
+        // All that is read and decided would else be a part of every future around it.
+        let result = Box::pin(self.reconcile()).instrument(span).await;
         let label = match &result {
             Ok(_) => "ok",
             Err(error) => error.category(),

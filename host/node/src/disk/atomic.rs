@@ -25,7 +25,7 @@ pub(super) fn write(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(
     })
 }
 
-/// Writes files of one folder, as [`write`] does each: what is slow about it, waiting for the disk, is done for all of
+/// Writes files of one folder, as [`write()`] does each: what is slow about it, waiting for the disk, is done for all of
 /// them at a time, and once for the folder. A crash leaves some and not others; whoever calls records last what is there.
 pub(super) fn write_all<'a>(
     folder: &Path,
