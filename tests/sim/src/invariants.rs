@@ -348,8 +348,11 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
         }
         // S9
         let wanted = world.api.snapshot.wanted.resources.contains(&resources()[resource]);
-        let encrypted =
-            before.as_ref().is_some_and(|(_, before)| before.writer(resource) != Provider::Identity);
+        // One that was made and that nobody has loaded never encrypted anything.
+        let in_force = |config: &Config| world.servers.iter().any(|s| s.loaded.hash == config.hash);
+        let encrypted = before
+            .as_ref()
+            .is_some_and(|(_, before)| before.writer(resource) != Provider::Identity && in_force(before));
         // An identity key is asked for when it is made, not when one after it is given up.
         let writer_before = before.as_ref().and_then(|(_, before)| before.writer(resource).key());
         let steps_back = config.writer(resource) == Provider::Identity

@@ -273,8 +273,10 @@ fn needs_for(
         .key(latest.id)
         .map_or_else(|| snapshot.wanted.forget.contains(&latest.id), |secret| snapshot.is_given_up(secret))
     {
-        // Decisions 15: its provider cannot leave before another key can write.
-        return Ok(Some(format!("encryption-config-key-{}-forgotten", latest.id)));
+        // Decisions 15: its provider cannot leave before another key can write. A newer one that exists is added by the next
+        // revision, as in row 1.
+        let lacks = deployed.newest().is_none_or(|newest| newest.id < latest.id);
+        return Ok(lacks.then(|| format!("encryption-config-key-{}-forgotten", latest.id)));
     }
     if !latest.backed {
         return Ok(Some(format!("encryption-config-key-{}-not-backed-by-secret", latest.id))); // row 3
