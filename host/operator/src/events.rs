@@ -115,11 +115,8 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
             format!("key {} is superseded before it wrote anything: {reason}", key.id),
         ),
         Action::ForgetMigrated { resource, key } => (
-            "EncryptionResourceRemoved",
-            format!(
-                "{resource} left the list and is about to be decrypted; key {} does not claim it",
-                key.id
-            ),
+            "EncryptionClaimWithdrawn",
+            format!("{resource} is about to be written in another way; key {} does not claim it", key.id),
         ),
         Action::RecordRotation { key, remote_key_id } => (
             "EncryptionRotationFollowed",
