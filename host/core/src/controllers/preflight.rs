@@ -12,7 +12,7 @@ use super::{Turn, preflight_status, record};
 use crate::SecretBytes;
 use crate::api::{Canary, ConditionStatus, PreflightPurpose, PreflightRequest, PreflightResult};
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
-use crate::ids::{KeyId, Mode};
+use crate::ids::{KeyId, Mode, PluginDigest};
 use crate::outcome::{Action, Candidate};
 use crate::provider::{EvaluationRequest, Failure, Origin};
 use crate::snapshot::{Snapshot, StoredCandidate};
@@ -92,7 +92,7 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
             .filter(|answer| answer.result == PreflightResult::Succeeded)
             .find_map(|answer| answer.canary.clone())
     });
-    let requests = requests(&trial, stored, canary.as_ref(), &names, snapshot);
+    let requests = requests(&trial, &stored.hash, canary.as_ref(), &names, snapshot);
     report(snapshot, &trial, stored, &names, turn);
 
     let passed = names.iter().all(|name| {
@@ -129,10 +129,14 @@ fn canary_fails(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, tu
     age >= CANARY_PATIENCE
 }
 
+/// The nodes are asked in the same decision: actions are carried out in order, so the Secret is there when the first
+/// node reads of it.
 fn write_candidate(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
-    let mut plugin = trial.record;
+    let mut plugin = trial.record.clone();
     plugin.salt = Some(snapshot.fresh.salt.clone());
     let Some(hash) = plugin.digest(trial.key_id) else { return BTreeMap::new() };
+    let names: Vec<&String> = snapshot.servers.keys().collect();
+    let requests = requests(&trial, &hash, trial.canary.as_ref(), &names, snapshot);
     let message = format!("writing the candidate for key {} ({})", trial.key_id, trial.purpose);
     // Whatever the candidate before this one failed with is not about this one.
     turn.degraded(DEGRADED, None);
@@ -142,20 +146,20 @@ fn write_candidate(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeM
         candidate: Box::new(Candidate { key_id: trial.key_id, purpose: trial.purpose, plugin, hash }),
         resource_version: snapshot.candidate_version.clone(),
     });
-    BTreeMap::new()
+    requests
 }
 
 /// One node first; the others when there is a canary that they must decrypt.
 fn requests(
     trial: &Trial,
-    stored: &StoredCandidate,
+    hash: &PluginDigest,
     canary: Option<&Canary>,
     names: &[&String],
     snapshot: &Snapshot,
 ) -> BTreeMap<String, PreflightRequest> {
     let asked_first = names.iter().find(|name| {
         snapshot.servers.get(**name).and_then(|server| server.agent.as_ref()).is_some_and(|agent| {
-            agent.spec.preflight.as_ref().is_some_and(|r| r.hash == stored.hash && r.canary.is_none())
+            agent.spec.preflight.as_ref().is_some_and(|r| r.hash == *hash && r.canary.is_none())
         })
     });
     let first = asked_first.or(names.first()).copied();
@@ -166,7 +170,7 @@ fn requests(
             let makes_it = trial.purpose == PreflightPurpose::NewKey && Some(*name) == first;
             let request = PreflightRequest {
                 key_id: trial.key_id,
-                hash: stored.hash.clone(),
+                hash: hash.clone(),
                 purpose: trial.purpose,
                 canary: if makes_it || trial.canary.is_none() && Some(*name) == first {
                     None

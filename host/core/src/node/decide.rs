@@ -219,8 +219,9 @@ pub fn next(observed: &Observed) -> Decision {
     let answer = preflight::answer(&view, &mut draft);
     stop::plugins(&view, &mut draft);
     stop::kept(&view, &mut draft);
-    let asks = probes::asks(&view, &draft.urgent);
+    let mut asks = probes::asks(&view, &draft.urgent);
     let report = report::report(&view, &asks, answer, draft.problem.as_ref());
+    probes::asks_of_started(&view, &draft.steps, &mut asks);
     Decision { steps: draft.steps, asks, unneeded: draft.unneeded, report, why: draft.why, busy: draft.busy }
 }
 

@@ -2,9 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::decide::Ask;
+use super::decide::{Ask, Step};
 use super::instance::Instance;
+use super::observe::Question;
 use super::view::{View, plugins_of};
+
+/// What these steps start is asked from its first moment: it need not be seen on disk before.
+pub(super) fn asks_of_started(view: &View<'_>, steps: &[Step], asks: &mut BTreeMap<Instance, Ask>) {
+    for step in steps {
+        let Step::WritePod { instance, trial } = step else { continue };
+        let run = if *trial { view.on_disk(instance).tries.saturating_add(1) } else { 0 };
+        let question = Question { run, ..view.question(instance, None) };
+        asks.insert(instance.clone(), Ask { question, urgent: false });
+    }
+}
 
 /// Every plugin that runs here, needed or not, and those that others run for a configuration in force.
 pub(super) fn asks(view: &View<'_>, urgent: &BTreeSet<Instance>) -> BTreeMap<Instance, Ask> {

@@ -180,6 +180,7 @@ fn a_trial_is_started_again_when_it_ended_long_enough_ago(
     #[case] expected: bool,
 ) {
     let (mut machine, mut memory) = asked();
+    machine.plugins.insert(instance(2, "c"), Err("no".to_owned()));
     turn(&mut machine, &mut memory, usize::MAX);
     machine.disk.instances.get_mut(&instance(2, "c")).unwrap().tries = tries;
     turn(&mut machine, &mut memory, usize::MAX);
