@@ -240,6 +240,11 @@ impl Snapshot {
         })
     }
 
+    /// The newest revision that is there; 0 where there is none.
+    pub fn newest_revision(&self) -> Revision {
+        self.revisions.keys().next_back().copied().unwrap_or_default()
+    }
+
     /// A revision's content, where it exists and can be read.
     pub fn content(&self, revision: Revision) -> Option<&RevisionContent> {
         self.revisions.get(&revision)?.content.as_ref().ok()

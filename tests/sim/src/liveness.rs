@@ -58,7 +58,9 @@ pub fn missing(world: &mut World) -> Option<String> {
             return Some(format!("node {n} has not loaded revision {revision}"));
         }
     }
-    if let Some(held) = world.servers.iter().position(|server| server.life == Life::Held) {
+    // One whose objects an admin deleted again waits for nothing.
+    let held = |n: &usize| world.servers[*n].life == Life::Held && !world.books.left[*n];
+    if let Some(held) = (0..world.servers.len()).find(held) {
         return Some(format!("node {held} has not joined"));
     }
     if let Some(missing) = goal(world, newest.as_ref().map(|(_, config)| &**config)) {
@@ -125,11 +127,21 @@ fn goal(world: &World, newest: Option<&Config>) -> Option<String> {
 pub struct Known(HashSet<u128>);
 
 /// Heals and goes on, round after round. The worlds on the way are remembered, so that the next way that comes by is at
-/// its end. `None`: it ends well, or cannot be asked (what is stored is lost for good).
+/// its end. `None`: it ends well, or cannot be asked (what is stored is lost for good, and Keyward is not why).
 pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
+    check_told(world, known, |_, _| ())
+}
+
+/// The same; what happens on the way is told.
+pub fn check_told(
+    world: &World,
+    known: &mut Known,
+    mut told: impl FnMut(&World, Step),
+) -> Option<(Violation, usize)> {
     let mut world = world.clone();
     heal(&mut world);
-    if lost(&world) {
+    give_up(&mut world, false);
+    if left_with_nodes(&world) {
         return None;
     }
     let mut way = Vec::new();
@@ -148,9 +160,14 @@ pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
             // A revision of which nothing is left but what nodes have: a backup is the only way on, and the status
             // says so.
             let told = world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be made anew"));
+            if told || cannot_join(&world) {
+                return None;
+            }
             // A key whose KEK was made anew at the last moment may have been published on the way.
-            return (!told && !cannot_join(&world) && !lost(&world))
-                .then(|| (Violation { rule: "L", what: format!("it stands still: {why}") }, round));
+            if give_up(&mut world, true) {
+                continue;
+            }
+            return Some((Violation { rule: "L", what: format!("it stands still: {why}") }, round));
         }
         match missing(&mut world) {
             None => {
@@ -163,36 +180,55 @@ pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
         way.push(print);
         world.step(Step::of(Kind::Bury));
         world.step(Step::of(Kind::Round));
+        told(&world, Step::of(Kind::Round));
     }
     Some((Violation { rule: "L", what: format!("after {ROUNDS} rounds: {why}") }, ROUNDS))
 }
 
-/// Whether something is, or may be, stored under a KEK that was deleted: Decisions 15 is the only way on. A key that only
-/// reads is no such thing, whatever became of its KEK: it is to be superseded (Decisions 5). One that was published as a
-/// write key has to complete, though nothing was written with it yet: nobody inside can know that.
-fn lost(world: &World) -> bool {
-    let stored = world.etcd.stored.iter().chain(&world.etcd.history);
-    // What was given up has its way on: `Bury`.
-    let forgotten = |id: &KeyId| world.api.spec.forget.contains(id);
+/// What an admin has to do where a KEK was deleted that is needed, or a key secret with the only canary (Decisions 15):
+/// nobody inside can know that it is gone for good. A key that only reads, and whose secret is there, is superseded without (Decisions 5). Tells whether there
+/// was such a key.
+fn give_up(world: &mut World, stuck: bool) -> bool {
     let writes = |config: &Config, id: KeyId| {
         (0..RESOURCES.len()).any(|resource| config.writer(resource).key() == Some(id))
     };
-    let may_write = |id: &KeyId| {
-        let published = world.api.snapshot.key(*id).is_some_and(|key| key.write_published.is_some());
+    let may_write = |id: KeyId| {
+        let published = world.api.snapshot.key(id).is_some_and(|key| key.write_published.is_some());
         let files = (0..world.servers.len()).filter_map(|n| world.file(n));
         published
-            || world.api.configs.values().any(|config| writes(config, *id))
-            || world.servers.iter().any(|server| writes(&server.loaded, *id))
-            || files.into_iter().any(|file| writes(&file, *id))
+            || world.api.configs.values().any(|config| writes(config, id))
+            || world.servers.iter().any(|server| writes(&server.loaded, id))
+            || files.into_iter().any(|file| writes(&file, id))
     };
-    let with_its_node = (0..RESOURCES.len()).any(|resource| {
+    let unbacked = |id: KeyId| {
+        let newest = world.api.configs.last_key_value();
+        newest.is_some_and(|(_, config)| config.keys.contains(&id)) && world.api.snapshot.key(id).is_none()
+    };
+    let stored = |id: KeyId| {
+        let mut all = world.etcd.stored.iter().chain(&world.etcd.history).flat_map(Ways::iter);
+        all.any(|sealed| sealed.key() == Some(id) && is_lost(world, sealed))
+    };
+    let forgotten = &world.api.spec.forget;
+    // Where it runs, it goes on; where it does not, nothing shows that it reaches the KEK.
+    let unproven = |id: KeyId| {
+        let kms = world.books.keys.get(&id).is_some_and(|meaning| meaning.mode == Mode::Kms);
+        kms && unbacked(id) && world.api.snapshot.canary(id).is_none()
+    };
+    let lost = |id: KeyId| is_gone(world, id) && (may_write(id) || unbacked(id) || stored(id));
+    let known = world.books.keys.keys().copied().filter(|id| !forgotten.contains(id));
+    let needed: Vec<KeyId> = known.filter(|id| lost(*id) || stuck && unproven(*id)).collect();
+    for id in &needed {
+        world.step(Step::to(Kind::Forget, usize::try_from(id.0).unwrap_or(usize::MAX)));
+    }
+    !needed.is_empty()
+}
+
+/// Whether something is stored under a key that only a server knew which has left.
+fn left_with_nodes(world: &World) -> bool {
+    (0..RESOURCES.len()).any(|resource| {
         let mut stored = world.etcd.stored[resource].iter();
         stored.any(|sealed| left_with_its_node(world, resource, sealed))
-    });
-    let mut stored = stored.flat_map(Ways::iter);
-    with_its_node
-        || stored.any(|sealed| is_lost(world, sealed) && !sealed.key().is_some_and(|id| forgotten(&id)))
-        || world.books.keys.keys().any(|id| is_gone(world, *id) && !forgotten(id) && may_write(id))
+    })
 }
 
 /// Whether a node that joins needs a key whose canary is told nowhere (its secret is gone, and the EncryptionNodes too),
@@ -205,10 +241,12 @@ fn cannot_join(world: &World) -> bool {
     held && newest.kms.iter().any(|id| world.api.snapshot.canary(*id).is_none() || is_gone(world, *id))
 }
 
-/// Whether the KEK of a key was deleted.
+/// Whether the KEK of a key was deleted; or was when its canary had been made, and the key not yet.
 fn is_gone(world: &World, id: KeyId) -> bool {
     let meant = world.books.keys.get(&id).and_then(|meaning| meaning.kek);
+    let decrypts = |canary| (0..).zip(world.kms).any(|(kek, kms)| kms::decrypts(kek, kms, canary));
     meant.is_some_and(|(kek, made)| world.kms[usize::from(kek)].made != made)
+        || world.api.snapshot.canary(id).is_some_and(|canary| !decrypts(canary))
 }
 
 impl World {

@@ -116,6 +116,9 @@ pub struct EncryptionNodeStatus {
     /// The hash that the local API server says it has loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loaded_hash: Option<ConfigHash>,
+    /// The hash of the configuration file on the node's disk: what the local API server loads next, or starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed_hash: Option<ConfigHash>,
     /// The revision that is installed completely: configuration loaded, every plugin of it ready.
     #[serde(default)]
     pub revision: Revision,

@@ -62,6 +62,23 @@ fn state(snapshot: &Snapshot, told: &RevisionStatus, newest_identity_writes: boo
     Ok(state)
 }
 
+/// Whoever had a revision that is gone for good may have written by it. What it read with is read on, as far as there are
+/// key secrets for it; the rest went with it.
+pub(super) fn read_on(snapshot: &Snapshot, newest: Revision, state: &mut State) {
+    for told in snapshot.told_revisions.iter().filter(|told| told.n > newest) {
+        for (resource, providers) in &told.lists {
+            let named = providers.iter().filter_map(|provider| provider.split_once(':')?.1.parse().ok());
+            let named: Vec<KeyId> = named.collect();
+            for key in snapshot.usable().filter(|key| named.contains(&key.id)) {
+                let keys = state.resources.entry(GroupResource::parse(resource)).or_default();
+                if keys.insert(key.id) {
+                    state.keys.entry(key.id).or_insert_with(|| Key::of(key));
+                }
+            }
+        }
+    }
+}
+
 /// What runs must be what the new Secret says: an in-place update since then gives other plugins.
 fn digests_match(snapshot: &Snapshot, content: &RevisionContent) -> Result<(), String> {
     let hash = content.hash();

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use crate::api::{Condition, ConditionStatus};
 use crate::formats::revision::RevisionContent;
-use crate::ids::{GroupResource, Mode};
+use crate::ids::{GroupResource, KeyId, Mode};
 use crate::machine::{self, Desired, Facts, Key, State};
 use crate::outcome::{Action, Notice, Outcome, Waiting};
 use crate::snapshot::Snapshot;
@@ -72,6 +72,8 @@ pub(crate) struct Deployed<'a> {
     pub(crate) facts: Facts,
     /// Usable keys, newest first.
     pub(crate) backed: Vec<Key>,
+    /// A newer revision was made, is gone, and cannot be made anew: whoever had it has left, and may have written by it.
+    pub(crate) left_behind: bool,
 }
 
 impl<'a> Deployed<'a> {
@@ -84,7 +86,20 @@ impl<'a> Deployed<'a> {
         let backed: Vec<Key> = snapshot.usable().map(Key::of).collect();
         let facts = evidence::facts(snapshot, deployment, state.as_ref());
         let desired = machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources, &facts);
-        Self { state, content, desired, facts, backed }
+        let left_behind = match deployment {
+            // Where one that is missing may be with somebody, or can be made anew, nothing is decided at all.
+            Deployment::Converged { .. } | Deployment::Rolling { .. } => {
+                let newest = snapshot.newest_revision();
+                snapshot.openshift().is_none() && snapshot.told_revisions.iter().any(|told| told.n > newest)
+            }
+            Deployment::Nothing | Deployment::Blocked => false,
+        };
+        Self { state, content, desired, facts, backed, left_behind }
+    }
+
+    /// The key that a resource is written with, as far as anybody can know.
+    pub(crate) fn writer(&self, resource: &GroupResource) -> Option<KeyId> {
+        if self.left_behind { None } else { self.state.as_ref()?.resources.get(resource)?.write }
     }
 
     /// The key under which everything is, or is to be, stored.

@@ -191,13 +191,19 @@ fn given(snapshot: &Snapshot, targets: &BTreeMap<String, Revision>) -> Option<(S
     let told = targets.iter().map(|(name, revision)| (format!("node {name} was given"), *revision));
     let has = snapshot.servers.values().flat_map(|server| {
         let status = server.status();
-        let loaded = status.and_then(|status| status.loaded_hash.as_ref());
-        let shown = snapshot.told_revisions.iter().filter(move |told| Some(&told.config_hash) == loaded);
         // The same bytes may have been those of several revisions.
-        let shown = shown.map(|told| told.n).min();
+        let of = |hash: Option<&ConfigHash>| {
+            let told = snapshot.told_revisions.iter().filter(|told| Some(&told.config_hash) == hash);
+            told.map(|told| told.n).min()
+        };
+        let loaded = of(status.and_then(|status| status.loaded_hash.as_ref()));
+        // Its API server has not loaded this yet, but may at any moment.
+        let installed = of(status.and_then(|status| status.installed_hash.as_ref()));
         let says = move |what: &str| format!("node {} {what}", server.name);
         let has = status.map(|status| (says("has"), status.revision));
-        has.into_iter().chain(shown.map(|n| (says("has loaded"), n)))
+        let loaded = loaded.map(|n| (says("has loaded"), n));
+        let installed = installed.map(|n| (says("has installed"), n));
+        has.into_iter().chain(loaded).chain(installed)
     });
     let converged = [("every API server had loaded".to_owned(), snapshot.last_converged)];
     told.chain(has)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Deployed, Deployment, Turn, health, managed};
+use super::{Deployed, Deployment, Turn, health, lost, managed};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
@@ -29,13 +29,18 @@ pub(super) fn decide(
             turn.degraded(DEGRADED, None);
             return true;
         }
-        Deployment::Nothing | Deployment::Converged { .. } => &deployed.desired.state,
+        Deployment::Nothing | Deployment::Converged { .. } if !deployed.left_behind => &deployed.desired.state,
         // OBJECTS.md, "Between revisions": (a) the same lists with a key's new content; (b) without a key that was
         // abandoned; and without one that the admin gave up, else a dead provider blocks every reload for ever. Nothing
-        // else may be decided.
-        Deployment::Rolling { .. } => match &deployed.state {
+        // else may be decided. Nor where a newer revision is gone for good.
+        _ => match &deployed.state {
             Some(state) => {
-                between = machine::without(state, &deployed.backed, &deployed.facts, &everywhere(snapshot));
+                let mut lists =
+                    machine::without(state, &deployed.backed, &deployed.facts, &everywhere(snapshot));
+                if deployed.left_behind {
+                    lost::read_on(snapshot, snapshot.newest_revision(), &mut lists);
+                }
+                between = lists;
                 &between
             }
             None => return false,
@@ -46,13 +51,17 @@ pub(super) fn decide(
     if let Some(openshift) = snapshot.openshift() {
         return managed::decide(snapshot, openshift, deployed, next, content, turn);
     }
-    if deployed.content.is_some_and(|old| is_same(old, &content)) {
+    // One that is gone for good is left behind by another with a number above its own: what was claimed before holds no
+    // longer then.
+    if deployed.content.is_some_and(|old| is_same(old, &content)) && !deployed.left_behind {
         return deployment.is_converged();
     }
-    if deployment.is_converged() && !may_go_on(snapshot, deployed, turn) {
-        return false;
-    }
-    if !deployment.is_converged() && !forget_claims(snapshot, deployed, next, turn) {
+    let may = if deployment.is_converged() && !deployed.left_behind {
+        may_go_on(snapshot, deployed, turn)
+    } else {
+        forget_claims(snapshot, deployed, next, turn)
+    };
+    if !may {
         return false;
     }
     apply(snapshot, deployed, next, content, turn);
@@ -73,7 +82,7 @@ fn everywhere(snapshot: &Snapshot) -> impl Fn(&GroupResource, KeyId) -> bool {
 /// Health gates (Decisions 13), and what has to be written first.
 fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
     let Some(newest) = deployed.newest() else { return true };
-    let needs: BTreeSet<KeyId> =
+    let mut needs: BTreeSet<KeyId> =
         [newest].iter().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
     let what = match deployed.desired.step {
         // A key that takes over from one that was given up wrote before too.
@@ -83,6 +92,11 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
             return false;
         }
         Step::WriteKey => format!("making key {} the write key", newest.id),
+        // One that runs nowhere yet has passed its preflight, and is all that there is.
+        Step::Dropped => {
+            needs = take_over(deployed).filter(|id| deployed.kms_keys().any(|key| key.id == *id)).collect();
+            "the key that takes over from one that leaves".to_owned()
+        }
         Step::Settled => "taking keys out that nothing needs any more".to_owned(),
         Step::Decrypt => return forget_migrated(snapshot, deployed, turn),
         _ => return true,
@@ -96,6 +110,12 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
     }
 }
 
+/// Keys that become the writer of something.
+fn take_over<'a>(deployed: &'a Deployed<'_>) -> impl Iterator<Item = KeyId> + 'a {
+    let lists = deployed.desired.state.resources.iter();
+    lists.filter_map(|(resource, keys)| keys.write.filter(|id| deployed.writer(resource) != Some(*id)))
+}
+
 /// What a key claims from a time when it was the write key before holds no longer when it becomes the write key again:
 /// another wrote meanwhile (a key that was given up and taken back, one that takes over from another, a resource that left
 /// the list and came back). Its migrations are told apart by `since`. On OpenShift nobody may take a claim back.
@@ -103,11 +123,10 @@ fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, next: &State, tur
     if snapshot.openshift().is_some() {
         return true;
     }
-    let before = |resource: &GroupResource| deployed.state.as_ref()?.resources.get(resource)?.write;
     // One a turn and key: the second would depend on a resourceVersion that the first has moved on.
     let mut taken: BTreeSet<KeyId> = BTreeSet::new();
     for (resource, keys) in &next.resources {
-        let Some(id) = keys.write.filter(|id| before(resource) != Some(*id)) else { continue };
+        let Some(id) = keys.write.filter(|id| deployed.writer(resource) != Some(*id)) else { continue };
         let Some(secret) = snapshot.key(id).filter(|key| key.migrated.contains(resource)) else { continue };
         if taken.insert(id) {
             turn.explain(format!(
@@ -168,8 +187,8 @@ fn apply(
     // the writer of something, so that neither a migration from before nor a claim decided before (it depends on the
     // key secret's resourceVersion) passes for one of now.
     for id in promoted(next) {
-        let wrote = |resource: &GroupResource| deployed.state.as_ref()?.resources.get(resource)?.write;
-        let becomes = next.resources.iter().any(|(r, keys)| keys.write == Some(id) && wrote(r) != Some(id));
+        let writes = |keys: &machine::ResourceKeys| keys.write == Some(id);
+        let becomes = next.resources.iter().any(|(r, keys)| writes(keys) && deployed.writer(r) != Some(id));
         record_publication(snapshot, id, revision, becomes, turn);
     }
     turn.act(Action::ApplyConfig { revision, content: Box::new(content) });
@@ -200,6 +219,9 @@ pub(super) fn record_publication(
 pub(super) fn why(deployed: &Deployed<'_>, next: &State) -> String {
     let newest = next.keys.keys().next_back().map(ToString::to_string).unwrap_or_default();
     let lists_change = deployed.state.as_ref().is_none_or(|state| state.resources != next.resources);
+    if deployed.left_behind {
+        return "a newer one is gone for good: what was claimed before it does not count".to_owned();
+    }
     if !lists_change {
         return "the same lists, with changed content of a key".to_owned();
     }

@@ -45,8 +45,10 @@ fn revisions(snapshot: &Snapshot, deployment: &Deployment<'_>) -> Vec<RevisionSt
         })
         .chain([snapshot.last_converged])
         .collect();
+    // Until another is made with a number above it.
+    let newest = snapshot.newest_revision();
     for told in &snapshot.told_revisions {
-        if blocked(deployment) || named.contains(&told.n) {
+        if blocked(deployment) || named.contains(&told.n) || told.n > newest {
             all.entry(told.n).or_insert_with(|| told.clone());
         }
     }

@@ -55,7 +55,7 @@ pub struct ResourceKeys {
 }
 
 impl ResourceKeys {
-    fn insert(&mut self, id: KeyId) -> bool {
+    pub(crate) fn insert(&mut self, id: KeyId) -> bool {
         if self.read.contains(&id) {
             return false;
         }

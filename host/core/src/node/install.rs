@@ -18,7 +18,9 @@ pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
         }
         if view.question(instance, None).canary.is_none() {
             // Nothing else would show that it reaches the KEK under which objects are stored (DESIGN.md, "Provider ABI").
-            let why = format!("key {key_id} has no canary, so its plugin cannot be shown to reach the KEK");
+            let why = format!(
+                "key {key_id} has no canary, so its plugin cannot be shown to reach the KEK; restore the key's Secret, or give the key up (spec.forget)"
+            );
             draft.problem(Problem::new("CanaryMissing", why));
             continue;
         }

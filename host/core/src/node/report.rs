@@ -37,6 +37,7 @@ pub(super) fn report(
         observed_generation: seen.generation,
         api_server_id: reading.and_then(|reading| reading.id.clone()),
         loaded_hash: view.loaded.cloned(),
+        installed_hash: view.file.cloned(),
         revision,
         highest_key_id: view.o.disk.highest_key_id,
         plugins: asks.iter().filter_map(|(instance, ask)| plugin(view, instance, ask)).collect(),

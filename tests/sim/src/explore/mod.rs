@@ -61,5 +61,6 @@ pub fn replay(
             return world.violation;
         }
     }
-    liveness::check(&world, &mut Known::default()).map(|(violation, _)| violation)
+    let end = liveness::check_told(&world, &mut Known::default(), |world, step| told(world, Some(step)));
+    end.map(|(violation, _)| violation)
 }
