@@ -197,3 +197,49 @@ fn a_lost_revision_is_made_anew() {
     world.reconcile();
     assert!(world.last.actions.iter().all(|action| action.kind() != "SetTarget"), "{:?}", world.last.actions);
 }
+
+/// Nothing is left of the newest revision, nor anybody who had it. Whoever did may have written by it, so that what was
+/// claimed before does not count: another is made with a number above its own, and everything is re-encrypted by it.
+#[test]
+fn a_revision_that_is_gone_for_good_is_left_behind() {
+    let mut world = World::new(&["a", "b"]);
+    world.want("aescbc");
+    world.settle();
+    world.want("aesgcm");
+    let mut given = 0;
+    for _ in 0..40 {
+        world.reconcile();
+        let newest = world.revisions().pop().unwrap().0;
+        let at: Vec<u64> = world.objects.encryption_nodes.iter().map(|node| node.spec.revision.0).collect();
+        if world.config()["secrets"].starts_with("aesgcm:2") && at[0] == newest && at[1] < newest {
+            given = newest;
+            break;
+        }
+        world.follow();
+    }
+    assert!(given > 0, "{:?}", world.config());
+    lose_key(&mut world, 2);
+    let name = names::revision_secret(keyward_core::ids::Revision(given));
+    world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
+    assert_eq!(world.reconcile().waiting.unwrap().reason, "RevisionLost", "a has it");
+
+    world.objects.nodes.retain(|node| node.metadata.name.as_deref() != Some("a"));
+    world.objects.encryption_nodes.retain(|node| node.metadata.name.as_deref() != Some("a"));
+    world.log.clear();
+    for _ in 0..4 {
+        world.reconcile();
+    }
+    let (newest, _) = world.revisions().pop().unwrap();
+    assert!(newest > given, "its number is not used again");
+    assert_eq!(
+        world.config()["secrets"],
+        "aescbc:1,aesgcm:2,identity",
+        "key 2 is read on as far as it is known"
+    );
+    let kinds = world.kinds();
+    let at = |kind: &str| kinds.iter().position(|other| other == kind);
+    let order = [at("ForgetMigrated"), at("RecordPublication"), at("ApplyConfig")];
+    assert!(order.is_sorted() && order[0].is_some(), "{kinds:?}");
+    world.settle();
+    assert!(world.config()["secrets"].starts_with("aesgcm:3,"), "{:?}", world.config());
+}

@@ -29,7 +29,9 @@ pub(super) fn decide(
             turn.degraded(DEGRADED, None);
             return true;
         }
-        Deployment::Nothing | Deployment::Converged { .. } if !deployed.left_behind => &deployed.desired.state,
+        Deployment::Nothing | Deployment::Converged { .. } if !deployed.left_behind => {
+            &deployed.desired.state
+        }
         // OBJECTS.md, "Between revisions": (a) the same lists with a key's new content; (b) without a key that was
         // abandoned; and without one that the admin gave up, else a dead provider blocks every reload for ever. Nothing
         // else may be decided. Nor where a newer revision is gone for good.
