@@ -15,6 +15,7 @@ mod provider;
 mod providers;
 mod status;
 mod stop;
+mod wishes;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,6 +60,10 @@ enum Command {
     Plan(Box<plan::Args>),
     /// Show what is: keys, nodes, plugins, migrations, and what is waited for
     Status(status::Args),
+    /// Re-encrypt everything now, under a new key with the same KEK
+    Reencrypt(wishes::Reencrypt),
+    /// Give up a key whose KEK is gone for good, and what is stored under it
+    ForgetKey(wishes::ForgetKey),
     /// Print the CRDs
     Crds(crds::Args),
     /// For authors of provider modules
@@ -115,6 +120,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::NodeAgent(args) => Box::pin(node_agent::run(*args)).await,
         Command::Plan(args) => plan::run(*args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Reencrypt(args) => wishes::reencrypt(args).await,
+        Command::ForgetKey(args) => wishes::forget_key(args).await,
         Command::Crds(args) => crds::run(&args),
         Command::Provider(args) => provider::run(args),
     }

@@ -25,7 +25,7 @@ pub use in_use::InUse;
 pub use install::{IMAGE, Install, Keyward, SHORT_HISTORY, vault_spec};
 pub use load::{Content, Contents, Load};
 pub use narrator::Narrator;
-pub use plan::plan;
+pub use plan::{Answer, plan};
 pub use reader::{Reader, Report};
 pub use said::Said;
 pub use secrecy::Search;

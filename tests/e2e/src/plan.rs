@@ -1,10 +1,38 @@
-//! What `keyward plan -f` says of a change, as an admin runs it.
+//! `keyward`, as an admin runs it; what `keyward plan -f` says of a change.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use keyward_test_cluster::{Binary, User};
 use serde_json::Value;
 
 use crate::{Keyward, Transcript};
+
+/// What a command answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// How it ended.
+    pub status: std::process::ExitStatus,
+    /// Standard output.
+    pub said: String,
+    /// Standard error.
+    pub complained: String,
+}
+
+impl Keyward {
+    /// Runs `keyward` as the cluster's admin does.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Answer> {
+        let tools = self.cluster.tools().clone();
+        let program = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
+        let output = tokio::process::Command::new(program)
+            .args(arguments)
+            .arg("--kubeconfig")
+            .arg(self.cluster.kubeconfig(0, &User::Admin)?)
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+        Ok(Answer { status: output.status, said: text(&output.stdout), complained: text(&output.stderr) })
+    }
+}
 
 /// Exit code: something would change.
 const CHANGES: i32 = 2;
@@ -16,28 +44,16 @@ const CHANGES: i32 = 2;
 pub async fn plan(keyward: &Keyward, encryption: &Value, transcript: &Transcript) -> Result<()> {
     let file = keyward.cluster.folder().join("new.yaml");
     std::fs::write(&file, serde_json::to_string_pretty(&keyward.object(encryption))?)?;
-    let tools = keyward.cluster.tools().clone();
-    let program = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
-    let output = tokio::process::Command::new(program)
-        .args(["plan", "-f"])
-        .arg(&file)
-        .arg("--kubeconfig")
-        .arg(keyward.cluster.kubeconfig(0, &User::Admin)?)
-        .arg("--providers")
-        .arg(keyward.cluster.tools().modules())
-        .output()
-        .await?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    let (said, complained) = (text(&output.stdout), text(&output.stderr));
+    let file = file.to_str().context("the cluster's folder has a strange name")?;
+    let modules = keyward.cluster.tools().modules();
+    let modules = modules.to_str().context("the target folder has a strange name")?;
+    let Answer { status, said, complained } =
+        keyward.command(&["plan", "-f", file, "--providers", modules]).await?;
     // In one piece: others talk at the same time.
     transcript.say(format_args!("$ keyward plan -f new.yaml\n{said}"));
     if !complained.is_empty() {
         transcript.complain(complained);
     }
-    ensure!(
-        output.status.code() == Some(CHANGES),
-        "the plan should say that something changes: {}",
-        output.status
-    );
+    ensure!(status.code() == Some(CHANGES), "the plan should say that something changes: {status}");
     Ok(())
 }

@@ -62,7 +62,13 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = if self.message.is_empty() { "no message" } else { &self.message };
         write!(f, "{message} ({}", self.code)?;
-        if self.reason.is_empty() { f.write_str(")") } else { write!(f, " {})", self.reason) }
+        if self.reason.is_empty() { f.write_str(")") } else { write!(f, " {})", self.reason) }?;
+        if message.contains("strict decoding error: unknown field") {
+            f.write_str(
+                "; the CRDs are older than this operator: keyward crds | kubectl apply --server-side -f -",
+            )?;
+        }
+        Ok(())
     }
 }
 

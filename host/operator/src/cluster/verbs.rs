@@ -77,7 +77,7 @@ impl Cluster {
         let call = Call { verb: "create", object: &object };
         let request = encode(&call, body)?;
         let request = Request::new(K::url_path(&(), namespace)).create(&params(), request);
-        self.write(&call, request).await
+        self.write(&call, strict(request)).await
     }
 
     /// Depends on the `resourceVersion` in `body`: refused here where there is none, for it would depend on nothing.
@@ -91,7 +91,7 @@ impl Cluster {
         versioned(&call, body.meta())?;
         let request = encode(&call, body)?;
         let request = Request::new(K::url_path(&(), namespace)).replace(&name, &params(), request);
-        self.write(&call, request).await
+        self.write(&call, strict(request)).await
     }
 
     /// The same for the status alone.
@@ -106,7 +106,7 @@ impl Cluster {
         let request = encode(&call, body)?;
         let request =
             Request::new(K::url_path(&(), None)).replace_subresource("status", &name, &params(), request);
-        self.write(&call, request).await
+        self.write(&call, strict(request)).await
     }
 
     /// Leaves these finalizers on the version that was read.
@@ -246,6 +246,19 @@ fn versioned(call: &Call<'_>, meta: &ObjectMeta) -> Result<(), CallError> {
 
 fn params() -> PostParams {
     PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() }
+}
+
+/// A field that the API server does not know is refused: CRDs that are older than this operator would drop it without a
+/// word, and what a decision stands on would be gone.
+fn strict(
+    request: Result<http::Request<Vec<u8>>, kube_core::request::Error>,
+) -> Result<http::Request<Vec<u8>>, kube_core::request::Error> {
+    let mut request = request?;
+    let uri = request.uri().to_string();
+    let and = if uri.contains('?') { '&' } else { '?' };
+    *request.uri_mut() = http::Uri::try_from(format!("{uri}{and}fieldValidation=Strict"))
+        .map_err(|error| kube_core::request::Error::BuildRequest(error.into()))?;
+    Ok(request)
 }
 
 fn metadata_only(

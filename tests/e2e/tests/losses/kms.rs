@@ -1,13 +1,10 @@
 //! Mistakes about the KMS's keys, and at the KMS itself.
 
 use anyhow::{Context as _, Result, ensure};
-use keyward_core::api::ClusterEncryption;
 use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_test_cluster::{PodState, Policy, Seen, wait_until};
 use keyward_test_e2e::{Encryption, IMAGE, InUse, Install, Keyward, vault_spec};
-use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
 
 use crate::PATIENCE;
 
@@ -54,9 +51,12 @@ async fn a_wrong_kek_changes_nothing_and_the_right_one_is_enough() -> Result<()>
     cluster.settled(to, 2, PATIENCE).await?;
 
     // The provider of a key that nothing needs any more goes at once when its loss is accepted.
-    let forget = Patch::Merge(json!({"spec": {"forget": [1]}}));
-    let wishes = Api::<ClusterEncryption>::all(keyward.client.clone());
-    wishes.patch(names::CLUSTER, &PatchParams::default(), &forget).await?;
+    let told = keyward.command(&["forget-key", "1"]).await?;
+    ensure!(!told.status.success() && told.said.contains("nothing of them is lost"), "{told:?}");
+    let never = keyward.command(&["forget-key", "9", "--accept-loss"]).await?;
+    ensure!(never.complained.contains("key 9 was never made; the highest is 2"), "{never:?}");
+    let given_up = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
+    ensure!(given_up.status.success() && given_up.said.contains("key 1 is given up"), "{given_up:?}");
     keyward
         .wait("key 1 to leave", PATIENCE, |status| {
             status.is_idle() && status.newest_lists().flatten().all(|one| one != "kms:1")
@@ -68,6 +68,11 @@ async fn a_wrong_kek_changes_nothing_and_the_right_one_is_enough() -> Result<()>
     })
     .await?;
     cluster.settled(to, 2, PATIENCE).await?;
+
+    // The same KEK, asked for once more: another key, and everything under it.
+    let again = tokio::time::timeout(PATIENCE, keyward.command(&["reencrypt", "--wait"])).await??;
+    ensure!(again.status.success() && again.said.contains("done"), "{again:?}");
+    cluster.settled(to, 3, PATIENCE).await?;
     cluster.finish().await.map(drop)
 }
 

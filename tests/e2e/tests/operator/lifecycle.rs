@@ -94,11 +94,18 @@ async fn operator_waits_for_its_crds_decides_and_ends_in_order() -> Result<()> {
     first.answers("/livez", &["200 OK"]).await?;
     first.answers("/readyz", &["503", "keyward crds | kubectl apply"]).await?;
 
-    // The CRDs come: it goes on by itself.
-    setup::crds(&admin).await?;
+    // Older ones would drop what it writes: it says so, and nothing is half written.
+    setup::older_crds(&admin, "conditions").await?;
     let wishes = Api::<ClusterEncryption>::all(admin.clone());
     let wish = ClusterEncryption::new(names::CLUSTER, Default::default());
     wishes.create(&PostParams::default(), &wish).await?;
+    first
+        .answers("/metrics", &["keyward_operator_reconcile_duration_seconds_count{result=\"invalid\"}"])
+        .await?;
+    assert!(wishes.get(names::CLUSTER).await?.status.is_none());
+
+    // The CRDs come: it goes on by itself.
+    setup::crds(&admin).await?;
     first.answers("/readyz", &["200 OK"]).await?;
     let shown = [LEADS, "keyward_operator_reconcile_duration_seconds_count{result=\"ok\"}"];
     first.answers("/metrics", &shown).await?;

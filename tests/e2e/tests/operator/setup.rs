@@ -33,8 +33,24 @@ pub(crate) async fn cluster(with_crds: bool) -> Result<(Cluster, Client)> {
 
 /// Installs the CRDs and waits until they are served.
 pub(crate) async fn crds(admin: &Client) -> Result<()> {
+    install(admin, [ClusterEncryption::crd(), EncryptionNode::crd(), EncryptionMigration::crd()]).await
+}
+
+/// The CRDs of a version that did not have this field of `ClusterEncryption`'s status.
+pub(crate) async fn older_crds(admin: &Client, without: &str) -> Result<()> {
+    let mut crd = ClusterEncryption::crd();
+    for version in &mut crd.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let status = schema.and_then(|schema| schema.properties.as_mut()?.get_mut("status"));
+        let fields = status.and_then(|status| status.properties.as_mut());
+        anyhow::ensure!(fields.is_some_and(|fields| fields.remove(without).is_some()), "no {without}");
+    }
+    install(admin, [crd, EncryptionNode::crd(), EncryptionMigration::crd()]).await
+}
+
+async fn install(admin: &Client, crds: [CustomResourceDefinition; 3]) -> Result<()> {
     let api = Api::<CustomResourceDefinition>::all(admin.clone());
-    for crd in [ClusterEncryption::crd(), EncryptionNode::crd(), EncryptionMigration::crd()] {
+    for crd in crds {
         api.patch(&crd.name_any(), &PatchParams::apply("admin").force(), &Patch::Apply(&crd)).await?;
     }
     wait_until("the CRDs to be served", PATIENCE, async || {
