@@ -218,13 +218,22 @@ fn a_revision_that_is_gone_for_good_is_left_behind() {
         world.follow();
     }
     assert!(given > 0, "{:?}", world.config());
-    lose_key(&mut world, 2);
+    let key = names::key_secret(names::KUBE_APISERVER, KeyId(2));
+    let at = world.objects.secrets.iter().position(|secret| secret.metadata.name.as_deref() == Some(&key));
+    let data = world.objects.secrets[at.unwrap()].data.take();
     let name = names::revision_secret(keyward_core::ids::Revision(given));
     world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
     assert_eq!(world.reconcile().waiting.unwrap().reason, "RevisionLost", "a has it");
 
     world.objects.nodes.retain(|node| node.metadata.name.as_deref() != Some("a"));
     world.objects.encryption_nodes.retain(|node| node.metadata.name.as_deref() != Some("a"));
+    let waiting = world.reconcile().waiting.unwrap();
+    assert!(
+        waiting.reason == "RevisionLost" && waiting.message.contains(&key),
+        "it can be mended: {waiting:?}"
+    );
+    assert!(data.is_some());
+    lose_key(&mut world, 2);
     world.log.clear();
     for _ in 0..4 {
         world.reconcile();

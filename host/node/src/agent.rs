@@ -191,7 +191,7 @@ impl Agent {
             self.memory.unneeded.entry(instance.clone()).or_insert(now);
         }
         let done = self.act(&decision, &observed).await;
-        self.ask(&decision, &observed);
+        self.ask(&decision, &observed, done.is_ok());
         // After steps that went well there is more to see, at once.
         if let Some(report) = decision.report.filter(|_| done.is_err() || decision.steps.is_empty()) {
             self.report(report).await?;
@@ -248,7 +248,7 @@ impl Agent {
         Ok(())
     }
 
-    fn ask(&mut self, decision: &Decision, observed: &Observed) {
+    fn ask(&mut self, decision: &Decision, observed: &Observed, started: bool) {
         let candidate = observed.candidate.iter().filter_map(|found| found.as_ref().ok());
         let target = observed.target.iter().filter_map(|found| found.as_ref().ok());
         let records = candidate.flat_map(|plugins| plugins.values()).chain(
@@ -260,7 +260,9 @@ impl Agent {
             paths: self.settings.paths.clone(),
             node: self.settings.node.clone(),
         };
-        self.prober.ask(&decision.asks, &diagnoser, &scrubber);
+        let mut asks = decision.asks.clone();
+        asks.extend(decision.starts.clone().into_iter().filter(|_| started));
+        self.prober.ask(&asks, &diagnoser, &scrubber);
     }
 
     async fn report(&mut self, status: keyward_core::api::EncryptionNodeStatus) -> Result<(), AgentError> {

@@ -184,8 +184,9 @@ fn remember(world: &mut World) {
         // One that leaves the list is decrypted; if it comes back at once, that is under way until all have the next
         // revision.
         let wanted = snapshot.wanted.resources.contains(&resources()[resource]);
-        let encrypts = converged.map(|(_, config)| config.writer(resource) != Provider::Identity);
-        *encrypted = wanted && encrypts.unwrap_or(*encrypted);
+        // Plain text that a revision asked for (`applied` tells whether it might) goes on until all have the next.
+        let plain = newest.is_some_and(|(_, config)| config.writer(resource) == Provider::Identity);
+        *encrypted = wanted && !plain && (*encrypted || converged.is_some());
     }
     if encrypted != world.books.encrypted {
         Arc::make_mut(&mut world.books).encrypted = encrypted;

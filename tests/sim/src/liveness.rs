@@ -35,6 +35,8 @@ pub fn heal(world: &mut World) {
         // What left has left for good.
         if world.books.left[n] {
             world.step(Step::to(Kind::Stop, n));
+            // An operator that was slow may have made its object again; its admin deletes it again.
+            world.step(Step::to(Kind::Leave, n));
         } else {
             world.step(Step::to(Kind::Start, n));
             world.server(n).forget();
@@ -209,14 +211,16 @@ fn give_up(world: &mut World, stuck: bool) -> bool {
         all.any(|sealed| sealed.key() == Some(id) && is_lost(world, sealed))
     };
     let forgotten = &world.api.spec.forget;
-    // Where it runs, it goes on; where it does not, nothing shows that it reaches the KEK.
+    // Where its plugin runs, it goes on; where it does not, the status says that nothing shows that it reaches the KEK.
+    let waits = if stuck { world.clone().decided().waiting } else { None };
+    let waits = waits.map(|waits| waits.message).unwrap_or_default();
     let unproven = |id: KeyId| {
-        let kms = world.books.keys.get(&id).is_some_and(|meaning| meaning.mode == Mode::Kms);
-        kms && unbacked(id) && world.api.snapshot.canary(id).is_none()
+        let told = ["CanaryMissing", "KEKMismatch"].iter().any(|reason| waits.contains(reason));
+        unbacked(id) && told && waits.contains(&format!("key {id}"))
     };
-    let lost = |id: KeyId| is_gone(world, id) && (may_write(id) || unbacked(id) || stored(id));
+    let lost = |id: KeyId| is_gone(world, id) && (may_write(id) || stored(id));
     let known = world.books.keys.keys().copied().filter(|id| !forgotten.contains(id));
-    let needed: Vec<KeyId> = known.filter(|id| lost(*id) || stuck && unproven(*id)).collect();
+    let needed: Vec<KeyId> = known.filter(|id| lost(*id) || unproven(*id)).collect();
     for id in &needed {
         world.step(Step::to(Kind::Forget, usize::try_from(id.0).unwrap_or(usize::MAX)));
     }

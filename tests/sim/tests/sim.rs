@@ -82,3 +82,29 @@ fn what_is_written_late_claims_nothing() {
         format!("1//spec.3,resources.2,{rounds},reconcile,reconcile,{comes_back},act.1").parse().unwrap();
     assert_eq!(replay(&way, None, |_, _| ()), None, "{way}");
 }
+
+/// A newest revision that is gone for good, with a node that had it and wrote by it. Its key is known from the status, or
+/// its secret can be mended.
+#[test]
+fn what_a_lost_revision_wrote_is_read_on() {
+    let rolls = |n: usize| format!("agent.{n},agent.{n},agent.{n},poll.{n},agent.{n}");
+    let (a, b, c) = (rolls(0), rolls(1), rolls(2));
+    // The operator dies before it tells that all had the revision before.
+    let deleted = format!(
+        "3/1/spec.2,reconcile,reconcile,reconcile,{a},reconcile,{b},reconcile,{c},reconcile-dies.0.3,reconcile,\
+         reconcile,{a},stop.0,tick.2,leave.0,stop.2,agent.2,agent.1,delete-revision.0,delete-key.2,reconcile,\
+         reconcile,reconcile,agent.1"
+    );
+    let undecodable = format!(
+        "3/1/forget.1,reconcile,reconcile,reconcile,{a},stop.0,tick.2,leave.0,agent.1,agent.2,delete-revision.0,\
+         corrupt-key.2,reconcile,reconcile,reconcile,mend-keys"
+    );
+    let installed =
+        "3/1/forget.1,reconcile,reconcile,delete-key.2,reconcile,agent-dies.0.4,delete-node,delete-key.1,\
+                     delete-revision,reconcile,agent,tick.2"
+            .to_owned();
+    for text in [deleted, undecodable, installed] {
+        let way: Way = text.parse().unwrap();
+        assert_eq!(replay(&way, None, |_, _| ()), None, "{way}");
+    }
+}

@@ -57,11 +57,6 @@ impl Group {
         Self::Life,
     ];
 
-    /// Whether it runs where no group is named. Fuzzing was not yet seen to pass from there.
-    pub(crate) fn by_default(self) -> bool {
-        self != Self::Fuzz
-    }
-
     /// How much of it runs where no group is named, as its tests read it from the environment: all of it takes eight
     /// minutes, this three fewer.
     pub(crate) fn sizes(self) -> Vec<(&'static str, &'static str)> {

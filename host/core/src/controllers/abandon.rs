@@ -85,12 +85,25 @@ fn never_wrote(snapshot: &Snapshot, key: &KeySecret) -> bool {
         && writes_nowhere(snapshot, key.id)
 }
 
-/// No revision that exists has it first; one that cannot be read might.
+/// No revision that exists has it first, nor had one that is gone and still told of; one that cannot be read might.
 pub(super) fn writes_nowhere(snapshot: &Snapshot, id: KeyId) -> bool {
-    snapshot.revisions.values().all(|stored| {
-        let content = stored.content.as_ref();
-        content.is_ok_and(|content| content.config.resources.iter().all(|entry| !is_first(entry, id)))
-    })
+    let gone = gone_lists(snapshot).any(|list| list.first().is_some_and(|first| names(first, id)));
+    !gone
+        && snapshot.revisions.values().all(|stored| {
+            let content = stored.content.as_ref();
+            content.is_ok_and(|content| content.config.resources.iter().all(|entry| !is_first(entry, id)))
+        })
+}
+
+/// The lists of revisions that are gone, as far as the status tells of them.
+fn gone_lists(snapshot: &Snapshot) -> impl Iterator<Item = &Vec<String>> {
+    let gone = snapshot.told_revisions.iter().filter(|told| !snapshot.revisions.contains_key(&told.n));
+    gone.flat_map(|told| told.lists.values())
+}
+
+/// Whether a provider in CONTRACT.md's notation is this key's.
+fn names(provider: &str, id: KeyId) -> bool {
+    provider.split_once(':').is_some_and(|(_, n)| n == id.to_string())
 }
 
 /// Whether a list may have an identity key as its writer: it begins with `identity` and has the key's number behind it
@@ -101,6 +114,10 @@ pub(super) fn may_write_plain(snapshot: &Snapshot, id: KeyId) -> bool {
         let keys = provider.aesgcm.iter().flat_map(|keys| &keys.keys);
         keys.into_iter().any(|key| key.name.parse() == Ok(id) && key.secret == null)
     };
+    let plain = |list: &Vec<String>| list.first().is_some_and(|first| first == "identity");
+    if gone_lists(snapshot).any(|list| plain(list) && list.contains(&format!("aesgcm:{id}"))) {
+        return true;
+    }
     let contents = snapshot.revisions.values().filter_map(|stored| stored.content.as_ref().ok());
     let mut entries = contents.flat_map(|content| &content.config.resources);
     entries.any(|entry| {
@@ -110,9 +127,7 @@ pub(super) fn may_write_plain(snapshot: &Snapshot, id: KeyId) -> bool {
 }
 
 fn is_first(entry: &ResourceConfiguration, id: KeyId) -> bool {
-    let first = entry.providers.first();
-    first
-        .is_some_and(|provider| provider.notation().split_once(':').is_some_and(|(_, n)| n == id.to_string()))
+    entry.providers.first().is_some_and(|provider| names(&provider.notation(), id))
 }
 
 /// Annotates it. Its number is not used again.

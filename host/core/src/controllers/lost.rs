@@ -67,8 +67,7 @@ fn state(snapshot: &Snapshot, told: &RevisionStatus, newest_identity_writes: boo
 pub(super) fn read_on(snapshot: &Snapshot, newest: Revision, state: &mut State) {
     for told in snapshot.told_revisions.iter().filter(|told| told.n > newest) {
         for (resource, providers) in &told.lists {
-            let named = providers.iter().filter_map(|provider| provider.split_once(':')?.1.parse().ok());
-            let named: Vec<KeyId> = named.collect();
+            let named: Vec<KeyId> = keys_in(providers).collect();
             for key in snapshot.usable().filter(|key| named.contains(&key.id)) {
                 let keys = state.resources.entry(GroupResource::parse(resource)).or_default();
                 if keys.insert(key.id) {
@@ -77,6 +76,22 @@ pub(super) fn read_on(snapshot: &Snapshot, newest: Revision, state: &mut State) 
             }
         }
     }
+}
+
+fn keys_in(providers: &[String]) -> impl Iterator<Item = KeyId> {
+    providers.iter().filter_map(|provider| provider.split_once(':')?.1.parse().ok())
+}
+
+/// A key secret that is there and cannot be decoded, of a key that a revision had which is gone: as long as it can be
+/// mended, neither is gone for good (S7). With the revision.
+pub(super) fn undecodable(snapshot: &Snapshot, newest: Revision) -> Option<(Revision, &str)> {
+    let gone = snapshot.told_revisions.iter().filter(|told| told.n > newest);
+    let mut named =
+        gone.flat_map(|told| told.lists.values().flat_map(|list| keys_in(list)).map(|id| (told.n, id)));
+    named.find_map(|(revision, id)| {
+        let name = snapshot.undecodable.keys().find(|name| KeyId::from_name(name) == Some(id))?;
+        Some((revision, name.as_str()))
+    })
 }
 
 /// What runs must be what the new Secret says: an in-place update since then gives other plugins.

@@ -172,6 +172,15 @@ impl Turn {
         }
     }
 
+    /// What all else waits for, told before it.
+    pub(crate) fn wait_above_all(&mut self, reason: &str, message: String) {
+        let message = match &self.waiting {
+            Some(other) => format!("{message}; {}", other.message),
+            None => message,
+        };
+        self.waiting = Some(Waiting { reason: reason.to_owned(), message });
+    }
+
     /// How long the fact has had this value; from now on its age is kept.
     pub(crate) fn since(&mut self, snapshot: &Snapshot, fact: impl Into<String>, value: String) -> Duration {
         let fact = fact.into();

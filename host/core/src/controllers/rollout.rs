@@ -229,6 +229,12 @@ fn perhaps_given<'a>(
         );
         return Some(blocked("RevisionLost", message, targets.clone()));
     }
+    if let Some((told, name)) = lost::undecodable(snapshot, target) {
+        let message = format!(
+            "revision {told} is gone, and Secret {name}, whose key it had, cannot be decoded; mend it, or delete it where it is lost"
+        );
+        return Some(blocked("RevisionLost", message, targets.clone()));
+    }
     let content = lost::rebuild(snapshot, revision).ok()?;
     let message = format!(
         "revision {revision} is gone. It is made anew from the status and the key secrets: the bytes are the same"

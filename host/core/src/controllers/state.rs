@@ -86,30 +86,29 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
     let Some(newest) = deployed.newest() else { return true };
     let mut needs: BTreeSet<KeyId> =
         [newest].iter().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
-    let what = match deployed.desired.step {
-        // A key that takes over from one that was given up wrote before too.
-        Step::WriteKey | Step::Dropped
-            if !forget_claims(snapshot, deployed, &deployed.desired.state, turn) =>
-        {
-            return false;
-        }
+    let step = deployed.desired.step;
+    let what = match step {
         Step::WriteKey => format!("making key {} the write key", newest.id),
         // One that runs nowhere yet has passed its preflight, and is all that there is.
         Step::Dropped => {
             needs = take_over(deployed).filter(|id| deployed.kms_keys().any(|key| key.id == *id)).collect();
-            "the key that takes over from one that leaves".to_owned()
+            let heirs: Vec<String> = needs.iter().map(ToString::to_string).collect();
+            format!(
+                "key {} takes over from one that leaves, unless it is given up too; that",
+                heirs.join(", ")
+            )
         }
         Step::Settled => "taking keys out that nothing needs any more".to_owned(),
         Step::Decrypt => return forget_migrated(snapshot, deployed, turn),
         _ => return true,
     };
-    match health::gate(snapshot, &needs, &what) {
-        Some(why) => {
-            turn.wait("PluginUnhealthy", why);
-            false
-        }
-        None => true,
+    if let Some(why) = health::gate(snapshot, &needs, &what) {
+        turn.wait_above_all("PluginUnhealthy", why);
+        return false;
     }
+    // A key that takes over from one that was given up wrote before too.
+    !matches!(step, Step::WriteKey | Step::Dropped)
+        || forget_claims(snapshot, deployed, &deployed.desired.state, turn)
 }
 
 /// Keys that become the writer of something.

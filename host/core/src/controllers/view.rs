@@ -45,10 +45,9 @@ fn revisions(snapshot: &Snapshot, deployment: &Deployment<'_>) -> Vec<RevisionSt
         })
         .chain([snapshot.last_converged])
         .collect();
-    // Until another is made with a number above it.
-    let newest = snapshot.newest_revision();
+    // Until one above it is loaded everywhere: what had it may have written by it.
     for told in &snapshot.told_revisions {
-        if blocked(deployment) || named.contains(&told.n) || told.n > newest {
+        if blocked(deployment) || named.contains(&told.n) || told.n > snapshot.last_converged {
             all.entry(told.n).or_insert_with(|| told.clone());
         }
     }

@@ -149,6 +149,8 @@ pub struct Decision {
     pub steps: Vec<Step>,
     /// Every plugin to be probed; others are left alone.
     pub asks: BTreeMap<Instance, Ask>,
+    /// To be probed beside those once the steps are done: what they start.
+    pub starts: BTreeMap<Instance, Ask>,
     /// Instances that nothing needs, some of which are to go once they have been so for long enough.
     pub unneeded: BTreeSet<Instance>,
     /// `EncryptionNode.status`; `None` while too little was seen to say anything true.
@@ -219,10 +221,18 @@ pub fn next(observed: &Observed) -> Decision {
     let answer = preflight::answer(&view, &mut draft);
     stop::plugins(&view, &mut draft);
     stop::kept(&view, &mut draft);
-    let mut asks = probes::asks(&view, &draft.urgent);
+    let asks = probes::asks(&view, &draft.urgent);
+    let starts = probes::starts(&view, &draft.steps);
     let report = report::report(&view, &asks, answer, draft.problem.as_ref());
-    probes::asks_of_started(&view, &draft.steps, &mut asks);
-    Decision { steps: draft.steps, asks, unneeded: draft.unneeded, report, why: draft.why, busy: draft.busy }
+    Decision {
+        steps: draft.steps,
+        asks,
+        starts,
+        unneeded: draft.unneeded,
+        report,
+        why: draft.why,
+        busy: draft.busy,
+    }
 }
 
 /// What must be on disk before anything is built on it.

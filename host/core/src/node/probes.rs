@@ -7,14 +7,21 @@ use super::instance::Instance;
 use super::observe::Question;
 use super::view::{View, plugins_of};
 
-/// What these steps start is asked from its first moment: it need not be seen on disk before.
-pub(super) fn asks_of_started(view: &View<'_>, steps: &[Step], asks: &mut BTreeMap<Instance, Ask>) {
-    for step in steps {
-        let Step::WritePod { instance, trial } = step else { continue };
-        let run = if *trial { view.on_disk(instance).tries.saturating_add(1) } else { 0 };
-        let question = Question { run, ..view.question(instance, None) };
-        asks.insert(instance.clone(), Ask { question, urgent: false });
-    }
+/// What these steps start is asked from its first moment, once they are done: it need not be seen on disk before. Where
+/// something is known of an earlier process that the question would not tell from this one, that is forgotten first.
+pub(super) fn starts(view: &View<'_>, steps: &[Step]) -> BTreeMap<Instance, Ask> {
+    let written = steps.iter().filter_map(|step| match step {
+        Step::WritePod { instance, trial } => Some((instance, *trial)),
+        _ => None,
+    });
+    written
+        .filter_map(|(instance, trial)| {
+            let run = if trial { view.on_disk(instance).tries.saturating_add(1) } else { 0 };
+            let known = view.o.probes.get(instance).is_some_and(|known| known.question.run == run);
+            let question = Question { run, ..view.question(instance, None) };
+            (!known).then(|| (instance.clone(), Ask { question, urgent: false }))
+        })
+        .collect()
 }
 
 /// Every plugin that runs here, needed or not, and those that others run for a configuration in force.

@@ -81,6 +81,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         .keys()
         .copied()
         .chain(servers.values().filter_map(|server| Some(server.agent.as_ref()?.spec.revision)))
+        .chain(status.revisions.iter().map(|told| told.n))
         .chain([status.highest_revision])
         .max()
         .unwrap_or_default();

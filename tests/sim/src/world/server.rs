@@ -178,13 +178,12 @@ impl World {
             None => node::next(&self.servers[n].observed),
             Some(mutant) => mutant.agent(&self.servers[n].observed),
         };
-        for (done, step) in decision.steps.iter().enumerate() {
-            if dies_after == Some(done) {
+        let mut done = 0;
+        for step in &decision.steps {
+            if dies_after == Some(done) || !self.node_step(n, step) {
                 break;
             }
-            if !self.node_step(n, step) {
-                break;
-            }
+            done += 1;
         }
         let server = self.server_mut(n);
         if server.life == Life::Held {
@@ -199,7 +198,11 @@ impl World {
         for instance in &decision.unneeded {
             server.observed.unneeded.entry(instance.clone()).or_default();
         }
-        self.probe(n, &decision.asks);
+        let mut asks = decision.asks;
+        if done == decision.steps.len() {
+            asks.extend(decision.starts);
+        }
+        self.probe(n, &asks);
         if let Some(status) = decision.report.filter(|_| self.servers[n].life != Life::Held)
             && self.running().next().is_some()
         {

@@ -418,7 +418,11 @@ pub(super) fn turn(machine: &mut Machine, memory: &mut Memory, steps: usize) -> 
     for instance in &decision.unneeded {
         memory.unneeded.entry(instance.clone()).or_insert(machine.now);
     }
-    machine.probe(&decision.asks, memory);
+    let mut asks = decision.asks.clone();
+    if done == decision.steps.len() {
+        asks.extend(decision.starts.clone());
+    }
+    machine.probe(&asks, memory);
     machine.now += 1;
     machine.restart();
     machine.serve();
