@@ -76,7 +76,7 @@ fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRe
 fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
     let stored = match &snapshot.candidate {
         Some(Ok(candidate)) if trial.is(candidate) => candidate,
-        _ => return write_candidate(snapshot, trial, turn),
+        _ => return write_candidate(snapshot, &trial, turn),
     };
     let names: Vec<&String> = snapshot.servers.keys().collect();
     let answers: BTreeMap<&String, _> = snapshot
@@ -112,7 +112,7 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
             "not every node decrypts the canary of the candidate for key {}: another is made",
             trial.key_id
         ));
-        return write_candidate(snapshot, trial, turn);
+        return write_candidate(snapshot, &trial, turn);
     }
     requests
 }
@@ -131,12 +131,16 @@ fn canary_fails(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, tu
 
 /// The nodes are asked in the same decision: actions are carried out in order, so the Secret is there when the first
 /// node reads of it.
-fn write_candidate(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
+fn write_candidate(
+    snapshot: &Snapshot,
+    trial: &Trial,
+    turn: &mut Turn,
+) -> BTreeMap<String, PreflightRequest> {
     let mut plugin = trial.record.clone();
     plugin.salt = Some(snapshot.fresh.salt.clone());
     let Some(hash) = plugin.digest(trial.key_id) else { return BTreeMap::new() };
     let names: Vec<&String> = snapshot.servers.keys().collect();
-    let requests = requests(&trial, &hash, trial.canary.as_ref(), &names, snapshot);
+    let requests = requests(trial, &hash, trial.canary.as_ref(), &names, snapshot);
     let message = format!("writing the candidate for key {} ({})", trial.key_id, trial.purpose);
     // Whatever the candidate before this one failed with is not about this one.
     turn.degraded(DEGRADED, None);
