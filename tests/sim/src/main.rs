@@ -48,7 +48,9 @@ enum Complete {
     None,
     /// What takes seconds
     Small,
-    /// What takes long
+    /// 1 API server, 3 keys, every single fault, kind by kind: what takes half an hour
+    Faults,
+    /// All of it: what takes hours
     Large,
 }
 
@@ -67,6 +69,7 @@ fn explore(options: &Options) -> bool {
     let bounds = match options.complete {
         Complete::None => Vec::new(),
         Complete::Small => scenario::small(),
+        Complete::Faults => scenario::faults_of_three_keys(),
         Complete::Large => scenario::large(),
     };
     let all = bounds.into_iter().map(|(what, mut bounds)| {
@@ -75,7 +78,11 @@ fn explore(options: &Options) -> bool {
     });
     for (what, found, spent) in exhaustive::explore_all(all.collect(), options.threads) {
         let whole = if found.complete { "complete" } else { "stopped" };
-        println!("{what}: {} states, {} steps, {whole}, {spent:.1?}", found.states, found.steps);
+        let count = found.violations.len();
+        println!(
+            "{what}: {} states, {} steps, {whole}, {count} violations, {spent:.1?}",
+            found.states, found.steps
+        );
         for (violation, way) in &found.violations {
             tell(violation, way);
         }

@@ -255,12 +255,12 @@ impl Shared<'_> {
     }
 }
 
-/// Each within its bounds, one after the other. Prints how far those are that take long.
+/// Each within its bounds, one after the other, as they are asked for. Prints how far those are that take long.
 pub fn explore_all(
-    bounds: Vec<(&'static str, Bounds)>,
+    bounds: Vec<(String, Bounds)>,
     threads: usize,
-) -> Vec<(&'static str, Found, Duration)> {
-    let one = |(what, bounds): (&'static str, Bounds)| {
+) -> impl Iterator<Item = (String, Found, Duration)> {
+    bounds.into_iter().map(move |(what, bounds)| {
         let began = Instant::now();
         let found = explore(&bounds, threads, |found| {
             if found.states.is_multiple_of(500_000) {
@@ -268,8 +268,7 @@ pub fn explore_all(
             }
         });
         (what, found, began.elapsed())
-    };
-    bounds.into_iter().map(one).collect()
+    })
 }
 
 fn fingerprint(frame: &Frame) -> u128 {
