@@ -48,7 +48,7 @@ enum Complete {
     None,
     /// What takes seconds
     Small,
-    /// 1 API server, 3 keys, every single fault, kind by kind: what takes half an hour
+    /// 1 API server, 3 keys, every single fault, kind by kind: what takes an hour or more
     Faults,
     /// All of it: what takes hours
     Large,
