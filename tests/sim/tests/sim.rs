@@ -1,5 +1,7 @@
 //! What is shown each time: small bounds completely, some schedules by chance, and that every mistake is found.
 
+use std::collections::BTreeSet;
+
 use keyward_test_sim::explore::random::{self, Plan};
 use keyward_test_sim::explore::{Way, exhaustive, replay};
 use keyward_test_sim::mutants::Mutant;
@@ -107,4 +109,16 @@ fn what_a_lost_revision_wrote_is_read_on() {
         let way: Way = text.parse().unwrap();
         assert_eq!(replay(&way, None, |_, _| ()), None, "{way}");
     }
+}
+
+/// Else what is explored kind by kind would leave one out.
+#[test]
+fn every_fault_is_of_a_kind_that_is_explored() {
+    let rounds = ["round"; 9].join(",");
+    let way: Way = format!("3/5+1+3/spec.5,{rounds},forget.3,{rounds},register.2,{rounds}").parse().unwrap();
+    let known: BTreeSet<Kind> = scenario::fault_kinds().collect();
+    let mut seen = BTreeSet::new();
+    replay(&way, None, |world, _| seen.extend(scenario::faults(world).iter().map(|step| step.kind)));
+    assert!(seen.is_subset(&known), "{:?}", seen.difference(&known));
+    assert!(seen.len() > 25, "the way has little of it: {seen:?}");
 }
