@@ -50,6 +50,8 @@ enum Complete {
     Small,
     /// 1 API server, 3 keys, every single fault, kind by kind: what takes an hour or more
     Faults,
+    /// The same with the first key in force at the beginning
+    InForce,
     /// All of it: what takes hours
     Large,
 }
@@ -70,6 +72,7 @@ fn explore(options: &Options) -> bool {
         Complete::None => Vec::new(),
         Complete::Small => scenario::small(),
         Complete::Faults => scenario::faults_of_three_keys(),
+        Complete::InForce => scenario::faults_with_a_key_in_force(),
         Complete::Large => scenario::large(),
     };
     let all = bounds.into_iter().map(|(what, mut bounds)| {

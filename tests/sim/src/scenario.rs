@@ -232,6 +232,19 @@ pub fn faults_of_three_keys() -> Vec<(String, Bounds)> {
     fault_kinds().map(one).collect()
 }
 
+/// The same where the first of the keys is in force at the beginning: what befalls it on its way there is in the smaller
+/// bounds. The two others are asked for at any moment, the second of them perhaps before the first is done.
+pub fn faults_with_a_key_in_force() -> Vec<(String, Bounds)> {
+    let one = |kind: Kind| {
+        let what = format!(
+            "1 API server, 3 keys (KMS a in force, then KMS b, aescbc), at any moment once: {}",
+            kind.name()
+        );
+        (what, Bounds { only: vec![kind], ..bounds(1, &[3], &[5, 1], 1, false) })
+    };
+    fault_kinds().map(one).collect()
+}
+
 /// Bounds that take a while.
 pub fn large() -> Vec<(String, Bounds)> {
     let all = [
