@@ -1,11 +1,14 @@
-//! `keyward node-agent`: settings, signals, and the agent they belong to.
+//! `keyward node-agent`: settings, signals, and the agent they belong to; and what is done by hand on a node.
+
+mod prepare;
+mod recover;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use clap::Args as ClapArgs;
+use anyhow::{Result, bail, ensure};
+use clap::{Args as ClapArgs, Subcommand};
 use keyward_core::node::Policy;
 use keyward_node::{Agent, Owner, Paths, Settings};
 use keyward_operator::settings::duration;
@@ -13,9 +16,28 @@ use keyward_operator::settings::duration;
 /// Example: `keyward node-agent --node cp-1 --kubeconfig /etc/kubernetes/keyward/agent.kubeconfig`.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
     after_help = "Example:\n  keyward node-agent --node cp-1 --kubeconfig /etc/kubernetes/keyward/agent.kubeconfig"
 )]
 pub(crate) struct Args {
+    /// What is done once, by hand
+    #[command(subcommand)]
+    once: Option<Once>,
+    #[command(flatten)]
+    run: Option<Run>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Once {
+    /// Make a kubeadm node's API server ready for Keyward
+    Prepare(prepare::Args),
+    /// Replace a credential of a plugin on this node, without the API
+    Recover(recover::Args),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+struct Run {
     /// The node's name, which is its EncryptionNode's too
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node: String,
@@ -59,6 +81,15 @@ pub(crate) struct Args {
 
 /// Runs until SIGTERM or SIGINT. Plugins go on: they are static pods.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    match (args.once, args.run) {
+        (Some(Once::Prepare(args)), _) => prepare::run(args).await,
+        (Some(Once::Recover(args)), _) => recover::run(args).await,
+        (None, Some(args)) => agent(args).await,
+        (None, None) => bail!("--node and --kubeconfig are missing; see keyward node-agent --help"),
+    }
+}
+
+async fn agent(args: Run) -> Result<ExitCode> {
     ensure!(args.root.is_absolute(), "--root must be an absolute path: it stands in the plugins' pods");
     let policy = Policy {
         probe_interval: args.probe_interval,
