@@ -1,5 +1,5 @@
 // The control plane of the tests: kube-apiserver, kube-controller-manager and etcd as subcommands of one
-// binary, since no package registry carries them as binaries.
+// binary, since no package registry carries them as binaries; and kubeadm.
 module keyward.dev/tests/control-plane
 
 go 1.26.0

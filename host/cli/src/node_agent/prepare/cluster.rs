@@ -36,7 +36,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     pub(super) async fn read(kubeconfig: PathBuf) -> Result<Self> {
-        let connection = keyward_operator::Connection { kubeconfig: Some(kubeconfig), context: None };
+        let connection = keyward_operator::Connection { kubeconfig: Some(kubeconfig), ..Default::default() };
         let client = keyward_operator::connect(&connection).await?;
         let maps = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE);
         let found = within(maps.get_opt(CONFIG_MAP)).await?;
