@@ -17,7 +17,7 @@ mod tests;
 
 use std::fmt;
 
-pub use files::Files;
+pub use files::{Files, Installed};
 
 /// The file that the API server is told to read, as it stands in its arguments.
 pub const CONFIG: &str = "/etc/kubernetes/encryption/config.json";

@@ -68,27 +68,37 @@ fn added(old: &str, new: &str) -> Vec<String> {
 #[test]
 fn manifest_gets_flags_at_the_end_and_folders_in_their_places() {
     let edited = manifest::edit(MANIFEST).unwrap();
-    assert_eq!(
-        added(MANIFEST, &edited.text),
-        [
-            "- --encryption-provider-config=/etc/kubernetes/encryption/config.json",
-            "- --encryption-provider-config-automatic-reload=true",
-            "- mountPath: /etc/kubernetes/encryption",
-            "name: keyward-encryption",
-            "readOnly: true",
-            "- mountPath: /var/run/kmsplugin",
-            "name: keyward-plugins",
-            "readOnly: true",
-            "- hostPath:",
-            "path: /etc/kubernetes/encryption",
-            "type: DirectoryOrCreate",
-            "name: keyward-encryption",
-            "- hostPath:",
-            "path: /var/run/kmsplugin",
-            "type: DirectoryOrCreate",
-            "name: keyward-plugins",
-        ]
-    );
+    assert_eq!(added(MANIFEST, &edited.text).len(), 16);
+    let arguments = "\
+    - --tls-private-key-file=/etc/kubernetes/pki/apiserver.key
+    - --encryption-provider-config=/etc/kubernetes/encryption/config.json
+    - --encryption-provider-config-automatic-reload=true
+    image:";
+    let mounts = "\
+      name: k8s-certs
+      readOnly: true
+    - mountPath: /etc/kubernetes/encryption
+      name: keyward-encryption
+      readOnly: true
+    - mountPath: /var/run/kmsplugin
+      name: keyward-plugins
+      readOnly: true
+    - mountPath: /usr/share";
+    let volumes = "\
+    name: k8s-certs
+  - hostPath:
+      path: /etc/kubernetes/encryption
+      type: DirectoryOrCreate
+    name: keyward-encryption
+  - hostPath:
+      path: /var/run/kmsplugin
+      type: DirectoryOrCreate
+    name: keyward-plugins
+  - hostPath:
+      path: /usr/share";
+    for part in [arguments, mounts, volumes] {
+        assert!(edited.text.contains(part), "{part} is not in\n{}", edited.text);
+    }
     assert_eq!(edited.missing.len(), 4);
     let again = manifest::edit(&edited.text).unwrap();
     assert_eq!(again, Edited { text: edited.text, missing: vec![] });

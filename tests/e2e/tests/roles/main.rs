@@ -163,7 +163,8 @@ async fn live(keyward: &mut Keyward) -> Result<()> {
 
     // Another operator takes the Lease over when it has run out.
     keyward.crash_operator().await?;
-    let again = keyward.command_as(&person("reencrypt"), &["reencrypt", "--wait"]);
+    let asker = person("reencrypt");
+    let again = keyward.command_as(&asker, &["reencrypt", "--wait"]);
     let again = tokio::time::timeout(PATIENCE, again).await??;
     ensure!(again.status.success(), "{again:?}");
     keyward.wait_settled(3, PATIENCE).await?;

@@ -115,16 +115,23 @@ impl Plan {
     /// An API server that begins with revision 0 writes plain text, and reads nothing that is encrypted: that is for a
     /// cluster in which nothing was ever encrypted.
     pub(super) fn may_be_carried_out(&self) -> Result<()> {
-        match self.installed {
-            Installed::Foreign => bail!("{CONFIG} is not Keyward's; have it taken over first: keyward node-agent adopt"),
-            Installed::RevisionZero | Installed::Ours => return Ok(()),
-            Installed::Nothing => {}
+        let begins = match self.installed {
+            Installed::Foreign => {
+                bail!("{CONFIG} is not Keyward's; have it taken over first: keyward node-agent adopt")
+            }
+            Installed::Ours => false,
+            // Where an agent has seen to it, it is what this node is to have now.
+            Installed::RevisionZero => !self.edited.missing.is_empty() && !self.known,
+            Installed::Nothing => true,
+        };
+        if !begins {
+            return Ok(());
         }
         let highest = self.cluster.as_ref().map(Cluster::highest_revision).unwrap_or_default();
         if highest > Revision(0) || self.known {
             bail!(
-                "{CONFIG} is missing, and this cluster has had revisions (the newest: {highest}); the one in force is \
-                 installed by: keyward node-agent prepare --join"
+                "this API server would begin without encryption, and the cluster has had revisions (the newest: \
+                 {highest}); the one in force is installed by: keyward node-agent prepare --join"
             );
         }
         Ok(())
