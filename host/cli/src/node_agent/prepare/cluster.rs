@@ -45,7 +45,15 @@ impl Cluster {
             bail!("there is no {NAME}: not a kubeadm cluster; --manifest-only prepares the node alone");
         };
         let clusters = Api::<ClusterEncryption>::all(client.clone());
-        let keyward = within(clusters.get_opt(names::CLUSTER)).await?;
+        let keyward = within(async {
+            match clusters.get(names::CLUSTER).await {
+                Ok(found) => Ok(Some(found)),
+                // Not there, or its kind is not.
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await?;
         let edited = cluster_configuration::edit(&text)?;
         Ok(Self { client, resource_version: map.metadata.resource_version, text, edited, keyward })
     }
