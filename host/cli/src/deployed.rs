@@ -26,7 +26,8 @@ fn parsed(container: &Value, more: &[&str]) -> Command {
 
 #[test]
 fn arguments_of_the_operator_s_deployment_are_taken() {
-    let deployment = documents("operator.yaml").into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let deployment =
+        documents("operator.yaml").into_iter().find(|object| object["kind"] == "Deployment").unwrap();
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];
     assert!(matches!(parsed(container, &[]), Command::Operator { .. }));
 }
@@ -41,7 +42,8 @@ fn arguments_of_the_agent_s_pod_are_taken() {
 
 #[test]
 fn nothing_that_is_deployed_mounts_what_is_encrypted() {
-    let deployment = documents("operator.yaml").into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let deployment =
+        documents("operator.yaml").into_iter().find(|object| object["kind"] == "Deployment").unwrap();
     let pods = [&deployment["spec"]["template"]["spec"], &documents("node-agent.yaml")[0]["spec"]];
     for pod in pods {
         assert_eq!(pod["automountServiceAccountToken"], false);

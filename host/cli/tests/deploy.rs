@@ -10,7 +10,8 @@ use keyward_test_tools::Tools;
 fn shipped_crds_are_current() {
     let tools = Tools::here();
     let providers = tools.providers().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_keyward")).arg("crds").arg("--providers").arg(providers).output();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_keyward")).arg("crds").arg("--providers").arg(providers).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let shipped = std::fs::read_to_string(tools.root().join("deploy/crds.yaml")).unwrap_or_default();

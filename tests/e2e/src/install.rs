@@ -186,7 +186,8 @@ impl Keyward {
         }
         let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), names::NAMESPACE);
         let request = TokenRequest::default();
-        let answer = accounts.create_token_request("keyward-operator", &PostParams::default(), &request).await?;
+        let answer =
+            accounts.create_token_request("keyward-operator", &PostParams::default(), &request).await?;
         let token = answer.status.context("no token")?.token;
         write_private(&self.token_file(), token.as_bytes())?;
         write_private(&self.ca_file(), self.cluster.ca_pem().as_bytes())
@@ -276,7 +277,8 @@ impl Keyward {
         self.starts += 1;
         let name = format!("operator-{}", self.starts);
         let port = self.cluster.node(0)?.api_port().to_string();
-        let mut environment = vec![("KUBERNETES_SERVICE_HOST", "127.0.0.1"), ("KUBERNETES_SERVICE_PORT", &port)];
+        let mut environment =
+            vec![("KUBERNETES_SERVICE_HOST", "127.0.0.1"), ("KUBERNETES_SERVICE_PORT", &port)];
         environment.extend(self.install.operator_log.iter().map(|log| ("KEYWARD_LOG", log.as_str())));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.operator = Some(self.cluster.run_process(&name, &self.program, &arguments, &environment)?);
@@ -394,8 +396,10 @@ impl Keyward {
 /// The arguments of the shipped Deployment, with other values of these flags.
 fn deployed_arguments(cluster: &Cluster, places: &[(&str, String)]) -> Result<Vec<String>> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(&shipped(cluster, "operator.yaml")?)?;
-    let shipped = documents.iter().find_map(|document| document.pointer("/spec/template/spec/containers/0/args"));
-    let shipped: Vec<String> = serde_json::from_value(shipped.context("no arguments in operator.yaml")?.clone())?;
+    let shipped =
+        documents.iter().find_map(|document| document.pointer("/spec/template/spec/containers/0/args"));
+    let shipped: Vec<String> =
+        serde_json::from_value(shipped.context("no arguments in operator.yaml")?.clone())?;
     let changed = |argument: String| {
         let name = argument.split('=').next().unwrap_or_default();
         let place = places.iter().find(|(flag, _)| *flag == name);

@@ -49,7 +49,11 @@ struct Machine {
 impl Machine {
     fn new(cluster: &Cluster, folder: &Path, kubeconfig: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        Ok(Self { root: folder.to_owned(), tools: cluster.tools().clone(), kubeconfig: kubeconfig.to_owned() })
+        Ok(Self {
+            root: folder.to_owned(),
+            tools: cluster.tools().clone(),
+            kubeconfig: kubeconfig.to_owned(),
+        })
     }
 
     /// kubeadm knows no folder but `/etc/kubernetes`; it makes this one its root.
@@ -174,9 +178,11 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     // Somebody put the old ClusterConfiguration back, and upgraded.
     let patch = Patch::Merge(json!({"data": {"ClusterConfiguration": uploaded}}));
     maps.patch("kubeadm-config", &PatchParams::default(), &patch).await?;
-    node.prepare(&["--check"])?.must(2, &["missing: the mount of /etc/kubernetes/encryption (ClusterConfiguration"]);
+    node.prepare(&["--check"])?
+        .must(2, &["missing: the mount of /etc/kubernetes/encryption (ClusterConfiguration"]);
     node.kubeadm("init phase control-plane apiserver", &uploaded)?;
-    node.prepare(&["--check"])?.must(2, &["missing: --encryption-provider-config-automatic-reload=true (kube-"]);
+    node.prepare(&["--check"])?
+        .must(2, &["missing: --encryption-provider-config-automatic-reload=true (kube-"]);
     node.prepare(&["--yes"])?.must(0, &[]);
     assert_eq!(node.read(MANIFEST)?, prepared);
     node.prepare(&["--check"])?.must(0, &[]);
@@ -212,7 +218,8 @@ async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Resu
     let prepared = node.read(MANIFEST)?;
     let write = |text: &str| fs::write(node.root.join(MANIFEST), text);
     write(&prepared.replace("path: /livez", "path: /healthz"))?;
-    node.prepare(&["--check", "--manifest-only"])?.must(2, &["livenessProbe asks /healthz", "have it ask /livez"]);
+    node.prepare(&["--check", "--manifest-only"])?
+        .must(2, &["livenessProbe asks /healthz", "have it ask /livez"]);
 
     // Another configuration; one that nobody knows; a text that is none; no cluster.
     write(&prepared.replace("/etc/kubernetes/encryption/config.json", "/etc/mine.yaml"))?;
@@ -225,7 +232,8 @@ async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Resu
     node.prepare(&["--yes"])?.must(1, &["kube-apiserver.yaml cannot be read"]);
     assert_eq!(node.read(MANIFEST)?, "kind: Pod\n\tno: YAML");
     write(&prepared)?;
-    let nowhere = Machine { kubeconfig: node.root.join("none"), root: node.root.clone(), tools: node.tools.clone() };
+    let nowhere =
+        Machine { kubeconfig: node.root.join("none"), root: node.root.clone(), tools: node.tools.clone() };
     nowhere.prepare(&["--check"])?.must(1, &["kubeconfig"]);
     nowhere.prepare(&["--check", "--manifest-only"])?.must(0, &["was not looked at"]);
     Ok(())

@@ -67,7 +67,8 @@ fn missing(section: &Map<String, Value>, version: Version) -> Result<Vec<Missing
         }
         _ => return Err(shape("apiServer.extraArgs is of another version's form")),
     };
-    let volumes = section.get("extraVolumes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let volumes =
+        section.get("extraVolumes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mounts: Vec<Mount> = volumes
         .iter()
         .map(|volume| Mount {
@@ -83,7 +84,12 @@ fn missing(section: &Map<String, Value>, version: Version) -> Result<Vec<Missing
     Ok(missing)
 }
 
-fn add_flag(section: &mut Map<String, Value>, version: Version, name: &str, value: &str) -> Result<(), Refusal> {
+fn add_flag(
+    section: &mut Map<String, Value>,
+    version: Version,
+    name: &str,
+    value: &str,
+) -> Result<(), Refusal> {
     match version {
         Version::V1beta4 => list_mut(section, "extraArgs")?.push(json!({"name": name, "value": value})),
         Version::V1beta3 => {
@@ -118,7 +124,9 @@ fn version(config: &Value) -> Result<Version, Refusal> {
     match field(config, "apiVersion").as_str() {
         "kubeadm.k8s.io/v1beta3" => Ok(Version::V1beta3),
         "kubeadm.k8s.io/v1beta4" => Ok(Version::V1beta4),
-        other => Err(shape(&format!("its version {other:?} is neither v1beta3 nor v1beta4 of kubeadm.k8s.io"))),
+        other => {
+            Err(shape(&format!("its version {other:?} is neither v1beta3 nor v1beta4 of kubeadm.k8s.io")))
+        }
     }
 }
 

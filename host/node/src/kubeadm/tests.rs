@@ -208,9 +208,10 @@ apiVersion: kubeadm.k8s.io/v1beta4
         "apiServer:\n  extraArgs:\n    authorization-mode: Node,RBAC\n  timeoutForControlPlane: 4m0s\n",
     );
     let edited = cluster_configuration::edit(&older).unwrap().text;
-    for line in
-        ["    authorization-mode: Node,RBAC", "    encryption-provider-config: /etc/kubernetes/encryption/config.json"]
-    {
+    for line in [
+        "    authorization-mode: Node,RBAC",
+        "    encryption-provider-config: /etc/kubernetes/encryption/config.json",
+    ] {
         assert!(edited.lines().any(|found| found == line), "{line} is not in\n{edited}");
     }
     assert!(cluster_configuration::edit(&edited).unwrap().missing.is_empty());
@@ -226,7 +227,10 @@ fn kubeadm_s_configuration_is_refused_where_it_is_not_understood() {
         (V1BETA4.replace("kind: Cluster", "kind: Init"), "another kind"),
         (V1BETA4.replace("apiServer: {}", "apiServer: {extraArgs: {a: b}}"), "another version's form"),
         (
-            V1BETA4.replace("apiServer: {}", "apiServer: {extraArgs: [{name: encryption-provider-config, value: /x}]}"),
+            V1BETA4.replace(
+                "apiServer: {}",
+                "apiServer: {extraArgs: [{name: encryption-provider-config, value: /x}]}",
+            ),
             "node-agent adopt",
         ),
         (V1BETA4.replace("apiServer: {}", "apiServer: ["), "cannot be read"),

@@ -22,7 +22,12 @@ pub(crate) struct Request {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum On {
     /// `resource` with its subresource; the namespace and the name are empty where the request has none.
-    Object { group: String, resource: String, namespace: String, name: String },
+    Object {
+        group: String,
+        resource: String,
+        namespace: String,
+        name: String,
+    },
     Url(String),
 }
 
@@ -122,7 +127,8 @@ impl Audit {
     pub(crate) fn asked(&self) -> Result<Asked> {
         let log = std::fs::read_to_string(&self.log).context("the audit log")?;
         let mut asked = Asked::default();
-        for line in log.lines() {
+        // The last line may be being written.
+        for line in log.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             let Event { verb, user, request_uri, object_ref, response_status } =
                 serde_json::from_str(line).context("an audit event")?;
             let url = request_uri.split('?').next().unwrap_or_default().to_owned();

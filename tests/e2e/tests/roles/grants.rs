@@ -20,7 +20,11 @@ pub(crate) struct Grant {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Granted {
     /// Of any name where there is none.
-    Objects { group: String, resource: String, name: Option<String> },
+    Objects {
+        group: String,
+        resource: String,
+        name: Option<String>,
+    },
     Url(String),
 }
 

@@ -11,11 +11,11 @@ mod grants;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use keyward_core::api::ClusterEncryption;
+use keyward_core::api::{ClusterEncryption, EncryptionMigration};
 use keyward_core::names;
 use keyward_test_cluster::{Binary, Image, Seen, User, wait_until};
 use keyward_test_e2e::{IMAGE, Install, Keyward, Load, SHORT_HISTORY, shipped, vault_spec};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use audit::{Asked, Audit, On, PEOPLE, Request};
@@ -24,8 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// The image in deploy/node-agent.yaml.
 const SHIPPED_IMAGE: &str = "example.com/keyward/keyward:0.1.0";
 /// An image that no node can run.
-const NO_IMAGE: &str =
-    "registry.example.com/nobody/plugin@sha256:4444444444444444444444444444444444444444444444444444444444444444";
+const NO_IMAGE: &str = "registry.example.com/nobody/plugin@sha256:4444444444444444444444444444444444444444444444444444444444444444";
 /// Roles, each by its file; of people, also who gets it.
 const ROLES: [(&str, Option<&str>); 6] = [
     ("rbac/operator.yaml", None),
@@ -54,7 +53,7 @@ async fn nothing_is_refused_and_nothing_is_granted_in_vain() -> Result<()> {
     }
     run_shipped_agent(&mut keyward).await?;
 
-    live(&mut keyward).await?;
+    live(&mut keyward, &audit).await?;
 
     let asked = audit.asked()?;
     let mut wrong: Vec<String> = asked
@@ -115,14 +114,15 @@ async fn run_shipped_agent(keyward: &mut Keyward) -> Result<()> {
     ];
     keyward.cluster.map_images([Image::exact(SHIPPED_IMAGE, "/usr/bin/setpriv").args(arguments)])?;
     let node = keyward.cluster.node(0)?;
-    let here = text
-        .replace("https://127.0.0.1:6443", &node.api_url())
-        .replace("        - --log-format=json\n", "        - --log-format=json\n        - --probe-interval=2s\n");
+    let here = text.replace("https://127.0.0.1:6443", &node.api_url()).replace(
+        "        - --log-format=json\n",
+        "        - --log-format=json\n        - --probe-interval=2s\n",
+    );
     node.write_manifest_text("keyward-agent", &here)
 }
 
 /// Everything that somebody does in the life of a cluster.
-async fn live(keyward: &mut Keyward) -> Result<()> {
+async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     let load = Load::create(&keyward.client, 40, 10).await?;
     // What the kubelet says of a plugin that cannot start.
     keyward.trouble(&vault_spec(keyward, "a", NO_IMAGE), &["preflight of key 1", "node-1"], PATIENCE).await?;
@@ -154,7 +154,7 @@ async fn live(keyward: &mut Keyward) -> Result<()> {
 
     plan(keyward).await?;
     keyward.apply(&vault_spec(keyward, "b", &IMAGE(1))).await?;
-    keyward.wait_settled(2, PATIENCE).await?;
+    tokio::try_join!(disturbed(keyward, audit), keyward.wait_settled(2, PATIENCE))?;
     wait_until("key 1 to be retired", PATIENCE, async || {
         let left = keyward.secrets().get_opt("encryption-key-kube-apiserver-1").await?;
         Ok(Seen::when(left.is_none(), keyward.status().await?.summary()))
@@ -177,6 +177,27 @@ async fn live(keyward: &mut Keyward) -> Result<()> {
     ensure!(told.status.success() && told.said.contains("DecryptionCompleted"), "{told:?}");
     drop(load);
     Ok(())
+}
+
+/// Somebody labels the migrations while they run, until the engine had to read one again whose version had moved.
+async fn disturbed(keyward: &Keyward, audit: &Audit) -> Result<()> {
+    let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
+    let mut count = 0_u32;
+    wait_until("a migration to be read again", PATIENCE, async || {
+        for migration in migrations.list(&ListParams::default()).await?.items {
+            count += 1;
+            let label = json!({"metadata": {"labels": {"disturbed": count.to_string()}}});
+            let name = migration.metadata.name.unwrap_or_default();
+            migrations.patch(&name, &PatchParams::default(), &Patch::Merge(&label)).await?;
+        }
+        let read_again = audit.asked()?.granted.iter().any(|request| {
+            let on = &request.on;
+            request.verb == "get"
+                && matches!(on, On::Object { resource, .. } if resource == "encryptionmigrations")
+        });
+        Ok(Seen::when(read_again, format!("{count} labels")))
+    })
+    .await
 }
 
 /// `keyward plan -f` by somebody with its role: all is told but how many objects there are.

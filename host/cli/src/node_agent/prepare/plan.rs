@@ -142,7 +142,11 @@ impl Plan {
         let mut text = String::new();
         if self.installs_revision_zero() {
             let path = files.config_path();
-            let _ = writeln!(text, "new file {}: revision 0, by which everything stays as it is\n", path.display());
+            let _ = writeln!(
+                text,
+                "new file {}: revision 0, by which everything stays as it is\n",
+                path.display()
+            );
         }
         let mut show = |name: &str, old: &str, new: &str| {
             if old != new {
