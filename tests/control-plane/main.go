@@ -1,5 +1,5 @@
 // Command control-plane is the real control plane that the tests run against: etcd, kube-apiserver and
-// kube-controller-manager as subcommands of one binary.
+// kube-controller-manager as subcommands of one binary; and kubeadm, which makes the manifests that are prepared.
 //
 // What may come in: the start of upstream commands, and knobs that upstream exports as variables. Nothing here
 // changes how an API server stores, encrypts or serves.
@@ -18,6 +18,7 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app"
 )
 
 // filePoll names the variable that shortens the API server's poll of its encryption configuration (a Go duration;
@@ -26,7 +27,7 @@ const filePoll = "KEYWARD_TEST_ENCRYPTION_CONFIG_POLL"
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: control-plane etcd|kube-apiserver|kube-controller-manager [flags]")
+		fmt.Fprintln(os.Stderr, "usage: control-plane etcd|kube-apiserver|kube-controller-manager|kubeadm [flags]")
 		os.Exit(2)
 	}
 	component := os.Args[1]
@@ -46,8 +47,12 @@ func main() {
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case "kube-controller-manager":
 		os.Exit(cli.Run(controllermanager.NewControllerManagerCommand()))
+	case "kubeadm":
+		if err := kubeadm.Run(); err != nil {
+			os.Exit(1)
+		}
 	default:
-		fmt.Fprintf(os.Stderr, "error: unknown component %q; one of etcd, kube-apiserver, kube-controller-manager\n", component)
+		fmt.Fprintf(os.Stderr, "error: unknown component %q; one of etcd, kube-apiserver, kube-controller-manager, kubeadm\n", component)
 		os.Exit(2)
 	}
 }

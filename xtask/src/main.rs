@@ -39,7 +39,7 @@ enum Task {
     Sim(sim::Options),
     /// Build the provider modules into target/providers/NAME.wasm
     Providers,
-    /// Build etcd, kube-apiserver and kube-controller-manager into target/tools/control-plane
+    /// Build etcd, kube-apiserver, kube-controller-manager and kubeadm into target/tools/control-plane
     ControlPlane,
 }
 

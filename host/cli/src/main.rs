@@ -5,6 +5,8 @@
 
 mod connection;
 mod crds;
+#[cfg(test)]
+mod deployed;
 mod input;
 mod live;
 mod node_agent;

@@ -1,6 +1,7 @@
 //! `keyward operator`: settings, signals, and the operator they belong to.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,12 @@ enum Platform {
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
+    /// Path of a token that is renewed, in a Pod that mounts nothing else of the API
+    #[arg(long, value_name = "FILE", requires = "ca_file", conflicts_with_all = ["kubeconfig", "context"])]
+    token_file: Option<PathBuf>,
+    /// Path of the cluster's CA, with --token-file
+    #[arg(long, value_name = "FILE", requires = "token_file")]
+    ca_file: Option<PathBuf>,
     /// Which objects to work on
     #[arg(long, value_enum, default_value_t)]
     platform: Platform,
@@ -66,7 +73,9 @@ pub(crate) async fn run(args: Args, evaluator: Arc<dyn Evaluator>) -> Result<Exi
     let providers: Vec<String> = evaluator.descriptors().into_iter().map(|d| d.provider_type).collect();
     tracing::info!(?providers, "providers in force");
 
+    let mounted = args.token_file.zip(args.ca_file);
     let connection = keyward_operator::Connection {
+        mounted: mounted.map(|(token_file, ca_file)| keyward_operator::Mounted { token_file, ca_file }),
         kubeconfig: args.connection.kubeconfig,
         context: args.connection.context,
     };

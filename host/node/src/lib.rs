@@ -2,9 +2,9 @@
 //! `keyward_core::node` decide, does what it says, and reports.
 //!
 //! What lives here: files and how they get to disk ([`disk`](Disk)), the API server's metrics, probing of plugins on a
-//! schedule, what a plugin that does not start had to say, and the loop around them ([`Agent`]). What may come in: I/O
-//! on this node. What never does: a decision (core's), a provider module, the name of a KMS product, a secret byte in a
-//! log line or a status.
+//! schedule, what a plugin that does not start had to say, and the loop around them ([`Agent`]); what kubeadm makes and
+//! `prepare` changes ([`kubeadm`]). What may come in: I/O on this node. What never does: a decision (core's), a provider
+//! module, the name of a KMS product, a secret byte in a log line or a status.
 
 mod agent;
 mod api;
@@ -12,6 +12,7 @@ mod canary;
 mod diagnosis;
 mod disk;
 mod error;
+pub mod kubeadm;
 mod logs;
 mod metrics;
 mod observe;

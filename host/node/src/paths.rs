@@ -48,6 +48,11 @@ impl Paths {
         self.plugins().join(instance.name())
     }
 
+    /// Former versions of what `prepare` changed. Not among the manifests: the kubelet would start them.
+    pub fn backups(&self) -> PathBuf {
+        self.root.join("etc/kubernetes/keyward/backups")
+    }
+
     /// What the agent remembers.
     pub fn state(&self) -> PathBuf {
         self.root.join("var/lib/keyward")

@@ -35,7 +35,7 @@ mod status;
 mod trigger;
 mod writer;
 
-pub use cluster::{Cluster, ConnectError, Connection, connect};
+pub use cluster::{Cluster, ConnectError, Connection, Mounted, connect};
 pub use error::{ActionError, Error};
 pub use metrics::Metrics;
 pub use run::Operator;

@@ -13,7 +13,7 @@ use keyward_core::platform::Objects;
 
 use crate::cluster::{CallError, Cluster};
 
-/// The Role's name, and that of the binding in deploy/rbac.yaml.
+/// The Role's name, and that of the binding in deploy/rbac.
 pub const AGENT_ROLE: &str = "keyward-node-agent";
 
 /// The Secrets that agents may read while these actions are carried out: what nodes are told now, and what they are

@@ -10,12 +10,15 @@ use serde_json::json;
 use crate::files;
 use crate::pki::Authority;
 
+/// As a ServiceAccount's token would say it.
+const OPERATOR: &str = "system:serviceaccount:keyward-system:keyward-operator";
+
 /// A user of the API server, known by a client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum User {
     /// May do everything (group `system:masters`).
     Admin,
-    /// `keyward-operator`, with no right that RBAC does not give it.
+    /// The ServiceAccount `keyward-operator` of `keyward-system`, with no right that RBAC does not give it.
     Operator,
     /// The agent of a node: `keyward:node:NAME` in the group `keyward:nodes`.
     Agent(String),
@@ -35,7 +38,7 @@ impl User {
     pub fn name(&self) -> String {
         match self {
             Self::Admin => "admin".to_owned(),
-            Self::Operator => "keyward-operator".to_owned(),
+            Self::Operator => OPERATOR.to_owned(),
             Self::Agent(node) => format!("keyward:node:{node}"),
             Self::Kubelet(node) => format!("system:node:{node}"),
             Self::Other { name, .. } => name.clone(),
@@ -46,7 +49,7 @@ impl User {
     pub fn groups(&self) -> Vec<&str> {
         match self {
             Self::Admin => vec!["system:masters"],
-            Self::Operator => vec![],
+            Self::Operator => vec!["system:serviceaccounts", "system:serviceaccounts:keyward-system"],
             Self::Agent(_) => vec!["keyward:nodes"],
             Self::Kubelet(_) => vec!["system:nodes", "system:masters"],
             Self::Other { groups, .. } => groups.iter().map(String::as_str).collect(),

@@ -1,17 +1,18 @@
 //! Installs and runs Keyward: CRDs, namespace, credentials, operator, agents.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::api::ClusterEncryption;
 use keyward_core::names;
 use keyward_test_cluster::{
-    AGENT_IMAGE, AppRole, Bao, Binary, Cluster, Image, PodState, Process, Seen, User, wait_until,
+    AGENT_IMAGE, AppRole, Bao, Binary, Cluster, Image, PodState, Process, Seen, wait_until,
 };
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
@@ -27,6 +28,8 @@ pub const IMAGE: fn(u8) -> String =
 /// An argument of API servers: etcd's history is kept for ten seconds at the most, and not for ten minutes. A KMS provider
 /// that nothing else needs stays until then (DESIGN.md, Decisions 7).
 pub const SHORT_HISTORY: &str = "--etcd-compaction-interval=5s";
+/// The rights of operator and agents, in deploy/.
+pub const RIGHTS: [&str; 2] = ["rbac/operator.yaml", "rbac/node-agent.yaml"];
 /// The Secret with the AppRole's credentials.
 const CREDENTIALS: &str = "vault-approle";
 /// The ConfigMap with the KMS's CA.
@@ -175,11 +178,27 @@ impl Keyward {
         self.apply(&json!({})).await
     }
 
-    /// Gives operator and agents what deploy/rbac.yaml says, and nothing else.
+    /// Gives operator and agents what deploy/rbac says, and nothing else; and the operator its ServiceAccount's token, as a
+    /// kubelet would.
     async fn bind(&self) -> Result<()> {
-        let file = self.cluster.tools().root().join("deploy/rbac.yaml");
-        let rights = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        self.cluster.apply(&rights).await
+        for file in RIGHTS {
+            self.cluster.apply(&shipped(&self.cluster, file)?).await?;
+        }
+        let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), names::NAMESPACE);
+        let request = TokenRequest::default();
+        let answer =
+            accounts.create_token_request("keyward-operator", &PostParams::default(), &request).await?;
+        let token = answer.status.context("no token")?.token;
+        write_private(&self.token_file(), token.as_bytes())?;
+        write_private(&self.ca_file(), self.cluster.ca_pem().as_bytes())
+    }
+
+    fn token_file(&self) -> PathBuf {
+        self.cluster.folder().join("operator-token")
+    }
+
+    fn ca_file(&self) -> PathBuf {
+        self.cluster.folder().join("ca.crt")
     }
 
     /// Writes the AppRole's credentials, as an admin does who rotates them.
@@ -240,31 +259,28 @@ impl Keyward {
         .await
     }
 
-    /// Starts the operator, with the rights of its own user.
+    /// Starts the operator with the arguments of its Deployment, as its ServiceAccount.
     pub fn start_operator(&mut self) -> Result<()> {
-        let kubeconfig = self.cluster.kubeconfig(0, &User::Operator)?;
-        let modules = self.cluster.tools().modules();
-        let cache = self.cluster.folder().join("module-cache");
-        let [kubeconfig, modules, cache] =
-            [kubeconfig, modules, cache].map(|path| path.to_string_lossy().into_owned());
-        let mut arguments = vec![
-            "operator",
-            "--platform",
-            "kubernetes",
-            "--kubeconfig",
-            &kubeconfig,
-            "--providers",
-            &modules,
-            "--module-cache",
-            &cache,
-            "--listen",
-            "127.0.0.1:0",
+        let shown = |path: PathBuf| path.to_string_lossy().into_owned();
+        let cache = shown(self.cluster.folder().join("module-cache"));
+        // What stands at the image's and the kubelet's own paths there.
+        let places = [
+            ("--token-file", shown(self.token_file())),
+            ("--ca-file", shown(self.ca_file())),
+            ("--providers", shown(self.cluster.tools().modules())),
+            ("--module-cache", cache),
+            ("--listen", "127.0.0.1:0".to_owned()),
+            ("--log-format", "text".to_owned()),
         ];
-        arguments.extend(self.install.operator_args.iter().map(String::as_str));
+        let mut arguments = deployed_arguments(&self.cluster, &places)?;
+        arguments.extend(self.install.operator_args.iter().cloned());
         self.starts += 1;
         let name = format!("operator-{}", self.starts);
-        let log = self.install.operator_log.iter().map(|log| ("KEYWARD_LOG", log.as_str()));
-        let environment: Vec<_> = log.collect();
+        let port = self.cluster.node(0)?.api_port().to_string();
+        let mut environment =
+            vec![("KUBERNETES_SERVICE_HOST", "127.0.0.1"), ("KUBERNETES_SERVICE_PORT", &port)];
+        environment.extend(self.install.operator_log.iter().map(|log| ("KEYWARD_LOG", log.as_str())));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.operator = Some(self.cluster.run_process(&name, &self.program, &arguments, &environment)?);
         Ok(())
     }
@@ -375,6 +391,40 @@ impl Keyward {
         }
         text
     }
+}
+
+/// The arguments of the shipped Deployment, with other values of these flags.
+fn deployed_arguments(cluster: &Cluster, places: &[(&str, String)]) -> Result<Vec<String>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&shipped(cluster, "operator.yaml")?)?;
+    let shipped =
+        documents.iter().find_map(|document| document.pointer("/spec/template/spec/containers/0/args"));
+    let shipped: Vec<String> =
+        serde_json::from_value(shipped.context("no arguments in operator.yaml")?.clone())?;
+    let changed = |argument: String| {
+        let name = argument.split('=').next().unwrap_or_default();
+        let place = places.iter().find(|(flag, _)| *flag == name);
+        place.map_or_else(|| argument.clone(), |(flag, value)| format!("{flag}={value}"))
+    };
+    let arguments: Vec<String> = shipped.into_iter().map(changed).collect();
+    for (flag, _) in places {
+        let there = arguments.iter().any(|argument| argument.starts_with(&format!("{flag}=")));
+        anyhow::ensure!(there, "the Deployment does not say {flag}");
+    }
+    Ok(arguments)
+}
+
+/// A file of deploy/.
+pub fn shipped(cluster: &Cluster, name: &str) -> Result<String> {
+    let file = cluster.tools().root().join("deploy").join(name);
+    std::fs::read_to_string(&file).with_context(|| file.display().to_string())
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| std::io::Write::write_all(&mut file, bytes))
+        .with_context(|| path.display().to_string())
 }
 
 /// `spec.encryption` for a Transit key of this OpenBao.

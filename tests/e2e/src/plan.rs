@@ -20,12 +20,17 @@ pub struct Answer {
 impl Keyward {
     /// Runs `keyward` as the cluster's admin does.
     pub async fn command(&self, arguments: &[&str]) -> Result<Answer> {
+        self.command_as(&User::Admin, arguments).await
+    }
+
+    /// Runs `keyward` as somebody else does.
+    pub async fn command_as(&self, user: &User, arguments: &[&str]) -> Result<Answer> {
         let tools = self.cluster.tools().clone();
         let program = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
         let output = tokio::process::Command::new(program)
             .args(arguments)
             .arg("--kubeconfig")
-            .arg(self.cluster.kubeconfig(0, &User::Admin)?)
+            .arg(self.cluster.kubeconfig(0, user)?)
             .kill_on_drop(true)
             .output()
             .await?;

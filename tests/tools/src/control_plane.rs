@@ -1,4 +1,4 @@
-//! etcd, kube-apiserver and kube-controller-manager: built from tests/control-plane as one binary, or the ones that
+//! etcd, kube-apiserver, kube-controller-manager and kubeadm: built from tests/control-plane as one binary, or the ones that
 //! `KUBEBUILDER_ASSETS` points at.
 
 use std::env;
@@ -33,6 +33,8 @@ pub struct ControlPlane {
     pub kube_apiserver: Program,
     /// kube-controller-manager, which not every `KUBEBUILDER_ASSETS` has.
     pub kube_controller_manager: Option<Program>,
+    /// kubeadm, which makes static pods. No `KUBEBUILDER_ASSETS` has it by itself.
+    pub kubeadm: Option<Program>,
 }
 
 impl Tools {
@@ -71,6 +73,7 @@ impl Tools {
             etcd: component("etcd"),
             kube_apiserver: component("kube-apiserver"),
             kube_controller_manager: Some(component("kube-controller-manager")),
+            kubeadm: Some(component("kubeadm")),
         })
     }
 }
@@ -85,7 +88,12 @@ fn assets(folder: &std::path::Path) -> Result<ControlPlane> {
             folder.display()
         );
     };
-    Ok(ControlPlane { etcd, kube_apiserver, kube_controller_manager: program("kube-controller-manager") })
+    Ok(ControlPlane {
+        etcd,
+        kube_apiserver,
+        kube_controller_manager: program("kube-controller-manager"),
+        kubeadm: program("kubeadm"),
+    })
 }
 
 #[cfg(test)]

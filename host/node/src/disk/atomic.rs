@@ -16,7 +16,7 @@ use crate::settings::Owner;
 const UNFINISHED: &str = ".keyward-new";
 
 /// Writes a file that its owner alone may read. `owner` is who it is given to; the agent keeps it where that is absent.
-pub(super) fn write(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(), AgentError> {
+pub(crate) fn write(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(), AgentError> {
     replace(path, "writing", |fresh| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
         file.write_all(bytes)?;
@@ -112,7 +112,7 @@ pub(super) fn remove_empty_folder(path: &Path) -> Result<(), AgentError> {
 }
 
 /// A folder that the agent alone may enter, and the folders above it.
-pub(super) fn private_folder(path: &Path) -> Result<(), AgentError> {
+pub(crate) fn private_folder(path: &Path) -> Result<(), AgentError> {
     folder(path, 0o700, Lasting::Yes)
 }
 
@@ -173,7 +173,7 @@ pub(super) fn open_private(path: &Path) -> io::Result<File> {
 }
 
 /// A file's bytes; `None` where there is none.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, AgentError> {
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, AgentError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if is_absent(&error) => Ok(None),

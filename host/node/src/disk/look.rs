@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keyward_core::formats::revision::RevisionContent;
-use keyward_core::ids::{KeyId, PluginDigest, Revision};
+use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use keyward_core::names;
 use keyward_core::node::{self, FileSeen, Generation, Instance, OnDisk, pod};
 use rustix::io::Errno;
@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
 use super::{Disk, atomic};
 use crate::error::AgentError;
+use crate::paths::Paths;
 
 /// The disk as core sees it; the refusal's age is for whoever has a clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -190,6 +191,23 @@ impl Disk {
         }
         Ok(found)
     }
+}
+
+/// Whether an agent on this node has installed, or seen loaded, a configuration with this hash.
+pub(crate) fn knows(paths: &Paths, hash: &ConfigHash) -> Result<bool, AgentError> {
+    let memory: Memory = records::read(&paths.memory())?.unwrap_or_default();
+    if memory.loaded.as_ref() == Some(hash) || paths.configuration(hash).exists() {
+        return Ok(true);
+    }
+    let folder = paths.revisions();
+    for name in atomic::entries(&folder)? {
+        // One that cannot be understood is no evidence.
+        let kept = records::read_revision(&folder.join(&name), &name).unwrap_or_default();
+        if kept.is_some_and(|content| content.hash() == *hash) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether somebody listens on a socket. Never waits: a plugin that is being stopped accepts nobody any more, and

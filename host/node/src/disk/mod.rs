@@ -5,7 +5,7 @@
 //! blocks: callers on the runtime use `spawn_blocking`.
 
 mod act;
-mod atomic;
+pub(crate) mod atomic;
 mod look;
 mod ports;
 mod records;
@@ -14,6 +14,7 @@ mod tests;
 
 use std::fs::File;
 
+pub(crate) use look::knows;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::AgentError;

@@ -7,6 +7,7 @@
 //! are kube's own.
 
 mod error;
+mod mounted;
 mod pager;
 mod verbs;
 
@@ -18,6 +19,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube_core::response::Status;
 
 pub use error::{CallError, Category, Cause, Refusal};
+pub use mounted::Mounted;
 pub(crate) use pager::{Pager, Scope, Step};
 pub(crate) use verbs::{Meta, full_name};
 
@@ -32,6 +34,8 @@ const LONGEST_MESSAGE: usize = 512;
 /// Which cluster, as the command line says it.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
+    /// Instead of all below.
+    pub mounted: Option<Mounted>,
     /// A kubeconfig; without it what `KUBECONFIG`, `~/.kube/config` or the Pod say, in this order.
     pub kubeconfig: Option<PathBuf>,
     /// A context in it.
@@ -44,6 +48,17 @@ pub enum ConnectError {
     /// The kubeconfig does not say it.
     #[error("the kubeconfig cannot be used: {0}")]
     Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// Not the environment of a Pod.
+    #[error("--token-file is for a Pod: {0} is not set, or is not what a kubelet sets")]
+    NoPod(&'static str),
+    /// The CA cannot be read.
+    #[error("the cluster's CA, {}: {source}", path.display())]
+    Ca {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// There is neither kubeconfig nor Pod.
     #[error("no cluster is known; give --kubeconfig, set KUBECONFIG, or run in a Pod: {0}")]
     Infer(#[from] kube::config::InferConfigError),
@@ -55,12 +70,13 @@ pub enum ConnectError {
 /// A client without kube's retries, which go on for minutes: callers here have deadlines and back-off of their own.
 pub async fn connect(connection: &Connection) -> Result<kube::Client, ConnectError> {
     let options = KubeConfigOptions { context: connection.context.clone(), ..Default::default() };
-    let mut config = match (&connection.kubeconfig, &connection.context) {
-        (Some(path), _) => {
+    let mut config = match (&connection.mounted, &connection.kubeconfig, &connection.context) {
+        (Some(mounted), ..) => mounted.config()?,
+        (None, Some(path), _) => {
             kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?
         }
-        (None, Some(_)) => kube::Config::from_kubeconfig(&options).await?,
-        (None, None) => kube::Config::infer().await?,
+        (None, None, Some(_)) => kube::Config::from_kubeconfig(&options).await?,
+        (None, None, None) => kube::Config::infer().await?,
     };
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));

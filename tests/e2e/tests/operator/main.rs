@@ -1,5 +1,5 @@
 //! The operator's parts by themselves on a real API server: migrations, the Lease, the process's life. Each runs with
-//! the rights of deploy/rbac.yaml and no other.
+//! the rights of deploy/rbac and no other.
 
 mod lease;
 mod lifecycle;

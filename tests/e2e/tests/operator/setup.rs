@@ -16,7 +16,7 @@ use sha2::Digest as _;
 
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// One API server, `keyward-system`, deploy/rbac.yaml; the CRDs too, unless a test is about their absence.
+/// One API server, `keyward-system`, the rights of deploy/rbac; the CRDs too, unless a test is about their absence.
 pub(crate) async fn cluster(with_crds: bool) -> Result<(Cluster, Client)> {
     // A failed test shows what the operator said.
     let _ = tracing_subscriber::fmt().with_test_writer().with_ansi(false).try_init();
@@ -26,8 +26,9 @@ pub(crate) async fn cluster(with_crds: bool) -> Result<(Cluster, Client)> {
     if with_crds {
         crds(&admin).await?;
     }
-    let rights = cluster.tools().root().join("deploy/rbac.yaml");
-    cluster.apply(&std::fs::read_to_string(rights)?).await?;
+    for file in keyward_test_e2e::RIGHTS {
+        cluster.apply(&keyward_test_e2e::shipped(&cluster, file)?).await?;
+    }
     Ok((cluster, admin))
 }
 
@@ -76,7 +77,7 @@ pub(crate) async fn operator(cluster: &Cluster) -> Result<keyward_operator::Clus
 
 pub(crate) async fn operator_client(cluster: &Cluster) -> Result<Client> {
     let kubeconfig = Some(cluster.kubeconfig(0, &User::Operator)?);
-    Ok(keyward_operator::connect(&keyward_operator::Connection { kubeconfig, context: None }).await?)
+    Ok(keyward_operator::connect(&keyward_operator::Connection { kubeconfig, ..Default::default() }).await?)
 }
 
 /// Makes so many Secrets in a namespace, `s-0000` and on.

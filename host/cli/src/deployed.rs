@@ -1,0 +1,80 @@
+//! What deploy/ says is understood by this very program.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser as _;
+use serde_json::Value;
+
+use crate::{Cli, Command};
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
+}
+
+fn documents(name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(deploy().join(name)).unwrap();
+    serde_saphyr::from_multiple(&text).unwrap()
+}
+
+fn parsed(container: &Value, more: &[&str]) -> Command {
+    let strings = |key: &str| -> Vec<String> { serde_json::from_value(container[key].clone()).unwrap() };
+    assert_eq!(strings("command"), ["/usr/bin/keyward"]);
+    let more = more.iter().map(ToString::to_string);
+    let words = strings("command").into_iter().chain(strings("args")).chain(more);
+    Cli::try_parse_from(words).unwrap_or_else(|told| panic!("{told}")).command
+}
+
+#[test]
+fn arguments_of_the_operator_s_deployment_are_taken() {
+    let deployment =
+        documents("operator.yaml").into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert!(matches!(parsed(container, &[]), Command::Operator { .. }));
+}
+
+#[test]
+fn arguments_of_the_agent_s_pod_are_taken() {
+    let [pod]: [Value; 1] = documents("node-agent.yaml").try_into().unwrap();
+    let container = &pod["spec"]["containers"][0];
+    assert_eq!(container["env"][0]["name"], "NODE_NAME");
+    assert!(matches!(parsed(container, &["--node", "cp-1"]), Command::NodeAgent(_)));
+}
+
+#[test]
+fn nothing_that_is_deployed_mounts_what_is_encrypted() {
+    let deployment =
+        documents("operator.yaml").into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let pods = [&deployment["spec"]["template"]["spec"], &documents("node-agent.yaml")[0]["spec"]];
+    for pod in pods {
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        for volume in pod["volumes"].as_array().unwrap() {
+            let text = volume.to_string();
+            for word in ["\"secret\"", "\"configMap\"", "clusterTrustBundle"] {
+                assert!(!text.contains(word), "{text}");
+            }
+        }
+        let container = &pod["containers"][0];
+        assert!(container.get("envFrom").is_none());
+        let context = &container["securityContext"];
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["capabilities"]["drop"][0], "ALL");
+    }
+}
+
+#[test]
+fn kustomization_names_every_file_but_the_static_pod_s() {
+    let [base]: [Value; 1] = documents("kustomization.yaml").try_into().unwrap();
+    let mut named: Vec<String> = serde_json::from_value(base["resources"].clone()).unwrap();
+    named.sort();
+    let in_folder = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(deploy().join(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".yaml")).map(|name| format!("{folder}{name}")).collect()
+    };
+    let mut there = in_folder("");
+    there.extend(in_folder("rbac/"));
+    there.retain(|name| name != "kustomization.yaml" && name != "node-agent.yaml");
+    there.sort();
+    assert_eq!(named, there);
+}

@@ -1,0 +1,98 @@
+//! The node's disk, as far as `prepare` reads and changes it.
+
+use std::path::PathBuf;
+
+use keyward_core::formats::encryption_config::REVISION_ZERO;
+use keyward_core::ids::ConfigHash;
+
+use crate::disk::{atomic, knows};
+use crate::error::AgentError;
+use crate::paths::Paths;
+
+/// What stands at the API server's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// No file.
+    Nothing,
+    /// Revision 0, byte for byte.
+    RevisionZero,
+    /// What this node's agent installed, or has seen loaded.
+    Ours,
+    /// Something else.
+    Foreign,
+}
+
+/// The files of one node.
+#[derive(Clone, Debug)]
+pub struct Files {
+    paths: Paths,
+}
+
+impl Files {
+    /// Of the node whose root this is.
+    pub fn new(paths: Paths) -> Self {
+        Self { paths }
+    }
+
+    /// The API server's manifest.
+    pub fn manifest_path(&self) -> PathBuf {
+        self.paths.manifests().join("kube-apiserver.yaml")
+    }
+
+    /// Where former versions are kept: outside of the folder that the kubelet reads, which would start them.
+    pub fn backups(&self) -> PathBuf {
+        self.paths.backups()
+    }
+
+    /// The file that the API server is to read.
+    pub fn config_path(&self) -> PathBuf {
+        self.paths.config()
+    }
+
+    /// The manifest's text; `None` where there is none.
+    pub fn manifest(&self) -> Result<Option<String>, AgentError> {
+        let path = self.manifest_path();
+        let bytes = atomic::read(&path)?;
+        let text = bytes.map(String::from_utf8).transpose();
+        text.map_err(|_| AgentError::Corrupt { path, why: "it is no UTF-8".to_owned() })
+    }
+
+    /// What the API server would read.
+    pub fn installed(&self) -> Result<Installed, AgentError> {
+        let Some(bytes) = atomic::read(&self.paths.config())? else { return Ok(Installed::Nothing) };
+        if bytes == REVISION_ZERO.as_bytes() {
+            return Ok(Installed::RevisionZero);
+        }
+        let ours = knows(&self.paths, &ConfigHash::of(&bytes))?;
+        Ok(if ours { Installed::Ours } else { Installed::Foreign })
+    }
+
+    /// Whether an agent has ever worked here.
+    pub fn has_state(&self) -> bool {
+        self.paths.memory().exists()
+    }
+
+    /// Installs revision 0.
+    pub fn install_revision_zero(&self) -> Result<(), AgentError> {
+        let path = self.paths.config();
+        if let Some(folder) = path.parent() {
+            atomic::private_folder(folder)?;
+        }
+        atomic::write(&path, REVISION_ZERO.as_bytes(), None)
+    }
+
+    /// Keeps a former version. The same one twice is kept once.
+    pub fn keep(&self, name: &str, text: &str) -> Result<PathBuf, AgentError> {
+        let hash = ConfigHash::of(text.as_bytes());
+        let digits: String = hash.0.trim_start_matches("sha256:").chars().take(12).collect();
+        let path = self.backups().join(format!("{name}.{digits}"));
+        atomic::private_folder(&self.backups())?;
+        atomic::write(&path, text.as_bytes(), None)?;
+        Ok(path)
+    }
+
+    /// Replaces the manifest: whole, or not at all.
+    pub fn replace_manifest(&self, text: &str) -> Result<(), AgentError> {
+        atomic::write(&self.manifest_path(), text.as_bytes(), None)
+    }
+}

@@ -1,0 +1,89 @@
+//! Additions to lists of a YAML text, line by line: comments, order and quoting of all else stay as they are. What comes
+//! out is only as good as the reading of it afterwards, which whoever calls owes.
+
+/// A list that stands under a key, an item a line or more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct List {
+    /// Spaces before each item's dash.
+    indent: usize,
+    /// The line on which each item begins.
+    items: Vec<usize>,
+    /// The first line behind it.
+    end: usize,
+}
+
+/// The only list under a key of this name; `None` where there are several, or it is written in another way.
+pub(super) fn list(lines: &[String], key: &str) -> Option<List> {
+    let heading = format!("{key}:");
+    let mut found = lines.iter().enumerate().filter_map(|(at, line)| {
+        let text = bare(line);
+        (text == heading).then_some((at, line.trim_end().len() - text.len()))
+    });
+    let (Some((at, column)), None) = (found.next(), found.next()) else { return None };
+    let behind = || lines.iter().enumerate().skip(at + 1).filter(|(_, line)| !is_remark(line));
+    let indent = behind().next().map(|(_, line)| spaces(line))?;
+    if indent < column {
+        return None;
+    }
+    let mut list = List { indent, items: Vec::new(), end: at + 1 };
+    for (at, line) in behind() {
+        let begins = spaces(line) == indent && line.trim_start().starts_with("- ");
+        if spaces(line) <= indent && !begins {
+            break;
+        }
+        if begins {
+            list.items.push(at);
+        }
+        list.end = at + 1;
+    }
+    (!list.items.is_empty()).then_some(list)
+}
+
+/// Puts an item before the one of this number, or at the end. Its further lines come with their own indentation.
+pub(super) fn insert(lines: &mut Vec<String>, list: &List, before: usize, item: &[String]) {
+    let at = list.items.get(before).copied().unwrap_or(list.end);
+    let margin = " ".repeat(list.indent);
+    let fresh = item.iter().enumerate().map(|(n, line)| match n {
+        0 => format!("{margin}- {line}"),
+        _ => format!("{margin}  {line}"),
+    });
+    lines.splice(at..at, fresh);
+}
+
+/// Where a name belongs in a list that is sorted by name.
+pub(super) fn place<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> usize {
+    let mut count = 0;
+    for (at, other) in names.enumerate() {
+        if other > name {
+            return at;
+        }
+        count = at + 1;
+    }
+    count
+}
+
+pub(super) fn of(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+pub(super) fn joined(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Without indentation and the dashes of lists that begin on this line.
+fn bare(line: &str) -> &str {
+    let mut text = line.trim();
+    while let Some(rest) = text.strip_prefix("- ") {
+        text = rest.trim_start();
+    }
+    text
+}
+
+fn spaces(line: &str) -> usize {
+    line.len() - line.trim_start_matches(' ').len()
+}
+
+fn is_remark(line: &str) -> bool {
+    let text = line.trim();
+    text.is_empty() || text.starts_with('#')
+}

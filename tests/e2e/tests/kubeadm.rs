@@ -1,0 +1,272 @@
+//! `keyward node-agent prepare` on what kubeadm itself makes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use keyward_core::api::{ClusterEncryption, ClusterEncryptionStatus};
+use keyward_core::ids::Revision;
+use keyward_core::names;
+use keyward_test_cluster::{Binary, Cluster, REVISION_0, Seen, Tools, User, wait_until};
+use keyward_test_e2e::shipped;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{CustomResourceExt as _, ResourceExt as _};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+const MANIFEST: &str = "etc/kubernetes/manifests/kube-apiserver.yaml";
+const CONFIG: &str = "etc/kubernetes/encryption/config.json";
+const BACKUPS: &str = "etc/kubernetes/keyward/backups";
+const INIT: &str = "\
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: InitConfiguration
+localAPIEndpoint: {advertiseAddress: 10.0.0.1, bindPort: 6443}
+nodeRegistration: {name: cp-1, criSocket: unix:///run/containerd/containerd.sock}
+---
+";
+const CLUSTER: &str = "\
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+kubernetesVersion: v1.36.3
+apiServer:
+  extraArgs: [{name: audit-log-maxage, value: \"7\"}]
+";
+
+/// A node's root folder, with kubeadm on it.
+struct Machine {
+    root: PathBuf,
+    tools: Tools,
+    kubeconfig: PathBuf,
+}
+
+impl Machine {
+    fn new(cluster: &Cluster, folder: &Path, kubeconfig: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        Ok(Self {
+            root: folder.to_owned(),
+            tools: cluster.tools().clone(),
+            kubeconfig: kubeconfig.to_owned(),
+        })
+    }
+
+    /// kubeadm knows no folder but `/etc/kubernetes`; it makes this one its root.
+    fn kubeadm(&self, arguments: &str, configuration: &str) -> Result<String> {
+        fs::write(self.root.join("kubeadm.yaml"), format!("{INIT}{configuration}"))?;
+        let kubeadm = self.tools.control_plane()?.kubeadm.context("KUBEBUILDER_ASSETS has no kubeadm")?;
+        let root = rustix::process::geteuid().is_root();
+        let mut command = Command::new("unshare");
+        if !root {
+            command.args(["--user", "--map-root-user"]);
+        }
+        command.arg(&kubeadm.path).args(&kubeadm.args).args(arguments.split(' '));
+        command.args(["--config", "/kubeadm.yaml", "--rootfs"]).arg(&self.root);
+        let output = command.output().context("kubeadm")?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "kubeadm {arguments}: {said}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn prepare(&self, arguments: &[&str]) -> Result<Answer> {
+        let program = self.tools.binary(Binary::Keyward)?;
+        let mut command = Command::new(program);
+        command.args(["node-agent", "prepare", "--root"]).arg(&self.root);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        Ok(Answer::of(&command.stdin(std::process::Stdio::null()).output()?))
+    }
+
+    fn read(&self, path: &str) -> Result<String> {
+        fs::read_to_string(self.root.join(path)).with_context(|| path.to_owned())
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    code: Option<i32>,
+    said: String,
+    complained: String,
+}
+
+impl Answer {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), said: text(&output.stdout), complained: text(&output.stderr) }
+    }
+
+    /// The exit code, and words that it says on either.
+    fn must(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        for word in words {
+            assert!(self.said.contains(word) || self.complained.contains(word), "{word}: {self:#?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_anew() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let admin = cluster.client(0).await?;
+    let folder = tempfile::tempdir()?;
+    cluster.apply(&shipped(&cluster, "rbac/prepare.yaml")?).await?;
+    cluster.apply(BINDINGS).await?;
+    let preparer = User::Other { name: "preparer".to_owned(), groups: vec![] };
+    let kubeconfig = cluster.kubeconfig(0, &preparer)?;
+    let node = Machine::new(&cluster, &folder.path().join("node"), &kubeconfig)?;
+
+    // What `kubeadm init` does, as far as it concerns the API server.
+    node.kubeadm("init phase control-plane apiserver", CLUSTER)?;
+    fs::copy(cluster.kubeconfig(0, &User::Admin)?, node.root.join("admin.conf"))?;
+    node.kubeadm("init phase upload-config kubeadm --kubeconfig /admin.conf", CLUSTER)?;
+    let fresh = node.read(MANIFEST)?;
+    let maps = Api::<ConfigMap>::namespaced(admin.clone(), "kube-system");
+    let stored = async || -> Result<String> {
+        let mut data = maps.get("kubeadm-config").await?.data.context("data")?;
+        data.remove("ClusterConfiguration").context("ClusterConfiguration")
+    };
+    let uploaded = stored().await?;
+
+    // All that is missing is named, and nothing is done that nobody agreed to.
+    node.prepare(&["--check"])?.must(
+        2,
+        &[
+            "missing: /etc/kubernetes/encryption/config.json (a file of this node)",
+            "missing: --encryption-provider-config=/etc/kubernetes/encryption/config.json (kube-apiserver.yaml)",
+            "missing: --encryption-provider-config-automatic-reload=true (ClusterConfiguration",
+            "missing: the mount of /var/run/kmsplugin (kube-apiserver.yaml)",
+            "note: --request-timeout is 60s",
+        ],
+    );
+    let shown = ["+    - --encryption-provider-config=", "+  extraVolumes:", "revision 0", "say --yes"];
+    node.prepare(&[])?.must(1, &shown);
+    assert_eq!((node.read(MANIFEST)?, stored().await?), (fresh.clone(), uploaded.clone()));
+    assert!(!node.root.join(CONFIG).exists());
+
+    node.prepare(&["--yes"])?.must(0, &["revision 0 is installed", "kept in", "the kubelet restarts"]);
+    let prepared = node.read(MANIFEST)?;
+    assert_eq!(node.read(CONFIG)?, REVISION_0);
+    for file in [MANIFEST, CONFIG] {
+        assert_eq!(fs::metadata(node.root.join(file))?.permissions().mode() & 0o777, 0o600, "{file}");
+    }
+    let manifests = node.root.join(MANIFEST).parent().unwrap().to_owned();
+    assert_eq!(fs::read_dir(manifests)?.count(), 1, "nothing else that the kubelet would start");
+    let kept: Vec<String> = fs::read_dir(node.root.join(BACKUPS))?
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    assert!(kept.len() == 2 && kept.contains(&fresh) && kept.contains(&uploaded));
+
+    // Again: no change.
+    node.prepare(&["--check"])?.must(0, &["this node is prepared"]);
+    let before = (prepared.clone(), maps.get("kubeadm-config").await?.metadata.resource_version);
+    node.prepare(&["--yes"])?.must(0, &["nothing to do"]);
+    let after = (node.read(MANIFEST)?, maps.get("kubeadm-config").await?.metadata.resource_version);
+    assert_eq!(before, after);
+
+    // What an upgrade or another control-plane node gets from the ConfigMap is the very manifest.
+    let edited = stored().await?;
+    let other = Machine::new(&cluster, &folder.path().join("other"), &kubeconfig)?;
+    other.kubeadm("init phase control-plane apiserver", &edited)?;
+    assert_eq!(other.read(MANIFEST)?, prepared);
+    // Its file is missing: told before its API server would find out.
+    other.prepare(&["--check"])?.must(2, &["missing: /etc/kubernetes/encryption/config.json"]);
+
+    // Somebody put the old ClusterConfiguration back, and upgraded.
+    let patch = Patch::Merge(json!({"data": {"ClusterConfiguration": uploaded}}));
+    maps.patch("kubeadm-config", &PatchParams::default(), &patch).await?;
+    node.prepare(&["--check"])?
+        .must(2, &["missing: the mount of /etc/kubernetes/encryption (ClusterConfiguration"]);
+    node.kubeadm("init phase control-plane apiserver", &uploaded)?;
+    node.prepare(&["--check"])?
+        .must(2, &["missing: --encryption-provider-config-automatic-reload=true (kube-"]);
+    node.prepare(&["--yes"])?.must(0, &[]);
+    assert_eq!(node.read(MANIFEST)?, prepared);
+    node.prepare(&["--check"])?.must(0, &[]);
+
+    refusals(&admin, &node, &other).await?;
+    credential(&node)
+}
+
+/// What `prepare` does not touch, and says why.
+async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Result<()> {
+    // Revisions were made: revision 0 would write plain text beside servers that encrypt.
+    let crds = Api::<CustomResourceDefinition>::all(admin.clone());
+    let crd = ClusterEncryption::crd();
+    crds.patch(&crd.name_any(), &PatchParams::apply("admin"), &Patch::Apply(&crd)).await?;
+    let clusters = Api::<ClusterEncryption>::all(admin.clone());
+    let mut made = ClusterEncryption::new(names::CLUSTER, Default::default());
+    made.spec.api_server.request_timeout = Some("5s".to_owned());
+    let mut made = wait_until("the CRD to be served", PATIENCE, async || {
+        Ok(match clusters.create(&PostParams::default(), &made).await {
+            Ok(made) => Seen::Yes(made),
+            Err(error) => Seen::NotYet(error.to_string()),
+        })
+    })
+    .await?;
+    made.status = Some(ClusterEncryptionStatus { highest_revision: Revision(3), ..Default::default() });
+    clusters.replace_status(names::CLUSTER, &PostParams::default(), &made).await?;
+    other.prepare(&["--yes"])?.must(1, &["the newest: 3", "node-agent prepare --join"]);
+    assert!(!other.root.join(CONFIG).exists());
+
+    // What only the admin can mend.
+    let timeouts = "--request-timeout is 60s and ClusterEncryption's spec.apiServer.requestTimeout 5s";
+    node.prepare(&["--check"])?.must(2, &[timeouts]);
+    let prepared = node.read(MANIFEST)?;
+    let write = |text: &str| fs::write(node.root.join(MANIFEST), text);
+    write(&prepared.replace("path: /livez", "path: /healthz"))?;
+    node.prepare(&["--check", "--manifest-only"])?
+        .must(2, &["livenessProbe asks /healthz", "have it ask /livez"]);
+
+    // Another configuration; one that nobody knows; a text that is none; no cluster.
+    write(&prepared.replace("/etc/kubernetes/encryption/config.json", "/etc/mine.yaml"))?;
+    node.prepare(&["--yes", "--manifest-only"])?.must(1, &["/etc/mine.yaml", "node-agent adopt"]);
+    write(&prepared)?;
+    fs::write(node.root.join(CONFIG), REVISION_0.replace("secrets", "configmaps"))?;
+    node.prepare(&["--yes"])?.must(1, &["is not Keyward's", "node-agent adopt"]);
+    fs::write(node.root.join(CONFIG), REVISION_0)?;
+    write("kind: Pod\n\tno: YAML")?;
+    node.prepare(&["--yes"])?.must(1, &["kube-apiserver.yaml cannot be read"]);
+    assert_eq!(node.read(MANIFEST)?, "kind: Pod\n\tno: YAML");
+    write(&prepared)?;
+    let nowhere =
+        Machine { kubeconfig: node.root.join("none"), root: node.root.clone(), tools: node.tools.clone() };
+    nowhere.prepare(&["--check"])?.must(1, &["kubeconfig"]);
+    nowhere.prepare(&["--check", "--manifest-only"])?.must(0, &["was not looked at"]);
+    Ok(())
+}
+
+/// The agent's kubeconfig, as docs/install.md has it made.
+fn credential(node: &Machine) -> Result<()> {
+    use base64::Engine as _;
+    use base64::prelude::BASE64_STANDARD;
+    node.kubeadm("init phase certs ca", CLUSTER)?;
+    let arguments = "kubeconfig user --client-name keyward:node:cp-1 --org keyward:nodes";
+    let kubeconfig: Value = serde_saphyr::from_str(&node.kubeadm(arguments, CLUSTER)?)?;
+    let certificate = kubeconfig.pointer("/users/0/user/client-certificate-data").and_then(Value::as_str);
+    let pem = String::from_utf8(BASE64_STANDARD.decode(certificate.context("a certificate")?)?)?;
+    let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    let der = BASE64_STANDARD.decode(body)?;
+    for name in ["keyward:node:cp-1", "keyward:nodes"] {
+        assert!(der.windows(name.len()).any(|part| part == name.as_bytes()), "{name}");
+    }
+    Ok(())
+}
+
+/// Who may prepare, and nothing else.
+const BINDINGS: &str = "\
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: keyward-prepare}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyward-prepare}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: preparer}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: keyward-prepare, namespace: kube-system}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: keyward-prepare}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: preparer}]
+";

@@ -1,0 +1,126 @@
+//! What the shipped roles grant, verb by verb.
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
+use serde_json::Value;
+
+use crate::audit::{On, Request};
+
+/// One verb on one thing, for those who are bound to the role.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    /// `Role NAMESPACE/NAME` or `ClusterRole NAME`.
+    pub(crate) role: String,
+    namespace: Option<String>,
+    pub(crate) verb: String,
+    on: Granted,
+    subjects: Vec<Subject>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Granted {
+    /// Of any name where there is none.
+    Objects {
+        group: String,
+        resource: String,
+        name: Option<String>,
+    },
+    Url(String),
+}
+
+impl std::fmt::Display for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { role, verb, on, .. } = self;
+        match on {
+            Granted::Objects { group, resource, name } => {
+                write!(f, "{role}: {verb} {resource}.{group} {}", name.as_deref().unwrap_or("*"))
+            }
+            Granted::Url(url) => write!(f, "{role}: {verb} {url}"),
+        }
+    }
+}
+
+impl Grant {
+    /// Whether the API server would let this request pass by this grant.
+    pub(crate) fn covers(&self, request: &Request) -> bool {
+        let is_meant = self.subjects.iter().any(|subject| match subject.kind.as_str() {
+            "Group" => request.groups.contains(&subject.name),
+            "User" => request.user == subject.name,
+            _ => {
+                let namespace = subject.namespace.as_deref().unwrap_or_default();
+                request.user == format!("system:serviceaccount:{namespace}:{}", subject.name)
+            }
+        });
+        let is_here = match (&self.on, &request.on) {
+            (Granted::Url(granted), On::Url(url)) => granted == url,
+            (
+                Granted::Objects { group, resource, name },
+                On::Object { group: of, resource: asked, namespace, name: called },
+            ) => {
+                group == of
+                    && resource == asked
+                    && name.as_ref().is_none_or(|name| name == called)
+                    && self.namespace.as_ref().is_none_or(|within| within == namespace)
+            }
+            _ => false,
+        };
+        is_meant && is_here && self.verb == request.verb
+    }
+}
+
+/// The grants of all roles in these documents, each as far as a binding in them gives it to somebody.
+pub(crate) fn of(documents: &[Value]) -> Result<Vec<Grant>> {
+    let text = |object: &Value, pointer: &str| {
+        object.pointer(pointer).and_then(Value::as_str).map(ToOwned::to_owned)
+    };
+    let mut grants = Vec::new();
+    for role in documents {
+        let kind = text(role, "/kind").unwrap_or_default();
+        if kind != "Role" && kind != "ClusterRole" {
+            continue;
+        }
+        let name = text(role, "/metadata/name").context("a role's name")?;
+        let namespace = text(role, "/metadata/namespace");
+        let rules: Vec<PolicyRule> = serde_json::from_value(role["rules"].clone())?;
+        let mut subjects = Vec::new();
+        for binding in documents.iter().filter(|object| object.get("roleRef").is_some()) {
+            let reference: RoleRef = serde_json::from_value(binding["roleRef"].clone())?;
+            let within = text(binding, "/metadata/namespace");
+            if reference.kind == kind && reference.name == name && within == namespace {
+                subjects.extend(serde_json::from_value::<Vec<Subject>>(binding["subjects"].clone())?);
+            }
+        }
+        let role = match &namespace {
+            Some(namespace) => format!("{kind} {namespace}/{name}"),
+            None => format!("{kind} {name}"),
+        };
+        let granted = rules.iter().flat_map(|rule| expanded(rule));
+        grants.extend(granted.map(|(verb, on)| Grant {
+            role: role.clone(),
+            namespace: namespace.clone(),
+            verb,
+            on,
+            subjects: subjects.clone(),
+        }));
+    }
+    Ok(grants)
+}
+
+fn expanded(rule: &PolicyRule) -> Vec<(String, Granted)> {
+    let mut on: Vec<Granted> =
+        rule.non_resource_urls.iter().flatten().map(|url| Granted::Url(url.clone())).collect();
+    let names: Vec<Option<String>> = match &rule.resource_names {
+        Some(names) => names.iter().cloned().map(Some).collect(),
+        None => vec![None],
+    };
+    for group in rule.api_groups.iter().flatten() {
+        for resource in rule.resources.iter().flatten() {
+            on.extend(names.iter().map(|name| Granted::Objects {
+                group: group.clone(),
+                resource: resource.clone(),
+                name: name.clone(),
+            }));
+        }
+    }
+    rule.verbs.iter().flat_map(|verb| on.iter().map(|on| (verb.clone(), on.clone()))).collect()
+}

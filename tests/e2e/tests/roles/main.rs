@@ -1,0 +1,238 @@
+//! A whole life under the shipped roles: nothing is refused, and nothing is granted in vain.
+//!
+//! The API server's audit log is the witness. Take a verb out of a role of deploy/rbac, and a request is refused; put one
+//! in that nobody needs, or that another role gives already, and no request needed it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+
+mod audit;
+mod grants;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use keyward_core::api::{ClusterEncryption, EncryptionMigration};
+use keyward_core::names;
+use keyward_test_cluster::{Binary, Image, Seen, User, wait_until};
+use keyward_test_e2e::{IMAGE, Install, Keyward, Load, SHORT_HISTORY, shipped, vault_spec};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use audit::{Asked, Audit, On, PEOPLE, Request};
+
+const PATIENCE: Duration = Duration::from_mins(2);
+/// The image in deploy/node-agent.yaml.
+const SHIPPED_IMAGE: &str = "example.com/keyward/keyward:0.1.0";
+/// An image that no node can run.
+const NO_IMAGE: &str = "registry.example.com/nobody/plugin@sha256:4444444444444444444444444444444444444444444444444444444444444444";
+/// Roles, each by its file; of people, also who gets it.
+const ROLES: [(&str, Option<&str>); 6] = [
+    ("rbac/operator.yaml", None),
+    ("rbac/node-agent.yaml", None),
+    ("rbac/status.yaml", Some("status")),
+    ("rbac/plan.yaml", Some("plan")),
+    ("rbac/reencrypt.yaml", Some("reencrypt")),
+    ("rbac/forget-key.yaml", Some("forget-key")),
+];
+
+fn person(name: &str) -> User {
+    User::Other { name: name.to_owned(), groups: vec![PEOPLE.to_owned()] }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_refused_and_nothing_is_granted_in_vain() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let audit = Audit::below(folder.path())?;
+    let apiserver_args = audit.arguments().into_iter().chain([SHORT_HISTORY.to_owned()]).collect();
+    let operator_args = vec!["--lease-duration=3s".to_owned()];
+    let mut keyward = Keyward::start(Install { apiserver_args, operator_args, ..Install::default() }).await?;
+    let documents = roles(&keyward).await?;
+    // Nothing runs them here; the API server knows every field.
+    for file in ["namespace.yaml", "operator.yaml", "node-agent.yaml"] {
+        keyward.cluster.apply(&shipped(&keyward.cluster, file)?).await.context(file)?;
+    }
+    run_shipped_agent(&mut keyward).await?;
+
+    live(&mut keyward, &audit).await?;
+
+    let asked = audit.asked()?;
+    let mut wrong: Vec<String> = asked
+        .refused
+        .iter()
+        .filter(|request| !is_meant_to_be_refused(request))
+        .map(|request| format!("refused: {request}"))
+        .collect();
+    wrong.extend(in_vain(&documents, &asked)?);
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Applies the roles of people, binds them, and returns all documents.
+async fn roles(keyward: &Keyward) -> Result<Vec<Value>> {
+    let mut documents = Vec::new();
+    for (file, person) in ROLES {
+        let text = shipped(&keyward.cluster, file)?;
+        let mut shipped: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+        shipped.retain(|document| !document.is_null());
+        if let Some(person) = person {
+            let bindings: Vec<Value> = shipped.iter().map(|role| bound(role, person)).collect();
+            for document in shipped.iter().chain(&bindings) {
+                keyward.cluster.apply(&document.to_string()).await?;
+            }
+            documents.extend(bindings);
+        }
+        documents.extend(shipped);
+    }
+    Ok(documents)
+}
+
+fn bound(role: &Value, person: &str) -> Value {
+    let (kind, metadata) = (role["kind"].as_str().unwrap(), &role["metadata"]);
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": format!("{kind}Binding"),
+        "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": metadata["name"]},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": person}],
+    })
+}
+
+/// The agent as deploy/node-agent.yaml has it, with the two powers of root that it leaves and no other.
+async fn run_shipped_agent(keyward: &mut Keyward) -> Result<()> {
+    keyward.stop_agents().await?;
+    let text = shipped(&keyward.cluster, "node-agent.yaml")?;
+    let pod: Value = serde_saphyr::from_str(&text)?;
+    let container = &pod["spec"]["containers"][0];
+    let added = container["securityContext"]["capabilities"]["add"].as_array().context("capabilities")?;
+    let kept: Vec<String> =
+        added.iter().map(|name| format!(",+{}", name.as_str().unwrap().to_lowercase())).collect();
+    let program = keyward.cluster.tools().binary(Binary::Keyward)?;
+    let arguments = [
+        "--no-new-privs".to_owned(),
+        format!("--bounding-set=-all{}", kept.concat()),
+        program.to_string_lossy().into_owned(),
+    ];
+    keyward.cluster.map_images([Image::exact(SHIPPED_IMAGE, "/usr/bin/setpriv").args(arguments)])?;
+    let node = keyward.cluster.node(0)?;
+    let here = text.replace("https://127.0.0.1:6443", &node.api_url()).replace(
+        "        - --log-format=json\n",
+        "        - --log-format=json\n        - --probe-interval=2s\n",
+    );
+    node.write_manifest_text("keyward-agent", &here)
+}
+
+/// Everything that somebody does in the life of a cluster.
+async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
+    let load = Load::create(&keyward.client, 40, 10).await?;
+    // What the kubelet says of a plugin that cannot start.
+    keyward.trouble(&vault_spec(keyward, "a", NO_IMAGE), &["preflight of key 1", "node-1"], PATIENCE).await?;
+    keyward.apply(&vault_spec(keyward, "a", &IMAGE(1))).await?;
+    keyward.wait_settled(1, PATIENCE).await?;
+
+    // A resource of a group: whether kube-apiserver itself serves it.
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    let resources = json!({"spec": {"resources": ["secrets", "configmaps", "leases.coordination.k8s.io"]}});
+    clusters.patch(names::CLUSTER, &PatchParams::default(), &Patch::Merge(&resources)).await?;
+    keyward
+        .wait("leases to be refused", PATIENCE, |status| {
+            status.troubles().iter().any(|trouble| trouble.contains("leases.coordination.k8s.io"))
+        })
+        .await?;
+    keyward.apply(&vault_spec(keyward, "a", &IMAGE(1))).await?;
+
+    // Another credential, which the KMS takes as well.
+    let renewed = keyward.bao.new_secret_id("", "keyward").await?;
+    let before = keyward.secrets().get("encryption-key-kube-apiserver-1").await?.data;
+    keyward.role.secret_id = renewed;
+    keyward.set_credentials(&keyward.role).await?;
+    wait_until("the key secret to follow", PATIENCE, async || {
+        let now = keyward.secrets().get("encryption-key-kube-apiserver-1").await?.data;
+        Ok(Seen::when(now != before, keyward.status().await?.summary()))
+    })
+    .await?;
+    keyward.wait_settled(1, PATIENCE).await?;
+
+    plan(keyward).await?;
+    keyward.apply(&vault_spec(keyward, "b", &IMAGE(1))).await?;
+    tokio::try_join!(disturbed(keyward, audit), keyward.wait_settled(2, PATIENCE))?;
+    wait_until("key 1 to be retired", PATIENCE, async || {
+        let left = keyward.secrets().get_opt("encryption-key-kube-apiserver-1").await?;
+        Ok(Seen::when(left.is_none(), keyward.status().await?.summary()))
+    })
+    .await?;
+
+    // Another operator takes the Lease over when it has run out.
+    keyward.crash_operator().await?;
+    let asker = person("reencrypt");
+    let again = keyward.command_as(&asker, &["reencrypt", "--wait"]);
+    let again = tokio::time::timeout(PATIENCE, again).await??;
+    ensure!(again.status.success(), "{again:?}");
+    keyward.wait_settled(3, PATIENCE).await?;
+    let given_up = keyward.command_as(&person("forget-key"), &["forget-key", "1", "--accept-loss"]).await?;
+    ensure!(given_up.status.success(), "{given_up:?}");
+
+    keyward.apply(&json!({"type": "identity"})).await?;
+    keyward.wait_settled(4, PATIENCE).await?;
+    let told = keyward.command_as(&person("status"), &["status"]).await?;
+    ensure!(told.status.success() && told.said.contains("DecryptionCompleted"), "{told:?}");
+    drop(load);
+    Ok(())
+}
+
+/// Somebody labels the migrations while they run, until the engine had to read one again whose version had moved.
+async fn disturbed(keyward: &Keyward, audit: &Audit) -> Result<()> {
+    let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
+    let mut count = 0_u32;
+    wait_until("a migration to be read again", PATIENCE, async || {
+        for migration in migrations.list(&ListParams::default()).await?.items {
+            count += 1;
+            let label = json!({"metadata": {"labels": {"disturbed": count.to_string()}}});
+            let name = migration.metadata.name.unwrap_or_default();
+            migrations.patch(&name, &PatchParams::default(), &Patch::Merge(&label)).await?;
+        }
+        let read_again = audit.asked()?.granted.iter().any(|request| {
+            let on = &request.on;
+            request.verb == "get"
+                && matches!(on, On::Object { resource, .. } if resource == "encryptionmigrations")
+        });
+        Ok(Seen::when(read_again, format!("{count} labels")))
+    })
+    .await
+}
+
+/// `keyward plan -f` by somebody with its role: all is told but how many objects there are.
+async fn plan(keyward: &Keyward) -> Result<()> {
+    let mut object = keyward.object(&vault_spec(keyward, "b", &IMAGE(1)));
+    object["spec"]["resources"] = json!(["secrets", "configmaps", "csistoragecapacities.storage.k8s.io"]);
+    let file = keyward.cluster.folder().join("planned.json");
+    std::fs::write(&file, object.to_string())?;
+    let (file, modules) = (file.to_string_lossy(), keyward.cluster.tools().modules());
+    let arguments = ["plan", "-o", "json", "-f", &file, "--providers", &modules.to_string_lossy()];
+    let told = keyward.command_as(&person("plan"), &arguments).await?;
+    ensure!(told.status.code() == Some(2), "{told:?}");
+    let told: Value = serde_json::from_str(&told.said).context("the plan")?;
+    ensure!(told["effect"] == "new-key" && told["live"]["keyID"] == 2, "{told}");
+    ensure!(told["live"]["objects"]["secrets"].is_null(), "{told}");
+    Ok(())
+}
+
+/// To count is to list, and to list Secrets is to read them.
+fn is_meant_to_be_refused(request: &Request) -> bool {
+    let On::Object { resource, namespace, .. } = &request.on else { return false };
+    request.user == "plan" && request.verb == "list" && namespace.is_empty() && resource != "nodes"
+}
+
+/// Grants without which everything would have gone as well.
+fn in_vain(documents: &[Value], asked: &Asked) -> Result<Vec<String>> {
+    let grants = grants::of(documents)?;
+    ensure!(grants.len() > 50, "only {} grants were found", grants.len());
+    println!("{} requests of {} kinds of grants", asked.granted.len(), grants.len());
+    let needed = |at: usize| {
+        asked.granted.iter().any(|request| {
+            let mut by = grants.iter().enumerate().filter(|(_, grant)| grant.covers(request));
+            by.next().is_some_and(|(first, _)| first == at) && by.next().is_none()
+        })
+    };
+    let vain = grants.iter().enumerate().filter(|(at, _)| !needed(*at));
+    Ok(vain.map(|(_, grant)| format!("granted in vain: {grant}")).collect())
+}
