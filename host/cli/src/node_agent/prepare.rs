@@ -4,10 +4,20 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {}
+use super::join;
 
-#[allow(clippy::unused_async)]
-pub(crate) async fn run(_: Args) -> Result<ExitCode> {
-    bail!("node-agent prepare is not built yet")
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A node that joins: register it, and install the revision in force before its API server first starts
+    #[arg(long)]
+    join: bool,
+    #[command(flatten)]
+    joining: join::Args,
+}
+
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    if args.join {
+        return join::run(args.joining).await;
+    }
+    bail!("node-agent prepare is built with --join only yet")
 }

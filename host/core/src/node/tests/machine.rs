@@ -278,6 +278,9 @@ impl Machine {
             Step::RemoveFiles(instance) => drop(disk.instances.remove(instance)),
             Step::ForgetRevision(revision) => drop(disk.revisions.remove(revision)),
             Step::ForgetConfiguration(hash) => drop(disk.configurations.remove(hash)),
+            Step::ForgetRecovered { key_id, number } => {
+                disk.recovered.retain(|one| (one.key_id, one.number) != (*key_id, *number));
+            }
         }
     }
 

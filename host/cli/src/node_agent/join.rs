@@ -1,0 +1,43 @@
+//! `keyward node-agent prepare --join`: what a new control-plane node needs before its API server first starts.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use keyward_core::ids::Revision;
+use keyward_node::{Connection, Settings};
+use keyward_operator::settings::duration;
+
+use super::place::Place;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// With --join: a kubeconfig of another API server, with an admin's credential
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// With --join: how long the operator may take to tell the node its revision
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let kubeconfig = args.kubeconfig.context("--join needs --kubeconfig: the node asks another API server")?;
+    let place = args.place.find()?;
+    let connection = Connection::new(&Settings::new(&place.node, kubeconfig)).await?;
+    let said = |what: &str| crate::output::print(&format!("{what}\n")).unwrap_or_default();
+    let joined = keyward_node::join(&place, &connection, args.timeout, said).await?;
+    let mut text: String = joined.done.iter().map(|step| format!("done: {step}\n")).collect();
+    text.push_str(&if joined.revision == Revision(0) {
+        "the cluster has no revision yet: the API server starts without encryption, as the others do\n".to_owned()
+    } else {
+        format!(
+            "revision {} is installed: the API server of {} may start. It becomes ready once the node's agent has seen its plugins decrypt the canaries\n",
+            joined.revision, place.node
+        )
+    });
+    crate::output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
