@@ -17,7 +17,7 @@ use keyward_core::formats::revision::{RevisionContent, SecretData};
 use keyward_core::ids::{ConfigHash, KeyId, Revision};
 use keyward_core::names;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 pub(crate) use seal::{Opener, Seal, passphrase};
 
@@ -36,7 +36,7 @@ struct Document {
     created_at: String,
     #[serde(rename = "highestKeyID")]
     highest_key_id: KeyId,
-    data: BTreeMap<String, Zeroizing<String>>,
+    data: BTreeMap<String, String>,
     canaries: BTreeMap<u64, Canary>,
     /// The key secrets' annotations, for whoever has to find out what was.
     #[serde(default)]
@@ -63,7 +63,7 @@ impl Bundle {
 
     /// Encrypted.
     pub(crate) fn seal(&self, seal: &Seal) -> Result<Vec<u8>> {
-        let document = Document {
+        let mut document = Document {
             kind: KIND.to_owned(),
             version: VERSION,
             revision: self.revision,
@@ -73,13 +73,14 @@ impl Bundle {
             data: self
                 .data
                 .iter()
-                .map(|(key, value)| (key.clone(), Zeroizing::new(STANDARD.encode(value.expose()))))
+                .map(|(key, value)| (key.clone(), STANDARD.encode(value.expose())))
                 .collect(),
             canaries: self.canaries.iter().map(|(key_id, canary)| (key_id.0, canary.clone())).collect(),
             keys: self.keys.clone(),
         };
-        let text = Zeroizing::new(serde_json::to_vec(&document)?);
-        seal.seal(&text)
+        let text = serde_json::to_vec(&document).map(Zeroizing::new);
+        document.data.values_mut().for_each(Zeroize::zeroize);
+        seal.seal(&text?)
     }
 
     /// Decrypted, and seen to be what it says.
@@ -92,7 +93,8 @@ impl Bundle {
         if document.version != VERSION {
             bail!("the bundle has version {}, this keyward reads version {VERSION}", document.version);
         }
-        let decoded = |(key, value): (String, Zeroizing<String>)| {
+        let decoded = |(key, value): (String, String)| {
+            let value = Zeroizing::new(value);
             let bytes = STANDARD.decode(value.as_bytes()).ok().with_context(|| format!("{key} is not base64"))?;
             Ok((key, SecretBytes::new(bytes)))
         };

@@ -47,13 +47,13 @@ impl Seal {
 }
 
 /// Who opens it.
-pub(crate) struct Opener(Vec<Box<dyn Identity>>);
+pub(crate) struct Opener(Vec<Box<dyn Identity + Send>>);
 
 impl Opener {
     /// The identities of a file as `age-keygen` writes it.
     pub(crate) fn identities(file: &str) -> Result<Self> {
         let lines = file.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let mut found: Vec<Box<dyn Identity>> = Vec::new();
+        let mut found: Vec<Box<dyn Identity + Send>> = Vec::new();
         for line in lines {
             // The line is a secret: the error does not quote it.
             let identity = x25519::Identity::from_str(line)

@@ -55,13 +55,13 @@ pub async fn recover(
     let planned = replacement(&seen, key_id, &files, fresh_salt(key_id)?)?;
     drop(files);
     let objects = objects(&planned.values);
-    let recoveries = Recoveries::new(place.paths.clone());
-    let keep = recoveries.clone();
-    let one = blocking("keeping what is replaced", move || keep.add(planned)).await?;
-    let Some(instance) = made_of(&one, &seen) else {
+    let Some(instance) = made_of(&planned, &seen) else {
         let why = "the revision that the API server reads is not kept on this node".to_owned();
         return Err(AgentError::CannotRecover { key_id, why });
     };
+    let recoveries = Recoveries::new(place.paths.clone());
+    let keep = recoveries.clone();
+    let one = blocking("keeping what is replaced", move || keep.add(planned)).await?;
     say(&format!("{instance} is started with what replaces {}", objects.join(", ")));
     let records = seen.revisions.values().flat_map(|content| content.plugins.values());
     let by_hand = seen.recovered.iter().chain([&one]).map(|one| &one.values);
@@ -85,9 +85,9 @@ pub async fn recover(
 /// The instance that comes of it for what the API server reads, else for the newest revision.
 fn made_of(one: &Recovered, seen: &Seen) -> Option<Instance> {
     let file = seen.file.as_ref().map(|file| &file.hash);
-    let mut kept = seen.revisions.values().rev();
-    let content = kept.find(|content| Some(&content.hash()) == file).or(seen.revisions.values().next_back())?;
-    let (digest, _) = one.over(content)?;
+    let newest = || seen.revisions.values().rev();
+    let in_file = newest().filter(|content| Some(&content.hash()) == file);
+    let (digest, _) = in_file.chain(newest()).find_map(|content| one.over(content))?;
     Some(Instance::new(one.key_id, &digest))
 }
 

@@ -244,8 +244,7 @@ impl Machine {
                 disk.links.insert(*key_id, instance.generation.clone());
             }
             Step::InstallConfiguration { revision, hash } => {
-                let old = disk.file.clone().unwrap();
-                disk.configurations.insert(old.hash.clone(), old);
+                disk.configurations.extend(disk.file.clone().map(|old| (old.hash.clone(), old)));
                 let content = &disk.revisions[revision];
                 assert_eq!(content.hash(), *hash);
                 disk.file = Some(FileSeen::of(content.bytes.expose()));
