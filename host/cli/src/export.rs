@@ -32,7 +32,7 @@ pub(crate) struct Args {
     out: PathBuf,
     /// Which revision [default: the one that every API server has loaded]
     #[arg(long, value_name = "N")]
-    revision: Option<Revision>,
+    revision: Option<u64>,
     /// Who can open it: an age recipient (age1…), more than once for several
     #[arg(long, value_name = "AGE-KEY", required_unless_present = "passphrase_file", conflicts_with = "passphrase_file")]
     recipient: Vec<String>,
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let client = args.connection.client().await?;
     let cluster = crate::live::current(&client).await?.context("there is no ClusterEncryption/cluster")?;
     let status = cluster.status.unwrap_or_default();
-    let revision = args.revision.unwrap_or(status.converged_revision);
+    let revision = args.revision.map_or(status.converged_revision, Revision);
     ensure!(revision > Revision(0), "there is no revision that every API server has loaded; give one by --revision");
     let bundle = Bundle {
         revision,
