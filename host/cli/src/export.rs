@@ -34,7 +34,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
     /// Who can open it: an age recipient (age1…), more than once for several
-    #[arg(long, value_name = "AGE-KEY", required_unless_present = "passphrase_file", conflicts_with = "passphrase_file")]
+    #[arg(
+        long,
+        value_name = "AGE-KEY",
+        required_unless_present = "passphrase_file",
+        conflicts_with = "passphrase_file"
+    )]
     recipient: Vec<String>,
     /// Encrypt by the passphrase in the first line of this file instead
     #[arg(long, value_name = "FILE")]
@@ -53,7 +58,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let cluster = crate::live::current(&client).await?.context("there is no ClusterEncryption/cluster")?;
     let status = cluster.status.unwrap_or_default();
     let revision = args.revision.map_or(status.converged_revision, Revision);
-    ensure!(revision > Revision(0), "there is no revision that every API server has loaded; give one by --revision");
+    ensure!(
+        revision > Revision(0),
+        "there is no revision that every API server has loaded; give one by --revision"
+    );
     let bundle = Bundle {
         revision,
         created_at: jiff::Timestamp::now().to_string(),
@@ -65,7 +73,11 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let content = bundle.content()?;
     let told = status.revisions.iter().find(|told| told.n == revision);
     if let Some(told) = told.filter(|told| told.config_hash != content.hash()) {
-        bail!("revision {revision} has the hash {}, but the status says {}", content.hash(), told.config_hash);
+        bail!(
+            "revision {revision} has the hash {}, but the status says {}",
+            content.hash(),
+            told.config_hash
+        );
     }
     let bundle = Bundle {
         canaries: bundle.canaries.into_iter().filter(|(id, _)| content.plugins.contains_key(id)).collect(),
@@ -94,7 +106,10 @@ fn meaning(bundle: &Bundle, content: &RevisionContent, status: &ClusterEncryptio
     text.push_str("the bundle holds:\n");
     let local = content.key_ids().len() - content.kms_keys().len();
     if local > 0 {
-        let _ = writeln!(text, "  {local} keys of the API server itself: whoever opens it reads what they encrypt");
+        let _ = writeln!(
+            text,
+            "  {local} keys of the API server itself: whoever opens it reads what they encrypt"
+        );
     }
     for (key_id, plugin) in &content.plugins {
         let sources: Vec<String> = plugin
@@ -134,7 +149,11 @@ async fn annotations(client: &Client) -> Result<BTreeMap<String, BTreeMap<String
     let api = Api::<Secret>::namespaced(client.clone(), names::NAMESPACE);
     let params = ListParams::default().labels(names::LABEL_COMPONENT);
     let keys = api.list_metadata(&params).await.context("listing key secrets")?;
-    Ok(keys.items.into_iter().map(|key| (key.name_any(), key.metadata.annotations.unwrap_or_default())).collect())
+    Ok(keys
+        .items
+        .into_iter()
+        .map(|key| (key.name_any(), key.metadata.annotations.unwrap_or_default()))
+        .collect())
 }
 
 /// A new file, its owner's alone: an existing one, and a terminal is one, is never written to.

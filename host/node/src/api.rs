@@ -142,7 +142,7 @@ impl Connection {
     pub(crate) async fn revision_names(&self) -> Result<Vec<String>, AgentError> {
         let api: Api<Secret> = Api::namespaced(self.objects.clone(), names::NAMESPACE);
         let found = self.call("list Secrets", api.list_metadata(&ListParams::default())).await?;
-        let all = found.items.iter().map(ResourceExt::name_any);
+        let all = found.items.iter().map(kube::ResourceExt::name_any);
         Ok(all.filter(|name| names::parse_revision_secret(name).is_some()).collect())
     }
 

@@ -123,7 +123,10 @@ pub enum AgentError {
         why: String,
     },
     /// What was replaced by hand did not pass, and was withdrawn.
-    #[error("key {key_id} was not recovered: {why}; what was there before is left as it was{}", quoted(log_tail))]
+    #[error(
+        "key {key_id} was not recovered: {why}; what was there before is left as it was{}",
+        quoted(log_tail)
+    )]
     NotRecovered {
         /// Which.
         key_id: KeyId,

@@ -86,8 +86,9 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
     ensure!(answer.complained.contains("Its last words"), "{answer:?}");
     ensure!(!format!("{answer:?}").contains("00000000-1111"), "the value was told");
     ensure!(led_to(node, 1)? == dead, "the link was moved");
-    let unknown =
-        keyward.command_on(0, &["node-agent", "recover", "--key", "1", "--file", &format!("x={bogus}")]).await?;
+    let unknown = keyward
+        .command_on(0, &["node-agent", "recover", "--key", "1", "--file", &format!("x={bogus}")])
+        .await?;
     ensure!(
         unknown.complained.contains("it has configmap-vault-ca-bundle_ca-bundle.crt, ")
             || unknown.complained.contains("secret-vault-approle_secret-id"),
@@ -113,8 +114,10 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
     // On the second node no agent runs: the command does it by itself.
     let node = keyward.cluster.node(1)?;
     node.stop_agent()?;
-    wait_until("the agent's end", PATIENCE, async || Ok(Seen::when(node.pod("keyward-agent")?.is_none(), "it runs")))
-        .await?;
+    wait_until("the agent's end", PATIENCE, async || {
+        Ok(Seen::when(node.pod("keyward-agent")?.is_none(), "it runs"))
+    })
+    .await?;
     let began = Instant::now();
     recover(&keyward, 1, &role.role_id, role.secret_id.reveal()).await?;
     keyward.cluster.wait_ready(1).await?;
@@ -130,7 +133,10 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
         .await?;
     println!("{}", told.summary());
     let one = said_by(&keyward, "node-1").await?;
-    ensure!(one.recovered.len() == 1 && one.recovered[0].key_id == KeyId(1) && one.error.is_none(), "{one:?}");
+    ensure!(
+        one.recovered.len() == 1 && one.recovered[0].key_id == KeyId(1) && one.error.is_none(),
+        "{one:?}"
+    );
 
     // It is done: all follow, and nothing is left of what was done by hand.
     keyward.set_credentials(&role).await?;
@@ -148,7 +154,9 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
         let of_key_1 = node.pods()?.iter().filter(|pod| pod.name.starts_with("keyward-kms-1-")).count();
         ensure!(of_key_1 == 1, "{of_key_1} plugins of key 1 on {name}");
     }
-    evidence(&keyward.cluster, &load, &before).await?.expect(|resource| format!("k8s:enc:kms:v2:1_{resource}:"))
+    evidence(&keyward.cluster, &load, &before)
+        .await?
+        .expect(|resource| format!("k8s:enc:kms:v2:1_{resource}:"))
 }
 
 async fn recover(keyward: &Keyward, index: usize, role_id: &str, secret_id: &str) -> Result<()> {
@@ -204,7 +212,9 @@ async fn a_lost_disk_gets_what_was_exported_and_everything_is_readable() -> Resu
     // It goes on from there.
     keyward.apply(&vault_spec(&keyward, "b", &IMAGE(1))).await?;
     keyward.wait_settled(2, PATIENCE).await?;
-    evidence(&keyward.cluster, &load, &before).await?.expect(|resource| format!("k8s:enc:kms:v2:2_{resource}:"))?;
+    evidence(&keyward.cluster, &load, &before)
+        .await?
+        .expect(|resource| format!("k8s:enc:kms:v2:2_{resource}:"))?;
     // A node that has something is left alone.
     let again = keyward.command_on(0, &restore).await?;
     ensure!(!again.status.success(), "{again:?}");
@@ -268,34 +278,38 @@ async fn a_node_joins_and_never_writes_in_plain_text() -> Result<()> {
     let node = keyward.cluster.node(1)?;
     node.release_apiserver()?;
     let client = keyward.cluster.client(1).await?;
-    let writer = tokio::spawn(async move {
-        let created = wait_until("a namespace of its own", PATIENCE, async || {
+    let write = async {
+        let joined = wait_until("a namespace of its own", PATIENCE, async || {
             Ok(Seen::Yes(Load::empty(&client, "joined").await?))
-        });
-        let load = created.await?;
+        })
+        .await?;
         wait_until("a Secret that was written through it", PATIENCE, async || {
-            load.add("secret/first", "content").await?;
+            joined.add("secret/first", "content").await?;
             Ok(Seen::Yes(()))
         })
         .await
-    });
-    let first = wait_until("what it has loaded", PATIENCE, async || {
-        let hash = keyward.cluster.loaded_hash(1).await?;
-        Ok(hash.map_or_else(|| Seen::NotYet("nothing".to_owned()), Seen::Yes))
-    })
-    .await?;
-    let installed = std::fs::read(node.path(ENCRYPTION_CONFIG))?;
-    ensure!(first == keyward_core::ids::ConfigHash::of(&installed).0, "it began with {first}");
-    node.start_agent(&["--probe-interval", "2s"])?;
-    keyward.cluster.wait_ready(1).await?;
-    writer.await??;
+    };
+    let go_on = async {
+        let first = wait_until("what it has loaded", PATIENCE, async || {
+            let hash = keyward.cluster.loaded_hash(1).await?;
+            Ok(hash.map_or_else(|| Seen::NotYet("nothing".to_owned()), Seen::Yes))
+        })
+        .await?;
+        let installed = std::fs::read(node.path(ENCRYPTION_CONFIG))?;
+        ensure!(first == keyward_core::ids::ConfigHash::of(&installed).0, "it began with {first}");
+        node.start_agent(&["--probe-interval", "2s"])?;
+        keyward.cluster.wait_ready(1).await
+    };
+    tokio::try_join!(write, go_on)?;
     let stored = keyward.cluster.etcd().count_by_prefix("secrets").await?;
     ensure!(stored.keys().all(|prefix| prefix.starts_with("k8s:enc:kms:v2:")), "{stored:?}");
 
     // It counts: the change goes through both.
     keyward.wait_settled(2, PATIENCE).await?;
     ensure!(read_by(&keyward.cluster, 1, &load).await? == before.len(), "node-2 does not read everything");
-    evidence(&keyward.cluster, &load, &before).await?.expect(|resource| format!("k8s:enc:kms:v2:2_{resource}:"))
+    evidence(&keyward.cluster, &load, &before)
+        .await?
+        .expect(|resource| format!("k8s:enc:kms:v2:2_{resource}:"))
 }
 
 /// How many objects of the load an API server reads.

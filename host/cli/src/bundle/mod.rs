@@ -87,15 +87,17 @@ impl Bundle {
     pub(crate) fn open(sealed: &[u8], opener: &Opener) -> Result<Self> {
         let text = opener.open(sealed)?;
         // serde's words may quote what it read.
-        let document: Document = serde_json::from_slice(&text)
-            .map_err(|error| anyhow::anyhow!("what is inside is no bundle of Keyward (column {})", error.column()))?;
+        let document: Document = serde_json::from_slice(&text).map_err(|error| {
+            anyhow::anyhow!("what is inside is no bundle of Keyward (column {})", error.column())
+        })?;
         ensure!(document.kind == KIND, "what is inside is no bundle of Keyward");
         if document.version != VERSION {
             bail!("the bundle has version {}, this keyward reads version {VERSION}", document.version);
         }
         let decoded = |(key, value): (String, String)| {
             let value = Zeroizing::new(value);
-            let bytes = STANDARD.decode(value.as_bytes()).ok().with_context(|| format!("{key} is not base64"))?;
+            let bytes =
+                STANDARD.decode(value.as_bytes()).ok().with_context(|| format!("{key} is not base64"))?;
             Ok((key, SecretBytes::new(bytes)))
         };
         let bundle = Self {
@@ -106,7 +108,10 @@ impl Bundle {
             canaries: document.canaries.into_iter().map(|(key_id, canary)| (KeyId(key_id), canary)).collect(),
             keys: document.keys,
         };
-        ensure!(bundle.content()?.hash() == document.config_hash, "the configuration inside is not what was exported");
+        ensure!(
+            bundle.content()?.hash() == document.config_hash,
+            "the configuration inside is not what was exported"
+        );
         Ok(bundle)
     }
 }
@@ -141,8 +146,13 @@ mod tests {
             Opener::identities(&file).unwrap()
         };
         let opened = Bundle::open(&sealed, &opener(&own)).unwrap();
-        assert_eq!((opened.revision, opened.highest_key_id, opened.data), (Revision(4), KeyId(2), bundle().data));
-        assert!(Bundle::open(&sealed, &opener(&other)).unwrap_err().to_string().contains("not for this identity"));
+        assert_eq!(
+            (opened.revision, opened.highest_key_id, opened.data),
+            (Revision(4), KeyId(2), bundle().data)
+        );
+        assert!(
+            Bundle::open(&sealed, &opener(&other)).unwrap_err().to_string().contains("not for this identity")
+        );
         let mut broken = sealed.clone();
         *broken.last_mut().unwrap() ^= 1;
         assert!(Bundle::open(&broken, &opener(&own)).is_err());

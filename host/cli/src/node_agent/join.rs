@@ -12,7 +12,7 @@ use keyward_operator::settings::duration;
 use super::place::Place;
 
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct Joining {
     /// With --join: a kubeconfig of another API server, with an admin's credential
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -23,8 +23,9 @@ pub(crate) struct Args {
     place: Place,
 }
 
-pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let kubeconfig = args.kubeconfig.context("--join needs --kubeconfig: the node asks another API server")?;
+pub(crate) async fn run(args: Joining) -> Result<ExitCode> {
+    let kubeconfig =
+        args.kubeconfig.context("--join needs --kubeconfig: the node asks another API server")?;
     let place = args.place.find()?;
     let connection = Connection::new(&Settings::new(&place.node, kubeconfig)).await?;
     let said = |what: &str| crate::output::print(&format!("{what}\n")).unwrap_or_default();

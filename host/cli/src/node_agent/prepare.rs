@@ -12,7 +12,7 @@ pub(crate) struct Args {
     #[arg(long)]
     join: bool,
     #[command(flatten)]
-    joining: join::Args,
+    joining: join::Joining,
 }
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {

@@ -23,7 +23,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     bundle: PathBuf,
     /// The age identity that it was encrypted to, as age-keygen writes it
-    #[arg(long, value_name = "FILE", required_unless_present = "passphrase_file", conflicts_with = "passphrase_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "passphrase_file",
+        conflicts_with = "passphrase_file"
+    )]
     identity: Option<PathBuf>,
     /// The passphrase, in the first line of this file
     #[arg(long, value_name = "FILE")]

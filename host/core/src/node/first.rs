@@ -34,9 +34,7 @@ pub fn first_steps(o: &Observed) -> Result<Vec<Step>, String> {
                 Err(format!("this node has the configuration {file}, and the cluster has no revision yet"))
             }
             Some(_) => Ok(vec![Step::RecordLoaded(zero)]),
-            None => {
-                Ok(vec![Step::RecordLoaded(zero.clone()), Step::PutBack { hash: zero, refused: None }])
-            }
+            None => Ok(vec![Step::RecordLoaded(zero.clone()), Step::PutBack { hash: zero, refused: None }]),
         };
     };
     let plugins = plugins_of(target.content, &o.disk.recovered)?;

@@ -48,16 +48,23 @@ fn replaced(view: &View<'_>, draft: &mut Draft) {
                 over.insert(instance);
             } else if view.serves(&instance) && view.pass(&instance, None).is_some() {
                 let own = content.digest(key_id).map(|digest| Instance::new(key_id, digest));
-                let earlier = view.o.disk.recovered.iter().filter(|other| {
-                    other.key_id == key_id && other.number < one.number
-                });
+                let earlier = view
+                    .o
+                    .disk
+                    .recovered
+                    .iter()
+                    .filter(|other| other.key_id == key_id && other.number < one.number);
                 over.extend(own.into_iter().chain(earlier.filter_map(|other| other.instance(content))));
             }
         }
     }
     for instance in over {
         let there = view.o.disk.instances.contains_key(&instance);
-        if there && !needed.contains_key(&instance) && !view.may_serve(&instance) && !asked_for(view, &instance) {
+        if there
+            && !needed.contains_key(&instance)
+            && !view.may_serve(&instance)
+            && !asked_for(view, &instance)
+        {
             draft.unneeded.insert(instance.clone());
             remove(view, &instance, false, draft);
         }
@@ -156,7 +163,10 @@ pub(super) fn recovered(view: &View<'_>, draft: &mut Draft) {
         };
         if one.withdrawn {
             if !is_there() {
-                draft.step(step, format!("what was replaced for key {} by hand failed, and has stopped", one.key_id));
+                draft.step(
+                    step,
+                    format!("what was replaced for key {} by hand failed, and has stopped", one.key_id),
+                );
             }
         } else if let Some(target) = installed.filter(|target| !is_used(one, target.content)) {
             let why = format!(
@@ -165,7 +175,8 @@ pub(super) fn recovered(view: &View<'_>, draft: &mut Draft) {
             );
             draft.step(step, why);
         } else if let Some(target) = installed.filter(|target| is_overtaken(view, one, target.content)) {
-            let why = format!("what was replaced for key {} later serves revision {}", one.key_id, target.revision);
+            let why =
+                format!("what was replaced for key {} later serves revision {}", one.key_id, target.revision);
             draft.step(step, why);
         }
     }
@@ -178,5 +189,7 @@ fn is_used(one: &Recovered, content: &RevisionContent) -> bool {
 /// A later replacement holds, and what came of it serves.
 fn is_overtaken(view: &View<'_>, one: &Recovered, content: &RevisionContent) -> bool {
     let later = recovered::in_force(&view.o.disk.recovered, one.key_id, content);
-    later.is_some_and(|later| later.number > one.number && later.instance(content).is_some_and(|i| view.serves(&i)))
+    later.is_some_and(|later| {
+        later.number > one.number && later.instance(content).is_some_and(|i| view.serves(&i))
+    })
 }

@@ -72,7 +72,11 @@ impl Driver {
             disk: look.disk,
             probes: asking.prober.probed(),
             file_age: Duration::ZERO,
-            unneeded: self.unneeded.iter().map(|(one, since)| (one.clone(), now.duration_since(*since))).collect(),
+            unneeded: self
+                .unneeded
+                .iter()
+                .map(|(one, since)| (one.clone(), now.duration_since(*since)))
+                .collect(),
             failed_step: None,
         };
         let decision = node::next(&observed);

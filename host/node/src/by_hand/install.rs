@@ -34,7 +34,8 @@ pub struct Kept {
 /// It is of no use, or this node has something else already.
 pub async fn restore(place: &ByHand, kept: Kept) -> Result<Vec<String>, AgentError> {
     let name = names::revision_secret(kept.revision);
-    let unusable = |why: String| AgentError::NotInstallable { why: format!("revision {}: {why}", kept.revision) };
+    let unusable =
+        |why: String| AgentError::NotInstallable { why: format!("revision {}: {why}", kept.revision) };
     let content = RevisionContent::decode(&name, &kept.data)
         .map_err(|error| unusable(error.to_string()))?
         .ok_or_else(|| unusable("it holds no configuration".to_owned()))?;
@@ -55,8 +56,7 @@ pub(super) async fn install(
     target: Option<Arc<RevisionContent>>,
     highest_key_id: KeyId,
 ) -> Result<Vec<String>, AgentError> {
-    let (node, paths, owner, policy) =
-        (place.node.clone(), place.paths.clone(), place.owner, place.policy);
+    let (node, paths, owner, policy) = (place.node.clone(), place.paths.clone(), place.owner, place.policy);
     blocking("installing a revision", move || {
         let disk = Disk::open(&node, paths, owner)?;
         let observed = Observed {
@@ -72,8 +72,8 @@ pub(super) async fn install(
             failed_step: None,
         };
         let steps = first_steps(&observed).map_err(|why| AgentError::NotInstallable { why })?;
-        let high_water = (highest_key_id > observed.disk.highest_key_id)
-            .then_some(Step::RecordHighWater(highest_key_id));
+        let high_water =
+            (highest_key_id > observed.disk.highest_key_id).then_some(Step::RecordHighWater(highest_key_id));
         let mut done = Vec::new();
         for step in high_water.into_iter().chain(steps) {
             disk.act(&step, &observed)?;

@@ -56,7 +56,8 @@ pub async fn join(
                 error.to_string()
             }
             Err(error) if error.is_not_found() => {
-                let why = format!("{error}: the API server does not serve EncryptionNodes; install the CRDs first");
+                let why =
+                    format!("{error}: the API server does not serve EncryptionNodes; install the CRDs first");
                 return Err(AgentError::NotInstallable { why });
             }
             Err(error) => return Err(error),
@@ -109,7 +110,9 @@ async fn told(place: &ByHand, connection: &Connection, say: &impl Fn(&str)) -> R
         .iter()
         .find(|condition| condition.type_ == "Progressing" && condition.status == ConditionStatus::True);
     Ok(Told::Wait(match progressing {
-        Some(condition) => format!("waiting for the operator, which says {}: {}", condition.reason, condition.message),
+        Some(condition) => {
+            format!("waiting for the operator, which says {}: {}", condition.reason, condition.message)
+        }
         None => "waiting for the operator".to_owned(),
     }))
 }

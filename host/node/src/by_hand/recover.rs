@@ -7,17 +7,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use keyward_core::SecretBytes;
+use keyward_core::api::Canary;
 use keyward_core::ids::KeyId;
 use keyward_core::node::{
     Ask, Disk as Seen, Instance, Probed, Question, Recovered, Scrubber, Socket, Step, pod::CONTAINER,
 };
-use keyward_core::SecretBytes;
-use keyward_core::api::Canary;
 use tokio::time::Instant;
 
+use super::ByHand;
 use super::drive::{Asking, Driver, blocking};
 use super::replacement::{NewFile, objects, replacement};
-use super::ByHand;
 use crate::disk::{Disk, Glance, Recoveries};
 use crate::error::AgentError;
 use crate::logs;
@@ -66,7 +66,8 @@ pub async fn recover(
     let records = seen.revisions.values().flat_map(|content| content.plugins.values());
     let by_hand = seen.recovered.iter().chain([&one]).map(|one| &one.values);
     let mut asking = Asking::new(place, Scrubber::new(records).and(by_hand));
-    let mut watch = Watch { place, instance: &instance, canary: seen.canaries.get(&key_id).cloned(), driver: None };
+    let mut watch =
+        Watch { place, instance: &instance, canary: seen.canaries.get(&key_id).cloned(), driver: None };
     let passed = watch.until_it_serves(&mut asking, began + patience, &say).await;
     match passed {
         Ok(()) => {
@@ -76,7 +77,9 @@ pub async fn recover(
         Err(error) => {
             say("it is given up; what was there before is left as it was");
             blocking("taking back what was replaced", move || recoveries.withdraw(&one)).await?;
-            watch.tidy(&mut asking, |seen| !seen.instances.get(&instance).is_some_and(|found| found.pod)).await?;
+            watch
+                .tidy(&mut asking, |seen| !seen.instances.get(&instance).is_some_and(|found| found.pod))
+                .await?;
             Err(error)
         }
     }
@@ -102,10 +105,8 @@ fn no_pod_of(one: &Recovered, seen: &Seen) -> bool {
 
 fn fresh_salt(key_id: KeyId) -> Result<SecretBytes, AgentError> {
     let mut salt = vec![0; 32];
-    getrandom::fill(&mut salt).map_err(|error| AgentError::CannotRecover {
-        key_id,
-        why: format!("no random bytes: {error}"),
-    })?;
+    getrandom::fill(&mut salt)
+        .map_err(|error| AgentError::CannotRecover { key_id, why: format!("no random bytes: {error}") })?;
     Ok(SecretBytes::new(salt))
 }
 
@@ -148,11 +149,14 @@ impl Watch<'_> {
             let key_id = &self.instance.key_id;
             let serves = seen.links.get(key_id) == generation && seen.serving.get(key_id) == generation;
             let probed = asking.prober.probed().remove(self.instance);
-            let pass = probed.as_ref().filter(|probed| probed.failing.is_none()).and_then(|p| p.pass.as_ref());
+            let pass =
+                probed.as_ref().filter(|probed| probed.failing.is_none()).and_then(|p| p.pass.as_ref());
             if serves && pass.is_some() {
                 return Ok(());
             }
-            if let Some(error) = self.failure(probed.as_ref(), asking, serves, Instant::now() >= deadline).await {
+            if let Some(error) =
+                self.failure(probed.as_ref(), asking, serves, Instant::now() >= deadline).await
+            {
                 return Err(error);
             }
             tokio::select! {
@@ -173,8 +177,12 @@ impl Watch<'_> {
             }
         }
         let Some(driver) = &mut self.driver else {
-            let question =
-                Question { socket: Socket::Generation, canary: self.canary.clone(), make_canary: false, run: 0 };
+            let question = Question {
+                socket: Socket::Generation,
+                canary: self.canary.clone(),
+                make_canary: false,
+                run: 0,
+            };
             asking.ask(&BTreeMap::from([(self.instance.clone(), Ask { question, urgent: false })]));
             return Ok(Vec::new());
         };
@@ -205,7 +213,9 @@ impl Watch<'_> {
             return None;
         }
         let why = match failing {
-            Some(failing) if restarts > 0 && failing.failure.phase == "start" => "its plugin ends by itself".to_owned(),
+            Some(failing) if restarts > 0 && failing.failure.phase == "start" => {
+                "its plugin ends by itself".to_owned()
+            }
             Some(failing) => failing.failure.message.clone(),
             None if serves => "its plugin serves, and was not seen to pass".to_owned(),
             None if self.driver.is_some() => "its plugin was not started in time".to_owned(),
@@ -228,4 +238,3 @@ impl Watch<'_> {
         Ok(())
     }
 }
-

@@ -12,7 +12,7 @@ use keyward_core::provider::{KeyRef, Plugin};
 use crate::error::AgentError;
 
 /// A file of a plugin, as an admin names it, and what is to be in it.
-pub type NewFile = (String, SecretBytes);
+pub(super) type NewFile = (String, SecretBytes);
 
 /// The replacement, still without its number. `salt` is fresh.
 pub(super) fn replacement(
@@ -36,7 +36,11 @@ pub(super) fn replacement(
     };
     match now.accepted.as_ref().map(|accepted| &accepted.template) {
         Some(Plugin::Managed(_)) => {}
-        _ => return Err(cannot("its plugin is not one that Keyward runs; give it the credential where it runs")),
+        _ => {
+            return Err(cannot(
+                "its plugin is not one that Keyward runs; give it the credential where it runs",
+            ));
+        }
     }
     if !disk.canaries.contains_key(&key_id) {
         return Err(cannot(
@@ -87,9 +91,7 @@ fn named(record: &PluginRecord, key_id: KeyId, name: &str) -> Result<KeyRef, Age
 fn like(value: &SecretBytes, before: Option<&SecretBytes>) -> SecretBytes {
     let had = before.is_some_and(|before| before.expose().ends_with(b"\n"));
     match value.expose().strip_suffix(b"\n") {
-        Some(bare) if !had => {
-            SecretBytes::from(bare.strip_suffix(b"\r").unwrap_or(bare))
-        }
+        Some(bare) if !had => SecretBytes::from(bare.strip_suffix(b"\r").unwrap_or(bare)),
         _ => value.clone(),
     }
 }
@@ -160,8 +162,10 @@ mod tests {
     }
 
     fn tried(disk: &Disk, key: u64, files: &[(&str, &str)]) -> Result<Recovered, String> {
-        let files: Vec<NewFile> =
-            files.iter().map(|(name, value)| ((*name).to_owned(), SecretBytes::from(value.as_bytes()))).collect();
+        let files: Vec<NewFile> = files
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), SecretBytes::from(value.as_bytes())))
+            .collect();
         replacement(disk, KeyId(key), &files, SecretBytes::from(b"fresh".as_slice()))
             .map_err(|error| error.to_string())
     }

@@ -51,13 +51,8 @@ impl Glance {
 impl Disk {
     /// Takes the node's disk over: makes the agent's folders, locks them, removes what an earlier agent left half done.
     pub fn open(node: &str, paths: Paths, owner: Owner) -> Result<Self, AgentError> {
-        let ours = [
-            paths.state(),
-            paths.instances(),
-            paths.revisions(),
-            paths.configurations(),
-            paths.recovered(),
-        ];
+        let ours =
+            [paths.state(), paths.instances(), paths.revisions(), paths.configurations(), paths.recovered()];
         for folder in ours {
             atomic::private_folder(&folder)?;
         }

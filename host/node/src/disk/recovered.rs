@@ -56,7 +56,9 @@ impl Recoveries {
             match records::read::<Record>(&path) {
                 Ok(record) => match record.map(decode) {
                     Some(Some(one)) if self.paths.recovery(one.key_id, one.number) == path => all.push(one),
-                    Some(_) => tracing::warn!(path = %path.display(), "no record of something replaced by hand"),
+                    Some(_) => {
+                        tracing::warn!(path = %path.display(), "no record of something replaced by hand")
+                    }
                     None => {}
                 },
                 Err(error @ AgentError::Corrupt { .. }) => tracing::warn!(%error, "it counts as not there"),
@@ -108,7 +110,10 @@ impl Recoveries {
             values: one
                 .values
                 .iter()
-                .map(|(source, value)| Value { source: source.clone(), value: STANDARD.encode(value.expose()) })
+                .map(|(source, value)| Value {
+                    source: source.clone(),
+                    value: STANDARD.encode(value.expose()),
+                })
                 .collect(),
             salt: STANDARD.encode(one.salt.expose()),
             withdrawn: one.withdrawn,
