@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::api::{Canary, EncryptionNodeSpec, KeyCanary};
+use keyward_core::formats::encryption_config::REVISION_ZERO;
 use keyward_core::formats::revision::{RevisionContent, SecretData};
-use keyward_core::ids::{KeyId, Revision};
+use keyward_core::ids::{ConfigHash, KeyId, Revision};
 use keyward_core::names;
 use keyward_core::node::{Observed, SeenSpec, Step, Unread, first_steps};
 
 use super::ByHand;
 use super::drive::blocking;
-use crate::disk::Disk;
+use crate::disk::{Disk, Glance};
 use crate::error::AgentError;
 
 /// A revision as it was kept elsewhere.
@@ -39,6 +40,15 @@ pub async fn restore(place: &ByHand, kept: Kept) -> Result<Vec<String>, AgentErr
     let content = RevisionContent::decode(&name, &kept.data)
         .map_err(|error| unusable(error.to_string()))?
         .ok_or_else(|| unusable("it holds no configuration".to_owned()))?;
+    let (node, paths, owner) = (place.node.clone(), place.paths.clone(), place.owner);
+    let seen = blocking("looking at the disk", move || Glance::new(&node, paths, owner).look()).await?;
+    // Even one that is known here: what a node has may be newer than what was exported.
+    let own = seen.file.map(|file| file.hash);
+    if let Some(own) =
+        own.filter(|own| *own != content.hash() && *own != ConfigHash::of(REVISION_ZERO.as_bytes()))
+    {
+        return Err(unusable(format!("this node has another configuration ({own}), and is left alone")));
+    }
     let canaries = kept.canaries.into_iter().map(|(key_id, canary)| KeyCanary { key_id, canary }).collect();
     let spec = EncryptionNodeSpec {
         revision: kept.revision,
