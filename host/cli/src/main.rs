@@ -3,10 +3,12 @@
 //! What may come in: flags, output for people, the choice of crates. What never does: decisions (they are core's), I/O
 //! against the cluster that an operator or an agent also does (it is theirs).
 
+mod bundle;
 mod connection;
 mod crds;
 #[cfg(test)]
 mod deployed;
+mod export;
 mod input;
 mod live;
 mod node_agent;
@@ -66,6 +68,8 @@ enum Command {
     Reencrypt(wishes::Reencrypt),
     /// Give up a key whose KEK is gone for good, and what is stored under it
     ForgetKey(wishes::ForgetKey),
+    /// Write a revision to an encrypted file, for disaster recovery
+    Export(export::Args),
     /// Print the CRDs
     Crds(crds::Args),
     /// For authors of provider modules
@@ -124,6 +128,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args).await,
         Command::Reencrypt(args) => wishes::reencrypt(args).await,
         Command::ForgetKey(args) => wishes::forget_key(args).await,
+        Command::Export(args) => export::run(args).await,
         Command::Crds(args) => crds::run(&args),
         Command::Provider(args) => provider::run(args),
     }

@@ -252,3 +252,42 @@ fn a_revision_that_is_gone_for_good_is_left_behind() {
     world.settle();
     assert!(world.config()["secrets"].starts_with("aesgcm:3,"), "{:?}", world.config());
 }
+
+/// Decisions 12: a node that runs what an admin gave it is named with what is to be updated; it keeps no other node from the
+/// revision, nothing is decided on top of it, and newer data for that key end it.
+#[test]
+fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
+    let mut world = enabled("one");
+    let (newest, content) = world.revisions().pop().unwrap();
+    let before = content.digest(KeyId(1)).unwrap().clone();
+    world.recovered.insert("a".into(), (KeyId(1), before.clone()));
+    world.want_kms("two", "image:1");
+    world.settle();
+    let told = world.condition("Progressing");
+    assert!(
+        told.starts_with("True CredentialRecovered node a runs key 1 with a credential from `recover`; update secret/credentials"),
+        "{told}"
+    );
+    assert!(!has_key(&world, 2), "nothing is decided on top of it");
+    assert_eq!(world.revisions().pop().unwrap().0, newest);
+
+    // Another node that comes back meanwhile is given the revision all the same.
+    let b = world.objects.encryption_nodes.iter_mut().find(|node| node.metadata.name.as_deref() == Some("b"));
+    b.unwrap().spec.revision = keyward_core::ids::Revision(0);
+    world.follow();
+    world.settle();
+    let b = world.objects.encryption_nodes.iter().find(|node| node.metadata.name.as_deref() == Some("b"));
+    assert_eq!(b.unwrap().spec.revision.0, newest);
+
+    // The Secret has what works: all follow it, and what was waited for goes on.
+    let credentials = keyward_core::platform::ObjectRef {
+        kind: keyward_core::provider::ReferenceKind::Secret,
+        name: "credentials".into(),
+    };
+    let token = keyward_core::SecretBytes::new(b"correct horse".to_vec());
+    world.referenced.get_mut(&credentials).unwrap().insert("token".into(), token);
+    world.settle();
+    assert!(world.log.iter().any(|action| action["kind"] == "SyncData" && action["keyID"] == 1));
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+    assert!(world.condition("Progressing").starts_with("False"), "{}", world.condition("Progressing"));
+}

@@ -59,6 +59,8 @@ pub struct Agent {
     /// Rung by probes.
     news: Arc<Notify>,
     watching: Option<Watching>,
+    /// Rings when somebody replaces something by hand.
+    _beside: Watching,
     counters: Counters,
     /// The reasons that were logged last: they are said once.
     said: Vec<String>,
@@ -102,6 +104,7 @@ impl Agent {
             paths: settings.paths.clone(),
             bell: Arc::clone(&news),
         });
+        let beside = watch::watch_folder(settings.paths.recovered(), Arc::clone(&wish));
         let mut agent = Self {
             settings,
             disk: Arc::new(disk),
@@ -112,6 +115,7 @@ impl Agent {
             wish,
             news,
             watching: None,
+            _beside: Watching(tokio::spawn(beside)),
             counters: Counters::default(),
             said: Vec::new(),
             saying: Vec::new(),
@@ -254,9 +258,10 @@ impl Agent {
         let records = candidate.flat_map(|plugins| plugins.values()).chain(
             target.chain(observed.disk.revisions.values()).flat_map(|content| content.plugins.values()),
         );
-        let scrubber = Arc::new(Scrubber::new(records));
+        let by_hand = observed.disk.recovered.iter().map(|one| &one.values);
+        let scrubber = Arc::new(Scrubber::new(records).and(by_hand));
         let diagnoser = Diagnoser {
-            connection: self.connection.clone(),
+            connection: Some(self.connection.clone()),
             paths: self.settings.paths.clone(),
             node: self.settings.node.clone(),
         };

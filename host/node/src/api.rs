@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use keyward_core::SecretBytes;
-use keyward_core::api::{EncryptionNode, EncryptionNodeStatus};
+use keyward_core::api::{ClusterEncryption, EncryptionNode, EncryptionNodeSpec, EncryptionNodeStatus};
 use keyward_core::formats::revision::SecretData;
 use keyward_core::names;
 use keyward_core::node::pod::NAMESPACE as KUBE_SYSTEM;
-use kube::api::{GetParams, ListParams, Patch, PatchParams};
+use kube::api::{GetParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt as _};
 use kube_core::Request;
@@ -26,6 +26,8 @@ use crate::settings::Settings;
 
 /// The field manager of an agent's status.
 const FIELD_MANAGER: &str = "keyward-node-agent";
+/// Whoever registers a node that joins.
+const JOIN_MANAGER: &str = "keyward-join";
 const IDENTITY_LEASES: &str = "apiserver.kubernetes.io/identity=kube-apiserver";
 
 /// How the agent reaches the API: its objects by the kubeconfig, the metrics of the local server with the same
@@ -117,6 +119,31 @@ impl Connection {
     pub(crate) async fn node(&self, name: &str) -> Result<Option<EncryptionNode>, AgentError> {
         let api: Api<EncryptionNode> = self.nodes();
         self.call(format!("get EncryptionNode {name}"), api.get_opt(name)).await
+    }
+
+    /// Makes the node's object, with nothing asked of it; fine where somebody else was quicker.
+    pub(crate) async fn register(&self, name: &str) -> Result<(), AgentError> {
+        let node = EncryptionNode::new(name, EncryptionNodeSpec::default());
+        let api: Api<EncryptionNode> = self.nodes();
+        let params = PostParams { field_manager: Some(JOIN_MANAGER.to_owned()), ..Default::default() };
+        match self.call(format!("create EncryptionNode {name}"), api.create(&params, &node)).await {
+            Err(error) if error.is_conflict() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// What the operator says of the whole; `None` where nobody asked for anything.
+    pub(crate) async fn cluster(&self) -> Result<Option<ClusterEncryption>, AgentError> {
+        let api: Api<ClusterEncryption> = self.nodes();
+        self.call(format!("get ClusterEncryption {}", names::CLUSTER), api.get_opt(names::CLUSTER)).await
+    }
+
+    /// The names of the revisions' Secrets.
+    pub(crate) async fn revision_names(&self) -> Result<Vec<String>, AgentError> {
+        let api: Api<Secret> = Api::namespaced(self.objects.clone(), names::NAMESPACE);
+        let found = self.call("list Secrets", api.list_metadata(&ListParams::default())).await?;
+        let all = found.items.iter().map(kube::ResourceExt::name_any);
+        Ok(all.filter(|name| names::parse_revision_secret(name).is_some()).collect())
     }
 
     /// The data of a Secret in Keyward's namespace.

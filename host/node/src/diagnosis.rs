@@ -15,7 +15,8 @@ use crate::prober::LONGEST_MESSAGE;
 /// Finds out about pods of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Diagnoser {
-    pub(crate) connection: Connection,
+    /// Where the API can be asked at all.
+    pub(crate) connection: Option<Connection>,
     pub(crate) paths: Paths,
     pub(crate) node: String,
 }
@@ -51,7 +52,13 @@ impl Diagnoser {
     /// Looks at the instance's pod and log. What cannot be seen is left out: the failure itself is known.
     pub(crate) async fn look(&self, instance: &Instance, scrubber: &Arc<Scrubber>) -> Finding {
         let name = instance.pod_name();
-        let mut finding = match self.connection.mirror_pod(&name, &self.node).await {
+        let asked = async {
+            match &self.connection {
+                Some(connection) => connection.mirror_pod(&name, &self.node).await,
+                None => Ok(None),
+            }
+        };
+        let mut finding = match asked.await {
             Ok(pod) => pod.as_ref().map(container).unwrap_or_default(),
             Err(error) => {
                 tracing::debug!(%instance, %error, "the plugin's mirror Pod cannot be read");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keyward_core::ids::KeyId;
 use keyward_core::node::Instance;
 use keyward_core::node::pod::RenderError;
 
@@ -95,6 +96,63 @@ pub enum AgentError {
         /// Why; never its content.
         why: String,
     },
+    /// What is kept here has no such key, so nothing of its plugin can be replaced.
+    #[error("no revision that is kept on this node has a plugin of key {key_id}; it has {}", listed(kept))]
+    NoSuchKey {
+        /// Which.
+        key_id: KeyId,
+        /// Those that there are.
+        kept: Vec<String>,
+    },
+    /// The key's plugin has no such file.
+    #[error("the plugin of key {key_id} has no file {name:?}; it has {}", listed(names))]
+    NoSuchFile {
+        /// Whose plugin.
+        key_id: KeyId,
+        /// As given.
+        name: String,
+        /// Those that there are.
+        names: Vec<String>,
+    },
+    /// Something that is to be replaced by hand cannot be.
+    #[error("key {key_id}: {why}")]
+    CannotRecover {
+        /// Which.
+        key_id: KeyId,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// What was replaced by hand did not pass, and was withdrawn.
+    #[error(
+        "key {key_id} was not recovered: {why}; what was there before is left as it was{}",
+        quoted(log_tail)
+    )]
+    NotRecovered {
+        /// Which.
+        key_id: KeyId,
+        /// What its plugin answered, cleaned of secrets.
+        why: String,
+        /// The last lines of its log, cleaned of secrets.
+        log_tail: Vec<String>,
+    },
+    /// A revision cannot be installed on a node that has not started.
+    #[error("nothing was installed: {why}")]
+    NotInstallable {
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The node was registered, and the operator told it nothing in time.
+    #[error(
+        "the operator told node {node} no revision within {after:?} ({waiting}); nothing was installed. The node is registered and counts: run this again, or give the node up: kubectl delete encryptionnode {node}"
+    )]
+    NotTold {
+        /// The node.
+        node: String,
+        /// How long was waited.
+        after: Duration,
+        /// What is known of why.
+        waiting: String,
+    },
     /// A task of the agent's ended by a panic.
     #[error("a bug: {what} panicked")]
     Panicked {
@@ -131,6 +189,12 @@ impl AgentError {
             Self::Locked { .. } | Self::Kubeconfig { .. } | Self::MetricsUrl { .. } => Category::Setup,
             Self::Call { .. } | Self::Timeout { .. } | Self::Unexpected { .. } => Category::Api,
             Self::Render { .. } | Self::NoPort { .. } => Category::Plugin,
+            Self::NoSuchKey { .. }
+            | Self::NoSuchFile { .. }
+            | Self::CannotRecover { .. }
+            | Self::NotInstallable { .. } => Category::Setup,
+            Self::NotRecovered { .. } => Category::Plugin,
+            Self::NotTold { .. } => Category::Api,
             Self::Gone { .. } | Self::Panicked { .. } => Category::Internal,
         }
     }
@@ -141,11 +205,29 @@ impl AgentError {
             if matches!(source.as_ref(), kube::Error::Api(_) | kube::Error::ReadEvents(_)))
     }
 
+    /// The API server has an object of that name.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Call { source, .. }
+            if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))
+    }
+
     /// The API server says that there is no such object.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { source, .. }
             if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
     }
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn quoted(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let lines: String = lines.iter().map(|line| format!("\n  {line}")).collect();
+    format!(". Its last words:{lines}")
 }
 
 /// The API server's message, or the innermost cause: the layers above only say that something failed.

@@ -38,6 +38,18 @@ fn newest(logs: &Path, prefix: &str, container: &str) -> Option<PathBuf> {
         .map(|(_, path)| path)
 }
 
+/// How often a pod's container was started again, by the number that its newest log is called by.
+pub(crate) fn restarts(logs: &Path, pod: &str, node: &str, container: &str) -> u32 {
+    let prefix = format!("kube-system_{pod}-{node}_");
+    let pods = fs::read_dir(logs).into_iter().flatten().flatten();
+    let pods = pods.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    pods.filter_map(|entry| fs::read_dir(entry.path().join(container)).ok())
+        .flat_map(Iterator::flatten)
+        .filter_map(|entry| entry.path().file_stem()?.to_str()?.parse().ok())
+        .max()
+        .unwrap_or_default()
+}
+
 fn end(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();

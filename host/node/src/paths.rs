@@ -91,6 +91,19 @@ impl Paths {
         self.configurations().join(format!("{digits}.json"))
     }
 
+    /// What was replaced by hand.
+    pub(crate) fn recovered(&self) -> PathBuf {
+        self.state().join("recovered")
+    }
+
+    pub(crate) fn recovery(&self, key_id: KeyId, number: u32) -> PathBuf {
+        self.recovered().join(format!("{key_id}-{number}.json"))
+    }
+
+    pub(crate) fn recovered_lock(&self) -> PathBuf {
+        self.state().join("recovered.lock")
+    }
+
     /// Logs of containers, as the kubelet lays them out.
     pub fn logs(&self) -> PathBuf {
         self.root.join("var/log/pods")

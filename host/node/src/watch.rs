@@ -1,5 +1,6 @@
 //! A watch of the node's own object, which says when to look again. What it says is read live.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,12 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube_core::PartialObjectMeta;
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 
 use crate::api::Connection;
+
+/// One look at a folder costs a system call.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Rings whenever the spec changes, until it is dropped. Errors are logged; the watch begins anew with back-off, and
 /// until then the agent looks by itself.
@@ -32,6 +37,21 @@ pub(crate) async fn watch(connection: Connection, node: String, bell: Arc<Notify
         // The agent writes the status itself: only another generation is news.
         if seen != Some(generation) {
             seen = Some(generation);
+            bell.notify_one();
+        }
+    }
+}
+
+/// Rings whenever something is put into a folder or taken out, until it is dropped: another process did.
+pub(crate) async fn watch_folder(folder: PathBuf, bell: Arc<Notify>) {
+    let mut pace = tokio::time::interval(LOOK);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = None;
+    loop {
+        pace.tick().await;
+        let now = tokio::fs::metadata(&folder).await.and_then(|found| found.modified()).ok();
+        if now != seen {
+            seen = now;
             bell.notify_one();
         }
     }

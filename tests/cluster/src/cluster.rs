@@ -145,6 +145,19 @@ impl Cluster {
         self.node(index)
     }
 
+    /// Adds a node, numbered on, that runs and has no EncryptionConfiguration; its API server is held back
+    /// ([`Node::release_apiserver`]).
+    pub fn add_bare_node(&mut self) -> Result<&Node> {
+        let index = self.nodes.len();
+        let mut node = self.lay_out(index)?;
+        node.hold_apiserver()?;
+        let config = node.path(apiserver::ENCRYPTION_CONFIG);
+        std::fs::remove_file(&config).with_context(|| format!("removing {}", config.display()))?;
+        node.start()?;
+        self.nodes.push(node);
+        self.node(index)
+    }
+
     /// Shuts a node down. Its folder stays.
     pub fn stop_node(&mut self, index: usize) -> Result<()> {
         self.node_mut(index)?.stop();

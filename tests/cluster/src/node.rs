@@ -214,14 +214,28 @@ impl Node {
     /// Stops the API server and starts it again, as an admin does: by moving its manifest out and back.
     /// It returns when the old process is gone; whether the new one is ready is another question.
     pub async fn restart_apiserver(&self) -> Result<()> {
-        let path = self.manifest_path(apiserver::NAME);
-        let aside = self.path("/etc/kubernetes").join(format!("{}.aside", apiserver::NAME));
-        std::fs::rename(&path, &aside).context("moving the API server's manifest out")?;
+        self.hold_apiserver()?;
         wait_until("the API server's end", STOP, async || {
             let pod = self.pod(apiserver::NAME)?;
             Ok(Seen::when(pod.is_none(), format!("{pod:?}")))
         })
         .await?;
-        std::fs::rename(&aside, &path).context("moving the API server's manifest back")
+        self.release_apiserver()
+    }
+
+    /// Moves the API server's manifest out: it stops, or does not start when the node does.
+    pub fn hold_apiserver(&self) -> Result<()> {
+        std::fs::rename(self.manifest_path(apiserver::NAME), self.held())
+            .context("moving the API server's manifest out")
+    }
+
+    /// Moves it back.
+    pub fn release_apiserver(&self) -> Result<()> {
+        std::fs::rename(self.held(), self.manifest_path(apiserver::NAME))
+            .context("moving the API server's manifest back")
+    }
+
+    fn held(&self) -> PathBuf {
+        self.path("/etc/kubernetes").join(format!("{}.aside", apiserver::NAME))
     }
 }

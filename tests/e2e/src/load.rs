@@ -56,6 +56,15 @@ impl Load {
         })
     }
 
+    /// The same objects, through another API server.
+    #[must_use]
+    pub fn through(&self, client: &Client) -> Self {
+        Self {
+            secrets: Api::namespaced(client.clone(), NAMESPACE),
+            configmaps: Api::namespaced(client.clone(), NAMESPACE),
+        }
+    }
+
     /// What is in every object, as the API gives it.
     pub async fn contents(&self) -> Result<Contents> {
         let mut contents = Contents::new();
@@ -77,7 +86,7 @@ impl Load {
     }
 
     /// Makes an object that holds this value. Gives what it is to hold from now on.
-    pub(crate) async fn add(&self, name: &str, value: &str) -> Result<Content> {
+    pub async fn add(&self, name: &str, value: &str) -> Result<Content> {
         let (kind, of) = Kind::of(name)?;
         let object = json!({"metadata": {"name": of}, "data": {"value": kind.written(value)}});
         let params = PostParams::default();

@@ -1,5 +1,7 @@
 //! `keyward`, as an admin runs it; what `keyward plan -f` says of a change.
 
+use std::process::{ExitStatus, Output};
+
 use anyhow::{Context as _, Result, ensure};
 use keyward_test_cluster::{Binary, User};
 use serde_json::Value;
@@ -10,7 +12,7 @@ use crate::{Keyward, Transcript};
 #[derive(Debug)]
 pub struct Answer {
     /// How it ended.
-    pub status: std::process::ExitStatus,
+    pub status: ExitStatus,
     /// Standard output.
     pub said: String,
     /// Standard error.
@@ -34,8 +36,23 @@ impl Keyward {
             .kill_on_drop(true)
             .output()
             .await?;
+        Ok(Answer::of(&output))
+    }
+
+    /// Runs `keyward` on a node, as somebody does who is logged in there.
+    pub async fn command_on(&self, node: usize, arguments: &[&str]) -> Result<Answer> {
+        let tools = self.cluster.tools().clone();
+        let program = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
+        let program = program.to_string_lossy().into_owned();
+        let command: Vec<&str> = [program.as_str()].into_iter().chain(arguments.iter().copied()).collect();
+        Ok(Answer::of(&self.cluster.node(node)?.exec(&command).await?))
+    }
+}
+
+impl Answer {
+    fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-        Ok(Answer { status: output.status, said: text(&output.stdout), complained: text(&output.stderr) })
+        Self { status: output.status, said: text(&output.stdout), complained: text(&output.stderr) }
     }
 }
 

@@ -1,7 +1,10 @@
 //! `keyward node-agent`: settings, signals, and the agent they belong to; and what is done by hand on a node.
 
+mod join;
+mod place;
 mod prepare;
 mod recover;
+mod restore;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,9 +34,11 @@ pub(crate) struct Args {
 #[derive(Clone, Debug, Subcommand)]
 enum Once {
     /// Make a kubeadm node's API server ready for Keyward
-    Prepare(prepare::Args),
+    Prepare(Box<prepare::Args>),
     /// Replace a credential of a plugin on this node, without the API
-    Recover(recover::Args),
+    Recover(Box<recover::Args>),
+    /// Install an exported revision on a node whose disk is lost
+    Restore(Box<restore::Args>),
 }
 
 #[derive(Clone, Debug, ClapArgs)]
@@ -82,8 +87,9 @@ struct Run {
 /// Runs until SIGTERM or SIGINT. Plugins go on: they are static pods.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     match (args.once, args.run) {
-        (Some(Once::Prepare(args)), _) => prepare::run(args).await,
-        (Some(Once::Recover(args)), _) => recover::run(args).await,
+        (Some(Once::Prepare(args)), _) => prepare::run(*args).await,
+        (Some(Once::Recover(args)), _) => recover::run(*args).await,
+        (Some(Once::Restore(args)), _) => restore::run(*args).await,
         (None, Some(args)) => agent(args).await,
         (None, None) => bail!("--node and --kubeconfig are missing; see keyward node-agent --help"),
     }

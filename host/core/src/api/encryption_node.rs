@@ -139,12 +139,29 @@ pub struct EncryptionNodeStatus {
     /// with, by their digests.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kek_mismatch: BTreeSet<PluginDigest>,
+    /// Keys whose plugin runs with data that an admin replaced on this node by hand (`node-agent recover`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovered: Vec<RecoveredPlugin>,
     /// The answer to `spec.preflight`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightAnswer>,
     /// What keeps the agent from the target, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<NodeError>,
+}
+
+/// A plugin whose data are not those of the node's revision: an admin replaced a credential here (DESIGN.md, Decisions 12).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveredPlugin {
+    /// Whose.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// The digest of what runs.
+    pub digest: PluginDigest,
+    /// The objects of which values were replaced, as `secret/name`: they are to be updated, so that all nodes follow.
+    #[serde(default)]
+    pub sources: Vec<String>,
 }
 
 /// Which KEK (version) an API server writes with for all of a key's providers: it saw that id last, and a health check

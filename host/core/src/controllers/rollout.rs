@@ -129,7 +129,7 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
         }
     };
     let hash = content.hash();
-    let behind: Vec<(&ServerView, String)> = snapshot
+    let behind: Vec<(&ServerView, Behind)> = snapshot
         .servers
         .values()
         .filter_map(|server| Some((server, behind(server, *target, content, &hash)?)))
@@ -143,12 +143,18 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
             targets,
         };
     }
-    let under_way = behind.iter().find(|(server, _)| targets.get(&server.name) == Some(target));
-    let (server, why) = match under_way.or(behind.first()) {
+    // One that runs what an admin gave it has the configuration, and keeps nobody else from it.
+    let mut to_go = behind.iter().filter(|(_, behind)| matches!(behind, Behind::On(_)));
+    let first = to_go.clone().next().or(behind.first());
+    let (server, why) = match to_go.find(|(server, _)| targets.get(&server.name) == Some(target)).or(first) {
         Some((server, why)) => (*server, why.clone()),
         None => return blocked("Unreadable", "no server is behind".to_owned(), targets),
     };
     targets.insert(server.name.clone(), *target);
+    let (why, by_hand) = match why {
+        Behind::On(why) => (why, false),
+        Behind::ByHand(why) => (why, true),
+    };
     let error = server.status().and_then(|status| status.error.as_ref()).filter(|e| e.revision == *target);
     let (reason, message, warning) = match error {
         Some(error) => (
@@ -162,6 +168,7 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
             ),
             true,
         ),
+        None if by_hand => ("CredentialRecovered", format!("node {} {why}", server.name), true),
         None => (
             "APIServerRevisionNotConverged",
             format!(
@@ -322,31 +329,53 @@ fn not_heard(server: &ServerView) -> Option<String> {
     })
 }
 
+/// Why a server is not at a revision.
+#[derive(Clone, Debug)]
+enum Behind {
+    /// It is on its way.
+    On(String),
+    /// It has loaded the configuration, and runs a plugin with data that an admin replaced there (Decisions 12). No rollout
+    /// changes that: newer data do (OBJECTS.md, "Between revisions", (a)).
+    ByHand(String),
+}
+
 /// Why a server is not at this revision; `None` where it is, plugins included.
 fn behind(
     server: &ServerView,
     target: Revision,
     content: &RevisionContent,
     hash: &ConfigHash,
-) -> Option<String> {
+) -> Option<Behind> {
     if let Some(why) = not_heard(server) {
-        return Some(why);
+        return Some(Behind::On(why));
     }
     let status = server.status()?;
     if status.loaded_hash.as_ref() != Some(hash) {
-        return Some("its API server has not loaded the configuration yet".to_owned());
+        return Some(Behind::On("its API server has not loaded the configuration yet".to_owned()));
     }
+    let mut by_hand = None;
     for (id, digest) in content.digests() {
-        match status.plugins.iter().find(|plugin| plugin.key_id == id && plugin.digest == digest) {
-            None => return Some(format!("the plugin of key {id} is not running yet")),
+        let recovered = status.recovered.iter().find(|one| one.key_id == id);
+        let runs = recovered.map_or(&digest, |one| &one.digest);
+        match status.plugins.iter().find(|plugin| plugin.key_id == id && plugin.digest == *runs) {
+            None => return Some(Behind::On(format!("the plugin of key {id} is not running yet"))),
             Some(plugin) if !plugin.ready => {
                 let detail = plugin.health.detail.as_deref().unwrap_or("it is starting");
-                return Some(format!("the plugin of key {id} is not ready: {detail}"));
+                return Some(Behind::On(format!("the plugin of key {id} is not ready: {detail}")));
             }
             Some(_) => {}
         }
+        if let Some(one) = recovered.filter(|one| one.digest != digest) {
+            by_hand = Some(format!(
+                "runs key {id} with a credential from `recover`; update {} so that all nodes follow",
+                one.sources.join(", ")
+            ));
+        }
     }
-    (status.revision != target).then(|| "its agent has not finished".to_owned())
+    if status.revision != target {
+        return Some(Behind::On("its agent has not finished".to_owned()));
+    }
+    by_hand.map(Behind::ByHand)
 }
 
 /// Each node's spec: target, preflight request, canaries.

@@ -68,6 +68,13 @@ pub enum Step {
     ForgetRevision(Revision),
     /// Remove a kept configuration.
     ForgetConfiguration(ConfigHash),
+    /// Forget what was replaced by hand: it failed, or newer data are installed.
+    ForgetRecovered {
+        /// Whose.
+        key_id: KeyId,
+        /// Which replacement.
+        number: u32,
+    },
 }
 
 /// A configuration that the API server did not load.
@@ -102,6 +109,7 @@ impl Step {
             Self::RemoveFiles(_) => "RemoveFiles",
             Self::ForgetRevision(_) => "ForgetRevision",
             Self::ForgetConfiguration(_) => "ForgetConfiguration",
+            Self::ForgetRecovered { .. } => "ForgetRecovered",
         }
     }
 
@@ -116,7 +124,9 @@ impl fmt::Display for Step {
         f.write_str(self.kind())?;
         match self {
             Self::KeepCanaries(_) | Self::KeepPreflight(_) | Self::ForgetRefusal => Ok(()),
-            Self::RecordHighWater(key_id) | Self::RemoveLink(key_id) => write!(f, " key {key_id}"),
+            Self::RecordHighWater(key_id)
+            | Self::RemoveLink(key_id)
+            | Self::ForgetRecovered { key_id, .. } => write!(f, " key {key_id}"),
             Self::MakeFolder(instance)
             | Self::WriteFiles(instance)
             | Self::WritePod { instance, .. }
@@ -221,6 +231,7 @@ pub fn next(observed: &Observed) -> Decision {
     let answer = preflight::answer(&view, &mut draft);
     stop::plugins(&view, &mut draft);
     stop::kept(&view, &mut draft);
+    stop::recovered(&view, &mut draft);
     let asks = probes::asks(&view, &draft.urgent);
     let starts = probes::starts(&view, &draft.steps);
     let report = report::report(&view, &asks, answer, draft.problem.as_ref());
@@ -318,7 +329,11 @@ fn start(view: &View<'_>, draft: &mut Draft) {
             continue;
         }
         let trial = trial::is_trial(view, &instance);
-        let who = if trial { "the candidate" } else { "the target" };
+        let who = match view.standing.get(&instance.key_id) {
+            Some(needed) if needed.instance == instance => "the configuration file",
+            _ if trial => "the candidate",
+            _ => "the target",
+        };
         if !found.files {
             draft.step(Step::WriteFiles(instance.clone()), format!("{who} needs {instance}"));
         }

@@ -6,8 +6,7 @@ use super::view::{Needed, Problem, Target, View};
 
 /// Renames a key's link over to an instance that passed, canary included. What stands there already stays.
 pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
-    let Some(target) = &view.target else { return };
-    for (key_id, needed) in &target.plugins {
+    for (key_id, needed) in view.to_serve() {
         let instance = &needed.instance;
         if needed.external.is_some() || needed.unfit().is_some() || view.serves(instance) {
             continue;
@@ -105,7 +104,7 @@ fn through_links(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> boo
             all = false;
             continue;
         }
-        match view.pass(instance, needed.external) {
+        match view.pass(instance, needed.external.as_deref()) {
             Some(pass) if pass.age <= view.o.policy.fresh => {}
             Some(_) => stale.push(instance.clone()),
             None => {
@@ -127,7 +126,7 @@ fn through_links(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> boo
 
 fn not_ready(view: &View<'_>, needed: &Needed<'_>, draft: &mut Draft) {
     let instance = &needed.instance;
-    let probed = view.probed(instance, needed.external);
+    let probed = view.probed(instance, needed.external.as_deref());
     let Some(failing) = probed.and_then(|probed| probed.failing.as_ref()) else {
         draft.wait(format!("waiting for {instance}"));
         return;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::instance::{Generation, Instance, SOCKETS};
 use super::policy::Policy;
+use super::recovered::Recovered;
 use crate::api::{Adopted, Canary, EncryptionNodeSpec, HealthStatus, PreflightAnswer};
 use crate::formats::encryption_config::EncryptionConfiguration;
 use crate::formats::revision::{PluginRecord, RevisionContent};
@@ -105,6 +106,8 @@ pub struct Disk {
     pub refusal: Option<Refusal>,
     /// What the API server was last seen to have loaded.
     pub loaded: Option<ConfigHash>,
+    /// What was replaced by hand, by key and number.
+    pub recovered: Vec<Recovered>,
 }
 
 /// One configuration's file.

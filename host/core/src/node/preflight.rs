@@ -36,8 +36,9 @@ fn tried(
     draft: &mut Draft,
 ) -> PreflightAnswer {
     let instance = &candidate.instance;
-    let question = view.question(instance, candidate.external);
-    let probed = view.probed(instance, candidate.external);
+    let external = candidate.external.as_deref();
+    let question = view.question(instance, external);
+    let probed = view.probed(instance, external);
     if let Some(Probed { pass: Some(pass), failing: None, attempts, .. }) = probed {
         let canary = question.canary.or_else(|| pass.canary.clone());
         if canary.is_none() {
@@ -60,7 +61,7 @@ fn tried(
     let definite = probed.filter(|probed| view.o.policy.is_definite(probed));
     let now = definite.and_then(|probed| probed.failing.as_ref()).map(|failing| &failing.failure);
     // While it is tried again, how it failed before is still what is known.
-    let Some(failure) = now.or_else(|| view.failed_before(instance, candidate.external)) else {
+    let Some(failure) = now.or_else(|| view.failed_before(instance, external)) else {
         return running(request);
     };
     let probed = probed.or_else(|| view.o.probes.get(instance));

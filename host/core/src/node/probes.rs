@@ -26,16 +26,17 @@ pub(super) fn starts(view: &View<'_>, steps: &[Step]) -> BTreeMap<Instance, Ask>
 
 /// Every plugin that runs here, needed or not, and those that others run for a configuration in force.
 pub(super) fn asks(view: &View<'_>, urgent: &BTreeSet<Instance>) -> BTreeMap<Instance, Ask> {
-    let mut external: BTreeMap<Instance, &str> = BTreeMap::new();
+    let mut external: BTreeMap<Instance, String> = BTreeMap::new();
     for (instance, needed) in view.needed() {
-        if let Some(endpoint) = needed.external {
-            external.insert(instance, endpoint);
+        if let Some(endpoint) = &needed.external {
+            external.insert(instance, endpoint.clone());
         }
     }
-    let in_force = view.loaded.and_then(|hash| view.content_of(hash)).map(plugins_of);
+    let in_force = view.loaded.and_then(|hash| view.content_of(hash));
+    let in_force = in_force.map(|content| plugins_of(content, &view.o.disk.recovered));
     for needed in in_force.iter().flatten().flat_map(BTreeMap::values) {
-        if let Some(endpoint) = needed.external {
-            external.insert(needed.instance.clone(), endpoint);
+        if let Some(endpoint) = &needed.external {
+            external.insert(needed.instance.clone(), endpoint.clone());
         }
     }
     let running = view.o.disk.instances.iter().filter(|(_, found)| found.pod).map(|(instance, _)| instance);
@@ -44,7 +45,7 @@ pub(super) fn asks(view: &View<'_>, urgent: &BTreeSet<Instance>) -> BTreeMap<Ins
     ours.chain(theirs)
         .map(|(instance, endpoint)| {
             let urgent = urgent.contains(&instance);
-            let question = view.question(&instance, endpoint);
+            let question = view.question(&instance, endpoint.as_deref());
             (instance, Ask { question, urgent })
         })
         .collect()

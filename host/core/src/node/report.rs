@@ -6,8 +6,11 @@ use super::decide::Ask;
 use super::install::told;
 use super::instance::Instance;
 use super::observe::Socket;
+use super::recovered::in_force;
 use super::view::{Problem, View, plugins_of};
-use crate::api::{EncryptionNodeStatus, NodeError, NodePlugin, PluginHealth, PreflightAnswer};
+use crate::api::{
+    EncryptionNodeStatus, NodeError, NodePlugin, PluginHealth, PreflightAnswer, RecoveredPlugin,
+};
 use crate::ids::{KeyId, PluginDigest, RemoteKeyId, Revision};
 
 /// CONTRACT 3.10: details of at most so many characters.
@@ -43,6 +46,7 @@ pub(super) fn report(
         plugins: asks.iter().filter_map(|(instance, ask)| plugin(view, instance, ask)).collect(),
         adopted: reading.map(|reading| reading.adopted.clone()).unwrap_or_default(),
         held: held(view),
+        recovered: recovered(view),
         kek_mismatch: mismatched(view, asks),
         preflight,
         error: error(view, seen.spec.revision, done, problem),
@@ -59,8 +63,8 @@ fn installed(view: &View<'_>) -> Revision {
     let mut kept = view.o.disk.revisions.iter().rev().filter(|(n, _)| Some(**n) != target);
     let found = kept.find(|(_, content)| {
         view.loaded == Some(&content.hash())
-            && plugins_of(content).is_ok_and(|plugins| {
-                plugins.values().all(|needed| view.is_ready(&needed.instance, needed.external))
+            && plugins_of(content, &view.o.disk.recovered).is_ok_and(|plugins| {
+                plugins.values().all(|needed| view.is_ready(&needed.instance, needed.external.as_deref()))
             })
     });
     found.map_or(Revision(0), |(n, _)| *n)
@@ -100,6 +104,25 @@ fn held(view: &View<'_>) -> BTreeSet<KeyId> {
     let disk = &view.o.disk;
     let kept = disk.revisions.values().flat_map(|content| content.plugins.keys().copied());
     kept.chain(disk.instances.keys().map(|instance| instance.key_id)).collect()
+}
+
+/// Keys that run with data which an admin replaced here by hand.
+fn recovered(view: &View<'_>) -> Vec<RecoveredPlugin> {
+    let target = view.target.as_ref().map(|target| target.content);
+    let loaded = view.loaded.and_then(|hash| view.content_of(hash));
+    let mut told: BTreeMap<KeyId, RecoveredPlugin> = BTreeMap::new();
+    for content in target.into_iter().chain(loaded) {
+        for key_id in content.kms_keys() {
+            let Some(one) = in_force(&view.o.disk.recovered, key_id, content) else { continue };
+            let Some((digest, _)) = one.over(content) else { continue };
+            if view.serves(&Instance::new(key_id, &digest)) {
+                let sources = one.values.keys().map(|source| format!("{}/{}", source.kind, source.name));
+                let sources = sources.collect::<BTreeSet<_>>().into_iter().collect();
+                told.entry(key_id).or_insert(RecoveredPlugin { key_id, digest, sources });
+            }
+        }
+    }
+    told.into_values().collect()
 }
 
 fn digest(view: &View<'_>, instance: &Instance) -> Option<PluginDigest> {

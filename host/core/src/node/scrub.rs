@@ -1,8 +1,11 @@
 //! Takes secret values out of text that others wrote: a plugin's log, a container's message.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
+use crate::formats::ReferencedData;
 use crate::formats::revision::PluginRecord;
 use crate::ids::hex;
 use crate::provider::ReferenceKind;
@@ -38,9 +41,24 @@ impl Scrubber {
                 collect(value.expose(), &mut forms);
             }
         }
-        forms.sort_unstable_by(|a: &String, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        Self::of(forms.into_iter().map(zeroize::Zeroizing::new).collect())
+    }
+
+    /// And for these values, which an admin gave by hand: whatever they are, they are secret.
+    #[must_use]
+    pub fn and<'a>(self, given: impl IntoIterator<Item = &'a ReferencedData>) -> Self {
+        let mut more = Vec::new();
+        for value in given.into_iter().flat_map(BTreeMap::values) {
+            collect(value.expose(), &mut more);
+        }
+        let more = more.into_iter().map(zeroize::Zeroizing::new);
+        Self::of(self.forms.into_iter().chain(more).collect())
+    }
+
+    fn of(mut forms: Vec<zeroize::Zeroizing<String>>) -> Self {
+        forms.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         forms.dedup();
-        Self { forms: forms.into_iter().map(zeroize::Zeroizing::new).collect() }
+        Self { forms }
     }
 
     /// The text with each known value replaced by `***`.

@@ -16,10 +16,10 @@ use super::view::View;
 
 /// Whether a preflight alone asks for this instance.
 pub(super) fn is_trial(view: &View<'_>, instance: &Instance) -> bool {
-    let wanted = view.target.iter().flat_map(|target| target.plugins.values());
+    let mut wanted = view.to_serve();
     view.is_candidate(instance)
         && !view.may_serve(instance)
-        && !wanted.into_iter().any(|needed| needed.instance == *instance)
+        && !wanted.any(|(_, needed)| needed.instance == *instance)
 }
 
 /// What to do about an instance that is needed and has a pod: nothing, unless that is a trial's.

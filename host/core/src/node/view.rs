@@ -1,11 +1,13 @@
 //! What follows at once from what is seen: which plugins target and candidate need, which keys each configuration has.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::instance::Instance;
 use super::observe::{Observed, OnDisk, Pass, Probed, Question, Socket, Unusable, linked_keys};
 use super::pod::{self, RenderError};
+use super::recovered::{self, Recovered};
 use super::valid;
 use crate::api::{Canary, PreflightRequest, PreflightResult};
 use crate::formats::encryption_config::zero_hash;
@@ -35,19 +37,23 @@ pub(super) struct Needed<'a> {
     pub(super) instance: Instance,
     pub(super) digest: PluginDigest,
     /// Somebody else's endpoint.
-    pub(super) external: Option<&'a str>,
-    record: &'a PluginRecord,
+    pub(super) external: Option<String>,
+    record: Cow<'a, PluginRecord>,
     /// Once asked for: a pod is made to see it.
     unfit: OnceCell<Option<RenderError>>,
 }
 
 impl<'a> Needed<'a> {
-    fn of(key_id: KeyId, record: &'a PluginRecord, digest: Option<PluginDigest>) -> Result<Self, String> {
+    fn of(
+        key_id: KeyId,
+        record: Cow<'a, PluginRecord>,
+        digest: Option<PluginDigest>,
+    ) -> Result<Self, String> {
         let digest = digest.ok_or_else(|| format!("the data of key {key_id} has no salt"))?;
         let accepted =
             record.accepted.as_ref().ok_or_else(|| format!("the data of key {key_id} has no rendering"))?;
         let external = match &accepted.template {
-            Template::External(endpoint) => Some(endpoint.as_str()),
+            Template::External(endpoint) => Some(endpoint.clone()),
             Template::Managed(_) => None,
         };
         let instance = Instance::new(key_id, &digest);
@@ -57,7 +63,7 @@ impl<'a> Needed<'a> {
     /// Why no pod can be made of it.
     pub(super) fn unfit(&self) -> Option<&RenderError> {
         let managed = self.external.is_none();
-        let check = || if managed { pod::check(&self.instance, self.record).err() } else { None };
+        let check = || if managed { pod::check(&self.instance, &self.record).err() } else { None };
         self.unfit.get_or_init(check).as_ref()
     }
 }
@@ -89,6 +95,8 @@ pub(super) struct View<'a> {
     pub(super) target: Option<Target<'a>>,
     pub(super) target_problem: Option<Problem>,
     pub(super) candidate: Candidate<'a>,
+    /// What the configuration file needs beside the target: see [`standing`].
+    pub(super) standing: BTreeMap<KeyId, Needed<'a>>,
     /// The hash of the configuration file.
     pub(super) file: Option<&'a ConfigHash>,
     /// The hash that the API server shows.
@@ -103,6 +111,7 @@ impl<'a> View<'a> {
         };
         Self {
             o,
+            standing: standing(o, target.as_ref()),
             target,
             target_problem,
             candidate: candidate(o),
@@ -138,14 +147,20 @@ impl<'a> View<'a> {
         Some(Instance { key_id, generation }).filter(|instance| self.serves(instance))
     }
 
-    /// What target and candidate need, each once.
+    /// The plugins that keys' links are to lead to.
+    pub(super) fn to_serve(&self) -> impl Iterator<Item = (&KeyId, &Needed<'a>)> {
+        let target = self.target.iter().flat_map(|target| &target.plugins);
+        target.chain(&self.standing)
+    }
+
+    /// What target, file and candidate need, each once.
     pub(super) fn needed(&self) -> BTreeMap<Instance, &Needed<'a>> {
         let candidate = match &self.candidate {
             Candidate::Ready(needed) => Some(needed),
             _ => None,
         };
-        let target = self.target.iter().flat_map(|target| target.plugins.values());
-        target.chain(candidate).map(|needed| (needed.instance.clone(), needed)).collect()
+        let to_serve = self.to_serve().map(|(_, needed)| needed);
+        to_serve.chain(candidate).map(|needed| (needed.instance.clone(), needed)).collect()
     }
 
     pub(super) fn is_candidate(&self, instance: &Instance) -> bool {
@@ -280,7 +295,7 @@ impl<'a> View<'a> {
     pub(super) fn is_complete(&self, hash: &ConfigHash, plugins: &BTreeMap<KeyId, Needed<'a>>) -> bool {
         self.file == Some(hash)
             && self.loaded == Some(hash)
-            && plugins.values().all(|needed| self.is_ready(&needed.instance, needed.external))
+            && plugins.values().all(|needed| self.is_ready(&needed.instance, needed.external.as_deref()))
     }
 
     /// Whether an instance passed its probes (else the key's link would not lead to it) and answers.
@@ -313,20 +328,38 @@ fn target(o: &Observed) -> Result<Option<Target<'_>>, Problem> {
     if let Some(why) = valid::refused(&content.config) {
         return Err(invalid(format!("no API server loads its configuration: {why}")));
     }
-    let plugins = plugins_of(content).map_err(invalid)?;
+    let plugins = plugins_of(content, &o.disk.recovered).map_err(invalid)?;
     Ok(Some(Target { revision, content, hash, plugins }))
 }
 
-/// The plugins of the KMS providers in a revision.
-pub(super) fn plugins_of(content: &RevisionContent) -> Result<BTreeMap<KeyId, Needed<'_>>, String> {
+/// What the API server reads, or will start with, needs its plugins whether or not a target can be had: those whose data
+/// was replaced by hand, and those to which no link leads, on a node that was just set up. The target's own go before.
+fn standing<'a>(o: &'a Observed, target: Option<&Target<'a>>) -> BTreeMap<KeyId, Needed<'a>> {
+    let disk = &o.disk;
+    let kept = || disk.revisions.values().rev().map(AsRef::as_ref);
+    let content = disk.file.as_ref().and_then(|file| kept().find(|content| content.hash() == file.hash));
+    let plugins = content.map(|content| (content, plugins_of(content, &disk.recovered).unwrap_or_default()));
+    let Some((content, mut plugins)) = plugins else { return BTreeMap::new() };
+    plugins.retain(|key_id, needed| {
+        let led = disk.links.contains_key(key_id) || disk.serving.contains_key(key_id);
+        let replaced = recovered::in_force(&disk.recovered, *key_id, content).is_some();
+        let targeted = target.is_some_and(|target| target.plugins.contains_key(key_id));
+        needed.external.is_none() && (replaced || !led) && !targeted
+    });
+    plugins
+}
+
+/// The plugins of the KMS providers in a revision, as this node runs them.
+pub(super) fn plugins_of<'a>(
+    content: &'a RevisionContent,
+    recovered: &[Recovered],
+) -> Result<BTreeMap<KeyId, Needed<'a>>, String> {
     let mut plugins = BTreeMap::new();
     for key_id in content.kms_keys() {
-        let record = content
-            .plugins
-            .get(&key_id)
+        let (digest, record) = recovered::effective(recovered, key_id, content)
             .ok_or_else(|| format!("there is no data for the plugin of key {key_id}"))?;
-        let needed = Needed::of(key_id, record, content.digest(key_id).cloned())?;
-        let endpoint = needed.external.map_or_else(|| names::endpoint(key_id), ToOwned::to_owned);
+        let needed = Needed::of(key_id, record, digest)?;
+        let endpoint = needed.external.clone().unwrap_or_else(|| names::endpoint(key_id));
         if let Some(other) = endpoints(content, key_id).into_iter().find(|other| **other != endpoint) {
             return Err(format!("key {key_id} has the endpoint {other}, but its plugin is at {endpoint}"));
         }
@@ -366,7 +399,7 @@ fn candidate(o: &Observed) -> Candidate<'_> {
     let Some(record) = plugins.get(&request.key_id) else {
         return Candidate::Waiting(format!("the candidate is not for key {} yet", request.key_id));
     };
-    match Needed::of(request.key_id, record, record.digest(request.key_id)) {
+    match Needed::of(request.key_id, Cow::Borrowed(record), record.digest(request.key_id)) {
         Err(why) => Candidate::Broken(format!("Secret {}: {why}", names::PREFLIGHT_SECRET)),
         Ok(needed) if needed.digest != request.hash => {
             Candidate::Waiting("the candidate is not the requested one yet".to_owned())
@@ -379,18 +412,27 @@ fn candidate(o: &Observed) -> Candidate<'_> {
 }
 
 impl Observed {
-    /// The digest and data of an instance, from the target, the candidate, or a kept revision.
-    pub fn record<'a>(&'a self, instance: &Instance) -> Option<(PluginDigest, &'a PluginRecord)> {
+    /// The digest and data of an instance, from the target, the candidate, or a kept revision, each also with what was
+    /// replaced by hand.
+    pub fn record<'a>(&'a self, instance: &Instance) -> Option<(PluginDigest, Cow<'a, PluginRecord>)> {
         let key_id = instance.key_id;
         let is_it = |digest: &PluginDigest| Instance::new(key_id, digest) == *instance;
         let in_revision = |content: &'a RevisionContent| {
-            let digest = content.digest(key_id).filter(|digest| is_it(digest))?;
-            Some((digest.clone(), content.plugins.get(&key_id)?))
+            let own = || {
+                let digest = content.digest(key_id).filter(|digest| is_it(digest))?;
+                Some((digest.clone(), Cow::Borrowed(content.plugins.get(&key_id)?)))
+            };
+            let replaced = || {
+                let recovered = self.disk.recovered.iter().filter(|one| one.key_id == key_id);
+                let mut over = recovered.filter_map(|one| one.over(content));
+                over.find(|(digest, _)| is_it(digest)).map(|(digest, record)| (digest, Cow::Owned(record)))
+            };
+            own().or_else(replaced)
         };
         let target = self.target.iter().filter_map(|target| target.as_ref().ok());
         let candidate = || {
             let record = self.candidate.as_ref()?.as_ref().ok()?.get(&key_id)?;
-            Some((record.digest(key_id).filter(is_it)?, record))
+            Some((record.digest(key_id).filter(is_it)?, Cow::Borrowed(record)))
         };
         let kept = || self.disk.revisions.values().find_map(|content| in_revision(content));
         target.map(AsRef::as_ref).find_map(in_revision).or_else(candidate).or_else(kept)

@@ -13,13 +13,13 @@ use keyward_core::SecretBytes;
 use keyward_core::api::{
     Canary, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationStatus,
     EncryptionNode, EncryptionNodeStatus, HealthStatus, MigrationPhase, NodeError, NodePlugin, PluginHealth,
-    PreflightAnswer, PreflightResult,
+    PreflightAnswer, PreflightResult, RecoveredPlugin,
 };
 use keyward_core::formats::encryption_config::REVISION_ZERO;
 use keyward_core::formats::revision::{
     PluginRecord, RevisionContent, SecretData, decode_plugins, encode_plugins,
 };
-use keyward_core::ids::{ConfigHash, GroupResource, RemoteKeyId};
+use keyward_core::ids::{ConfigHash, GroupResource, KeyId, PluginDigest, RemoteKeyId};
 use keyward_core::names;
 use keyward_core::outcome::{Action, Outcome};
 use keyward_core::platform::{Age, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
@@ -47,6 +47,8 @@ pub struct World {
     pub compacted: bool,
     /// A module of the type `External` is loaded beside `Test`.
     pub external: bool,
+    /// What admins replaced by hand on nodes: the data that were there before, by key and digest.
+    pub recovered: BTreeMap<String, (KeyId, PluginDigest)>,
     /// The migration of this resource does not end.
     pub stuck: Option<String>,
     pub ages: BTreeMap<String, Age>,
@@ -82,6 +84,7 @@ impl World {
             refuses_keys: false,
             compacted: false,
             external: false,
+            recovered: BTreeMap::new(),
             stuck: None,
             ages: BTreeMap::new(),
             log: Vec::new(),
@@ -357,6 +360,19 @@ impl World {
                     .collect(),
                 ..Default::default()
             };
+            let name = node.metadata.name.clone().unwrap_or_default();
+            if let Some((key_id, before)) = self.recovered.get(&name) {
+                for plugin in &mut status.plugins {
+                    if plugin.key_id == *key_id && plugin.digest == *before {
+                        plugin.digest = PluginDigest("by hand".into());
+                        status.recovered.push(RecoveredPlugin {
+                            key_id: *key_id,
+                            digest: plugin.digest.clone(),
+                            sources: vec!["secret/credentials".into()],
+                        });
+                    }
+                }
+            }
             status.preflight = node.spec.preflight.as_ref().map(|request| {
                 let record = &candidate.as_ref().expect("a candidate")[&request.key_id];
                 assert_eq!(record.digest(request.key_id).as_ref(), Some(&request.hash));

@@ -12,7 +12,7 @@ use keyward_core::node::{Instance, Observed, Step};
 
 use super::atomic::Lasting;
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
-use super::{Disk, atomic, ports};
+use super::{Disk, Recoveries, atomic, ports};
 use crate::error::AgentError;
 
 impl Disk {
@@ -68,6 +68,9 @@ impl Disk {
             }
             Step::ForgetRevision(revision) => atomic::remove(&self.paths.revision(*revision)),
             Step::ForgetConfiguration(hash) => atomic::remove(&self.paths.configuration(hash)),
+            Step::ForgetRecovered { key_id, number } => {
+                Recoveries::new(self.paths.clone()).forget(*key_id, *number)
+            }
         }
     }
 
@@ -109,9 +112,9 @@ impl Disk {
         let known = self.record(instance).ok().flatten();
         let (ports, tries) = match known {
             Some(known) => (known.ports, known.tries),
-            None => (ports::allot(&self.node, instance, pod::ports(record), &self.taken_ports()?)?, 0),
+            None => (ports::allot(&self.node, instance, pod::ports(&record), &self.taken_ports()?)?, 0),
         };
-        let rendered = self.render(instance, &digest, record, &ports, None)?;
+        let rendered = self.render(instance, &digest, &record, &ports, None)?;
         let folder = self.paths.plugin(instance);
         if !rendered.files.is_empty() {
             atomic::passage(&self.paths.plugins(), Lasting::Yes)?;
@@ -140,7 +143,7 @@ impl Disk {
         let (digest, record) = observed.record(instance).ok_or_else(|| gone(instance.to_string()))?;
         let known = self.record(instance)?.ok_or_else(|| gone(format!("the record of {instance}")))?;
         let tries = if trial { known.tries.saturating_add(1) } else { 0 };
-        let rendered = self.render(instance, &digest, record, &known.ports, trial.then_some(tries))?;
+        let rendered = self.render(instance, &digest, &record, &known.ports, trial.then_some(tries))?;
         let path = self.paths.manifest(instance);
         let text = pod::manifest(&rendered.pod)
             .map_err(|error| AgentError::Corrupt { path: path.clone(), why: error.to_string() })?;

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
-use super::{Disk, atomic};
+use super::{Disk, Recoveries, atomic};
 use crate::error::AgentError;
 use crate::paths::Paths;
 
@@ -77,6 +77,7 @@ impl Disk {
             highest_key_id: memory.highest_key_id,
             refusal: None,
             loaded: memory.loaded,
+            recovered: Recoveries::new(self.paths.clone()).all()?,
         };
         Ok(Look { disk, refusal: memory.refusal })
     }

@@ -9,12 +9,14 @@ pub(crate) mod atomic;
 mod look;
 mod ports;
 mod records;
+mod recovered;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 
 pub(crate) use look::knows;
+pub(crate) use recovered::Recoveries;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::AgentError;
@@ -28,13 +30,31 @@ pub struct Disk {
     paths: Paths,
     owner: Owner,
     /// Held for as long as the agent lives; the kernel lets go of it when the process ends, however it does.
-    _lock: File,
+    _lock: Option<File>,
+}
+
+/// The disk as it is seen beside the agent that holds it.
+#[derive(Debug)]
+pub(crate) struct Glance(Disk);
+
+impl Glance {
+    /// Takes nothing over and changes nothing.
+    pub(crate) fn new(node: &str, paths: Paths, owner: Owner) -> Self {
+        Self(Disk { node: node.to_owned(), paths, owner, _lock: None })
+    }
+
+    /// Everything that is there.
+    pub(crate) fn look(&self) -> Result<keyward_core::node::Disk, AgentError> {
+        Ok(self.0.look()?.disk)
+    }
 }
 
 impl Disk {
     /// Takes the node's disk over: makes the agent's folders, locks them, removes what an earlier agent left half done.
     pub fn open(node: &str, paths: Paths, owner: Owner) -> Result<Self, AgentError> {
-        for folder in [paths.state(), paths.instances(), paths.revisions(), paths.configurations()] {
+        let ours =
+            [paths.state(), paths.instances(), paths.revisions(), paths.configurations(), paths.recovered()];
+        for folder in ours {
             atomic::private_folder(&folder)?;
         }
         let path = paths.lock();
@@ -43,7 +63,7 @@ impl Disk {
             rustix::io::Errno::WOULDBLOCK => AgentError::Locked { path: path.clone() },
             other => AgentError::io("locking", &path)(other.into()),
         })?;
-        let disk = Self { node: node.to_owned(), paths, owner, _lock: lock };
+        let disk = Self { node: node.to_owned(), paths, owner, _lock: Some(lock) };
         disk.remove_leftovers()?;
         Ok(disk)
     }
@@ -64,6 +84,6 @@ impl Disk {
         for folder in folders {
             atomic::remove_leftovers(&folder)?;
         }
-        Ok(())
+        Recoveries::new(paths.clone()).remove_leftovers()
     }
 }

@@ -230,11 +230,12 @@ impl World {
             Step::WriteFiles(instance) => {
                 let Some((digest, record)) = server.observed.record(instance) else { return false };
                 let process = Process {
-                    kek: kms::truth(record),
-                    token: kms::credential(record),
+                    kek: kms::truth(&record),
+                    token: kms::credential(&record),
                     runs: false,
                     ended: false,
                 };
+                drop(record);
                 let found = server.observed.disk.instances.entry(instance.clone()).or_default();
                 (found.files, found.digest) = (true, Some(digest));
                 server.processes.entry(instance.clone()).or_insert(process);
@@ -303,6 +304,9 @@ impl World {
             }
             Step::ForgetRevision(revision) => drop(disk.revisions.remove(revision)),
             Step::ForgetConfiguration(hash) => drop(disk.configurations.remove(hash)),
+            Step::ForgetRecovered { key_id, number } => {
+                disk.recovered.retain(|one| (one.key_id, one.number) != (*key_id, *number));
+            }
         }
         let matters = matches!(
             step,

@@ -7,11 +7,15 @@ mod plan;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use keyward_node::Paths;
 use keyward_node::kubeadm::Files;
+use keyward_operator::settings::duration;
 
+use super::join;
+use super::place::Place;
 use crate::output::print;
 use cluster::Cluster;
 use plan::Plan;
@@ -21,7 +25,7 @@ const MISSING: u8 = 2;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "On each control-plane node, one after another; before `kubeadm upgrade` with --check.\n\nExample:\n  keyward node-agent prepare\n  keyward node-agent prepare --check"
+    after_help = "On each control-plane node, one after another; before `kubeadm upgrade` with --check.\n\nExample:\n  keyward node-agent prepare\n  keyward node-agent prepare --check\n  keyward node-agent prepare --join --kubeconfig admin.conf"
 )]
 pub(crate) struct Args {
     /// Change nothing, and name what is missing; exit 0 nothing, 2 something
@@ -33,18 +37,29 @@ pub(crate) struct Args {
     /// Leave the cluster out: ClusterConfiguration is neither read nor changed, so that `kubeadm upgrade` undoes this
     #[arg(long)]
     manifest_only: bool,
-    /// Put all paths of the node below a folder
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    root: PathBuf,
-    /// Kubeconfig of an admin [default: /etc/kubernetes/admin.conf]
+    /// A node that joins: register it, and install the revision in force before its API server first starts
+    #[arg(long, conflicts_with_all = ["check", "yes", "manifest_only"])]
+    join: bool,
+    /// With --join: how long the operator may take to tell the node its revision
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, requires = "join")]
+    timeout: Duration,
+    /// Kubeconfig of an admin, and with --join of another API server [default: /etc/kubernetes/admin.conf; with --join none]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let kubeconfig = args.kubeconfig.unwrap_or_else(|| args.root.join("etc/kubernetes/admin.conf"));
+    if args.join {
+        let kubeconfig =
+            args.kubeconfig.context("--join needs --kubeconfig: the node asks another API server")?;
+        return join::run(args.place, kubeconfig, args.timeout).await;
+    }
+    let root = args.place.root;
+    let kubeconfig = args.kubeconfig.unwrap_or_else(|| root.join("etc/kubernetes/admin.conf"));
     let cluster = if args.manifest_only { None } else { Some(Cluster::read(kubeconfig).await?) };
-    let files = Files::new(Paths::new(args.root));
+    let files = Files::new(Paths::new(root));
     let plan = Plan::of(&files, cluster)?;
     for note in &plan.notes {
         print(&format!("note: {note}\n"))?;

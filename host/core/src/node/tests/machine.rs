@@ -244,8 +244,7 @@ impl Machine {
                 disk.links.insert(*key_id, instance.generation.clone());
             }
             Step::InstallConfiguration { revision, hash } => {
-                let old = disk.file.clone().unwrap();
-                disk.configurations.insert(old.hash.clone(), old);
+                disk.configurations.extend(disk.file.clone().map(|old| (old.hash.clone(), old)));
                 let content = &disk.revisions[revision];
                 assert_eq!(content.hash(), *hash);
                 disk.file = Some(FileSeen::of(content.bytes.expose()));
@@ -278,6 +277,9 @@ impl Machine {
             Step::RemoveFiles(instance) => drop(disk.instances.remove(instance)),
             Step::ForgetRevision(revision) => drop(disk.revisions.remove(revision)),
             Step::ForgetConfiguration(hash) => drop(disk.configurations.remove(hash)),
+            Step::ForgetRecovered { key_id, number } => {
+                disk.recovered.retain(|one| (one.key_id, one.number) != (*key_id, *number));
+            }
         }
     }
 

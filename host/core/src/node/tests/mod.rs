@@ -2,6 +2,7 @@
 
 mod machine;
 mod model;
+mod recovered;
 mod rules;
 mod trials;
 

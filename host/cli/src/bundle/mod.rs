@@ -1,0 +1,184 @@
+//! One revision with all that its plugins need, encrypted to whoever may restore it: what `keyward export` writes and
+//! `keyward node-agent restore` reads.
+//!
+//! Inside is one JSON document, around it the age format (age-encryption.org/v1), so that its own tools open it too. What
+//! is decrypted is wiped when it is dropped, and never printed.
+
+mod seal;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keyward_core::SecretBytes;
+use keyward_core::api::Canary;
+use keyward_core::formats::revision::{RevisionContent, SecretData};
+use keyward_core::ids::{ConfigHash, KeyId, Revision};
+use keyward_core::names;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+pub(crate) use seal::{Opener, Seal, passphrase};
+
+const KIND: &str = "KeywardBundle";
+/// Raised when a reader of the one before could not read the next.
+const VERSION: u32 = 1;
+
+/// What stands inside. Values are base64, as in the Secret that they come from.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    kind: String,
+    version: u32,
+    revision: Revision,
+    config_hash: ConfigHash,
+    created_at: String,
+    #[serde(rename = "highestKeyID")]
+    highest_key_id: KeyId,
+    data: BTreeMap<String, String>,
+    canaries: BTreeMap<u64, Canary>,
+    /// The key secrets' annotations, for whoever has to find out what was.
+    #[serde(default)]
+    keys: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// A revision out of the cluster.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    pub(crate) revision: Revision,
+    pub(crate) created_at: String,
+    pub(crate) highest_key_id: KeyId,
+    pub(crate) data: SecretData,
+    pub(crate) canaries: BTreeMap<KeyId, Canary>,
+    pub(crate) keys: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Bundle {
+    /// What the revision's data say.
+    pub(crate) fn content(&self) -> Result<RevisionContent> {
+        let name = names::revision_secret(self.revision);
+        RevisionContent::decode(&name, &self.data)?.with_context(|| format!("{name} holds no configuration"))
+    }
+
+    /// Encrypted.
+    pub(crate) fn seal(&self, seal: &Seal) -> Result<Vec<u8>> {
+        let mut document = Document {
+            kind: KIND.to_owned(),
+            version: VERSION,
+            revision: self.revision,
+            config_hash: self.content()?.hash(),
+            created_at: self.created_at.clone(),
+            highest_key_id: self.highest_key_id,
+            data: self
+                .data
+                .iter()
+                .map(|(key, value)| (key.clone(), STANDARD.encode(value.expose())))
+                .collect(),
+            canaries: self.canaries.iter().map(|(key_id, canary)| (key_id.0, canary.clone())).collect(),
+            keys: self.keys.clone(),
+        };
+        let text = serde_json::to_vec(&document).map(Zeroizing::new);
+        document.data.values_mut().for_each(Zeroize::zeroize);
+        seal.seal(&text?)
+    }
+
+    /// Decrypted, and seen to be what it says.
+    pub(crate) fn open(sealed: &[u8], opener: &Opener) -> Result<Self> {
+        let text = opener.open(sealed)?;
+        // serde's words may quote what it read.
+        let document: Document = serde_json::from_slice(&text).map_err(|error| {
+            anyhow::anyhow!("what is inside is no bundle of Keyward (column {})", error.column())
+        })?;
+        ensure!(document.kind == KIND, "what is inside is no bundle of Keyward");
+        if document.version != VERSION {
+            bail!("the bundle has version {}, this keyward reads version {VERSION}", document.version);
+        }
+        let decoded = |(key, value): (String, String)| {
+            let value = Zeroizing::new(value);
+            let bytes =
+                STANDARD.decode(value.as_bytes()).ok().with_context(|| format!("{key} is not base64"))?;
+            Ok((key, SecretBytes::new(bytes)))
+        };
+        let bundle = Self {
+            revision: document.revision,
+            created_at: document.created_at,
+            highest_key_id: document.highest_key_id,
+            data: document.data.into_iter().map(decoded).collect::<Result<_>>()?,
+            canaries: document.canaries.into_iter().map(|(key_id, canary)| (KeyId(key_id), canary)).collect(),
+            keys: document.keys,
+        };
+        ensure!(
+            bundle.content()?.hash() == document.config_hash,
+            "the configuration inside is not what was exported"
+        );
+        Ok(bundle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use age::secrecy::ExposeSecret as _;
+    use keyward_core::formats::encryption_config::REVISION_ZERO;
+
+    use super::*;
+
+    fn bundle() -> Bundle {
+        let data = [(names::CONFIG_KEY.to_owned(), SecretBytes::from(REVISION_ZERO.as_bytes()))];
+        Bundle {
+            revision: Revision(4),
+            created_at: "2026-01-01T00:00:00Z".into(),
+            highest_key_id: KeyId(2),
+            data: data.into(),
+            canaries: BTreeMap::new(),
+            keys: [("encryption-key-kube-apiserver-2".to_owned(), BTreeMap::new())].into(),
+        }
+    }
+
+    #[test]
+    fn only_whoever_it_is_for_can_open_it() {
+        let (own, other) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
+        let seal = Seal::to(&[own.to_public().to_string()]).unwrap();
+        let sealed = bundle().seal(&seal).unwrap();
+        assert!(!sealed.windows(8).any(|part| part == b"identity"), "it is encrypted");
+        let opener = |identity: &age::x25519::Identity| {
+            let file = format!("# created by age-keygen\n{}\n", identity.to_string().expose_secret());
+            Opener::identities(&file).unwrap()
+        };
+        let opened = Bundle::open(&sealed, &opener(&own)).unwrap();
+        assert_eq!(
+            (opened.revision, opened.highest_key_id, opened.data),
+            (Revision(4), KeyId(2), bundle().data)
+        );
+        assert!(
+            Bundle::open(&sealed, &opener(&other)).unwrap_err().to_string().contains("not for this identity")
+        );
+        let mut broken = sealed.clone();
+        *broken.last_mut().unwrap() ^= 1;
+        assert!(Bundle::open(&broken, &opener(&own)).is_err());
+        assert!(Bundle::open(b"plain", &opener(&own)).is_err());
+        assert!(Seal::to(&[]).is_err() && Seal::to(&["age1nonsense".to_owned()]).is_err());
+        assert!(Opener::identities("# nothing\n").is_err());
+    }
+
+    #[test]
+    fn what_is_not_a_bundle_of_this_version_is_refused() {
+        let own = age::x25519::Identity::generate();
+        let seal = Seal::to(&[own.to_public().to_string()]).unwrap();
+        let opener = Opener::identities(own.to_string().expose_secret()).unwrap();
+        for (text, why) in [
+            (r#"{"kind":"Other"}"#, "no bundle of Keyward"),
+            (
+                r#"{"kind":"KeywardBundle","version":2,"revision":1,"configHash":"sha256:0","createdAt":"","highestKeyID":1,"data":{},"canaries":{}}"#,
+                "version 2",
+            ),
+            (
+                r#"{"kind":"KeywardBundle","version":1,"revision":1,"configHash":"sha256:0","createdAt":"","highestKeyID":1,"data":{},"canaries":{}}"#,
+                "holds no configuration",
+            ),
+        ] {
+            let error = Bundle::open(&seal.seal(text.as_bytes()).unwrap(), &opener).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+}

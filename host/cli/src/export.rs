@@ -1,0 +1,165 @@
+//! `keyward export`: a revision, encrypted, for the day on which nodes and etcd are lost.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Secret;
+use keyward_core::SecretBytes;
+use keyward_core::api::{ClusterEncryptionStatus, EncryptionNode};
+use keyward_core::formats::revision::{RevisionContent, SecretData};
+use keyward_core::ids::Revision;
+use keyward_core::names;
+use kube::api::{GetParams, ListParams};
+use kube::core::Request;
+use kube::{Api, Client, ResourceExt as _};
+use zeroize::Zeroizing;
+
+use crate::bundle::{Bundle, Seal, passphrase};
+use crate::connection::Connection;
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  keyward export --out keyward-4.age --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\n\nIt is restored by keyward node-agent restore. What it holds is listed before it is written."
+)]
+pub(crate) struct Args {
+    /// The new file
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Which revision [default: the one that every API server has loaded]
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
+    /// Who can open it: an age recipient (age1…), more than once for several
+    #[arg(
+        long,
+        value_name = "AGE-KEY",
+        required_unless_present = "passphrase_file",
+        conflicts_with = "passphrase_file"
+    )]
+    recipient: Vec<String>,
+    /// Encrypt by the passphrase in the first line of this file instead
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let (seal, whom) = match &args.passphrase_file {
+        Some(file) => (Seal::Passphrase(read_passphrase(file)?), "whoever has the passphrase".to_owned()),
+        None => (Seal::to(&args.recipient)?, args.recipient.join(", ")),
+    };
+    ensure!(!args.out.exists(), "{} exists already; nothing is overwritten", args.out.display());
+    let client = args.connection.client().await?;
+    let cluster = crate::live::current(&client).await?.context("there is no ClusterEncryption/cluster")?;
+    let status = cluster.status.unwrap_or_default();
+    let revision = args.revision.map_or(status.converged_revision, Revision);
+    ensure!(
+        revision > Revision(0),
+        "there is no revision that every API server has loaded; give one by --revision"
+    );
+    let bundle = Bundle {
+        revision,
+        created_at: jiff::Timestamp::now().to_string(),
+        highest_key_id: status.highest_key_id,
+        data: data(&client, revision).await?,
+        canaries: canaries(&client).await?,
+        keys: annotations(&client).await?,
+    };
+    let content = bundle.content()?;
+    let told = status.revisions.iter().find(|told| told.n == revision);
+    if let Some(told) = told.filter(|told| told.config_hash != content.hash()) {
+        bail!(
+            "revision {revision} has the hash {}, but the status says {}",
+            content.hash(),
+            told.config_hash
+        );
+    }
+    let bundle = Bundle {
+        canaries: bundle.canaries.into_iter().filter(|(id, _)| content.plugins.contains_key(id)).collect(),
+        ..bundle
+    };
+    crate::output::print(&meaning(&bundle, &content, &status))?;
+    let sealed = tokio::task::spawn_blocking(move || bundle.seal(&seal)).await??;
+    write(&args.out, &sealed).with_context(|| format!("writing {}", args.out.display()))?;
+    crate::output::print(&format!("written to {}, encrypted to {whom}\n", args.out.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The passphrase that a file begins with.
+pub(crate) fn read_passphrase(file: &Path) -> Result<age::secrecy::SecretString> {
+    let read = || passphrase(&Zeroizing::new(std::fs::read_to_string(file)?));
+    read().with_context(|| format!("--passphrase-file {}", file.display()))
+}
+
+/// What somebody is about to carry away.
+fn meaning(bundle: &Bundle, content: &RevisionContent, status: &ClusterEncryptionStatus) -> String {
+    let mut text = format!("revision {} ({})\n", bundle.revision, content.hash());
+    let told = status.revisions.iter().find(|told| told.n == bundle.revision);
+    for (resource, list) in told.iter().flat_map(|told| &told.lists) {
+        let _ = writeln!(text, "  {resource}: {}", list.join(", "));
+    }
+    text.push_str("the bundle holds:\n");
+    let local = content.key_ids().len() - content.kms_keys().len();
+    if local > 0 {
+        let _ = writeln!(
+            text,
+            "  {local} keys of the API server itself: whoever opens it reads what they encrypt"
+        );
+    }
+    for (key_id, plugin) in &content.plugins {
+        let sources: Vec<String> = plugin
+            .referenced
+            .keys()
+            .map(|source| format!("{}/{} {}", source.kind, source.name, source.key))
+            .collect();
+        let canary = if bundle.canaries.contains_key(key_id) { "" } else { "; it has no canary" };
+        let _ = writeln!(text, "  the plugin of key {key_id}, with {}{canary}", sources.join(", "));
+    }
+    text.push_str(
+        "it holds neither what is stored in etcd nor a KEK: both are needed beside it. Who opens it can do at the KMS what these credentials may\n",
+    );
+    text
+}
+
+/// As text first: kube's typed calls log an answer that does not parse.
+async fn data(client: &Client, revision: Revision) -> Result<SecretData> {
+    let name = names::revision_secret(revision);
+    let path = <Secret as kube::Resource>::url_path(&(), Some(names::NAMESPACE));
+    let request = Request::new(path).get(&name, &GetParams::default())?;
+    let text = client.request_text(request).await.with_context(|| format!("reading Secret {name}"))?;
+    let secret: Secret =
+        serde_json::from_str(&text).map_err(|_| anyhow::anyhow!("Secret {name}: the answer is no Secret"))?;
+    let data = secret.data.into_iter().flatten();
+    Ok(data.map(|(key, value)| (key, SecretBytes::new(value.0))).collect())
+}
+
+/// Every node is told those of all keys in use.
+async fn canaries(client: &Client) -> Result<BTreeMap<keyward_core::ids::KeyId, keyward_core::api::Canary>> {
+    let nodes = Api::<EncryptionNode>::all(client.clone()).list(&ListParams::default()).await?;
+    let all = nodes.items.into_iter().flat_map(|node| node.spec.canaries);
+    Ok(all.map(|told| (told.key_id, told.canary)).collect())
+}
+
+async fn annotations(client: &Client) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
+    let api = Api::<Secret>::namespaced(client.clone(), names::NAMESPACE);
+    let params = ListParams::default().labels(names::LABEL_COMPONENT);
+    let keys = api.list_metadata(&params).await.context("listing key secrets")?;
+    Ok(keys
+        .items
+        .into_iter()
+        .map(|key| (key.name_any(), key.metadata.annotations.unwrap_or_default()))
+        .collect())
+}
+
+/// A new file, its owner's alone: an existing one, and a terminal is one, is never written to.
+fn write(path: &Path, sealed: &[u8]) -> Result<()> {
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(sealed)?;
+    file.sync_all()?;
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! `keyward node-agent prepare --join`: what a new control-plane node needs before its API server first starts.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use keyward_core::ids::Revision;
+use keyward_node::{Connection, Settings};
+
+use super::place::Place;
+
+/// `kubeconfig` is of another API server, with an admin's credential; `timeout` is how long the operator may take to tell the
+/// node its revision.
+pub(super) async fn run(place: Place, kubeconfig: PathBuf, timeout: Duration) -> Result<ExitCode> {
+    let place = place.find()?;
+    let connection = Connection::new(&Settings::new(&place.node, kubeconfig)).await?;
+    let said = |what: &str| crate::output::print(&format!("{what}\n")).unwrap_or_default();
+    let joined = keyward_node::join(&place, &connection, timeout, said).await?;
+    let mut text: String = joined.done.iter().map(|step| format!("done: {step}\n")).collect();
+    text.push_str(&if joined.revision == Revision(0) {
+        "the cluster has no revision yet: the API server starts without encryption, as the others do\n".to_owned()
+    } else {
+        format!(
+            "revision {} is installed: the API server of {} may start. It becomes ready once the node's agent has seen its plugins decrypt the canaries\n",
+            joined.revision, place.node
+        )
+    });
+    crate::output::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
