@@ -17,7 +17,7 @@ use crate::plugin::{Plan, ROUND_TRIP, STATUS};
 use crate::seen;
 
 /// Fixtures that no server and no plugin here can be brought to say, and why.
-const NOT_SEEN: [(&str, &str); 12] = [
+const NOT_SEEN: [(&str, &str); 16] = [
     ("a Vault without an active node is named", "one server has no standby"),
     ("a proxy without a Vault behind it is unreachable", "there is no proxy"),
     ("a CA that is not known is named in rustls' words too", "the plugin speaks Go's"),
@@ -29,6 +29,10 @@ const NOT_SEEN: [(&str, &str); 12] = [
     ("a denial without a path is told by its phase", "the plugin's errors name the path"),
     ("a denial that nothing more is known of names all rights", "the plugin's errors name the path"),
     ("what is not known is not guessed", "nothing that is known says it"),
+    ("a token that is over is named", "the plugin logs in again by itself"),
+    ("a Vault without a licence's path is not Enterprise", "the plugin asks for no licence"),
+    ("a licence that may not be read is named", "the plugin asks for no licence"),
+    ("what was logged before says nothing of what fails now", "made of two that are seen"),
     (
         "a plugin that does not listen says nothing about Vault",
         "a socket without a container's end is the agent's to tell",
@@ -58,6 +62,9 @@ struct Case {
     name: String,
     failure: Failure,
 }
+
+/// How long a plugin tries to log in: long enough for an answer.
+const PATIENCE: &str = "4s";
 
 /// What was seen, by the fixtures' names.
 type Seen = Vec<(&'static str, Failure)>;
@@ -191,7 +198,7 @@ async fn tokens() -> Seen {
 
     bao.post("", "sys/seal", json!({})).await;
     tell("a sealed Vault is named", seen::running(&plugin, &STATUS, &credentials).await);
-    let sealed = plan(&bao, &credentials).with("vault-connection-timeout", "300ms");
+    let sealed = plan(&bao, &credentials).with("vault-connection-timeout", PATIENCE);
     tell("the cause may stand in the log alone", seen::ended(sealed, &credentials).await);
 
     let address = bao.address.clone();
@@ -262,7 +269,7 @@ async fn logins() -> Seen {
 /// Certificates.
 async fn tls() -> Seen {
     let (bao, credentials) = vault().await;
-    let short = |plan: Plan| plan.with("vault-connection-timeout", "300ms");
+    let short = |plan: Plan| plan.with("vault-connection-timeout", PATIENCE);
     let mut all = Vec::new();
     let mut tell = |name, failure: &Failure, address: &str| {
         all.push((name, told(failure, address, &credentials)));
@@ -298,7 +305,7 @@ async fn addresses() -> Seen {
     let nobody = Credentials { role_id: "nobody".into(), secret_id: "00000000-secret-id".into() };
     let of = async |address: &str| {
         let plan = Plan::bare(&nobody).with("vault-address", address);
-        let plan = plan.with("vault-key-path", "transit/keys/kek").with("vault-connection-timeout", "300ms");
+        let plan = plan.with("vault-key-path", "transit/keys/kek").with("vault-connection-timeout", PATIENCE);
         told(&seen::ended(plan, &nobody).await, address, &nobody)
     };
     let closed = of(&format!("https://127.0.0.1:{}", free_port(Ipv4Addr::LOCALHOST))).await;
