@@ -32,10 +32,7 @@ pub(crate) fn run(tools: &Tools) -> Result<ExitCode> {
 fn prepare(tools: &Tools) -> thread::JoinHandle<()> {
     let tools = tools.clone();
     thread::spawn(move || {
-        let prepared = tools
-            .control_plane()
-            .and_then(|_| tools.bao())
-            .and_then(|_| tools.providers());
+        let prepared = tools.control_plane().and_then(|_| tools.bao()).and_then(|_| tools.providers());
         if let Err(error) = prepared {
             progress::say(&format!("preparing the tests: {error:#}"));
         }

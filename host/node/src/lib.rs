@@ -27,6 +27,7 @@ mod watch;
 pub use agent::{Agent, Counters};
 pub use api::Connection;
 pub use by_hand::{ByHand, Joined, Kept, Recovery, join, recover, restore};
+pub use diagnosis::failure;
 pub use disk::Disk;
 pub use error::{AgentError, Category};
 pub use paths::Paths;

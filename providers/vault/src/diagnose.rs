@@ -8,11 +8,10 @@
 use keyward_guest::prelude::*;
 
 use crate::config::Config;
-use crate::symptoms::SYMPTOMS;
+use crate::symptoms::{SYMPTOMS, Symptom};
 
 pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> {
-    let said = said(failure);
-    let symptom = SYMPTOMS.iter().find(|symptom| symptom.fits(&failure.phase, &said))?;
+    let symptom = symptom(failure)?;
     Some(Diagnosis {
         cause: symptom.cause.to_owned(),
         summary: fill(symptom.summary, config),
@@ -21,11 +20,20 @@ pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> 
     })
 }
 
-/// What was said of Vault, in lower case.
-fn said(failure: &Failure) -> String {
-    let lines = failure.message.lines().chain(failure.log_tail.iter().map(String::as_str));
+/// What is said now counts before what was logged, and what was logged last before what was logged earlier: that may be
+/// about a trouble that is over. Of a text in several lines no line may say enough by itself.
+fn symptom(failure: &Failure) -> Option<&'static Symptom> {
+    let fitting = |said: &str| SYMPTOMS.iter().find(|symptom| symptom.fits(&failure.phase, said));
+    let logged: Vec<String> = failure.log_tail.iter().map(|line| said(line)).collect();
+    fitting(&said(&failure.message))
+        .or_else(|| logged.iter().rev().find_map(|line| fitting(line)))
+        .or_else(|| fitting(&logged.concat()))
+}
+
+/// What a text says of Vault, in lower case.
+fn said(text: &str) -> String {
     let mut said = String::new();
-    for line in lines.map(str::to_ascii_lowercase) {
+    for line in text.lines().map(str::to_ascii_lowercase) {
         if !line.contains("unix:") && !line.contains(".sock") {
             said.push_str(&line);
             said.push('\n');

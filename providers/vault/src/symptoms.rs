@@ -1,8 +1,8 @@
 //! What goes wrong with Vault and its plugin, and how it is recognised: the most telling first.
 //!
-//! Seen from OpenBao 2.7: refused login, denial, missing key, mount and namespace, another key, an old
-//! version, the rate limit. The others are from the documentation of Vault and of the plugin, and from Go's
-//! and rustls' sources; those about licences cannot be seen without Vault Enterprise.
+//! What OpenBao 2.7 and a plugin really said of each stands in fixtures/diagnoses.yaml, which
+//! tests/kms-plugin compares with what is said now. The other texts are from the documentation of Vault and of
+//! the plugin, and from Go's and rustls' sources; those about licences cannot be seen without Vault Enterprise.
 
 /// One thing that goes wrong.
 pub(crate) struct Symptom {
@@ -119,6 +119,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "failed to parse ca",
             "error loading ca",
             "unable to load ca",
+            "holds no certificate",
+            "holds no pem",
             "invalid ca",
         ]],
         summary: "the CA bundle holds no certificate",
@@ -148,6 +150,7 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "certificate not valid for name",
             "notvalidforname",
             "doesn't contain any ip sans",
+            "not valid for any names",
             "hostname mismatch",
         ]],
         summary: "Vault's certificate at {address} is for another name",
