@@ -4,7 +4,7 @@
 //! What lives here: files and how they get to disk ([`disk`](Disk)), the API server's metrics, probing of plugins on a
 //! schedule, what a plugin that does not start had to say, and the loop around them ([`Agent`]). What may come in: I/O
 //! on this node. What never does: a decision (core's), a provider module, the name of a KMS product, a secret byte in a
-//! log line or a status.
+//! log line or a status. Beside the agent stands the [`Reporter`], for API servers whose nodes others run.
 
 mod agent;
 mod api;
@@ -18,6 +18,7 @@ mod observe;
 mod paths;
 mod prober;
 mod report;
+mod reporter;
 mod settings;
 mod watch;
 
@@ -26,4 +27,5 @@ pub use api::Connection;
 pub use disk::Disk;
 pub use error::{AgentError, Category};
 pub use paths::Paths;
+pub use reporter::{KmsSocket, NotASocket, Reporter, ReporterSettings};
 pub use settings::{Owner, Settings};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::key::{self, Then, Trial, Wish};
-use super::{Turn, preflight_status, record};
+use super::{Turn, diagnosis, preflight_status, record};
 use crate::SecretBytes;
 use crate::api::{Canary, ConditionStatus, PreflightPurpose, PreflightRequest, PreflightResult};
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
@@ -228,22 +228,12 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
 
 /// A failure in words, with the provider's diagnosis where it has one.
 fn told(snapshot: &Snapshot, failure: &Failure) -> String {
-    let diagnosis = snapshot.wanted.kms.as_ref().and_then(|kms| {
-        let request = (EvaluationRequest::new(Origin::Desired, kms), failure.clone());
-        match snapshot.diagnoses.get(&request) {
-            Some(Ok(diagnosis)) => diagnosis.as_ref(),
-            _ => None,
+    let request = snapshot.wanted.kms.as_ref().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
+    match diagnosis::of(snapshot, request, failure) {
+        Some(diagnosis) => {
+            format!("{} ({}). {}", diagnosis.summary, diagnosis::seen(failure), diagnosis.remedy)
         }
-    });
-    let seen = format!("{}: {}", failure.phase, failure.message);
-    match diagnosis {
-        Some(diagnosis) => format!("{} ({seen}). {}", diagnosis.summary, diagnosis.remedy),
-        None => match failure.log_tail.last() {
-            Some(line) if !failure.message.contains(line.as_str()) => {
-                format!("{seen}; its last words: {line}")
-            }
-            _ => seen,
-        },
+        None => diagnosis::last_words(failure),
     }
 }
 

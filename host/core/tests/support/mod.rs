@@ -21,11 +21,11 @@ use keyward_core::formats::revision::{
 };
 use keyward_core::ids::{ConfigHash, GroupResource, RemoteKeyId};
 use keyward_core::names;
-use keyward_core::outcome::{Action, Outcome};
-use keyward_core::platform::{Age, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
+use keyward_core::outcome::{Action, Outcome, REPORT_FACTS};
+use keyward_core::platform::{Age, Expiry, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
 use keyward_core::provider::{
-    Container, Evaluation, EvaluationRequest, Exposure, Failure, Kek, KeyRef, ModuleDigest, Part, Plugin,
-    ProviderError, Reference, ReferenceKind, Violation,
+    Container, Diagnosis, Evaluation, EvaluationRequest, Exposure, Failure, Kek, KeyRef, ModuleDigest, Part,
+    Plugin, ProviderError, Reference, ReferenceKind, Violation,
 };
 use serde_json::{Value, json};
 
@@ -47,6 +47,12 @@ pub struct World {
     pub compacted: bool,
     /// A module of the type `External` is loaded beside `Test`.
     pub external: bool,
+    /// Nodes whose agents say nothing any more.
+    pub silent: BTreeSet<String>,
+    /// What the provider says of a failure.
+    pub diagnosis: Option<Diagnosis>,
+    /// What of the referenced objects expires when.
+    pub expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
     /// The migration of this resource does not end.
     pub stuck: Option<String>,
     pub ages: BTreeMap<String, Age>,
@@ -82,6 +88,9 @@ impl World {
             refuses_keys: false,
             compacted: false,
             external: false,
+            silent: BTreeSet::new(),
+            diagnosis: None,
+            expiries: BTreeMap::new(),
             stuck: None,
             ages: BTreeMap::new(),
             log: Vec::new(),
@@ -130,9 +139,10 @@ impl World {
                 results.history.insert(request, Ok(self.compacted));
             }
             for diagnosis in needed.diagnoses {
-                results.diagnoses.insert(diagnosis, Ok(None));
+                results.diagnoses.insert(diagnosis, Ok(self.diagnosis.clone()));
             }
         }
+        results.expiries.clone_from(&self.expiries);
         self.salt += 1;
         let given = Given {
             now: "2026-05-08T12:34:56Z".parse().unwrap(),
@@ -144,9 +154,15 @@ impl World {
         };
         let snapshot = kubernetes::snapshot(&self.objects, &results, given).unwrap();
         let outcome = keyward_core::reconcile(&snapshot);
+        // Agents renew their reports, but for those that have fallen silent.
+        let renewed = |fact: &str| {
+            let node = fact.strip_prefix(REPORT_FACTS).and_then(|rest| rest.split('/').next());
+            node.is_some_and(|node| !self.silent.contains(node))
+        };
         self.ages = outcome
             .facts
             .iter()
+            .filter(|(fact, _)| !renewed(fact))
             .map(|(fact, value)| {
                 let elapsed = self
                     .ages
@@ -352,6 +368,7 @@ impl World {
                             remote_key_id: RemoteKeyId("kek".into()),
                             last_checked_time: String::new(),
                             detail: None,
+                            failure: None,
                         },
                     })
                     .collect(),
