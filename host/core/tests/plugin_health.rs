@@ -37,7 +37,13 @@ fn fails(world: &mut World, node: &str, failure: Failure) {
 }
 
 fn failure(phase: &str, exit_code: Option<i32>, grpc_code: Option<u32>, message: &str) -> Failure {
-    Failure { phase: phase.into(), grpc_code, exit_code, message: message.into(), log_tail: vec!["bye".into()] }
+    Failure {
+        phase: phase.into(),
+        grpc_code,
+        exit_code,
+        message: message.into(),
+        log_tail: vec!["bye".into()],
+    }
 }
 
 fn told(world: &World) -> Vec<String> {
@@ -46,13 +52,22 @@ fn told(world: &World) -> Vec<String> {
 }
 
 #[rstest]
-#[case::ends_by_itself(failure("start", Some(3), None, "the plugin ended with exit code 3"),
-    "start: the plugin ended with exit code 3; its last words: bye. It ends by itself")]
-#[case::hangs(failure("status", None, Some(4), "status: no answer from the KMS plugin within 10s"),
-    "status: no answer from the KMS plugin within 10s; its last words: bye. It accepts and does not answer")]
-#[case::unhealthy(failure("status", None, None, "status: the KMS plugin is unhealthy: sealed"),
-    "status: the KMS plugin is unhealthy: sealed; its last words: bye. See its log")]
-fn a_plugin_that_fails_is_told_with_what_was_seen_and_what_to_do(#[case] failure: Failure, #[case] says: &str) {
+#[case::ends_by_itself(
+    failure("start", Some(3), None, "the plugin ended with exit code 3"),
+    "start: the plugin ended with exit code 3; its last words: bye. It ends by itself"
+)]
+#[case::hangs(
+    failure("status", None, Some(4), "status: no answer from the KMS plugin within 10s"),
+    "status: no answer from the KMS plugin within 10s; its last words: bye. It accepts and does not answer"
+)]
+#[case::unhealthy(
+    failure("status", None, None, "status: the KMS plugin is unhealthy: sealed"),
+    "status: the KMS plugin is unhealthy: sealed; its last words: bye. See its log"
+)]
+fn a_plugin_that_fails_is_told_with_what_was_seen_and_what_to_do(
+    #[case] failure: Failure,
+    #[case] says: &str,
+) {
     let mut world = world();
     fails(&mut world, "b", failure);
     world.reconcile();
@@ -79,7 +94,10 @@ fn the_providers_diagnosis_comes_first() {
         "True PluginUnhealthy the plugin of key 1 on node a is Error: Sealed: the KMS is sealed (status: 503). Unseal it."
     );
     let plugin = &world.last.view.plugins[0];
-    assert_eq!((plugin.detail.as_str(), plugin.remedy.as_str()), ("Sealed: the KMS is sealed (status: 503)", "Unseal it."));
+    assert_eq!(
+        (plugin.detail.as_str(), plugin.remedy.as_str()),
+        ("Sealed: the KMS is sealed (status: 503)", "Unseal it.")
+    );
 }
 
 #[test]
