@@ -83,9 +83,10 @@ pub(super) fn told(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin
                 reports::patience(server).as_secs(),
                 plugin.health.status.name(),
             ),
-            remedy: match server.is_node {
-                true => format!("See whether the node agent runs on {}", server.name),
-                false => leave(server),
+            remedy: if server.is_node {
+                format!("See whether the node agent runs on {}", server.name)
+            } else {
+                leave(server)
             },
         };
     }

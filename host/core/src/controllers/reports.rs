@@ -101,10 +101,11 @@ pub(super) fn orphan(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlug
         return false;
     }
     let key_id = plugin.key_id;
-    let contents = snapshot.revisions.values().map(|stored| stored.content.as_ref());
-    let by_revision = contents
-        .map(|content| content.map_or(true, |content| content.plugins.contains_key(&key_id)))
-        .any(|needs| needs);
+    let mut contents = snapshot.revisions.values().map(|stored| stored.content.as_ref());
+    let by_revision = contents.any(|content| {
+        // One that cannot be decoded may need it.
+        content.map_or(true, |content| content.plugins.contains_key(&key_id))
+    });
     let candidate = snapshot.candidate.as_ref().is_some_and(|candidate| match candidate {
         Ok(candidate) => candidate.key_id == key_id,
         Err(_) => true,
