@@ -68,7 +68,7 @@ mod tests {
 
     /// Self-signed, until this second of the epoch.
     fn certificate(name: &str, until: i64) -> String {
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after =

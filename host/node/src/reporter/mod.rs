@@ -103,22 +103,23 @@ impl Reporter {
     }
 
     async fn round(&mut self) {
+        let limit = self.settings.read_timeout;
         let spec = ProbeSpec {
-            call_timeout: self.settings.read_timeout,
+            call_timeout: limit,
             status_timeout: None,
             round_trip: false,
             canary: None,
             make_canary: false,
         };
-        let asked = self.settings.sockets.iter().map(|socket| async {
+        let asked = self.settings.sockets.iter().map(|socket| async move {
             // Connecting and asking have a deadline each; together they are to have no more.
-            let report = tokio::time::timeout(self.settings.read_timeout, probe(socket.path(), &spec)).await;
+            let report = tokio::time::timeout(limit, probe(socket.path(), &spec)).await;
             (socket.key_id(), report.ok())
         });
         let mut entries = Vec::new();
         for (key_id, report) in join_all(asked).await {
             let known = self.known.get(key_id).map(String::as_str);
-            let entry = entry::of(report.as_ref(), known, self.settings.read_timeout);
+            let entry = entry::of(report.as_ref(), known, limit);
             if let Some(id) = &entry.learnt {
                 self.known.insert(key_id.to_owned(), id.clone());
             }
