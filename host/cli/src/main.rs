@@ -9,6 +9,7 @@ mod crds;
 #[cfg(test)]
 mod deployed;
 mod export;
+mod health_reporter;
 mod input;
 mod live;
 mod node_agent;
@@ -60,6 +61,9 @@ enum Command {
     },
     /// Run a control-plane node's agent
     NodeAgent(Box<node_agent::Args>),
+    /// Report on OpenShift how the KMS plugins beside an API server are
+    #[command(alias = "kms-health-reporter")]
+    HealthReporter(Box<health_reporter::Args>),
     /// Show what a change would do, and why; exit 0 nothing, 2 something, 1 an error
     Plan(Box<plan::Args>),
     /// Show what is: keys, nodes, plugins, migrations, and what is waited for
@@ -80,7 +84,7 @@ impl Command {
     /// What runs for long tells what it does; what answers a question tells the answer.
     fn default_level(&self) -> &'static str {
         match self {
-            Self::Operator { .. } | Self::NodeAgent(_) => "info",
+            Self::Operator { .. } | Self::NodeAgent(_) | Self::HealthReporter(_) => "info",
             _ => "warn",
         }
     }
@@ -124,6 +128,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             Box::pin(operator::run(*args, evaluator)).await
         }
         Command::NodeAgent(args) => Box::pin(node_agent::run(*args)).await,
+        Command::HealthReporter(args) => Box::pin(health_reporter::run(*args)).await,
         Command::Plan(args) => plan::run(*args).await,
         Command::Status(args) => status::run(args).await,
         Command::Reencrypt(args) => wishes::reencrypt(args).await,

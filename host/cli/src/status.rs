@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
-use keyward_core::api::{ClusterEncryption, ConditionStatus, EncryptionMigration, EncryptionNode, KeyStatus};
+use keyward_core::api::{
+    ClusterEncryption, ConditionStatus, EncryptionMigration, EncryptionNode, KeyStatus, PluginSummary,
+};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::json;
@@ -78,6 +80,10 @@ pub(crate) fn render(
             let _ = writeln!(text, "trouble: {}: {}", trouble.reason, trouble.message);
         }
     }
+    if let Some(expiring) = condition("KMSCredentialsExpiring").filter(|c| c.status == ConditionStatus::True)
+    {
+        let _ = writeln!(text, "warning: {}: {}", expiring.reason, expiring.message);
+    }
     if !status.keys.is_empty() {
         let _ = writeln!(
             text,
@@ -110,6 +116,7 @@ pub(crate) fn render(
             }
         }
     }
+    plugins(&mut text, &status.plugins);
     if !migrations.is_empty() {
         let _ = writeln!(text, "\n{:<24} {:<5} {:<10} DONE", "RESOURCE", "KEY", "PHASE");
         for migration in migrations {
@@ -128,6 +135,29 @@ pub(crate) fn render(
     text
 }
 
+/// Node by key; below one that is not well what is wrong, and what to do.
+fn plugins(text: &mut String, plugins: &[PluginSummary]) {
+    if plugins.is_empty() {
+        return;
+    }
+    let _ =
+        writeln!(text, "\n{:<24} {:<5} {:<10} {:<22} REMOTE KEY ID", "PLUGIN ON", "KEY", "HEALTH", "SINCE");
+    for plugin in plugins {
+        let _ = writeln!(
+            text,
+            "{:<24} {:<5} {:<10} {:<22} {}",
+            plugin.node,
+            plugin.key_id.to_string(),
+            plugin.status,
+            plugin.since.as_deref().unwrap_or("–"),
+            plugin.remote_key_id.as_ref().map_or("–", |id| id.0.as_str()),
+        );
+        for line in [&plugin.detail, &plugin.remedy].into_iter().filter(|line| !line.is_empty()) {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+}
+
 fn line(key: &KeyStatus) -> String {
     let kek = key.kek.as_ref().map_or_else(
         || "–".to_owned(),
@@ -141,4 +171,33 @@ fn line(key: &KeyStatus) -> String {
         key.provider.as_deref().unwrap_or("–"),
         if key.migrated.is_empty() { "–".to_owned() } else { key.migrated.join(", ") },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_core::ids::{KeyId, RemoteKeyId};
+
+    use super::*;
+
+    #[test]
+    fn one_line_a_node_and_key_and_below_what_is_wrong_and_what_to_do() {
+        let plugin = |node: &str, status: &str, detail: &str, remedy: &str| PluginSummary {
+            node: node.into(),
+            key_id: KeyId(2),
+            status: status.into(),
+            remote_key_id: Some(RemoteKeyId("kek-7".into())),
+            since: Some("2026-05-08T12:34:56Z".into()),
+            detail: detail.into(),
+            remedy: remedy.into(),
+        };
+        let mut text = String::new();
+        plugins(
+            &mut text,
+            &[plugin("cp-1", "Healthy", "", ""), plugin("cp-2", "Error", "status: sealed", "Unseal it")],
+        );
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[2], ["cp-1", "2", "Healthy", "2026-05-08T12:34:56Z", "kek-7"]);
+        assert_eq!(lines[3], ["cp-2", "2", "Error", "2026-05-08T12:34:56Z", "kek-7"]);
+        assert_eq!((lines[4].join(" "), lines[5].join(" ")), ("status: sealed".into(), "Unseal it".into()));
+    }
 }

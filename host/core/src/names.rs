@@ -46,6 +46,8 @@ pub const ANNOTATION_KEY_SECRET_UID: &str = "encryption.keyward.dev/key-secret-u
 pub const ANNOTATION_WRITE_PUBLISHED: &str = "encryption.keyward.dev/write-published";
 /// When the key was superseded before any revision had it first (Decisions 5).
 pub const ANNOTATION_ABANDONED: &str = "encryption.keyward.dev/abandoned";
+/// On a referenced object, by whoever issued what is in it: when that expires, in RFC 3339.
+pub const ANNOTATION_EXPIRES: &str = "encryption.keyward.dev/expires";
 /// The module whose rendering was accepted.
 pub const ANNOTATION_PROVIDER_DIGEST: &str = "encryption.keyward.dev/provider-digest";
 

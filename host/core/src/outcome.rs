@@ -1,6 +1,6 @@
 //! What one reconcile decides: actions in order, conditions, and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use crate::api::{
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, PluginDigest, RemoteKeyId, Revision};
+use crate::platform::ObjectRef;
 
 /// One write, with its precondition: create-only where there is no resourceVersion, else exactly that version. The
 /// writer applies them in order and stops at the first that fails; the next reconcile decides again.
@@ -276,10 +277,29 @@ pub struct Outcome {
     pub notices: Vec<Notice>,
     /// Facts whose age matters: the operator tells how long each has had its value (OBJECTS.md, "Time").
     pub facts: BTreeMap<String, String>,
+    /// Those of them that are not to be told in `status.since[]`: they change all the time, and mean nothing while they do.
+    pub unrecorded: BTreeSet<String>,
     /// The rest of the aggregate status.
     pub view: StatusView,
     /// When to look again though nothing changes.
     pub requeue_after: Option<Duration>,
+}
+
+/// Names of facts about what agents report begin with this. A time in which nothing could be looked at does not count as
+/// one in which an agent said nothing.
+pub const REPORT_FACTS: &str = "report/";
+
+/// When the first of what is in one data key of a referenced object expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expires {
+    /// Whose.
+    pub object: ObjectRef,
+    /// Which data key; `None` where the object itself says so.
+    pub key: Option<String>,
+    /// When.
+    pub at: jiff::Timestamp,
+    /// Seconds from now; below zero once it has expired.
+    pub seconds_left: i64,
 }
 
 /// Those parts of `ClusterEncryption.status` that are computed anew each time.
@@ -297,4 +317,6 @@ pub struct StatusView {
     pub reencrypted: Option<String>,
     /// `status.plugins`.
     pub plugins: Vec<PluginSummary>,
+    /// When what configurations refer to expires; no part of the status.
+    pub expiries: Vec<Expires>,
 }

@@ -14,7 +14,7 @@ use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, Mode, PluginDigest, Revision};
 use crate::platform::openshift::OpenShift;
-use crate::platform::{Age, DiagnosisRequest, FreshBytes, ObjectRef, ReferencedObject, Unreadable};
+use crate::platform::{Age, DiagnosisRequest, Expiry, FreshBytes, ObjectRef, ReferencedObject, Unreadable};
 use crate::provider::{Asked, Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
 
 /// What the admin wants.
@@ -167,6 +167,8 @@ pub struct Snapshot {
     pub evaluations: BTreeMap<EvaluationRequest, Result<Evaluation, ProviderError>>,
     /// By object.
     pub objects: BTreeMap<ObjectRef, ReferencedObject>,
+    /// What of them expires when, as far as known.
+    pub expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
     /// By failure.
     pub diagnoses: BTreeMap<DiagnosisRequest, Result<Option<Diagnosis>, ProviderError>>,
     /// What could not be read.

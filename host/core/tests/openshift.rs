@@ -498,5 +498,5 @@ fn health_reports_are_told() {
         .iter()
         .map(|plugin| format!("{} {} {} {}", plugin.node, plugin.key_id, plugin.status, plugin.detail))
         .collect();
-    assert_eq!(told, ["a 1 Healthy ", "b 1 Error refused"]);
+    assert_eq!(told, ["a 1 Healthy ", "b 1 Error status: refused"]);
 }

@@ -119,6 +119,11 @@ impl Client {
         }
     }
 
+    /// The same connection with another deadline of each call.
+    pub(crate) fn with_call_timeout(&self, call_timeout: Duration) -> Self {
+        Self { call_timeout, ..self.clone() }
+    }
+
     /// Asks how the plugin is. An unhealthy plugin is an answer, not an error: the reason it gives matters more than
     /// whether the rest of the answer is lawful.
     ///

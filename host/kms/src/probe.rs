@@ -47,6 +47,9 @@ impl fmt::Debug for Canary {
 pub struct ProbeSpec<'a> {
     /// Deadline of connecting and of each call.
     pub call_timeout: Duration,
+    /// That of connecting and of Status where it is to be another: a plugin that hangs has to be found soon, and one that
+    /// wraps a key may have to wait for its KMS.
+    pub status_timeout: Option<Duration>,
     /// Encrypt 32 random bytes, then decrypt them. A plugin that can no longer encrypt breaks every read at the API
     /// server's next restart (BUILDING), so this is asked of read plugins too.
     pub round_trip: bool,
@@ -99,9 +102,11 @@ pub async fn probe(socket: &Path, spec: &ProbeSpec<'_>) -> ProbeReport {
 }
 
 async fn run(socket: &Path, spec: &ProbeSpec<'_>, report: &mut ProbeReport) -> Result<(), KmsError> {
-    let timeouts = Timeouts { connect: spec.call_timeout, call: spec.call_timeout };
-    let client = timed(&mut report.latencies.connect, Client::connect(socket, timeouts)).await?;
-    let status = timed(&mut report.latencies.status, client.status()).await?;
+    let soon = spec.status_timeout.unwrap_or(spec.call_timeout);
+    let timeouts = Timeouts { connect: soon, call: soon };
+    let asking = timed(&mut report.latencies.connect, Client::connect(socket, timeouts)).await?;
+    let status = timed(&mut report.latencies.status, asking.status()).await?;
+    let client = asking.with_call_timeout(spec.call_timeout);
     report.status = Some(status.clone());
     if !status.is_healthy() {
         return Err(KmsError::Unhealthy { healthz: status.healthz });
@@ -113,7 +118,7 @@ async fn run(socket: &Path, spec: &ProbeSpec<'_>, report: &mut ProbeReport) -> R
             timed(&mut report.latencies.encrypt, client.encrypt(&uid, plaintext.as_slice())).await?;
         if encrypted.remote_key_id != status.remote_key_id {
             // A rotation between the two calls is no fault: then Status has moved on too.
-            let again = client.status().await?;
+            let again = asking.status().await?;
             let agrees = again.remote_key_id == encrypted.remote_key_id;
             let status = report.status.insert(again).remote_key_id.clone();
             if !agrees {

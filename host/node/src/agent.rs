@@ -152,7 +152,10 @@ impl Agent {
                         Turn::Moved => Duration::ZERO,
                         // What takes long, such as a KMS that is away, is not worth the API server's metrics each second.
                         Turn::Busy => self.settings.busy * (1 + waited / 10).min(SLOWER),
-                        Turn::Rest => watch::jittered(self.settings.policy.probe_interval),
+                        Turn::Rest => {
+                            let interval = self.settings.policy.probe_interval;
+                            watch::jittered(self.throttle.rest(interval, Instant::now()))
+                        }
                     }
                 }
                 Ok(Err(error)) => {

@@ -33,6 +33,20 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
+    /// One of a container that has ended.
+    pub(crate) fn ended(exit_code: i32) -> Self {
+        Self {
+            exit_code: Some(exit_code),
+            message: Some(format!("the plugin ended with exit code {exit_code}")),
+            ..Default::default()
+        }
+    }
+
+    /// Its container runs, or is about to.
+    pub(crate) fn says_nothing(&self) -> bool {
+        self.phase.is_none() && self.exit_code.is_none() && self.message.is_none()
+    }
+
     /// The failure with what was found. Only a plugin that nobody can talk to is explained by its container's state.
     pub(crate) fn explain(&self, failure: &mut Failure) {
         failure.log_tail.clone_from(&self.log_tail);
@@ -108,11 +122,7 @@ fn container(pod: &Pod) -> Finding {
     let Some(status) = statuses.into_iter().find(|status| status.name == CONTAINER) else {
         return Finding::default();
     };
-    let ended = |ended: &ContainerStateTerminated| Finding {
-        exit_code: Some(ended.exit_code),
-        message: Some(format!("the plugin ended with exit code {}", ended.exit_code)),
-        ..Default::default()
-    };
+    let ended = |ended: &ContainerStateTerminated| Finding::ended(ended.exit_code);
     let state = status.state.as_ref();
     if let Some(terminated) = state.and_then(|state| state.terminated.as_ref()) {
         return ended(terminated);

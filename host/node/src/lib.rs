@@ -3,9 +3,9 @@
 //!
 //! What lives here: files and how they get to disk ([`disk`](Disk)), the API server's metrics, probing of plugins on a
 //! schedule, what a plugin that does not start had to say, and the loop around them ([`Agent`]); what kubeadm makes and
-//! `prepare` changes ([`kubeadm`]); and what is done once by hand, beside the agent or without one ([`recover`], [`join`],
-//! [`restore`]). What may come in: I/O on this node. What never does: a decision (core's), a provider module, the name of a KMS
-//! product, a secret byte in a log line or a status.
+//! `prepare` changes ([`kubeadm`]); what is done once by hand, beside the agent or without one ([`recover`], [`join`],
+//! [`restore`]); and the [`Reporter`], for API servers whose nodes others run. What may come in: I/O on this node. What never
+//! does: a decision (core's), a provider module, the name of a KMS product, a secret byte in a log line or a status.
 
 mod agent;
 mod api;
@@ -21,6 +21,7 @@ mod observe;
 mod paths;
 mod prober;
 mod report;
+mod reporter;
 mod settings;
 mod watch;
 
@@ -31,4 +32,5 @@ pub use diagnosis::failure;
 pub use disk::Disk;
 pub use error::{AgentError, Category};
 pub use paths::Paths;
+pub use reporter::{KmsSocket, NotASocket, Reporter, ReporterSettings};
 pub use settings::{Owner, Settings};

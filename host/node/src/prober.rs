@@ -27,6 +27,9 @@ use crate::watch::jittered;
 /// A pod and its log are looked at again after this long at the earliest.
 const DIAGNOSIS_PAUSE: Duration = Duration::from_secs(2);
 
+/// However often plugins are asked, one that is slow to say how it is does not hang.
+const SHORTEST_STATUS: Duration = Duration::from_secs(2);
+
 /// The longest message that is told, in bytes (CONTRACT 3.10).
 pub(crate) const LONGEST_MESSAGE: usize = 1024;
 
@@ -233,11 +236,18 @@ async fn probe(
     };
     let spec = ProbeSpec {
         call_timeout: probing.timeout,
+        status_timeout: Some(probing.timeout.min(soon(probing.policy.probe_interval))),
         round_trip: full,
         canary: canary.as_ref().filter(|_| full),
         make_canary: full && question.make_canary,
     };
     judge(keyward_kms::probe(&socket, &spec).await)
+}
+
+/// How long a plugin may take to say how it is. One that hangs is found within two intervals: it may begin to right after
+/// it was asked, and then an interval and this go by.
+fn soon(interval: Duration) -> Duration {
+    (interval / 2).max(SHORTEST_STATUS)
 }
 
 fn judge(report: ProbeReport) -> Result<Answer, Box<Trouble>> {
@@ -343,7 +353,7 @@ impl Seen {
                     at,
                     status: HealthStatus::Healthy,
                     remote_key_id: Some(remote_key_id),
-                    detail: None,
+                    failure: None,
                     answered: true,
                 });
                 news
@@ -354,6 +364,12 @@ impl Seen {
                 let answered = failure.phase != "start";
                 let before = self.failing.take().filter(|before| root(&before.failure) == root(&failure));
                 match (finding, &before) {
+                    // Between two ends it runs, and nobody listens yet: it is still one that ends by itself.
+                    (Some(finding), Some(before))
+                        if !answered && before.failure.exit_code.is_some() && finding.says_nothing() =>
+                    {
+                        failure = before.failure.clone();
+                    }
                     (Some(finding), _) => finding.explain(&mut failure),
                     // What was found out a moment ago still holds.
                     (None, Some(before)) if !answered => failure = before.failure.clone(),
@@ -371,7 +387,7 @@ impl Seen {
                     at,
                     status,
                     remote_key_id: remote_key_id.map(RemoteKeyId).or(known),
-                    detail: Some(failed.failure.message.clone()),
+                    failure: Some(failed.failure.clone()),
                     answered,
                 });
                 let definite = policy.is_definite_failure(&failed.view(now), now.duration_since(self.asked));
@@ -482,6 +498,45 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_that_ends_again_and_again_is_told_apart_from_one_that_never_came_up() {
+        let (scrubber, policy) = (scrubber(b"none"), Policy::default());
+        let silent = || {
+            let failure =
+                Failure { phase: "start".into(), message: "nobody listens".into(), ..Default::default() };
+            Err(Box::new(Trouble {
+                failure,
+                mismatch: false,
+                status: HealthStatus::Error,
+                remote_key_id: None,
+            }))
+        };
+        let mut seen = Seen::new(&ask(0, false).question);
+        let mut told = |finding: Option<&Finding>| {
+            seen.record(silent(), true, finding, &scrubber, &policy);
+            let failure = seen.probed(Instant::now()).last.and_then(|last| last.failure).unwrap();
+            (failure.exit_code, failure.message)
+        };
+        let never = (None, "nobody listens".to_owned());
+        assert_eq!(told(Some(&Finding::default())), never);
+        let crashed = (Some(3), "the plugin ended with exit code 3".to_owned());
+        assert_eq!(told(Some(&Finding::ended(3))), crashed);
+        assert_eq!(told(Some(&Finding::default())), crashed, "it is running, for the moment");
+        assert_eq!(told(None), crashed);
+        seen.record(Ok(answer()), true, None, &scrubber, &policy);
+        seen.record(silent(), true, None, &scrubber, &policy);
+        assert_eq!(seen.last.unwrap().failure.unwrap().exit_code, None, "it had come up");
+    }
+
+    #[test]
+    fn a_hanging_plugin_is_found_within_two_intervals() {
+        for seconds in [4_u64, 5, 30] {
+            let interval = Duration::from_secs(seconds);
+            // The longest jitter is a tenth.
+            assert!(interval * 11 / 10 + soon(interval) <= interval * 2, "{seconds}");
+        }
+    }
+
+    #[test]
     fn a_secret_astride_the_cut_leaves_no_part_behind() {
         let secret = "correct horse battery staple";
         let scrubber = scrubber(secret.as_bytes());
@@ -489,7 +544,7 @@ mod tests {
             let mut seen = Seen::new(&ask(0, false).question);
             let message = format!("{} {secret} and more", "x".repeat(before));
             seen.record(trouble(&message), true, None, &scrubber, &Policy::default());
-            let told = seen.probed(Instant::now()).last.and_then(|last| last.detail).unwrap();
+            let told = seen.probed(Instant::now()).last.and_then(|last| last.failure).unwrap().message;
             assert!(told.len() <= LONGEST_MESSAGE && !told.contains("co"), "{told}");
         }
     }

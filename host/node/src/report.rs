@@ -18,6 +18,19 @@ impl Throttle {
         timeless(status) != timeless(last) || status != last && now.duration_since(*at) >= interval
     }
 
+    /// How long nothing is to be written, where nothing happens. Renewed reports are how the operator knows that somebody
+    /// is there at all, so that they must not wait for a whole interval more than they have to.
+    pub(crate) fn rest(&self, interval: Duration, now: Instant) -> Duration {
+        match &self.last {
+            Some((status, at)) if !status.plugins.is_empty() => {
+                let left = interval.saturating_sub(now.duration_since(*at));
+                // Due, and no plugin was probed since: it will be any moment.
+                if left.is_zero() { interval / 4 } else { left }
+            }
+            _ => interval,
+        }
+    }
+
     /// It was written.
     pub(crate) fn written(&mut self, status: EncryptionNodeStatus, now: Instant) {
         self.last = Some((status, now));
@@ -29,11 +42,14 @@ impl Throttle {
     }
 }
 
-/// Without the times at which plugins were probed.
+/// Without what changes by itself: the times at which plugins were probed, and the logs of those that fail.
 fn timeless(status: &EncryptionNodeStatus) -> EncryptionNodeStatus {
     let mut status = status.clone();
     for plugin in &mut status.plugins {
         plugin.health.last_checked_time.clear();
+        if let Some(failure) = &mut plugin.health.failure {
+            failure.log_tail.clear();
+        }
     }
     status
 }
@@ -51,6 +67,7 @@ mod tests {
             remote_key_id: RemoteKeyId("k".into()),
             last_checked_time: at.into(),
             detail: None,
+            failure: None,
         };
         let plugin = NodePlugin { key_id: KeyId(1), digest: PluginDigest("d".into()), ready: true, health };
         EncryptionNodeStatus { plugins: vec![plugin], ..Default::default() }
@@ -69,6 +86,10 @@ mod tests {
         assert!(throttle.is_due(&well("2"), interval, at(30)));
         assert!(!throttle.is_due(&well("1"), interval, at(99)), "nothing was looked at since");
         assert!(throttle.is_due(&status("2", HealthStatus::Error), interval, at(1)));
+        assert_eq!(throttle.rest(interval, at(10)), Duration::from_secs(20));
+        assert_eq!(throttle.rest(interval, at(31)), interval / 4, "a probe is due any moment");
+        throttle.written(EncryptionNodeStatus::default(), at(10));
+        assert_eq!(throttle.rest(interval, at(31)), interval, "nothing changes without plugins");
         throttle.forget();
         assert!(throttle.is_due(&well("1"), interval, at(1)));
     }

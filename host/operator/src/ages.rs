@@ -2,11 +2,12 @@
 //! saw them, never from a time that somebody wrote. After a restart, or when another operator takes over, waits begin
 //! anew. What stands in `status.since[]` is for dumps and people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use jiff::Timestamp;
 use keyward_core::api::Since;
+use keyward_core::outcome::REPORT_FACTS;
 use keyward_core::platform::Age;
 
 /// The facts of the last decision.
@@ -49,10 +50,16 @@ impl Ages {
             .collect()
     }
 
-    /// `status.since[]`.
-    pub fn since(&self) -> Vec<Since> {
+    /// Nothing could be looked at: that an agent said nothing meanwhile was not seen.
+    pub fn blind(&mut self) {
+        self.facts.retain(|fact, _| !fact.starts_with(REPORT_FACTS));
+    }
+
+    /// `status.since[]`, without those that are not worth a write.
+    pub fn since(&self, unrecorded: &BTreeSet<String>) -> Vec<Since> {
         self.facts
             .iter()
+            .filter(|(fact, _)| !unrecorded.contains(*fact))
             .map(|(fact, seen)| Since {
                 fact: fact.clone(),
                 value: seen.value.clone(),
@@ -96,7 +103,21 @@ mod tests {
         ages.observe(&facts("3"), begin, Timestamp::UNIX_EPOCH);
         ages.observe(&facts("3"), begin, Timestamp::from_second(4_000_000_000).unwrap());
         assert_eq!(ages.at(begin)["converged"].elapsed, Duration::ZERO);
-        assert_eq!(ages.since()[0].at, "1970-01-01T00:00:00Z");
+        assert_eq!(ages.since(&BTreeSet::new())[0].at, "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn silence_counts_only_while_somebody_listens() {
+        let report = format!("{REPORT_FACTS}node-1/1");
+        let facts = BTreeMap::from([(report.clone(), "d@t".to_owned()), ("converged".into(), "3".into())]);
+        let (mut ages, begin, second) = (Ages::default(), Instant::now(), Duration::from_secs(1));
+        ages.observe(&facts, begin, Timestamp::UNIX_EPOCH);
+        ages.blind();
+        ages.observe(&facts, begin + second, Timestamp::UNIX_EPOCH);
+        let at = ages.at(begin + 2 * second);
+        assert_eq!((at[&report].elapsed, at["converged"].elapsed), (second, 2 * second));
+        let told = ages.since(&BTreeSet::from([report]));
+        assert_eq!(told.iter().map(|since| since.fact.as_str()).collect::<Vec<_>>(), ["converged"]);
     }
 
     #[test]

@@ -14,11 +14,12 @@ use keyward_core::api::{ClusterEncryption, ClusterEncryptionSpec, EncryptionMigr
 use keyward_core::ids::GroupResource;
 use keyward_core::names;
 use keyward_core::platform::kubernetes::DEFAULT_RESOURCES;
-use keyward_core::platform::{ObjectRef, Objects, ReferencedObject, Serving, Unreadable};
+use keyward_core::platform::{Expiry, ObjectRef, Objects, ReferencedObject, Serving, Unreadable};
 use keyward_core::provider::ReferenceKind;
 
 use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Scope, Step};
 use crate::error::Error;
+use crate::expiry;
 use crate::migrator::discovery;
 
 /// Names of Secrets that are ours; the others in the namespace are the admin's, and are read when referred to.
@@ -75,8 +76,12 @@ pub(crate) async fn serving(
     futures::future::join_all(asked).await.into_iter().collect()
 }
 
-/// Referenced objects as they were read.
-pub(crate) type References = BTreeMap<ObjectRef, ReferencedObject>;
+/// Referenced objects as they were read, and what of them expires when.
+#[derive(Default)]
+pub struct References {
+    pub(crate) objects: BTreeMap<ObjectRef, ReferencedObject>,
+    pub(crate) expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
+}
 
 /// Referenced objects, each by a read of its own.
 pub(crate) async fn references(
@@ -84,23 +89,42 @@ pub(crate) async fn references(
     objects: impl IntoIterator<Item = ObjectRef>,
 ) -> References {
     let read = objects.into_iter().map(|object| async move {
-        let data = referenced(cluster, &object).await;
-        (object, data)
+        let found = referenced(cluster, &object).await;
+        (object, found)
     });
-    futures::future::join_all(read).await.into_iter().collect()
+    let mut references = References::default();
+    for (object, found) in futures::future::join_all(read).await {
+        let data = match found {
+            Ok(Some((data, annotations))) => {
+                let expiries = expiry::of(&data, expiry::annotation(annotations.as_ref()));
+                references.expiries.insert(object.clone(), expiries);
+                Ok(Some(data))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        };
+        references.objects.insert(object, data);
+    }
+    references
 }
 
-async fn referenced(cluster: &Cluster, object: &ObjectRef) -> ReferencedObject {
+/// Data and annotations.
+type Found = (BTreeMap<String, SecretBytes>, Option<BTreeMap<String, String>>);
+
+async fn referenced(cluster: &Cluster, object: &ObjectRef) -> Result<Option<Found>, CallError> {
     let namespace = Some(names::NAMESPACE);
-    let found = match object.kind {
-        ReferenceKind::Secret => {
-            cluster.get::<Secret>(namespace, &object.name).await.map(|found| found.map(secret_data))
-        }
+    Ok(match object.kind {
+        ReferenceKind::Secret => cluster.get::<Secret>(namespace, &object.name).await?.map(|mut secret| {
+            let annotations = secret.metadata.annotations.take();
+            (secret_data(secret), annotations)
+        }),
         ReferenceKind::ConfigMap => {
-            cluster.get::<ConfigMap>(namespace, &object.name).await.map(|found| found.map(config_map_data))
+            cluster.get::<ConfigMap>(namespace, &object.name).await?.map(|mut map| {
+                let annotations = map.metadata.annotations.take();
+                (config_map_data(map), annotations)
+            })
         }
-    };
-    found.map_err(|error| error.to_string())
+    })
 }
 
 /// An error that says what to do where the API server does not know the kind.

@@ -19,6 +19,7 @@ mod backoff;
 pub mod cluster;
 mod error;
 mod events;
+pub mod expiry;
 pub mod fetch;
 mod health;
 mod http;

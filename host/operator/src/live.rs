@@ -49,7 +49,7 @@ pub async fn look(
             }
         }
     }
-    let read = fetch::References::new();
+    let read = fetch::References::default();
     let results = results::resolve(cluster, evaluator, &objects, read, &Metrics::default()).await?;
     Ok(Live { objects, results })
 }

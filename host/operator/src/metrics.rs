@@ -55,6 +55,14 @@ struct ByOutcome {
     outcome: &'static str,
 }
 
+/// What the spec and the keys refer to: as many as an admin wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReference {
+    kind: String,
+    name: String,
+    key: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByCondition {
     r#type: String,
@@ -88,6 +96,7 @@ pub struct Metrics {
     migration_rate: Family<ByResource, Gauge<u64, AtomicU64>>,
     migration_phase: Family<ByPhase, Gauge>,
     condition: Family<ByCondition, Gauge>,
+    expires: Family<ByReference, Gauge<f64, AtomicU64>>,
     write_key: Family<Alone, Gauge<u64, AtomicU64>>,
     converged: Family<Alone, Gauge>,
     registry: Arc<Registry>,
@@ -142,6 +151,10 @@ impl Default for Metrics {
             ),
             migration_phase: registered!("migration_phase", "1 for the phase that a migration is in"),
             condition: registered!("condition", "1 for the status that a condition has"),
+            expires: registered!(
+                "credential_expiry_days",
+                "Days until the first certificate or credential of a referenced object expires; below zero after that"
+            ),
             write_key: registered!("write_key_id", "keyID of the write key; 0 for none"),
             converged: registered!("converged", "1 while every API server has loaded the same revision"),
             registry: Arc::new(registry),
@@ -192,6 +205,7 @@ impl Metrics {
     /// A term has ended: what was decided and migrated in it is another operator's to tell from now on.
     pub(crate) fn end_term(&self) {
         self.condition.clear();
+        self.expires.clear();
         self.write_key.clear();
         self.converged.clear();
         self.migration_done.clear();
@@ -224,6 +238,18 @@ impl Metrics {
         self.converged.get_or_create(&Alone).set(i64::from(outcome.converged));
         let write = outcome.view.keys.iter().find(|key| key.role == "write");
         self.write_key.get_or_create(&Alone).set(write.map_or(0, |key| key.key_id.0));
+        // What is not referred to any more expires for nobody.
+        self.expires.clear();
+        for expires in &outcome.view.expiries {
+            let label = ByReference {
+                kind: expires.object.kind.to_string(),
+                name: expires.object.name.clone(),
+                key: expires.key.clone().unwrap_or_default(),
+            };
+            // A gauge of days: to the tenth.
+            let tenths = i32::try_from(expires.seconds_left / 8640).unwrap_or(i32::MAX);
+            self.expires.get_or_create(&label).set(f64::from(tenths) / 10.0);
+        }
         for condition in &outcome.conditions {
             for (status, name) in [
                 (ConditionStatus::True, "True"),
@@ -240,6 +266,9 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use keyward_core::api::Condition;
+    use keyward_core::outcome::{Expires, StatusView};
+    use keyward_core::platform::ObjectRef;
+    use keyward_core::provider::ReferenceKind;
 
     use super::*;
 
@@ -254,6 +283,15 @@ mod tests {
         metrics.decided(&Outcome {
             converged: true,
             conditions: vec![Condition::new("Encrypted", ConditionStatus::True, "", "")],
+            view: StatusView {
+                expiries: vec![Expires {
+                    object: ObjectRef { kind: ReferenceKind::ConfigMap, name: "ca".into() },
+                    key: Some("bundle".into()),
+                    at: jiff::Timestamp::UNIX_EPOCH,
+                    seconds_left: -86_400 * 3 / 2,
+                }],
+                ..Default::default()
+            },
             ..Default::default()
         });
         let text = metrics.encode().unwrap();
@@ -264,6 +302,7 @@ mod tests {
             "keyward_condition{type=\"Encrypted\",status=\"True\"} 1",
             "keyward_condition{type=\"Encrypted\",status=\"False\"} 0",
             "keyward_converged{} 1",
+            "keyward_credential_expiry_days{kind=\"configmap\",name=\"ca\",key=\"bundle\"} -1.5",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }

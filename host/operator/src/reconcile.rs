@@ -79,6 +79,9 @@ impl Reconciler {
             roles::read(&self.cluster),
             fetch::references(&self.cluster, self.referenced.clone()),
         );
+        if objects.is_err() {
+            self.ages.blind();
+        }
         let objects = objects?;
         tracing::debug!("has read the objects");
         let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
@@ -191,9 +194,8 @@ impl Reconciler {
     ) -> Result<bool, Error> {
         let before = cluster_encryption.status.clone().unwrap_or_default();
         let generation = cluster_encryption.metadata.generation.unwrap_or_default();
-        let failure = applied.failure.as_ref();
-        let after =
-            status::merged(&before, outcome, self.ages.since(), failure, generation, Timestamp::now());
+        let (failure, since) = (applied.failure.as_ref(), self.ages.since(&outcome.unrecorded));
+        let after = status::merged(&before, outcome, since, failure, generation, Timestamp::now());
         if cluster_encryption.status.as_ref() == Some(&after) {
             return Ok(true);
         }

@@ -30,7 +30,8 @@ pub async fn resolve(
     read: References,
     metrics: &Metrics,
 ) -> Result<Results, Error> {
-    let mut results = Results { objects: read, ..Default::default() };
+    let References { objects: known, expiries } = read;
+    let mut results = Results { objects: known, expiries, ..Default::default() };
     for _ in 0..ROUNDS {
         let needed = kubernetes::needed(objects, &results);
         if needed.is_empty() {
@@ -57,7 +58,8 @@ pub async fn resolve(
             (request, said.map_err(|error| error.to_string()))
         }));
         let (answered, read, looked) = tokio::join!(blocking, read, looked);
-        results.objects.extend(read);
+        results.objects.extend(read.objects);
+        results.expiries.extend(read.expiries);
         results.history.extend(looked);
         // A panic is caught closer to the call; what is left is a runtime that shuts down.
         if let Ok((evaluated, diagnosed)) = answered {

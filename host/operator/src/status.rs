@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use keyward_core::api::{ClusterEncryptionStatus, Condition, ConditionStatus, ReencryptStatus, Since};
+use keyward_core::api::{
+    ClusterEncryptionStatus, Condition, ConditionStatus, PluginSummary, ReencryptStatus, Since,
+};
 use keyward_core::outcome::Outcome;
 
 use crate::ages::whole_seconds;
@@ -36,13 +38,26 @@ pub(crate) fn merged(
         revisions: view.revisions.clone(),
         keys: view.keys.clone(),
         migrations: view.migrations.clone(),
-        plugins: view.plugins.clone(),
+        plugins: plugins(&before.plugins, &view.plugins, now),
         reencrypt: match &view.reencrypted {
             Some(token) => ReencryptStatus { token: Some(token.clone()) },
             None => before.reencrypt.clone(),
         },
         since,
     }
+}
+
+/// Since when each plugin is as it is. Kept where another operator has told it already.
+fn plugins(before: &[PluginSummary], decided: &[PluginSummary], now: Timestamp) -> Vec<PluginSummary> {
+    let mut plugins = decided.to_vec();
+    for plugin in &mut plugins {
+        let same = |stood: &&PluginSummary| {
+            stood.node == plugin.node && stood.key_id == plugin.key_id && stood.status == plugin.status
+        };
+        let kept = before.iter().find(same).and_then(|stood| stood.since.clone());
+        plugin.since = Some(kept.unwrap_or_else(|| whole_seconds(now).to_string()));
+    }
+    plugins
 }
 
 /// A lost precondition is how two writers take turns, and no failure.
@@ -87,6 +102,7 @@ fn conditions(
 #[cfg(test)]
 mod tests {
     use keyward_core::ids::KeyId;
+    use keyward_core::outcome::StatusView;
 
     use super::*;
 
@@ -111,6 +127,30 @@ mod tests {
         assert_eq!(time(&first), time(&second));
         let third = after(&second, &outcome(ConditionStatus::True), 30);
         assert_eq!(time(&third).as_deref(), Some("1970-01-01T00:00:30Z"));
+    }
+
+    #[test]
+    fn a_plugin_tells_since_when_it_is_as_it_is() {
+        let plugin = |status: &str, detail: &str| Outcome {
+            view: StatusView {
+                plugins: vec![PluginSummary {
+                    node: "node-1".into(),
+                    key_id: KeyId(1),
+                    status: status.into(),
+                    remote_key_id: None,
+                    since: None,
+                    detail: detail.into(),
+                    remedy: String::new(),
+                }],
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let since = |status: &ClusterEncryptionStatus| status.plugins[0].since.clone().unwrap();
+        let first = after(&ClusterEncryptionStatus::default(), &plugin("Error", "refused"), 10);
+        let second = after(&first, &plugin("Error", "sealed"), 20);
+        let third = after(&second, &plugin("Healthy", ""), 30);
+        assert_eq!([&first, &second, &third].map(since).map(|at| at[17..19].to_owned()), ["10", "10", "30"]);
     }
 
     #[test]

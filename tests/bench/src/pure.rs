@@ -174,6 +174,7 @@ fn ten_keys() -> Result<(Objects, Results)> {
                         remote_key_id: RemoteKeyId("kek".to_owned()),
                         last_checked_time: String::new(),
                         detail: None,
+                        failure: None,
                     },
                 })
                 .collect(),

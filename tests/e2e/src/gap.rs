@@ -125,7 +125,13 @@ struct Watcher {
 
 impl Watcher {
     async fn run(self) {
-        let spec = ProbeSpec { call_timeout: CALL, round_trip: true, canary: None, make_canary: false };
+        let spec = ProbeSpec {
+            call_timeout: CALL,
+            status_timeout: None,
+            round_trip: true,
+            canary: None,
+            make_canary: false,
+        };
         let mut kept: Option<Kept> = None;
         let mut anew = true;
         let mut last: Option<Instant> = None;

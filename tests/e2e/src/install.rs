@@ -31,7 +31,7 @@ pub const SHORT_HISTORY: &str = "--etcd-compaction-interval=5s";
 /// The rights of operator and agents, in deploy/.
 pub const RIGHTS: [&str; 2] = ["rbac/operator.yaml", "rbac/node-agent.yaml"];
 /// The Secret with the AppRole's credentials.
-const CREDENTIALS: &str = "vault-approle";
+pub const CREDENTIALS: &str = "vault-approle";
 /// The ConfigMap with the KMS's CA.
 const CA_BUNDLE: &str = "vault-ca-bundle";
 
@@ -44,6 +44,8 @@ pub struct Install {
     pub request_timeout: Duration,
     /// How often they look at their configuration.
     pub file_poll: Duration,
+    /// How often the agents probe plugins that are well.
+    pub probe_interval: Duration,
     /// Kept where this says so.
     pub keep: Option<PathBuf>,
     /// Transit keys to make in `transit`; the AppRole may use them all.
@@ -62,6 +64,7 @@ impl Default for Install {
             nodes: 1,
             request_timeout: Duration::from_secs(5),
             file_poll: Duration::from_secs(1),
+            probe_interval: Duration::from_secs(2),
             keep: None,
             keys: vec!["a".to_owned(), "b".to_owned()],
             operator_args: Vec::new(),
@@ -220,7 +223,8 @@ impl Keyward {
 
     /// Starts an agent on each node.
     pub fn start_agents(&self) -> Result<()> {
-        self.cluster.nodes().iter().try_for_each(|node| node.start_agent(&["--probe-interval", "2s"]))
+        let interval = format!("{}s", self.install.probe_interval.as_secs());
+        self.cluster.nodes().iter().try_for_each(|node| node.start_agent(&["--probe-interval", &interval]))
     }
 
     /// Stops each node's agent, and waits for its end: from now on no node moves.

@@ -22,7 +22,7 @@ pub use encryption::Encryption;
 pub use evidence::{Evidence, evidence};
 pub use gap::{Gap, Watched};
 pub use in_use::InUse;
-pub use install::{IMAGE, Install, Keyward, RIGHTS, SHORT_HISTORY, shipped, vault_spec};
+pub use install::{CREDENTIALS, IMAGE, Install, Keyward, RIGHTS, SHORT_HISTORY, shipped, vault_spec};
 pub use load::{Content, Contents, Load};
 pub use narrator::Narrator;
 pub use plan::{Answer, plan};

@@ -165,6 +165,7 @@ mod tests {
                 remote_key_id: RemoteKeyId(String::new()),
                 last_checked_time: String::new(),
                 detail: None,
+                failure: None,
             },
         };
         let mut known = Known::default();

@@ -241,6 +241,7 @@ fn converged(snapshot: &mut Snapshot) {
         remote_key_id: RemoteKeyId("k".into()),
         last_checked_time: String::new(),
         detail: None,
+        failure: None,
     };
     for server in snapshot.servers.values_mut() {
         let Some(agent) = &mut server.agent else { continue };

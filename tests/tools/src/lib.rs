@@ -12,6 +12,7 @@ mod bao;
 mod binaries;
 mod componentize;
 mod control_plane;
+mod faketime;
 mod go;
 pub mod progress;
 mod providers;

@@ -16,6 +16,7 @@ use keyward_core::platform::openshift::{COMPONENTS, Component};
 use keyward_core::platform::{self, FreshBytes, Given, Needed, Results, kubernetes, openshift};
 use keyward_core::provider::Evaluator;
 use keyward_core::snapshot::Snapshot;
+use keyward_operator::expiry;
 use serde_json::{Value, json};
 
 use super::Output;
@@ -175,6 +176,10 @@ fn resolved(
         }
         for object in wanted.objects {
             let found = dump.referenced(namespace, &object);
+            if let Ok(Some(data)) = &found {
+                let said = expiry::annotation(dump.annotations(namespace, &object));
+                results.expiries.insert(object.clone(), expiry::of(data, said));
+            }
             results.objects.insert(object, found);
         }
         for (request, failure) in wanted.diagnoses {

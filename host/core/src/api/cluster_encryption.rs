@@ -258,11 +258,20 @@ pub struct PluginSummary {
     /// Which key's.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// `Healthy`, `Unhealthy`, `Error` or `Unknown`.
+    /// `Healthy`, `Unhealthy`, `Error`, or `Unknown` where nothing was heard of it for too long.
     pub status: String,
-    /// What is wrong, and what to do.
+    /// What it last called its KEK; `unknown` before it said anything.
+    #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
+    pub remote_key_id: Option<RemoteKeyId>,
+    /// RFC 3339; when `status` became this one, by the operator's clock. Absent in core's output: the writer fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// What is wrong.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
 }
 
 /// What became of `spec.reencrypt`.

@@ -132,6 +132,10 @@ pub struct EncryptionNodeStatus {
     /// of which that cannot be said is not here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adopted: Vec<Adopted>,
+    /// How often `plugins` is renewed, whatever comes of the probes: who renews nothing for four times as long is not
+    /// heard of any more. Absent from agents that do not say: 30 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_interval_seconds: Option<u32>,
     /// Keys whose plugin's data is on this node's disk, in kept revisions or in files.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<KeyId>,
@@ -221,6 +225,9 @@ pub struct PluginHealth {
     /// Absent when healthy; at most 1,024 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The same as the provider's diagnosis wants it; absent when healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
 }
 
 /// Spelled as in CONTRACT 3.10.
@@ -232,6 +239,17 @@ pub enum HealthStatus {
     Unhealthy,
     /// A probe failed.
     Error,
+}
+
+impl HealthStatus {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "Healthy",
+            Self::Unhealthy => "Unhealthy",
+            Self::Error => "Error",
+        }
+    }
 }
 
 /// How a preflight ended.

@@ -6,7 +6,9 @@
 mod abandon;
 mod condition;
 mod decommission;
+mod diagnosis;
 mod evidence;
+mod expiry;
 mod health;
 mod in_place;
 mod key;
@@ -18,19 +20,20 @@ mod preflight;
 mod preflight_status;
 mod prune;
 mod record;
+mod reports;
 mod rollout;
 mod rotation;
 mod state;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::api::{Condition, ConditionStatus};
 use crate::formats::revision::RevisionContent;
 use crate::ids::{GroupResource, KeyId, Mode};
 use crate::machine::{self, Desired, Facts, Key, State};
-use crate::outcome::{Action, Notice, Outcome, Waiting};
+use crate::outcome::{Action, Notice, Outcome, StatusView, Waiting};
 use crate::snapshot::Snapshot;
 
 pub use rollout::{Assessment, Deployment, assess};
@@ -52,12 +55,14 @@ pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     lost::decide(&assessment, &mut turn);
     rollout::decide(snapshot, &assessment, request, &mut turn);
     health::decide(snapshot, &assessment.deployment, &mut turn);
+    let expiries = expiry::decide(snapshot, &mut turn);
     pods::tell(snapshot, &mut turn);
     if !matches!(assessment.deployment, Deployment::Blocked) {
         decommission::decide(snapshot, &mut turn);
     }
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
-    turn.finish(view::view(snapshot, &assessment.deployment, &deployed))
+    let view = view::view(snapshot, &assessment.deployment, &deployed);
+    turn.finish(StatusView { expiries, ..view })
 }
 
 /// What is deployed, and what should be.
@@ -128,6 +133,7 @@ pub(crate) struct Turn {
     explanation: Vec<String>,
     notices: Vec<Notice>,
     facts: BTreeMap<String, String>,
+    unrecorded: BTreeSet<String>,
     waiting: Option<Waiting>,
     requeue_after: Option<Duration>,
     operand: String,
@@ -144,6 +150,7 @@ impl Turn {
             explanation: Vec::new(),
             notices: Vec::new(),
             facts: BTreeMap::new(),
+            unrecorded: BTreeSet::new(),
             waiting: None,
             requeue_after: None,
             operand: snapshot.component.clone(),
@@ -222,7 +229,7 @@ impl Turn {
         }
     }
 
-    fn finish(self, view: crate::outcome::StatusView) -> Outcome {
+    fn finish(self, view: StatusView) -> Outcome {
         Outcome {
             operand: self.operand,
             converged: self.converged,
@@ -232,6 +239,7 @@ impl Turn {
             explanation: self.explanation,
             notices: self.notices,
             facts: self.facts,
+            unrecorded: self.unrecorded,
             view,
             requeue_after: self.requeue_after,
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::key::{self, Then, Trial, Wish};
-use super::{Turn, preflight_status, record};
+use super::{Turn, diagnosis, preflight_status, record};
 use crate::SecretBytes;
 use crate::api::{Canary, ConditionStatus, PreflightPurpose, PreflightRequest, PreflightResult};
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
@@ -228,28 +228,10 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
 
 /// A failure in words, with the provider's diagnosis where it has one.
 fn told(snapshot: &Snapshot, stored: &StoredCandidate, failure: &Failure) -> String {
-    let request = (stored.request(snapshot.wanted.kms.as_ref()), failure.clone());
-    let seen = format!("{}: {}{}", failure.phase, failure.message, last_words(failure));
-    match snapshot.diagnoses.get(&request) {
-        Some(Ok(Some(diagnosis))) => {
-            format!("{}: {} ({seen}). {}", diagnosis.cause, diagnosis.summary, diagnosis.remedy)
-        }
-        _ => seen,
-    }
-}
-
-/// What the plugin logged, where nobody can talk to it: one that answers says itself what is wrong. Of many lines the
-/// first, which says why a program was called wrongly, and the last.
-fn last_words(failure: &Failure) -> String {
-    let silent = failure.exit_code.is_some() || failure.phase == "start";
-    let lines: Vec<&str> = match failure.log_tail.as_slice() {
-        [first, middle @ .., before, last] if middle.len() > 1 => vec![first, "…", before, last],
-        all => all.iter().map(String::as_str).collect(),
-    };
-    if silent && !lines.is_empty() {
-        format!("; its last words: {}", lines.join(" | "))
-    } else {
-        String::new()
+    let request = stored.request(snapshot.wanted.kms.as_ref());
+    match diagnosis::of(snapshot, Some(request), failure) {
+        Some(found) => diagnosis::diagnosed(found, failure).to_string(),
+        None => diagnosis::seen(failure),
     }
 }
 

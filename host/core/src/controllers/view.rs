@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Deployed, Deployment, decommission};
-use crate::api::{HealthStatus, KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
+use super::reports::{self, Health};
+use super::{Deployed, Deployment, decommission, health};
+use crate::api::{KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
 use crate::ids::Revision;
 use crate::machine::Step;
 use crate::outcome::StatusView;
@@ -22,6 +23,7 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
         migrations: migrations(snapshot),
         reencrypted: reencrypted(snapshot, deployed),
         plugins: plugins(snapshot),
+        expiries: Vec::new(),
     }
 }
 
@@ -112,22 +114,30 @@ fn migrations(snapshot: &Snapshot) -> Vec<MigrationSummary> {
         .collect()
 }
 
+/// Every report that still means something: that of a plugin which nothing needs, and of which nothing is heard any more,
+/// does not (DESIGN.md, "Health").
 fn plugins(snapshot: &Snapshot) -> Vec<PluginSummary> {
-    snapshot
-        .servers
-        .values()
-        .flat_map(|server| {
-            server.status().into_iter().flat_map(|status| &status.plugins).map(|plugin| PluginSummary {
+    let mut told = Vec::new();
+    for server in snapshot.servers.values() {
+        for plugin in reports::plugins(server) {
+            let health = reports::health(snapshot, server, plugin);
+            let orphan = reports::orphan(snapshot, server, plugin);
+            if orphan && health == Health::Unknown {
+                continue;
+            }
+            let words = health::told(snapshot, server, plugin);
+            let unneeded = if orphan { "no revision and no candidate needs it" } else { "" };
+            let parts = [words.what.as_str(), unneeded].into_iter().filter(|part| !part.is_empty());
+            told.push(PluginSummary {
                 node: server.name.clone(),
                 key_id: plugin.key_id,
-                status: match plugin.health.status {
-                    HealthStatus::Healthy => "Healthy",
-                    HealthStatus::Unhealthy => "Unhealthy",
-                    HealthStatus::Error => "Error",
-                }
-                .to_owned(),
-                detail: plugin.health.detail.clone().unwrap_or_default(),
-            })
-        })
-        .collect()
+                status: health.name().to_owned(),
+                remote_key_id: Some(plugin.health.remote_key_id.clone()),
+                since: None,
+                detail: parts.collect::<Vec<_>>().join("; "),
+                remedy: words.remedy,
+            });
+        }
+    }
+    told
 }

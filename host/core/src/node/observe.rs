@@ -252,8 +252,8 @@ pub struct LastProbe {
     pub status: HealthStatus,
     /// What the plugin last called its KEK.
     pub remote_key_id: Option<RemoteKeyId>,
-    /// What is wrong.
-    pub detail: Option<String>,
+    /// What is wrong, cleaned of secrets.
+    pub failure: Option<Failure>,
     /// Whether somebody answered on the socket, whatever the answer.
     pub answered: bool,
 }

@@ -1,6 +1,7 @@
 //! `EncryptionNode.status`: what was seen, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::decide::Ask;
 use super::install::told;
@@ -9,11 +10,11 @@ use super::observe::Socket;
 use super::recovered::in_force;
 use super::view::{Problem, View, plugins_of};
 use crate::api::{
-    EncryptionNodeStatus, NodeError, NodePlugin, PluginHealth, PreflightAnswer, RecoveredPlugin,
+    EncryptionNodeStatus, HealthStatus, NodeError, NodePlugin, PluginHealth, PreflightAnswer, RecoveredPlugin,
 };
 use crate::ids::{KeyId, PluginDigest, RemoteKeyId, Revision};
 
-/// CONTRACT 3.10: details of at most so many characters.
+/// CONTRACT 3.10: details and remote key ids of 1 to so many characters.
 const MAX_DETAIL: usize = 1024;
 
 /// `None` without a spec to answer, and while a plugin that serves was not probed by this agent yet: a report would
@@ -45,6 +46,7 @@ pub(super) fn report(
         highest_key_id: view.o.disk.highest_key_id,
         plugins: asks.iter().filter_map(|(instance, ask)| plugin(view, instance, ask)).collect(),
         adopted: reading.map(|reading| reading.adopted.clone()).unwrap_or_default(),
+        probe_interval_seconds: Some(interval(view.o.policy.probe_interval)),
         held: held(view),
         recovered: recovered(view),
         kek_mismatch: mismatched(view, asks),
@@ -76,18 +78,31 @@ fn plugin(view: &View<'_>, instance: &Instance, ask: &Ask) -> Option<NodePlugin>
         Socket::Generation | Socket::Link => None,
     };
     let last = view.o.probes.get(instance)?.last.as_ref()?;
-    let unknown = || RemoteKeyId("unknown".to_owned());
+    let failure = last.failure.as_ref().filter(|_| last.status != HealthStatus::Healthy);
     Some(NodePlugin {
         key_id: instance.key_id,
         digest: digest(view, instance)?,
         ready: view.is_ready(instance, external),
         health: PluginHealth {
             status: last.status,
-            remote_key_id: last.remote_key_id.clone().filter(|id| !id.0.is_empty()).unwrap_or_else(unknown),
+            remote_key_id: RemoteKeyId(filled(last.remote_key_id.as_ref().map_or("", |id| &id.0), "unknown")),
             last_checked_time: last.at.clone(),
-            detail: last.detail.as_ref().map(|detail| detail.chars().take(MAX_DETAIL).collect()),
+            detail: failure.map(|failure| filled(&failure.message, "no detail")),
+            failure: failure.cloned(),
         },
     })
+}
+
+/// What a status can always carry: cut to what is allowed, and never empty.
+fn filled(text: &str, nothing: &str) -> String {
+    let cut: String = text.chars().take(MAX_DETAIL).collect();
+    if cut.trim().is_empty() { nothing.to_owned() } else { cut }
+}
+
+/// In whole seconds, and never none: half a second is told as one.
+fn interval(interval: Duration) -> u32 {
+    let seconds = interval.as_secs() + u64::from(interval.subsec_nanos() > 0);
+    u32::try_from(seconds.max(1)).unwrap_or(u32::MAX)
 }
 
 /// Plugins that answer with another KEK than their canary's.

@@ -8,6 +8,7 @@ use std::fmt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -22,13 +23,13 @@ const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// What marks an API server's identity Lease, and where those are.
 const IDENTITY: (&str, &str) = ("apiserver.kubernetes.io/identity", "kube-apiserver");
 const KUBE_SYSTEM: &str = "kube-system";
-/// Fields whose times tell when the dump was made; a time elsewhere may lie in the future.
-const TIMES: [&str; 12] = [
+/// Fields whose times tell when the dump was made; a time elsewhere may lie in the future. When a plugin was probed is
+/// told by the clock of its node, which may be off.
+const TIMES: [&str; 11] = [
     "at",
     "creationTimestamp",
     "deletionTimestamp",
     "finishedAt",
-    "lastCheckedTime",
     "lastHeartbeatTime",
     "lastTransitionTime",
     "lastUpdateTime",
@@ -244,11 +245,19 @@ impl Dump {
         }
     }
 
+    /// The annotations of a referenced object.
+    pub fn annotations(&self, namespace: &str, object: &ObjectRef) -> Option<&BTreeMap<String, String>> {
+        let is = |metadata: &&ObjectMeta| is(metadata, namespace, object);
+        let metadata = match object.kind {
+            ReferenceKind::Secret => self.secrets.iter().map(|secret| &secret.metadata).find(is),
+            ReferenceKind::ConfigMap => self.config_maps.iter().map(|map| &map.metadata).find(is),
+        };
+        metadata?.annotations.as_ref()
+    }
+
     /// A referenced object. What is not in the dump does not exist.
     pub fn referenced(&self, namespace: &str, object: &ObjectRef) -> ReferencedObject {
-        let is = |metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
-            metadata.namespace.as_deref() == Some(namespace) && metadata.name.as_deref() == Some(&object.name)
-        };
+        let is = |metadata: &ObjectMeta| is(metadata, namespace, object);
         Ok(match object.kind {
             ReferenceKind::Secret => {
                 self.secrets.iter().find(|secret| is(&secret.metadata)).map(super::kubernetes::data)
@@ -260,6 +269,10 @@ impl Dump {
             }),
         })
     }
+}
+
+fn is(metadata: &ObjectMeta, namespace: &str, object: &ObjectRef) -> bool {
+    metadata.namespace.as_deref() == Some(namespace) && metadata.name.as_deref() == Some(&object.name)
 }
 
 fn put<T: DeserializeOwned>(into: &mut Vec<T>, object: &Value) -> Result<(), String> {

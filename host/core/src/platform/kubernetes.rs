@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 
+use super::needed::Whose;
 use super::{
     Given, HistoryRequest, KMS_REQUIRED, Needed, Objects, Results, Serving, keys, kms_of, lacks_kms, needed,
 };
@@ -28,10 +29,10 @@ const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 pub fn needed(objects: &Objects, results: &Results) -> Needed {
     let (keys, _) = keys::decode(secrets_of_keys(objects));
     let desired = objects.cluster_encryption.as_ref().and_then(|cluster| kms_of(&cluster.spec.encryption));
-    let failures = objects
-        .encryption_nodes
-        .iter()
-        .filter_map(|node| node.status.as_ref()?.preflight.as_ref()?.failure.clone());
+    let statuses = || objects.encryption_nodes.iter().filter_map(|node| node.status.as_ref());
+    let failures = statuses()
+        .filter_map(|status| Some((Whose::Candidate, status.preflight.as_ref()?.failure.clone()?)))
+        .chain(statuses().flat_map(needed::unwell));
     let candidate = find(objects, names::PREFLIGHT_SECRET).and_then(|secret| decode_candidate(secret).ok());
     let candidate = candidate.map(|candidate| candidate.request(desired.as_ref()));
     let mut needed = needed::needed(desired.as_ref(), &keys, candidate, failures, results);
@@ -115,6 +116,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
             .collect(),
         evaluations: results.evaluations.clone(),
         objects: results.objects.clone(),
+        expiries: results.expiries.clone(),
         diagnoses: results.diagnoses.clone(),
         unreadable: objects.unreadable.clone(),
         now: given.now,

@@ -110,6 +110,39 @@ impl std::fmt::Display for ObjectRef {
 /// A referenced object as read: `Ok(None)` where it does not exist, `Err` where it cannot be read.
 pub type ReferencedObject = Result<Option<BTreeMap<String, SecretBytes>>, String>;
 
+/// When something in a referenced object expires. No byte of a Secret but a certificate's subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// What says so.
+    pub source: ExpirySource,
+    /// When, or why that cannot be read.
+    pub at: Result<jiff::Timestamp, String>,
+}
+
+/// What says when something expires.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExpirySource {
+    /// A certificate itself.
+    Certificate {
+        /// The data key that it stands in, maybe beside others.
+        key: String,
+        /// Its subject.
+        subject: String,
+    },
+    /// The object's annotation [`ANNOTATION_EXPIRES`](crate::names::ANNOTATION_EXPIRES).
+    Annotation,
+}
+
+impl ExpirySource {
+    /// The data key that it speaks of; `None` for the whole object.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Certificate { key, .. } => Some(key),
+            Self::Annotation => None,
+        }
+    }
+}
+
 /// A plugin's failure, and the configuration that it ran with.
 pub type DiagnosisRequest = (EvaluationRequest, Failure);
 
@@ -125,6 +158,8 @@ pub struct Results {
     pub objects: BTreeMap<ObjectRef, ReferencedObject>,
     /// By provider modules.
     pub diagnoses: BTreeMap<DiagnosisRequest, Result<Option<Diagnosis>, ProviderError>>,
+    /// What of the objects expires when, as far as known.
+    pub expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
     /// Whether etcd's history at a resourceVersion is compacted, or why that cannot be said.
     pub history: BTreeMap<HistoryRequest, Result<bool, String>>,
 }

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::{Needed, ObjectRef, Results};
+use crate::api::EncryptionNodeStatus;
 use crate::formats::key_secret::KeySecret;
+use crate::ids::KeyId;
 use crate::provider::{EvaluationRequest, Failure, Origin};
 
 /// Asked until it wants nothing: each answer may lead to the next question.
@@ -11,7 +13,7 @@ pub(super) fn needed(
     desired: Option<&Value>,
     keys: &[KeySecret],
     candidate: Option<EvaluationRequest>,
-    failures: impl IntoIterator<Item = Failure>,
+    failures: impl IntoIterator<Item = (Whose, Failure)>,
     results: &Results,
 ) -> Needed {
     let mut needed = Needed::default();
@@ -34,15 +36,38 @@ pub(super) fn needed(
             Some(Err(_)) => {}
         }
     }
-    // A preflight's failure is put to the provider with the configuration that the candidate runs with.
-    if let Some(request) = candidate.filter(|request| matches!(results.evaluations.get(request), Some(Ok(_))))
-    {
-        for failure in failures {
-            let diagnosis = (request.clone(), failure);
-            if !results.diagnoses.contains_key(&diagnosis) {
-                needed.diagnoses.insert(diagnosis);
+    let known = |request: &EvaluationRequest| matches!(results.evaluations.get(request), Some(Ok(_)));
+    let candidate = candidate.filter(known);
+    for (whose, failure) in failures {
+        let request = match whose {
+            Whose::Candidate => candidate.clone(),
+            Whose::Key(id) => {
+                let kms = keys.iter().find(|key| key.id == id).and_then(|key| key.kms.as_ref());
+                kms.map(|kms| EvaluationRequest::new(Origin::Stored, &kms.plugin.kms)).filter(known)
             }
+        };
+        let Some(request) = request else { continue };
+        let diagnosis = (request, failure);
+        if !results.diagnoses.contains_key(&diagnosis) {
+            needed.diagnoses.insert(diagnosis);
         }
     }
     needed
+}
+
+/// Whose plugin failed, and so whose configuration it is put to the provider with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// The candidate's, with the configuration that it runs with.
+    Candidate,
+    /// That of a key in use. One whose secret is gone gets no diagnosis.
+    Key(KeyId),
+}
+
+/// What nodes report of plugins that are not well.
+pub(super) fn unwell(status: &EncryptionNodeStatus) -> impl Iterator<Item = (Whose, Failure)> {
+    status
+        .plugins
+        .iter()
+        .filter_map(|plugin| Some((Whose::Key(plugin.key_id), plugin.health.failure.clone()?)))
 }

@@ -21,9 +21,9 @@ use keyward_core::formats::revision::{
 };
 use keyward_core::ids::{ConfigHash, GroupResource, KeyId, PluginDigest, RemoteKeyId};
 use keyward_core::names;
-use keyward_core::outcome::{Action, Outcome};
+use keyward_core::outcome::{Action, Outcome, REPORT_FACTS};
 use keyward_core::platform::{
-    Age, DiagnosisRequest, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes,
+    Age, DiagnosisRequest, Expiry, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes,
 };
 use keyward_core::provider::{
     Container, Diagnosis, Evaluation, EvaluationRequest, Exposure, Failure, Kek, KeyRef, ModuleDigest, Part,
@@ -51,6 +51,12 @@ pub struct World {
     pub external: bool,
     /// What admins replaced by hand on nodes: the data that were there before, by key and digest.
     pub recovered: BTreeMap<String, (KeyId, PluginDigest)>,
+    /// Nodes whose agents say nothing any more.
+    pub silent: BTreeSet<String>,
+    /// What the provider says of a failure.
+    pub diagnosis: Option<Diagnosis>,
+    /// What of the referenced objects expires when.
+    pub expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
     /// The migration of this resource does not end.
     pub stuck: Option<String>,
     pub ages: BTreeMap<String, Age>,
@@ -87,6 +93,9 @@ impl World {
             compacted: false,
             external: false,
             recovered: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            diagnosis: None,
+            expiries: BTreeMap::new(),
             stuck: None,
             ages: BTreeMap::new(),
             log: Vec::new(),
@@ -135,10 +144,11 @@ impl World {
                 results.history.insert(request, Ok(self.compacted));
             }
             for diagnosis in needed.diagnoses {
-                let said = diagnose(&diagnosis);
+                let said = self.diagnosis.clone().or_else(|| diagnose(&diagnosis));
                 results.diagnoses.insert(diagnosis, Ok(said));
             }
         }
+        results.expiries.clone_from(&self.expiries);
         self.salt += 1;
         let given = Given {
             now: "2026-05-08T12:34:56Z".parse().unwrap(),
@@ -150,9 +160,15 @@ impl World {
         };
         let snapshot = kubernetes::snapshot(&self.objects, &results, given).unwrap();
         let outcome = keyward_core::reconcile(&snapshot);
+        // Agents renew their reports, but for those that have fallen silent.
+        let renewed = |fact: &str| {
+            let node = fact.strip_prefix(REPORT_FACTS).and_then(|rest| rest.split('/').next());
+            node.is_some_and(|node| !self.silent.contains(node))
+        };
         self.ages = outcome
             .facts
             .iter()
+            .filter(|(fact, _)| !renewed(fact))
             .map(|(fact, value)| {
                 let elapsed = self
                     .ages
@@ -358,6 +374,7 @@ impl World {
                             remote_key_id: RemoteKeyId("kek".into()),
                             last_checked_time: String::new(),
                             detail: None,
+                            failure: None,
                         },
                     })
                     .collect(),

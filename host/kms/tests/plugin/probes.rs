@@ -7,8 +7,13 @@ use tonic::Code;
 
 use crate::misbehaving::{Fault, Plugin, Running};
 
-const STATUS_ONLY: ProbeSpec<'static> =
-    ProbeSpec { call_timeout: Duration::from_secs(1), round_trip: false, canary: None, make_canary: false };
+const STATUS_ONLY: ProbeSpec<'static> = ProbeSpec {
+    call_timeout: Duration::from_secs(1),
+    status_timeout: None,
+    round_trip: false,
+    canary: None,
+    make_canary: false,
+};
 const ROUND_TRIP: ProbeSpec<'static> = ProbeSpec { round_trip: true, ..STATUS_ONLY };
 const MAKE_CANARY: ProbeSpec<'static> = ProbeSpec { make_canary: true, ..STATUS_ONLY };
 

@@ -7,8 +7,13 @@ use tonic::Code;
 
 use crate::misbehaving::{Fault, Plugin, Running};
 
-const SPEC: ProbeSpec<'static> =
-    ProbeSpec { call_timeout: Duration::from_secs(1), round_trip: true, canary: None, make_canary: false };
+const SPEC: ProbeSpec<'static> = ProbeSpec {
+    call_timeout: Duration::from_secs(1),
+    status_timeout: None,
+    round_trip: true,
+    canary: None,
+    make_canary: false,
+};
 /// Long enough for a slow machine; no test that passes waits for it.
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(200);

@@ -16,8 +16,13 @@ use tokio::{
 
 use crate::bao::{Bao, Credentials, DEADLINE, eventually};
 
-pub(crate) const STATUS: ProbeSpec<'static> =
-    ProbeSpec { call_timeout: Duration::from_secs(10), round_trip: false, canary: None, make_canary: false };
+pub(crate) const STATUS: ProbeSpec<'static> = ProbeSpec {
+    call_timeout: Duration::from_secs(10),
+    status_timeout: None,
+    round_trip: false,
+    canary: None,
+    make_canary: false,
+};
 pub(crate) const ROUND_TRIP: ProbeSpec<'static> = ProbeSpec { round_trip: true, ..STATUS };
 
 /// A command line for the plugin, with the files it names.

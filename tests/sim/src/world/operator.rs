@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use keyward_core::SecretBytes;
-use keyward_core::outcome::{Action, Outcome, StatusView};
+use keyward_core::outcome::{Action, Outcome, REPORT_FACTS, StatusView};
 use keyward_core::platform::{Age, FreshBytes, Unreadable};
 
 use super::World;
@@ -36,10 +36,14 @@ impl World {
         if outcome.converged && outcome.actions.is_empty() && outcome.waiting.is_none() {
             invariants::settled(self);
         }
+        let up: Vec<String> = self.running().map(|n| format!("{REPORT_FACTS}{}/", super::NAMES[n])).collect();
         let operator = &mut self.operators[who];
+        // An agent that runs renews its reports, which have no time here: they never grow old.
+        let renewed = |fact: &String| up.iter().any(|prefix| fact.starts_with(prefix));
         operator.ages = outcome
             .facts
             .into_iter()
+            .filter(|(fact, _)| !renewed(fact))
             .map(|(fact, value)| {
                 let before = operator.ages.get(&fact).filter(|age| age.value == value);
                 let elapsed = before.map(|age| age.elapsed).unwrap_or_default();

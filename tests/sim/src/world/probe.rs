@@ -52,7 +52,7 @@ impl World {
             at: String::new(),
             status: if answer.is_ok() { HealthStatus::Healthy } else { HealthStatus::Error },
             remote_key_id: remote.clone(),
-            detail: answer.as_ref().err().map(|(failure, _)| failure.message.clone()),
+            failure: answer.as_ref().err().map(|(failure, _)| failure.clone()),
             answered: answer.as_ref().err().is_none_or(|(failure, _)| failure.phase != "start"),
         });
         match (answer, remote) {

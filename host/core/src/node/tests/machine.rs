@@ -331,7 +331,7 @@ impl Machine {
                 at: format!("1970-01-01T00:00:{:02}Z", self.now % 60),
                 status: if outcome.is_ok() { HealthStatus::Healthy } else { HealthStatus::Error },
                 remote_key_id: None,
-                detail: outcome.as_ref().err().map(|(failure, _)| failure.message.clone()),
+                failure: outcome.as_ref().err().map(|(failure, _)| failure.clone()),
                 answered: outcome.as_ref().err().is_none_or(|(failure, _)| failure.phase != "start"),
             };
             let other_run = memory

@@ -21,7 +21,7 @@ use crate::formats::FormatError;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{KeyId, RemoteKeyId, Revision};
 use crate::names;
-use crate::snapshot::{Platform, Snapshot};
+use crate::snapshot::{Platform, ServerView, Snapshot};
 
 /// One API server whose resources are encrypted together (CONTRACT 1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub struct Component {
     /// The kind of its operator's CR `cluster`.
     pub operator: &'static str,
     /// Where in that CR the encryption status is.
-    status: &'static str,
+    pub status: &'static str,
     /// Where in the CR's overrides its own begin.
     overrides: &'static str,
     /// What says on which nodes it runs.
@@ -133,7 +133,9 @@ impl std::fmt::Debug for Objects {
 /// What is still wanted before [`snapshot`] can be made; ask until it wants nothing.
 pub fn needed(objects: &Objects, component: &Component, results: &Results) -> Needed {
     let (keys, _) = keys::decode(keys::of(&objects.secrets, names::MANAGED_NAMESPACE, component.name));
-    needed::needed(operator::wanted(objects, component).kms.as_ref(), &keys, None, [], results)
+    let servers = operator::servers(objects, component);
+    let failures = servers.values().filter_map(ServerView::status).flat_map(needed::unwell);
+    needed::needed(operator::wanted(objects, component).kms.as_ref(), &keys, None, failures, results)
 }
 
 /// What a snapshot holds on this platform alone.
@@ -237,6 +239,7 @@ pub fn snapshot(
         compacted: BTreeSet::new(),
         evaluations: results.evaluations.clone(),
         objects: results.objects.clone(),
+        expiries: results.expiries.clone(),
         diagnoses: results.diagnoses.clone(),
         unreadable: objects.unreadable.clone(),
         now: given.now,

@@ -12,6 +12,7 @@ use crate::api::{
 };
 use crate::ids::{PluginDigest, RemoteKeyId};
 use crate::platform::kubernetes;
+use crate::provider::Failure;
 use crate::snapshot::{AgentView, ServerView, Wanted};
 
 /// `APIServer/cluster` in the shape of a spec of ours. What has another type than OpenShift's API allows is left out:
@@ -98,18 +99,23 @@ pub(super) fn servers(objects: &Objects, component: &Component) -> BTreeMap<Stri
             Some("Unhealthy") => HealthStatus::Unhealthy,
             _ => HealthStatus::Error,
         };
-        let plugin = NodePlugin {
-            key_id,
-            // Which bytes run is not reported here: the pod's revision stands for it.
-            digest: PluginDigest(String::new()),
-            ready: status == HealthStatus::Healthy,
-            health: PluginHealth {
-                status,
-                remote_key_id: RemoteKeyId(field("remoteKeyID").unwrap_or_else(|| "unknown".to_owned())),
-                last_checked_time: field("lastCheckedTime").unwrap_or_default(),
-                detail: field("detail"),
-            },
-        };
+        let plugin =
+            NodePlugin {
+                key_id,
+                // Which bytes run is not reported here: the pod's revision stands for it.
+                digest: PluginDigest(String::new()),
+                ready: status == HealthStatus::Healthy,
+                health: PluginHealth {
+                    status,
+                    remote_key_id: RemoteKeyId(field("remoteKeyID").unwrap_or_else(|| "unknown".to_owned())),
+                    last_checked_time: field("lastCheckedTime").unwrap_or_default(),
+                    // All that a reporter asks for is Status, and all that it tells is the message.
+                    failure: field("detail")
+                        .filter(|_| status != HealthStatus::Healthy)
+                        .map(|message| Failure { phase: "status".to_owned(), message, ..Default::default() }),
+                    detail: field("detail"),
+                },
+            };
         let server = servers.entry(node.clone()).or_insert_with(|| ServerView {
             name: node,
             is_node: true,

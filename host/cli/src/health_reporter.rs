@@ -1,0 +1,99 @@
+//! `keyward health-reporter`: the sidecar of CONTRACT 3.8.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::Args as ClapArgs;
+use clap::builder::PossibleValuesParser;
+use keyward_core::platform::openshift::COMPONENTS;
+use keyward_node::{KmsSocket, Reporter, ReporterSettings};
+use keyward_operator::settings::duration;
+
+/// Example: `keyward health-reporter --kms-sockets unix:///var/run/kmsplugin/kms-2.sock --node-name cp-1`.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(
+    after_help = "Example:\n  keyward health-reporter --kms-sockets unix:///var/run/kmsplugin/kms-2.sock,unix:///var/run/kmsplugin/kms-1.sock --node-name cp-1"
+)]
+pub(crate) struct Args {
+    /// The plugins' sockets, separated by commas
+    #[arg(long, value_name = "unix:///var/run/kmsplugin/kms-N.sock", value_delimiter = ',', required = true)]
+    kms_sockets: Vec<KmsSocket>,
+    /// How often all plugins are asked and the answers written; up to a tenth is added
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    interval: Duration,
+    /// Limit of asking one plugin
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    read_timeout: Duration,
+    /// Limit of the write
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    write_timeout: Duration,
+    /// The node in whose name it is reported
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: String,
+    /// Path of the kubeconfig [default: the Pod's own credential]
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
+    kubeconfig: String,
+    /// The kind of the operator's CR `cluster` in whose status the reports stand
+    #[arg(
+        long, value_name = "KIND", default_value = "KubeAPIServer",
+        value_parser = PossibleValuesParser::new(COMPONENTS.iter().map(|component| component.operator))
+    )]
+    resource: String,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let mut keys: Vec<&str> = args.kms_sockets.iter().map(KmsSocket::key_id).collect();
+    keys.sort_unstable();
+    for pair in keys.windows(2) {
+        ensure!(pair.first() != pair.last(), "--kms-sockets names {} twice", pair.join(" and "));
+    }
+    ensure!(
+        is_node_name(&args.node_name),
+        "--node-name {:?} is no node's name: lower-case letters, digits, '-' and '.', 253 at most",
+        args.node_name
+    );
+    let component = COMPONENTS.iter().find(|component| component.operator == args.resource);
+    let Some(component) = component else { anyhow::bail!("--resource {} is not known", args.resource) };
+    let kubeconfig = Some(args.kubeconfig).filter(|path| !path.is_empty()).map(Into::into);
+    let connection = keyward_operator::Connection { kubeconfig, context: None };
+    let client = keyward_operator::connect(&connection).await?;
+    let settings = ReporterSettings {
+        sockets: args.kms_sockets,
+        interval: args.interval,
+        read_timeout: args.read_timeout,
+        write_timeout: args.write_timeout,
+        node_name: args.node_name,
+        component,
+    };
+    Reporter::new(settings, client).run(crate::stop::until_asked()?).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// RFC 1123, as CONTRACT 3.10 has it.
+fn is_node_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let bytes = label.as_bytes();
+        bytes.first().is_some_and(|byte| alphanumeric(*byte))
+            && bytes.last().is_some_and(|byte| alphanumeric(*byte))
+            && bytes.iter().all(|byte| alphanumeric(*byte) || *byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names_are_those_of_kubernetes() {
+        for good in ["cp-1", "a", "ip-10-0-0-1.ec2.internal"] {
+            assert!(is_node_name(good), "{good}");
+        }
+        for bad in ["", "CP-1", "-a", "a-", "a..b", "a_b", &"a".repeat(254)] {
+            assert!(!is_node_name(bad), "{bad}");
+        }
+    }
+}

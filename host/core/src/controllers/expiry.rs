@@ -1,0 +1,200 @@
+//! Certificates and credentials that configurations refer to are warned of before they expire (`KMSCredentialsExpiring`).
+//!
+//! What expires when comes with the snapshot: certificates are parsed where they are read, and of a credential only
+//! whoever issued it knows, who says so by an annotation. Nothing waits for this: what is expired may still be one of
+//! several, and whether a plugin works is what its probes tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Turn;
+use crate::api::ConditionStatus;
+use crate::names;
+use crate::outcome::Expires;
+use crate::platform::{Expiry, ExpirySource, ObjectRef};
+use crate::provider::ReferenceKind;
+use crate::snapshot::Snapshot;
+
+const CONDITION: &str = "KMSCredentialsExpiring";
+/// So long before it happens it is told.
+const AHEAD: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Looked at anew at least so often: what is told changes with the day.
+const AGAIN: Duration = Duration::from_hours(1);
+
+/// The condition and its Events. Returns the first expiry of each data key, for metrics.
+pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
+    let referred = referred(snapshot);
+    let mut warnings: Vec<(Option<Timestamp>, &str, String)> = Vec::new();
+    let mut first: BTreeMap<(&ObjectRef, Option<&str>), Timestamp> = BTreeMap::new();
+    for (object, keys) in &referred {
+        let found = snapshot.expiries.get(object).map(Vec::as_slice).unwrap_or_default();
+        // What no configuration refers to is nobody's to warn of.
+        let counts = |expiry: &&Expiry| expiry.source.key().is_none_or(|key| keys.contains(key));
+        for expiry in found.iter().filter(counts) {
+            if let Ok(at) = expiry.at {
+                let known = first.entry((object, expiry.source.key())).or_insert(at);
+                *known = at.min(*known);
+            }
+            warnings.extend(warning(snapshot.now, object, expiry, found));
+        }
+    }
+    warnings.sort();
+    for (_, reason, message) in &warnings {
+        turn.explain(message.clone());
+        turn.notice(true, reason, message.clone());
+    }
+    let messages: Vec<&str> = warnings.iter().map(|(.., message)| message.as_str()).collect();
+    let reasons: BTreeSet<&str> = warnings.iter().map(|(_, reason, _)| *reason).collect();
+    // The worst of them is the reason: they are sorted by name, and so by how bad they are.
+    match reasons.first() {
+        Some(reason) => turn.condition(CONDITION, ConditionStatus::True, reason, &messages.join("; ")),
+        // Of what cannot be read it is not known whether it expires: what was said stands.
+        None if referred.keys().any(|object| matches!(snapshot.objects.get(object), Some(Err(_)))) => {}
+        None => turn.condition(CONDITION, ConditionStatus::False, "AsExpected", ""),
+    }
+    if !first.is_empty() {
+        turn.again_after(AGAIN);
+    }
+    first
+        .into_iter()
+        .map(|((object, key), at)| Expires {
+            object: object.clone(),
+            key: key.map(ToOwned::to_owned),
+            at,
+            seconds_left: at.as_second().saturating_sub(snapshot.now.as_second()),
+        })
+        .collect()
+}
+
+/// The data keys that configurations refer to: the one that is wanted, and those of keys that are kept.
+fn referred(snapshot: &Snapshot) -> BTreeMap<ObjectRef, BTreeSet<&str>> {
+    let mut referred: BTreeMap<ObjectRef, BTreeSet<&str>> = BTreeMap::new();
+    let evaluations = snapshot.evaluations.values().filter_map(|evaluation| evaluation.as_ref().ok());
+    for reference in evaluations.flat_map(|evaluation| &evaluation.references) {
+        let source = &reference.source;
+        let object = ObjectRef { kind: source.kind, name: source.name.clone() };
+        referred.entry(object).or_default().insert(&source.key);
+    }
+    referred
+}
+
+/// What is to be said of one expiry, if anything.
+fn warning(
+    now: Timestamp,
+    object: &ObjectRef,
+    expiry: &Expiry,
+    all: &[Expiry],
+) -> Option<(Option<Timestamp>, &'static str, String)> {
+    let what = match &expiry.source {
+        ExpirySource::Certificate { key, subject } => {
+            format!("certificate {subject:?} in {object}, key {key},")
+        }
+        ExpirySource::Annotation => match object.kind {
+            ReferenceKind::Secret => format!("the credential in {object}"),
+            ReferenceKind::ConfigMap => format!("{object}"),
+        },
+    };
+    let at = match &expiry.at {
+        Ok(at) => *at,
+        Err(why) => {
+            let message = format!("when {what} expires cannot be read: {why}");
+            return Some((None, "ExpiryUnreadable", message));
+        }
+    };
+    let by = match expiry.source {
+        ExpirySource::Annotation => format!(" (annotation {})", names::ANNOTATION_EXPIRES),
+        ExpirySource::Certificate { .. } => String::new(),
+    };
+    if at <= now {
+        let beside = |other: &&Expiry| {
+            other.source.key().is_some()
+                && other.source.key() == expiry.source.key()
+                && other.at.as_ref().is_ok_and(|at| *at > now)
+        };
+        let valid = all.iter().filter(beside).count();
+        let others = match (valid, expiry.source.key()) {
+            (0, _) | (_, None) => String::new(),
+            (valid, _) => format!("; {valid} beside it still valid, so that it can be taken out"),
+        };
+        return Some((Some(at), "CredentialExpired", format!("{what} expired at {at}{by}{others}")));
+    }
+    (at.duration_since(now) <= AHEAD)
+        .then(|| (Some(at), "CredentialExpiring", format!("{what} expires at {at}{by}; replace it before")))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const NOW: &str = "2026-06-01T00:00:00Z";
+
+    fn certificate(subject: &str, at: &str) -> Expiry {
+        let source = ExpirySource::Certificate { key: "ca".into(), subject: subject.into() };
+        Expiry { source, at: Ok(at.parse().unwrap()) }
+    }
+
+    fn annotation(at: Result<&str, &str>) -> Expiry {
+        let at = at.map(|at| at.parse().unwrap()).map_err(ToOwned::to_owned);
+        Expiry { source: ExpirySource::Annotation, at }
+    }
+
+    fn said(kind: ReferenceKind, all: &[Expiry]) -> Option<(&'static str, String)> {
+        let object = ObjectRef { kind, name: "login".into() };
+        let said = warning(NOW.parse().unwrap(), &object, &all[0], all);
+        said.map(|(_, reason, message)| (reason, message))
+    }
+
+    #[rstest]
+    #[case::far_away(vec![certificate("CN=a", "2026-07-01T00:00:01Z")], None)]
+    #[case::thirty_days(vec![certificate("CN=a", "2026-07-01T00:00:00Z")], Some((
+        "CredentialExpiring",
+        "certificate \"CN=a\" in configmap login, key ca, expires at 2026-07-01T00:00:00Z; replace it before",
+    )))]
+    #[case::now(vec![certificate("CN=a", NOW)], Some((
+        "CredentialExpired",
+        "certificate \"CN=a\" in configmap login, key ca, expired at 2026-06-01T00:00:00Z",
+    )))]
+    #[case::one_of_several(vec![
+        certificate("CN=a", "2026-01-01T00:00:00Z"),
+        certificate("CN=b", "2027-01-01T00:00:00Z"),
+        annotation(Ok("2028-01-01T00:00:00Z")),
+    ], Some((
+        "CredentialExpired",
+        "certificate \"CN=a\" in configmap login, key ca, expired at 2026-01-01T00:00:00Z; 1 beside it still valid, so that it can be taken out",
+    )))]
+    fn certificates(#[case] all: Vec<Expiry>, #[case] expected: Option<(&str, &str)>) {
+        let said = said(ReferenceKind::ConfigMap, &all);
+        assert_eq!(said.as_ref().map(|(reason, message)| (*reason, message.as_str())), expected);
+    }
+
+    #[rstest]
+    #[case::soon(
+        Ok("2026-06-02T00:00:00Z"),
+        "CredentialExpiring",
+        "the credential in secret login expires at 2026-06-02T00:00:00Z (annotation encryption.keyward.dev/expires); replace it before"
+    )]
+    #[case::passed(
+        Ok("2026-05-31T23:59:59Z"),
+        "CredentialExpired",
+        "the credential in secret login expired at 2026-05-31T23:59:59Z (annotation encryption.keyward.dev/expires)"
+    )]
+    #[case::unreadable(
+        Err("not a time"),
+        "ExpiryUnreadable",
+        "when the credential in secret login expires cannot be read: not a time"
+    )]
+    fn credentials(#[case] at: Result<&str, &str>, #[case] reason: &'static str, #[case] message: &str) {
+        assert_eq!(said(ReferenceKind::Secret, &[annotation(at)]), Some((reason, message.to_owned())));
+    }
+
+    #[test]
+    fn reasons_sort_by_how_bad_they_are() {
+        let mut reasons = ["ExpiryUnreadable", "CredentialExpiring", "CredentialExpired"];
+        reasons.sort_unstable();
+        assert_eq!(reasons, ["CredentialExpired", "CredentialExpiring", "ExpiryUnreadable"]);
+    }
+}

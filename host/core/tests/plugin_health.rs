@@ -1,0 +1,247 @@
+//! What is told of plugins: what their agents report, for as long as anything is heard; with the provider's diagnosis; and
+//! what waits for it (DESIGN.md, "Health", Decisions 13).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // a test stops at its first surprise
+
+mod support;
+
+use keyward_core::api::{HealthStatus, NodePlugin};
+use keyward_core::ids::KeyId;
+use keyward_core::outcome::REPORT_FACTS;
+use keyward_core::platform::{Expiry, ExpirySource, ObjectRef};
+use keyward_core::provider::{Diagnosis, Failure, ReferenceKind};
+use rstest::rstest;
+use support::World;
+
+/// Key 1 is in use on both nodes.
+fn world() -> World {
+    let mut world = World::new(&["a", "b"]);
+    world.want_kms("k1", "img");
+    world.settle();
+    world.log.clear();
+    world
+}
+
+fn plugin<'w>(world: &'w mut World, node: &str) -> &'w mut NodePlugin {
+    let nodes = &mut world.objects.encryption_nodes;
+    let node = nodes.iter_mut().find(|n| n.metadata.name.as_deref() == Some(node)).unwrap();
+    &mut node.status.as_mut().unwrap().plugins[0]
+}
+
+fn fails(world: &mut World, node: &str, failure: Failure) {
+    let plugin = plugin(world, node);
+    plugin.health.status = HealthStatus::Error;
+    plugin.health.detail = Some(failure.message.clone());
+    plugin.ready = failure.phase != "start";
+    plugin.health.failure = Some(failure);
+}
+
+fn failure(phase: &str, exit_code: Option<i32>, grpc_code: Option<u32>, message: &str) -> Failure {
+    Failure {
+        phase: phase.into(),
+        grpc_code,
+        exit_code,
+        message: message.into(),
+        log_tail: vec!["bye".into()],
+    }
+}
+
+fn told(world: &World) -> Vec<String> {
+    let plugins = &world.last.view.plugins;
+    plugins.iter().map(|plugin| format!("{} {} {}", plugin.node, plugin.key_id, plugin.status)).collect()
+}
+
+#[rstest]
+#[case::ends_by_itself(
+    failure("start", Some(3), None, "the plugin ended with exit code 3"),
+    "start: the plugin ended with exit code 3; its last words: bye. It ends by itself"
+)]
+#[case::hangs(
+    failure("status", None, Some(4), "status: no answer from the KMS plugin within 10s"),
+    "status: no answer from the KMS plugin within 10s; its last words: bye. It accepts and does not answer"
+)]
+#[case::unhealthy(
+    failure("status", None, None, "status: the KMS plugin is unhealthy: sealed"),
+    "status: the KMS plugin is unhealthy: sealed; its last words: bye. See its log"
+)]
+fn a_plugin_that_fails_is_told_with_what_was_seen_and_what_to_do(
+    #[case] failure: Failure,
+    #[case] says: &str,
+) {
+    let mut world = world();
+    fails(&mut world, "b", failure);
+    world.reconcile();
+    let condition = world.condition("KMSPluginsDegraded");
+    let all = format!("True PluginUnhealthy the plugin of key 1 on node b is Error: {says}");
+    assert!(condition.starts_with(&all), "{condition}");
+    assert_eq!(told(&world), ["a 1 Healthy", "b 1 Error"]);
+    assert!(!world.last.view.plugins[1].remedy.is_empty() && world.last.view.plugins[0].remedy.is_empty());
+}
+
+#[test]
+fn the_providers_diagnosis_comes_first() {
+    let mut world = world();
+    world.diagnosis = Some(Diagnosis {
+        cause: "Sealed".into(),
+        summary: "the KMS is sealed".into(),
+        remedy: "Unseal it.".into(),
+        retryable: true,
+    });
+    fails(&mut world, "a", failure("status", None, None, "status: 503"));
+    world.reconcile();
+    assert_eq!(
+        world.condition("KMSPluginsDegraded"),
+        "True PluginUnhealthy the plugin of key 1 on node a is Error: Sealed: the KMS is sealed (status: 503). Unseal it."
+    );
+    let plugin = &world.last.view.plugins[0];
+    assert_eq!(
+        (plugin.detail.as_str(), plugin.remedy.as_str()),
+        ("Sealed: the KMS is sealed (status: 503)", "Unseal it.")
+    );
+}
+
+#[test]
+fn a_report_counts_for_four_intervals_by_the_operators_own_clock() {
+    let mut world = world();
+    // What the node's clock says means nothing.
+    plugin(&mut world, "b").health.last_checked_time = "1999-01-01T00:00:00Z".into();
+    world.reconcile();
+    assert!(world.last.unrecorded.contains(&format!("{REPORT_FACTS}b/1")), "{:?}", world.last.unrecorded);
+    world.silent.insert("b".into());
+    // Rounds of 30 s: it was seen in the first, and in the sixth it has been seen unchanged for 120.
+    for _ in 0..5 {
+        world.reconcile();
+        assert_eq!(world.condition("KMSPluginsDegraded"), "False AsExpected ");
+    }
+    world.reconcile();
+    let condition = world.condition("KMSPluginsDegraded");
+    let says = "True PluginHealthUnknown the plugin of key 1 on node b is Unknown: nothing was heard of it for more than 120 s; it was Healthy last. See whether the node agent runs on b";
+    assert_eq!(condition, says);
+    assert_eq!(told(&world), ["a 1 Healthy", "b 1 Unknown"]);
+    assert!(world.last.unrecorded.iter().all(|fact| fact.ends_with("a/1")), "a dump must replay it");
+
+    // Heard again: at once.
+    plugin(&mut world, "b").health.last_checked_time = "1998-01-01T00:00:00Z".into();
+    world.reconcile();
+    assert_eq!(world.condition("KMSPluginsDegraded"), "False AsExpected ");
+}
+
+#[test]
+fn how_often_a_node_reports_is_its_own_word() {
+    let mut world = world();
+    let nodes = &mut world.objects.encryption_nodes;
+    nodes[0].status.as_mut().unwrap().probe_interval_seconds = Some(5);
+    world.silent.extend(["a".to_owned(), "b".to_owned()]);
+    for _ in 0..3 {
+        world.reconcile();
+    }
+    assert_eq!(told(&world), ["a 1 Unknown", "b 1 Healthy"]);
+    assert_eq!(world.last.requeue_after.map(|after| after.as_secs()), Some(90), "when b would be");
+}
+
+#[test]
+fn nothing_is_promoted_while_nothing_is_heard_of_a_plugin_it_needs() {
+    let mut world = world();
+    world.want_kms("k2", "img");
+    let health = |world: &mut World, status: HealthStatus| {
+        let nodes = &mut world.objects.encryption_nodes;
+        let status_of_b = nodes.iter_mut().find(|n| n.metadata.name.as_deref() == Some("b")).unwrap();
+        for plugin in &mut status_of_b.status.as_mut().unwrap().plugins {
+            plugin.health.status = if plugin.key_id == KeyId(2) { status } else { HealthStatus::Healthy };
+        }
+    };
+    // Key 2 is read everywhere, and its plugin is not well on b.
+    for _ in 0..30 {
+        world.reconcile();
+        world.nodes_follow();
+        health(&mut world, HealthStatus::Error);
+    }
+    let waits = |world: &World| world.last.waiting.as_ref().map(|w| w.message.clone()).unwrap_or_default();
+    assert!(waits(&world).contains("key 2 on node b is Error"), "{}", waits(&world));
+    // What is told last is that it is well, and nothing since.
+    world.silent.insert("b".into());
+    for _ in 0..8 {
+        world.reconcile();
+    }
+    health(&mut world, HealthStatus::Healthy);
+    world.reconcile();
+    assert!(waits(&world).contains("key 2 on node b is Unknown"), "{}", waits(&world));
+    assert!(world.config().values().all(|list| list.starts_with("kms:1")), "{:?}", world.config());
+    world.silent.clear();
+    world.ages.clear();
+    world.settle();
+    assert!(world.config().values().all(|list| list.starts_with("kms:2")), "{:?}", world.config());
+}
+
+#[test]
+fn what_is_not_reported_yet_is_not_broken_and_what_comes_up_is_the_rollouts_to_tell() {
+    let mut world = world();
+    for node in &mut world.objects.encryption_nodes {
+        node.status.as_mut().unwrap().plugins.clear();
+    }
+    world.reconcile();
+    assert_eq!(world.condition("KMSPluginsDegraded"), "False AsExpected ");
+
+    // Beside one that serves the same key, an instance that is not ready serves nobody.
+    let mut world = self::world();
+    let serving = plugin(&mut world, "a").clone();
+    fails(&mut world, "a", failure("start", None, None, "nobody listens"));
+    let node = world.objects.encryption_nodes.iter_mut().find(|n| n.metadata.name.as_deref() == Some("a"));
+    node.unwrap().status.as_mut().unwrap().plugins.push(serving);
+    world.reconcile();
+    assert_eq!(world.condition("KMSPluginsDegraded"), "False AsExpected ");
+}
+
+#[test]
+fn orphans_are_named_and_count_until_they_have_left() {
+    let mut world = world();
+    let mut orphan = plugin(&mut world, "a").clone();
+    orphan.key_id = KeyId(9);
+    world.objects.encryption_nodes[0].status.as_mut().unwrap().plugins.push(orphan);
+    world.objects.nodes.retain(|node| node.metadata.name.as_deref() != Some("b"));
+    world.reconcile();
+    let explained = world.last.explanation.join("\n");
+    assert!(explained.contains("no candidate needs the plugin of key 9 on node a"), "{explained}");
+    assert!(explained.contains("the Node of EncryptionNode b is gone"), "{explained}");
+    assert!(world.last.notices.iter().any(|notice| notice.reason == "NodeGone"));
+    assert_eq!(told(&world), ["a 1 Healthy", "a 9 Healthy", "b 1 Healthy"]);
+    assert_eq!(world.last.view.plugins[1].detail, "no revision and no candidate needs it");
+
+    // Of whom nothing is heard: the orphan's report is removed, the node's plugin is not.
+    world.silent.extend(["a".to_owned(), "b".to_owned()]);
+    for _ in 0..6 {
+        world.reconcile();
+    }
+    assert_eq!(told(&world), ["a 1 Unknown", "b 1 Unknown"]);
+    assert!(world.last.view.plugins[1].remedy.contains("kubectl delete encryptionnode b"));
+}
+
+#[test]
+fn what_expires_is_warned_of_where_a_configuration_refers_to_it() {
+    let mut world = world();
+    let expiries = |key: &str, at: &str| {
+        let source = ExpirySource::Certificate { key: key.into(), subject: "CN=x".into() };
+        vec![Expiry { source, at: Ok(at.parse().unwrap()) }]
+    };
+    let object = ObjectRef { kind: ReferenceKind::Secret, name: "credentials".into() };
+    // World's clock says 2026-05-08.
+    world.expiries.insert(object.clone(), expiries("other", "2026-05-09T00:00:00Z"));
+    world.reconcile();
+    assert_eq!(world.condition("KMSCredentialsExpiring"), "False AsExpected ", "nobody refers to it");
+
+    world.expiries.insert(object.clone(), expiries("token", "2026-05-09T12:34:56Z"));
+    world.reconcile();
+    assert_eq!(
+        world.condition("KMSCredentialsExpiring"),
+        "True CredentialExpiring certificate \"CN=x\" in secret credentials, key token, expires at 2026-05-09T12:34:56Z; replace it before"
+    );
+    let known: Vec<_> = world.last.view.expiries.iter().map(|e| (e.key.clone(), e.seconds_left)).collect();
+    assert_eq!(known, [(Some("token".to_owned()), 86_400)]);
+    assert!(world.last.notices.iter().any(|notice| notice.reason == "CredentialExpiring" && notice.warning));
+
+    // It cannot be read: what was said stands.
+    world.expiries.clear();
+    world.unreadable.insert(object);
+    world.reconcile();
+    assert_eq!(world.condition("KMSCredentialsExpiring"), "");
+}
