@@ -166,11 +166,7 @@ impl Keyward {
         let namespace = Namespace { metadata: named(names::NAMESPACE), ..Default::default() };
         Api::all(self.client.clone()).create(&PostParams::default(), &namespace).await?;
         self.set_credentials(&self.role).await?;
-        let bundle = BTreeMap::from([("ca-bundle.crt".to_owned(), self.bao.ca_pem().to_owned())]);
-        let bundle = ConfigMap { metadata: named(CA_BUNDLE), data: Some(bundle), ..Default::default() };
-        Api::namespaced(self.client.clone(), names::NAMESPACE)
-            .create(&PostParams::default(), &bundle)
-            .await?;
+        self.set_ca_bundle(self.bao.ca_pem()).await?;
         self.bind().await?;
         self.apply(&json!({})).await
     }
@@ -191,6 +187,16 @@ impl Keyward {
         self.secrets()
             .patch(CREDENTIALS, &PatchParams::apply("admin").force(), &Patch::Apply(&secret))
             .await?;
+        Ok(())
+    }
+
+    /// Writes the bundle of authorities that plugins trust, PEM.
+    pub async fn set_ca_bundle(&self, pem: &str) -> Result<()> {
+        let bundle = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CA_BUNDLE}, "data": {"ca-bundle.crt": pem},
+        });
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), names::NAMESPACE);
+        api.patch(CA_BUNDLE, &PatchParams::apply("admin").force(), &Patch::Apply(&bundle)).await?;
         Ok(())
     }
 
@@ -349,7 +355,12 @@ impl Keyward {
 
     /// The pods of plugins on the first node.
     pub fn plugins(&self) -> Result<Vec<PodState>> {
-        let mut pods = self.cluster.node(0)?.pods()?;
+        self.plugins_on(0)
+    }
+
+    /// The pods of plugins on a node.
+    pub fn plugins_on(&self, node: usize) -> Result<Vec<PodState>> {
+        let mut pods = self.cluster.node(node)?.pods()?;
         pods.retain(|pod| pod.name.starts_with("keyward-kms-"));
         Ok(pods)
     }

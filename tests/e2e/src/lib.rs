@@ -26,7 +26,7 @@ pub use install::{IMAGE, Install, Keyward, SHORT_HISTORY, vault_spec};
 pub use load::{Content, Contents, Load};
 pub use narrator::Narrator;
 pub use plan::{Answer, plan};
-pub use reader::{Reader, Report};
+pub use reader::{Away, Reader, Report};
 pub use said::Said;
 pub use secrecy::Search;
 pub use status::Status;
