@@ -11,6 +11,7 @@ mod api;
 mod canary;
 mod diagnosis;
 mod disk;
+mod edits;
 mod error;
 mod logs;
 mod metrics;

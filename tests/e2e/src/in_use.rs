@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use keyward_core::ids::Revision;
+use keyward_test_cluster::{Seen, wait_until};
 use tokio::time::Instant;
 
 use crate::encryption::Encryption;
 use crate::evidence::evidence;
 use crate::install::{Install, Keyward, SHORT_HISTORY};
 use crate::load::{Contents, Load};
+use crate::phase::Phase;
 use crate::reader::{Away, Reader, Report};
 use crate::said::Said;
 use crate::status::Status;
@@ -59,6 +61,24 @@ impl InUse {
         self.keyward.apply(&to.spec(&self.keyward)).await?;
         self.settled(to, key, patience).await?;
         Ok(began.elapsed())
+    }
+
+    /// Waits until the change to this key is so far, or farther.
+    pub async fn reached(&self, key: u64, phase: Phase, patience: Duration) -> Result<()> {
+        wait_until(&format!("{phase:?}"), patience, async || {
+            let now = Phase::of(&self.keyward, key).await?;
+            Ok(Seen::when(now >= phase, format!("{now:?}; {}", self.keyward.last_words())))
+        })
+        .await
+    }
+
+    /// Fails unless every object says what it said, through this node's API server.
+    pub async fn must_read_through(&self, node: usize) -> Result<()> {
+        let client = self.keyward.cluster.client(node).await?;
+        let now = Load::through(&client).contents().await?;
+        let missed = self.before.iter().filter(|(name, content)| now.get(*name) != Some(content)).count();
+        ensure!(missed == 0, "{missed} of {} objects are not what they were", self.before.len());
+        Ok(())
     }
 
     /// Waits until a revision newer than `before` is loaded everywhere and nothing is under way, this key being the

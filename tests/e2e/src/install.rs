@@ -1,6 +1,5 @@
 //! Installs and runs Keyward: CRDs, namespace, credentials, operator, agents.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +50,14 @@ pub struct Install {
     pub operator_log: Option<String>,
     /// Further arguments of the API servers.
     pub apiserver_args: Vec<String>,
+    /// Arguments of the agents, beside whose they are.
+    pub agent_args: Vec<String>,
+    /// What agents are run as.
+    pub agent: Binary,
+    /// The first wait before a container that ended is started again, and the longest.
+    pub restart_backoff: (Duration, Duration),
+    /// OpenBao keeps its data on disk, so that it can be stopped and started again.
+    pub durable_kms: bool,
 }
 
 impl Default for Install {
@@ -64,6 +71,10 @@ impl Default for Install {
             operator_args: Vec::new(),
             operator_log: None,
             apiserver_args: Vec::new(),
+            agent_args: ["--probe-interval", "2s"].map(str::to_owned).to_vec(),
+            agent: Binary::Keyward,
+            restart_backoff: (Duration::from_millis(250), Duration::from_secs(4)),
+            durable_kms: false,
         }
     }
 }
@@ -91,22 +102,29 @@ impl Keyward {
     pub async fn start(install: Install) -> Result<Self> {
         let tools = keyward_test_cluster::Tools::here();
         let for_build = tools.clone();
-        let (keyward, plugin) = tokio::task::spawn_blocking(move || -> Result<_> {
+        let agent = install.agent;
+        let (keyward, plugin, agent) = tokio::task::spawn_blocking(move || -> Result<_> {
             for_build.providers()?;
-            Ok((for_build.binary(Binary::Keyward)?, for_build.binary(Binary::KmsPlugin)?))
+            let [keyward, plugin, agent] =
+                [Binary::Keyward, Binary::KmsPlugin, agent].map(|binary| for_build.binary(binary));
+            Ok((keyward?, plugin?, agent?))
         })
         .await??;
-        let images = [Image::repository(AGENT_IMAGE, &keyward), Image::repository(PLUGIN_REPOSITORY, plugin)];
+        let images = [Image::repository(AGENT_IMAGE, agent), Image::repository(PLUGIN_REPOSITORY, plugin)];
         let mut builder = Cluster::builder()
             .nodes(install.nodes)
             .request_timeout(install.request_timeout)
             .file_poll(install.file_poll)
+            .restart_backoff(install.restart_backoff.0, install.restart_backoff.1)
             .apiserver_args(install.apiserver_args.clone())
             .images(images);
         if let Some(folder) = &install.keep {
             builder = builder.keep(folder);
         }
-        let (cluster, bao) = tokio::try_join!(builder.start(), Bao::start(&tools))?;
+        let kms = async {
+            if install.durable_kms { Bao::start_durable(&tools).await } else { Bao::start(&tools).await }
+        };
+        let (cluster, bao) = tokio::try_join!(builder.start(), kms)?;
         let client = cluster.client(0).await?;
         bao.mount_transit("", "transit").await?;
         for key in &install.keys {
@@ -207,7 +225,8 @@ impl Keyward {
 
     /// Starts an agent on each node.
     pub fn start_agents(&self) -> Result<()> {
-        self.cluster.nodes().iter().try_for_each(|node| node.start_agent(&["--probe-interval", "2s"]))
+        let args: Vec<&str> = self.install.agent_args.iter().map(String::as_str).collect();
+        self.cluster.nodes().iter().try_for_each(|node| node.start_agent(&args))
     }
 
     /// Stops each node's agent, and waits for its end: from now on no node moves.

@@ -75,13 +75,8 @@ impl Reader {
             servers.push(Through { node: node.name().to_owned(), load: Load::through(&client) });
         }
         let (stop, away) = (Arc::new(AtomicBool::new(false)), Away::default());
-        let mut turns = Turns {
-            servers,
-            expected,
-            away: away.clone(),
-            began: Instant::now(),
-            report: Report::default(),
-        };
+        let mut turns =
+            Turns { servers, expected, away: away.clone(), began: Instant::now(), report: Report::default() };
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let mut pace = tokio::time::interval(pause);

@@ -11,6 +11,7 @@
 //! the configuration, see the API server's metric show its hash, report, stop what nothing needs.
 
 mod decide;
+mod drift;
 mod install;
 mod instance;
 mod observe;

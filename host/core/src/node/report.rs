@@ -43,6 +43,7 @@ pub(super) fn report(
         plugins: asks.iter().filter_map(|(instance, ask)| plugin(view, instance, ask)).collect(),
         adopted: reading.map(|reading| reading.adopted.clone()).unwrap_or_default(),
         held: held(view),
+        drifted: view.o.disk.drift,
         kek_mismatch: mismatched(view, asks),
         preflight,
         error: error(view, seen.spec.revision, done, problem),

@@ -1,12 +1,12 @@
 //! What is on disk now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use keyward_core::formats::revision::RevisionContent;
-use keyward_core::ids::{KeyId, PluginDigest, Revision};
+use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use keyward_core::names;
 use keyward_core::node::{self, FileSeen, Generation, Instance, OnDisk, pod};
 use rustix::io::Errno;
@@ -76,8 +76,17 @@ impl Disk {
             highest_key_id: memory.highest_key_id,
             refusal: None,
             loaded: memory.loaded,
+            drift: memory.drift,
+            aside: self.aside()?,
         };
         Ok(Look { disk, refusal: memory.refusal })
+    }
+
+    fn aside(&self) -> Result<BTreeSet<ConfigHash>, AgentError> {
+        let names = atomic::entries(&self.paths.edited())?;
+        let hash =
+            |name: String| name.strip_suffix(".json").map(|digits| ConfigHash(format!("sha256:{digits}")));
+        Ok(names.into_iter().filter_map(hash).collect())
     }
 
     pub(super) fn memory(&self) -> Result<Memory, AgentError> {

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use keyward_test_e2e::Install;
 
+// mod cold;
+mod faults;
 mod life;
+// mod members;
 mod preflight;
 mod retired;
 
