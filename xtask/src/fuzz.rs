@@ -64,24 +64,23 @@ struct Fuzzer {
 impl Fuzzer {
     /// Builds the targets, and has core's property tests write the seeds.
     fn prepare(tools: &Tools) -> Result<Self> {
-        let cargo_fuzz = tools.cargo_fuzz()?;
         let folder = tools.target().join("fuzz");
-        let mut build = Command::new(cargo_fuzz);
-        build.current_dir(tools.root()).args(["build", "--fuzz-dir", "fuzz", "--release"]);
-        // All is safe Rust: what can be found are panics, overflows, hangs. That needs no sanitizer, and so no nightly
-        // compiler; without one, more is tried in the same time.
-        build.args(["--sanitizer", "none", "--target-dir"]).arg(&folder);
-        build.env("RUSTC_BOOTSTRAP", "1").env_remove("CARGO_TARGET_DIR");
+        let mut build = tools.cargo();
+        // Of the whole workspace, as all else is built: only core and the targets are compiled once more, with counters in
+        // them. With overflow checks and without a sanitizer: all is safe Rust, and what can be found are panics and hangs.
+        build.args(["build", "--workspace", "--features", "keyward-fuzz/targets"]);
+        build.args(TARGETS.iter().flat_map(|target| ["--bin".to_owned(), program(target)]));
+        build.env("RUSTC_WORKSPACE_WRAPPER", tools.root().join("fuzz/instrumented"));
         let log = |name: &str| tools.target().join("tools").join(format!("{name}.log"));
         progress::run("building the fuzz targets", build, &log("fuzz"))?;
 
         let seeds = folder.join("seeds");
         let mut write = tools.cargo();
-        // Of the whole workspace, as all tests are built: with the features of one package, much would be built again.
+        // With the features of one package much would be built again.
         write.args(["test", "--workspace", "--test", "properties", "seeds::"]);
         write.env("KEYWARD_FUZZ_SEEDS", &seeds);
         progress::run("writing seeds of valid objects", write, &log("fuzz-seeds"))?;
-        let programs = folder.join(format!("{}-unknown-linux-gnu", std::env::consts::ARCH)).join("release");
+        let programs = tools.target().join("debug");
         Ok(Self { programs, seeds, corpora: folder.join("corpus"), findings: folder.join("findings") })
     }
 
@@ -91,7 +90,7 @@ impl Fuzzer {
         for folder in [&corpus, &findings] {
             fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
-        let mut command = Command::new(self.programs.join(target));
+        let mut command = Command::new(self.programs.join(program(target)));
         // What was worth keeping goes into the first folder.
         command.arg(&corpus).arg(self.seeds.join(target));
         command.arg(format!("-max_total_time={seconds}")).arg("-print_final_stats=1");
@@ -125,10 +124,15 @@ impl Fuzzer {
             _ => bail!(
                 "{status}\n  {}\n  again: {} FILE",
                 told.join("\n  "),
-                self.programs.join(target).display()
+                self.programs.join(program(target)).display()
             ),
         }
     }
+}
+
+/// A target's program; cargo puts it among those of the other crates.
+fn program(target: &str) -> String {
+    format!("fuzz_{target}")
 }
 
 /// A line that tells what was found: the panic, what libFuzzer makes of it, and where the input is.

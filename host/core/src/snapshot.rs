@@ -60,6 +60,14 @@ pub struct StoredCandidate {
     pub hash: PluginDigest,
 }
 
+impl StoredCandidate {
+    /// How its provider is asked about it: by what it runs with, which a key that follows its credentials has of its own.
+    pub fn request(&self, desired: Option<&Value>) -> EvaluationRequest {
+        let kms = &self.plugin.kms;
+        EvaluationRequest::new(if desired == Some(kms) { Origin::Desired } else { Origin::Stored }, kms)
+    }
+}
+
 /// A migration as stored.
 #[derive(Clone, Debug)]
 pub struct StoredMigration {

@@ -11,7 +11,7 @@ use keyward_core::SecretBytes;
 use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_core::platform::{ObjectRef, Serving, Unreadable};
-use keyward_core::provider::ReferenceKind;
+use keyward_core::provider::{Failure, ReferenceKind};
 use rstest::rstest;
 use support::{World, resource};
 
@@ -302,6 +302,38 @@ fn a_key_in_use_that_fails_does_not_keep_a_new_one_from_being_made() {
     world.want_kms("two", "image:1");
     run(&mut world, 80);
     assert!(world.config()["secrets"].starts_with("kms:2,kms:1"), "{:?}", world.config());
+}
+
+/// The provider is asked with the configuration that the candidate runs with: here a key's own, and not the spec's.
+#[test]
+fn a_failing_preflight_is_told_with_cause_remedy_and_last_words() {
+    let mut world = enabled();
+    world.want_kms("two", "image:1");
+    world.settle();
+    world.preflight_failure = Some(Failure {
+        phase: "start".into(),
+        exit_code: Some(2),
+        message: "the plugin ended with exit code 2".into(),
+        log_tail: ["no flag -new", "Usage:", "  -old", "  -older", "  -oldest"].map(Into::into).into(),
+        ..Default::default()
+    });
+    rotate_credentials(&mut world);
+    let told = |world: &mut World, key: &str, cannot: &str| {
+        let before = format!(
+            "preflight of key {key}: node a: ended: the plugin of {cannot} cannot run (start: the plugin ended with \
+             exit code 2; its last words: no flag -new | … |   -older |   -oldest). mend it"
+        );
+        for _ in 0..40 {
+            world.reconcile();
+            world.nodes_follow();
+            if world.condition("EncryptionKMSPreflightControllerDegraded").contains(&before) {
+                return;
+            }
+        }
+        panic!("{before:?} is not told: {:#?}", world.last.conditions);
+    };
+    told(&mut world, "2 (sync)", "two");
+    told(&mut world, "1 (sync)", "one");
 }
 
 /// With a spec that is wrong, the key in use goes on being looked after.

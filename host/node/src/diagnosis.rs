@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use keyward_core::node::pod::CONTAINER;
 use keyward_core::node::{Instance, Scrubber};
 use keyward_core::provider::Failure;
+use keyward_kms::KmsError;
 
 use crate::api::Connection;
 use crate::logs;
@@ -45,6 +46,33 @@ impl Finding {
         }
         failure.exit_code = self.exit_code;
     }
+
+    fn clean(&mut self, scrubber: &Scrubber) {
+        let message = self.message.take();
+        self.message = message.map(|message| scrubber.clean_and_cut(&message, LONGEST_MESSAGE));
+    }
+}
+
+/// What a probe saw.
+pub(crate) fn probed(error: &KmsError) -> Failure {
+    Failure {
+        phase: error.phase().as_str().to_owned(),
+        grpc_code: error.grpc_code(),
+        message: error.to_string(),
+        ..Default::default()
+    }
+}
+
+/// What a provider module is told of a plugin that fails: what a probe saw, in the light of its pod's status and of the
+/// kubelet's log of it. The agent finds this out step by step; tests of diagnoses have all of it at hand.
+pub fn failure(error: &KmsError, pod: &Pod, log: &str, scrubber: &Scrubber) -> Failure {
+    let mut failure = probed(error);
+    failure.message = scrubber.clean_and_cut(&failure.message, LONGEST_MESSAGE);
+    let mut finding = container(pod);
+    finding.clean(scrubber);
+    finding.log_tail = logs::telling(log, scrubber);
+    finding.explain(&mut failure);
+    failure
 }
 
 impl Diagnoser {
@@ -58,7 +86,7 @@ impl Diagnoser {
                 Finding::default()
             }
         };
-        finding.message = finding.message.map(|message| scrubber.clean_and_cut(&message, LONGEST_MESSAGE));
+        finding.clean(scrubber);
         let (folder, node, scrubber) = (self.paths.logs(), self.node.clone(), Arc::clone(scrubber));
         let read =
             tokio::task::spawn_blocking(move || logs::tail(&folder, &name, &node, CONTAINER, &scrubber));

@@ -24,6 +24,7 @@ mod watch;
 
 pub use agent::{Agent, Counters};
 pub use api::Connection;
+pub use diagnosis::failure;
 pub use disk::Disk;
 pub use error::{AgentError, Category};
 pub use paths::Paths;

@@ -8,19 +8,27 @@ use std::time::SystemTime;
 use keyward_core::node::Scrubber;
 
 const LINES: usize = 20;
+/// So many of them are a run's first: a program that is called wrongly says what is wrong before it lists what it takes,
+/// and Go prints a stack below a panic.
+const FIRST: usize = 5;
 const LONGEST_LINE: usize = 512;
 /// Enough for the lines, were they as long as they may be several times over.
 const TAIL: u64 = 64 << 10;
 
-/// The last lines of the newest run of a pod's container, without secrets. Empty where there is no log.
+/// What the newest run of a pod's container wrote last, without secrets. Empty where there is no log.
 pub(crate) fn tail(logs: &Path, pod: &str, node: &str, container: &str, scrubber: &Scrubber) -> Vec<String> {
     let Some(file) = newest(logs, &format!("kube-system_{pod}-{node}_"), container) else {
         return Vec::new();
     };
-    let text = end(&file).unwrap_or_default();
-    let lines = messages(&text);
-    let first = lines.len().saturating_sub(LINES);
-    lines.iter().skip(first).map(|line| cut(&scrubber.clean(line))).collect()
+    telling(&end(&file).unwrap_or_default(), scrubber)
+}
+
+/// The lines of a log that are told: its first few and its last, without secrets.
+pub(crate) fn telling(log: &str, scrubber: &Scrubber) -> Vec<String> {
+    let lines = messages(log);
+    let left_out = lines.len().saturating_sub(LINES);
+    let told = lines.iter().enumerate().filter(|(at, _)| *at < FIRST || *at >= FIRST + left_out);
+    told.map(|(_, line)| cut(&scrubber.clean(line))).collect()
 }
 
 /// The log of the newest run that wrote anything.
@@ -89,6 +97,17 @@ mod tests {
     fn parts_are_joined_and_the_rest_left_out() {
         let log = "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stderr P two \n2026-01-01T00:00:00Z stderr F halves\nnot a line\n2026-01-01T00:00:00Z stdout F \n";
         assert_eq!(messages(log), ["one", "two halves"]);
+    }
+
+    #[test]
+    fn what_is_wrong_may_stand_above_a_long_usage() {
+        let line = |text: &str| format!("2026-01-01T00:00:00Z stderr F {text}\n");
+        let usage: String = (0..40).map(|n| line(&format!("  -flag-{n}"))).collect();
+        let lines = telling(&(line("flag provided but not defined: -new") + &usage), &Scrubber::default());
+        assert_eq!(lines.len(), LINES);
+        assert_eq!(lines[0], "flag provided but not defined: -new");
+        assert_eq!((lines[4].as_str(), lines[5].as_str()), ("  -flag-3", "  -flag-25"));
+        assert_eq!(lines.last().map(String::as_str), Some("  -flag-39"));
     }
 
     #[test]

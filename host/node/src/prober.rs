@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::canary;
-use crate::diagnosis::{Diagnoser, Finding};
+use crate::diagnosis::{self, Diagnoser, Finding};
 use crate::paths::Paths;
 use crate::watch::jittered;
 
@@ -249,12 +249,7 @@ fn judge(report: ProbeReport) -> Result<Answer, Box<Trouble>> {
             canary: report.canary.as_ref().map(canary::from_probe),
         }),
         Err(error) => {
-            let failure = Failure {
-                phase: error.phase().as_str().to_owned(),
-                grpc_code: error.grpc_code(),
-                message: error.to_string(),
-                ..Default::default()
-            };
+            let failure = diagnosis::probed(&error);
             let status = match error {
                 KmsError::Unhealthy { .. } => HealthStatus::Unhealthy,
                 _ => HealthStatus::Error,

@@ -87,7 +87,7 @@ impl Api {
         let shown = || format!("{} {}", call.method, below(&self.address, call.path));
         let unreachable = |error: reqwest::Error| BackendError::Unreachable {
             what,
-            request: shown(),
+            request: quoted(&call.method, &below(&self.address, call.path)),
             reason: error::reason(
                 &error,
                 &authority(&self.address).unwrap_or_default(),
@@ -142,6 +142,13 @@ impl Api {
         }
         Ok(request)
     }
+}
+
+/// `Put "https://vault:8200/v1/…"`.
+fn quoted(method: &Method, url: &Url) -> String {
+    let method = method.as_str();
+    let (first, rest) = method.split_at(method.len().min(1));
+    format!("{first}{} \"{url}\"", rest.to_ascii_lowercase())
 }
 
 fn errors_of(status: StatusCode, body: &[u8]) -> Vec<String> {
@@ -274,6 +281,12 @@ mod tests {
             below(&Url::parse("https://vault").unwrap(), "a/keys/k?x#y").path(),
             "/v1/a/keys/k%3Fx%23y"
         );
+    }
+
+    #[test]
+    fn a_request_without_answer_is_quoted_as_go_quotes_it() {
+        let url = Url::parse("https://vault:8200/v1/a").unwrap();
+        assert_eq!(quoted(&Method::PUT, &url), "Put \"https://vault:8200/v1/a\"");
     }
 
     #[test]

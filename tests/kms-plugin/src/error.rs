@@ -5,9 +5,11 @@
 //! credential, a plaintext or a ciphertext: bodies of requests and headers are never quoted.
 
 use std::error::Error;
+use std::net::IpAddr;
 
+use jiff::Timestamp;
 use reqwest::StatusCode;
-use rustls::{CertificateError, InvalidMessage};
+use rustls::{CertificateError, InvalidMessage, pki_types::UnixTime};
 use tonic::{Code, Status};
 
 /// Why something could not be done.
@@ -27,7 +29,7 @@ pub(crate) enum BackendError {
     #[error("failed to {what}: {request}: {reason}")]
     Unreachable {
         what: &'static str,
-        /// Method and URL.
+        /// Method and URL, as Go's client quotes them: `Put "https://…"`.
         request: String,
         reason: String,
         timed_out: bool,
@@ -123,6 +125,9 @@ pub(crate) fn reason(error: &reqwest::Error, host: &str, server_name: &str) -> S
             };
         }
         innermost = current.to_string();
+        if let Some(why) = innermost.strip_prefix("failed to lookup address information: ") {
+            return format!("dial tcp: lookup {}: {}", host_of(host), lookup_reason(why));
+        }
         next = match io.and_then(std::io::Error::get_ref) {
             Some(wrapped) => Some(wrapped),
             None => current.source(),
@@ -136,15 +141,15 @@ fn tls_reason(error: &rustls::Error, server_name: &str) -> String {
     match error {
         rustls::Error::InvalidCertificate(problem) => match problem {
             CertificateError::UnknownIssuer => x509("certificate signed by unknown authority"),
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. } => {
-                x509("certificate has expired or is not yet valid")
+            CertificateError::Expired | CertificateError::NotValidYet => x509(OUT_OF_DATE),
+            CertificateError::ExpiredContext { time, not_after } => {
+                x509(&format!("{OUT_OF_DATE}: current time {} is after {}", date(*time), date(*not_after)))
+            }
+            CertificateError::NotValidYetContext { time, not_before } => {
+                x509(&format!("{OUT_OF_DATE}: current time {} is before {}", date(*time), date(*not_before)))
             }
             CertificateError::NotValidForNameContext { presented, .. } => {
-                let names: Vec<_> = presented.iter().map(|name| bare_name(name)).collect();
-                x509(&format!("certificate is valid for {}, not {server_name}", names.join(", ")))
+                x509(&not_for(presented, server_name))
             }
             other => x509(&other.to_string()),
         },
@@ -155,7 +160,70 @@ fn tls_reason(error: &rustls::Error, server_name: &str) -> String {
     }
 }
 
+const OUT_OF_DATE: &str = "certificate has expired or is not yet valid";
+
+fn date(time: UnixTime) -> String {
+    let at = i64::try_from(time.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    at.map_or_else(|| "an unknown time".to_owned(), |at| at.to_string())
+}
+
+/// Go names the certificate's names of the kind that was looked for. `presented` is as rustls writes it:
+/// `DnsName("localhost")`, `IpAddress(127.0.0.1)`.
+fn not_for(presented: &[String], wanted: &str) -> String {
+    let is_ip = wanted.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    let names = presented.iter().filter(|name| name.starts_with("IpAddress") == is_ip);
+    let names: Vec<_> = names.map(|name| bare_name(name)).collect();
+    match (names.is_empty(), is_ip) {
+        (false, _) => format!("certificate is valid for {}, not {wanted}", names.join(", ")),
+        (true, true) => {
+            format!("cannot validate certificate for {wanted} because it doesn't contain any IP SANs")
+        }
+        (true, false) => format!("certificate is not valid for any names, but wanted to match {wanted}"),
+    }
+}
+
+/// Without the port.
+fn host_of(authority: &str) -> &str {
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host)
+}
+
+/// Go's word where the C library knows no such name; its other words Go repeats.
+fn lookup_reason(why: &str) -> &str {
+    match why {
+        "Name or service not known" | "No address associated with hostname" => "no such host",
+        other => other,
+    }
+}
+
 /// `localhost` of `DnsName("localhost")`.
 fn bare_name(name: &str) -> &str {
     name.split_once('(').map_or(name, |(_, inner)| inner.trim_end_matches(')')).trim_matches('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_for_others_is_told_as_go_tells_it() {
+        let both = ["DnsName(\"localhost\")".to_owned(), "IpAddress(127.0.0.1)".to_owned()];
+        assert_eq!(not_for(&both, "vault"), "certificate is valid for localhost, not vault");
+        assert_eq!(not_for(&both, "127.0.0.2"), "certificate is valid for 127.0.0.1, not 127.0.0.2");
+        assert_eq!(
+            not_for(&both[..1], "127.0.0.2"),
+            "cannot validate certificate for 127.0.0.2 because it doesn't contain any IP SANs"
+        );
+        assert_eq!(
+            not_for(&both[1..], "vault"),
+            "certificate is not valid for any names, but wanted to match vault"
+        );
+    }
+
+    #[test]
+    fn times_and_hosts_are_told_as_go_tells_them() {
+        let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_577_836_800));
+        assert_eq!(date(time), "2020-01-01T00:00:00Z");
+        assert_eq!(host_of("vault.example.com:8200"), "vault.example.com");
+        assert_eq!(lookup_reason("Name or service not known"), "no such host");
+    }
 }

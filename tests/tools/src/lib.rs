@@ -12,7 +12,6 @@ mod bao;
 mod binaries;
 mod componentize;
 mod control_plane;
-mod fuzz;
 mod go;
 pub mod progress;
 mod providers;

@@ -14,7 +14,7 @@ use crate::api::{Canary, ConditionStatus, PreflightPurpose, PreflightRequest, Pr
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use crate::ids::{KeyId, Mode, PluginDigest};
 use crate::outcome::{Action, Candidate};
-use crate::provider::{EvaluationRequest, Failure, Origin};
+use crate::provider::Failure;
 use crate::snapshot::{Snapshot, StoredCandidate};
 
 const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
@@ -201,7 +201,7 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
                     if failure.phase == "canary" {
                         reason = "KEKMismatch";
                     }
-                    failures.push(format!("node {name}: {}", told(snapshot, failure)));
+                    failures.push(format!("node {name}: {}", told(snapshot, stored, failure)));
                 }
             }
             _ => waiting.push(name.as_str()),
@@ -227,23 +227,29 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
 }
 
 /// A failure in words, with the provider's diagnosis where it has one.
-fn told(snapshot: &Snapshot, failure: &Failure) -> String {
-    let diagnosis = snapshot.wanted.kms.as_ref().and_then(|kms| {
-        let request = (EvaluationRequest::new(Origin::Desired, kms), failure.clone());
-        match snapshot.diagnoses.get(&request) {
-            Some(Ok(diagnosis)) => diagnosis.as_ref(),
-            _ => None,
+fn told(snapshot: &Snapshot, stored: &StoredCandidate, failure: &Failure) -> String {
+    let request = (stored.request(snapshot.wanted.kms.as_ref()), failure.clone());
+    let seen = format!("{}: {}{}", failure.phase, failure.message, last_words(failure));
+    match snapshot.diagnoses.get(&request) {
+        Some(Ok(Some(diagnosis))) => {
+            format!("{}: {} ({seen}). {}", diagnosis.cause, diagnosis.summary, diagnosis.remedy)
         }
-    });
-    let seen = format!("{}: {}", failure.phase, failure.message);
-    match diagnosis {
-        Some(diagnosis) => format!("{} ({seen}). {}", diagnosis.summary, diagnosis.remedy),
-        None => match failure.log_tail.last() {
-            Some(line) if !failure.message.contains(line.as_str()) => {
-                format!("{seen}; its last words: {line}")
-            }
-            _ => seen,
-        },
+        _ => seen,
+    }
+}
+
+/// What the plugin logged, where nobody can talk to it: one that answers says itself what is wrong. Of many lines the
+/// first, which says why a program was called wrongly, and the last.
+fn last_words(failure: &Failure) -> String {
+    let silent = failure.exit_code.is_some() || failure.phase == "start";
+    let lines: Vec<&str> = match failure.log_tail.as_slice() {
+        [first, middle @ .., before, last] if middle.len() > 1 => vec![first, "…", before, last],
+        all => all.iter().map(String::as_str).collect(),
+    };
+    if silent && !lines.is_empty() {
+        format!("; its last words: {}", lines.join(" | "))
+    } else {
+        String::new()
     }
 }
 

@@ -32,7 +32,9 @@ pub fn needed(objects: &Objects, results: &Results) -> Needed {
         .encryption_nodes
         .iter()
         .filter_map(|node| node.status.as_ref()?.preflight.as_ref()?.failure.clone());
-    let mut needed = needed::needed(desired.as_ref(), &keys, failures, results);
+    let candidate = find(objects, names::PREFLIGHT_SECRET).and_then(|secret| decode_candidate(secret).ok());
+    let candidate = candidate.map(|candidate| candidate.request(desired.as_ref()));
+    let mut needed = needed::needed(desired.as_ref(), &keys, candidate, failures, results);
     needed.history = history(objects).filter(|request| !results.history.contains_key(request)).collect();
     needed
 }

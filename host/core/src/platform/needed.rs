@@ -10,12 +10,12 @@ use crate::provider::{EvaluationRequest, Failure, Origin};
 pub(super) fn needed(
     desired: Option<&Value>,
     keys: &[KeySecret],
+    candidate: Option<EvaluationRequest>,
     failures: impl IntoIterator<Item = Failure>,
     results: &Results,
 ) -> Needed {
     let mut needed = Needed::default();
     let stored = keys.iter().filter_map(|key| Some((Origin::Stored, &key.kms.as_ref()?.plugin.kms)));
-    let mut wanted = None;
     for (origin, kms) in desired.map(|kms| (Origin::Desired, kms)).into_iter().chain(stored) {
         let request = EvaluationRequest::new(origin, kms);
         match results.evaluations.get(&request) {
@@ -30,15 +30,13 @@ pub(super) fn needed(
                         needed.objects.insert(object);
                     }
                 }
-                if origin == Origin::Desired {
-                    wanted = Some(request);
-                }
             }
             Some(Err(_)) => {}
         }
     }
-    // Every failure is put to the provider whose configuration is wanted now: the candidate is its doing.
-    if let Some(request) = wanted {
+    // A preflight's failure is put to the provider with the configuration that the candidate runs with.
+    if let Some(request) = candidate.filter(|request| matches!(results.evaluations.get(request), Some(Ok(_))))
+    {
         for failure in failures {
             let diagnosis = (request.clone(), failure);
             if !results.diagnoses.contains_key(&diagnosis) {

@@ -22,10 +22,12 @@ use keyward_core::formats::revision::{
 use keyward_core::ids::{ConfigHash, GroupResource, RemoteKeyId};
 use keyward_core::names;
 use keyward_core::outcome::{Action, Outcome};
-use keyward_core::platform::{Age, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
+use keyward_core::platform::{
+    Age, DiagnosisRequest, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes,
+};
 use keyward_core::provider::{
-    Container, Evaluation, EvaluationRequest, Exposure, Failure, Kek, KeyRef, ModuleDigest, Part, Plugin,
-    ProviderError, Reference, ReferenceKind, Violation,
+    Container, Diagnosis, Evaluation, EvaluationRequest, Exposure, Failure, Kek, KeyRef, ModuleDigest, Part,
+    Plugin, ProviderError, Reference, ReferenceKind, Violation,
 };
 use serde_json::{Value, json};
 
@@ -130,7 +132,8 @@ impl World {
                 results.history.insert(request, Ok(self.compacted));
             }
             for diagnosis in needed.diagnoses {
-                results.diagnoses.insert(diagnosis, Ok(None));
+                let said = diagnose(&diagnosis);
+                results.diagnoses.insert(diagnosis, Ok(said));
             }
         }
         self.salt += 1;
@@ -552,6 +555,17 @@ fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
 }
 
 /// For tests that look at one resource.
+/// The module knows what it means when its plugin ends, and speaks of the configuration that it is asked with.
+fn diagnose((request, failure): &DiagnosisRequest) -> Option<Diagnosis> {
+    let kms: Value = serde_json::from_str(&request.kms).unwrap();
+    failure.exit_code.is_some().then(|| Diagnosis {
+        cause: "ended".into(),
+        summary: format!("the plugin of {} cannot run", kms["test"]["key"].as_str().unwrap()),
+        remedy: "mend it".into(),
+        retryable: false,
+    })
+}
+
 pub fn resource(name: &str) -> GroupResource {
     GroupResource::parse(name)
 }

@@ -1,6 +1,7 @@
 //! An OpenBao of one's own, in memory, for one test.
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddrV4, TcpListener},
     path::PathBuf,
     process::Stdio,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use keyward_test_tools::Tools;
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -50,13 +51,46 @@ impl Bao {
     }
 
     pub(crate) async fn start_at(listen: SocketAddrV4) -> Self {
-        let binary = Tools::here().bao().expect("`cargo xtask test kms` installs OpenBao");
         let folder = tempfile::tempdir().unwrap();
+        let arguments = [
+            "-dev".to_owned(),
+            "-dev-tls".to_owned(),
+            "-dev-no-store-token".to_owned(),
+            format!("-dev-root-token-id={ROOT_TOKEN}"),
+            format!("-dev-listen-address={listen}"),
+            format!("-dev-tls-cert-dir={}", folder.path().display()),
+        ];
+        let bao = Self::run(listen, folder, &arguments);
+        bao.answers("sys/health", |status| status.is_success()).await;
+        bao
+    }
+
+    /// Not initialised, with this certificate for itself, which may be anyone's.
+    pub(crate) async fn uninitialised(certificate: &str, key: &str) -> Self {
+        let listen = SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST));
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        fs::write(file("vault-ca.pem"), certificate).unwrap();
+        fs::write(file("key.pem"), key).unwrap();
+        let listener = json!({
+            "address": listen.to_string(),
+            "tls_cert_file": file("vault-ca.pem"),
+            "tls_key_file": file("key.pem"),
+        });
+        let config =
+            json!({"listener": [{"tcp": listener}], "storage": {"inmem": {}}, "disable_mlock": true});
+        fs::write(file("config.json"), config.to_string()).unwrap();
+        let config = format!("-config={}", file("config.json").display());
+        let bao = Self::run(listen, folder, &[config]);
+        bao.answers("sys/health", |status| status.as_u16() == 501).await;
+        bao
+    }
+
+    fn run(listen: SocketAddrV4, folder: TempDir, arguments: &[String]) -> Self {
+        let binary = Tools::here().bao().expect("`cargo xtask test kms` installs OpenBao");
         let process = Command::new(binary)
-            .args(["server", "-dev", "-dev-tls", "-dev-no-store-token"])
-            .arg(format!("-dev-root-token-id={ROOT_TOKEN}"))
-            .arg(format!("-dev-listen-address={listen}"))
-            .arg(format!("-dev-tls-cert-dir={}", folder.path().display()))
+            .arg("server")
+            .args(arguments)
             .env_clear()
             .env("HOME", folder.path())
             .stdin(Stdio::null())
@@ -67,19 +101,21 @@ impl Bao {
             .unwrap();
         // Set-up only; that certificates are verified is what the tests look at.
         let http = Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().build().unwrap();
-        let bao = Self {
+        Self {
             address: format!("https://{listen}"),
             ca: folder.path().join("vault-ca.pem"),
             http,
             _process: process,
             _folder: folder,
-        };
-        let health = format!("{}/v1/sys/health", bao.address);
+        }
+    }
+
+    async fn answers(&self, path: &str, expected: impl Fn(StatusCode) -> bool) {
+        let url = format!("{}/v1/{path}", self.address);
         eventually("OpenBao to start", async || {
-            bao.http.get(&health).send().await.is_ok_and(|answer| answer.status().is_success())
+            self.http.get(&url).send().await.is_ok_and(|answer| expected(answer.status()))
         })
         .await;
-        bao
     }
 
     /// With a Transit key `k` and an AppRole that may use it, all in the root namespace.

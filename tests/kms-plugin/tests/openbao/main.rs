@@ -7,6 +7,8 @@ mod bao;
 mod plugin;
 
 mod credentials;
+mod diagnoses;
 mod keys;
 mod process;
+mod seen;
 mod tls;

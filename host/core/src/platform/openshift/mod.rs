@@ -133,7 +133,7 @@ impl std::fmt::Debug for Objects {
 /// What is still wanted before [`snapshot`] can be made; ask until it wants nothing.
 pub fn needed(objects: &Objects, component: &Component, results: &Results) -> Needed {
     let (keys, _) = keys::decode(keys::of(&objects.secrets, names::MANAGED_NAMESPACE, component.name));
-    needed::needed(operator::wanted(objects, component).kms.as_ref(), &keys, [], results)
+    needed::needed(operator::wanted(objects, component).kms.as_ref(), &keys, None, [], results)
 }
 
 /// What a snapshot holds on this platform alone.

@@ -1,0 +1,327 @@
+//! Everything that the Vault module has a diagnosis for, brought about: what it is told of it is what its fixtures say.
+//! (`cargo xtask test providers` has the module diagnose the fixtures.)
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use futures::{FutureExt as _, future::LocalBoxFuture};
+use keyward_core::provider::Failure;
+use keyward_kms::ProbeSpec;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::bao::{Bao, Credentials, eventually, free_port, policy};
+use crate::plugin::{Plan, ROUND_TRIP, STATUS};
+use crate::seen;
+
+/// Fixtures that no server and no plugin here can be brought to say, and why.
+const NOT_SEEN: [(&str, &str); 12] = [
+    ("a Vault without an active node is named", "one server has no standby"),
+    ("a proxy without a Vault behind it is unreachable", "there is no proxy"),
+    ("a CA that is not known is named in rustls' words too", "the plugin speaks Go's"),
+    ("a certificate for another name is named in rustls' words too", "the plugin speaks Go's"),
+    ("a Vault without Enterprise is named", "OpenBao has no licences, the plugin asks for none"),
+    ("a licence that is over is named", "OpenBao has no licences, the plugin asks for none"),
+    ("an image that cannot be had is named", "the kubelet's words"),
+    ("an AppRole that is not mounted is named", "OpenBao denies a login at what it does not have"),
+    ("a denial without a path is told by its phase", "the plugin's errors name the path"),
+    ("a denial that nothing more is known of names all rights", "the plugin's errors name the path"),
+    ("what is not known is not guessed", "nothing that is known says it"),
+    (
+        "a plugin that does not listen says nothing about Vault",
+        "a socket without a container's end is the agent's to tell",
+    ),
+];
+/// Which of the two a machine says of a host that is none is its DNS's business.
+const DNS: [&str; 2] = ["a host that DNS does not know is named", "a DNS that does not answer is named"];
+/// The other spelling of a configuration, with a failure of another fixture's.
+const AGAIN: [(&str, &str); 2] = [
+    (
+        "a refused login names the earlier spelling where that is written",
+        "a refused login is named with its Secret",
+    ),
+    (
+        "a key that does not exist names the earlier spelling where that is written",
+        "a key that does not exist is named with its field",
+    ),
+];
+
+#[derive(Deserialize)]
+struct Fixtures {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    failure: Failure,
+}
+
+/// What was seen, by the fixtures' names.
+type Seen = Vec<(&'static str, Failure)>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_module_is_told_is_what_its_fixtures_say() {
+    let scenes: [LocalBoxFuture<'static, Seen>; 6] = [
+        rights().boxed_local(),
+        keys().boxed_local(),
+        tokens().boxed_local(),
+        logins().boxed_local(),
+        tls().boxed_local(),
+        addresses().boxed_local(),
+    ];
+    let seen: BTreeMap<_, _> = futures::future::join_all(scenes).await.into_iter().flatten().collect();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../providers/vault/fixtures/diagnoses.yaml");
+    let fixtures: Fixtures = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let of_fixtures: BTreeMap<_, _> = fixtures.cases.iter().map(|case| (case.name.as_str(), case)).collect();
+
+    let mut wrong = Vec::new();
+    for (name, failure) in &seen {
+        match of_fixtures.get(name) {
+            Some(case) if case.failure == *failure => {}
+            _ => {
+                wrong.push(format!("- name: {name}\n  failure: {}", serde_json::to_string(failure).unwrap()))
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "seen, and not what the fixtures say:\n{}", wrong.join("\n"));
+    for name in of_fixtures.keys().filter(|name| !DNS.contains(name)) {
+        let told =
+            NOT_SEEN.iter().any(|(not, _)| not == name) || AGAIN.iter().any(|(again, _)| again == name);
+        assert!(told != seen.contains_key(name), "{name}: either it is seen or it is told why not");
+    }
+    for (again, first) in AGAIN {
+        assert_eq!(of_fixtures[again].failure, of_fixtures[first].failure, "{again}");
+    }
+}
+
+/// An OpenBao with the fixtures' key, and the plugin's command line for it.
+async fn vault() -> (Bao, Credentials) {
+    let bao = Bao::start().await;
+    bao.mount_transit("").await;
+    bao.post("", "transit/keys/kek", json!({})).await;
+    let credentials = bao.credentials("", &policy("transit", "kek"), json!({})).await;
+    (bao, credentials)
+}
+
+fn plan(bao: &Bao, credentials: &Credentials) -> Plan {
+    Plan::new(bao, credentials).with("vault-key-path", "transit/keys/kek")
+}
+
+fn told(failure: &Failure, address: &str, credentials: &Credentials) -> Failure {
+    let failure = seen::in_fixtures_words(failure, address);
+    let text = serde_json::to_string(&failure).unwrap();
+    assert!(!text.contains(&credentials.secret_id), "a secret in {text}");
+    failure
+}
+
+/// What a policy lacks.
+async fn rights() -> Seen {
+    let (bao, credentials) = vault().await;
+    let plugin = plan(&bao, &credentials).start();
+    plugin.ready().await;
+    let canary = plugin.canary().await;
+    let canary = ProbeSpec { canary: Some(&canary), ..STATUS };
+    let mut all = Vec::new();
+    for (name, right, spec) in [
+        ("a policy without read is named", "keys", &STATUS),
+        ("a policy without encrypt is named", "encrypt", &ROUND_TRIP),
+        ("a policy without decrypt is named", "decrypt", &ROUND_TRIP),
+        ("a canary that may not be decrypted is told by its phase", "decrypt", &canary),
+    ] {
+        let without = policy("transit", "kek").replace(&format!("transit/{right}"), "transit/none");
+        bao.set_policy("", &without).await;
+        all.push((name, told(&seen::running(&plugin, spec, &credentials).await, &bao.address, &credentials)));
+    }
+    all
+}
+
+/// What is wrong with the key, or its mount.
+async fn keys() -> Seen {
+    let (bao, credentials) = vault().await;
+    let plugin = plan(&bao, &credentials).start();
+    plugin.ready().await;
+    let first = plugin.canary().await;
+    bao.post("", "transit/keys/kek/rotate", json!({})).await;
+    plugin.ready().await;
+    let second = plugin.canary().await;
+    let of = |canary| ProbeSpec { canary: Some(canary), ..STATUS };
+    let mut all = Vec::new();
+    let mut tell = |name, failure: Failure| all.push((name, told(&failure, &bao.address, &credentials)));
+
+    bao.post("", "transit/keys/kek/config", json!({"min_decryption_version": 2})).await;
+    let refused = seen::running(&plugin, &of(&first), &credentials).await;
+    tell("a version that Vault no longer decrypts is named", refused);
+
+    bao.post("", "transit/keys/kek/config", json!({"deletion_allowed": true})).await;
+    bao.delete("", "transit/keys/kek").await;
+    let missing = seen::running(&plugin, &STATUS, &credentials).await;
+    tell("a key that does not exist is named with its field", missing);
+    bao.post("", "transit/keys/kek", json!({})).await;
+    let other = seen::running(&plugin, &of(&first), &credentials).await;
+    tell("a key made anew under its name is named", other);
+    let newer = seen::running(&plugin, &of(&second), &credentials).await;
+    tell("a ciphertext newer than the key is another key's", newer);
+
+    bao.delete("", "sys/mounts/transit").await;
+    let unmounted = seen::running(&plugin, &STATUS, &credentials).await;
+    tell("a mount that does not exist is named", unmounted);
+    all
+}
+
+/// What happens to a plugin that was logged in.
+async fn tokens() -> Seen {
+    let (bao, credentials) = vault().await;
+    let plugin = plan(&bao, &credentials).start();
+    plugin.ready().await;
+    let mut all = Vec::new();
+    let mut tell = |name, failure: Failure| all.push((name, told(&failure, &bao.address, &credentials)));
+
+    let quota = json!({"path": "transit", "rate": 1.0, "interval": "1h"});
+    bao.post("", "sys/quotas/rate-limit/one", quota).await;
+    eventually("the limit", async || plugin.probe(&STATUS).await.result.is_err()).await;
+    tell("a rate limit is named", seen::running(&plugin, &STATUS, &credentials).await);
+    bao.delete("", "sys/quotas/rate-limit/one").await;
+
+    bao.delete("", "sys/auth/approle").await;
+    let denied = seen::running(&plugin, &STATUS, &credentials).await;
+    tell("a plugin that may not log in again is named", denied);
+
+    bao.post("", "sys/seal", json!({})).await;
+    tell("a sealed Vault is named", seen::running(&plugin, &STATUS, &credentials).await);
+    let sealed = plan(&bao, &credentials).with("vault-connection-timeout", "300ms");
+    tell("the cause may stand in the log alone", seen::ended(sealed, &credentials).await);
+
+    let address = bao.address.clone();
+    drop(bao);
+    eventually("OpenBao to be gone", async || {
+        let healthz = plugin.probe(&STATUS).await.status.map(|status| status.healthz);
+        healthz.is_some_and(|healthz| healthz.contains("connection refused"))
+    })
+    .await;
+    let gone = seen::running(&plugin, &STATUS, &credentials).await;
+    let name = "a Vault that nobody answers for any more is unreachable";
+    all.push((name, told(&gone, &address, &credentials)));
+    all
+}
+
+/// Logins that are refused. OpenBao says the same of a secret id that is wrong, used up or expired.
+async fn logins() -> Seen {
+    let (bao, good) = vault().await;
+    let mut all = Vec::new();
+    let mut tell = |name, failure: Failure, with: &Credentials| {
+        all.push((name, told(&failure, &bao.address, with)));
+    };
+    let wrong = Credentials { secret_id: "00000000-wrong-secret-id".into(), ..good.clone() };
+    let refused = seen::ended(plan(&bao, &wrong), &wrong).await;
+    tell("a refused login is named with its Secret", refused, &wrong);
+
+    let fresh = async |settings| {
+        let answer = bao.post("", "auth/approle/role/plugin/secret-id", settings).await;
+        let secret_id = answer.pointer("/data/secret_id").and_then(|id| id.as_str()).unwrap().to_owned();
+        Credentials { secret_id, ..good.clone() }
+    };
+    let used_up = fresh(json!({"num_uses": 1})).await;
+    plan(&bao, &used_up).start().ready().await;
+    let refused = seen::ended(plan(&bao, &used_up), &used_up).await;
+    tell("a secret id that is used up is refused as a wrong one is", refused, &used_up);
+
+    let expired = fresh(json!({"ttl": "1s"})).await;
+    eventually("a secret id to expire", async || {
+        let mut plugin = plan(&bao, &expired).start();
+        eventually("a login or its refusal", async || {
+            plugin.log().contains("logged in\"") || plugin.log().contains("failed to log in")
+        })
+        .await;
+        let refused = !plugin.log().contains("\"logged in\"");
+        plugin.terminate();
+        plugin.ended().await;
+        refused
+    })
+    .await;
+    let refused = seen::ended(plan(&bao, &expired), &expired).await;
+    tell("a secret id that has expired is refused as a wrong one is", refused, &expired);
+
+    bao.post("", "sys/namespaces/admin", json!({})).await;
+    bao.post("admin", "sys/namespaces/auth", json!({})).await;
+    let inside = || plan(&bao, &good).with("vault-namespace", "admin");
+    let denied = seen::ended(inside().with("vault-auth-namespace", "admin/auth"), &good).await;
+    tell("a login that is denied is named with its namespace", denied, &good);
+    bao.delete("admin", "sys/namespaces/auth").await;
+    bao.delete("", "sys/namespaces/admin").await;
+    let unknown = seen::ended(inside().with("vault-auth-namespace", "admin/auth"), &good).await;
+    tell("a namespace that does not exist is named", unknown, &good);
+
+    let flag = plan(&bao, &good).with("vault-new-flag", "1");
+    tell("an argument that the plugin does not know is named", seen::ended(flag, &good).await, &good);
+    all
+}
+
+/// Certificates.
+async fn tls() -> Seen {
+    let (bao, credentials) = vault().await;
+    let short = |plan: Plan| plan.with("vault-connection-timeout", "300ms");
+    let mut all = Vec::new();
+    let mut tell = |name, failure: &Failure, address: &str| {
+        all.push((name, told(failure, address, &credentials)));
+    };
+    let unknown = seen::ended(short(plan(&bao, &credentials).without("tls-ca-file")), &credentials).await;
+    tell("a CA that is not known is named", &unknown, &bao.address);
+    let other = short(plan(&bao, &credentials).with("tls-sni", "vault.example.com"));
+    let other = seen::ended(other, &credentials).await;
+    tell("a certificate for another name is named", &other, &bao.address);
+    let empty = short(plan(&bao, &credentials).with("tls-ca-file", "/dev/null"));
+    tell("a CA bundle without a certificate is named", &seen::ended(empty, &credentials).await, &bao.address);
+
+    let certificate = |until: i32| {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(until, 2, 1);
+        let key = KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let (expired, key) = certificate(2020);
+    let server = Bao::uninitialised(&expired, &key).await;
+    let refused = seen::ended(short(plan(&server, &credentials)), &credentials).await;
+    tell("a certificate out of date is named", &refused, &server.address);
+    let (valid, key) = certificate(4000);
+    let server = Bao::uninitialised(&valid, &key).await;
+    let refused = seen::ended(short(plan(&server, &credentials)), &credentials).await;
+    tell("a Vault that is not initialised is named", &refused, &server.address);
+    all
+}
+
+/// Addresses that lead nowhere.
+async fn addresses() -> Seen {
+    let nobody = Credentials { role_id: "nobody".into(), secret_id: "00000000-secret-id".into() };
+    let of = async |address: &str| {
+        let plan = Plan::bare(&nobody).with("vault-address", address);
+        let plan = plan.with("vault-key-path", "transit/keys/kek").with("vault-connection-timeout", "300ms");
+        told(&seen::ended(plan, &nobody).await, address, &nobody)
+    };
+    let closed = of(&format!("https://127.0.0.1:{}", free_port(Ipv4Addr::LOCALHOST))).await;
+    let unknown = of("https://vault.invalid:8200").await;
+    // It accepts, since its queue does, and says nothing.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let late = of(&format!("https://{}", silent.local_addr().unwrap())).await;
+    let plain = plain_http().await;
+    let plain = of(&format!("https://127.0.0.1:{plain}")).await;
+    let [no_such_host, no_answer] = DNS;
+    let says_so = unknown.log_tail.iter().any(|line| line.contains("no such host"));
+    vec![
+        ("a Vault that nobody answers for is unreachable", closed),
+        ("a Vault that does not answer in time is unreachable", late),
+        ("a port that serves plain HTTP is named", plain),
+        (if says_so { no_such_host } else { no_answer }, unknown),
+    ]
+}
+
+/// A server that speaks HTTP without TLS, as long as the test runs.
+async fn plain_http() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new()).await });
+    port
+}

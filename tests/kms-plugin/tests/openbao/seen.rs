@@ -1,0 +1,102 @@
+//! What was seen of a plugin that failed, as a provider module is told it, and put as the module's fixtures put it: the
+//! same for every run.
+
+use k8s_openapi::api::core::v1::Pod;
+use keyward_core::node::Scrubber;
+use keyward_core::{
+    SecretBytes,
+    formats::revision::PluginRecord,
+    node::pod::CONTAINER,
+    provider::{Failure, KeyRef, ReferenceKind},
+};
+use keyward_kms::ProbeSpec;
+use serde_json::{Value, json};
+
+use crate::{
+    bao::Credentials,
+    plugin::{Plan, Plugin, STATUS},
+};
+
+/// The fixtures' Vault.
+const ADDRESS: &str = "https://vault.example.com:8200";
+const HOST: &str = "192.0.2.7:8200";
+
+/// A plugin that runs and fails at what is asked.
+pub(crate) async fn running(plugin: &Plugin, spec: &ProbeSpec<'_>, with: &Credentials) -> Failure {
+    let error = plugin.failure(spec).await;
+    let state = json!({"running": {}});
+    keyward_node::failure(&error, &pod(&state), &log(plugin), &scrubber(with))
+}
+
+/// A plugin that ends: nobody answers, and the kubelet knows with what code it ended.
+pub(crate) async fn ended(plan: Plan, with: &Credentials) -> Failure {
+    let mut plugin = plan.start();
+    let code = plugin.ended().await.code().expect("it ends by itself");
+    let error = plugin.failure(&STATUS).await;
+    let state = json!({"terminated": {"exitCode": code}});
+    keyward_node::failure(&error, &pod(&state), &log(&plugin), &scrubber(with))
+}
+
+fn pod(state: &Value) -> Pod {
+    let status = json!({
+        "name": CONTAINER, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state,
+    });
+    serde_json::from_value(json!({"status": {"containerStatuses": [status]}})).unwrap()
+}
+
+/// As the kubelet keeps it.
+fn log(plugin: &Plugin) -> String {
+    plugin.log().lines().map(|line| format!("2026-01-01T00:00:00Z stderr F {line}\n")).collect()
+}
+
+/// Knows what the agent knows: the values of Secrets that the plugin was given.
+fn scrubber(with: &Credentials) -> Scrubber {
+    let source =
+        KeyRef { kind: ReferenceKind::Secret, name: "vault-approle".into(), key: "secret-id".into() };
+    Scrubber::new([&PluginRecord {
+        kms: json!({}),
+        referenced: [(source, SecretBytes::new(with.secret_id.clone().into_bytes()))].into(),
+        accepted: None,
+        salt: None,
+    }])
+}
+
+/// In the fixtures' words: their address, no time, no random name. Of the log only the lines that warn of something, each
+/// told once.
+pub(crate) fn in_fixtures_words(failure: &Failure, address: &str) -> Failure {
+    let host = address.split_once("://").map_or(address, |(_, host)| host);
+    let words = |text: &str| {
+        let text = text.replace(address, ADDRESS).replace(host, HOST);
+        between(&text, "current time ", " is after", "2026-01-01T00:00:00Z")
+    };
+    let mut log_tail = Vec::new();
+    for line in failure.log_tail.iter().filter_map(|line| telling(line)) {
+        let line = words(&line);
+        if !log_tail.contains(&line) {
+            log_tail.push(line);
+        }
+    }
+    Failure { message: words(&failure.message), log_tail, ..failure.clone() }
+}
+
+/// A line without what differs from run to run; none where nothing is wrong.
+fn telling(line: &str) -> Option<String> {
+    let Ok(Value::Object(mut fields)) = serde_json::from_str(line) else {
+        // The usage of a program that was called wrongly is long.
+        return (!line.starts_with(['U', ' '])).then(|| line.to_owned());
+    };
+    if fields.get("level").and_then(Value::as_str) == Some("INFO") {
+        return None;
+    }
+    ["timestamp", "target", "uid", "took"].into_iter().for_each(|name| drop(fields.remove(name)));
+    Some(Value::Object(fields).to_string())
+}
+
+/// Puts `new` in place of what stands between the two.
+fn between(text: &str, before: &str, after: &str, new: &str) -> String {
+    let found = text.split_once(before).and_then(|(head, rest)| Some((head, rest.split_once(after)?.1)));
+    match found {
+        Some((head, tail)) => format!("{head}{before}{new}{after}{tail}"),
+        None => text.to_owned(),
+    }
+}
