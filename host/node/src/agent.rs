@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Connection;
 use crate::diagnosis::Diagnoser;
 use crate::disk::Disk;
+use crate::edits;
 use crate::error::AgentError;
 use crate::observe::Memory;
 use crate::prober::{Prober, Probing};
@@ -54,7 +55,7 @@ pub struct Agent {
     pub(crate) prober: Prober,
     pub(crate) throttle: Throttle,
     pub(crate) memory: Memory,
-    /// Rung by the watch: what is wanted changed.
+    /// Rung by the watches: what is wanted changed, or the configuration file did.
     wish: Arc<Notify>,
     /// Rung by probes.
     news: Arc<Notify>,
@@ -105,6 +106,10 @@ impl Agent {
             bell: Arc::clone(&news),
         });
         let beside = watch::watch_folder(settings.paths.recovered(), Arc::clone(&wish));
+        let folder = settings.paths.config().parent().map(ToOwned::to_owned).unwrap_or_default();
+        if let Err(error) = edits::watch(folder, &wish) {
+            tracing::warn!(%error, "edits of the configuration file are seen only when the agent looks by itself");
+        }
         let mut agent = Self {
             settings,
             disk: Arc::new(disk),

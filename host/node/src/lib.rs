@@ -13,6 +13,7 @@ mod by_hand;
 mod canary;
 mod diagnosis;
 mod disk;
+mod edits;
 mod error;
 pub mod kubeadm;
 mod logs;

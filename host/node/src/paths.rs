@@ -104,6 +104,16 @@ impl Paths {
         self.state().join("recovered.lock")
     }
 
+    /// Copies of configuration files that somebody edited by hand.
+    pub fn edited(&self) -> PathBuf {
+        self.state().join("edited")
+    }
+
+    pub(crate) fn edited_file(&self, hash: &ConfigHash) -> PathBuf {
+        let digits = hash.0.strip_prefix("sha256:").unwrap_or(&hash.0);
+        self.edited().join(format!("{digits}.json"))
+    }
+
     /// Logs of containers, as the kubelet lays them out.
     pub fn logs(&self) -> PathBuf {
         self.root.join("var/log/pods")

@@ -153,7 +153,7 @@ fn millis(from: Timestamp, to: Timestamp) -> f64 {
 }
 
 /// A figure of `/proc/PID/status`, in MiB.
-fn resident(pid: u32, what: &str) -> Result<f64> {
+pub(crate) fn resident(pid: u32, what: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with(what)).with_context(|| format!("no {what}"))?;
     let kib: f64 = line.split_whitespace().nth(1).context("no figure")?.parse()?;

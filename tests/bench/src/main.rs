@@ -4,6 +4,7 @@
 //! What may come in: measuring. What never does: an assertion on an absolute time, since machines are noisy. A goal is
 //! printed beside its figure.
 
+mod agent;
 mod live;
 mod pure;
 mod table;
@@ -16,7 +17,7 @@ use table::Table;
 
 #[derive(Parser)]
 struct Arguments {
-    /// `provider`, `core`, `live`, `binary`; all of them where none is named
+    /// `provider`, `core`, `live`, `agent`, `binary`; all of them where none is named
     names: Vec<String>,
 }
 
@@ -37,6 +38,10 @@ fn main() -> Result<()> {
     if wanted("live") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(live::live(&mut table))?;
+    }
+    if wanted("agent") {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(agent::agent(&mut table))?;
     }
     table.print();
     table.keep(&tools)

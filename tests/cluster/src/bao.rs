@@ -112,6 +112,19 @@ impl Bao {
         self.authority.pem()
     }
 
+    /// Serves by a certificate of this authority from now on, and returns when it does. Who trusts only the one before
+    /// is refused no later than at its next connection.
+    pub async fn serve_by(&mut self, authority: Authority) -> Result<()> {
+        self.server.serve_by(&authority)?;
+        self.http = http::client(Some(authority.pem()))?;
+        self.authority = Arc::new(authority);
+        wait_until("OpenBao's new certificate", START, async || {
+            self.request(Method::GET, "sys/seal-status", None).await?;
+            Ok(Seen::Yes(()))
+        })
+        .await
+    }
+
     /// The token that may do everything.
     pub fn root_token(&self) -> &Hidden {
         &self.root

@@ -59,6 +59,12 @@ impl Guarded {
         self.unshare
     }
 
+    /// The host's process id of what runs in there, once it was started and while it runs.
+    pub(crate) fn program(&self) -> Option<u32> {
+        let guard = *children_of(self.unshare).first()?;
+        children_of(guard).first().copied()
+    }
+
     /// How it ended, once it has.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
         *self.exit.status.lock().unwrap_or_else(PoisonError::into_inner)

@@ -49,7 +49,7 @@ pub use supervisor::{ContainerState, Image, PodState, State, Terminated};
 pub use wait::{Seen, wait_until};
 
 /// Chooses aws-lc-rs for the whole process, as Keyward does; a test may have linked another one in.
-fn use_one_tls_provider() {
+pub fn use_one_tls_provider() {
     // The second call fails, which is fine.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 
 use anyhow::{Context, Result};
 
-use crate::guarded::{Guarded, children_of};
+use crate::guarded::Guarded;
 
 /// A guarded program with its output in a file. Dropped, it is stopped.
 pub struct Process {
@@ -32,8 +32,7 @@ impl Process {
 
     /// Its process id on the host, once it was started and while it runs: for /proc.
     pub fn pid(&self) -> Option<u32> {
-        let guard = *children_of(self.guarded.unshare()).first()?;
-        children_of(guard).first().copied()
+        self.guarded.program()
     }
 
     /// How it ended, once it has.

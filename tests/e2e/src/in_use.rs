@@ -4,13 +4,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use keyward_core::ids::Revision;
+use keyward_test_cluster::{Seen, wait_until};
 use tokio::time::Instant;
 
 use crate::encryption::Encryption;
 use crate::evidence::evidence;
 use crate::install::{Install, Keyward, SHORT_HISTORY};
 use crate::load::{Contents, Load};
-use crate::reader::{Reader, Report};
+use crate::phase::Phase;
+use crate::reader::{Away, Reader, Report};
 use crate::said::Said;
 use crate::status::Status;
 use crate::writer::{Writer, Written};
@@ -46,8 +49,8 @@ impl InUse {
         let keyward = Keyward::start(install).await?;
         let load = Load::create(&keyward.client, secrets, configmaps).await?;
         let before = load.contents().await?;
-        let reader = Reader::start(load.clone(), before.clone(), READ_PAUSE);
-        let writer = Writer::start(Load::empty(&keyward.client, WRITTEN).await?, WRITE_PAUSE);
+        let reader = Reader::start(&keyward.cluster, before.clone(), READ_PAUSE).await?;
+        let writer = Writer::start(&keyward.cluster, WRITTEN, reader.away(), WRITE_PAUSE).await?;
         let said = Said::listen(keyward.client.clone());
         Ok(Self { keyward, said, load, before, reader, writer })
     }
@@ -60,6 +63,39 @@ impl InUse {
         Ok(began.elapsed())
     }
 
+    /// Waits until the change to this key is so far, or farther.
+    pub async fn reached(&self, key: u64, phase: Phase, patience: Duration) -> Result<()> {
+        wait_until(&format!("{phase:?}"), patience, async || {
+            let now = Phase::of(&self.keyward, key).await?;
+            Ok(Seen::when(now >= phase, format!("{now:?}; {}", self.keyward.last_words())))
+        })
+        .await
+    }
+
+    /// Fails unless every object says what it said, through this node's API server.
+    pub async fn must_read_through(&self, node: usize) -> Result<()> {
+        let client = self.keyward.cluster.client(node).await?;
+        let now = Load::through(&client).contents().await?;
+        let missed = self.before.iter().filter(|(name, content)| now.get(*name) != Some(content)).count();
+        ensure!(missed == 0, "{missed} of {} objects are not what they were", self.before.len());
+        Ok(())
+    }
+
+    /// Waits until a revision newer than `before` is loaded everywhere and nothing is under way, this key being the
+    /// writer all the while: what was changed in place is in force on every node.
+    pub async fn replaced(&self, before: Revision, key: u64, patience: Duration) -> Result<Status> {
+        let what = format!("a revision above {before} to be in force everywhere");
+        self.keyward
+            .wait(&what, patience, |status| {
+                let newer = status.newest_revision().is_some_and(|revision| revision > before);
+                newer
+                    && status.has_converged()
+                    && status.is_idle()
+                    && status.key(key).is_some_and(|key| key.role == "write" && key.migrated.len() == 2)
+            })
+            .await
+    }
+
     /// Waits until this key holds everything, and looks: every value in etcd is under it, whoever wrote it, every
     /// object says what it said, the status says that it is done.
     pub async fn settled(&self, to: Encryption, key: u64, patience: Duration) -> Result<Status> {
@@ -69,6 +105,12 @@ impl InUse {
         let found = evidence(&self.keyward.cluster, &self.load, &self.before).await?;
         found.expect(|resource| to.prefix(key, resource)).with_context(|| format!("{to} under key {key}"))?;
         Ok(status)
+    }
+
+    /// Nodes whose API server the test takes away: nobody reads through them for now.
+    #[must_use]
+    pub fn away(&self) -> Away {
+        self.reader.away()
     }
 
     /// Fails unless the status said all of these parts in one line, after `earlier`.

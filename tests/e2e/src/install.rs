@@ -56,6 +56,14 @@ pub struct Install {
     pub operator_log: Option<String>,
     /// Further arguments of the API servers.
     pub apiserver_args: Vec<String>,
+    /// Arguments of the agents, beside whose they are.
+    pub agent_args: Vec<String>,
+    /// What agents are run as.
+    pub agent: Binary,
+    /// The first wait before a container that ended is started again, and the longest.
+    pub restart_backoff: (Duration, Duration),
+    /// OpenBao keeps its data on disk, so that it can be stopped and started again.
+    pub durable_kms: bool,
 }
 
 impl Default for Install {
@@ -70,6 +78,10 @@ impl Default for Install {
             operator_args: Vec::new(),
             operator_log: None,
             apiserver_args: Vec::new(),
+            agent_args: Vec::new(),
+            agent: Binary::Keyward,
+            restart_backoff: (Duration::from_millis(250), Duration::from_secs(4)),
+            durable_kms: false,
         }
     }
 }
@@ -97,22 +109,29 @@ impl Keyward {
     pub async fn start(install: Install) -> Result<Self> {
         let tools = keyward_test_cluster::Tools::here();
         let for_build = tools.clone();
-        let (keyward, plugin) = tokio::task::spawn_blocking(move || -> Result<_> {
+        let agent = install.agent;
+        let (keyward, plugin, agent) = tokio::task::spawn_blocking(move || -> Result<_> {
             for_build.providers()?;
-            Ok((for_build.binary(Binary::Keyward)?, for_build.binary(Binary::KmsPlugin)?))
+            let [keyward, plugin, agent] =
+                [Binary::Keyward, Binary::KmsPlugin, agent].map(|binary| for_build.binary(binary));
+            Ok((keyward?, plugin?, agent?))
         })
         .await??;
-        let images = [Image::repository(AGENT_IMAGE, &keyward), Image::repository(PLUGIN_REPOSITORY, plugin)];
+        let images = [Image::repository(AGENT_IMAGE, agent), Image::repository(PLUGIN_REPOSITORY, plugin)];
         let mut builder = Cluster::builder()
             .nodes(install.nodes)
             .request_timeout(install.request_timeout)
             .file_poll(install.file_poll)
+            .restart_backoff(install.restart_backoff.0, install.restart_backoff.1)
             .apiserver_args(install.apiserver_args.clone())
             .images(images);
         if let Some(folder) = &install.keep {
             builder = builder.keep(folder);
         }
-        let (cluster, bao) = tokio::try_join!(builder.start(), Bao::start(&tools))?;
+        let kms = async {
+            if install.durable_kms { Bao::start_durable(&tools).await } else { Bao::start(&tools).await }
+        };
+        let (cluster, bao) = tokio::try_join!(builder.start(), kms)?;
         let client = cluster.client(0).await?;
         bao.mount_transit("", "transit").await?;
         for key in &install.keys {
@@ -172,11 +191,7 @@ impl Keyward {
         let namespace = Namespace { metadata: named(names::NAMESPACE), ..Default::default() };
         Api::all(self.client.clone()).create(&PostParams::default(), &namespace).await?;
         self.set_credentials(&self.role).await?;
-        let bundle = BTreeMap::from([("ca-bundle.crt".to_owned(), self.bao.ca_pem().to_owned())]);
-        let bundle = ConfigMap { metadata: named(CA_BUNDLE), data: Some(bundle), ..Default::default() };
-        Api::namespaced(self.client.clone(), names::NAMESPACE)
-            .create(&PostParams::default(), &bundle)
-            .await?;
+        self.set_ca_bundle(self.bao.ca_pem()).await?;
         self.bind().await?;
         self.apply(&json!({})).await
     }
@@ -216,6 +231,16 @@ impl Keyward {
         Ok(())
     }
 
+    /// Writes the bundle of authorities that plugins trust, PEM.
+    pub async fn set_ca_bundle(&self, pem: &str) -> Result<()> {
+        let bundle = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CA_BUNDLE}, "data": {"ca-bundle.crt": pem},
+        });
+        let api = Api::<ConfigMap>::namespaced(self.client.clone(), names::NAMESPACE);
+        api.patch(CA_BUNDLE, &PatchParams::apply("admin").force(), &Patch::Apply(&bundle)).await?;
+        Ok(())
+    }
+
     /// Secrets of Keyward's namespace.
     pub fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.client.clone(), names::NAMESPACE)
@@ -224,7 +249,9 @@ impl Keyward {
     /// Starts an agent on each node.
     pub fn start_agents(&self) -> Result<()> {
         let interval = format!("{}s", self.install.probe_interval.as_secs());
-        self.cluster.nodes().iter().try_for_each(|node| node.start_agent(&["--probe-interval", &interval]))
+        let mut args = vec!["--probe-interval", interval.as_str()];
+        args.extend(self.install.agent_args.iter().map(String::as_str));
+        self.cluster.nodes().iter().try_for_each(|node| node.start_agent(&args))
     }
 
     /// Stops each node's agent, and waits for its end: from now on no node moves.
@@ -369,7 +396,12 @@ impl Keyward {
 
     /// The pods of plugins on the first node.
     pub fn plugins(&self) -> Result<Vec<PodState>> {
-        let mut pods = self.cluster.node(0)?.pods()?;
+        self.plugins_on(0)
+    }
+
+    /// The pods of plugins on a node.
+    pub fn plugins_on(&self, node: usize) -> Result<Vec<PodState>> {
+        let mut pods = self.cluster.node(node)?.pods()?;
         pods.retain(|pod| pod.name.starts_with("keyward-kms-"));
         Ok(pods)
     }

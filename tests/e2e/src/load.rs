@@ -50,10 +50,20 @@ impl Load {
     pub async fn empty(client: &Client, namespace: &str) -> Result<Self> {
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}}))?;
         Api::all(client.clone()).create(&PostParams::default(), &object).await?;
-        Ok(Self {
+        Ok(Self::within(client, namespace))
+    }
+
+    /// What [`create`](Self::create) made, through the API server that this client asks.
+    #[must_use]
+    pub fn through(client: &Client) -> Self {
+        Self::within(client, NAMESPACE)
+    }
+
+    pub(crate) fn within(client: &Client, namespace: &str) -> Self {
+        Self {
             secrets: Api::namespaced(client.clone(), namespace),
             configmaps: Api::namespaced(client.clone(), namespace),
-        })
+        }
     }
 
     /// The same objects, through another API server.
@@ -95,6 +105,11 @@ impl Load {
             Kind::ConfigMap => drop(self.configmaps.create(&params, &serde_json::from_value(object)?).await?),
         }
         kind.holding(value)
+    }
+
+    /// What an object of this name holds that has this value and nothing else.
+    pub(crate) fn holding(name: &str, value: &str) -> Result<Content> {
+        Kind::of(name)?.0.holding(value)
     }
 
     /// Writes another value into an object, whatever version it has. Gives what it is to hold from now on.

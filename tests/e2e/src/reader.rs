@@ -1,18 +1,21 @@
-//! A client that lists and gets every object in a loop, and counts what fails.
+//! A client that lists and gets every object in a loop, through each API server in turn, and counts what fails.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use keyward_test_cluster::Cluster;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::load::{Contents, Load};
 
 /// Reads in the background until it is asked for its report.
 pub struct Reader {
     stop: Arc<AtomicBool>,
+    away: Away,
     task: JoinHandle<Report>,
 }
 
@@ -23,45 +26,133 @@ pub struct Report {
     pub lists: u64,
     /// Single objects.
     pub gets: u64,
+    /// Of these, by node.
+    pub through: BTreeMap<String, u64>,
     /// What failed, or was not what it had been.
     pub failures: Vec<String>,
 }
 
+/// Nodes whose API server the test itself has taken away: nobody reads through them until they are back.
+#[derive(Clone, Debug, Default)]
+pub struct Away(Arc<Mutex<BTreeSet<String>>>);
+
+impl Away {
+    /// From now on this node's is away.
+    pub fn leave(&self, node: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned());
+    }
+
+    /// It serves again.
+    pub fn back(&self, node: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+
+    pub(crate) fn has(&self, node: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(node)
+    }
+}
+
+/// A node and the objects as its API server gives them.
+struct Through {
+    node: String,
+    load: Load,
+}
+
+struct Turns {
+    servers: Vec<Through>,
+    expected: Contents,
+    away: Away,
+    began: Instant,
+    report: Report,
+}
+
 impl Reader {
     /// Begins. `pause` is the time from one get to the next: a reader, not a load test.
-    pub fn start(load: Load, expected: Contents, pause: Duration) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+    pub async fn start(cluster: &Cluster, expected: Contents, pause: Duration) -> Result<Self> {
+        let mut servers = Vec::new();
+        for (index, node) in cluster.nodes().iter().enumerate() {
+            let client = cluster.client(index).await?;
+            servers.push(Through { node: node.name().to_owned(), load: Load::through(&client) });
+        }
+        let (stop, away) = (Arc::new(AtomicBool::new(false)), Away::default());
+        let mut turns =
+            Turns { servers, expected, away: away.clone(), began: Instant::now(), report: Report::default() };
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
-            let mut report = Report::default();
             let mut pace = tokio::time::interval(pause);
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut turn = 0;
+            let names: Vec<String> = turns.expected.keys().cloned().collect();
             while !stopped.load(Ordering::Relaxed) {
-                match load.contents().await {
-                    Ok(contents) if contents == expected => report.lists += 1,
-                    Ok(_) => report.failures.push("a list shows other contents".to_owned()),
-                    Err(error) => report.failures.push(format!("list: {error:#}")),
+                for at in 0..turns.servers.len() {
+                    turns.list(at).await;
                 }
-                for (name, content) in &expected {
+                for name in &names {
                     pace.tick().await;
                     if stopped.load(Ordering::Relaxed) {
                         break;
                     }
-                    match load.get(name).await {
-                        Ok(found) if found == *content => report.gets += 1,
-                        Ok(_) => report.failures.push(format!("get {name}: it says something else")),
-                        Err(error) => report.failures.push(format!("get {name}: {error:#}")),
-                    }
+                    turn += 1;
+                    turns.get(turn % turns.servers.len().max(1), name).await;
                 }
             }
-            report
+            turns.report
         });
-        Self { stop, task }
+        Ok(Self { stop, away, task })
+    }
+
+    /// Through whom nobody reads for now.
+    #[must_use]
+    pub fn away(&self) -> Away {
+        self.away.clone()
     }
 
     /// Ends, and tells.
     pub async fn finish(self) -> Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.context("the reader panicked")
+    }
+}
+
+impl Turns {
+    async fn list(&mut self, at: usize) {
+        let Some(Through { node, load }) = self.servers.get(at).filter(|it| !self.away.has(&it.node)) else {
+            return;
+        };
+        let failure = match load.contents().await {
+            Ok(contents) if contents == self.expected => {
+                self.report.lists += 1;
+                return;
+            }
+            Ok(_) => "a list shows other contents".to_owned(),
+            Err(error) => format!("list: {error:#}"),
+        };
+        let node = node.clone();
+        self.failed(&node, failure);
+    }
+
+    async fn get(&mut self, at: usize, name: &str) {
+        let Some(Through { node, load }) = self.servers.get(at).filter(|it| !self.away.has(&it.node)) else {
+            return;
+        };
+        let node = node.clone();
+        let failure = match load.get(name).await {
+            Ok(found) if self.expected.get(name) == Some(&found) => {
+                self.report.gets += 1;
+                *self.report.through.entry(node).or_default() += 1;
+                return;
+            }
+            Ok(_) => format!("get {name}: it says something else"),
+            Err(error) => format!("get {name}: {error:#}"),
+        };
+        self.failed(&node, failure);
+    }
+
+    /// What was under way while a server was taken away is no failure of Keyward's.
+    fn failed(&mut self, node: &str, failure: String) {
+        if !self.away.has(node) {
+            let at = self.began.elapsed().as_secs_f64();
+            self.report.failures.push(format!("{at:.1} s, {node}: {failure}"));
+        }
     }
 }

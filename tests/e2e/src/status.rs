@@ -1,6 +1,7 @@
 //! What the status says, as a test asks it.
 
 use keyward_core::api::{ClusterEncryption, ClusterEncryptionStatus, Condition, ConditionStatus, KeyStatus};
+use keyward_core::ids::Revision;
 
 /// `ClusterEncryption/cluster` as read.
 pub struct Status(pub ClusterEncryption);
@@ -41,6 +42,11 @@ impl Status {
     pub fn newest_lists(&self) -> impl Iterator<Item = &Vec<String>> {
         let newest = self.0.status.iter().filter_map(|status| status.revisions.last());
         newest.flat_map(|revision| revision.lists.values())
+    }
+
+    /// The newest revision's number.
+    pub fn newest_revision(&self) -> Option<Revision> {
+        self.0.status.as_ref()?.revisions.last().map(|revision| revision.n)
     }
 
     /// Every API server has loaded the newest revision.

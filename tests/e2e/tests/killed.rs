@@ -11,13 +11,12 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use keyward_core::api::EncryptionMigration;
 use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_test_cluster::{Seen, wait_until};
-use keyward_test_e2e::{Encryption, InUse, Install, Keyward};
+use keyward_test_e2e::{Encryption, InUse, Install, Phase};
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
+use kube::api::ListParams;
 
 const PATIENCE: Duration = Duration::from_mins(2);
 const KILLS: usize = 8;
@@ -25,36 +24,6 @@ const KILLS: usize = 8;
 const AT_MOST: usize = 4;
 /// So long after a phase was reached, at the most.
 const LATEST: Duration = Duration::from_millis(1200);
-
-/// How far a change is, by what stands in objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    Asked,
-    /// There is a candidate.
-    Trying,
-    /// There is a key secret.
-    Made,
-    /// A revision reads with the key.
-    Reading,
-    /// A revision writes with it.
-    Writing,
-    /// Every API server has loaded that one.
-    InFlight,
-    Migrating,
-    /// One resource is recorded as migrated.
-    Migrated,
-}
-
-const PHASES: [Phase; 8] = [
-    Phase::Asked,
-    Phase::Trying,
-    Phase::Made,
-    Phase::Reading,
-    Phase::Writing,
-    Phase::InFlight,
-    Phase::Migrating,
-    Phase::Migrated,
-];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Result<()> {
@@ -76,17 +45,17 @@ async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Resu
         let mut moments = Vec::new();
         while moments.len() < AT_MOST.min(kills - killed) {
             if deck.is_empty() {
-                deck = random.shuffled(&PHASES);
+                deck = random.shuffled(&Phase::ALL);
             }
             moments.extend(deck.pop().map(|phase| (phase, random.below(LATEST))));
         }
         moments.sort();
         cluster.keyward.apply(&to.spec(&cluster.keyward)).await?;
         for (phase, later) in moments {
-            reached(&cluster, key, phase).await.with_context(|| format!("{to}, key {key}"))?;
+            cluster.reached(key, phase, PATIENCE).await.with_context(|| format!("{to}, key {key}"))?;
             // Not a wait for something: the moment is what is random.
             tokio::time::sleep(later).await;
-            let now = look(&cluster.keyward, key).await?;
+            let now = Phase::of(&cluster.keyward, key).await?;
             killed += 1;
             println!("kill {killed:>2}: key {key}, {:>4} ms after {phase:?}; {now:?}", later.as_millis());
             cluster.keyward.crash_operator().await?;
@@ -110,42 +79,6 @@ async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Resu
         began.elapsed().as_secs_f64()
     );
     Ok(())
-}
-
-/// Waits until the change to this key is so far, or farther.
-async fn reached(cluster: &InUse, key: u64, phase: Phase) -> Result<()> {
-    wait_until(&format!("{phase:?}"), PATIENCE, async || {
-        let now = look(&cluster.keyward, key).await?;
-        Ok(Seen::when(now >= phase, format!("{now:?}; {}", cluster.keyward.last_words())))
-    })
-    .await
-}
-
-async fn look(keyward: &Keyward, key: u64) -> Result<Phase> {
-    let name = names::key_secret(names::KUBE_APISERVER, KeyId(key));
-    let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
-    let migrations = migrations.list(&ListParams::default()).await?;
-    let status = keyward.status().await?;
-    let provider = format!("kms:{key}");
-    let listed = |first: bool| {
-        let mut lists = status.newest_lists();
-        lists.any(|list| if first { list.first() == Some(&provider) } else { list.contains(&provider) })
-    };
-    Ok(if status.key(key).is_some_and(|key| !key.migrated.is_empty()) {
-        Phase::Migrated
-    } else if migrations.iter().any(|migration| migration.spec.key_id == KeyId(key)) {
-        Phase::Migrating
-    } else if listed(true) {
-        if status.has_converged() { Phase::InFlight } else { Phase::Writing }
-    } else if listed(false) {
-        Phase::Reading
-    } else if keyward.secrets().get_opt(&name).await?.is_some() {
-        Phase::Made
-    } else if keyward.secrets().get_opt(names::PREFLIGHT_SECRET).await?.is_some() {
-        Phase::Trying
-    } else {
-        Phase::Asked
-    })
 }
 
 /// Waits until the operator that was started last is the writer: one that does nothing yet is not worth killing.

@@ -22,7 +22,7 @@ async fn from_plain_to_vault_and_back_no_read_fails() -> Result<()> {
     let told = Transcript::default();
     told.keep_in(keyward.cluster.folder())?;
     let mut search = Search::begin(&keyward, &keyward.role.secret_id, &told).await?;
-    let reader = Reader::start(load.clone(), before.clone(), Duration::from_millis(5));
+    let reader = Reader::start(&keyward.cluster, before.clone(), Duration::from_millis(5)).await?;
     let gap = Gap::watch(&keyward.cluster, 1).await?;
 
     plan(&keyward, &vault_spec(&keyward, "a", &IMAGE(1)), &told).await?;

@@ -21,6 +21,8 @@ pub enum Binary {
     KmsPlugin,
     /// What guards the harness's processes and stands in for a node's kubelet.
     TestNode,
+    /// The node agent, killed after each step.
+    MortalAgent,
 }
 
 impl Binary {
@@ -30,6 +32,7 @@ impl Binary {
             Self::Keyward => "keyward",
             Self::KmsPlugin => "keyward-test-kms-plugin",
             Self::TestNode => "keyward-test-node",
+            Self::MortalAgent => "keyward-test-mortal-agent",
         }
     }
 
@@ -38,6 +41,7 @@ impl Binary {
             Self::Keyward => "keyward",
             Self::KmsPlugin => "keyward-test-kms-plugin",
             Self::TestNode => "keyward-test-cluster",
+            Self::MortalAgent => "keyward-test-e2e",
         }
     }
 }

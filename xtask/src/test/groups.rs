@@ -30,6 +30,8 @@ pub(crate) enum Group {
     Cluster,
     /// Keyward on a real control plane with a real KMS
     E2e,
+    /// The same on three control-plane nodes
+    Nodes,
     /// The same at length: every move between modes, losses, an operator that is killed
     Life,
 }
@@ -39,13 +41,15 @@ const CLUSTER: &str = "keyward-test-cluster";
 const E2E: &str = "keyward-test-e2e";
 const HOSTILE: &str = "keyward-test-hostile";
 const SIM: &str = "keyward-test-sim";
+/// Programs with several nodes.
+const NODES: [&str; 1] = ["nodes"];
 /// Programs of the long group.
 const LIFE: [&str; 3] = ["moves", "losses", "killed"];
 /// All fuzz targets together; ten minutes each is for `cargo xtask fuzz`.
 const FUZZ_SECONDS: u64 = 60;
 
 impl Group {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Unit,
         Self::Providers,
         Self::Hostile,
@@ -54,6 +58,7 @@ impl Group {
         Self::Kms,
         Self::Cluster,
         Self::E2e,
+        Self::Nodes,
         Self::Life,
     ];
 
@@ -76,6 +81,7 @@ impl Group {
             Self::Kms => "kms",
             Self::Cluster => "cluster",
             Self::E2e => "e2e",
+            Self::Nodes => "nodes",
             Self::Life => "life",
         }
     }
@@ -90,24 +96,26 @@ impl Group {
             Self::Kms => "the KMS v2 server of the tests",
             Self::Cluster => "nodes, API servers and static pods of the harness",
             Self::E2e => "Keyward on a real control plane with a real KMS",
+            Self::Nodes => "the same on three control-plane nodes",
             Self::Life => "every move between modes, losses, an operator that is killed",
         }
     }
 
     /// Whether it runs etcd, API servers or OpenBao.
     pub(crate) fn needs_cluster(self) -> bool {
-        matches!(self, Self::Kms | Self::Cluster | Self::E2e | Self::Life)
+        matches!(self, Self::Kms | Self::Cluster | Self::E2e | Self::Nodes | Self::Life)
     }
 
     /// Whether it loads provider modules.
     pub(crate) fn needs_modules(self) -> bool {
-        matches!(self, Self::Providers | Self::E2e | Self::Life)
+        matches!(self, Self::Providers | Self::E2e | Self::Nodes | Self::Life)
     }
 
     /// Whether a test program of this workspace belongs to it; each belongs to exactly one.
     pub(crate) fn has(self, program: &TestProgram) -> bool {
         let group = match program.package.as_str() {
             KMS => Self::Kms,
+            E2E if NODES.contains(&program.target.as_str()) => Self::Nodes,
             E2E if LIFE.contains(&program.target.as_str()) => Self::Life,
             E2E => Self::E2e,
             HOSTILE => Self::Hostile,

@@ -139,6 +139,10 @@ pub struct EncryptionNodeStatus {
     /// Keys whose plugin's data is on this node's disk, in kept revisions or in files.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<KeyId>,
+    /// The revision that was to be in force when the local API server had loaded a configuration that is none: what was
+    /// written meanwhile may be under any of the revision's keys. Told until a later revision is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drifted: Option<Revision>,
     /// Plugins that run here and do not decrypt their key's canary: they reach another KEK than the one that it was made
     /// with, by their digests.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]

@@ -77,7 +77,8 @@ pub(crate) struct Deployed<'a> {
     pub(crate) facts: Facts,
     /// Usable keys, newest first.
     pub(crate) backed: Vec<Key>,
-    /// A newer revision was made, is gone, and cannot be made anew: whoever had it has left, and may have written by it.
+    /// A newer revision was made, is gone, and cannot be made anew: whoever had it has left, and may have written by it. Or
+    /// an API server had loaded what is no revision while the newest was to be in force.
     pub(crate) left_behind: bool,
 }
 
@@ -95,7 +96,10 @@ impl<'a> Deployed<'a> {
             // Where one that is missing may be with somebody, or can be made anew, nothing is decided at all.
             Deployment::Converged { .. } | Deployment::Rolling { .. } => {
                 let newest = snapshot.newest_revision();
-                snapshot.openshift().is_none() && snapshot.told_revisions.iter().any(|told| told.n > newest)
+                let drifted =
+                    snapshot.servers.values().filter_map(|server| server.status().and_then(|s| s.drifted));
+                let gone = snapshot.told_revisions.iter().any(|told| told.n > newest);
+                snapshot.openshift().is_none() && (gone || drifted.max().is_some_and(|n| n >= newest))
             }
             Deployment::Nothing | Deployment::Blocked => false,
         };

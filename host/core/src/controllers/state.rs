@@ -221,7 +221,7 @@ pub(super) fn why(deployed: &Deployed<'_>, next: &State) -> String {
     let newest = next.keys.keys().next_back().map(ToString::to_string).unwrap_or_default();
     let lists_change = deployed.state.as_ref().is_none_or(|state| state.resources != next.resources);
     if deployed.left_behind {
-        return "a newer one is gone for good: what was claimed before it does not count".to_owned();
+        return "a newer one is gone for good, or another configuration was loaded somewhere: what was claimed before does not count".to_owned();
     }
     if !lists_change {
         return "the same lists, with changed content of a key".to_owned();

@@ -6,7 +6,7 @@ use std::fmt;
 use super::instance::Instance;
 use super::observe::{Observed, Question};
 use super::view::{Candidate, Needed, Problem, View};
-use super::{install, preflight, probes, report, stop, trial};
+use super::{drift, install, preflight, probes, report, stop, trial};
 use crate::api::{Canary, EncryptionNodeStatus, PreflightAnswer};
 use crate::ids::{ConfigHash, KeyId, Revision};
 
@@ -56,6 +56,12 @@ pub enum Step {
     },
     /// Keep in mind what the API server has loaded: while it says nothing, that is what can be put back.
     RecordLoaded(ConfigHash),
+    /// Keep a copy of the configuration file, which somebody edited by hand and which has this hash.
+    PutAside(ConfigHash),
+    /// Keep in mind that something else was loaded while this revision was to be in force.
+    RecordDrift(Revision),
+    /// A later revision is in force.
+    ForgetDrift,
     /// Forget the refusal: its configuration was loaded after all.
     ForgetRefusal,
     /// Remove a key's link and record: no configuration names its socket any more.
@@ -104,6 +110,9 @@ impl Step {
             Self::PutBack { .. } => "PutBack",
             Self::RecordLoaded(_) => "RecordLoaded",
             Self::ForgetRefusal => "ForgetRefusal",
+            Self::PutAside(_) => "PutAside",
+            Self::RecordDrift(_) => "RecordDrift",
+            Self::ForgetDrift => "ForgetDrift",
             Self::RemoveLink(_) => "RemoveLink",
             Self::RemovePod(_) => "RemovePod",
             Self::RemoveFiles(_) => "RemoveFiles",
@@ -123,7 +132,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
         match self {
-            Self::KeepCanaries(_) | Self::KeepPreflight(_) | Self::ForgetRefusal => Ok(()),
+            Self::KeepCanaries(_) | Self::KeepPreflight(_) | Self::ForgetRefusal | Self::ForgetDrift => {
+                Ok(())
+            }
             Self::RecordHighWater(key_id)
             | Self::RemoveLink(key_id)
             | Self::ForgetRecovered { key_id, .. } => write!(f, " key {key_id}"),
@@ -135,10 +146,12 @@ impl fmt::Display for Step {
             | Self::RemoveFiles(instance) => write!(f, " {instance}"),
             Self::KeepRevision(revision)
             | Self::InstallConfiguration { revision, .. }
+            | Self::RecordDrift(revision)
             | Self::ForgetRevision(revision) => write!(f, " revision {revision}"),
-            Self::PutBack { hash, .. } | Self::RecordLoaded(hash) | Self::ForgetConfiguration(hash) => {
-                write!(f, " {hash}")
-            }
+            Self::PutBack { hash, .. }
+            | Self::PutAside(hash)
+            | Self::RecordLoaded(hash)
+            | Self::ForgetConfiguration(hash) => write!(f, " {hash}"),
         }
     }
 }
@@ -206,6 +219,7 @@ pub fn next(observed: &Observed) -> Decision {
     let view = View::new(observed);
     let mut draft = Draft::default();
     record(&view, &mut draft);
+    drift::record(&view, &mut draft);
     restore(&view, &mut draft);
     let server = match &observed.server {
         Ok(reading) if reading.loaded.is_none() => Some(Problem::new(

@@ -1,6 +1,7 @@
 //! From running plugins to a loaded configuration: links, the file, the API server's word, and the way back.
 
 use super::decide::{Draft, Refused, Step};
+use super::drift::{self, Mend};
 use super::observe::Refusal;
 use super::view::{Needed, Problem, Target, View};
 
@@ -59,11 +60,17 @@ pub(super) fn configuration(view: &View<'_>, draft: &mut Draft) {
         return;
     }
     if let Some(file) = view.file.filter(|file| !view.is_known(file)) {
-        let message = format!(
-            "the configuration file holds something that Keyward did not write ({file}); it is not replaced"
-        );
-        draft.problem(Problem::new("ForeignConfiguration", message));
-        return;
+        match drift::mend(view, target, draft) {
+            Mend::Install => {}
+            Mend::PutBack => return,
+            Mend::Refuse => {
+                let message = format!(
+                    "the configuration file holds something that Keyward did not write ({file}); it is not replaced"
+                );
+                draft.problem(Problem::new("ForeignConfiguration", message));
+                return;
+            }
+        }
     }
     if view.loaded.is_none() {
         return;

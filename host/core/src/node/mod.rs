@@ -14,6 +14,7 @@
 //! the configuration, see the API server's metric show its hash, report, stop what nothing needs.
 
 mod decide;
+mod drift;
 mod first;
 mod install;
 mod instance;

@@ -108,6 +108,10 @@ pub struct Disk {
     pub loaded: Option<ConfigHash>,
     /// What was replaced by hand, by key and number.
     pub recovered: Vec<Recovered>,
+    /// The revision that was to be in force when something else was loaded here; until a later one is in force.
+    pub drift: Option<Revision>,
+    /// Files that somebody edited by hand, of which a copy is kept.
+    pub aside: BTreeSet<ConfigHash>,
 }
 
 /// One configuration's file.
@@ -117,13 +121,16 @@ pub struct FileSeen {
     pub hash: ConfigHash,
     /// The keys whose links it names as endpoints; `None` where it cannot be decoded.
     pub keys: Option<BTreeSet<KeyId>>,
+    /// What it says; `None` where it cannot be decoded.
+    pub config: Option<Arc<EncryptionConfiguration>>,
 }
 
 impl FileSeen {
     /// What these bytes are.
     pub fn of(bytes: &[u8]) -> Self {
-        let keys = EncryptionConfiguration::decode(bytes).ok().map(|config| linked_keys(&config));
-        Self { hash: ConfigHash::of(bytes), keys }
+        let config = EncryptionConfiguration::decode(bytes).ok().map(Arc::new);
+        let keys = config.as_deref().map(linked_keys);
+        Self { hash: ConfigHash::of(bytes), keys, config }
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) fn report(
         probe_interval_seconds: Some(interval(view.o.policy.probe_interval)),
         held: held(view),
         recovered: recovered(view),
+        drifted: view.o.disk.drift,
         kek_mismatch: mismatched(view, asks),
         preflight,
         error: error(view, seen.spec.revision, done, problem),

@@ -53,6 +53,9 @@ impl Disk {
                 self.write_configuration(&bytes)
             }
             Step::RecordLoaded(hash) => self.remember(|memory| memory.loaded = Some(hash.clone())),
+            Step::PutAside(hash) => self.put_aside(hash),
+            Step::RecordDrift(revision) => self.remember(|memory| memory.drift = Some(*revision)),
+            Step::ForgetDrift => self.remember(|memory| memory.drift = None),
             Step::ForgetRefusal => self.remember(|memory| memory.refusal = None),
             Step::RemoveLink(key_id) => {
                 // The record first: without it nothing makes the link anew.
@@ -173,11 +176,23 @@ impl Disk {
         if let Some(old) = atomic::read(&self.paths.config())? {
             let old = SecretBytes::new(old);
             let old_hash = ConfigHash::of(old.expose());
-            if old_hash != *hash {
+            // What somebody edited is kept elsewhere: it is not to be put back.
+            if old_hash != *hash && !self.paths.edited_file(&old_hash).exists() {
                 atomic::write(&self.paths.configuration(&old_hash), old.expose(), None)?;
             }
         }
         self.write_configuration(&content.bytes)
+    }
+
+    /// Of the file as it is: another one by now is none that was decided about.
+    fn put_aside(&self, hash: &ConfigHash) -> Result<(), AgentError> {
+        let Some(file) = atomic::read(&self.paths.config())? else { return Ok(()) };
+        let file = SecretBytes::new(file);
+        if ConfigHash::of(file.expose()) != *hash {
+            return Ok(());
+        }
+        atomic::private_folder(&self.paths.edited())?;
+        atomic::write(&self.paths.edited_file(hash), file.expose(), None)
     }
 
     fn write_configuration(&self, bytes: &SecretBytes) -> Result<(), AgentError> {

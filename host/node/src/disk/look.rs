@@ -1,6 +1,6 @@
 //! What is on disk now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,8 +78,17 @@ impl Disk {
             refusal: None,
             loaded: memory.loaded,
             recovered: Recoveries::new(self.paths.clone()).all()?,
+            drift: memory.drift,
+            aside: self.aside()?,
         };
         Ok(Look { disk, refusal: memory.refusal })
+    }
+
+    fn aside(&self) -> Result<BTreeSet<ConfigHash>, AgentError> {
+        let names = atomic::entries(&self.paths.edited())?;
+        let hash =
+            |name: String| name.strip_suffix(".json").map(|digits| ConfigHash(format!("sha256:{digits}")));
+        Ok(names.into_iter().filter_map(hash).collect())
     }
 
     pub(super) fn memory(&self) -> Result<Memory, AgentError> {

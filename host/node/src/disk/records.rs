@@ -32,6 +32,9 @@ pub(super) struct Memory {
     /// What the API server was last seen to have loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) loaded: Option<ConfigHash>,
+    /// The revision that was to be in force when something else was loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) drift: Option<Revision>,
 }
 
 /// A configuration that the API server did not load.

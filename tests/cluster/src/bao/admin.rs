@@ -124,6 +124,14 @@ impl Bao {
         self.post(namespace, &format!("sys/policies/acl/{role}"), &text).await
     }
 
+    /// Changes what an AppRole may do with each of these keys, given as `MOUNT/keys/NAME`.
+    pub async fn set_policies(&self, namespace: &str, role: &str, keys: &[(&str, Policy)]) -> Result<()> {
+        let rules: Vec<String> =
+            keys.iter().map(|(key, policy)| policy.text(&[*key])).collect::<Result<_>>()?;
+        let text = json!({"policy": rules.concat()});
+        self.post(namespace, &format!("sys/policies/acl/{role}"), &text).await
+    }
+
     /// A further secret-id of a role; the ones before stay valid.
     pub async fn new_secret_id(&self, namespace: &str, role: &str) -> Result<Hidden> {
         let path = within(namespace, &format!("auth/approle/role/{role}/secret-id"));

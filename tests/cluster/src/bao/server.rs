@@ -5,6 +5,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::Storage;
@@ -39,9 +40,7 @@ impl Server {
         let state = StateDir::new(None)?;
         let folder = state.path();
         let (port, cluster) = (ports::free()?, ports::free()?);
-        let identity = authority.server(&NAMES)?;
-        files::replace(&folder.join("tls.crt"), identity.certificate.as_bytes(), 0o644)?;
-        files::replace(&folder.join("tls.key"), identity.key.reveal().as_bytes(), 0o600)?;
+        write_identity(folder, authority)?;
         let data = folder.join("data");
         std::fs::create_dir(&data).context("creating the server's data folder")?;
         let listener = json!({
@@ -85,6 +84,14 @@ impl Server {
         Ok(())
     }
 
+    /// Serves by a certificate of this authority from now on: it reads the files again at SIGHUP.
+    pub(super) fn serve_by(&self, authority: &Authority) -> Result<()> {
+        write_identity(self.state.path(), authority)?;
+        let pid = self.process.as_ref().and_then(Guarded::program).and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw).context("OpenBao does not run")?;
+        kill_process(pid, Signal::HUP).context("telling OpenBao of its new certificate")
+    }
+
     pub(super) fn address(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
@@ -115,4 +122,10 @@ impl Server {
         ensure!(self.process.is_none(), "OpenBao runs already");
         self.run()
     }
+}
+
+fn write_identity(folder: &Path, authority: &Authority) -> Result<()> {
+    let identity = authority.server(&NAMES)?;
+    files::replace(&folder.join("tls.crt"), identity.certificate.as_bytes(), 0o644)?;
+    files::replace(&folder.join("tls.key"), identity.key.reveal().as_bytes(), 0o600)
 }

@@ -55,7 +55,7 @@ async fn main() -> Result<()> {
     found.expect(|_| "plain".to_owned())?;
 
     let narrator = Narrator::start(keyward.client.clone(), told.clone());
-    let reader = Reader::start(load.clone(), before.clone(), Duration::from_millis(4));
+    let reader = Reader::start(&keyward.cluster, before.clone(), Duration::from_millis(4)).await?;
     let gap = Gap::watch(&keyward.cluster, 1).await?;
     let demo = Demo { keyward: &keyward, load: &load, before: &before, told: &told, gap: &gap };
 

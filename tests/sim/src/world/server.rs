@@ -281,6 +281,9 @@ impl World {
                 self.put_file(n, &config.clone());
             }
             Step::RecordLoaded(hash) => disk.loaded = Some(hash.clone()),
+            Step::PutAside(hash) => drop(disk.aside.insert(hash.clone())),
+            Step::RecordDrift(revision) => disk.drift = Some(*revision),
+            Step::ForgetDrift => disk.drift = None,
             Step::ForgetRefusal => disk.refusal = None,
             Step::RemoveLink(key_id) => {
                 disk.serving.remove(key_id);

@@ -262,6 +262,9 @@ impl Machine {
                 disk.file = Some(FileSeen::of(&self.bytes[hash]));
             }
             Step::RecordLoaded(hash) => disk.loaded = Some(hash.clone()),
+            Step::PutAside(hash) => drop(disk.aside.insert(hash.clone())),
+            Step::RecordDrift(revision) => disk.drift = Some(*revision),
+            Step::ForgetDrift => disk.drift = None,
             Step::ForgetRefusal => disk.refusal = None,
             Step::RemoveLink(key_id) => {
                 disk.serving.remove(key_id);

@@ -1,0 +1,77 @@
+//! A configuration file that somebody edits by hand where a revision of Keyward's is in force.
+//!
+//! It is put aside and the target installed over it, but only where nothing can have been written that the target does not
+//! read: the API server has not loaded the edited file, or it has and every provider in it is one of the target's. Anything
+//! else is somebody's own configuration, and never replaced (DESIGN.md, Decisions 14).
+//!
+//! What was loaded may have written with other providers than the revision: that is kept in mind and told, so that the
+//! operator takes back what it knew of migrations (S3, S9).
+
+use super::decide::{Draft, Step};
+use super::view::{Target, View};
+use crate::formats::encryption_config::EncryptionConfiguration;
+
+/// Records that something else than a revision was loaded here, and forgets it once a later revision is in force.
+pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
+    let Some(target) = &view.target else { return };
+    let known = view.o.disk.drift;
+    let foreign = view.loaded.is_some_and(|loaded| !view.is_known(loaded));
+    if foreign && known.is_none_or(|drift| drift < target.revision) {
+        let why = format!(
+            "the API server has loaded a configuration that is no revision, while revision {} was to be in force",
+            target.revision
+        );
+        draft.step(Step::RecordDrift(target.revision), why);
+    } else if known.is_some_and(|drift| drift < target.revision)
+        && view.is_complete(&target.hash, &target.plugins)
+    {
+        draft.step(Step::ForgetDrift, format!("revision {} is in force", target.revision));
+    }
+}
+
+/// What becomes of an edited file.
+pub(super) enum Mend {
+    /// Nothing: it is somebody's own configuration.
+    Refuse,
+    /// What the API server still has is put back.
+    PutBack,
+    /// The target may be installed over it.
+    Install,
+}
+
+/// Puts the edited file aside where it may be replaced, and at once what the API server has not let go of yet.
+pub(super) fn mend(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> Mend {
+    let (Some(file), Some(loaded)) = (&view.o.disk.file, view.loaded) else { return Mend::Refuse };
+    let not_loaded = view.content_of(loaded).is_some();
+    let readable = file.config.as_ref().is_some_and(|edited| reads_no_more(edited, target));
+    if !not_loaded && !(readable && *loaded == file.hash) {
+        return Mend::Refuse;
+    }
+    if !view.o.disk.aside.contains(&file.hash) {
+        let why = format!("the configuration file was edited by hand ({}); a copy is kept", file.hash);
+        draft.step(Step::PutAside(file.hash.clone()), why);
+    }
+    if !not_loaded {
+        return Mend::Install;
+    }
+    let step = Step::PutBack { hash: loaded.clone(), refused: None };
+    draft.step(step, "the API server has not loaded the edited file: what it has is put back");
+    Mend::PutBack
+}
+
+/// Whether every provider of every resource is one that the target has for that resource. A provider is its name and its
+/// key: another key under the same name is another provider.
+fn reads_no_more(edited: &EncryptionConfiguration, target: &Target<'_>) -> bool {
+    let of = |resource: &String| {
+        let entries = target.content.config.resources.iter();
+        let mut having =
+            entries.filter(|entry| entry.resources.as_ref().is_some_and(|all| all.contains(resource)));
+        having.next().map(|entry| &entry.providers)
+    };
+    edited.resources.iter().all(|entry| {
+        let resources = entry.resources.as_deref().unwrap_or_default();
+        resources.iter().all(|resource| {
+            of(resource).is_some_and(|known| entry.providers.iter().all(|provider| known.contains(provider)))
+        })
+    })
+}

@@ -1,0 +1,106 @@
+//! A cluster that comes up from nothing, and one whose credentials died while it was down: neither has an operator.
+
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use anyhow::{Context as _, Result, ensure};
+use keyward_test_cluster::{AppRole, Seen, wait_until};
+use keyward_test_e2e::{Encryption, InUse};
+use tokio::time::Instant;
+
+use crate::{PATIENCE, three};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Result<()> {
+    let mut cluster = InUse::start_with_history(three(), 100, 20).await?;
+    let a = Encryption::Transit("a");
+    cluster.change(a, 1, PATIENCE).await?;
+    let away = cluster.away();
+    let names: Vec<String> =
+        cluster.keyward.cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+
+    // Everything is shut down; the KMS is there when it comes back, the operator is not.
+    names.iter().for_each(|node| away.leave(node));
+    drop(cluster.keyward.operator.take());
+    for index in 0..3 {
+        cluster.keyward.cluster.stop_node(index)?;
+    }
+    let began = Instant::now();
+    for index in 0..3 {
+        cluster.keyward.cluster.start_node(index)?;
+    }
+    for index in 0..3 {
+        cluster.keyward.cluster.wait_ready(index).await?;
+        cluster.must_read_through(index).await?;
+    }
+    println!("three nodes without an operator: all ready after {:.1} s", began.elapsed().as_secs_f64());
+    names.iter().for_each(|node| away.back(node));
+
+    // The secret-id is revoked for good, and no API server can read a Secret any more.
+    names.iter().for_each(|node| away.leave(node));
+    let role = cluster.keyward.role.clone();
+    cluster.keyward.bao.revoke_secret_id("", "keyward", &role.secret_id).await?;
+    cluster.keyward.bao.revoke_tokens("").await?;
+    for node in cluster.keyward.cluster.nodes() {
+        node.restart_apiserver().await?;
+    }
+    for index in 0..3 {
+        let client = cluster.keyward.cluster.client(index).await?;
+        wait_until("an API server that is not ready", PATIENCE, async || {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            let answer = client.request_text(request).await;
+            let unready = matches!(&answer, Err(kube::Error::Api(status)) if status.code == 500);
+            Ok(Seen::when(unready, format!("{answer:?}")))
+        })
+        .await?;
+        ensure!(cluster.must_read_through(index).await.is_err(), "what cannot be decrypted was read");
+    }
+    // The role was locked out by the plugins that were refused: another one with the same rights.
+    let role =
+        cluster.keyward.bao.policy_and_approle("", "another", &["transit/keys/a", "transit/keys/b"]).await?;
+    let began = Instant::now();
+    for index in 0..3 {
+        let each = Instant::now();
+        recover(&cluster, index, &role).await?;
+        cluster.keyward.cluster.wait_ready(index).await?;
+        println!("node-{}: recovered in {:.1} s", index + 1, each.elapsed().as_secs_f64());
+    }
+    println!("recovered by `recover` alone: three nodes in {:.1} s", began.elapsed().as_secs_f64());
+    for index in 0..3 {
+        cluster.must_read_through(index).await?;
+    }
+    names.iter().for_each(|node| away.back(node));
+
+    // The operator comes back, is told the same by its Secret, and all is as it was.
+    cluster.keyward.start_operator()?;
+    cluster.keyward.set_credentials(&role).await?;
+    cluster.settled(a, 1, PATIENCE).await?;
+    cluster.change(Encryption::Transit("b"), 2, PATIENCE).await?;
+    let (read, written) = cluster.finish().await?;
+    println!("none of these failed while a server was there: {read:?}, {written:?}");
+    Ok(())
+}
+
+/// As somebody does who is logged in there.
+async fn recover(cluster: &InUse, index: usize, role: &AppRole) -> Result<()> {
+    let node = cluster.keyward.cluster.node(index)?;
+    let mut files = Vec::new();
+    for (name, value) in [("role-id", role.role_id.as_str()), ("secret-id", role.secret_id.reveal())] {
+        let path = format!("/etc/kubernetes/{name}.new");
+        let mut file =
+            std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(node.path(&path))?;
+        std::io::Write::write_all(&mut file, value.as_bytes())?;
+        files.push(format!("{name}={path}"));
+    }
+    let mut command = vec!["node-agent", "recover", "--key", "1"];
+    for file in &files {
+        command.extend(["--file", file]);
+    }
+    let answer = cluster.keyward.command_on(index, &command).await?;
+    ensure!(answer.status.success(), "{answer:?}");
+    ensure!(!format!("{answer:?}").contains(role.secret_id.reveal()), "the credential was told");
+    for file in files {
+        let (_, path) = file.split_once('=').context("a path")?;
+        std::fs::remove_file(node.path(path))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! What goes wrong with a plugin, its KMS or a node, one after the other: seen in time, told in the status with what to do,
+//! and over by itself once it is mended. Meanwhile every read goes on.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use keyward_test_cluster::{Policy, State};
+use keyward_test_e2e::{Encryption, InUse, Install};
+use tokio::time::Instant;
+
+mod kms;
+mod machine;
+mod mortal;
+
+use crate::PATIENCE;
+
+/// From one probe of a plugin to the next; every other goes beyond Status.
+const PROBE: Duration = Duration::from_secs(5);
+const FULL_PROBE: Duration = Duration::from_secs(10);
+/// A call to a plugin that hangs takes so long.
+const CALL: Duration = Duration::from_secs(2);
+/// What two busy cores add, with three API servers beside: agents look when they are scheduled.
+const SLACK: Duration = Duration::from_secs(5);
+
+const AGENT_ARGS: [&str; 4] = ["--full-probe-every", "2", "--plugin-timeout", "2s"];
+
+const A: &str = "transit/keys/a";
+const B: &str = "transit/keys/b";
+const KEY_B: Encryption = Encryption::Transit("b");
+
+/// Keys 1 (a, for reading) and 2 (b, the writer) in use on three nodes.
+struct Faulty {
+    cluster: InUse,
+}
+
+impl Faulty {
+    async fn start(install: Install) -> Result<Self> {
+        let install = Install { probe_interval: INTERVAL, agent_args: AGENT_ARGS.map(str::to_owned).to_vec(), ..install };
+        // A long history keeps key 1 where it is.
+        let cluster = InUse::start_with_history(install, 100, 20).await?;
+        cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
+        cluster.change(KEY_B, 2, PATIENCE).await?;
+        Ok(Self { cluster })
+    }
+
+    /// Waits until a trouble says all of this: within two of these intervals from now on.
+    async fn detected(&self, what: &str, interval: Duration, parts: &[&str]) -> Result<()> {
+        let began = Instant::now();
+        let says = |trouble: &String| parts.iter().all(|part| trouble.contains(part));
+        let status = self
+            .cluster
+            .keyward
+            .wait(&format!("{what}: trouble that says {parts:?}"), PATIENCE, |status| {
+                status.troubles().iter().any(says)
+            })
+            .await?;
+        let took = began.elapsed();
+        let told = status.troubles().into_iter().find(says).context("it was there")?;
+        println!("{what}: seen after {:.1} s: {told}", took.as_secs_f64());
+        let limit = interval * 2 + CALL + SLACK;
+        ensure!(took <= limit, "{what}: seen after {took:?}; two intervals are {:?}", interval * 2);
+        Ok(())
+    }
+
+    /// Waits until nothing is wrong any more, and looks: everything is under key 2 and says what it said.
+    async fn healed(&self, what: &str) -> Result<()> {
+        let began = Instant::now();
+        self.cluster
+            .keyward
+            .wait(&format!("{what}: the end of the trouble"), PATIENCE, |status| {
+                status.troubles().is_empty() && status.has_converged()
+            })
+            .await?;
+        self.cluster.settled(KEY_B, 2, PATIENCE).await.with_context(|| what.to_owned())?;
+        println!("{what}: over {:.1} s after it was mended", began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// A process of the plugin of a key on a node, by its id in there.
+    fn plugin(&self, node: usize, key: u64) -> Result<u32> {
+        let prefix = format!("keyward-kms-{key}-");
+        let pods = self.cluster.keyward.plugins_on(node)?;
+        let pod = pods.iter().find(|pod| pod.name.starts_with(&prefix)).context("no plugin")?;
+        match pod.containers.first().map(|container| &container.state) {
+            Some(State::Running { pid, .. }) => Ok(*pid),
+            other => anyhow::bail!("{}: {other:?}", pod.name),
+        }
+    }
+
+    async fn signal(&self, node: usize, key: u64, signal: &str) -> Result<()> {
+        let pid = self.plugin(node, key)?.to_string();
+        let done = self.cluster.keyward.cluster.node(node)?.exec(&["kill", signal, &pid]).await?;
+        ensure!(done.status.success(), "kill {signal}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(())
+    }
+
+    async fn rights(&self, a: Policy, b: Policy) -> Result<()> {
+        self.cluster.keyward.bao.set_policies("", "keyward", &[(A, a), (B, b)]).await
+    }
+
+    async fn finish(self) -> Result<()> {
+        let (read, written) = self.cluster.finish().await?;
+        println!("none of these failed: {read:?}, {written:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! Nodes that come and go in each phase of a change from one KEK to another.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use keyward_core::api::EncryptionNode;
+use keyward_test_cluster::User;
+use keyward_test_e2e::{Encryption, InUse, Phase};
+use kube::api::{Api, DeleteParams};
+
+use crate::{PATIENCE, three};
+
+/// `KEYWARD_TEST_PHASES=N`: only the first N of these, each of which has another that came before it.
+const PHASES: [Phase; 8] = [
+    Phase::Reading,
+    Phase::Migrating,
+    Phase::Trying,
+    Phase::Writing,
+    Phase::Asked,
+    Phase::InFlight,
+    Phase::Made,
+    Phase::Migrated,
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_each_phase_a_node_joins_and_one_leaves() -> Result<()> {
+    let most = std::env::var("KEYWARD_TEST_PHASES").ok().and_then(|most| most.parse().ok());
+    let mut cluster = InUse::start(three(), 200, 40).await?;
+    cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
+    for ((at, phase), key) in PHASES.into_iter().enumerate().take(most.unwrap_or(PHASES.len())).zip(2..) {
+        let to = Encryption::Transit(if key % 2 == 0 { "b" } else { "a" });
+        cluster.keyward.apply(&to.spec(&cluster.keyward)).await?;
+        cluster.reached(key, phase, PATIENCE).await.with_context(|| format!("key {key}"))?;
+        let reached = Phase::of(&cluster.keyward, key).await?;
+        // The one that joined in the phase before leaves in this one.
+        if at > 0 {
+            leave(&mut cluster, 2 + at).await.with_context(|| format!("leaving, {phase:?}"))?;
+        }
+        join(&mut cluster, 3 + at).await.with_context(|| format!("joining, {phase:?}"))?;
+        let joined = Phase::of(&cluster.keyward, key).await?;
+        cluster.settled(to, key, PATIENCE).await.with_context(|| format!("{phase:?}"))?;
+        cluster.must_read_through(3 + at).await.with_context(|| format!("{phase:?}"))?;
+        println!("{phase:?}: node-{} joined ({reached:?} to {joined:?}); all under key {key}, nothing plain", 4 + at);
+    }
+    let (read, written) = cluster.finish().await?;
+    println!("none of these failed: {read:?}, {written:?}");
+    Ok(())
+}
+
+/// As an admin has a control-plane node join: prepared before its API server starts for the first time.
+async fn join(cluster: &mut InUse, index: usize) -> Result<()> {
+    let admin = cluster.keyward.cluster.kubeconfig(0, &User::Admin)?;
+    let name = cluster.keyward.cluster.add_bare_node()?.name().to_owned();
+    let admin = admin.to_string_lossy();
+    let command = ["node-agent", "prepare", "--join", "--node", &name, "--kubeconfig", &admin];
+    let answer = cluster.keyward.command_on(index, &command).await?;
+    ensure!(answer.status.success(), "{answer:?}");
+    let node = cluster.keyward.cluster.node(index)?;
+    node.release_apiserver()?;
+    node.start_agent(&["--probe-interval", "2s"])?;
+    cluster.keyward.cluster.wait_ready(index).await
+}
+
+/// As an admin has one leave: it is shut down for good, and what stands for it deleted.
+async fn leave(cluster: &mut InUse, index: usize) -> Result<()> {
+    let name = cluster.keyward.cluster.node(index)?.name().to_owned();
+    let nodes = Api::<EncryptionNode>::all(cluster.keyward.client.clone());
+    let lease = nodes.get(&name).await?.status.and_then(|status| status.api_server_id).context("no Lease")?;
+    cluster.keyward.cluster.stop_node(index)?;
+    nodes.delete(&name, &DeleteParams::default()).await?;
+    let leases = Api::<Lease>::namespaced(cluster.keyward.client.clone(), "kube-system");
+    leases.delete(&lease, &DeleteParams::default()).await?;
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! A candidate that fails changes nothing: on no node, in no file.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use keyward_test_cluster::{Node, Policy, Seen, wait_until};
+use keyward_test_e2e::{Encryption, InUse, Keyward, vault_spec};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::{PATIENCE, three};
+
+/// What the agent and its plugins have on a node.
+const FOLDERS: [&str; 3] = ["/etc/kubernetes", "/var/lib/keyward", "/var/run/kmsplugin"];
+/// The agent's memory: the number of a candidate is used up (S5), all else in it must stay.
+const MEMORY: &str = "/var/lib/keyward/state.json";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preflight_that_fails_leaves_every_node_as_it_was() -> Result<()> {
+    let cluster = InUse::start_with_history(three(), 100, 20).await?;
+    let keyward = &cluster.keyward;
+    let a = Encryption::Transit("a");
+    cluster.change(a, 1, PATIENCE).await?;
+    let paths = ["transit/keys/a", "transit/keys/c", "transit/keys/nosuchkey"];
+    keyward.bao.set_policy("", "keyward", &paths, Policy::FULL).await?;
+    let before = all(keyward).await?;
+
+    let nowhere = {
+        let mut spec = vault_spec(keyward, "b", &keyward_test_e2e::IMAGE(1));
+        spec["kms"]["vault"]["vaultAddress"] = json!("https://vault.invalid:8200");
+        spec
+    };
+    let cases: [(&str, Value, &[&str]); 3] = [
+        (
+            "a name that no key has",
+            Encryption::Transit("nosuchkey").spec(keyward),
+            &["preflight of key 2", "transit/keys/nosuchkey does not exist"],
+        ),
+        (
+            "a key that the role may not use",
+            Encryption::Transit("b").spec(keyward),
+            &["preflight of key", "transit/encrypt/b"],
+        ),
+        ("an address that leads nowhere", nowhere, &["preflight of key", "vault.invalid"]),
+    ];
+    for (what, spec, said) in cases {
+        keyward.trouble(&spec, said, PATIENCE).await.context(what)?;
+        for (node, files) in &all(keyward).await? {
+            let kept = before[node].iter().filter(|(path, _)| files.get(*path) != before[node].get(*path));
+            let changed: Vec<&String> = kept.map(|(path, _)| path).collect();
+            ensure!(changed.is_empty(), "{what}, while it is tried: {node}: {changed:?} changed");
+        }
+        keyward.apply(&a.spec(keyward)).await?;
+        wait_until(&format!("{what}: every node as it was"), PATIENCE, async || {
+            let now = all(keyward).await?;
+            Ok(Seen::when(now == before, difference(&before, &now)))
+        })
+        .await?;
+        cluster.settled(a, 1, PATIENCE).await.context(what)?;
+    }
+    cluster.finish().await.map(drop)
+}
+
+/// By node: every path with what it holds.
+type Files = BTreeMap<String, BTreeMap<String, String>>;
+
+async fn all(keyward: &Keyward) -> Result<Files> {
+    let files = keyward.cluster.nodes().iter().map(|node| Ok((node.name().to_owned(), files(node)?)));
+    files.collect()
+}
+
+fn files(node: &Node) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for folder in FOLDERS {
+        look(&node.path(folder), folder, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn look(on_host: &Path, path: &str, found: &mut BTreeMap<String, String>) -> Result<()> {
+    for entry in std::fs::read_dir(on_host)? {
+        let entry = entry?;
+        let path = format!("{path}/{}", entry.file_name().to_string_lossy());
+        let kind = entry.file_type()?;
+        let holds = if kind.is_dir() {
+            look(&entry.path(), &path, found)?;
+            "a folder".to_owned()
+        } else if kind.is_symlink() {
+            format!("a link to {}", std::fs::read_link(entry.path())?.display())
+        } else if kind.is_socket() {
+            "a socket".to_owned()
+        } else {
+            let mut bytes = std::fs::read(entry.path())?;
+            if path == MEMORY {
+                let mut memory: Value = serde_json::from_slice(&bytes)?;
+                memory.as_object_mut().context("no object")?.remove("highestKeyID");
+                bytes = serde_json::to_vec(&memory)?;
+            }
+            format!("{:x?}", Sha256::digest(&bytes))
+        };
+        found.insert(path, holds);
+    }
+    Ok(())
+}
+
+fn difference(before: &Files, now: &Files) -> String {
+    let mut different = Vec::new();
+    for (node, files) in now {
+        let was = &before[node];
+        let paths = files.keys().chain(was.keys()).filter(|path| files.get(*path) != was.get(*path));
+        different.extend(paths.map(|path| format!("{node}: {path}")));
+    }
+    different.join(", ")
+}
