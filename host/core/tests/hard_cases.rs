@@ -11,7 +11,7 @@ use keyward_core::SecretBytes;
 use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_core::platform::{ObjectRef, Serving, Unreadable};
-use keyward_core::provider::ReferenceKind;
+use keyward_core::provider::{Failure, ReferenceKind};
 use rstest::rstest;
 use support::{World, resource};
 
@@ -302,6 +302,44 @@ fn a_key_in_use_that_fails_does_not_keep_a_new_one_from_being_made() {
     world.want_kms("two", "image:1");
     run(&mut world, 80);
     assert!(world.config()["secrets"].starts_with("kms:2,kms:1"), "{:?}", world.config());
+}
+
+/// Where neither can be had they take turns, and that costs nothing: a number that no key was made of stays free, and no more
+/// plugins are started than a KMS takes that locks a role out after some refused logins in a quarter of an hour.
+#[test]
+fn trials_that_fail_take_turns_without_using_anything_up() {
+    let mut world = enabled();
+    rotate_credentials(&mut world);
+    world.want_kms("two", "image:1");
+    world.preflight_failure =
+        Some(Failure { phase: "start".into(), message: "permission denied".into(), ..Default::default() });
+    let mut begun = Vec::new();
+    for round in 0..400 {
+        let before = world.log.len();
+        world.reconcile();
+        world.follow();
+        begun.extend(
+            world.log.iter().skip(before).filter(|action| action["kind"] == "RequirePreflight").map(
+                |action| {
+                    (round, action["keyID"].as_u64().unwrap(), action["purpose"].as_str().unwrap().to_owned())
+                },
+            ),
+        );
+        let asked = world.objects.encryption_nodes.iter().filter(|node| node.spec.preflight.is_some());
+        assert!(asked.count() <= 1, "a node that fails is asked alone");
+    }
+    let turns: Vec<_> = begun.iter().map(|(_, key, purpose)| (*key, purpose.as_str())).collect();
+    assert!(turns.len() > 8, "{begun:?}");
+    for pair in turns.chunks_exact(2) {
+        assert_eq!(pair, [(1, "sync"), (2, "new-key")]);
+    }
+    for pair in begun.windows(2) {
+        assert!(pair[1].0 - pair[0].0 >= 32, "a turn takes 16 minutes, at 30 s a round: {begun:?}");
+    }
+    assert!(world.last.waiting.as_ref().is_some_and(|waiting| waiting.message.contains("; after it: key ")));
+    world.preflight_failure = None;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
 }
 
 /// With a spec that is wrong, the key in use goes on being looked after.
