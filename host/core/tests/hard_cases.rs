@@ -323,7 +323,7 @@ fn a_failing_preflight_is_told_with_cause_remedy_and_last_words() {
             "preflight of key {key}: node a: ended: the plugin of {cannot} cannot run (start: the plugin ended with \
              exit code 2; its last words: no flag -new | … |   -older |   -oldest). mend it"
         );
-        for _ in 0..40 {
+        for _ in 0..80 {
             world.reconcile();
             world.nodes_follow();
             if world.condition("EncryptionKMSPreflightControllerDegraded").contains(&before) {
@@ -334,6 +334,44 @@ fn a_failing_preflight_is_told_with_cause_remedy_and_last_words() {
     };
     told(&mut world, "2 (sync)", "two");
     told(&mut world, "1 (sync)", "one");
+}
+
+/// Where neither can be had they take turns, and that costs nothing: a number that no key was made of stays free, and no more
+/// plugins are started than a KMS takes that locks a role out after some refused logins in a quarter of an hour.
+#[test]
+fn trials_that_fail_take_turns_without_using_anything_up() {
+    let mut world = enabled();
+    rotate_credentials(&mut world);
+    world.want_kms("two", "image:1");
+    world.preflight_failure =
+        Some(Failure { phase: "start".into(), message: "permission denied".into(), ..Default::default() });
+    let mut begun = Vec::new();
+    for round in 0..400 {
+        let before = world.log.len();
+        world.reconcile();
+        world.follow();
+        begun.extend(
+            world.log.iter().skip(before).filter(|action| action["kind"] == "RequirePreflight").map(
+                |action| {
+                    (round, action["keyID"].as_u64().unwrap(), action["purpose"].as_str().unwrap().to_owned())
+                },
+            ),
+        );
+        let asked = world.objects.encryption_nodes.iter().filter(|node| node.spec.preflight.is_some());
+        assert!(asked.count() <= 1, "a node that fails is asked alone");
+    }
+    let turns: Vec<_> = begun.iter().map(|(_, key, purpose)| (*key, purpose.as_str())).collect();
+    assert!(turns.len() > 8, "{begun:?}");
+    for pair in turns.chunks_exact(2) {
+        assert_eq!(pair, [(1, "sync"), (2, "new-key")]);
+    }
+    for pair in begun.windows(2) {
+        assert!(pair[1].0 - pair[0].0 >= 32, "a turn takes 16 minutes, at 30 s a round: {begun:?}");
+    }
+    assert!(world.last.waiting.as_ref().is_some_and(|waiting| waiting.message.contains("; after it: key ")));
+    world.preflight_failure = None;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
 }
 
 /// With a spec that is wrong, the key in use goes on being looked after.

@@ -59,6 +59,7 @@ pub(super) fn trials(
             } else {
                 Then::Sync { objects: [difference.objects, difference.fields].concat() }
             },
+            queued: Vec::new(),
         });
     }
     trials

@@ -22,8 +22,10 @@ const SUPERSEDES: [&str; 2] = [MODE_CHANGED, PROVIDER_CHANGED];
 const AGED: &str = "rotation-interval-has-passed";
 const MODE_CHANGED: &str = "encryption-mode-changed";
 const PROVIDER_CHANGED: &str = "kms-provider-changed";
-/// A trial that has failed for so long lets the others have their turn.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// A trial that has failed for so long lets the others have their turn. Each turn starts plugins anew, and each start may be
+/// a login that is refused: turns have to be longer than the pause at which a node's own starts are harmless
+/// ([`crate::node::Policy::trial_longest`]), so that taking turns makes no more of them than one trial alone.
+const PATIENCE: Duration = Duration::from_mins(16);
 
 /// What the preflight is asked for.
 pub(super) enum Wish {
@@ -44,6 +46,8 @@ pub(super) struct Trial {
     /// What it must decrypt; absent for a new key.
     pub(super) canary: Option<Canary>,
     pub(super) then: Then,
+    /// What is tried after it, where it keeps failing.
+    pub(super) queued: Vec<(KeyId, PreflightPurpose)>,
 }
 
 /// What becomes of a candidate that passes.
@@ -193,6 +197,7 @@ fn new_key(snapshot: &Snapshot, record: PluginRecord, reason: String) -> Trial {
         record,
         canary: None,
         then: Then::Create { reason },
+        queued: Vec::new(),
     }
 }
 
@@ -214,7 +219,12 @@ fn choose(snapshot: &Snapshot, mut trials: Vec<Trial>, trouble: &[Trouble], turn
         }
         _ => 0,
     };
-    if index < trials.len() { Wish::Try(Box::new(trials.swap_remove(index))) } else { Wish::Nothing }
+    if index >= trials.len() {
+        return Wish::Nothing;
+    }
+    trials.rotate_left(index);
+    let queued = trials.iter().skip(1).map(|trial| (trial.key_id, trial.purpose)).collect();
+    Wish::Try(Box::new(Trial { queued, ..trials.swap_remove(0) }))
 }
 
 fn has_failed_for_long(snapshot: &Snapshot, candidate: &StoredCandidate, turn: &mut Turn) -> bool {

@@ -1,7 +1,9 @@
 //! Gates new keys and in-place updates: on every control-plane node, next to the running plugins (Decisions 3).
 //!
-//! One node is asked first. Its answer carries the canary; the others must decrypt it, so that all nodes are shown to
-//! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1).
+//! One node is asked first. A new key's canary is in its answer; the others must decrypt it, so that all nodes are shown to
+//! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1). The others are asked when it has passed,
+//! also where there is a canary from the beginning: a login that is refused is refused once, and not at every node, since
+//! there are KMSs that count such refusals and then lock out the plugins in use too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -153,7 +155,8 @@ fn write_candidate(
     requests
 }
 
-/// One node first; the others when there is a canary that they must decrypt.
+/// One node first; the others when it has passed, and there is a canary that they must decrypt. Whoever was asked goes on
+/// being asked: a plugin does not stop because another node's answer is gone for a moment.
 fn requests(
     trial: &Trial,
     hash: &PluginDigest,
@@ -161,15 +164,18 @@ fn requests(
     names: &[&String],
     snapshot: &Snapshot,
 ) -> BTreeMap<String, PreflightRequest> {
-    let asked_first = names.iter().find(|name| {
-        snapshot.servers.get(**name).and_then(|server| server.agent.as_ref()).is_some_and(|agent| {
-            agent.spec.preflight.as_ref().is_some_and(|r| r.hash == *hash && r.canary.is_none())
-        })
-    });
-    let first = asked_first.or(names.first()).copied();
+    let asked = |name: &str| {
+        let asked = snapshot.servers.get(name)?.agent.as_ref()?.spec.preflight.as_ref()?;
+        (asked.hash == *hash).then_some(asked)
+    };
+    let without_canary = names.iter().find(|name| asked(name).is_some_and(|asked| asked.canary.is_none()));
+    let first = without_canary.or(names.first()).copied();
+    let passed = first
+        .and_then(|first| snapshot.servers.get(first)?.answer(hash))
+        .is_some_and(|answer| answer.result == PreflightResult::Succeeded);
     names
         .iter()
-        .filter(|name| canary.is_some() || Some(**name) == first)
+        .filter(|name| Some(**name) == first || canary.is_some() && (passed || asked(name).is_some()))
         .map(|name| {
             let makes_it = trial.purpose == PreflightPurpose::NewKey && Some(*name) == first;
             let request = PreflightRequest {
@@ -209,11 +215,15 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
     }
     let what = format!("preflight of key {} ({})", trial.key_id, trial.purpose);
     let failed = (!failures.is_empty()).then(|| (reason, format!("{what}: {}", failures.join("; "))));
-    let message = if failures.is_empty() {
+    let mut message = if failures.is_empty() {
         format!("{what}: waiting for node {}", waiting.join(", "))
     } else {
         format!("{what}: {}", failures.join("; "))
     };
+    if !trial.queued.is_empty() {
+        let queued = trial.queued.iter().map(|(id, purpose)| format!("key {id} ({purpose})"));
+        message.push_str(&format!("; after it: {}", queued.collect::<Vec<_>>().join(", ")));
+    }
     let done = failures.is_empty() && waiting.is_empty();
     if !done {
         turn.wait(if failures.is_empty() { "PreflightRunning" } else { reason }, message.clone());

@@ -264,14 +264,9 @@ pub fn next(observed: &Observed) -> Decision {
 fn record(view: &View<'_>, draft: &mut Draft) {
     let disk = &view.o.disk;
     let canaries = view.o.spec.iter().flat_map(|seen| &seen.spec.canaries);
-    let highest = view
-        .needed()
-        .into_keys()
-        .map(|instance| instance.key_id)
-        .chain(view.request().map(|request| request.key_id))
-        .chain(canaries.clone().map(|canary| canary.key_id))
-        .max()
-        .unwrap_or_default();
+    // A candidate's number is nobody's yet: only what a configuration names has been written with (S5).
+    let named = view.target.iter().flat_map(|target| target.content.key_ids());
+    let highest = named.chain(canaries.clone().map(|canary| canary.key_id)).max().unwrap_or_default();
     if highest > disk.highest_key_id {
         draft.step(Step::RecordHighWater(highest), format!("key {highest} is the highest seen here"));
     }

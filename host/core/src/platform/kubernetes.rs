@@ -67,11 +67,8 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         .chain(undecodable.keys().filter_map(|name| KeyId::from_name(name)))
         .chain(revisions.values().filter_map(|r| r.content.as_ref().ok()).flat_map(RevisionContent::key_ids))
         .collect();
-    // Nodes count the candidate's number as seen. Until a key is made of it, it is still free.
-    let seen_by_nodes = servers
-        .values()
-        .filter_map(|server| Some(server.status()?.highest_key_id))
-        .map(|id| if tried == Some(id) { KeyId(id.0.saturating_sub(1)) } else { id });
+    // Candidates are not among them: a number that never became a key's is free, whatever was tried under it.
+    let seen_by_nodes = servers.values().filter_map(|server| Some(server.status()?.highest_key_id));
     let highest_key = of_objects
         .iter()
         .copied()

@@ -354,12 +354,8 @@ impl World {
                     content.map_or(ConfigHash::of(REVISION_ZERO.as_bytes()), RevisionContent::hash),
                 ),
                 revision: node.spec.revision,
-                highest_key_id: node
-                    .spec
-                    .preflight
-                    .iter()
-                    .map(|request| request.key_id)
-                    .max()
+                highest_key_id: content
+                    .and_then(|content| content.key_ids().into_iter().max())
                     .unwrap_or_default(),
                 plugins: content
                     .map(RevisionContent::digests)

@@ -114,11 +114,7 @@ impl Api {
             .chain(self.corrupt.keys().copied())
             .chain(self.configs.values().flat_map(|config| config.keys.iter().copied()))
             .collect();
-        let by_nodes = snapshot
-            .servers
-            .values()
-            .filter_map(|server| Some(server.status()?.highest_key_id))
-            .map(|id| if tried == Some(id) { KeyId(id.0.saturating_sub(1)) } else { id });
+        let by_nodes = snapshot.servers.values().filter_map(|server| Some(server.status()?.highest_key_id));
         snapshot.highest_key = of_objects
             .iter()
             .copied()
