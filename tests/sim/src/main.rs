@@ -34,6 +34,9 @@ struct Options {
     /// What is not to befall the world, as steps are called
     #[arg(long, value_delimiter = ',')]
     without: Vec<Kind>,
+    /// Of what is explored completely, kind by kind of fault, only these kinds
+    #[arg(long, value_delimiter = ',')]
+    kinds: Vec<Kind>,
     /// Run the mistakes that are made on purpose, and see that each is found
     #[arg(long)]
     mutants: bool,
@@ -75,7 +78,10 @@ fn explore(options: &Options) -> bool {
         Complete::InForce => scenario::faults_with_a_key_in_force(),
         Complete::Large => scenario::large(),
     };
-    let all = bounds.into_iter().map(|(what, mut bounds)| {
+    let asked =
+        |only: &[Kind]| options.kinds.is_empty() || only.iter().any(|kind| options.kinds.contains(kind));
+    let bounds = bounds.into_iter().filter(|(_, bounds)| asked(&bounds.only));
+    let all = bounds.map(|(what, mut bounds)| {
         bounds.without.clone_from(&options.without);
         (what, bounds)
     });
