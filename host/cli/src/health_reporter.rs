@@ -57,7 +57,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let component = COMPONENTS.iter().find(|component| component.operator == args.resource);
     let Some(component) = component else { anyhow::bail!("--resource {} is not known", args.resource) };
     let kubeconfig = Some(args.kubeconfig).filter(|path| !path.is_empty()).map(Into::into);
-    let connection = keyward_operator::Connection { kubeconfig, context: None };
+    let connection = keyward_operator::Connection { kubeconfig, ..Default::default() };
     let client = keyward_operator::connect(&connection).await?;
     let settings = ReporterSettings {
         sockets: args.kms_sockets,

@@ -1,6 +1,5 @@
 //! Installs and runs Keyward: CRDs, namespace, credentials, operator, agents.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

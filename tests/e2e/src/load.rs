@@ -66,15 +66,6 @@ impl Load {
         }
     }
 
-    /// The same objects, through another API server.
-    #[must_use]
-    pub fn through(&self, client: &Client) -> Self {
-        Self {
-            secrets: Api::namespaced(client.clone(), NAMESPACE),
-            configmaps: Api::namespaced(client.clone(), NAMESPACE),
-        }
-    }
-
     /// What is in every object, as the API gives it.
     pub async fn contents(&self) -> Result<Contents> {
         let mut contents = Contents::new();

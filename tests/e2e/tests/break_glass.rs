@@ -306,13 +306,13 @@ async fn a_node_joins_and_never_writes_in_plain_text() -> Result<()> {
 
     // It counts: the change goes through both.
     keyward.wait_settled(2, PATIENCE).await?;
-    ensure!(read_by(&keyward.cluster, 1, &load).await? == before.len(), "node-2 does not read everything");
+    ensure!(read_by(&keyward.cluster, 1).await? == before.len(), "node-2 does not read everything");
     evidence(&keyward.cluster, &load, &before)
         .await?
         .expect(|resource| format!("k8s:enc:kms:v2:2_{resource}:"))
 }
 
 /// How many objects of the load an API server reads.
-async fn read_by(cluster: &Cluster, node: usize, load: &Load) -> Result<usize> {
-    Ok(load.through(&cluster.client(node).await?).contents().await?.len())
+async fn read_by(cluster: &Cluster, node: usize) -> Result<usize> {
+    Ok(Load::through(&cluster.client(node).await?).contents().await?.len())
 }

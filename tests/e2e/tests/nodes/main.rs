@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use keyward_test_e2e::Install;
 
-// mod cold;
+mod cold;
 mod faults;
 mod life;
-// mod members;
+mod members;
 mod preflight;
 mod retired;
 
