@@ -336,42 +336,67 @@ fn a_failing_preflight_is_told_with_cause_remedy_and_last_words() {
     told(&mut world, "1 (sync)", "one");
 }
 
-/// Where neither can be had they take turns, and that costs nothing: a number that no key was made of stays free, and no more
-/// plugins are started than a KMS takes that locks a role out after some refused logins in a quarter of an hour.
-#[test]
-fn trials_that_fail_take_turns_without_using_anything_up() {
+/// The plugin does not even start: nobody can say that its login is good.
+fn refused() -> Failure {
+    Failure { phase: "start".into(), message: "permission denied".into(), ..Default::default() }
+}
+
+/// Where neither can be had they take turns, and that costs nothing: a number that no key was made of stays free.
+#[rstest]
+#[case::refused_before_their_login(refused(), 60)]
+#[case::refused_after_it(Failure { phase: "encrypt".into(), ..refused() }, 4)]
+fn trials_that_fail_take_turns_without_using_anything_up(#[case] failure: Failure, #[case] rounds: usize) {
     let mut world = enabled();
     rotate_credentials(&mut world);
     world.want_kms("two", "image:1");
-    world.preflight_failure =
-        Some(Failure { phase: "start".into(), message: "permission denied".into(), ..Default::default() });
-    let mut begun = Vec::new();
-    for round in 0..400 {
+    world.preflight_failure = Some(failure);
+    let mut begun: Vec<(usize, u64, String)> = Vec::new();
+    for round in 0..600 {
         let before = world.log.len();
         world.reconcile();
         world.follow();
-        begun.extend(
-            world.log.iter().skip(before).filter(|action| action["kind"] == "RequirePreflight").map(
-                |action| {
-                    (round, action["keyID"].as_u64().unwrap(), action["purpose"].as_str().unwrap().to_owned())
-                },
-            ),
-        );
+        let written = world.log.iter().skip(before).filter(|action| action["kind"] == "RequirePreflight");
+        begun.extend(written.map(|action| {
+            (round, action["keyID"].as_u64().unwrap(), action["purpose"].as_str().unwrap().to_owned())
+        }));
         let asked = world.objects.encryption_nodes.iter().filter(|node| node.spec.preflight.is_some());
         assert!(asked.count() <= 1, "a node that fails is asked alone");
+        if round % 7 == 0 {
+            world.unreadable.insert(credentials());
+            world.reconcile();
+            world.unreadable.clear();
+        }
     }
     let turns: Vec<_> = begun.iter().map(|(_, key, purpose)| (*key, purpose.as_str())).collect();
     assert!(turns.len() > 8, "{begun:?}");
     for pair in turns.chunks_exact(2) {
         assert_eq!(pair, [(1, "sync"), (2, "new-key")]);
     }
+    // At 30 s a round, and one more in each seven.
     for pair in begun.windows(2) {
-        assert!(pair[1].0 - pair[0].0 >= 32, "a turn takes 16 minutes, at 30 s a round: {begun:?}");
+        let apart = pair[1].0 - pair[0].0;
+        assert!(apart <= rounds + 2 && (apart + 1) * 8 / 7 + 1 >= rounds, "{apart}: {begun:?}");
     }
     assert!(world.last.waiting.as_ref().is_some_and(|waiting| waiting.message.contains("; after it: key ")));
     world.preflight_failure = None;
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+}
+
+/// Another candidate every ten minutes is no reason for the others never to have their turn.
+#[test]
+fn a_canary_that_some_node_never_decrypts_does_not_keep_credentials_from_being_followed() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.want_kms("one", "image:1");
+    world.settle();
+    world.failing_kek = Some("two".into());
+    world.failing_at = [("b".to_owned(), "canary"), ("c".to_owned(), "start")].into();
+    world.want_kms("two", "image:1");
+    run(&mut world, 30);
+    rotate_credentials(&mut world);
+    run(&mut world, 80);
+    let synced = world.log.iter().any(|action| action["kind"] == "SyncData" && action["keyID"] == 1);
+    assert!(synced, "{:#?}", world.log);
 }
 
 /// With a spec that is wrong, the key in use goes on being looked after.

@@ -22,10 +22,16 @@ const SUPERSEDES: [&str; 2] = [MODE_CHANGED, PROVIDER_CHANGED];
 const AGED: &str = "rotation-interval-has-passed";
 const MODE_CHANGED: &str = "encryption-mode-changed";
 const PROVIDER_CHANGED: &str = "kms-provider-changed";
-/// A trial that has failed for so long lets the others have their turn. Each turn starts plugins anew, and each start may be
-/// a login that is refused: turns have to be longer than the pause at which a node's own starts are harmless
-/// ([`crate::node::Policy::trial_longest`]), so that taking turns makes no more of them than one trial alone.
-const PATIENCE: Duration = Duration::from_mins(16);
+/// A trial that has failed for so long lets the others have their turn.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// The same where it may be the login that is refused. Each turn starts a plugin anew, so that a node's own pauses begin anew
+/// too ([`crate::node::Policy::trial_first`]). A KMS that counts refused logins of a role forgets them a quarter of an hour
+/// after the last one, and locks out at the fifth: with turns of this length they come to four at the most.
+pub(crate) const LOGIN_PATIENCE: Duration = Duration::from_mins(30);
+/// Phases of a preflight that only a plugin comes to whose login was good.
+const LOGGED_IN: [&str; 3] = ["encrypt", "decrypt", "canary"];
+/// Since when the candidate fails.
+const FAILED: &str = "preflight-failed";
 
 /// What the preflight is asked for.
 pub(super) enum Wish {
@@ -72,6 +78,7 @@ pub(super) fn decide(
     turn: &mut Turn,
 ) -> Wish {
     const CONDITION: &str = "EncryptionKeyControllerDegraded";
+    still_failing(snapshot, turn);
     if matches!(deployment, Deployment::Blocked) {
         return Wish::Hold;
     }
@@ -228,17 +235,29 @@ fn choose(snapshot: &Snapshot, mut trials: Vec<Trial>, trouble: &[Trouble], turn
 }
 
 fn has_failed_for_long(snapshot: &Snapshot, candidate: &StoredCandidate, turn: &mut Turn) -> bool {
-    let failed = snapshot.servers.values().any(|server| {
-        server.answer(&candidate.hash).is_some_and(|answer| answer.result == PreflightResult::Failed)
-    });
-    if !failed {
+    let answers = snapshot.servers.values().filter_map(|server| server.answer(&candidate.hash));
+    let failed: Vec<_> = answers.filter(|answer| answer.result == PreflightResult::Failed).collect();
+    if failed.is_empty() {
         return false;
     }
-    let age = turn.since(snapshot, "preflight-failed", candidate.hash.0.clone());
-    if age < PATIENCE {
-        turn.again_after(PATIENCE.saturating_sub(age));
+    let logged_in = failed.iter().all(|answer| {
+        answer.failure.as_ref().is_some_and(|failure| LOGGED_IN.contains(&failure.phase.as_str()))
+    });
+    let patience = if logged_in { PATIENCE } else { LOGIN_PATIENCE };
+    let age = turn.since(snapshot, FAILED, candidate.hash.0.clone());
+    if age < patience {
+        turn.again_after(patience.saturating_sub(age));
     }
-    age >= PATIENCE
+    age >= patience
+}
+
+/// That the candidate fails is not forgotten while it is tried again, nor where nothing can be decided for a moment.
+fn still_failing(snapshot: &Snapshot, turn: &mut Turn) {
+    if let Some(Ok(candidate)) = &snapshot.candidate
+        && snapshot.ages.get(FAILED).is_some_and(|age| age.value == candidate.hash.0)
+    {
+        turn.since(snapshot, FAILED, candidate.hash.0.clone());
+    }
 }
 
 /// CONTRACT 3.1, 5: the first match wins, for each resource. The reason as CONTRACT 3.1, 6 writes it.

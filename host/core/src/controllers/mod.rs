@@ -36,6 +36,8 @@ use crate::machine::{self, Desired, Facts, Key, State};
 use crate::outcome::{Action, Notice, Outcome, StatusView, Waiting};
 use crate::snapshot::Snapshot;
 
+#[cfg(test)]
+pub(crate) use key::LOGIN_PATIENCE;
 pub use rollout::{Assessment, Deployment, assess};
 
 /// The whole decision of one operand.

@@ -2,7 +2,7 @@
 //!
 //! One node is asked first. A new key's canary is in its answer; the others must decrypt it, so that all nodes are shown to
 //! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1). The others are asked when it has passed,
-//! also where there is a canary from the beginning: a login that is refused is refused once, and not at every node, since
+//! also where there is a canary from the beginning: a login that is refused is refused at one node, and not at every one, since
 //! there are KMSs that count such refusals and then lock out the plugins in use too.
 
 use std::collections::BTreeMap;
@@ -109,7 +109,7 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
     });
     if let (true, Some(canary)) = (passed, canary) {
         accept(snapshot, trial, stored, canary, turn);
-    } else if canary_fails(snapshot, &trial, stored, turn) {
+    } else if trial.queued.is_empty() && canary_fails(snapshot, &trial, stored, turn) {
         turn.explain(format!(
             "not every node decrypts the canary of the candidate for key {}: another is made",
             trial.key_id
@@ -119,7 +119,8 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
     requests
 }
 
-/// Whether a new key's canary has been undecryptable somewhere for long. The node that made it is not asked again, and
+/// Whether a new key's canary has been undecryptable somewhere for long; where others wait, their turn comes instead, after
+/// which this one has another candidate too. The node that made it is not asked again, and
 /// the KMS may have another key by that name since: only another candidate shows whether all reach the same one now.
 fn canary_fails(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, turn: &mut Turn) -> bool {
     let failed = snapshot.servers.values().filter_map(|server| server.answer(&stored.hash)?.failure.as_ref());
@@ -156,7 +157,7 @@ fn write_candidate(
 }
 
 /// One node first; the others when it has passed, and there is a canary that they must decrypt. Whoever was asked goes on
-/// being asked: a plugin does not stop because another node's answer is gone for a moment.
+/// being asked while there is one.
 fn requests(
     trial: &Trial,
     hash: &PluginDigest,
@@ -169,7 +170,8 @@ fn requests(
         (asked.hash == *hash).then_some(asked)
     };
     let without_canary = names.iter().find(|name| asked(name).is_some_and(|asked| asked.canary.is_none()));
-    let first = without_canary.or(names.first()).copied();
+    let asked_before = || names.iter().find(|name| asked(name).is_some());
+    let first = without_canary.or_else(asked_before).or(names.first()).copied();
     let passed = first
         .and_then(|first| snapshot.servers.get(first)?.answer(hash))
         .is_some_and(|answer| answer.result == PreflightResult::Succeeded);

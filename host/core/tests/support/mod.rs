@@ -39,6 +39,8 @@ pub struct World {
     pub preflight_failure: Option<Failure>,
     /// The preflight of a candidate with this KEK fails.
     pub failing_kek: Option<String>,
+    /// … in which phase on which node; empty: `encrypt` on each.
+    pub failing_at: BTreeMap<String, &'static str>,
     /// These KEKs were deleted, and others made under their names: they decrypt nothing of before.
     pub made_anew: BTreeSet<String>,
     /// Referenced objects that cannot be read.
@@ -87,6 +89,7 @@ impl World {
             )]),
             preflight_failure: None,
             failing_kek: None,
+            failing_at: BTreeMap::new(),
             made_anew: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             refuses_keys: false,
@@ -395,9 +398,11 @@ impl World {
                 let made = canary(record, &self.made_anew);
                 let mismatch = request.canary.as_ref().is_some_and(|canary| *canary != made);
                 let kek = record.kms["test"]["key"].as_str();
-                let failing = kek.is_some() && self.failing_kek.as_deref() == kek;
-                let denied = failing.then(|| Failure {
-                    phase: "encrypt".into(),
+                let here = self.failing_at.get(node.metadata.name.as_deref().unwrap_or_default());
+                let phase = if self.failing_at.is_empty() { Some("encrypt") } else { here.copied() };
+                let phase = phase.filter(|_| kek.is_some() && self.failing_kek.as_deref() == kek);
+                let denied = phase.map(|phase| Failure {
+                    phase: phase.into(),
                     message: "permission denied".into(),
                     ..Default::default()
                 });

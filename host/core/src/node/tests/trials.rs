@@ -46,6 +46,27 @@ fn highest_count(logins: &[u64]) -> u32 {
     highest
 }
 
+/// Candidates that take turns (`controllers/key.rs`) begin anew each time, with whatever a start takes beside.
+#[rstest]
+fn turns_of_refused_candidates_do_not_lock_their_role_out(#[values(0, 20, 60, 180)] slip: u64) {
+    let policy = Policy::default();
+    let turn = crate::controllers::LOGIN_PATIENCE.as_secs();
+    let mut logins = Vec::new();
+    let mut begun = 0;
+    for _ in 0..20 {
+        let mut at = begun;
+        for tries in 1.. {
+            if at >= begun + turn + slip {
+                break;
+            }
+            logins.push(at + slip);
+            at += policy.after_trial(tries).as_secs() + slip;
+        }
+        begun += turn + slip;
+    }
+    assert!(highest_count(&logins) <= 4, "locked out at the fifth: {logins:?}");
+}
+
 #[rstest]
 #[case::of_an_agent_that_goes_on(u64::MAX)]
 #[case::of_one_that_is_killed_each_ten_minutes(600)]
