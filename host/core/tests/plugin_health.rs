@@ -62,7 +62,7 @@ fn told(world: &World) -> Vec<String> {
 )]
 #[case::unhealthy(
     failure("status", None, None, "status: the KMS plugin is unhealthy: sealed"),
-    "status: the KMS plugin is unhealthy: sealed; its last words: bye. See its log"
+    "status: the KMS plugin is unhealthy: sealed. See its log"
 )]
 fn a_plugin_that_fails_is_told_with_what_was_seen_and_what_to_do(
     #[case] failure: Failure,

@@ -48,10 +48,11 @@ pub(super) fn seen(failure: &Failure) -> String {
     }
 }
 
-/// What the plugin logged, where nobody can talk to it: one that answers says itself what is wrong. Of many lines the
+/// What the plugin logged, where it does not answer: one that answers says itself what is wrong. Of many lines the
 /// first, which says why a program was called wrongly, and the last.
 fn last_words(failure: &Failure) -> String {
-    let silent = failure.exit_code.is_some() || failure.phase == "start";
+    let silent =
+        failure.exit_code.is_some() || failure.phase == "start" || failure.grpc_code == Some(NO_ANSWER);
     let lines: Vec<&str> = match failure.log_tail.as_slice() {
         [first, middle @ .., before, last] if middle.len() > 1 => vec![first, "…", before, last],
         all => all.iter().map(String::as_str).collect(),

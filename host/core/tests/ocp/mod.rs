@@ -265,6 +265,9 @@ impl Cluster {
                 let found = dump.referenced("openshift-config", &object);
                 results.objects.insert(object, found);
             }
+            for diagnosis in needed.diagnoses {
+                results.diagnoses.insert(diagnosis, Ok(None));
+            }
         }
         let bytes = || SecretBytes::new(vec![0x6b; 32]);
         let given = Given {

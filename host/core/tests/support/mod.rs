@@ -65,7 +65,7 @@ pub struct World {
     pub log: Vec<Value>,
     pub last: Outcome,
     version: u64,
-    salt: u8,
+    salt: u32,
 }
 
 impl World {
@@ -157,8 +157,8 @@ impl World {
             now: "2026-05-08T12:34:56Z".parse().unwrap(),
             ages: self.ages.clone(),
             fresh: FreshBytes {
-                key: SecretBytes::new(vec![self.salt; 32]),
-                salt: SecretBytes::new(vec![self.salt; 32]),
+                key: SecretBytes::new(self.salt.to_be_bytes().repeat(8)),
+                salt: SecretBytes::new(self.salt.to_be_bytes().repeat(8)),
             },
         };
         let snapshot = kubernetes::snapshot(&self.objects, &results, given).unwrap();
@@ -588,11 +588,10 @@ fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
     })
 }
 
-/// For tests that look at one resource.
-/// The module knows what it means when its plugin ends, and speaks of the configuration that it is asked with.
+/// The module knows what it means when its plugin is called wrongly, and speaks of the configuration that it is asked with.
 fn diagnose((request, failure): &DiagnosisRequest) -> Option<Diagnosis> {
     let kms: Value = serde_json::from_str(&request.kms).unwrap();
-    failure.exit_code.is_some().then(|| Diagnosis {
+    (failure.exit_code == Some(2)).then(|| Diagnosis {
         cause: "ended".into(),
         summary: format!("the plugin of {} cannot run", kms["test"]["key"].as_str().unwrap()),
         remedy: "mend it".into(),
@@ -600,6 +599,7 @@ fn diagnose((request, failure): &DiagnosisRequest) -> Option<Diagnosis> {
     })
 }
 
+/// For tests that look at one resource.
 pub fn resource(name: &str) -> GroupResource {
     GroupResource::parse(name)
 }

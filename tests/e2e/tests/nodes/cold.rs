@@ -86,8 +86,12 @@ async fn recover(cluster: &InUse, index: usize, role: &AppRole) -> Result<()> {
     let mut files = Vec::new();
     for (name, value) in [("role-id", role.role_id.as_str()), ("secret-id", role.secret_id.reveal())] {
         let path = format!("/etc/kubernetes/{name}.new");
-        let mut file =
-            std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(node.path(&path))?;
+        let mut file = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(node.path(&path))?;
         std::io::Write::write_all(&mut file, value.as_bytes())?;
         files.push(format!("{name}={path}"));
     }

@@ -39,7 +39,10 @@ async fn in_each_phase_a_node_joins_and_one_leaves() -> Result<()> {
         let joined = Phase::of(&cluster.keyward, key).await?;
         cluster.settled(to, key, PATIENCE).await.with_context(|| format!("{phase:?}"))?;
         cluster.must_read_through(3 + at).await.with_context(|| format!("{phase:?}"))?;
-        println!("{phase:?}: node-{} joined ({reached:?} to {joined:?}); all under key {key}, nothing plain", 4 + at);
+        println!(
+            "{phase:?}: node-{} joined ({reached:?} to {joined:?}); all under key {key}, nothing plain",
+            4 + at
+        );
     }
     let (read, written) = cluster.finish().await?;
     println!("none of these failed: {read:?}, {written:?}");

@@ -207,7 +207,8 @@ fn a_node_that_joins_before_there_is_a_revision_gets_the_first_file() {
     let (mut machine, mut memory) = (bare(), Memory::default());
     assert_eq!(first(&mut machine, &mut memory), ["RecordLoaded", "PutBack"]);
     // One that somebody else set up is not touched.
-    machine.disk.file = Some(FileSeen { hash: crate::ids::ConfigHash("sha256:foreign".into()), keys: None, config: None });
+    machine.disk.file =
+        Some(FileSeen { hash: crate::ids::ConfigHash("sha256:foreign".into()), keys: None, config: None });
     let observed = machine.observe(&mut memory);
     assert!(first_steps(&observed).is_err());
 }

@@ -92,6 +92,7 @@ fn an_edited_file_that_is_not_loaded_is_put_aside_and_what_is_loaded_put_back() 
 #[test]
 fn an_edited_file_that_was_loaded_is_replaced_where_the_target_reads_all_it_may_have_written() {
     let mut observed = at_rest();
+    observed.probes.values_mut().for_each(|probed| probed.pass.as_mut().unwrap().age = seconds(1));
     let file = edited(&observed);
     observed.disk.file = Some(file.clone());
     observed.server.as_mut().unwrap().loaded = Some(file.hash.clone());
@@ -356,12 +357,12 @@ fn what_is_loaded_is_recorded_before_anything_is_built_on_it() {
 }
 
 #[test]
-fn what_somebody_else_wrote_is_not_put_away() {
+fn what_somebody_else_wrote_is_kept_where_it_was_never_loaded() {
     let mut observed = at_rest();
     observed.disk.file = Some(foreign());
     observed.file_age = seconds(3600);
     observed.server.as_mut().unwrap().failed_reloads = 9;
-    assert_eq!(kinds(&next(&observed)), Vec::<&str>::new());
+    assert_eq!(kinds(&next(&observed)), ["PutAside", "PutBack"]);
 }
 
 #[test]
@@ -492,7 +493,7 @@ fn candidate(record: PluginRecord) -> Observed {
 #[test]
 fn a_candidate_starts_beside_what_runs() {
     let decision = next(&candidate(record("c")));
-    assert_eq!(kinds(&decision), ["RecordHighWater", "WriteFiles", "MakeFolder", "WritePod"]);
+    assert_eq!(kinds(&decision), ["WriteFiles", "MakeFolder", "WritePod"]);
     let report = decision.report.unwrap();
     assert_eq!(report.preflight.map(|answer| answer.result), Some(PreflightResult::Running));
     assert_eq!(report.revision, Revision(1));
@@ -507,7 +508,7 @@ fn a_candidate_whose_secret_would_be_seen_never_runs() {
         container.env.push(EnvVar { name: "TOKEN".into(), value: vec![Part::Value(source)] });
     }
     let decision = next(&candidate(record));
-    assert_eq!(kinds(&decision), ["RecordHighWater"]);
+    assert_eq!(kinds(&decision), Vec::<&str>::new());
     let answer = decision.report.unwrap().preflight.unwrap();
     assert_eq!(answer.result, PreflightResult::Failed);
     let message = answer.failure.unwrap().message;
@@ -529,7 +530,7 @@ fn a_candidate_that_cannot_be_had_starts_nothing(
     let running = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
     observed.disk.instances.insert(instance(2, "c"), running);
     let decision = next(&observed);
-    assert_eq!(kinds(&decision), ["RecordHighWater"], "what runs for the request goes on");
+    assert_eq!(kinds(&decision), Vec::<&str>::new(), "what runs for the request goes on");
     assert_eq!(decision.report.unwrap().preflight.map(|answer| answer.result), Some(expected));
 }
 
@@ -584,12 +585,24 @@ fn a_candidate_that_passed_lingers(#[case] unneeded: u64, #[case] expected: bool
     assert_eq!(next(&observed).steps.contains(&Step::RemovePod(instance(2, "c"))), expected);
 }
 
+/// S5: a configuration's numbers are used up, a candidate's is not yet.
+#[test]
+fn numbers_count_once_a_configuration_names_them() {
+    let mut observed = candidate(record("c"));
+    observed.disk.highest_key_id = KeyId(0);
+    let recorded: Vec<Step> = next(&observed).steps;
+    assert!(recorded.contains(&Step::RecordHighWater(KeyId(1))), "{recorded:?}");
+    assert!(!recorded.contains(&Step::RecordHighWater(KeyId(2))), "{recorded:?}");
+    spec(&mut observed).canaries = vec![key_canary(3, "kek-3")];
+    assert!(next(&observed).steps.contains(&Step::RecordHighWater(KeyId(3))));
+}
+
 #[test]
 fn an_unprepared_node_starts_nothing() {
     let mut observed = candidate(record("c"));
     observed.server.as_mut().unwrap().loaded = None;
     let decision = next(&observed);
-    assert_eq!(kinds(&decision), ["RecordHighWater"]);
+    assert_eq!(kinds(&decision), Vec::<&str>::new());
     assert_eq!(reason(&decision), Some("NodeNotPrepared"));
     assert_eq!(decision.report.unwrap().preflight, None);
 }

@@ -35,7 +35,8 @@ struct Faulty {
 
 impl Faulty {
     async fn start(install: Install) -> Result<Self> {
-        let install = Install { probe_interval: PROBE, agent_args: AGENT_ARGS.map(str::to_owned).to_vec(), ..install };
+        let install =
+            Install { probe_interval: PROBE, agent_args: AGENT_ARGS.map(str::to_owned).to_vec(), ..install };
         // A long history keeps key 1 where it is.
         let cluster = InUse::start_with_history(install, 100, 20).await?;
         cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
