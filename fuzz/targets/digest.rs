@@ -1,6 +1,7 @@
 //! The keyed digest: entries are the same exactly if their digests are.
 
 #![no_main]
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic
 
 use keyward_core::SecretBytes;
 use keyward_core::formats::digest::digest;

@@ -1,6 +1,7 @@
 //! EncryptionConfigurations and the envelopes made of them, JSON and YAML, whoever wrote them.
 
 #![no_main]
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic
 
 use keyward_core::formats::encryption_config::EncryptionConfiguration;
 use keyward_core::formats::envelope;

@@ -3,6 +3,7 @@
 //! The engine's checks of a module's JSON are compiled in from where they are; the rest of that crate needs wasmtime.
 
 #![no_main]
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic
 
 use std::collections::BTreeMap;
 
@@ -56,17 +57,16 @@ fuzz_target!(|bytes: &[u8]| {
         });
     }
     // `[descriptor, written, evaluation, written, evaluation]`: what `plan` compares.
-    if let Some([descriptor, old, before, new, after]) = value.as_array().map(Vec::as_slice) {
-        if let (Some(descriptor), Some(before), Some(after)) =
+    if let Some([descriptor, old, before, new, after]) = value.as_array().map(Vec::as_slice)
+        && let (Some(descriptor), Some(before), Some(after)) =
             (read::<Descriptor>(descriptor), read::<Evaluation>(before), read::<Evaluation>(after))
-        {
-            let (old, new) =
-                (Side { written: old, evaluation: &before }, Side { written: new, evaluation: &after });
-            let verdict = compare(&descriptor, old, new);
-            assert!(verdict.fields.iter().all(|field| field.effect <= verdict.effect), "{verdict:?}");
-            // The way back costs the same.
-            assert_eq!(compare(&descriptor, new, old).effect, verdict.effect);
-        }
+    {
+        let (old, new) =
+            (Side { written: old, evaluation: &before }, Side { written: new, evaluation: &after });
+        let verdict = compare(&descriptor, old, new);
+        assert!(verdict.fields.iter().all(|field| field.effect <= verdict.effect), "{verdict:?}");
+        // The way back costs the same.
+        assert_eq!(compare(&descriptor, new, old).effect, verdict.effect);
     }
 });
 

@@ -1,6 +1,8 @@
 //! Key secrets: whatever is read is written again, and read the same.
 
 #![no_main]
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic
+#![allow(clippy::redundant_closure_for_method_calls)] // the method's type is of a crate that is not asked for here
 
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::names::{KUBE_APISERVER, NAMESPACE};
@@ -17,10 +19,10 @@ fuzz_target!(|bytes: &[u8]| {
         }
     };
     let _ = format!("{key:?}");
-    if let Some(kms) = &key.kms {
-        if let Some(digest) = kms.plugin.digest(key.id) {
-            let _ = pod::check(&Instance::new(key.id, &digest), &kms.plugin);
-        }
+    if let Some(kms) = &key.kms
+        && let Some(digest) = kms.plugin.digest(key.id)
+    {
+        let _ = pod::check(&Instance::new(key.id, &digest), &kms.plugin);
     }
     let written = key.encode(NAMESPACE, KUBE_APISERVER).expect("what was read can be written");
     let mut again = KeySecret::decode(&written).expect("what was written can be read");

@@ -1,6 +1,7 @@
 //! Small texts: numbers, names of objects, resources, paths of fields, durations.
 
 #![no_main]
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use keyward_core::ids::{GroupResource, KeyId, Mode};
 use keyward_core::{duration, names};
 use libfuzzer_sys::fuzz_target;
 
+#[allow(unreachable_pub)] // a test shares it
 #[path = "../../host/core/tests/properties/go.rs"]
 mod go;
 

@@ -1,6 +1,7 @@
 //! Config secrets: what is read is written again, and read the same; the state machine takes it and loses nothing.
 
 #![no_main]
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic
 
 use keyward_core::SecretBytes;
 use keyward_core::formats::revision::{RevisionContent, SecretData, decode_plugins, encode_plugins};

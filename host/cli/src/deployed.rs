@@ -69,8 +69,9 @@ fn kustomization_names_every_file_but_the_static_pod_s() {
     named.sort();
     let in_folder = |folder: &str| -> Vec<String> {
         let entries = std::fs::read_dir(deploy().join(folder)).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.ends_with(".yaml")).map(|name| format!("{folder}{name}")).collect()
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let yaml = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+        yaml.map(|path| format!("{folder}{}", path.file_name().unwrap().to_str().unwrap())).collect()
     };
     let mut there = in_folder("");
     there.extend(in_folder("rbac/"));

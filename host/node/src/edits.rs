@@ -22,7 +22,7 @@ pub(crate) fn watch(folder: PathBuf, bell: &Arc<Notify>) -> io::Result<()> {
         while bell.strong_count() > 0 {
             if let Err(error) = listen(&folder, &bell) {
                 tracing::debug!(folder = %folder.display(), %error, "the folder cannot be watched; it is looked at all the same");
-                std::thread::sleep(PERIOD);
+                std::thread::park_timeout(PERIOD);
             }
         }
     };

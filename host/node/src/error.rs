@@ -186,15 +186,17 @@ impl AgentError {
     pub fn category(&self) -> Category {
         match self {
             Self::Io { .. } | Self::Corrupt { .. } => Category::Disk,
-            Self::Locked { .. } | Self::Kubeconfig { .. } | Self::MetricsUrl { .. } => Category::Setup,
-            Self::Call { .. } | Self::Timeout { .. } | Self::Unexpected { .. } => Category::Api,
-            Self::Render { .. } | Self::NoPort { .. } => Category::Plugin,
-            Self::NoSuchKey { .. }
+            Self::Locked { .. }
+            | Self::Kubeconfig { .. }
+            | Self::MetricsUrl { .. }
+            | Self::NoSuchKey { .. }
             | Self::NoSuchFile { .. }
             | Self::CannotRecover { .. }
             | Self::NotInstallable { .. } => Category::Setup,
-            Self::NotRecovered { .. } => Category::Plugin,
-            Self::NotTold { .. } => Category::Api,
+            Self::Call { .. } | Self::Timeout { .. } | Self::Unexpected { .. } | Self::NotTold { .. } => {
+                Category::Api
+            }
+            Self::Render { .. } | Self::NoPort { .. } | Self::NotRecovered { .. } => Category::Plugin,
             Self::Gone { .. } | Self::Panicked { .. } => Category::Internal,
         }
     }

@@ -49,7 +49,7 @@ impl User {
     pub fn groups(&self) -> Vec<&str> {
         match self {
             Self::Admin => vec!["system:masters"],
-            Self::Operator => vec!["system:serviceaccounts", "system:serviceaccounts:keyward-system"],
+            Self::Operator => vec!["system:serviceaccounts:keyward-system"],
             Self::Agent(_) => vec!["keyward:nodes"],
             Self::Kubelet(_) => vec!["system:nodes", "system:masters"],
             Self::Other { groups, .. } => groups.iter().map(String::as_str).collect(),

@@ -79,7 +79,11 @@ async fn users_are_who_they_say(cluster: &Cluster) -> Result<()> {
     let other = User::Other { name: "alice".into(), groups: vec!["devs".into()] };
     for (user, name, group) in [
         (User::Admin, "admin", "system:masters"),
-        (User::Operator, "system:serviceaccount:keyward-system:keyward-operator", "system:serviceaccounts"),
+        (
+            User::Operator,
+            "system:serviceaccount:keyward-system:keyward-operator",
+            "system:serviceaccounts:keyward-system",
+        ),
         (User::Agent("node-2".into()), "keyward:node:node-2", "keyward:nodes"),
         (other, "alice", "devs"),
     ] {

@@ -128,7 +128,7 @@ impl Turns {
             Err(error) => format!("list: {error:#}"),
         };
         let node = node.clone();
-        self.failed(&node, failure);
+        self.failed(&node, &failure);
     }
 
     async fn get(&mut self, at: usize, name: &str) {
@@ -145,11 +145,11 @@ impl Turns {
             Ok(_) => format!("get {name}: it says something else"),
             Err(error) => format!("get {name}: {error:#}"),
         };
-        self.failed(&node, failure);
+        self.failed(&node, &failure);
     }
 
     /// What was under way while a server was taken away is no failure of Keyward's.
-    fn failed(&mut self, node: &str, failure: String) {
+    fn failed(&mut self, node: &str, failure: &str) {
         if !self.away.has(node) {
             let at = self.began.elapsed().as_secs_f64();
             self.report.failures.push(format!("{at:.1} s, {node}: {failure}"));

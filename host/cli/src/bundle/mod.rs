@@ -137,21 +137,24 @@ mod tests {
 
     #[test]
     fn only_whoever_it_is_for_can_open_it() {
-        let (own, other) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
-        let seal = Seal::to(&[own.to_public().to_string()]).unwrap();
+        let (ours, other) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
+        let seal = Seal::to(&[ours.to_public().to_string()]).unwrap();
         let sealed = bundle().seal(&seal).unwrap();
         assert!(!sealed.windows(8).any(|part| part == b"identity"), "it is encrypted");
-        let opener = |identity: &age::x25519::Identity| {
+        let opened_by = |identity: &age::x25519::Identity| {
             let file = format!("# created by age-keygen\n{}\n", identity.to_string().expose_secret());
             Opener::identities(&file).unwrap()
         };
-        let opened = Bundle::open(&sealed, &opener(&own)).unwrap();
+        let opened = Bundle::open(&sealed, &opened_by(&ours)).unwrap();
         assert_eq!(
             (opened.revision, opened.highest_key_id, opened.data),
             (Revision(4), KeyId(2), bundle().data)
         );
         assert!(
-            Bundle::open(&sealed, &opener(&other)).unwrap_err().to_string().contains("not for this identity")
+            Bundle::open(&sealed, &opened_by(&other))
+                .unwrap_err()
+                .to_string()
+                .contains("not for this identity")
         );
         let mut broken = sealed.clone();
         *broken.last_mut().unwrap() ^= 1;

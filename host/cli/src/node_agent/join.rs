@@ -17,15 +17,16 @@ pub(super) async fn run(place: Place, kubeconfig: PathBuf, timeout: Duration) ->
     let connection = Connection::new(&Settings::new(&place.node, kubeconfig)).await?;
     let said = |what: &str| crate::output::print(&format!("{what}\n")).unwrap_or_default();
     let joined = keyward_node::join(&place, &connection, timeout, said).await?;
-    let mut text: String = joined.done.iter().map(|step| format!("done: {step}\n")).collect();
-    text.push_str(&if joined.revision == Revision(0) {
-        "the cluster has no revision yet: the API server starts without encryption, as the others do\n".to_owned()
+    let done: String = joined.done.iter().map(|step| format!("done: {step}\n")).collect();
+    let next = if joined.revision == Revision(0) {
+        "the cluster has no revision yet: the API server starts without encryption, as the others do\n"
+            .to_owned()
     } else {
         format!(
             "revision {} is installed: the API server of {} may start. It becomes ready once the node's agent has seen its plugins decrypt the canaries\n",
             joined.revision, place.node
         )
-    });
-    crate::output::print(&text)?;
+    };
+    crate::output::print(&format!("{done}{next}"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -87,7 +87,7 @@ struct Run {
 /// Runs until SIGTERM or SIGINT. Plugins go on: they are static pods.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     match (args.once, args.run) {
-        (Some(Once::Prepare(args)), _) => prepare::run(*args).await,
+        (Some(Once::Prepare(args)), _) => Box::pin(prepare::run(*args)).await,
         (Some(Once::Recover(args)), _) => recover::run(*args).await,
         (Some(Once::Restore(args)), _) => restore::run(*args).await,
         (None, Some(args)) => agent(args).await,

@@ -224,7 +224,7 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
     };
     if !trial.queued.is_empty() {
         let queued = trial.queued.iter().map(|(id, purpose)| format!("key {id} ({purpose})"));
-        message.push_str(&format!("; after it: {}", queued.collect::<Vec<_>>().join(", ")));
+        message = format!("{message}; after it: {}", queued.collect::<Vec<_>>().join(", "));
     }
     let done = failures.is_empty() && waiting.is_empty();
     if !done {

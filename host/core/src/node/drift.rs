@@ -44,7 +44,7 @@ pub(super) fn mend(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> M
     let (Some(file), Some(loaded)) = (&view.o.disk.file, view.loaded) else { return Mend::Refuse };
     let not_loaded = view.content_of(loaded).is_some();
     let readable = file.config.as_ref().is_some_and(|edited| reads_no_more(edited, target));
-    if !not_loaded && !(readable && *loaded == file.hash) {
+    if !not_loaded && (!readable || *loaded != file.hash) {
         return Mend::Refuse;
     }
     if !view.o.disk.aside.contains(&file.hash) {

@@ -87,7 +87,7 @@ pub(super) enum Candidate<'a> {
     /// It can never be run.
     Broken(String),
     /// It can be run.
-    Ready(Needed<'a>),
+    Ready(Box<Needed<'a>>),
 }
 
 pub(super) struct View<'a> {
@@ -156,7 +156,7 @@ impl<'a> View<'a> {
     /// What target, file and candidate need, each once.
     pub(super) fn needed(&self) -> BTreeMap<Instance, &Needed<'a>> {
         let candidate = match &self.candidate {
-            Candidate::Ready(needed) => Some(needed),
+            Candidate::Ready(needed) => Some(&**needed),
             _ => None,
         };
         let to_serve = self.to_serve().map(|(_, needed)| needed);
@@ -406,7 +406,7 @@ fn candidate(o: &Observed) -> Candidate<'_> {
         }
         Ok(needed) => match needed.unfit() {
             Some(why) => Candidate::Broken(why.to_string()),
-            None => Candidate::Ready(needed),
+            None => Candidate::Ready(Box::new(needed)),
         },
     }
 }

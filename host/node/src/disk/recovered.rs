@@ -51,13 +51,15 @@ impl Recoveries {
     pub(crate) fn all(&self) -> Result<Vec<Recovered>, AgentError> {
         let folder = self.paths.recovered();
         let mut all = Vec::new();
-        for name in atomic::entries(&folder)?.into_iter().filter(|name| name.ends_with(".json")) {
-            let path = folder.join(name);
+        for path in atomic::entries(&folder)?.into_iter().map(|name| folder.join(name)) {
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
             match records::read::<Record>(&path) {
                 Ok(record) => match record.map(decode) {
                     Some(Some(one)) if self.paths.recovery(one.key_id, one.number) == path => all.push(one),
                     Some(_) => {
-                        tracing::warn!(path = %path.display(), "no record of something replaced by hand")
+                        tracing::warn!(path = %path.display(), "no record of something replaced by hand");
                     }
                     None => {}
                 },

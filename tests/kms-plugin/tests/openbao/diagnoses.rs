@@ -89,7 +89,7 @@ async fn what_the_module_is_told_is_what_its_fixtures_say() {
         match of_fixtures.get(name) {
             Some(case) if case.failure == *failure => {}
             _ => {
-                wrong.push(format!("- name: {name}\n  failure: {}", serde_json::to_string(failure).unwrap()))
+                wrong.push(format!("- name: {name}\n  failure: {}", serde_json::to_string(failure).unwrap()));
             }
         }
     }
@@ -252,13 +252,13 @@ async fn logins() -> Seen {
     tell("a secret id that has expired is refused as a wrong one is", refused, &expired);
 
     bao.post("", "sys/namespaces/admin", json!({})).await;
-    bao.post("admin", "sys/namespaces/auth", json!({})).await;
+    bao.post("admin", "sys/namespaces/logins", json!({})).await;
     let inside = || plan(&bao, &good).with("vault-namespace", "admin");
-    let denied = seen::ended(inside().with("vault-auth-namespace", "admin/auth"), &good).await;
+    let denied = seen::ended(inside().with("vault-auth-namespace", "admin/logins"), &good).await;
     tell("a login that is denied is named with its namespace", denied, &good);
-    bao.delete("admin", "sys/namespaces/auth").await;
+    bao.delete("admin", "sys/namespaces/logins").await;
     bao.delete("", "sys/namespaces/admin").await;
-    let unknown = seen::ended(inside().with("vault-auth-namespace", "admin/auth"), &good).await;
+    let unknown = seen::ended(inside().with("vault-auth-namespace", "admin/logins"), &good).await;
     tell("a namespace that does not exist is named", unknown, &good);
 
     let flag = plan(&bao, &good).with("vault-new-flag", "1");

@@ -84,7 +84,9 @@ fn telling(line: &str) -> Option<String> {
     if fields.get("level").and_then(Value::as_str) == Some("INFO") {
         return None;
     }
-    ["timestamp", "target", "uid", "took"].into_iter().for_each(|name| drop(fields.remove(name)));
+    for name in ["timestamp", "target", "uid", "took"] {
+        fields.remove(name);
+    }
     Some(Value::Object(fields).to_string())
 }
 

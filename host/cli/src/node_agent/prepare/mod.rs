@@ -23,6 +23,7 @@ use plan::Plan;
 /// Something is missing: what `--check` tells.
 const MISSING: u8 = 2;
 
+#[allow(clippy::struct_excessive_bools)] // flags
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     after_help = "On each control-plane node, one after another; before `kubeadm upgrade` with --check.\n\nExample:\n  keyward node-agent prepare\n  keyward node-agent prepare --check\n  keyward node-agent prepare --join --kubeconfig admin.conf"
