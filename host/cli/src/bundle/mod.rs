@@ -158,8 +158,8 @@ mod tests {
         );
         let mut broken = sealed.clone();
         *broken.last_mut().unwrap() ^= 1;
-        assert!(Bundle::open(&broken, &opener(&own)).is_err());
-        assert!(Bundle::open(b"plain", &opener(&own)).is_err());
+        assert!(Bundle::open(&broken, &opened_by(&ours)).is_err());
+        assert!(Bundle::open(b"plain", &opened_by(&ours)).is_err());
         assert!(Seal::to(&[]).is_err() && Seal::to(&["age1nonsense".to_owned()]).is_err());
         assert!(Opener::identities("# nothing\n").is_err());
     }

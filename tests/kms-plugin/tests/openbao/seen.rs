@@ -85,7 +85,7 @@ fn telling(line: &str) -> Option<String> {
         return None;
     }
     for name in ["timestamp", "target", "uid", "took"] {
-        fields.remove(name);
+        fields.shift_remove(name);
     }
     Some(Value::Object(fields).to_string())
 }
