@@ -69,8 +69,8 @@ async fn main() -> Result<()> {
     // In this order: the line is written before the process ends.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
     tracing_subscriber::registry()
-        .with(Death)
         .with(lines.with_filter(tracing_subscriber::filter::LevelFilter::INFO))
+        .with(Death)
         .init();
     keyward_test_cluster::use_one_tls_provider();
     let policy = Policy { probe_interval: arguments.probe_interval, ..Policy::default() };

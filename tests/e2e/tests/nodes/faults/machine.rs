@@ -81,8 +81,8 @@ fn port(faulty: &Faulty, node: usize, key: u64) -> Result<u16> {
             continue;
         }
         let pod: Value = serde_saphyr::from_str(&std::fs::read_to_string(&path)?)?;
-        let port = pod.pointer("/spec/containers/0/livenessProbe/httpGet/port").and_then(Value::as_u64);
-        return u16::try_from(port.context("no probe")?).context("a port");
+        let port = pod.pointer("/spec/containers/0/ports/0/hostPort").and_then(Value::as_u64);
+        return u16::try_from(port.with_context(|| format!("no port: {pod}"))?).context("a port");
     }
     anyhow::bail!("no manifest of key {key}")
 }
