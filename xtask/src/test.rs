@@ -6,7 +6,9 @@ mod groups;
 mod tally;
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -86,18 +88,50 @@ fn prepare(tools: &Tools, wanted: &BTreeSet<Group>) -> Result<Built> {
     Built::everything(tools)
 }
 
+fn one_by_one(programs: impl Iterator<Item = (String, Command)>) -> Tally {
+    let mut tally = Tally::default();
+    for (what, command) in programs {
+        progress::say(&what);
+        tally += tally::of(command, &mut std::io::stdout());
+    }
+    tally
+}
+
+/// Two at a time, since most of what they do is waiting. What one says comes when it has ended.
+fn side_by_side(programs: Vec<(String, Command)>) -> Tally {
+    let left = Mutex::new(programs.into_iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let total = Mutex::new(Tally::default());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((what, command)) = next() {
+                    let mut said = Vec::new();
+                    let tally = tally::of(command, &mut said);
+                    let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                    *total += tally;
+                    progress::say(&what);
+                    // Whoever does not listen any more does not miss it.
+                    let _ = std::io::stdout().write_all(&said);
+                }
+            });
+        }
+    });
+    total.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// `smaller`: less of the same, of groups that take long.
 fn run_group(tools: &Tools, built: &Built, group: Group, smaller: bool) -> Tally {
     // What is set in the environment says how much.
     let sizes = group.sizes().into_iter().filter(|(name, _)| smaller && std::env::var_os(name).is_none());
-    let mut tally = Tally::default();
-    for program in built.tests().filter(|program| group.has(program)) {
-        progress::say(&format!("-- {} ({})", program.package, program.target));
+    let programs = built.tests().filter(|program| group.has(program)).map(|program| {
         let mut command = Command::new(&program.executable);
         command.current_dir(&program.folder);
         command.env("CARGO_MANIFEST_DIR", &program.folder).env(BIN_DIR, built.folder()).envs(sizes.clone());
-        tally += tally::of(command, &mut std::io::stdout());
-    }
+        (format!("-- {} ({})", program.package, program.target), command)
+    });
+    let mut tally =
+        if group.waits() { side_by_side(programs.collect()) } else { one_by_one(programs) };
     match group.commands(tools, built) {
         Ok(commands) => {
             for (what, mut command) in commands {

@@ -8,7 +8,7 @@
 use keyward_guest::prelude::*;
 
 use crate::config::Config;
-use crate::symptoms::{SYMPTOMS, Symptom};
+use crate::symptoms::{SYMPTOMS, Symptom, UNKNOWN_FLAG};
 
 pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> {
     let symptom = symptom(failure)?;
@@ -24,7 +24,12 @@ pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> 
 /// about a trouble that is over. Of a text in several lines no line may say enough by itself.
 fn symptom(failure: &Failure) -> Option<&'static Symptom> {
     let fitting = |said: &str| SYMPTOMS.iter().find(|symptom| symptom.fits(&failure.phase, said));
-    let logged: Vec<String> = failure.log_tail.iter().map(|line| said(line)).collect();
+    let mut logged: Vec<String> = failure.log_tail.iter().map(|line| said(line)).collect();
+    let refuses = |line: &String| UNKNOWN_FLAG.iter().any(|text| line.contains(text));
+    if let Some(refused) = logged.iter().position(refuses) {
+        // What follows is the plugin's usage, which speaks of everything that there is to be wrong.
+        logged.truncate(refused.saturating_add(1));
+    }
     fitting(&said(&failure.message))
         .or_else(|| logged.iter().rev().find_map(|line| fitting(line)))
         .or_else(|| fitting(&logged.concat()))
@@ -134,6 +139,25 @@ mod tests {
             let cause = diagnose(&config, &failure).map(|diagnosis| diagnosis.cause);
             assert_eq!(cause.as_deref(), Some(symptom.cause), "{words:?}");
         }
+    }
+
+    #[test]
+    fn the_usage_after_an_unknown_flag_says_nothing_about_vault() {
+        let lines = [
+            "flag provided but not defined: -new",
+            "Usage of plugin:",
+            "  -timeout duration",
+            "  \tconnection refused",
+        ];
+        let failure = Failure {
+            phase: "start".to_owned(),
+            grpc_code: None,
+            exit_code: Some(2),
+            message: "the plugin ended with exit code 2".to_owned(),
+            log_tail: lines.map(str::to_owned).to_vec(),
+        };
+        let cause = diagnose(&config(), &failure).map(|diagnosis| diagnosis.cause);
+        assert_eq!(cause.as_deref(), Some("unknown-flag"));
     }
 
     #[test]

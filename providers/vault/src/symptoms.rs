@@ -33,6 +33,10 @@ const DENIED: &[&str] = &["permission denied", "code: 403", "403 forbidden", "st
 /// The login's path.
 const LOGIN: &[&str] = &["/login", "login failed", "failed to log in", "login:"];
 
+/// What programs say of an argument that they do not know.
+pub(crate) const UNKNOWN_FLAG: &[&str] =
+    &["flag provided but not defined", "unknown flag", "unexpected argument", "unrecognized option"];
+
 /// The first that fits counts.
 pub(crate) const SYMPTOMS: &[Symptom] = &[
     Symptom {
@@ -46,12 +50,7 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
     Symptom {
         cause: "unknown-flag",
         phases: &[],
-        seen: &[&[
-            "flag provided but not defined",
-            "unknown flag",
-            "unexpected argument",
-            "unrecognized option",
-        ]],
+        seen: &[UNKNOWN_FLAG],
         summary: "the plugin does not know one of its arguments",
         remedy: "{image} must name a release of vault-kube-kms that takes -vault-key-path and -health-port",
         retryable: false,

@@ -106,6 +106,11 @@ impl Group {
         matches!(self, Self::Kms | Self::Cluster | Self::E2e | Self::Nodes | Self::Life)
     }
 
+    /// Whether most of what its programs do is waiting, so that two run beside each other.
+    pub(crate) fn waits(self) -> bool {
+        matches!(self, Self::E2e)
+    }
+
     /// Whether it loads provider modules.
     pub(crate) fn needs_modules(self) -> bool {
         matches!(self, Self::Providers | Self::E2e | Self::Nodes | Self::Life)

@@ -212,7 +212,11 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
                     failures.push(format!("node {name}: {}", told(snapshot, stored, failure)));
                 }
             }
-            _ => waiting.push(name.as_str()),
+            _ => match server.status().and_then(|status| status.error.as_ref()) {
+                // It does not come to an answer: its disk is full, say.
+                Some(error) => failures.push(format!("node {name}: {}: {}", error.reason, error.message)),
+                None => waiting.push(name.as_str()),
+            },
         }
     }
     let what = format!("preflight of key {} ({})", trial.key_id, trial.purpose);

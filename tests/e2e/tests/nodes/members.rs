@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
 use keyward_core::api::EncryptionNode;
 use keyward_test_cluster::User;
 use keyward_test_e2e::{Encryption, InUse, Phase};
@@ -69,6 +70,7 @@ async fn leave(cluster: &mut InUse, index: usize) -> Result<()> {
     let nodes = Api::<EncryptionNode>::all(cluster.keyward.client.clone());
     let lease = nodes.get(&name).await?.status.and_then(|status| status.api_server_id).context("no Lease")?;
     cluster.keyward.cluster.stop_node(index)?;
+    Api::<Node>::all(cluster.keyward.client.clone()).delete(&name, &DeleteParams::default()).await?;
     nodes.delete(&name, &DeleteParams::default()).await?;
     let leases = Api::<Lease>::namespaced(cluster.keyward.client.clone(), "kube-system");
     match leases.delete(&lease, &DeleteParams::default()).await {
