@@ -130,8 +130,7 @@ fn run_group(tools: &Tools, built: &Built, group: Group, smaller: bool) -> Tally
         command.env("CARGO_MANIFEST_DIR", &program.folder).env(BIN_DIR, built.folder()).envs(sizes.clone());
         (format!("-- {} ({})", program.package, program.target), command)
     });
-    let mut tally =
-        if group.waits() { side_by_side(programs.collect()) } else { one_by_one(programs) };
+    let mut tally = if group.waits() { side_by_side(programs.collect()) } else { one_by_one(programs) };
     match group.commands(tools, built) {
         Ok(commands) => {
             for (what, mut command) in commands {

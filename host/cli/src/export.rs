@@ -132,6 +132,7 @@ async fn data(client: &Client, revision: Revision) -> Result<SecretData> {
     let path = <Secret as kube::Resource>::url_path(&(), Some(names::NAMESPACE));
     let request = Request::new(path).get(&name, &GetParams::default())?;
     let text = client.request_text(request).await.with_context(|| format!("reading Secret {name}"))?;
+    let text = Zeroizing::new(text);
     let secret: Secret =
         serde_json::from_str(&text).map_err(|_| anyhow::anyhow!("Secret {name}: the answer is no Secret"))?;
     let data = secret.data.into_iter().flatten();
@@ -159,7 +160,11 @@ async fn annotations(client: &Client) -> Result<BTreeMap<String, BTreeMap<String
 /// A new file, its owner's alone: an existing one, and a terminal is one, is never written to.
 fn write(path: &Path, sealed: &[u8]) -> Result<()> {
     let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(sealed)?;
-    file.sync_all()?;
-    Ok(())
+    let written = file.write_all(sealed).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // It is ours, and of no use: left there, it would be in the way of the next attempt. What is told is the first
+        // error.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(written?)
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use clap::builder::PossibleValuesParser;
 use keyward_core::platform::openshift::COMPONENTS;
@@ -56,9 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     );
     let component = COMPONENTS.iter().find(|component| component.operator == args.resource);
     let Some(component) = component else { anyhow::bail!("--resource {} is not known", args.resource) };
-    let kubeconfig = Some(args.kubeconfig).filter(|path| !path.is_empty()).map(Into::into);
-    let connection = keyward_operator::Connection { kubeconfig, ..Default::default() };
-    let client = keyward_operator::connect(&connection).await?;
+    let client = client(&args.kubeconfig).await?;
     let settings = ReporterSettings {
         sockets: args.kms_sockets,
         interval: args.interval,
@@ -69,6 +67,21 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     };
     Reporter::new(settings, client).run(crate::stop::until_asked()?).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Without a kubeconfig by the Pod's own credential, whatever `KUBECONFIG` and `~/.kube/config` say (CONTRACT 3.8).
+async fn client(kubeconfig: &str) -> Result<kube::Client> {
+    if !kubeconfig.is_empty() {
+        let connection =
+            keyward_operator::Connection { kubeconfig: Some(kubeconfig.into()), ..Default::default() };
+        return Ok(keyward_operator::connect(&connection).await?);
+    }
+    let mut config = kube::Config::incluster()
+        .context("--kubeconfig is empty, and the Pod's own credential cannot be used")?;
+    // As `keyward_operator::connect` has it: the reporter has limits of its own.
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    Ok(kube::Client::try_from(config)?)
 }
 
 /// RFC 1123, as CONTRACT 3.10 has it.

@@ -5,10 +5,10 @@
 
 mod support;
 
-use keyward_core::api::{HealthStatus, NodePlugin};
-use keyward_core::ids::KeyId;
+use keyward_core::api::{HealthStatus, NodePlugin, PreflightPurpose, PreflightRequest};
+use keyward_core::ids::{KeyId, PluginDigest};
 use keyward_core::outcome::REPORT_FACTS;
-use keyward_core::platform::{Expiry, ExpirySource, ObjectRef};
+use keyward_core::platform::{Expiry, ExpirySource, ObjectRef, Unreadable};
 use keyward_core::provider::{Diagnosis, Failure, ReferenceKind};
 use rstest::rstest;
 use support::World;
@@ -171,6 +171,78 @@ fn nothing_is_promoted_while_nothing_is_heard_of_a_plugin_it_needs() {
     world.ages.clear();
     world.settle();
     assert!(world.config().values().all(|list| list.starts_with("kms:2")), "{:?}", world.config());
+}
+
+#[test]
+fn a_candidate_that_is_well_does_not_stand_in_for_the_plugin_that_serves() {
+    let mut world = world();
+    world.want_kms("k2", "img");
+    for _ in 0..30 {
+        world.reconcile();
+        world.nodes_follow();
+        let nodes = &mut world.objects.encryption_nodes;
+        let b = nodes.iter_mut().find(|n| n.metadata.name.as_deref() == Some("b")).unwrap();
+        let plugins = &mut b.status.as_mut().unwrap().plugins;
+        if let Some(serving) = plugins.iter_mut().find(|plugin| plugin.key_id == KeyId(2)) {
+            let digest = PluginDigest("tried".into());
+            let candidate = NodePlugin { ready: false, digest, ..serving.clone() };
+            serving.health.status = HealthStatus::Error;
+            plugins.push(candidate);
+        }
+    }
+    let waits = world.last.waiting.as_ref().map(|w| w.message.clone()).unwrap_or_default();
+    assert!(waits.contains("key 2 on node b is Error"), "{waits}");
+    assert!(world.config().values().all(|list| list.starts_with("kms:1")), "{:?}", world.config());
+}
+
+/// All nodes were rebooted while the KMS is sealed: it keeps the Secrets from being read too.
+#[test]
+fn trouble_is_told_while_nothing_can_be_decided_and_not_taken_back() {
+    let mut world = world();
+    let secrets = std::mem::take(&mut world.objects.secrets);
+    world.objects.unreadable =
+        vec![Unreadable { what: "secrets in keyward-system".into(), why: "the KMS is sealed".into() }];
+    world.reconcile();
+    assert_eq!(world.condition("KMSPluginsDegraded"), "", "what was said stands");
+
+    // One that is only tried is the preflight's to tell.
+    let mut candidate = plugin(&mut world, "a").clone();
+    candidate.key_id = KeyId(2);
+    candidate.digest = PluginDigest("tried".into());
+    candidate.ready = false;
+    candidate.health.status = HealthStatus::Error;
+    let node = &mut world.objects.encryption_nodes[0];
+    node.spec.preflight = Some(PreflightRequest {
+        key_id: KeyId(2),
+        hash: candidate.digest.clone(),
+        purpose: PreflightPurpose::NewKey,
+        canary: None,
+    });
+    node.status.as_mut().unwrap().plugins.push(candidate);
+    world.reconcile();
+    assert_eq!(world.condition("KMSPluginsDegraded"), "");
+
+    for node in ["a", "b"] {
+        fails(&mut world, node, failure("start", None, None, "nobody listens"));
+    }
+    world.reconcile();
+    let condition = world.condition("KMSPluginsDegraded");
+    let says = "True PluginUnhealthy the plugin of key 1 on node a is Error: ";
+    assert!(condition.starts_with(says), "{condition}");
+    assert!(condition.contains("the plugin of key 1 on node b is Error: "), "{condition}");
+
+    for node in ["a", "b"] {
+        let plugin = plugin(&mut world, node);
+        plugin.ready = true;
+        plugin.health.status = HealthStatus::Healthy;
+        (plugin.health.failure, plugin.health.detail) = (None, None);
+    }
+    world.reconcile();
+    assert_eq!(world.condition("KMSPluginsDegraded"), "", "nor is it taken back");
+    world.objects.secrets = secrets;
+    world.objects.unreadable.clear();
+    world.reconcile();
+    assert_eq!(world.condition("KMSPluginsDegraded"), "False AsExpected ");
 }
 
 #[test]

@@ -362,8 +362,12 @@ impl Seen {
                 let Trouble { mut failure, mismatch, status, remote_key_id } = *trouble;
                 failure.message = scrubber.clean_and_cut(&failure.message, LONGEST_MESSAGE);
                 let answered = failure.phase != "start";
-                let before = self.failing.take().filter(|before| root(&before.failure) == root(&failure));
-                match (finding, &before) {
+                // Which call fails may change with each probe, and is one trouble all the same. A process that begins to
+                // listen, or that is gone, has its time anew: how long is its deadline, and a trial's pause.
+                let before = self.failing.take().filter(|before| is_silent(&before.failure) != answered);
+                // What was found out of one phase explains no other.
+                let same = before.as_ref().filter(|before| root(&before.failure) == root(&failure));
+                match (finding, same) {
                     // Between two ends it runs, and nobody listens yet: it is still one that ends by itself.
                     (Some(finding), Some(before))
                         if !answered && before.failure.exit_code.is_some() && finding.says_nothing() =>
@@ -430,6 +434,11 @@ impl Failed {
     }
 }
 
+/// Nobody answered on the socket.
+fn is_silent(failure: &Failure) -> bool {
+    root(failure) == "start"
+}
+
 /// The phase of the probe itself, whatever the container's state made of it.
 fn root(failure: &Failure) -> &str {
     match failure.phase.as_str() {
@@ -452,8 +461,11 @@ mod tests {
     }
 
     fn trouble(message: &str) -> Result<Answer, Box<Trouble>> {
-        let failure =
-            Failure { phase: "status".to_owned(), message: message.to_owned(), ..Default::default() };
+        trouble_in("status", message)
+    }
+
+    fn trouble_in(phase: &str, message: &str) -> Result<Answer, Box<Trouble>> {
+        let failure = Failure { phase: phase.to_owned(), message: message.to_owned(), ..Default::default() };
         let status = HealthStatus::Error;
         Err(Box::new(Trouble { failure, mismatch: false, status, remote_key_id: None }))
     }
@@ -495,6 +507,23 @@ mod tests {
         let first = seen.first;
         seen.put(&ask(3, false), false);
         assert_eq!((seen.first, seen.attempts, seen.passed.is_none()), (first, 0, true));
+    }
+
+    #[test]
+    fn the_pace_counts_failures_whichever_call_fails() {
+        let (scrubber, policy) = (scrubber(b"none"), Policy { settle: Duration::ZERO, ..Policy::default() });
+        let mut seen = Seen::new(&ask(0, false).question);
+        let mut times = |report| {
+            seen.record(report, true, None, &scrubber, &policy);
+            (seen.failing.as_ref().map(|failing| failing.times), seen.attempts)
+        };
+        assert_eq!(times(trouble_in("start", "nobody listens")), (Some(1), 0));
+        assert_eq!(times(trouble_in("status", "429")), (Some(1), 1), "it listens now: its time begins");
+        assert_eq!(times(trouble_in("encrypt", "429")), (Some(2), 2));
+        assert_eq!(times(trouble_in("decrypt", "429")), (Some(3), 3));
+        assert_eq!(times(trouble_in("start", "nobody listens")), (Some(1), 3), "and now it is gone");
+        assert_eq!(times(Ok(answer())), (None, 3));
+        assert_eq!(times(trouble_in("status", "429")).0, Some(1));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! How long facts have had their values (OBJECTS.md, "Time"): measured by this process's monotonic clock from when it
 //! saw them, never from a time that somebody wrote. After a restart, or when another operator takes over, waits begin
-//! anew. What stands in `status.since[]` is for dumps and people.
+//! anew: what stands in `status.since[]` is for dumps and people. Only of reports it counts too. They stand there once
+//! their agents are silent, and a restart makes nobody heard.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use keyward_core::api::Since;
@@ -19,13 +20,24 @@ pub struct Ages {
 #[derive(Debug)]
 struct Seen {
     value: String,
-    /// For deciding.
-    since: Instant,
+    /// For deciding. `None`: since before this term, and for longer than anybody is waited for.
+    since: Option<Instant>,
     /// For people.
     at: Timestamp,
 }
 
 impl Ages {
+    /// Those that a term begins with, from the `status.since[]` that the last one left: reports that were silent then are
+    /// silent until they change.
+    pub fn resumed(since: &[Since], wall: Timestamp) -> Self {
+        let silent = since.iter().filter(|told| told.fact.starts_with(REPORT_FACTS));
+        let facts = silent.map(|told| {
+            let at = told.at.parse().unwrap_or(wall);
+            (told.fact.clone(), Seen { value: told.value.clone(), since: None, at })
+        });
+        Self { facts: facts.collect() }
+    }
+
     /// Takes over the facts of a decision: those that are new, or have another value, begin now; those that are not
     /// there any more are forgotten.
     pub fn observe(&mut self, facts: &BTreeMap<String, String>, now: Instant, wall: Timestamp) {
@@ -33,7 +45,7 @@ impl Ages {
         for (fact, value) in facts {
             self.facts.entry(fact.clone()).or_insert_with(|| Seen {
                 value: value.clone(),
-                since: now,
+                since: Some(now),
                 at: wall,
             });
         }
@@ -44,15 +56,16 @@ impl Ages {
         self.facts
             .iter()
             .map(|(fact, seen)| {
-                let elapsed = now.saturating_duration_since(seen.since);
+                let elapsed = seen.since.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
                 (fact.clone(), Age { value: seen.value.clone(), elapsed })
             })
             .collect()
     }
 
-    /// Nothing could be looked at: that an agent said nothing meanwhile was not seen.
+    /// Nothing could be looked at: that an agent said nothing meanwhile was not seen. One that was silent before this
+    /// term still was not heard.
     pub fn blind(&mut self) {
-        self.facts.retain(|fact, _| !fact.starts_with(REPORT_FACTS));
+        self.facts.retain(|fact, seen| seen.since.is_none() || !fact.starts_with(REPORT_FACTS));
     }
 
     /// `status.since[]`, without those that are not worth a write.
@@ -76,8 +89,6 @@ pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn facts(value: &str) -> BTreeMap<String, String> {
@@ -118,6 +129,28 @@ mod tests {
         assert_eq!((at[&report].elapsed, at["converged"].elapsed), (second, 2 * second));
         let told = ages.since(&BTreeSet::from([report]));
         assert_eq!(told.iter().map(|since| since.fact.as_str()).collect::<Vec<_>>(), ["converged"]);
+    }
+
+    #[test]
+    fn who_was_silent_before_this_term_is_until_something_new_is_heard() {
+        let (report, at) = (format!("{REPORT_FACTS}node-1/1"), "2026-01-01T00:00:00Z");
+        let since = |fact: &str, value: &str| Since { fact: fact.into(), value: value.into(), at: at.into() };
+        let told = [since(&report, "d@t"), since("converged", "3")];
+        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        let mut ages = Ages::resumed(&told, Timestamp::UNIX_EPOCH);
+        // The first look of the term may fail.
+        ages.blind();
+        let facts =
+            |told: &str| BTreeMap::from([(report.clone(), told.into()), ("converged".into(), "3".into())]);
+        for _ in 0..2 {
+            assert_eq!(ages.at(begin)[&report], Age { value: "d@t".into(), elapsed: Duration::MAX });
+            ages.observe(&facts("d@t"), begin, Timestamp::UNIX_EPOCH);
+        }
+        assert_eq!(ages.at(begin + second)["converged"].elapsed, second, "others begin anew");
+        let report_told = ages.since(&BTreeSet::new()).into_iter().find(|told| told.fact == report);
+        assert_eq!(report_told.unwrap().at, at);
+        ages.observe(&facts("d@u"), begin, Timestamp::UNIX_EPOCH);
+        assert_eq!(ages.at(begin + second)[&report].elapsed, second);
     }
 
     #[test]

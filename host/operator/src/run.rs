@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -120,15 +121,22 @@ impl Office {
 
     /// What `/readyz` of a standby stands on: an API server that serves our kinds.
     async fn stand_by(&self) {
-        match self.cluster.get::<ClusterEncryption>(None, names::CLUSTER).await {
+        match self.cluster_encryption().await {
             Ok(_) => self.health.reached(),
-            Err(error) if error.category() == Category::NotServed => {
-                let error = Error::CrdsMissing("clusterencryptions".to_owned());
+            Err(error @ Error::CrdsMissing(_)) => {
                 tracing::error!("{error}");
                 self.health.hindered(error.to_string());
             }
             Err(error) => tracing::warn!("standing by: {error}"),
         }
+    }
+
+    async fn cluster_encryption(&self) -> Result<Option<ClusterEncryption>, Error> {
+        let found = self.cluster.get(None, names::CLUSTER).await;
+        found.map_err(|error| match error.category() {
+            Category::NotServed => Error::CrdsMissing("clusterencryptions".to_owned()),
+            _ => Error::Call(error),
+        })
     }
 
     /// One term of office: until the Lease is lost, `stop`, or a task of it breaks.
@@ -202,12 +210,24 @@ impl Office {
         reconciler.finish().await;
     }
 
+    /// One reconcile. None before it is known who was silent when the term began: else they would all be just seen.
+    async fn look(&self, reconciler: &mut Reconciler, resumed: &mut bool) -> Result<Next, Error> {
+        if !*resumed {
+            let status = self.cluster_encryption().await?.and_then(|found| found.status);
+            let since = status.map(|status| status.since).unwrap_or_default();
+            reconciler.ages = Ages::resumed(&since, Timestamp::now());
+            *resumed = true;
+        }
+        reconciler.run().await
+    }
+
     async fn decide_in_turn(&self, reconciler: &mut Reconciler, bells: &Bells, term: &CancellationToken) {
         let mut backoff = Backoff::default();
         let mut writes_in_a_row = 0_u32;
+        let mut resumed = false;
         while !term.is_cancelled() {
             self.health.busy(true);
-            let result = AssertUnwindSafe(reconciler.run()).catch_unwind().await;
+            let result = AssertUnwindSafe(self.look(reconciler, &mut resumed)).catch_unwind().await;
             self.health.busy(false);
             let pause = match result {
                 Ok(Ok(next)) => {

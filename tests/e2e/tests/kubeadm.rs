@@ -210,7 +210,14 @@ async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Resu
     made.status = Some(ClusterEncryptionStatus { highest_revision: Revision(3), ..Default::default() });
     clusters.replace_status(names::CLUSTER, &PostParams::default(), &made).await?;
     other.prepare(&["--yes"])?.must(1, &["the newest: 3", "node-agent prepare --join"]);
+    // Whoever leaves the cluster out has to know that.
+    other
+        .prepare(&["--yes", "--manifest-only"])?
+        .must(1, &["is not known", "node-agent prepare --join", "--begin-unencrypted"]);
     assert!(!other.root.join(CONFIG).exists());
+    other
+        .prepare(&["--yes", "--manifest-only", "--begin-unencrypted"])?
+        .must(0, &["was not looked at", "revision 0 is installed"]);
 
     // What only the admin can mend.
     let timeouts = "--request-timeout is 60s and ClusterEncryption's spec.apiServer.requestTimeout 5s";

@@ -47,8 +47,16 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     }
     let said = |what: &str| crate::output::print(&format!("{what}\n")).unwrap_or_default();
     let done = keyward_node::recover(&place, args.key, files, args.timeout, said).await?;
+    let mut led = "is served by";
+    if let Some(why) = &done.warning {
+        led = "is led to";
+        crate::output::print(&format!(
+            "warning: the link of key {} leads to {}, so it is not taken back, but it was not seen to serve: {why}\n",
+            args.key, done.instance
+        ))?;
+    }
     crate::output::print(&format!(
-        "key {} is served by {} after {:.1} s\nnow update {} in {}, so that all nodes follow: until then no key is promoted and nothing is retired\n",
+        "key {} {led} {} after {:.1} s\nnow update {} in {}, so that all nodes follow: until then no key is promoted and nothing is retired\n",
         args.key,
         done.instance,
         done.took.as_secs_f64(),

@@ -6,6 +6,12 @@ use crate::snapshot::Snapshot;
 /// `DEADLINE_EXCEEDED`.
 const NO_ANSWER: u32 = 4;
 
+/// The longest text of a provider or a plugin that a status carries, in bytes: a module may return far more, and there
+/// is one for each plugin and node.
+const LONGEST: usize = 2048;
+/// In place of the rest.
+const MORE: &str = "…";
+
 /// What an admin reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Told {
@@ -67,9 +73,18 @@ fn last_words(failure: &Failure) -> String {
 /// A failure that the provider knows.
 pub(super) fn diagnosed(diagnosis: &Diagnosis, failure: &Failure) -> Told {
     Told {
-        what: format!("{}: {} ({})", diagnosis.cause, diagnosis.summary, seen(failure)),
-        remedy: diagnosis.remedy.clone(),
+        what: cut(format!("{}: {} ({})", diagnosis.cause, diagnosis.summary, seen(failure))),
+        remedy: cut(diagnosis.remedy.clone()),
     }
+}
+
+/// What a status can carry of this text, cut between characters.
+pub(super) fn cut(mut text: String) -> String {
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST - MORE.len()));
+        text.push_str(MORE);
+    }
+    text
 }
 
 /// A failure of a plugin in use: which of the ways to fail it is shows, whoever made the plugin.
@@ -113,6 +128,21 @@ mod tests {
     )]
     fn the_ways_to_fail_are_told_apart(#[case] failure: Failure, #[case] remedy: &str) {
         assert!(super::remedy(&failure).contains(remedy), "{failure:?}");
+    }
+
+    #[test]
+    fn what_a_provider_says_is_cut_between_characters() {
+        let diagnosis = Diagnosis {
+            cause: "sealed".into(),
+            summary: "é".repeat(1 << 19),
+            remedy: format!("a{}", "é".repeat(1 << 19)),
+            retryable: false,
+        };
+        let told = diagnosed(&diagnosis, &failure("status", None, None, "status: sealed"));
+        for text in [&told.what, &told.remedy] {
+            assert!(text.len() <= LONGEST && text.len() > LONGEST - 4 && text.ends_with(MORE), "{text}");
+        }
+        assert_eq!(cut("é".repeat(LONGEST / 2)).len(), LONGEST, "what fits stays");
     }
 
     #[test]

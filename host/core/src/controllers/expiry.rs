@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_hours(1);
 /// The condition and its Events. Returns the first expiry of each data key, for metrics.
 pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
     let referred = referred(snapshot);
-    let mut warnings: Vec<(Option<Timestamp>, &str, String)> = Vec::new();
+    let mut warnings: Vec<Warning> = Vec::new();
     let mut first: BTreeMap<(&ObjectRef, Option<&str>), Timestamp> = BTreeMap::new();
     for (object, keys) in &referred {
         let found = snapshot.expiries.get(object).map(Vec::as_slice).unwrap_or_default();
@@ -41,12 +41,12 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
         }
     }
     warnings.sort();
-    for (_, reason, message) in &warnings {
+    for Warning { reason, message, .. } in &warnings {
         turn.explain(message.clone());
         turn.notice(true, reason, message.clone());
     }
-    let messages: Vec<&str> = warnings.iter().map(|(.., message)| message.as_str()).collect();
-    let reasons: BTreeSet<&str> = warnings.iter().map(|(_, reason, _)| *reason).collect();
+    let messages: Vec<&str> = warnings.iter().map(|warning| warning.message.as_str()).collect();
+    let reasons: BTreeSet<&str> = warnings.iter().map(|warning| warning.reason).collect();
     // The worst of them is the reason: they are sorted by name, and so by how bad they are.
     match reasons.first() {
         Some(reason) => turn.condition(CONDITION, ConditionStatus::True, reason, &messages.join("; ")),
@@ -80,13 +80,31 @@ fn referred(snapshot: &Snapshot) -> BTreeMap<ObjectRef, BTreeSet<&str>> {
     referred
 }
 
-/// What is to be said of one expiry, if anything.
-fn warning(
-    now: Timestamp,
-    object: &ObjectRef,
-    expiry: &Expiry,
-    all: &[Expiry],
-) -> Option<(Option<Timestamp>, &'static str, String)> {
+/// What is said of one expiry; sorted as it is told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Warning {
+    rank: Rank,
+    at: Option<Timestamp>,
+    reason: &'static str,
+    message: String,
+}
+
+/// What can still be prevented comes first, and what has long been so does not hide it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It expires.
+    Next,
+    /// It has, and nothing valid is beside it.
+    Over,
+    /// It has, beside what is valid.
+    Replaced,
+    /// Nobody knows.
+    Unreadable,
+}
+
+/// What is to be said of one expiry, if anything. Certificates that are over beside valid ones are told together, by the
+/// first of them: bundles of CAs collect them.
+fn warning(now: Timestamp, object: &ObjectRef, expiry: &Expiry, all: &[Expiry]) -> Option<Warning> {
     let what = match &expiry.source {
         ExpirySource::Certificate { key, subject } => {
             format!("certificate {subject:?} in {object}, key {key},")
@@ -100,7 +118,7 @@ fn warning(
         Ok(at) => *at,
         Err(why) => {
             let message = format!("when {what} expires cannot be read: {why}");
-            return Some((None, "ExpiryUnreadable", message));
+            return Some(Warning { rank: Rank::Unreadable, at: None, reason: "ExpiryUnreadable", message });
         }
     };
     let by = match expiry.source {
@@ -108,20 +126,38 @@ fn warning(
         ExpirySource::Certificate { .. } => String::new(),
     };
     if at <= now {
-        let beside = |other: &&Expiry| {
-            other.source.key().is_some()
-                && other.source.key() == expiry.source.key()
-                && other.at.as_ref().is_ok_and(|at| *at > now)
+        let tell = |rank, message| Some(Warning { rank, at: Some(at), reason: "CredentialExpired", message });
+        let alone = format!("{what} expired at {at}{by}");
+        let Some(key) = expiry.source.key() else { return tell(Rank::Over, alone) };
+        let (mut over, mut valid) = (Vec::new(), 0_usize);
+        for other in all.iter().filter(|other| other.source.key() == Some(key)) {
+            match other.at {
+                Ok(at) if at <= now => over.push((other, at)),
+                Ok(_) => valid += 1,
+                Err(_) => {}
+            }
+        }
+        return match over.as_slice() {
+            _ if valid == 0 => tell(Rank::Over, alone),
+            [(first, _), _, ..] if !std::ptr::eq(*first, expiry) => None,
+            [_, _, ..] => {
+                let last = over.iter().map(|(_, at)| *at).max().unwrap_or(at);
+                let message = format!(
+                    "{} certificates in {object}, key {key}, expired, the last of them at {last}; {valid} beside them still valid, so that they can be taken out",
+                    over.len()
+                );
+                tell(Rank::Replaced, message)
+            }
+            _ => {
+                let message = format!("{alone}; {valid} beside it still valid, so that it can be taken out");
+                tell(Rank::Replaced, message)
+            }
         };
-        let valid = all.iter().filter(beside).count();
-        let others = match (valid, expiry.source.key()) {
-            (0, _) | (_, None) => String::new(),
-            (valid, _) => format!("; {valid} beside it still valid, so that it can be taken out"),
-        };
-        return Some((Some(at), "CredentialExpired", format!("{what} expired at {at}{by}{others}")));
     }
-    (at.duration_since(now) <= AHEAD)
-        .then(|| (Some(at), "CredentialExpiring", format!("{what} expires at {at}{by}; replace it before")))
+    (at.duration_since(now) <= AHEAD).then(|| {
+        let message = format!("{what} expires at {at}{by}; replace it before");
+        Warning { rank: Rank::Next, at: Some(at), reason: "CredentialExpiring", message }
+    })
 }
 
 #[cfg(test)]
@@ -145,7 +181,7 @@ mod tests {
     fn said(kind: ReferenceKind, all: &[Expiry]) -> Option<(&'static str, String)> {
         let object = ObjectRef { kind, name: "login".into() };
         let said = warning(NOW.parse().unwrap(), &object, &all[0], all);
-        said.map(|(_, reason, message)| (reason, message))
+        said.map(|warning| (warning.reason, warning.message))
     }
 
     #[rstest]
@@ -189,6 +225,32 @@ mod tests {
     )]
     fn credentials(#[case] at: Result<&str, &str>, #[case] reason: &'static str, #[case] message: &str) {
         assert_eq!(said(ReferenceKind::Secret, &[annotation(at)]), Some((reason, message.to_owned())));
+    }
+
+    #[test]
+    fn what_expires_next_is_told_first_and_what_is_over_in_one_line() {
+        let object = ObjectRef { kind: ReferenceKind::ConfigMap, name: "login".into() };
+        let all = [
+            certificate("CN=a", "2025-01-01T00:00:00Z"),
+            certificate("CN=b", "2026-01-01T00:00:00Z"),
+            certificate("CN=c", "2026-06-20T00:00:00Z"),
+            certificate("CN=d", "2026-06-10T00:00:00Z"),
+            annotation(Ok("2024-01-01T00:00:00Z")),
+        ];
+        let now = NOW.parse().unwrap();
+        let mut warnings: Vec<Warning> =
+            all.iter().filter_map(|expiry| warning(now, &object, expiry, &all)).collect();
+        warnings.sort();
+        let told: Vec<&str> = warnings.iter().map(|warning| warning.message.as_str()).collect();
+        assert_eq!(
+            told,
+            [
+                "certificate \"CN=d\" in configmap login, key ca, expires at 2026-06-10T00:00:00Z; replace it before",
+                "certificate \"CN=c\" in configmap login, key ca, expires at 2026-06-20T00:00:00Z; replace it before",
+                "configmap login expired at 2024-01-01T00:00:00Z (annotation encryption.keyward.dev/expires)",
+                "2 certificates in configmap login, key ca, expired, the last of them at 2026-01-01T00:00:00Z; 2 beside them still valid, so that they can be taken out",
+            ]
+        );
     }
 
     #[test]

@@ -18,13 +18,16 @@ pub(super) fn gate(snapshot: &Snapshot, keys: &BTreeSet<KeyId>, what: &str) -> O
     let mut unwell = Vec::new();
     for server in snapshot.servers.values() {
         for key in keys {
-            let mut of_key = plugins(server).iter().filter(|plugin| plugin.key_id == *key);
+            let of_key = plugins(server).iter().filter(|plugin| plugin.key_id == *key);
             let is_well = |plugin: &NodePlugin| health(snapshot, server, plugin) == Health::Healthy;
-            match of_key.clone().next() {
+            // One that serves first, and of those one that is well: a candidate for the same key serves nobody, however
+            // well it is. Where none serves, one that is not well is told.
+            match of_key.min_by_key(|plugin| (!plugin.ready, is_well(plugin) != plugin.ready)) {
                 None => unwell
                     .push(format!("nothing is known of the plugin of key {key} on node {}", server.name)),
-                Some(_) if of_key.any(is_well) => {}
-                Some(plugin) => unwell.push(sentence(snapshot, server, plugin)),
+                Some(plugin) if !is_well(plugin) => unwell.push(sentence(snapshot, server, plugin)),
+                Some(plugin) if plugin.ready => {}
+                Some(_) => unwell.push(format!("no plugin of key {key} serves on node {} yet", server.name)),
             }
         }
     }
@@ -35,17 +38,21 @@ pub(super) fn gate(snapshot: &Snapshot, keys: &BTreeSet<KeyId>, what: &str) -> O
 pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mut Turn) {
     reports::observe(snapshot, turn);
     orphans(snapshot, turn);
-    let content = match deployment {
-        Deployment::Converged { content, .. } | Deployment::Rolling { content, .. } => *content,
+    let keys = match deployment {
+        Deployment::Converged { content, .. } | Deployment::Rolling { content, .. } => {
+            Some(content.kms_keys())
+        }
         Deployment::Nothing => return turn.condition(CONDITION, ConditionStatus::False, "AsExpected", ""),
-        // What was said stands: nothing is known that would change it.
-        Deployment::Blocked => return,
+        // What is in force is not known. A KMS that is sealed may be why: trouble is told all the same.
+        Deployment::Blocked => None,
     };
-    let keys = content.kms_keys();
     let (mut unwell, mut silent) = (Vec::new(), Vec::new());
     for server in snapshot.servers.values() {
-        let in_use = plugins(server).iter().filter(|plugin| keys.contains(&plugin.key_id));
-        for plugin in in_use.filter(|plugin| serves(snapshot, server, plugin)) {
+        let in_use = |plugin: &&NodePlugin| match &keys {
+            Some(keys) => keys.contains(&plugin.key_id) && serves(snapshot, server, plugin),
+            None => may_serve(server, plugin),
+        };
+        for plugin in plugins(server).iter().filter(in_use) {
             match health(snapshot, server, plugin) {
                 Health::Healthy => {}
                 Health::Unhealthy | Health::Error => unwell.push(sentence(snapshot, server, plugin)),
@@ -56,16 +63,19 @@ pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mu
     // What is known to be wrong comes first.
     let reason = if unwell.is_empty() { "PluginHealthUnknown" } else { "PluginUnhealthy" };
     unwell.append(&mut silent);
+    if keys.is_none() && unwell.is_empty() {
+        // What was said stands: that no trouble is seen does not show that all that is needed is well.
+        return;
+    }
     turn.degraded(CONDITION, (!unwell.is_empty()).then(|| (reason, unwell.join("; "))));
 }
 
 /// Whether an API server depends on this instance. One that comes up for the first time is the rollout's to tell; one
 /// that was ready, and has ended, is needed by what is loaded all the same. OpenShift's reporters run beside API servers.
 fn serves(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> bool {
-    let of_key = |other: &&NodePlugin| other.key_id == plugin.key_id;
     plugin.ready
         || snapshot.openshift().is_some()
-        || !plugins(server).iter().filter(of_key).any(|other| other.ready) && {
+        || !is_served(server, plugin.key_id) && {
             let loaded = server.status().and_then(|status| status.loaded_hash.as_ref());
             let contents = snapshot.revisions.values().filter_map(|stored| stored.content.as_ref().ok());
             let mut with_it = contents.filter(|content| content.plugins.contains_key(&plugin.key_id));
@@ -73,20 +83,34 @@ fn serves(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> bool
         }
 }
 
+/// Whether an API server may depend on this instance, where it cannot be told what is in force: it is the key's only one,
+/// and not just being tried.
+fn may_serve(server: &ServerView, plugin: &NodePlugin) -> bool {
+    let asked = server.agent.as_ref().and_then(|agent| agent.spec.preflight.as_ref());
+    let tried = asked.is_some_and(|request| request.hash == plugin.digest);
+    plugin.ready || !tried && !is_served(server, plugin.key_id)
+}
+
+/// Whether some instance of this key is ready here.
+fn is_served(server: &ServerView, key_id: KeyId) -> bool {
+    plugins(server).iter().any(|plugin| plugin.key_id == key_id && plugin.ready)
+}
+
 /// One plugin on one node in words.
 pub(super) fn told(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> Told {
     if health(snapshot, server, plugin) == Health::Unknown {
-        let gone = if server.is_node { "" } else { "; its Node is gone" };
+        let is_gone = is_gone(snapshot, server);
+        let gone = if is_gone { "; its Node is gone" } else { "" };
         return Told {
             what: format!(
                 "nothing was heard of it for more than {} s{gone}; it was {} last",
                 reports::patience(server).as_secs(),
                 plugin.health.status.name(),
             ),
-            remedy: if server.is_node {
-                format!("See whether the node agent runs on {}", server.name)
-            } else {
+            remedy: if is_gone {
                 leave(server)
+            } else {
+                format!("See whether the node agent runs on {}", server.name)
             },
         };
     }
@@ -101,6 +125,11 @@ pub(super) fn told(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin
 fn sentence(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> String {
     let (name, told) = (health(snapshot, server, plugin).name(), told(snapshot, server, plugin));
     format!("the plugin of key {} on node {} is {name}: {told}", plugin.key_id, server.name)
+}
+
+/// Whether its Node was deleted. Of what cannot be read it is not known (S7).
+fn is_gone(snapshot: &Snapshot, server: &ServerView) -> bool {
+    !server.is_node && snapshot.unreadable.is_empty()
 }
 
 fn leave(server: &ServerView) -> String {
@@ -120,7 +149,7 @@ fn orphans(snapshot: &Snapshot, turn: &mut Turn) {
                 plugin.key_id, server.name
             ));
         }
-        if !server.is_node && server.agent.is_some() && snapshot.openshift().is_none() {
+        if is_gone(snapshot, server) && server.agent.is_some() && snapshot.openshift().is_none() {
             let message = format!("the Node of EncryptionNode {} is gone. {}", server.name, leave(server));
             turn.explain(message.clone());
             turn.notice(true, "NodeGone", message);

@@ -30,8 +30,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::api::{Condition, ConditionStatus};
+use crate::formats::encryption_config::zero_hash;
 use crate::formats::revision::RevisionContent;
-use crate::ids::{GroupResource, KeyId, Mode};
+use crate::ids::{ConfigHash, GroupResource, KeyId, Mode, Revision};
 use crate::machine::{self, Desired, Facts, Key, State};
 use crate::outcome::{Action, Notice, Outcome, StatusView, Waiting};
 use crate::snapshot::Snapshot;
@@ -98,10 +99,8 @@ impl<'a> Deployed<'a> {
             // Where one that is missing may be with somebody, or can be made anew, nothing is decided at all.
             Deployment::Converged { .. } | Deployment::Rolling { .. } => {
                 let newest = snapshot.newest_revision();
-                let drifted =
-                    snapshot.servers.values().filter_map(|server| server.status().and_then(|s| s.drifted));
                 let gone = snapshot.told_revisions.iter().any(|told| told.n > newest);
-                snapshot.openshift().is_none() && (gone || drifted.max().is_some_and(|n| n >= newest))
+                snapshot.openshift().is_none() && (gone || drifted(snapshot, state.as_ref(), newest))
             }
             Deployment::Nothing | Deployment::Blocked => false,
         };
@@ -130,6 +129,24 @@ impl<'a> Deployed<'a> {
         let wanted = &snapshot.wanted.resources;
         wanted.iter().chain(left.filter(|resource| !wanted.contains(resource)))
     }
+}
+
+/// Whether something else than the newest revision may have been written by somewhere since the writers were published: a
+/// configuration file was edited by hand. One that is still loaded is waited for, since no revision ends it.
+fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool {
+    let ours = |hash: &ConfigHash| {
+        hash == zero_hash()
+            || snapshot.told_revisions.iter().any(|told| told.config_hash == *hash)
+            || snapshot.revisions.values().any(|r| r.content.as_ref().is_ok_and(|c| c.hash() == *hash))
+    };
+    let over = snapshot.servers.values().filter_map(|server| {
+        let status = server.status().filter(|status| status.loaded_hash.as_ref().is_some_and(ours))?;
+        status.drifted
+    });
+    let Some(last) = over.max() else { return false };
+    let writers = state.iter().flat_map(|state| state.resources.values().filter_map(|keys| keys.write));
+    let mut published = writers.filter_map(|id| snapshot.key(id)?.write_published);
+    last >= newest || published.any(|revision| revision <= last)
 }
 
 /// What the controllers add to as they go.

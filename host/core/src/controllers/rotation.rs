@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::migration::{self, Wish};
+use super::reports::{self, Health};
 use super::{Deployed, Deployment, Turn, evidence, health};
-use crate::api::{HealthStatus, MigrationPhase};
+use crate::api::MigrationPhase;
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, Mode, RemoteKeyId};
 use crate::machine::Step;
@@ -108,14 +109,16 @@ fn known(secret: &KeySecret) -> Option<&RemoteKeyId> {
     secret.remote_key_id.as_ref().or_else(canary)
 }
 
-/// What every API server's plugin says; servers that disagree are named.
+/// What every API server's plugin says, while it is heard; servers that disagree are named.
 fn reported(snapshot: &Snapshot, secret: &KeySecret, turn: &mut Turn) -> Option<RemoteKeyId> {
     let mut ids: BTreeSet<&RemoteKeyId> = BTreeSet::new();
     let mut each = Vec::new();
     for server in snapshot.servers.values() {
         let plugins = &server.status()?.plugins;
         let plugin = plugins.iter().find(|plugin| {
-            plugin.key_id == secret.id && plugin.ready && plugin.health.status == HealthStatus::Healthy
+            plugin.key_id == secret.id
+                && plugin.ready
+                && reports::health(snapshot, server, plugin) == Health::Healthy
         })?;
         ids.insert(&plugin.health.remote_key_id);
         each.push(format!("{} {}", server.name, plugin.health.remote_key_id));

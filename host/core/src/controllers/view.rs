@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::reports::{self, Health};
-use super::{Deployed, Deployment, decommission, health};
+use super::{Deployed, Deployment, decommission, diagnosis, health};
 use crate::api::{KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
 use crate::ids::Revision;
 use crate::machine::Step;
@@ -134,8 +134,8 @@ fn plugins(snapshot: &Snapshot) -> Vec<PluginSummary> {
                 status: health.name().to_owned(),
                 remote_key_id: Some(plugin.health.remote_key_id.clone()),
                 since: None,
-                detail: parts.collect::<Vec<_>>().join("; "),
-                remedy: words.remedy,
+                detail: diagnosis::cut(parts.collect::<Vec<_>>().join("; ")),
+                remedy: diagnosis::cut(words.remedy),
             });
         }
     }

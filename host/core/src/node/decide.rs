@@ -218,8 +218,9 @@ impl Draft {
 pub fn next(observed: &Observed) -> Decision {
     let view = View::new(observed);
     let mut draft = Draft::default();
-    record(&view, &mut draft);
+    // Before what is loaded is recorded anew.
     drift::record(&view, &mut draft);
+    record(&view, &mut draft);
     restore(&view, &mut draft);
     let server = match &observed.server {
         Ok(reading) if reading.loaded.is_none() => Some(Problem::new(

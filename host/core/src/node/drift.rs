@@ -1,24 +1,30 @@
 //! A configuration file that somebody edits by hand where a revision of Keyward's is in force.
 //!
-//! It is put aside and the target installed over it, but only where nothing can have been written that the target does not
-//! read: the API server has not loaded the edited file, or it has and every provider in it is one of the target's. Anything
-//! else is somebody's own configuration, and never replaced (DESIGN.md, Decisions 14).
+//! It is put aside and the target installed over it, but only where every provider in it is one of the target's: else what
+//! was written by it could not be read any more. Anything else is somebody's own configuration, and never replaced
+//! (DESIGN.md, Decisions 14), also where the API server was not seen to have loaded it: it may be about to.
 //!
-//! What was loaded may have written with other providers than the revision: that is kept in mind and told, so that the
-//! operator takes back what it knew of migrations (S3, S9).
+//! An edited file may have been loaded for a moment, and have written with other providers than the revision, plain text
+//! above all: that is kept in mind and told from the first sight of it, so that the operator takes back what it knew of
+//! migrations (S3, S9). So is one that is a configuration of Keyward's own, of another time.
 
 use super::decide::{Draft, Step};
 use super::view::{Target, View};
 use crate::formats::encryption_config::EncryptionConfiguration;
+use crate::ids::ConfigHash;
 
-/// Records that something else than a revision was loaded here, and forgets it once a later revision is in force.
+/// Records that something else than the target may have been loaded here, and forgets it once a later revision is in force.
 pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
     let Some(target) = &view.target else { return };
     let known = view.o.disk.drift;
     let foreign = view.loaded.is_some_and(|loaded| !view.is_known(loaded));
-    if foreign && known.is_none_or(|drift| drift < target.revision) {
+    // What was loaded before is the target, and now it is something else, or will be at the next look at the file.
+    let was_in_force = view.o.disk.loaded.as_ref() == Some(&target.hash);
+    let other = |hash: Option<&ConfigHash>| hash.is_some_and(|hash| *hash != target.hash);
+    let replaced = was_in_force && (other(view.loaded) || other(view.file));
+    if (foreign || replaced) && known.is_none_or(|drift| drift < target.revision) {
         let why = format!(
-            "the API server has loaded a configuration that is no revision, while revision {} was to be in force",
+            "something else than revision {} is in the file or loaded, while that was to be in force",
             target.revision
         );
         draft.step(Step::RecordDrift(target.revision), why);
@@ -26,6 +32,18 @@ pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
         && view.is_complete(&target.hash, &target.plugins)
     {
         draft.step(Step::ForgetDrift, format!("revision {} is in force", target.revision));
+    }
+}
+
+/// Whether the file is to be looked at as an edited one, though Keyward wrote its bytes once: the API server had the target
+/// loaded, or what it has now came by an edit.
+pub(super) fn may_be_edited(view: &View<'_>, target: &Target<'_>) -> bool {
+    match (view.o.disk.drift, view.loaded) {
+        (Some(drift), Some(loaded)) => {
+            view.o.disk.revisions.get(&drift).is_none_or(|content| content.hash() != *loaded)
+        }
+        (None, Some(loaded)) => *loaded == target.hash,
+        (_, None) => false,
     }
 }
 
@@ -42,12 +60,12 @@ pub(super) enum Mend {
 /// Puts the edited file aside where it may be replaced, and at once what the API server has not let go of yet.
 pub(super) fn mend(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> Mend {
     let (Some(file), Some(loaded)) = (&view.o.disk.file, view.loaded) else { return Mend::Refuse };
-    let not_loaded = view.content_of(loaded).is_some();
+    let not_loaded = *loaded != file.hash;
     let readable = file.config.as_ref().is_some_and(|edited| reads_no_more(edited, target));
-    if !not_loaded && (!readable || *loaded != file.hash) {
+    if !readable || not_loaded && view.content_of(loaded).is_none() {
         return Mend::Refuse;
     }
-    if !view.o.disk.aside.contains(&file.hash) {
+    if !view.is_known(&file.hash) && !view.o.disk.aside.contains(&file.hash) {
         let why = format!("the configuration file was edited by hand ({}); a copy is kept", file.hash);
         draft.step(Step::PutAside(file.hash.clone()), why);
     }
@@ -70,8 +88,10 @@ fn reads_no_more(edited: &EncryptionConfiguration, target: &Target<'_>) -> bool 
     };
     edited.resources.iter().all(|entry| {
         let resources = entry.resources.as_deref().unwrap_or_default();
-        resources.iter().all(|resource| {
-            of(resource).is_some_and(|known| entry.providers.iter().all(|provider| known.contains(provider)))
+        resources.iter().all(|resource| match of(resource) {
+            Some(known) => entry.providers.iter().all(|provider| known.contains(provider)),
+            // What no entry names is read as plain text.
+            None => entry.providers.iter().all(|provider| provider.identity.is_some()),
         })
     })
 }

@@ -272,7 +272,7 @@ pub struct Failing {
     pub failure: Failure,
     /// It says that the plugin reaches another KEK.
     pub mismatch: bool,
-    /// How long probes have failed in this phase.
+    /// How long probes have failed since it last began, or ceased, to answer.
     pub since: Duration,
     /// Failed probes in a row.
     pub times: u32,

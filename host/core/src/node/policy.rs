@@ -107,7 +107,8 @@ impl Policy {
     }
 
     /// The pause before the next probe, jitter not counted. Quick while a plugin comes up, with back-off once it has
-    /// failed, never slower than a running one is probed.
+    /// failed. One that passed, and one that is no trial, is never probed slower than one that is well: the operator
+    /// waits a few intervals for news of it, and after a start of the agent no pass is known of what serves.
     pub fn pause(&self, probed: &Probed) -> Duration {
         let Some(failing) = &probed.failing else { return self.probe_interval };
         let quick = match failing.failure.phase.as_str() {
@@ -120,7 +121,8 @@ impl Policy {
         } else {
             quick
         };
-        if probed.pass.is_some() { pause.min(self.probe_interval) } else { pause }
+        let is_trial = probed.question.run > 0;
+        if probed.pass.is_some() || !is_trial { pause.min(self.probe_interval) } else { pause }
     }
 }
 
@@ -138,6 +140,8 @@ mod tests {
     use crate::formats::encryption_config::{
         EncryptionConfiguration, KmsConfiguration, ProviderConfiguration, ResourceConfiguration,
     };
+    use crate::node::{Question, Socket};
+    use crate::provider::Failure;
 
     #[test]
     fn back_off_doubles_up_to_its_limit() {
@@ -149,6 +153,25 @@ mod tests {
     fn a_trial_is_started_three_times_at_most_before_a_refused_login_is_forgotten() {
         let minutes = |tries| Policy::default().after_trial(tries).as_secs() / 60;
         assert_eq!([0, 1, 2, 3, 4, 99].map(minutes), [1, 1, 4, 16, 16, 16]);
+    }
+
+    #[test]
+    fn what_is_no_trial_is_probed_each_interval_though_it_never_passed() {
+        let policy = Policy { probe_interval: Duration::from_secs(2), ..Policy::default() };
+        let failure = Failure { phase: "encrypt".to_owned(), ..Default::default() };
+        let pause = |run| {
+            let since = Duration::from_secs(600);
+            policy.pause(&Probed {
+                question: Question { socket: Socket::Generation, canary: None, make_canary: false, run },
+                age: since,
+                pass: None,
+                last: None,
+                failing: Some(Failing { failure: failure.clone(), mismatch: false, since, times: 99 }),
+                earlier: None,
+                attempts: 99,
+            })
+        };
+        assert_eq!([0, 1].map(|run| pause(run).as_secs()), [2, 60]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! The replacement is a record on disk, which the agent lays over the revision's data (core's `node::Recovered`). Where an
 //! agent holds the disk, it goes on from that record by itself; where none does, this command holds it and makes the same
-//! decisions. Either way it watches the new plugin itself, and takes the record back if that does not come up.
+//! decisions. Either way it watches the new plugin itself, and takes the record back if that does not come up, or if the
+//! command is told to end before it did. What the key's link leads to already is never taken back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use keyward_core::ids::KeyId;
 use keyward_core::node::{
     Ask, Disk as Seen, Instance, Probed, Question, Recovered, Scrubber, Socket, Step, pod::CONTAINER,
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::ByHand;
@@ -36,13 +38,16 @@ pub struct Recovery {
     pub objects: Vec<String>,
     /// How long it took.
     pub took: Duration,
+    /// Why it was not seen to serve, though the key's link leads to it.
+    pub warning: Option<String>,
 }
 
 /// Replaces these files of the key's plugin, and returns when a plugin with them serves the key. `say` is told what
 /// happens meanwhile.
 ///
 /// # Errors
-/// The files are not the plugin's; or no plugin with them passed within `patience`: then nothing was replaced.
+/// The files are not the plugin's; or no plugin with them passed within `patience`, or before SIGTERM, SIGINT or SIGHUP:
+/// then nothing was replaced.
 pub async fn recover(
     place: &ByHand,
     key_id: KeyId,
@@ -59,6 +64,11 @@ pub async fn recover(
         let why = "the revision that the API server reads is not kept on this node".to_owned();
         return Err(AgentError::CannotRecover { key_id, why });
     };
+    // Before there is a record: a signal must not leave one behind that nobody watches.
+    let stop = Stop::new().map_err(|error| AgentError::CannotRecover {
+        key_id,
+        why: format!("signals cannot be handled: {error}"),
+    })?;
     let recoveries = Recoveries::new(place.paths.clone());
     let keep = recoveries.clone();
     let one = blocking("keeping what is replaced", move || keep.add(planned)).await?;
@@ -66,23 +76,28 @@ pub async fn recover(
     let records = seen.revisions.values().flat_map(|content| content.plugins.values());
     let by_hand = seen.recovered.iter().chain([&one]).map(|one| &one.values);
     let mut asking = Asking::new(place, Scrubber::new(records).and(by_hand));
-    let mut watch =
-        Watch { place, instance: &instance, canary: seen.canaries.get(&key_id).cloned(), driver: None };
+    let canary = seen.canaries.get(&key_id).cloned();
+    let mut watch = Watch { place, instance: &instance, canary, driver: None, stop };
     let passed = watch.until_it_serves(&mut asking, began + patience, &say).await;
-    match passed {
-        Ok(()) => {
-            watch.tidy(&mut asking, |seen| no_pod_of(&one, seen)).await?;
-            Ok(Recovery { instance: instance.to_string(), objects, took: began.elapsed() })
-        }
+    let led = glance(place).await.is_ok_and(|seen| leads_to(&instance, &seen));
+    let warning = match passed {
+        Ok(()) => None,
+        // The link is led to what has passed only. The API server may use it by now: to stop it would take the key away.
+        Err(error) if led => Some(match error {
+            AgentError::NotRecovered { why, .. } => why,
+            other => other.to_string(),
+        }),
         Err(error) => {
             say("it is given up; what was there before is left as it was");
             blocking("taking back what was replaced", move || recoveries.withdraw(&one)).await?;
             watch
                 .tidy(&mut asking, |seen| !seen.instances.get(&instance).is_some_and(|found| found.pod))
                 .await?;
-            Err(error)
+            return Err(error);
         }
-    }
+    };
+    watch.tidy(&mut asking, |seen| no_pod_of(&one, seen)).await?;
+    Ok(Recovery { instance: instance.to_string(), objects, took: began.elapsed(), warning })
 }
 
 /// The instance that comes of it for what the API server reads, else for the newest revision.
@@ -92,6 +107,12 @@ fn made_of(one: &Recovered, seen: &Seen) -> Option<Instance> {
     let in_file = newest().filter(|content| Some(&content.hash()) == file);
     let (digest, _) = in_file.chain(newest()).find_map(|content| one.over(content))?;
     Some(Instance::new(one.key_id, &digest))
+}
+
+/// The key's link leads to it, or is about to: what is recorded is what a link is made by after a reboot.
+fn leads_to(instance: &Instance, seen: &Seen) -> bool {
+    let generation = Some(&instance.generation);
+    [&seen.links, &seen.serving].iter().any(|led| led.get(&instance.key_id) == generation)
 }
 
 /// The pods of what it replaced are gone.
@@ -115,6 +136,31 @@ async fn glance(place: &ByHand) -> Result<Seen, AgentError> {
     blocking("looking at the disk", move || glance.look()).await
 }
 
+/// What tells the command to end. It goes on until nothing is left that would be started over and over.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
 /// The new plugin, watched.
 struct Watch<'a> {
     place: &'a ByHand,
@@ -122,6 +168,7 @@ struct Watch<'a> {
     canary: Option<Canary>,
     /// There while no agent holds the disk.
     driver: Option<Driver>,
+    stop: Stop,
 }
 
 impl Watch<'_> {
@@ -154,12 +201,16 @@ impl Watch<'_> {
             if serves && pass.is_some() {
                 return Ok(());
             }
-            if let Some(error) =
-                self.failure(probed.as_ref(), asking, serves, Instant::now() >= deadline).await
+            let led = leads_to(self.instance, &seen);
+            if let Some(error) = self.failure(probed.as_ref(), asking, led, Instant::now() >= deadline).await
             {
                 return Err(error);
             }
+            // Only here, where no step is under way on the disk.
             tokio::select! {
+                () = self.stop.told() => {
+                    return Err(self.not_recovered("the command was told to end", Vec::new()));
+                }
                 () = tokio::time::sleep(PACE) => {}
                 () = asking.bell.notified() => {}
             }
@@ -195,7 +246,7 @@ impl Watch<'_> {
         &self,
         probed: Option<&Probed>,
         asking: &Asking,
-        serves: bool,
+        led: bool,
         late: bool,
     ) -> Option<AgentError> {
         let failing = probed.and_then(|probed| probed.failing.as_ref());
@@ -209,7 +260,7 @@ impl Watch<'_> {
         let over = failing.is_some_and(|failing| {
             failing.mismatch || restarts > 0 || failing.since >= self.place.policy.start_deadline
         });
-        if !late && (serves || !over) {
+        if !late && (led || !over) {
             return None;
         }
         let why = match failing {
@@ -217,7 +268,7 @@ impl Watch<'_> {
                 "its plugin ends by itself".to_owned()
             }
             Some(failing) => failing.failure.message.clone(),
-            None if serves => "its plugin serves, and was not seen to pass".to_owned(),
+            None if led => "its plugin serves, and was not seen to pass".to_owned(),
             None if self.driver.is_some() => "its plugin was not started in time".to_owned(),
             None => "the agent of this node did not start its plugin in time; see its log".to_owned(),
         };
@@ -228,12 +279,16 @@ impl Watch<'_> {
         AgentError::NotRecovered { key_id: self.instance.key_id, why: why.to_owned(), log_tail }
     }
 
-    /// What follows: the plugin that is of no more use stops. It is no failure of this command where that takes longer.
+    /// What follows: the plugin that is of no more use stops. It is no failure of this command where that takes longer, nor
+    /// where it is told (again) to end: the record says what is to stop.
     async fn tidy(&mut self, asking: &mut Asking, done: impl Fn(&Seen) -> bool) -> Result<(), AgentError> {
         let deadline = Instant::now() + TIDY;
         while !done(&glance(self.place).await?) && Instant::now() < deadline {
             self.turn(asking).await?;
-            tokio::time::sleep(PACE).await;
+            tokio::select! {
+                () = self.stop.told() => return Ok(()),
+                () = tokio::time::sleep(PACE) => {}
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use keyward_core::SecretBytes;
 use keyward_core::formats::ReferencedData;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent};
 use keyward_core::ids::KeyId;
-use keyward_core::node::{Disk, Recovered, in_force};
+use keyward_core::node::{Disk, Instance, Recovered};
 use keyward_core::provider::{KeyRef, Plugin};
 
 use crate::error::AgentError;
@@ -29,7 +29,7 @@ pub(super) fn replacement(
         let kept: BTreeSet<String> = kept.map(ToString::to_string).collect();
         return Err(AgentError::NoSuchKey { key_id, kept: kept.into_iter().collect() });
     };
-    let before = in_force(&disk.recovered, key_id, newest);
+    let before = serving(disk, key_id, newest);
     let now = match before.and_then(|before| before.over(newest)) {
         Some((_, record)) => record,
         None => newest.plugins.get(&key_id).cloned().ok_or_else(|| cannot("its data are gone"))?,
@@ -60,6 +60,19 @@ pub(super) fn replacement(
     }
     let replaces = of_key.iter().filter_map(|content| content.digest(key_id).cloned()).collect();
     Ok(Recovered { key_id, number: 0, replaces, values, salt, withdrawn: false })
+}
+
+/// The replacement of the newest data that serves. One that never came to serve is no ground to build on: its values may be
+/// what kept it from it.
+fn serving<'a>(disk: &'a Disk, key_id: KeyId, newest: &RevisionContent) -> Option<&'a Recovered> {
+    // A reboot empties the folder of the links.
+    let led = disk.serving.get(&key_id).or_else(|| disk.links.get(&key_id))?;
+    let serves = |one: &&Recovered| {
+        let mut made = disk.revisions.values().filter_map(|content| one.over(content));
+        made.any(|(digest, _)| Instance::new(key_id, &digest).generation == *led)
+    };
+    let of_key = disk.recovered.iter().filter(|one| one.key_id == key_id && !one.withdrawn);
+    of_key.filter(|one| one.over(newest).is_some()).find(serves)
 }
 
 /// Every name that one value has: as its file in the plugin's folder, without the kind, and the data key alone.
@@ -198,10 +211,14 @@ mod tests {
     }
 
     #[test]
-    fn a_second_replacement_keeps_what_the_first_replaced() {
+    fn a_second_replacement_keeps_what_the_first_replaced_where_that_serves() {
         let mut disk = disk(&[("login", "role-id", "r"), ("login", "secret-id", "s")]);
         let first = tried(&disk, 1, &[("secret-id", "s2")]).unwrap();
+        let (digest, _) = first.over(&disk.revisions[&Revision(3)]).unwrap();
         disk.recovered.push(Recovered { number: 1, ..first });
+        // It has not come to serve: the node runs the revision's own.
+        assert_eq!(tried(&disk, 1, &[("role-id", "r2")]).unwrap().values.len(), 1);
+        disk.serving.insert(KeyId(1), Instance::new(KeyId(1), &digest).generation);
         let second = tried(&disk, 1, &[("role-id", "r2")]).unwrap();
         assert_eq!(second.values.len(), 2);
         // One that failed is no ground to build on.

@@ -38,8 +38,11 @@ pub(crate) struct Args {
     /// Leave the cluster out: ClusterConfiguration is neither read nor changed, so that `kubeadm upgrade` undoes this
     #[arg(long)]
     manifest_only: bool,
+    /// With --manifest-only: this cluster has had no revision yet, so its API server may begin without encryption
+    #[arg(long, requires = "manifest_only")]
+    begin_unencrypted: bool,
     /// A node that joins: register it, and install the revision in force before its API server first starts
-    #[arg(long, conflicts_with_all = ["check", "yes", "manifest_only"])]
+    #[arg(long, conflicts_with_all = ["check", "yes", "manifest_only", "begin_unencrypted"])]
     join: bool,
     /// With --join: how long the operator may take to tell the node its revision
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, requires = "join")]
@@ -61,7 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let kubeconfig = args.kubeconfig.unwrap_or_else(|| root.join("etc/kubernetes/admin.conf"));
     let cluster = if args.manifest_only { None } else { Some(Cluster::read(kubeconfig).await?) };
     let files = Files::new(Paths::new(root));
-    let plan = Plan::of(&files, cluster)?;
+    let plan = Plan::of(&files, cluster, args.begin_unencrypted)?;
     for note in &plan.notes {
         print(&format!("note: {note}\n"))?;
     }

@@ -24,6 +24,8 @@ pub(super) struct Plan {
     known: bool,
     /// `None` where the cluster was left out.
     pub(super) cluster: Option<Cluster>,
+    /// The admin says that the cluster has had no revision.
+    begin_unencrypted: bool,
     /// Worth knowing.
     pub(super) notes: Vec<String>,
     /// What is wrong and not ours to change.
@@ -31,7 +33,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn of(files: &Files, cluster: Option<Cluster>) -> Result<Self> {
+    pub(super) fn of(files: &Files, cluster: Option<Cluster>, begin_unencrypted: bool) -> Result<Self> {
         let path = files.manifest_path();
         let manifest = files.manifest()?.with_context(|| {
             format!("{} is not there; prepare is for control-plane nodes of kubeadm", path.display())
@@ -42,6 +44,7 @@ impl Plan {
             installed: files.installed()?,
             known: files.has_state(),
             cluster,
+            begin_unencrypted,
             notes: Vec::new(),
             faults: Vec::new(),
             manifest,
@@ -132,6 +135,14 @@ impl Plan {
             bail!(
                 "this API server would begin without encryption, and the cluster has had revisions (the newest: \
                  {highest}); the one in force is installed by: keyward node-agent prepare --join"
+            );
+        }
+        // A cluster that was not looked at may encrypt.
+        if self.cluster.is_none() && !self.begin_unencrypted {
+            bail!(
+                "this API server would begin without encryption, and whether the cluster has had revisions is not known \
+                 (--manifest-only); the one in force is installed by: keyward node-agent prepare --join. Where there has \
+                 been none yet, say --begin-unencrypted"
             );
         }
         Ok(())

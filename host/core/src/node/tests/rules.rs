@@ -78,15 +78,28 @@ fn edited(o: &Observed) -> FileSeen {
 
 #[test]
 fn an_edited_file_that_is_not_loaded_is_put_aside_and_what_is_loaded_put_back() {
-    for edit in [edited as fn(&Observed) -> FileSeen, |_| foreign()] {
-        let mut observed = at_rest();
-        let file = edit(&observed);
-        observed.disk.file = Some(file.clone());
-        let decision = next(&observed);
-        assert_eq!(kinds(&decision)[..2], ["PutAside", "PutBack"], "{:?}", decision.why);
-        assert!(decision.steps.contains(&Step::PutAside(file.hash)), "{:?}", decision.steps);
-        assert_eq!(reason(&decision), None);
-    }
+    let mut observed = at_rest();
+    let file = edited(&observed);
+    observed.disk.file = Some(file.clone());
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision)[..3], ["RecordDrift", "PutAside", "PutBack"], "{:?}", decision.why);
+    assert!(decision.steps.contains(&Step::PutAside(file.hash)), "{:?}", decision.steps);
+    assert_eq!(reason(&decision), None);
+}
+
+/// One of Keyward's own that is laid there by hand: revision 0 writes plain text.
+#[test]
+fn an_earlier_configuration_in_the_place_of_the_target_is_drift_too() {
+    let mut observed = at_rest();
+    observed.probes.values_mut().for_each(|probed| probed.pass.as_mut().unwrap().age = seconds(1));
+    let zero = FileSeen::of(crate::formats::encryption_config::REVISION_ZERO.as_bytes());
+    observed.disk.file = Some(zero.clone());
+    assert_eq!(kinds(&next(&observed))[..2], ["RecordDrift", "PutBack"]);
+    // It was loaded before anybody saw it.
+    observed.server.as_mut().unwrap().loaded = Some(zero.hash);
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision)[0], "RecordDrift");
+    assert!(kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.why);
 }
 
 #[test]
@@ -357,12 +370,14 @@ fn what_is_loaded_is_recorded_before_anything_is_built_on_it() {
 }
 
 #[test]
-fn what_somebody_else_wrote_is_kept_where_it_was_never_loaded() {
+fn what_somebody_else_wrote_is_not_put_away() {
     let mut observed = at_rest();
     observed.disk.file = Some(foreign());
     observed.file_age = seconds(3600);
     observed.server.as_mut().unwrap().failed_reloads = 9;
-    assert_eq!(kinds(&next(&observed)), ["PutAside", "PutBack"]);
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision), ["RecordDrift"]);
+    assert_eq!(reason(&decision), Some("ForeignConfiguration"));
 }
 
 #[test]
