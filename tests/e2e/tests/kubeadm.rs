@@ -148,7 +148,7 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     assert!(!node.root.join(CONFIG).exists());
 
     node.prepare(&["--yes"])?.must(0, &["revision 0 is installed", "kept in", "the kubelet restarts"]);
-    let prepared = node.read(MANIFEST)?;
+    let made_ready = node.read(MANIFEST)?;
     assert_eq!(node.read(CONFIG)?, REVISION_0);
     for file in [MANIFEST, CONFIG] {
         assert_eq!(fs::metadata(node.root.join(file))?.permissions().mode() & 0o777, 0o600, "{file}");
@@ -162,7 +162,7 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
 
     // Again: no change.
     node.prepare(&["--check"])?.must(0, &["this node is prepared"]);
-    let before = (prepared.clone(), maps.get("kubeadm-config").await?.metadata.resource_version);
+    let before = (made_ready.clone(), maps.get("kubeadm-config").await?.metadata.resource_version);
     node.prepare(&["--yes"])?.must(0, &["nothing to do"]);
     let after = (node.read(MANIFEST)?, maps.get("kubeadm-config").await?.metadata.resource_version);
     assert_eq!(before, after);
@@ -171,7 +171,7 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     let edited = stored().await?;
     let other = Machine::new(&cluster, &folder.path().join("other"), &kubeconfig)?;
     other.kubeadm("init phase control-plane apiserver", &edited)?;
-    assert_eq!(other.read(MANIFEST)?, prepared);
+    assert_eq!(other.read(MANIFEST)?, made_ready);
     // Its file is missing: told before its API server would find out.
     other.prepare(&["--check"])?.must(2, &["missing: /etc/kubernetes/encryption/config.json"]);
 
@@ -184,7 +184,7 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     node.prepare(&["--check"])?
         .must(2, &["missing: --encryption-provider-config-automatic-reload=true (kube-"]);
     node.prepare(&["--yes"])?.must(0, &[]);
-    assert_eq!(node.read(MANIFEST)?, prepared);
+    assert_eq!(node.read(MANIFEST)?, made_ready);
     node.prepare(&["--check"])?.must(0, &[]);
 
     refusals(&admin, &node, &other).await?;
@@ -222,23 +222,23 @@ async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Resu
     // What only the admin can mend.
     let timeouts = "--request-timeout is 60s and ClusterEncryption's spec.apiServer.requestTimeout 5s";
     node.prepare(&["--check"])?.must(2, &[timeouts]);
-    let prepared = node.read(MANIFEST)?;
+    let made_ready = node.read(MANIFEST)?;
     let write = |text: &str| fs::write(node.root.join(MANIFEST), text);
-    write(&prepared.replace("path: /livez", "path: /healthz"))?;
+    write(&made_ready.replace("path: /livez", "path: /healthz"))?;
     node.prepare(&["--check", "--manifest-only"])?
         .must(2, &["livenessProbe asks /healthz", "have it ask /livez"]);
 
     // Another configuration; one that nobody knows; a text that is none; no cluster.
-    write(&prepared.replace("/etc/kubernetes/encryption/config.json", "/etc/mine.yaml"))?;
+    write(&made_ready.replace("/etc/kubernetes/encryption/config.json", "/etc/mine.yaml"))?;
     node.prepare(&["--yes", "--manifest-only"])?.must(1, &["/etc/mine.yaml", "node-agent adopt"]);
-    write(&prepared)?;
+    write(&made_ready)?;
     fs::write(node.root.join(CONFIG), REVISION_0.replace("secrets", "configmaps"))?;
     node.prepare(&["--yes"])?.must(1, &["is not Keyward's", "node-agent adopt"]);
     fs::write(node.root.join(CONFIG), REVISION_0)?;
     write("kind: Pod\n\tno: YAML")?;
     node.prepare(&["--yes"])?.must(1, &["kube-apiserver.yaml cannot be read"]);
     assert_eq!(node.read(MANIFEST)?, "kind: Pod\n\tno: YAML");
-    write(&prepared)?;
+    write(&made_ready)?;
     let nowhere =
         Machine { kubeconfig: node.root.join("none"), root: node.root.clone(), tools: node.tools.clone() };
     nowhere.prepare(&["--check"])?.must(1, &["kubeconfig"]);

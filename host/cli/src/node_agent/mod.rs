@@ -90,7 +90,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         (Some(Once::Prepare(args)), _) => Box::pin(prepare::run(*args)).await,
         (Some(Once::Recover(args)), _) => recover::run(*args).await,
         (Some(Once::Restore(args)), _) => restore::run(*args).await,
-        (None, Some(args)) => agent(args).await,
+        (None, Some(args)) => Box::pin(agent(args)).await,
         (None, None) => bail!("--node and --kubeconfig are missing; see keyward node-agent --help"),
     }
 }

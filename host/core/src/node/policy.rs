@@ -160,7 +160,7 @@ mod tests {
         let policy = Policy { probe_interval: Duration::from_secs(2), ..Policy::default() };
         let failure = Failure { phase: "encrypt".to_owned(), ..Default::default() };
         let pause = |run| {
-            let since = Duration::from_secs(600);
+            let since = Duration::from_mins(10);
             policy.pause(&Probed {
                 question: Question { socket: Socket::Generation, canary: None, make_canary: false, run },
                 age: since,

@@ -19,7 +19,9 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
         cluster.keyward.cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
 
     // Everything is shut down; the KMS is there when it comes back, the operator is not.
-    names.iter().for_each(|node| away.leave(node));
+    for node in &names {
+        away.leave(node);
+    }
     drop(cluster.keyward.operator.take());
     for index in 0..3 {
         cluster.keyward.cluster.stop_node(index)?;
@@ -33,10 +35,14 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
         cluster.must_read_through(index).await?;
     }
     println!("three nodes without an operator: all ready after {:.1} s", began.elapsed().as_secs_f64());
-    names.iter().for_each(|node| away.back(node));
+    for node in &names {
+        away.back(node);
+    }
 
     // The secret-id is revoked for good, and no API server can read a Secret any more.
-    names.iter().for_each(|node| away.leave(node));
+    for node in &names {
+        away.leave(node);
+    }
     let role = cluster.keyward.role.clone();
     cluster.keyward.bao.revoke_secret_id("", "keyward", &role.secret_id).await?;
     cluster.keyward.bao.revoke_tokens("").await?;
@@ -68,7 +74,9 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
     for index in 0..3 {
         cluster.must_read_through(index).await?;
     }
-    names.iter().for_each(|node| away.back(node));
+    for node in &names {
+        away.back(node);
+    }
 
     // The operator comes back, is told the same by its Secret, and all is as it was.
     cluster.keyward.start_operator()?;

@@ -27,7 +27,7 @@ async fn a_preflight_that_fails_leaves_every_node_as_it_was() -> Result<()> {
         ("transit/keys/nosuchkey", Policy::FULL),
     ];
     keyward.bao.set_policies("", "keyward", &rights).await?;
-    let before = all(keyward).await?;
+    let before = all(keyward)?;
 
     let nowhere = {
         let mut spec = vault_spec(keyward, "b", &keyward_test_e2e::IMAGE(1));
@@ -49,14 +49,14 @@ async fn a_preflight_that_fails_leaves_every_node_as_it_was() -> Result<()> {
     ];
     for (what, spec, said) in cases {
         keyward.trouble(&spec, said, PATIENCE).await.context(what)?;
-        for (node, files) in &all(keyward).await? {
+        for (node, files) in &all(keyward)? {
             let kept = before[node].iter().filter(|(path, _)| files.get(*path) != before[node].get(*path));
             let changed: Vec<&String> = kept.map(|(path, _)| path).collect();
             ensure!(changed.is_empty(), "{what}, while it is tried: {node}: {changed:?} changed");
         }
         keyward.apply(&a.spec(keyward)).await?;
         wait_until(&format!("{what}: every node as it was"), PATIENCE, async || {
-            let now = all(keyward).await?;
+            let now = all(keyward)?;
             Ok(Seen::when(now == before, difference(&before, &now)))
         })
         .await?;
@@ -68,7 +68,7 @@ async fn a_preflight_that_fails_leaves_every_node_as_it_was() -> Result<()> {
 /// By node: every path with what it holds.
 type Files = BTreeMap<String, BTreeMap<String, String>>;
 
-async fn all(keyward: &Keyward) -> Result<Files> {
+fn all(keyward: &Keyward) -> Result<Files> {
     let files = keyward.cluster.nodes().iter().map(|node| Ok((node.name().to_owned(), files(node)?)));
     files.collect()
 }

@@ -94,7 +94,7 @@ pub(crate) fn of(documents: &[Value]) -> Result<Vec<Grant>> {
             Some(namespace) => format!("{kind} {namespace}/{name}"),
             None => format!("{kind} {name}"),
         };
-        let granted = rules.iter().flat_map(|rule| expanded(rule));
+        let granted = rules.iter().flat_map(expanded);
         grants.extend(granted.map(|(verb, on)| Grant {
             role: role.clone(),
             namespace: namespace.clone(),
