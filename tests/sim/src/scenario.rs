@@ -222,7 +222,7 @@ pub fn small() -> Vec<(String, Bounds)> {
 }
 
 /// Every single fault that can befall 1 API server with 3 keys, by its kind: with one fault in all, what one kind does
-/// is nothing to do with another. Minutes for most, an hour or more for some; one is without end (docs/simulator.md).
+/// is nothing to do with another. Minutes for most, an hour or more for some.
 pub fn faults_of_three_keys() -> Vec<(String, Bounds)> {
     kind_by_kind("KMS a, KMS b, aescbc", &[], &[3, 5, 1])
 }
