@@ -1,5 +1,5 @@
-//! What an admin does once on a node, by hand: replace a credential without the API ([`recover`]), and install a revision
-//! before the API server first starts ([`join`], [`restore`]).
+//! What an admin does once on a node, by hand: replace a credential without the API ([`recover()`]), and install a revision
+//! before the API server first starts ([`join()`], [`restore()`]).
 //!
 //! What may come in: the node's disk, what decides there (core's `next` and `first_steps`), the other API servers for a
 //! node that joins. What never does: a decision of its own about what runs.
