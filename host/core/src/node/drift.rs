@@ -6,7 +6,7 @@
 //!
 //! An edited file may have been loaded for a moment, and have written with other providers than the revision, plain text
 //! above all: that is kept in mind and told from the first sight of it, so that the operator takes back what it knew of
-//! migrations (S3, S9). So is one that is a configuration of Keyward's own, of another time.
+//! migrations (S3, S9). One of Keyward's own configurations, of another time, is not told from a rollout, and no drift.
 
 use super::decide::{Draft, Step};
 use super::view::{Target, View};
@@ -17,12 +17,8 @@ use crate::ids::ConfigHash;
 pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
     let Some(target) = &view.target else { return };
     let known = view.o.disk.drift;
-    let foreign = view.loaded.is_some_and(|loaded| !view.is_known(loaded));
-    // What was loaded before is the target, and now it is something else, or will be at the next look at the file.
-    let was_in_force = view.o.disk.loaded.as_ref() == Some(&target.hash);
-    let other = |hash: Option<&ConfigHash>| hash.is_some_and(|hash| *hash != target.hash);
-    let replaced = was_in_force && (other(view.loaded) || other(view.file));
-    if (foreign || replaced) && known.is_none_or(|drift| drift < target.revision) {
+    let foreign = |hash: Option<&ConfigHash>| hash.is_some_and(|hash| !view.is_known(hash));
+    if (foreign(view.loaded) || foreign(view.file)) && known.is_none_or(|drift| drift < target.revision) {
         let why = format!(
             "something else than revision {} is in the file or loaded, while that was to be in force",
             target.revision
@@ -32,18 +28,6 @@ pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
         && view.is_complete(&target.hash, &target.plugins)
     {
         draft.step(Step::ForgetDrift, format!("revision {} is in force", target.revision));
-    }
-}
-
-/// Whether the file is to be looked at as an edited one, though Keyward wrote its bytes once: the API server had the target
-/// loaded, or what it has now came by an edit.
-pub(super) fn may_be_edited(view: &View<'_>, target: &Target<'_>) -> bool {
-    match (view.o.disk.drift, view.loaded) {
-        (Some(drift), Some(loaded)) => {
-            view.o.disk.revisions.get(&drift).is_none_or(|content| content.hash() != *loaded)
-        }
-        (None, Some(loaded)) => *loaded == target.hash,
-        (_, None) => false,
     }
 }
 
@@ -65,7 +49,7 @@ pub(super) fn mend(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> M
     if !readable || not_loaded && view.content_of(loaded).is_none() {
         return Mend::Refuse;
     }
-    if !view.is_known(&file.hash) && !view.o.disk.aside.contains(&file.hash) {
+    if !view.o.disk.aside.contains(&file.hash) {
         let why = format!("the configuration file was edited by hand ({}); a copy is kept", file.hash);
         draft.step(Step::PutAside(file.hash.clone()), why);
     }

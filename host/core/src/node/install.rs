@@ -59,8 +59,7 @@ pub(super) fn configuration(view: &View<'_>, draft: &mut Draft) {
         through_links(view, target, draft);
         return;
     }
-    let edited = drift::may_be_edited(view, target);
-    if let Some(file) = view.file.filter(|file| edited || !view.is_known(file)) {
+    if let Some(file) = view.file.filter(|file| !view.is_known(file)) {
         match drift::mend(view, target, draft) {
             Mend::Install => {}
             Mend::PutBack => return,

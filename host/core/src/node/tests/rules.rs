@@ -87,21 +87,6 @@ fn an_edited_file_that_is_not_loaded_is_put_aside_and_what_is_loaded_put_back() 
     assert_eq!(reason(&decision), None);
 }
 
-/// One of Keyward's own that is laid there by hand: revision 0 writes plain text.
-#[test]
-fn an_earlier_configuration_in_the_place_of_the_target_is_drift_too() {
-    let mut observed = at_rest();
-    observed.probes.values_mut().for_each(|probed| probed.pass.as_mut().unwrap().age = seconds(1));
-    let zero = FileSeen::of(crate::formats::encryption_config::REVISION_ZERO.as_bytes());
-    observed.disk.file = Some(zero.clone());
-    assert_eq!(kinds(&next(&observed))[..2], ["RecordDrift", "PutBack"]);
-    // It was loaded before anybody saw it.
-    observed.server.as_mut().unwrap().loaded = Some(zero.hash);
-    let decision = next(&observed);
-    assert_eq!(kinds(&decision)[0], "RecordDrift");
-    assert!(kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.why);
-}
-
 #[test]
 fn an_edited_file_that_was_loaded_is_replaced_where_the_target_reads_all_it_may_have_written() {
     let mut observed = at_rest();
