@@ -173,28 +173,6 @@ fn nothing_is_promoted_while_nothing_is_heard_of_a_plugin_it_needs() {
     assert!(world.config().values().all(|list| list.starts_with("kms:2")), "{:?}", world.config());
 }
 
-#[test]
-fn a_candidate_that_is_well_does_not_stand_in_for_the_plugin_that_serves() {
-    let mut world = world();
-    world.want_kms("k2", "img");
-    for _ in 0..30 {
-        world.reconcile();
-        world.nodes_follow();
-        let nodes = &mut world.objects.encryption_nodes;
-        let b = nodes.iter_mut().find(|n| n.metadata.name.as_deref() == Some("b")).unwrap();
-        let plugins = &mut b.status.as_mut().unwrap().plugins;
-        if let Some(serving) = plugins.iter_mut().find(|plugin| plugin.key_id == KeyId(2)) {
-            let digest = PluginDigest("tried".into());
-            let candidate = NodePlugin { ready: false, digest, ..serving.clone() };
-            serving.health.status = HealthStatus::Error;
-            plugins.push(candidate);
-        }
-    }
-    let waits = world.last.waiting.as_ref().map(|w| w.message.clone()).unwrap_or_default();
-    assert!(waits.contains("key 2 on node b is Error"), "{waits}");
-    assert!(world.config().values().all(|list| list.starts_with("kms:1")), "{:?}", world.config());
-}
-
 /// All nodes were rebooted while the KMS is sealed: it keeps the Secrets from being read too.
 #[test]
 fn trouble_is_told_while_nothing_can_be_decided_and_not_taken_back() {

@@ -18,16 +18,15 @@ pub(super) fn gate(snapshot: &Snapshot, keys: &BTreeSet<KeyId>, what: &str) -> O
     let mut unwell = Vec::new();
     for server in snapshot.servers.values() {
         for key in keys {
-            let of_key = plugins(server).iter().filter(|plugin| plugin.key_id == *key);
+            let mut of_key = plugins(server).iter().filter(|plugin| plugin.key_id == *key);
             let is_well = |plugin: &NodePlugin| health(snapshot, server, plugin) == Health::Healthy;
-            // One that serves first, and of those one that is well: a candidate for the same key serves nobody, however
-            // well it is. Where none serves, one that is not well is told.
-            match of_key.min_by_key(|plugin| (!plugin.ready, is_well(plugin) != plugin.ready)) {
+            // A candidate for the same key counts too: where the one that serves has lost its credentials, what it waits
+            // for is the revision that brings the candidate's into force.
+            match of_key.clone().next() {
                 None => unwell
                     .push(format!("nothing is known of the plugin of key {key} on node {}", server.name)),
-                Some(plugin) if !is_well(plugin) => unwell.push(sentence(snapshot, server, plugin)),
-                Some(plugin) if plugin.ready => {}
-                Some(_) => unwell.push(format!("no plugin of key {key} serves on node {} yet", server.name)),
+                Some(_) if of_key.any(is_well) => {}
+                Some(plugin) => unwell.push(sentence(snapshot, server, plugin)),
             }
         }
     }
