@@ -16,7 +16,7 @@ const LONGEST: u64 = 16 << 20;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  keyward node-agent restore --bundle keyward-4.age --identity /root/key.txt\n\nFor a node whose disk is lost, before its API server starts. A node that has a configuration of its own is left alone."
+    after_help = "Example:\n  keyward node-agent restore --bundle keyward-4.age --identity key.txt\n\nFor a node whose disk is lost, before its API server starts. A node that has a configuration of its own is left alone."
 )]
 pub(crate) struct Args {
     /// What keyward export wrote
