@@ -9,7 +9,7 @@ use crate::ids::ConfigHash;
 use crate::provider::{EnvVar, Failure, KeyRef, ReferenceKind};
 
 /// Revision 1 with key 1 is installed, and nothing is to be done.
-fn at_rest() -> Observed {
+pub(super) fn at_rest() -> Observed {
     let mut memory = Memory::default();
     settled(&mut memory).observe(&mut memory)
 }
@@ -53,11 +53,11 @@ fn waiting() -> Observed {
     observed
 }
 
-fn kinds(decision: &Decision) -> Vec<&'static str> {
+pub(super) fn kinds(decision: &Decision) -> Vec<&'static str> {
     decision.steps.iter().map(Step::kind).collect()
 }
 
-fn reason(decision: &Decision) -> Option<&str> {
+pub(super) fn reason(decision: &Decision) -> Option<&str> {
     decision.report.as_ref()?.error.as_ref().map(|error| error.reason.as_str())
 }
 
@@ -67,62 +67,6 @@ fn spec(observed: &mut Observed) -> &mut EncryptionNodeSpec {
 
 fn foreign() -> FileSeen {
     FileSeen { hash: ConfigHash("sha256:foreign".into()), keys: Some([KeyId(1)].into()), config: None }
-}
-
-/// The target's configuration as an admin edited it: what it says first comes last, and the other way round.
-fn edited(o: &Observed) -> FileSeen {
-    let mut config = o.target.clone().unwrap().unwrap().config.clone();
-    config.resources[0].providers.reverse();
-    FileSeen::of(&serde_json::to_vec(&config).unwrap())
-}
-
-#[test]
-fn an_edited_file_that_is_not_loaded_is_put_aside_and_what_is_loaded_put_back() {
-    let mut observed = at_rest();
-    let file = edited(&observed);
-    observed.disk.file = Some(file.clone());
-    let decision = next(&observed);
-    assert_eq!(kinds(&decision)[..3], ["RecordDrift", "PutAside", "PutBack"], "{:?}", decision.why);
-    assert!(decision.steps.contains(&Step::PutAside(file.hash)), "{:?}", decision.steps);
-    assert_eq!(reason(&decision), None);
-}
-
-#[test]
-fn an_edited_file_that_was_loaded_is_replaced_where_the_target_reads_all_it_may_have_written() {
-    let mut observed = at_rest();
-    observed.probes.values_mut().for_each(|probed| probed.pass.as_mut().unwrap().age = seconds(1));
-    let file = edited(&observed);
-    observed.disk.file = Some(file.clone());
-    observed.server.as_mut().unwrap().loaded = Some(file.hash.clone());
-    let decision = next(&observed);
-    let target = observed.spec.as_ref().unwrap().spec.revision;
-    assert!(decision.steps.contains(&Step::RecordDrift(target)), "{:?}", decision.steps);
-    assert!(decision.steps.contains(&Step::PutAside(file.hash.clone())), "{:?}", decision.steps);
-    assert!(kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.why);
-    // Told from then on, and until a later revision is in force.
-    observed.disk.drift = Some(target);
-    assert_eq!(next(&observed).report.unwrap().drifted, Some(target));
-    let mut observed = at_rest();
-    observed.disk.drift = Some(target);
-    assert!(!kinds(&next(&observed)).contains(&"ForgetDrift"));
-    observed.disk.drift = Some(Revision(0));
-    assert!(kinds(&next(&observed)).contains(&"ForgetDrift"));
-}
-
-#[test]
-fn a_loaded_file_with_a_provider_of_its_own_is_left_alone() {
-    let mut observed = at_rest();
-    let target = observed.target.clone().unwrap().unwrap();
-    let mut config = target.config.clone();
-    let mut own = config.resources[0].providers[0].clone();
-    own.kms.as_mut().unwrap().endpoint = "unix:///somebody/elses.sock".into();
-    config.resources[0].providers.insert(0, own);
-    let file = FileSeen::of(&serde_json::to_vec(&config).unwrap());
-    observed.disk.file = Some(file.clone());
-    observed.server.as_mut().unwrap().loaded = Some(file.hash);
-    let decision = next(&observed);
-    assert_eq!(reason(&decision), Some("ForeignConfiguration"));
-    assert!(!kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.steps);
 }
 
 fn failing(phase: &str, since: u64, mismatch: bool) -> Failing {

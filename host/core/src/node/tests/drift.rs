@@ -1,0 +1,60 @@
+//! A configuration file that somebody edits by hand: put back, replaced, or left alone.
+
+use super::rules::{at_rest, kinds, reason};
+use super::*;
+
+/// The target's configuration as an admin edited it: what it says first comes last, and the other way round.
+fn edited(o: &Observed) -> FileSeen {
+    let mut config = o.target.clone().unwrap().unwrap().config.clone();
+    config.resources[0].providers.reverse();
+    FileSeen::of(&serde_json::to_vec(&config).unwrap())
+}
+
+#[test]
+fn an_edited_file_that_is_not_loaded_is_put_aside_and_what_is_loaded_put_back() {
+    let mut observed = at_rest();
+    let file = edited(&observed);
+    observed.disk.file = Some(file.clone());
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision)[..3], ["RecordDrift", "PutAside", "PutBack"], "{:?}", decision.why);
+    assert!(decision.steps.contains(&Step::PutAside(file.hash)), "{:?}", decision.steps);
+    assert_eq!(reason(&decision), None);
+}
+
+#[test]
+fn an_edited_file_that_was_loaded_is_replaced_where_the_target_reads_all_it_may_have_written() {
+    let mut observed = at_rest();
+    observed.probes.values_mut().for_each(|probed| probed.pass.as_mut().unwrap().age = seconds(1));
+    let file = edited(&observed);
+    observed.disk.file = Some(file.clone());
+    observed.server.as_mut().unwrap().loaded = Some(file.hash.clone());
+    let decision = next(&observed);
+    let target = observed.spec.as_ref().unwrap().spec.revision;
+    assert!(decision.steps.contains(&Step::RecordDrift(target)), "{:?}", decision.steps);
+    assert!(decision.steps.contains(&Step::PutAside(file.hash.clone())), "{:?}", decision.steps);
+    assert!(kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.why);
+    // Told from then on, and until a later revision is in force.
+    observed.disk.drift = Some(target);
+    assert_eq!(next(&observed).report.unwrap().drifted, Some(target));
+    let mut observed = at_rest();
+    observed.disk.drift = Some(target);
+    assert!(!kinds(&next(&observed)).contains(&"ForgetDrift"));
+    observed.disk.drift = Some(Revision(0));
+    assert!(kinds(&next(&observed)).contains(&"ForgetDrift"));
+}
+
+#[test]
+fn a_loaded_file_with_a_provider_of_its_own_is_left_alone() {
+    let mut observed = at_rest();
+    let target = observed.target.clone().unwrap().unwrap();
+    let mut config = target.config.clone();
+    let mut own = config.resources[0].providers[0].clone();
+    own.kms.as_mut().unwrap().endpoint = "unix:///somebody/elses.sock".into();
+    config.resources[0].providers.insert(0, own);
+    let file = FileSeen::of(&serde_json::to_vec(&config).unwrap());
+    observed.disk.file = Some(file.clone());
+    observed.server.as_mut().unwrap().loaded = Some(file.hash);
+    let decision = next(&observed);
+    assert_eq!(reason(&decision), Some("ForeignConfiguration"));
+    assert!(!kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.steps);
+}
