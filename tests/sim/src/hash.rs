@@ -56,6 +56,11 @@ impl Print {
         self.put(number);
     }
 
+    /// The number that a name has by now; one that was not met yet comes after all others.
+    pub(crate) fn number(&self, bytes: &[u8]) -> u64 {
+        self.names.get(&of_bytes(bytes)).copied().unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn done(&self) -> u128 {
         (u128::from(self.a) << 64) | u128::from(self.b)
     }

@@ -15,7 +15,7 @@ use keyward_core::api::{
 use keyward_core::formats::FormatError;
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent};
-use keyward_core::ids::{GroupResource, KeyId, Revision};
+use keyward_core::ids::{GroupResource, KeyId, PluginDigest, Revision};
 use keyward_core::names;
 use keyward_core::outcome::{Action, StatusView};
 use keyward_core::platform::{FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
@@ -38,6 +38,8 @@ pub struct Api {
     pub configs: BTreeMap<Revision, Arc<Config>>,
     /// The candidate, as nodes read it.
     pub candidate: Option<Arc<BTreeMap<KeyId, PluginRecord>>>,
+    /// What nodes call its plugin.
+    pub candidate_digest: Option<PluginDigest>,
     /// Key secrets that cannot be decoded, as they were.
     pub corrupt: BTreeMap<KeyId, KeySecret>,
     /// What the admin wants.
@@ -75,6 +77,7 @@ impl Api {
             snapshot,
             configs: BTreeMap::new(),
             candidate: None,
+            candidate_digest: None,
             corrupt: BTreeMap::new(),
             spec,
             token: Some(1),
@@ -181,6 +184,7 @@ impl Api {
                 }));
                 self.candidate =
                     Some(Arc::new(BTreeMap::from([(candidate.key_id, candidate.plugin.clone())])));
+                self.candidate_digest = candidate.plugin.digest(candidate.key_id);
                 self.snapshot.candidate_version = Some(self.next_version());
             }
             Action::ClearPreflight { resource_version } => {
@@ -355,7 +359,7 @@ impl Api {
 
     /// Whoever does it.
     pub fn delete_candidate(&mut self) {
-        self.candidate = None;
+        (self.candidate, self.candidate_digest) = (None, None);
         self.snapshot.candidate = None;
         self.snapshot.candidate_version = None;
     }

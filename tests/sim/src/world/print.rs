@@ -12,7 +12,7 @@ use keyward_core::api::{
 };
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent};
-use keyward_core::ids::{KeyId, Revision};
+use keyward_core::ids::{KeyId, PluginDigest, Revision};
 use keyward_core::node::{Instance, Observed, Probed, Question, Socket};
 use keyward_core::outcome::Action;
 use keyward_core::snapshot::Snapshot;
@@ -145,6 +145,7 @@ impl World {
             let disk = &server.observed.disk;
             all.extend(disk.revisions.keys().copied());
             all.extend(disk.refusal.iter().map(|refusal| refusal.revision));
+            all.extend(disk.drift);
         }
         all.into_iter().zip(0..).collect()
     }
@@ -179,6 +180,8 @@ impl World {
         if let Some(Ok(candidate)) = &snapshot.candidate {
             p.put(candidate.key_id.0);
             print_record(p, &candidate.plugin);
+            p.name(candidate.hash.0.as_bytes());
+            p.name(self.api.candidate_digest.as_ref().map_or("", PluginDigest::short).as_bytes());
         }
         for (name, view) in &snapshot.servers {
             p.text(name);
@@ -257,6 +260,7 @@ fn print_content(p: &mut Print, content: &RevisionContent) {
     for (id, record) in &content.plugins {
         p.put(id.0);
         print_record(p, record);
+        p.name(content.digest(*id).map_or("", PluginDigest::short).as_bytes());
     }
 }
 
@@ -305,7 +309,13 @@ fn print_status(p: &mut Print, status: &EncryptionNodeStatus, rank: &dyn Fn(&Rev
     p.name(status.loaded_hash.as_ref().map_or("", |hash| hash.0.as_str()).as_bytes());
     p.put(rank(&status.revision));
     p.put(status.highest_key_id.0);
-    for plugin in &status.plugins {
+    let mut plugins: Vec<_> = status.plugins.iter().collect();
+    plugins.sort_by_key(|plugin| {
+        let health = &plugin.health;
+        (plugin.key_id, p.number(plugin.digest.short().as_bytes()), plugin.ready, health.status as u64)
+    });
+    p.len(plugins.len());
+    for plugin in plugins {
         p.put(plugin.key_id.0);
         p.name(plugin.digest.short().as_bytes());
         p.flag(plugin.ready);
@@ -317,9 +327,11 @@ fn print_status(p: &mut Print, status: &EncryptionNodeStatus, rank: &dyn Fn(&Rev
         p.text(&adopted.remote_key_id.0);
     }
     p.hash(&status.held);
-    p.len(status.kek_mismatch.len());
-    for digest in &status.kek_mismatch {
-        p.name(digest.short().as_bytes());
+    let mut refused: Vec<_> = status.kek_mismatch.iter().map(|digest| digest.short().as_bytes()).collect();
+    refused.sort_by_key(|digest| p.number(digest));
+    p.len(refused.len());
+    for digest in refused {
+        p.name(digest);
     }
     print_answer(p, status.preflight.as_ref());
     if let Some(error) = &status.error {
@@ -327,11 +339,6 @@ fn print_status(p: &mut Print, status: &EncryptionNodeStatus, rank: &dyn Fn(&Rev
         p.text(&error.reason);
         p.flag(error.put_back);
     }
-}
-
-fn instance(p: &mut Print, instance: &Instance) {
-    p.put(instance.key_id.0);
-    p.name(instance.generation.as_str().as_bytes());
 }
 
 fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>) {
@@ -343,20 +350,52 @@ fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>)
     p.name(server.loaded.hash.0.as_bytes());
     p.hash(&server.adopted);
     p.flag(server.disturbed);
-    for (one, process) in &server.processes {
-        instance(p, one);
-        p.hash(process);
-    }
     print_disk(p, &server.observed, ranks);
+    p.put(over(server.observed.file_age));
+    print_instances(p, server);
+}
+
+/// What there is of each instance. Their order is not that of their generations, which are as random as the salts: worlds
+/// that differ in nothing else would count as many times as there are orders.
+fn print_instances(p: &mut Print, server: &Server) {
     let observed = &server.observed;
-    p.put(over(observed.file_age));
-    for (one, probed) in &observed.probes {
-        instance(p, one);
-        print_probe(p, probed, observed.disk.instances.get(one).map_or(0, |found| found.tries));
+    let all: BTreeSet<&Instance> = observed
+        .disk
+        .instances
+        .keys()
+        .chain(server.processes.keys())
+        .chain(observed.probes.keys())
+        .chain(observed.unneeded.keys())
+        .collect();
+    let mut all: Vec<_> = all
+        .into_iter()
+        .map(|one| {
+            let mut alone = Print::new();
+            print_instance(&mut alone, server, one);
+            (one.key_id, p.number(one.generation.as_str().as_bytes()), alone.done(), one)
+        })
+        .collect();
+    all.sort_unstable();
+    p.len(all.len());
+    for (.., one) in all {
+        p.put(one.key_id.0);
+        p.name(one.generation.as_str().as_bytes());
+        print_instance(p, server, one);
     }
-    for (one, age) in &observed.unneeded {
-        instance(p, one);
-        p.put(over(*age));
+}
+
+fn print_instance(p: &mut Print, server: &Server, one: &Instance) {
+    let observed = &server.observed;
+    let found = observed.disk.instances.get(one);
+    p.hash(&found.map(|found| {
+        (found.files, found.folder, found.pod, found.trial, found.listening, found.tries.min(3))
+    }));
+    p.hash(&server.processes.get(one));
+    p.put(observed.unneeded.get(one).map_or(u64::MAX, |age| over(*age)));
+    let probed = observed.probes.get(one);
+    p.flag(probed.is_some());
+    if let Some(probed) = probed {
+        print_probe(p, probed, found.map_or(0, |found| found.tries));
     }
 }
 
@@ -370,11 +409,6 @@ fn print_disk(p: &mut Print, observed: &Observed, ranks: &BTreeMap<Revision, u64
     }
     for hash in disk.configurations.keys() {
         p.name(hash.0.as_bytes());
-    }
-    p.len(disk.instances.len());
-    for (one, found) in &disk.instances {
-        instance(p, one);
-        p.hash(&(found.files, found.folder, found.pod, found.trial, found.listening, found.tries.min(3)));
     }
     for map in [&disk.links, &disk.serving] {
         p.len(map.len());
@@ -390,6 +424,7 @@ fn print_disk(p: &mut Print, observed: &Observed, ranks: &BTreeMap<Revision, u64
     }
     print_answer(p, disk.preflight.as_ref());
     p.put(disk.highest_key_id.0);
+    p.put(disk.drift.as_ref().map_or(u64::MAX, rank));
     if let Some(refusal) = &disk.refusal {
         p.put(rank(&refusal.revision));
         p.name(refusal.hash.0.as_bytes());
