@@ -22,7 +22,8 @@ pub(super) fn plugins(view: &View<'_>, draft: &mut Draft) {
             continue;
         }
         let serves = view.may_serve(instance);
-        if in_use.contains(&instance.key_id) && (serves || !successor_passed(view, instance.key_id)) {
+        let may_be_the_one_before = runs_to_stay(view, instance) && !successor_passed(view, instance.key_id);
+        if in_use.contains(&instance.key_id) && (serves || may_be_the_one_before) {
             continue;
         }
         draft.unneeded.insert(instance.clone());
@@ -89,6 +90,13 @@ fn keys_in_use(view: &View<'_>) -> Option<BTreeSet<KeyId>> {
 /// A candidate that cannot be read just now is still asked for.
 fn asked_for(view: &View<'_>, instance: &Instance) -> bool {
     view.request().is_some_and(|request| Instance::new(request.key_id, &request.hash) == *instance)
+}
+
+/// It serves, or has served. No link ever led to what is only tried: where a key's plugin keeps failing, each of those
+/// that are tried in its stead goes when the next one's turn comes, or they would become more and more.
+fn runs_to_stay(view: &View<'_>, instance: &Instance) -> bool {
+    let found = view.on_disk(instance);
+    found.pod && !found.trial
 }
 
 /// The instance that the key's link leads to has passed through the link: the one before may stop.

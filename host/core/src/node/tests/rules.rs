@@ -392,6 +392,21 @@ fn the_replaced_plugin_stops_after_the_link_was_tried() {
     assert!(!stops(&observed));
 }
 
+/// What was tried for a key in use never served. Its plugin may be one that fails until an admin mends it, and be tried
+/// anew all the while: what is left of each trial would stay.
+#[test]
+fn what_was_only_tried_goes_though_the_plugin_in_use_fails() {
+    let mut observed = at_rest();
+    observed.probes.get_mut(&instance(1, "a")).unwrap().pass = None;
+    let tried = OnDisk { pod: true, files: true, folder: true, trial: true, tries: 4, ..Default::default() };
+    observed.disk.instances.insert(instance(1, "b"), tried);
+    let steps = |o: &Observed| next(o).steps;
+    assert!(steps(&observed).contains(&Step::RemovePod(instance(1, "b"))));
+    let left = observed.disk.instances.get_mut(&instance(1, "b")).unwrap();
+    (left.pod, left.trial) = (false, false);
+    assert!(steps(&observed).contains(&Step::RemoveFiles(instance(1, "b"))));
+}
+
 #[rstest]
 #[case(29, false)]
 #[case(30, true)]
