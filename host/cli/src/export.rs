@@ -19,7 +19,7 @@ use kube::core::Request;
 use kube::{Api, Client, ResourceExt as _};
 use zeroize::Zeroizing;
 
-use crate::bundle::{Bundle, Seal, passphrase};
+use crate::bundle::{Bundle, Seal};
 use crate::connection::Connection;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -50,7 +50,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let (seal, whom) = match &args.passphrase_file {
-        Some(file) => (Seal::Passphrase(read_passphrase(file)?), "whoever has the passphrase".to_owned()),
+        Some(file) => (Seal::by_passphrase(file)?, "whoever has the passphrase".to_owned()),
         None => (Seal::to(&args.recipient)?, args.recipient.join(", ")),
     };
     ensure!(!args.out.exists(), "{} exists already; nothing is overwritten", args.out.display());
@@ -88,12 +88,6 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     write(&args.out, &sealed).with_context(|| format!("writing {}", args.out.display()))?;
     crate::output::print(&format!("written to {}, encrypted to {whom}\n", args.out.display()))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The passphrase that a file begins with.
-pub(crate) fn read_passphrase(file: &Path) -> Result<age::secrecy::SecretString> {
-    let read = || passphrase(&Zeroizing::new(std::fs::read_to_string(file)?));
-    read().with_context(|| format!("--passphrase-file {}", file.display()))
 }
 
 /// What somebody is about to carry away.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use clap::builder::PossibleValuesParser;
-use keyward_core::platform::openshift::COMPONENTS;
+use keyward_core::platform::openshift::{COMPONENTS, Component};
 use keyward_node::{KmsSocket, Reporter, ReporterSettings};
 use keyward_operator::settings::duration;
 
@@ -34,13 +34,17 @@ pub(crate) struct Args {
     /// Path of the kubeconfig [default: the Pod's own credential]
     #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
     kubeconfig: String,
-    /// The kind of the operator's CR `cluster` in whose status the reports stand
+    /// The kind of the operator's CR `cluster` in whose status the reports stand [default: that of the Pod's namespace, else
+    /// KubeAPIServer]
     #[arg(
-        long, value_name = "KIND", default_value = "KubeAPIServer",
+        long, value_name = "KIND",
         value_parser = PossibleValuesParser::new(COMPONENTS.iter().map(|component| component.operator))
     )]
-    resource: String,
+    resource: Option<String>,
 }
+
+/// Where reports stand of which nobody says it.
+const RESOURCE: &str = "KubeAPIServer";
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
@@ -54,9 +58,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         "--node-name {:?} is no node's name: lower-case letters, digits, '-' and '.', 253 at most",
         args.node_name
     );
-    let component = COMPONENTS.iter().find(|component| component.operator == args.resource);
-    let Some(component) = component else { anyhow::bail!("--resource {} is not known", args.resource) };
-    let client = client(&args.kubeconfig).await?;
+    let (client, namespace) = client(&args.kubeconfig).await?;
+    let component =
+        component(args.resource.as_deref(), namespace.as_deref()).context("--resource is not known")?;
     let settings = ReporterSettings {
         sockets: args.kms_sockets,
         interval: args.interval,
@@ -69,19 +73,29 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Without a kubeconfig by the Pod's own credential, whatever `KUBECONFIG` and `~/.kube/config` say (CONTRACT 3.8).
-async fn client(kubeconfig: &str) -> Result<kube::Client> {
+/// Whose reports they are. CONTRACT 3.8 has no flag that says so, and three API servers of a node, whose keys have the same
+/// numbers: by one default for all of them each would write over the others' entries.
+fn component(resource: Option<&str>, namespace: Option<&str>) -> Option<&'static Component> {
+    let own = namespace.and_then(Component::named).filter(|_| resource.is_none());
+    let resource = resource.unwrap_or(RESOURCE);
+    own.or_else(|| COMPONENTS.iter().find(|component| component.operator == resource))
+}
+
+/// Without a kubeconfig by the Pod's own credential, whatever `KUBECONFIG` and `~/.kube/config` say (CONTRACT 3.8); then the
+/// Pod's namespace is known too.
+async fn client(kubeconfig: &str) -> Result<(kube::Client, Option<String>)> {
     if !kubeconfig.is_empty() {
         let connection =
             keyward_operator::Connection { kubeconfig: Some(kubeconfig.into()), ..Default::default() };
-        return Ok(keyward_operator::connect(&connection).await?);
+        return Ok((keyward_operator::connect(&connection).await?, None));
     }
     let mut config = kube::Config::incluster()
         .context("--kubeconfig is empty, and the Pod's own credential cannot be used")?;
     // As `keyward_operator::connect` has it: the reporter has limits of its own.
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
-    Ok(kube::Client::try_from(config)?)
+    let namespace = config.default_namespace.clone();
+    Ok((kube::Client::try_from(config)?, Some(namespace)))
 }
 
 /// RFC 1123, as CONTRACT 3.10 has it.
@@ -98,7 +112,23 @@ fn is_node_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
+
+    #[rstest]
+    #[case::said(Some("Authentication"), Some("openshift-apiserver"), "Authentication")]
+    #[case::beside_openshift_s(None, Some("openshift-apiserver"), "OpenShiftAPIServer")]
+    #[case::beside_oauth_s(None, Some("openshift-oauth-apiserver"), "Authentication")]
+    #[case::elsewhere(None, Some("default"), "KubeAPIServer")]
+    #[case::with_a_kubeconfig(None, None, "KubeAPIServer")]
+    fn reports_stand_with_their_own_api_server_s(
+        #[case] resource: Option<&str>,
+        #[case] namespace: Option<&str>,
+        #[case] operator: &str,
+    ) {
+        assert_eq!(component(resource, namespace).map(|component| component.operator), Some(operator));
+    }
 
     #[test]
     fn node_names_are_those_of_kubernetes() {

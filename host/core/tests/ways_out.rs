@@ -291,3 +291,60 @@ fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
     assert!(world.condition("Progressing").starts_with("False"), "{}", world.condition("Progressing"));
 }
+
+/// Decisions 14: an edit that is refused is somebody's to mend. No revision ends it, also where no API server has loaded
+/// it; once it is gone, one is made, so that everything is re-encrypted.
+#[test]
+fn a_refused_edit_is_told_and_makes_no_revisions() {
+    let mut world = enabled("one");
+    let newest = |world: &World| world.revisions().pop().unwrap().0;
+    let before = newest(&world);
+    world.edited.insert("b".into());
+    for _ in 0..20 {
+        world.nodes_follow();
+        world.reconcile();
+    }
+    assert_eq!(newest(&world), before);
+    let told = world.last.notices.iter().find(|notice| notice.reason == "ConfigurationEdited").unwrap();
+    assert!(told.warning && told.message.starts_with("node b: "), "{}", told.message);
+    world.edited.clear();
+    world.settle();
+    assert_eq!(newest(&world), before + 1);
+    assert!(world.last.notices.iter().all(|notice| notice.reason != "ConfigurationEdited"));
+}
+
+/// A login that is refused is refused at one node: there are KMSs that lock a role out after a few.
+#[test]
+fn nodes_try_a_candidate_one_after_another() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.failing_kek = Some("one".into());
+    world.failing_at.insert("b".into(), "start");
+    world.want_kms("one", "image:1");
+    let asked = |world: &World| {
+        let nodes = world.objects.encryption_nodes.iter().filter(|node| node.spec.preflight.is_some());
+        nodes.map(|node| node.metadata.name.clone().unwrap()).collect::<Vec<_>>()
+    };
+    for _ in 0..10 {
+        world.reconcile();
+        world.nodes_follow();
+    }
+    assert_eq!(asked(&world), ["a", "b"]);
+    world.failing_kek = None;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:1,identity");
+}
+
+/// Decisions 15: of two keys that are given up at once the one that only reads leaves, also where nobody can take over from
+/// the other, and in the middle of a rollout that its dead plugin keeps from its end.
+#[test]
+fn a_read_key_that_is_given_up_leaves_though_the_writer_has_no_heir() {
+    let mut world = enabled("one");
+    world.want("aesgcm");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "aesgcm:2,kms:1,identity");
+    world.spec().forget = vec![KeyId(1), KeyId(2)];
+    world.reconcile();
+    assert_eq!(world.config()["secrets"], "aesgcm:2,identity");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "aesgcm:3,identity");
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use keyward_core::SecretBytes;
 use keyward_core::node::{self, Decision, Observed, Scrubber, Step, StepFailure};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -203,7 +204,7 @@ impl Agent {
             self.memory.unneeded.entry(instance.clone()).or_insert(now);
         }
         let done = self.act(&decision, &observed).await;
-        self.ask(&decision, &observed, done.is_ok());
+        self.ask(&decision, &observed, done.is_ok()).await;
         // After steps that went well there is more to see, at once.
         if let Some(report) = decision.report.filter(|_| done.is_err() || decision.steps.is_empty()) {
             self.report(report).await?;
@@ -260,14 +261,15 @@ impl Agent {
         Ok(())
     }
 
-    fn ask(&mut self, decision: &Decision, observed: &Observed, started: bool) {
+    async fn ask(&mut self, decision: &Decision, observed: &Observed, started: bool) {
         let candidate = observed.candidate.iter().filter_map(|found| found.as_ref().ok());
         let target = observed.target.iter().filter_map(|found| found.as_ref().ok());
         let records = candidate.flat_map(|plugins| plugins.values()).chain(
             target.chain(observed.disk.revisions.values()).flat_map(|content| content.plugins.values()),
         );
         let by_hand = observed.disk.recovered.iter().map(|one| &one.values);
-        let scrubber = Arc::new(Scrubber::new(records).and(by_hand));
+        let scrubber = Scrubber::new(records).and(by_hand);
+        let scrubber = Arc::new(scrubber.and_bytes(&self.forgotten_secrets(observed).await));
         let diagnoser = Diagnoser {
             connection: Some(self.connection.clone()),
             paths: self.settings.paths.clone(),
@@ -276,6 +278,19 @@ impl Agent {
         let mut asks = decision.asks.clone();
         asks.extend(decision.starts.clone().into_iter().filter(|_| started));
         self.prober.ask(&asks, &diagnoser, &scrubber);
+    }
+
+    /// What plugins were given that still run here, and of which nothing but their files tells: their revision is forgotten,
+    /// or their candidate is another one by now. What they log is cleaned of that too.
+    async fn forgotten_secrets(&self, observed: &Observed) -> Vec<SecretBytes> {
+        let running = observed.disk.instances.iter().filter(|(_, found)| found.pod).map(|(one, _)| one);
+        let unknown: Vec<_> = running.filter(|one| observed.record(one).is_none()).cloned().collect();
+        if unknown.is_empty() {
+            return Vec::new();
+        }
+        let disk = Arc::clone(&self.disk);
+        let files = move || unknown.iter().flat_map(|one| disk.files(one)).collect();
+        tokio::task::spawn_blocking(files).await.unwrap_or_default()
     }
 
     async fn report(&mut self, status: keyward_core::api::EncryptionNodeStatus) -> Result<(), AgentError> {

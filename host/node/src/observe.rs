@@ -7,7 +7,7 @@ use keyward_core::api::EncryptionNodeSpec;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent, decode_plugins};
 use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use keyward_core::names;
-use keyward_core::node::{self, Observed, Reading, SeenSpec, Unread, Unusable};
+use keyward_core::node::{self, Absence, Observed, Reading, SeenSpec, Unread, Unusable};
 use tokio::time::Instant;
 
 use crate::agent::Agent;
@@ -32,11 +32,23 @@ pub(crate) struct Memory {
     /// Since when instances are unneeded.
     pub(crate) unneeded: BTreeMap<node::Instance, Instant>,
     pub(crate) failed_step: Option<node::StepFailure>,
+    /// Since when the API says that there is no EncryptionNode, and whether it said so while the node's own API server did
+    /// not answer.
+    absent: Option<(Instant, bool)>,
 }
 
 /// Something that a spec names.
 type Named<T> = Option<Result<Arc<T>, Unusable>>;
 type Records = BTreeMap<KeyId, PluginRecord>;
+
+/// The node's `EncryptionNode`, as the API tells of it.
+enum Found {
+    Spec(SeenSpec),
+    /// There is none.
+    None,
+    /// It cannot be read.
+    Unread,
+}
 
 #[derive(Clone, Debug)]
 struct FileMemory {
@@ -49,6 +61,14 @@ impl Memory {
     /// What the API server said is out of date.
     pub(crate) fn forget_reading(&mut self) {
         self.reading = None;
+    }
+
+    /// Whether it was another API server that knew of no object is not forgotten when the node's own answers too.
+    fn absence(&mut self, now: Instant, elsewhere: bool) -> Absence {
+        let (since, before) = self.absent.unwrap_or((now, false));
+        let elsewhere = elsewhere || before;
+        self.absent = Some((since, elsewhere));
+        if elsewhere { Absence::Elsewhere } else { Absence::Unsure(now.duration_since(since)) }
     }
 }
 
@@ -91,15 +111,25 @@ impl Agent {
                 }
             }
         };
-        let (reading, (spec, target, candidate)) = tokio::join!(asked, self.wanted(&disk));
+        let (reading, (found, target, candidate)) = tokio::join!(asked, self.wanted(&disk));
         let server = match reading {
             Ok((at, reading)) => Ok(self.server(at, reading).await),
             Err(error) => Err(Unread { why: error.to_string(), answers: error.is_answer() }),
         };
         let now = Instant::now();
+        let elsewhere = server.as_ref().err().is_some_and(|unread| !unread.answers);
+        let (spec, absence) = match found {
+            Found::Spec(spec) => (Some(spec), None),
+            Found::None => (None, Some(self.memory.absence(now, elsewhere))),
+            Found::Unread => (None, None),
+        };
+        if absence.is_none() {
+            self.memory.absent = None;
+        }
         Ok(Observed {
             policy: self.settings.policy,
             spec,
+            absence,
             target,
             candidate,
             server,
@@ -121,33 +151,31 @@ impl Agent {
     }
 
     /// The spec, and then what it names, each read live unless its very bytes are known.
-    async fn wanted(
-        &mut self,
-        disk: &node::Disk,
-    ) -> (Option<SeenSpec>, Named<RevisionContent>, Named<Records>) {
-        let Some(seen) = self.spec().await else { return (None, None, None) };
+    async fn wanted(&mut self, disk: &node::Disk) -> (Found, Named<RevisionContent>, Named<Records>) {
+        let found = self.spec().await;
+        let Found::Spec(seen) = &found else { return (found, None, None) };
         let target = self.target(&seen.spec, disk).await;
         let candidate = self.candidate(&seen.spec).await;
-        (Some(seen), target, candidate)
+        (found, target, candidate)
     }
 
-    async fn spec(&mut self) -> Option<SeenSpec> {
+    async fn spec(&mut self) -> Found {
         match self.connection.node(&self.settings.node).await {
             Ok(Some(object)) => {
                 let generation = object.metadata.generation.unwrap_or_default();
                 if object.status.is_none() {
                     self.throttle.forget();
                 }
-                Some(SeenSpec { generation, spec: object.spec })
+                Found::Spec(SeenSpec { generation, spec: object.spec })
             }
             Ok(None) => {
                 self.say("there is no EncryptionNode of this node yet; the operator makes it".to_owned());
                 self.throttle.forget();
-                None
+                Found::None
             }
             Err(error) => {
                 self.say(format!("{error}; what is installed goes on"));
-                None
+                Found::Unread
             }
         }
     }

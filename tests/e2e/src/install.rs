@@ -430,7 +430,7 @@ impl Keyward {
 
 /// The arguments of the shipped Deployment, with other values of these flags.
 fn deployed_arguments(cluster: &Cluster, places: &[(&str, String)]) -> Result<Vec<String>> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&shipped(cluster, "operator.yaml")?)?;
+    let documents = shipped_documents(cluster, "operator.yaml")?;
     let shipped =
         documents.iter().find_map(|document| document.pointer("/spec/template/spec/containers/0/args"));
     let shipped: Vec<String> =
@@ -452,6 +452,14 @@ fn deployed_arguments(cluster: &Cluster, places: &[(&str, String)]) -> Result<Ve
 pub fn shipped(cluster: &Cluster, name: &str) -> Result<String> {
     let file = cluster.tools().root().join("deploy").join(name);
     std::fs::read_to_string(&file).with_context(|| file.display().to_string())
+}
+
+/// The documents of a file of deploy/.
+pub fn shipped_documents(cluster: &Cluster, name: &str) -> Result<Vec<Value>> {
+    let mut documents: Vec<Value> = serde_saphyr::from_multiple(&shipped(cluster, name)?)?;
+    // Comments alone.
+    documents.retain(|document| !document.is_null());
+    Ok(documents)
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {

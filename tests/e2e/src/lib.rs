@@ -1,7 +1,7 @@
 //! Keyward as it is deployed, on a real cluster with a real KMS: operator, one agent a node, and what watches them.
 //!
-//! What may come in: starting Keyward's own programs on the harness, load, evidence read from etcd and through the API.
-//! What never does: decisions that the operator makes, a fake of anything.
+//! What may come in: starting Keyward's own programs on the harness, load, evidence read from etcd, through the API and from
+//! its audit log. What never does: decisions that the operator makes, a fake of anything.
 
 mod encryption;
 mod evidence;
@@ -13,6 +13,7 @@ mod narrator;
 mod phase;
 mod plan;
 mod reader;
+mod rights;
 mod said;
 mod secrecy;
 mod status;
@@ -23,12 +24,15 @@ pub use encryption::Encryption;
 pub use evidence::{Evidence, evidence};
 pub use gap::{Gap, Watched};
 pub use in_use::InUse;
-pub use install::{CREDENTIALS, IMAGE, Install, Keyward, RIGHTS, SHORT_HISTORY, shipped, vault_spec};
+pub use install::{
+    CREDENTIALS, IMAGE, Install, Keyward, RIGHTS, SHORT_HISTORY, shipped, shipped_documents, vault_spec,
+};
 pub use load::{Content, Contents, Load};
 pub use narrator::Narrator;
 pub use phase::Phase;
 pub use plan::{Answer, plan};
 pub use reader::{Away, Reader, Report};
+pub use rights::{Asked, Audit, On, Request, give, person};
 pub use said::Said;
 pub use secrecy::Search;
 pub use status::Status;

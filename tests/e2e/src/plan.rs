@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use keyward_test_cluster::{Binary, User};
 use serde_json::Value;
 
-use crate::{Keyward, Transcript};
+use crate::{Keyward, Transcript, person};
 
 /// What a command answered.
 #[derive(Debug)]
@@ -46,6 +46,15 @@ impl Keyward {
         let program = program.to_string_lossy().into_owned();
         let command: Vec<&str> = [program.as_str()].into_iter().chain(arguments.iter().copied()).collect();
         Ok(Answer::of(&self.cluster.node(node)?.exec(&command).await?))
+    }
+
+    /// Prepares a node to join, with the credential of [`person`] `join` for the first node's API server.
+    pub async fn join(&self, node: usize) -> Result<Answer> {
+        let kubeconfig = self.cluster.kubeconfig(0, &person("join"))?;
+        let (name, kubeconfig) = (self.cluster.node(node)?.name(), kubeconfig.to_string_lossy());
+        let command =
+            ["node-agent", "prepare", "--join", "--timeout=4m", "--node", name, "--kubeconfig", &kubeconfig];
+        self.command_on(node, &command).await
     }
 }
 

@@ -4,15 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use age::secrecy::ExposeSecret as _;
 use anyhow::{Context as _, Result, ensure};
 use keyward_core::api::{EncryptionNode, EncryptionNodeStatus};
 use keyward_core::ids::KeyId;
-use keyward_test_cluster::{Cluster, ENCRYPTION_CONFIG, Node, Seen, User, wait_until};
-use keyward_test_e2e::{IMAGE, Install, Keyward, Load, evidence, vault_spec};
+use keyward_test_cluster::{Cluster, ENCRYPTION_CONFIG, Node, Seen, wait_until};
+use keyward_test_e2e::{IMAGE, Install, Keyward, Load, evidence, give, person, vault_spec};
 use kube::api::Api;
 use serde_json::Value;
 
@@ -174,16 +173,19 @@ async fn recover(keyward: &Keyward, index: usize, role_id: &str, secret_id: &str
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_disk_gets_what_was_exported_and_everything_is_readable() -> Result<()> {
     let (mut keyward, load) = encrypted(1).await?;
+    give(&keyward.cluster, "export").await?;
+    let exporter = person("export");
     let before = load.contents().await?;
     let identity = age::x25519::Identity::generate();
     let bundle = keyward.cluster.folder().join("bundle.age");
     let (out, to) = (bundle.to_string_lossy().into_owned(), identity.to_public().to_string());
-    let unencrypted = keyward.command(&["export", "--out", &out]).await?;
+    let unencrypted = keyward.command_as(&exporter, &["export", "--out", &out]).await?;
     ensure!(!unencrypted.status.success() && !bundle.exists(), "{unencrypted:?}");
-    let answer = keyward.command(&["export", "--out", &out, "--recipient", &to]).await?;
+    let export = ["export", "--out", &out, "--recipient", &to];
+    let answer = keyward.command_as(&exporter, &export).await?;
     println!("{}", answer.said);
     ensure!(answer.status.success() && answer.said.contains("secret/vault-approle secret-id"), "{answer:?}");
-    let twice = keyward.command(&["export", "--out", &out, "--recipient", &to]).await?;
+    let twice = keyward.command_as(&exporter, &export).await?;
     ensure!(!twice.status.success() && twice.complained.contains("exists already"), "{twice:?}");
     ensure!(std::fs::metadata(&bundle)?.permissions().mode() & 0o777 == 0o600);
     let sealed = std::fs::read(&bundle)?;
@@ -252,20 +254,14 @@ fn writes_by_kms(node: &Node) -> Result<()> {
 async fn a_node_joins_and_never_writes_in_plain_text() -> Result<()> {
     let (mut keyward, load) = encrypted(1).await?;
     let before = load.contents().await?;
-    let admin = keyward.cluster.kubeconfig(0, &User::Admin)?;
+    give(&keyward.cluster, "join").await?;
     keyward.cluster.add_bare_node()?;
-    let join = |admin: &Path| -> Vec<String> {
-        let words = ["node-agent", "prepare", "--join", "--node", "node-2", "--kubeconfig"];
-        words.into_iter().map(ToOwned::to_owned).chain([admin.to_string_lossy().into_owned()]).collect()
-    };
-    let command = join(&admin);
-    let command: Vec<&str> = command.iter().map(String::as_str).collect();
-    let answer = keyward.command_on(1, &command).await?;
+    let answer = keyward.join(1).await?;
     println!("{}\n{}", answer.said, answer.complained);
     ensure!(answer.status.success() && answer.said.contains("node-2 is registered"), "{answer:?}");
     writes_by_kms(keyward.cluster.node(1)?)?;
     // It may be said again.
-    let again = keyward.command_on(1, &command).await?;
+    let again = keyward.join(1).await?;
     ensure!(again.status.success(), "{again:?}");
 
     // A change that was asked for waits for the node, whose agent has not said a word yet.

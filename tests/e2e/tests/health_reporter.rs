@@ -1,14 +1,17 @@
 //! `keyward health-reporter` against a real API server that validates as OpenShift's CRD does (CONTRACT 3.10), with real
-//! plugins: bad news arrive, and a bad plugin does not hide a good one.
+//! plugins: bad news arrive, and a bad plugin does not hide a good one. It has the rights that are shipped for it.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use keyward_test_cluster::{
-    AGENT_IMAGE, AppRole, Bao, Binary, Cluster, Image, Seen, State, User, wait_until,
-};
+use keyward_core::names;
+use keyward_core::platform::openshift::{COMPONENTS, Component};
+use keyward_test_cluster::{AGENT_IMAGE, AppRole, Bao, Binary, Cluster, Image, Seen, State, wait_until};
+use keyward_test_e2e::{Audit, give, person};
+use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -17,8 +20,15 @@ const PLUGIN_IMAGE: &str = "example.com/test/kms-plugin";
 const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 const FILES: &str = "/etc/kubernetes/test";
 
-/// `KubeAPIServer` with what CONTRACT 3.10 says of its encryption status, and nothing else.
-fn crd() -> Value {
+/// The component whose `--resource` is the default.
+const KUBE_APISERVER: &Component = &COMPONENTS[0];
+
+fn resource(component: &Component) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("operator.openshift.io", "v1", component.operator))
+}
+
+/// The kind of an operator's CR with what CONTRACT 3.10 says of its encryption status, and nothing else.
+fn crd(component: &Component) -> Value {
     let text = |most: u32| json!({"type": "string", "minLength": 1, "maxLength": most});
     let report = json!({
         "type": "object",
@@ -42,16 +52,17 @@ fn crd() -> Value {
             "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["nodeName", "keyID"],
         }},
     });
-    let schema = json!({"type": "object", "properties": {
-        "spec": {"type": "object"},
-        "status": {"type": "object", "properties": {"encryptionStatus": encryption_status}},
-    }});
+    // From the inside out.
+    let fields = component.status.split('/').filter(|field| !field.is_empty()).rev();
+    let schema = fields
+        .fold(encryption_status, |inner, field| json!({"type": "object", "properties": {field: inner}}));
+    let ApiResource { group, kind, plural, .. } = resource(component);
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "kubeapiservers.operator.openshift.io"},
+        "metadata": {"name": format!("{plural}.{group}")},
         "spec": {
-            "group": "operator.openshift.io", "scope": "Cluster",
-            "names": {"kind": "KubeAPIServer", "plural": "kubeapiservers", "singular": "kubeapiserver"},
+            "group": group, "scope": "Cluster",
+            "names": {"kind": kind, "plural": plural},
             "versions": [{
                 "name": "v1", "served": true, "storage": true,
                 "schema": {"openAPIV3Schema": schema}, "subresources": {"status": {}},
@@ -63,11 +74,11 @@ fn crd() -> Value {
 struct Stand {
     cluster: Cluster,
     bao: Bao,
-    operator: Api<DynamicObject>,
+    client: Client,
 }
 
 impl Stand {
-    async fn start() -> Result<Self> {
+    async fn start(audit: &Audit) -> Result<Self> {
         let tools = keyward_test_cluster::Tools::here();
         let for_build = tools.clone();
         let (keyward, plugin) = tokio::task::spawn_blocking(move || -> Result<_> {
@@ -75,31 +86,32 @@ impl Stand {
         })
         .await??;
         let images = [Image::repository(AGENT_IMAGE, keyward), Image::repository(PLUGIN_IMAGE, plugin)];
-        let (cluster, bao) = tokio::try_join!(Cluster::builder().images(images).start(), Bao::start(&tools))?;
+        let builder = Cluster::builder().images(images).apiserver_args(audit.arguments());
+        let (cluster, bao) = tokio::try_join!(builder.start(), Bao::start(&tools))?;
         bao.mount_transit("", "transit").await?;
         for key in ["a", "b"] {
             bao.create_key("", "transit", key).await?;
         }
         let client = cluster.client(0).await?;
-        let crds = Api::<CustomResourceDefinition>::all(client.clone());
-        crds.create(&PostParams::default(), &serde_json::from_value(crd())?).await?;
-        let resource = ApiResource {
-            group: "operator.openshift.io".to_owned(),
-            version: "v1".to_owned(),
-            api_version: "operator.openshift.io/v1".to_owned(),
-            kind: "KubeAPIServer".to_owned(),
-            plural: "kubeapiservers".to_owned(),
-        };
-        let operator = Api::all_with(client, &resource);
-        let object = DynamicObject::new("cluster", &resource).data(json!({"spec": {}}));
-        wait_until("the CRD to be served", PATIENCE, async || {
-            match operator.create(&PostParams::default(), &object).await {
-                Ok(_) => Ok(Seen::Yes(())),
-                Err(error) => Ok(Seen::NotYet(error.to_string())),
-            }
-        })
-        .await?;
-        Ok(Self { cluster, bao, operator })
+        let stand = Self { cluster, bao, client };
+        let crds = Api::<CustomResourceDefinition>::all(stand.client.clone());
+        for component in &COMPONENTS {
+            crds.create(&PostParams::default(), &serde_json::from_value(crd(component))?).await?;
+            let operator = stand.operator(component);
+            let object = DynamicObject::new(names::CLUSTER, &resource(component)).data(json!({}));
+            wait_until("the CRD to be served", PATIENCE, async || {
+                match operator.create(&PostParams::default(), &object).await {
+                    Ok(_) => Ok(Seen::Yes(())),
+                    Err(error) => Ok(Seen::NotYet(error.to_string())),
+                }
+            })
+            .await?;
+        }
+        Ok(stand)
+    }
+
+    fn operator(&self, component: &Component) -> Api<DynamicObject> {
+        Api::all_with(self.client.clone(), &resource(component))
     }
 
     /// A static pod of the node, with its folders at their own paths.
@@ -135,6 +147,21 @@ impl Stand {
         self.run(&format!("kms-{number}"), PLUGIN_IMAGE, "kms-plugin", &args)
     }
 
+    /// A reporter with the rights that are shipped for it; without a kind it reports to `KubeAPIServer`.
+    fn reporter(&self, name: &str, sockets: &str, kind: Option<&str>) -> Result<()> {
+        let kubeconfig = self.cluster.kubeconfig(0, &person("health-reporter"))?;
+        let mut args = vec![
+            "health-reporter".to_owned(),
+            format!("--kms-sockets={sockets}"),
+            "--node-name=node-1".to_owned(),
+            "--interval=1s".to_owned(),
+            "--read-timeout=1s".to_owned(),
+            format!("--kubeconfig={}", kubeconfig.display()),
+        ];
+        args.extend(kind.map(|kind| format!("--resource={kind}")));
+        self.run(name, AGENT_IMAGE, "keyward", &args)
+    }
+
     async fn signal(&self, plugin: &str, signal: &str) -> Result<()> {
         let pod = self.cluster.node(0)?.pod(plugin)?.context("no such plugin")?;
         let Some(State::Running { pid, .. }) = pod.container("main").map(|container| &container.state) else {
@@ -145,9 +172,9 @@ impl Stand {
         Ok(())
     }
 
-    async fn reports(&self) -> Result<Vec<Value>> {
-        let object = self.operator.get("cluster").await?;
-        let reports = object.data.pointer("/status/encryptionStatus/healthReports");
+    async fn reports(&self, component: &Component) -> Result<Vec<Value>> {
+        let object = self.operator(component).get(names::CLUSTER).await?;
+        let reports = object.data.pointer(&format!("{}/healthReports", component.status));
         Ok(reports.and_then(Value::as_array).cloned().unwrap_or_default())
     }
 
@@ -155,7 +182,7 @@ impl Stand {
     async fn shows(&self, expected: [(&str, &str); 2]) -> Result<Vec<Value>> {
         let after: jiff::Timestamp = whole(jiff::Timestamp::now())?;
         wait_until(&format!("reports that say {expected:?}"), PATIENCE, async || {
-            let reports = self.reports().await?;
+            let reports = self.reports(KUBE_APISERVER).await?;
             let all = expected.iter().zip(["1", "2"]).all(|((status, detail), key)| {
                 reports.iter().any(|report| {
                     let at = report["lastCheckedTime"].as_str().and_then(|at| at.parse().ok());
@@ -188,7 +215,10 @@ fn remote_key_id<'r>(reports: &'r [Value], key: &str) -> &'r str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_arrives_and_a_bad_plugin_does_not_hide_a_good_one() -> Result<()> {
-    let stand = Stand::start().await?;
+    let audited = tempfile::tempdir()?;
+    let audit = Audit::below(audited.path())?;
+    let stand = Stand::start(&audit).await?;
+    let roles = give(&stand.cluster, "health-reporter").await?;
     let role = stand.bao.policy_and_approle("", "keyward", &["transit/keys/a", "transit/keys/b"]).await?;
     let folder = stand.cluster.node(0)?.path(FILES);
     std::fs::create_dir_all(&folder)?;
@@ -204,21 +234,12 @@ async fn every_answer_arrives_and_a_bad_plugin_does_not_hide_a_good_one() -> Res
         }]}},
     });
     let params = PatchParams::apply("kms-health-reporter-9").force();
-    stand.operator.patch_status("cluster", &params, &Patch::Apply(&other)).await?;
+    stand.operator(KUBE_APISERVER).patch_status(names::CLUSTER, &params, &Patch::Apply(&other)).await?;
 
     // At first one of the plugins is not there at all, and never said anything.
     stand.plugin(1, "a", &role)?;
-    let kubeconfig = stand.cluster.kubeconfig(0, &User::Admin)?;
     let sockets = "unix:///var/run/kmsplugin/kms-2.sock,unix:///var/run/kmsplugin/kms-1.sock";
-    let args = [
-        "health-reporter".to_owned(),
-        format!("--kms-sockets={sockets}"),
-        "--node-name=node-1".to_owned(),
-        "--interval=1s".to_owned(),
-        "--read-timeout=1s".to_owned(),
-        format!("--kubeconfig={}", kubeconfig.display()),
-    ];
-    stand.run("reporter", AGENT_IMAGE, "keyward", &args)?;
+    stand.reporter("reporter", sockets, None)?;
     let reports = stand.shows([("Healthy", ""), ("Error", "no KMS plugin answers")]).await?;
     ensure!(remote_key_id(&reports, "1").starts_with("transit/keys/a@v1#"), "{reports:?}");
     ensure!(remote_key_id(&reports, "2") == "unknown", "{reports:?}");
@@ -248,5 +269,18 @@ async fn every_answer_arrives_and_a_bad_plugin_does_not_hide_a_good_one() -> Res
 
     let log = stand.cluster.node(0)?.logs("reporter", "main")?;
     ensure!(!log.contains("cannot be written"), "{log}");
+
+    // Beside the other API servers it tells their operators.
+    for component in COMPONENTS.iter().filter(|component| component.name != KUBE_APISERVER.name) {
+        let kind = component.operator;
+        let name = format!("reporter-{}", kind.to_lowercase());
+        stand.reporter(&name, "unix:///var/run/kmsplugin/kms-1.sock", Some(kind))?;
+        wait_until(&format!("a report in {kind}"), PATIENCE, async || {
+            let reports = stand.reports(component).await?;
+            Ok(Seen::when(reports.len() == 1, format!("{reports:?}")))
+        })
+        .await?;
+    }
+    audit.must_fit(&roles, |_| false)?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use keyward_core::api::{ClusterEncryption, ClusterEncryptionStatus};
 use keyward_core::ids::Revision;
 use keyward_core::names;
 use keyward_test_cluster::{Binary, Cluster, REVISION_0, Seen, Tools, User, wait_until};
-use keyward_test_e2e::shipped;
+use keyward_test_e2e::{Audit, give, person};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{CustomResourceExt as _, ResourceExt as _};
 use serde_json::{Value, json};
@@ -110,13 +110,12 @@ impl Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_anew() -> Result<()> {
-    let cluster = Cluster::builder().start().await?;
-    let admin = cluster.client(0).await?;
     let folder = tempfile::tempdir()?;
-    cluster.apply(&shipped(&cluster, "rbac/prepare.yaml")?).await?;
-    cluster.apply(BINDINGS).await?;
-    let preparer = User::Other { name: "preparer".to_owned(), groups: vec![] };
-    let kubeconfig = cluster.kubeconfig(0, &preparer)?;
+    let audit = Audit::below(folder.path())?;
+    let cluster = Cluster::builder().apiserver_args(audit.arguments()).start().await?;
+    let admin = cluster.client(0).await?;
+    let roles = give(&cluster, "prepare").await?;
+    let kubeconfig = cluster.kubeconfig(0, &person("prepare"))?;
     let node = Machine::new(&cluster, &folder.path().join("node"), &kubeconfig)?;
 
     // What `kubeadm init` does, as far as it concerns the API server.
@@ -188,6 +187,7 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     node.prepare(&["--check"])?.must(0, &[]);
 
     refusals(&admin, &node, &other).await?;
+    audit.must_fit(&roles, |_| false)?;
     credential(&node)
 }
 
@@ -230,10 +230,10 @@ async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Resu
 
     // Another configuration; one that nobody knows; a text that is none; no cluster.
     write(&made_ready.replace("/etc/kubernetes/encryption/config.json", "/etc/mine.yaml"))?;
-    node.prepare(&["--yes", "--manifest-only"])?.must(1, &["/etc/mine.yaml", "node-agent adopt"]);
+    node.prepare(&["--yes", "--manifest-only"])?.must(1, &["/etc/mine.yaml", "decrypt what is stored by it"]);
     write(&made_ready)?;
     fs::write(node.root.join(CONFIG), REVISION_0.replace("secrets", "configmaps"))?;
-    node.prepare(&["--yes"])?.must(1, &["is not Keyward's", "node-agent adopt"]);
+    node.prepare(&["--yes"])?.must(1, &["is not Keyward's", "decrypt what is stored by it"]);
     fs::write(node.root.join(CONFIG), REVISION_0)?;
     write("kind: Pod\n\tno: YAML")?;
     node.prepare(&["--yes"])?.must(1, &["kube-apiserver.yaml cannot be read"]);
@@ -262,18 +262,3 @@ fn credential(node: &Machine) -> Result<()> {
     }
     Ok(())
 }
-
-/// Who may prepare, and nothing else.
-const BINDINGS: &str = "\
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: keyward-prepare}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyward-prepare}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: preparer}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: keyward-prepare, namespace: kube-system}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: keyward-prepare}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: preparer}]
-";

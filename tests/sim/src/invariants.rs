@@ -109,9 +109,10 @@ pub fn state(world: &mut World) {
     remember(world);
 }
 
-/// S1: whatever is stored can be read at every server.
+/// S1: whatever is stored can be read at every server; at one that has come back once it has loaded another configuration
+/// than it had.
 fn readable(world: &World) -> Option<(&'static str, String)> {
-    for n in world.running() {
+    for n in world.running().filter(|n| !world.servers[*n].returned) {
         for (resource, name) in RESOURCES.iter().enumerate() {
             let stored = &world.etcd.stored[resource];
             let gone = |sealed| is_lost(world, sealed) || world.is_given_up(sealed);

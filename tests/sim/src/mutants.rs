@@ -15,8 +15,8 @@ use keyward_core::node::{self, Decision, Instance, Observed, Step};
 use keyward_core::outcome::{Action, Outcome};
 use keyward_core::snapshot::Snapshot;
 
-use crate::explore::Way;
 use crate::explore::random::{self, Plan};
+use crate::explore::{Way, replay};
 use crate::invariants::{self, Violation};
 use crate::world::World;
 use crate::world::step::Kind;
@@ -70,6 +70,7 @@ mutants! {
     SwitchBlind = "the agent turns a key's link to a plugin that was never asked", &[Kind::Spec];
     RetireEarly = "a KMS provider leaves while etcd's history may need it", &[Kind::Spec];
     AbandonPublished = "a key is superseded that was a write key", &[Kind::Spec];
+    ServeWithdrawn = "a node that comes back serves the keys that it had", &[Kind::Stop, Kind::Leave, Kind::Return, Kind::Spec];
     InstallOther = "the agent installs the newest revision that it has, not the one that it is told", &[];
 }
 
@@ -195,6 +196,15 @@ impl Mutant {
                     }
                 }
             }
+            (Self::ServeWithdrawn, ..) => {
+                for (id, generation) in &observed.disk.serving {
+                    let instance = Instance { key_id: *id, generation: generation.clone() };
+                    let made = Step::SwitchLink { key_id: *id, instance };
+                    if !observed.disk.links.contains_key(id) && !decision.steps.contains(&made) {
+                        decision.steps.push(made);
+                    }
+                }
+            }
             (Self::InstallOther, ..) => {
                 // Of those on its disk, the oldest: the one that it has just left.
                 if let Some((revision, content)) = observed.disk.revisions.first_key_value() {
@@ -209,8 +219,22 @@ impl Mutant {
         decision
     }
 
-    /// Looks for it by chance. What was found first, and after how many schedules.
+    /// A way that leads to it, where chance seldom comes by.
+    fn way(self) -> Option<String> {
+        // Key 1 is retired while node 1 is given up.
+        let retired = "round,".repeat(12);
+        let back = "return.1,start.1,agent.1,agent.1,agent.1,reconcile,agent.1,agent.1,poll.1";
+        (self == Self::ServeWithdrawn).then(|| format!("2/3/stop.1,leave.1,tick.2,spec.5,{retired}{back}"))
+    }
+
+    /// Goes the way that is known to lead to it, and looks for it by chance. What was found first, and after how many
+    /// schedules.
     pub fn hunt(self, schedules: u64, seed: u64, threads: usize) -> Option<(u64, Violation, Way)> {
+        if let Some(way) = self.way().and_then(|way| way.parse::<Way>().ok()) {
+            let by_itself = replay(&way, None, |_, _| ());
+            let violation = replay(&way, Some(self), |_, _| ()).filter(|_| by_itself.is_none())?;
+            return Some((0, violation, way));
+        }
         let plan = Plan {
             schedules,
             seed,

@@ -115,7 +115,7 @@ const ANYWHERE: [Kind; 10] = [
 ];
 
 /// Those that befall something which has to be there.
-const SOMEWHERE: [Kind; 21] = [
+const SOMEWHERE: [Kind; 22] = [
     Kind::ReconcileDies,
     Kind::Decide,
     Kind::AgentDies,
@@ -124,6 +124,7 @@ const SOMEWHERE: [Kind; 21] = [
     Kind::Reboot,
     Kind::DeleteNode,
     Kind::Leave,
+    Kind::Return,
     Kind::Register,
     Kind::KmsDown,
     Kind::Revoke,
@@ -152,6 +153,7 @@ pub fn faults(world: &World) -> Vec<Step> {
         match world.servers[n].life {
             Life::Absent => {}
             Life::Held => steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k))),
+            Life::Down if world.may_come_back(n) => steps.push(Step::to(Kind::Return, n)),
             Life::Down => steps.push(Step::to(Kind::Reboot, n)),
             Life::Up => {
                 steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k)));

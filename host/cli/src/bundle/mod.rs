@@ -19,7 +19,7 @@ use keyward_core::names;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-pub(crate) use seal::{Opener, Seal, passphrase};
+pub(crate) use seal::{Opener, Seal};
 
 const KIND: &str = "KeywardBundle";
 /// Raised when a reader of the one before could not read the next.
@@ -162,6 +162,40 @@ mod tests {
         assert!(Bundle::open(b"plain", &opened_by(&ours)).is_err());
         assert!(Seal::to(&[]).is_err() && Seal::to(&["age1nonsense".to_owned()]).is_err());
         assert!(Opener::identities("# nothing\n").is_err());
+    }
+
+    #[test]
+    fn what_may_be_secret_is_not_repeated_where_it_is_no_recipient() {
+        let identity = age::x25519::Identity::generate().to_string();
+        let identity = identity.expose_secret();
+        for (given, why) in [
+            (identity.to_owned(), "is an identity"),
+            (identity.to_lowercase(), "is an identity"),
+            (format!("key={identity}"), "is an identity"),
+            ("correct horse battery staple".to_owned(), "begins with age1"),
+            ("age1nonsense".to_owned(), "age1nonsense"),
+        ] {
+            let error = Seal::to(std::slice::from_ref(&given)).err().unwrap();
+            let told = format!("{error:#} {error:?}");
+            assert!(told.contains(why), "{told}");
+            let repeated = told.to_lowercase().contains(&given.to_lowercase());
+            assert_eq!(repeated, given.starts_with("age1"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_passphrase_is_the_first_line_of_its_file_and_in_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("passphrase");
+        std::fs::write(&file, "correct horse battery staple\nnot this line\n").unwrap();
+        let seal = Seal::by_passphrase(&file).unwrap();
+        assert!(
+            matches!(&seal, Seal::Passphrase(it) if it.expose_secret() == "correct horse battery staple")
+        );
+        std::fs::write(&file, "hunter2\n").unwrap();
+        let error = format!("{:#}", Opener::by_passphrase(&file).err().unwrap());
+        assert!(error.contains("--passphrase-file") && error.contains("less than 12"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]

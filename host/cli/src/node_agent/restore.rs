@@ -3,13 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use keyward_node::Kept;
-use zeroize::Zeroizing;
 
 use super::place::Place;
 use crate::bundle::{Bundle, Opener};
-use crate::export::read_passphrase;
 
 /// No bundle is longer.
 const LONGEST: u64 = 16 << 20;
@@ -40,12 +38,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let place = args.place.find()?;
     let opener = match (&args.identity, &args.passphrase_file) {
-        (_, Some(file)) => Opener::passphrase(read_passphrase(file)?),
-        (Some(file), None) => {
-            let read = || Opener::identities(&Zeroizing::new(std::fs::read_to_string(file)?));
-            read().with_context(|| format!("--identity {}", file.display()))?
-        }
-        (None, None) => anyhow::bail!("--identity or --passphrase-file is missing"),
+        (_, Some(file)) => Opener::by_passphrase(file)?,
+        (Some(file), None) => Opener::by_identities(file)?,
+        (None, None) => bail!("--identity or --passphrase-file is missing"),
     };
     let path = args.bundle;
     let named = path.display().to_string();

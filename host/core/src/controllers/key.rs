@@ -224,7 +224,11 @@ fn choose(snapshot: &Snapshot, mut trials: Vec<Trial>, trouble: &[Trouble], turn
         (Some(candidate), None) if unknown && trials.iter().all(|t| t.key_id != candidate.key_id) => {
             return Wish::Hold;
         }
-        _ => 0,
+        // What it is to become has been changed meanwhile: that is tried at once (Decisions 3).
+        (Some(candidate), None) => {
+            trials.iter().position(|trial| trial.key_id == candidate.key_id).unwrap_or(0)
+        }
+        (None, _) => 0,
     };
     if index >= trials.len() {
         return Wish::Nothing;

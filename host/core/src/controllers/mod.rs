@@ -30,7 +30,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::api::{Condition, ConditionStatus};
-use crate::formats::encryption_config::zero_hash;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, GroupResource, KeyId, Mode, Revision};
 use crate::machine::{self, Desired, Facts, Key, State};
@@ -132,16 +131,14 @@ impl<'a> Deployed<'a> {
 }
 
 /// Whether something else than the newest revision may have been written by somewhere since the writers were published: a
-/// configuration file was edited by hand. One that is still loaded is waited for, since no revision ends it.
+/// configuration file was edited by hand. One that is still loaded, or lies in the file, is waited for, since no revision
+/// ends it: each new one would be edited over in its turn.
 fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool {
-    let ours = |hash: &ConfigHash| {
-        hash == zero_hash()
-            || snapshot.told_revisions.iter().any(|told| told.config_hash == *hash)
-            || snapshot.revisions.values().any(|r| r.content.as_ref().is_ok_and(|c| c.hash() == *hash))
-    };
+    let Some(hash) = snapshot.content(newest).map(RevisionContent::hash) else { return false };
     let over = snapshot.servers.values().filter_map(|server| {
-        let status = server.status().filter(|status| status.loaded_hash.as_ref().is_some_and(ours))?;
-        status.drifted
+        let is_over = |seen: &Option<ConfigHash>| seen.as_ref() == Some(&hash);
+        let status = server.status()?;
+        status.drifted.filter(|_| is_over(&status.loaded_hash) && is_over(&status.installed_hash))
     });
     let Some(last) = over.max() else { return false };
     let writers = state.iter().flat_map(|state| state.resources.values().filter_map(|keys| keys.write));

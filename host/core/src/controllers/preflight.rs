@@ -1,9 +1,9 @@
 //! Gates new keys and in-place updates: on every control-plane node, next to the running plugins (Decisions 3).
 //!
 //! One node is asked first. A new key's canary is in its answer; the others must decrypt it, so that all nodes are shown to
-//! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1). The others are asked when it has passed,
-//! also where there is a canary from the beginning: a login that is refused is refused at one node, and not at every one, since
-//! there are KMSs that count such refusals and then lock out the plugins in use too.
+//! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1). The others are asked one after another,
+//! each when those before it have passed, also where there is a canary from the beginning: a login that is refused is refused
+//! at one node, and not at every one, since there are KMSs that count such refusals and then lock out the plugins in use too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use std::time::Duration;
 use super::key::{self, Then, Trial, Wish};
 use super::{Turn, diagnosis, preflight_status, record};
 use crate::SecretBytes;
-use crate::api::{Canary, ConditionStatus, PreflightPurpose, PreflightRequest, PreflightResult};
+use crate::api::{Canary, ConditionStatus, NodeError, PreflightPurpose, PreflightRequest, PreflightResult};
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use crate::ids::{KeyId, Mode, PluginDigest};
 use crate::outcome::{Action, Candidate};
 use crate::provider::Failure;
-use crate::snapshot::{Snapshot, StoredCandidate};
+use crate::snapshot::{ServerView, Snapshot, StoredCandidate};
 
 const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
 const PROGRESSING: &str = "EncryptionKMSPreflightControllerProgressing";
@@ -97,15 +97,10 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
     let requests = requests(&trial, &stored.hash, canary.as_ref(), &names, snapshot);
     report(snapshot, &trial, stored, &names, turn);
 
+    // An answer counts for the canary that it names: one that is made anew by the first node has to be decrypted anew.
     let passed = names.iter().all(|name| {
-        answers.get(*name).is_some_and(|answer| {
-            answer.result == PreflightResult::Succeeded
-                && snapshot.servers.get(*name).and_then(|s| s.agent.as_ref()).is_some_and(|agent| {
-                    // An answer counts for what was asked: all but the first must have decrypted the canary.
-                    agent.spec.preflight.as_ref().is_some_and(|asked| asked.canary.is_some())
-                        || answer.canary == canary
-                })
-        })
+        let answer = answers.get(*name);
+        answer.is_some_and(|answer| answer.result == PreflightResult::Succeeded && answer.canary == canary)
     });
     if let (true, Some(canary)) = (passed, canary) {
         accept(snapshot, trial, stored, canary, turn);
@@ -156,8 +151,8 @@ fn write_candidate(
     requests
 }
 
-/// One node first; the others when it has passed, and there is a canary that they must decrypt. Whoever was asked goes on
-/// being asked while there is one.
+/// One node first; when it has passed, and there is a canary that they must decrypt, the others, one more whenever all that
+/// were asked have passed. Whoever was asked goes on being asked while there is a canary.
 fn requests(
     trial: &Trial,
     hash: &PluginDigest,
@@ -172,12 +167,22 @@ fn requests(
     let without_canary = names.iter().find(|name| asked(name).is_some_and(|asked| asked.canary.is_none()));
     let asked_before = || names.iter().find(|name| asked(name).is_some());
     let first = without_canary.or_else(asked_before).or(names.first()).copied();
-    let passed = first
-        .and_then(|first| snapshot.servers.get(first)?.answer(hash))
-        .is_some_and(|answer| answer.result == PreflightResult::Succeeded);
+    let passed = |name: &str| {
+        let answer = snapshot.servers.get(name).and_then(|server| server.answer(hash));
+        answer.is_some_and(|answer| answer.result == PreflightResult::Succeeded)
+    };
+    let mut asked_so_far = names.iter().filter(|name| asked(name).is_some() || Some(**name) == first);
+    let next = if asked_so_far.all(|name| passed(name)) {
+        names.iter().find(|name| asked(name).is_none() && Some(**name) != first).copied()
+    } else {
+        None
+    };
     names
         .iter()
-        .filter(|name| Some(**name) == first || canary.is_some() && (passed || asked(name).is_some()))
+        .filter(|name| {
+            let goes_on = asked(name).is_some() || Some(**name) == next;
+            Some(**name) == first || canary.is_some() && goes_on
+        })
         .map(|name| {
             let makes_it = trial.purpose == PreflightPurpose::NewKey && Some(*name) == first;
             let request = PreflightRequest {
@@ -212,8 +217,7 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
                     failures.push(format!("node {name}: {}", told(snapshot, stored, failure)));
                 }
             }
-            _ => match server.status().and_then(|status| status.error.as_ref()) {
-                // It does not come to an answer: its disk is full, say.
+            _ => match keeps_from_answering(server, &stored.hash) {
                 Some(error) => failures.push(format!("node {name}: {}: {}", error.reason, error.message)),
                 None => waiting.push(name.as_str()),
             },
@@ -240,6 +244,15 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
     } else {
         turn.condition(PROGRESSING, ConditionStatus::True, "RunningPreflightCheck", &message);
     }
+}
+
+/// Why a node that was asked does not come to an answer: its disk is full, say. What else it is in trouble with, such as
+/// the plugin that the candidate is to replace, is not the candidate's.
+fn keeps_from_answering<'a>(server: &'a ServerView, hash: &PluginDigest) -> Option<&'a NodeError> {
+    let asked = server.agent.as_ref()?.spec.preflight.as_ref()?;
+    let error = server.status()?.error.as_ref()?;
+    (asked.hash == *hash && ["StepFailed", "NodeNotPrepared"].contains(&error.reason.as_str()))
+        .then_some(error)
 }
 
 /// A failure in words, with the provider's diagnosis where it has one.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Turn, lost, pods};
 use crate::api::{EncryptionNodeSpec, KeyCanary, PreflightRequest};
-use crate::formats::encryption_config::REVISION_ZERO;
+use crate::formats::encryption_config::{REVISION_ZERO, zero_hash};
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, KeyId, Revision};
 use crate::outcome::{Action, Notice, Waiting};
@@ -132,13 +132,13 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     let behind: Vec<(&ServerView, Behind)> = snapshot
         .servers
         .values()
-        .filter_map(|server| Some((server, behind(server, *target, content, &hash)?)))
+        .filter_map(|server| Some((server, behind(snapshot, server, *target, content, &hash)?)))
         .collect();
     if behind.is_empty() {
         return Assessment {
             deployment: Deployment::Converged { revision: *target, content },
             waiting: None,
-            notices: Vec::new(),
+            notices: edited(snapshot),
             rebuilt: None,
             targets,
         };
@@ -185,11 +185,32 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
         notices: warning
             .then(|| Notice { reason: reason.to_owned(), message: message.clone(), warning })
             .into_iter()
+            .chain(edited(snapshot))
             .collect(),
         waiting: Some(Waiting { reason: reason.to_owned(), message }),
         rebuilt: None,
         targets,
     }
+}
+
+/// Nodes whose configuration file was edited by hand: what was written by it may be plain text.
+fn edited(snapshot: &Snapshot) -> Vec<Notice> {
+    let notice = |server: &ServerView| {
+        let revision = server.status()?.drifted?;
+        let message = format!(
+            "node {}: its configuration file was edited by hand while revision {revision} was to be in force; once that is over, everything is re-encrypted",
+            server.name
+        );
+        Some(Notice { reason: "ConfigurationEdited".to_owned(), message, warning: true })
+    };
+    snapshot.servers.values().filter_map(notice).collect()
+}
+
+/// Whether nobody remembers that Keyward made this configuration.
+fn is_foreign(snapshot: &Snapshot, hash: &ConfigHash) -> bool {
+    let told = || snapshot.told_revisions.iter().any(|told| told.config_hash == *hash);
+    let kept = || snapshot.revisions.values().any(|r| r.content.as_ref().is_ok_and(|c| c.hash() == *hash));
+    hash != zero_hash() && !told() && !kept()
 }
 
 /// The newest revision of which anything tells that it was given to a node, and what tells so: what nodes were told and
@@ -341,6 +362,7 @@ enum Behind {
 
 /// Why a server is not at this revision; `None` where it is, plugins included.
 fn behind(
+    snapshot: &Snapshot,
     server: &ServerView,
     target: Revision,
     content: &RevisionContent,
@@ -350,8 +372,13 @@ fn behind(
         return Some(Behind::On(why));
     }
     let status = server.status()?;
-    if status.loaded_hash.as_ref() != Some(hash) {
-        return Some(Behind::On("its API server has not loaded the configuration yet".to_owned()));
+    if let Some(loaded) = status.loaded_hash.as_ref().filter(|loaded| *loaded != hash) {
+        let why = if is_foreign(snapshot, loaded) {
+            "its API server has loaded a configuration that Keyward does not know, edited by hand or of long ago; it may write plain text"
+        } else {
+            "its API server has not loaded the configuration yet"
+        };
+        return Some(Behind::On(why.to_owned()));
     }
     let mut by_hand = None;
     for (id, digest) in content.digests() {

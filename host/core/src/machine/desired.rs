@@ -188,10 +188,11 @@ fn drop_keys(
             let known = keys.read.iter().filter(fits).find(|id| everywhere(resource, **id));
             let known = known.or_else(|| keys.read.iter().find(fits)).copied();
             let other = || backed.iter().find(|key| may_take_over(key, writer, facts)).map(|key| key.id);
-            let Some(next) = known.or_else(other) else { continue };
-            keys.insert(next);
-            keys.write = Some(next);
-            changed = true;
+            if let Some(next) = known.or_else(other) {
+                keys.insert(next);
+                keys.write = Some(next);
+                changed = true;
+            }
         }
         let before = keys.read.len();
         let write = keys.write;

@@ -6,7 +6,7 @@ use std::fmt;
 use super::instance::Instance;
 use super::observe::{Observed, Question};
 use super::view::{Candidate, Needed, Problem, View};
-use super::{drift, install, preflight, probes, report, stop, trial};
+use super::{drift, install, late, preflight, probes, report, stop, trial};
 use crate::api::{Canary, EncryptionNodeStatus, PreflightAnswer};
 use crate::ids::{ConfigHash, KeyId, Revision};
 
@@ -291,7 +291,8 @@ fn record(view: &View<'_>, draft: &mut Draft) {
     }
 }
 
-/// What was there and is lost: after a reboot the folder of the sockets is empty. Needs neither operator nor API.
+/// What was there and is lost: after a reboot the folder of the sockets is empty. Needs neither operator nor API; only
+/// where another API server says so it is not to come back (`late.rs`).
 fn restore(view: &View<'_>, draft: &mut Draft) {
     let disk = &view.o.disk;
     for (instance, found) in &disk.instances {
@@ -306,6 +307,10 @@ fn restore(view: &View<'_>, draft: &mut Draft) {
     }
     for (key_id, generation) in &disk.serving {
         if !disk.links.contains_key(key_id) {
+            if let Some(why) = late::held(view, *key_id) {
+                draft.wait(why);
+                continue;
+            }
             let instance = Instance { key_id: *key_id, generation: generation.clone() };
             let why = format!("{instance} serves key {key_id}, and the key's link is gone");
             draft.step(Step::SwitchLink { key_id: *key_id, instance }, why);

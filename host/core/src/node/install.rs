@@ -2,6 +2,7 @@
 
 use super::decide::{Draft, Refused, Step};
 use super::drift::{self, Mend};
+use super::late;
 use super::observe::Refusal;
 use super::view::{Needed, Problem, Target, View};
 
@@ -14,6 +15,11 @@ pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
         }
         if view.on_disk(instance).trial {
             // It ends; what is started in its place has to pass (`trial`).
+            continue;
+        }
+        let no_link = !view.o.disk.links.contains_key(key_id);
+        if let Some(why) = late::held(view, *key_id).filter(|_| no_link) {
+            draft.wait(why);
             continue;
         }
         if view.question(instance, None).canary.is_none() {
@@ -72,7 +78,7 @@ pub(super) fn configuration(view: &View<'_>, draft: &mut Draft) {
             }
         }
     }
-    if view.loaded.is_none() {
+    if view.loaded.is_none() && !view.file.is_some_and(|file| late::is_late(view, file)) {
         return;
     }
     if let Some(refusal) = view.o.disk.refusal.as_ref().filter(|refusal| refusal.revision == target.revision)
@@ -176,6 +182,11 @@ fn put_back(view: &View<'_>, draft: &mut Draft) -> bool {
     let before = view.o.disk.refusal.as_ref().filter(|refusal| refusal.revision == revision);
     let attempts = before.map_or(0, |refusal| refusal.attempts).saturating_add(1);
     let refusal = Refusal { revision, hash: file.clone(), attempts, elapsed: std::time::Duration::ZERO };
+    if late::is_late(view, loaded) {
+        draft.problem(Problem::new("ConfigurationRefused", told(&refusal)));
+        draft.why.push(format!("what it had loaded ({loaded}) was withdrawn: it is not put back"));
+        return false;
+    }
     let how = match (&view.o.server, overdue) {
         (Err(_), _) => "within its time, and does not answer",
         (Ok(_), true) => "within its time",

@@ -18,6 +18,7 @@ mod drift;
 mod first;
 mod install;
 mod instance;
+mod late;
 mod observe;
 pub mod pod;
 mod policy;
@@ -26,6 +27,7 @@ mod probes;
 mod recovered;
 mod report;
 mod scrub;
+mod shapes;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -37,8 +39,8 @@ pub use decide::{Ask, Decision, Refused, Step, next};
 pub use first::first_steps;
 pub use instance::{Generation, Instance, SOCKETS};
 pub use observe::{
-    Disk, Failing, FileSeen, LastProbe, Observed, OnDisk, Pass, Probed, Question, Reading, Refusal, SeenSpec,
-    Socket, StepFailure, Unread, Unusable,
+    Absence, Disk, Failing, FileSeen, LastProbe, Observed, OnDisk, Pass, Probed, Question, Reading, Refusal,
+    SeenSpec, Socket, StepFailure, Unread, Unusable,
 };
 pub use policy::Policy;
 pub use recovered::{Recovered, in_force};

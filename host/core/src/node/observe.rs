@@ -20,6 +20,8 @@ pub struct Observed {
     pub policy: Policy,
     /// The node's `EncryptionNode`; `None` where there is none, or it cannot be read.
     pub spec: Option<SeenSpec>,
+    /// The API server says that there is none.
+    pub absence: Option<Absence>,
     /// The revision that `spec.revision` names; `None` for revision 0 and without a spec.
     pub target: Option<Result<Arc<RevisionContent>, Unusable>>,
     /// The plugins of the Secret `encryption-preflight`; `None` while nothing is requested.
@@ -45,6 +47,15 @@ pub struct SeenSpec {
     pub generation: i64,
     /// What the operator wants.
     pub spec: EncryptionNodeSpec,
+}
+
+/// Who says that there is no `EncryptionNode` of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Another API server: it said so while the node's own did not answer.
+    Elsewhere,
+    /// The node's own, perhaps, for so long.
+    Unsure(Duration),
 }
 
 /// Why an object is of no use.

@@ -43,6 +43,9 @@ pub struct Policy {
     pub linger: Duration,
     /// How long a plugin goes on after the API server loaded a configuration without it: requests may be under way.
     pub drain: Duration,
+    /// For how long a node that rebooted waits to be told that its configuration was not withdrawn, where it may be its own
+    /// API server that knows no `EncryptionNode` of it.
+    pub hold: Duration,
     /// How long a stopped plugin may take to leave its socket before its files are removed all the same.
     pub stop_deadline: Duration,
 }
@@ -65,6 +68,7 @@ impl Default for Policy {
             refusal_longest: seconds(600),
             linger: seconds(300),
             drain: seconds(30),
+            hold: seconds(300),
             stop_deadline: seconds(60),
         }
     }

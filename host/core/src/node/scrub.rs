@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
+use super::shapes;
+use crate::SecretBytes;
 use crate::formats::ReferencedData;
 use crate::formats::revision::PluginRecord;
 use crate::ids::hex;
@@ -14,11 +16,12 @@ use crate::provider::ReferenceKind;
 const MIN_BYTES: usize = 4;
 /// Lines of a value with several (a private key) are looked for one by one from this length on.
 const MIN_LINE_BYTES: usize = 16;
-const MASK: &str = "***";
+pub(super) const MASK: &str = "***";
 /// Stands for what was left out.
 const MORE: &str = "…";
 
-/// Knows every secret value that plugins were given, in the forms in which a program is likely to print it.
+/// Knows every secret value that plugins were given, in the forms in which a program is likely to print it. What a plugin was
+/// given by somebody else, for a login above all, it knows by its shape (`shapes.rs`).
 #[derive(Default)]
 pub struct Scrubber {
     /// Longest first, so that no part of a longer form is left over.
@@ -55,15 +58,25 @@ impl Scrubber {
         Self::of(self.forms.into_iter().chain(more).collect())
     }
 
+    /// And for these, whatever they are.
+    #[must_use]
+    pub fn and_bytes(self, given: &[SecretBytes]) -> Self {
+        let mut more = Vec::new();
+        given.iter().for_each(|value| collect(value.expose(), &mut more));
+        let more = more.into_iter().map(zeroize::Zeroizing::new);
+        Self::of(self.forms.into_iter().chain(more).collect())
+    }
+
     fn of(mut forms: Vec<zeroize::Zeroizing<String>>) -> Self {
         forms.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         forms.dedup();
         Self { forms }
     }
 
-    /// The text with each known value replaced by `***`.
+    /// The text with each known value, and whatever has the shape of a credential, replaced by `***`.
     pub fn clean(&self, text: &str) -> String {
-        self.forms.iter().fold(text.to_owned(), |text, form| text.replace(form.as_str(), MASK))
+        let known = self.forms.iter().fold(text.to_owned(), |text, form| text.replace(form.as_str(), MASK));
+        shapes::mask(&known)
     }
 
     /// The same, of at most so many bytes. Cut only when it is clean: half a value is not found any more.
@@ -171,6 +184,13 @@ mod tests {
             assert!(!shown.contains("ab") && shown.len() <= 40, "{shown}");
         }
         assert_eq!(scrubber.clean_and_cut("short", 40), "short");
+    }
+
+    #[test]
+    fn a_token_that_nobody_told_of_is_masked_too() {
+        let text = "login with s3cr3t-id gave hvs.CAESIJx9Q7mKq3YcW0RkTf2LhVn8";
+        assert_eq!(scrubber(ReferenceKind::Secret, b"s3cr3t-id").clean(text), "login with *** gave ***");
+        assert_eq!(Scrubber::default().clean_and_cut(text, 40), "login with s3cr3t-id gave ***");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::pod::{self, RenderError};
 use super::recovered::{self, Recovered};
 use super::valid;
 use crate::api::{Canary, PreflightRequest, PreflightResult};
-use crate::formats::encryption_config::zero_hash;
+use crate::formats::encryption_config::{EncryptionConfiguration, zero_hash};
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use crate::names;
@@ -262,6 +262,14 @@ impl<'a> View<'a> {
         let disk = &self.o.disk;
         let file = disk.file.iter().find(|file| file.hash == *hash);
         file.or_else(|| disk.configurations.get(hash))?.keys.clone()
+    }
+
+    /// The configuration of this hash, where it is known what it says.
+    pub(super) fn config_of(&self, hash: &ConfigHash) -> Option<&'a EncryptionConfiguration> {
+        let disk = &self.o.disk;
+        let file = disk.file.iter().find(|file| file.hash == *hash).or_else(|| disk.configurations.get(hash));
+        let seen = || file.and_then(|file| file.config.as_deref());
+        self.content_of(hash).map(|content| &content.config).or_else(seen)
     }
 
     /// The revision whose configuration has this hash: the target, else the newest kept one.

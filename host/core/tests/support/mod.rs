@@ -21,7 +21,7 @@ use keyward_core::formats::encryption_config::REVISION_ZERO;
 use keyward_core::formats::revision::{
     PluginRecord, RevisionContent, SecretData, decode_plugins, encode_plugins,
 };
-use keyward_core::ids::{ConfigHash, GroupResource, KeyId, PluginDigest, RemoteKeyId};
+use keyward_core::ids::{ConfigHash, GroupResource, KeyId, PluginDigest, RemoteKeyId, Revision};
 use keyward_core::names;
 use keyward_core::outcome::{Action, Outcome, REPORT_FACTS};
 use keyward_core::platform::{Age, Expiry, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
@@ -51,6 +51,10 @@ pub struct World {
     pub external: bool,
     /// What admins replaced by hand on nodes: the data that were there before, by key and digest.
     pub recovered: BTreeMap<String, (KeyId, PluginDigest)>,
+    /// Nodes in whose file something lies that their agents do not replace and their API servers do not load.
+    pub edited: BTreeSet<String>,
+    /// What their agents remember of it.
+    drifted: BTreeMap<String, Revision>,
     /// Nodes whose agents say nothing any more.
     pub silent: BTreeSet<String>,
     /// What the provider says of a failure.
@@ -94,6 +98,8 @@ impl World {
             compacted: false,
             external: false,
             recovered: BTreeMap::new(),
+            edited: BTreeSet::new(),
+            drifted: BTreeMap::new(),
             silent: BTreeSet::new(),
             diagnosis: None,
             expiries: BTreeMap::new(),
@@ -378,6 +384,16 @@ impl World {
                 ..Default::default()
             };
             let name = node.metadata.name.clone().unwrap_or_default();
+            status.installed_hash.clone_from(&status.loaded_hash);
+            let known = self.drifted.get(&name).copied();
+            if self.edited.contains(&name) {
+                status.installed_hash = Some(ConfigHash("sha256:edited".into()));
+                status.revision = Revision(0);
+                self.drifted.insert(name.clone(), known.unwrap_or_default().max(node.spec.revision));
+            } else if known.is_some_and(|known| known < node.spec.revision) {
+                self.drifted.remove(&name);
+            }
+            status.drifted = self.drifted.get(&name).copied();
             if let Some((key_id, before)) = self.recovered.get(&name) {
                 for plugin in &mut status.plugins {
                     if plugin.key_id == *key_id && plugin.digest == *before {

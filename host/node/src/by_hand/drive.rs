@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::ByHand;
 use crate::diagnosis::Diagnoser;
-use crate::disk::Disk;
+use crate::disk::{Disk, Glance};
 use crate::error::AgentError;
 use crate::prober::{Prober, Probing};
 
@@ -65,6 +65,7 @@ impl Driver {
         let observed = Observed {
             policy: place.policy,
             spec: None,
+            absence: None,
             target: None,
             candidate: None,
             // Nothing is put back on this command's word: it does not know what the API server is up to.
@@ -94,6 +95,12 @@ impl Driver {
         asking.ask(&asks);
         Ok((decision.steps, decision.busy))
     }
+}
+
+/// What is on the disk, whoever holds it.
+pub(super) async fn glance(place: &ByHand) -> Result<node::Disk, AgentError> {
+    let glance = Glance::new(&place.node, place.paths.clone(), place.owner);
+    blocking("looking at the disk", move || glance.look()).await
 }
 
 /// What waits for the disk is not done on the runtime.

@@ -12,8 +12,8 @@ use keyward_core::names;
 use keyward_core::node::{Observed, SeenSpec, Step, Unread, first_steps};
 
 use super::ByHand;
-use super::drive::blocking;
-use crate::disk::{Disk, Glance};
+use super::drive::{blocking, glance};
+use crate::disk::Disk;
 use crate::error::AgentError;
 
 /// A revision as it was kept elsewhere.
@@ -40,10 +40,8 @@ pub async fn restore(place: &ByHand, kept: Kept) -> Result<Vec<String>, AgentErr
     let content = RevisionContent::decode(&name, &kept.data)
         .map_err(|error| unusable(error.to_string()))?
         .ok_or_else(|| unusable("it holds no configuration".to_owned()))?;
-    let (node, paths, owner) = (place.node.clone(), place.paths.clone(), place.owner);
-    let seen = blocking("looking at the disk", move || Glance::new(&node, paths, owner).look()).await?;
     // Even one that is known here: what a node has may be newer than what was exported.
-    let own = seen.file.map(|file| file.hash);
+    let own = glance(place).await?.file.map(|file| file.hash);
     if let Some(own) =
         own.filter(|own| *own != content.hash() && *own != ConfigHash::of(REVISION_ZERO.as_bytes()))
     {
@@ -72,6 +70,7 @@ pub(super) async fn install(
         let observed = Observed {
             policy,
             spec: Some(SeenSpec { generation: 0, spec }),
+            absence: None,
             target: target.map(Ok),
             candidate: None,
             server: Err(Unread { why: "it has not started".to_owned(), answers: false }),

@@ -18,9 +18,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::ByHand;
-use super::drive::{Asking, Driver, blocking};
+use super::drive::{Asking, Driver, blocking, glance};
 use super::replacement::{NewFile, objects, replacement};
-use crate::disk::{Disk, Glance, Recoveries};
+use crate::disk::{Disk, Recoveries};
 use crate::error::AgentError;
 use crate::logs;
 
@@ -129,11 +129,6 @@ fn fresh_salt(key_id: KeyId) -> Result<SecretBytes, AgentError> {
     getrandom::fill(&mut salt)
         .map_err(|error| AgentError::CannotRecover { key_id, why: format!("no random bytes: {error}") })?;
     Ok(SecretBytes::new(salt))
-}
-
-async fn glance(place: &ByHand) -> Result<Seen, AgentError> {
-    let glance = Glance::new(&place.node, place.paths.clone(), place.owner);
-    blocking("looking at the disk", move || glance.look()).await
 }
 
 /// What tells the command to end. It goes on until nothing is left that would be started over and over.

@@ -1,6 +1,8 @@
 //! Steps, done. Each may be repeated; each leaves the disk such that the next look goes on from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::SystemTime;
 
 use keyward_core::SecretBytes;
 use keyward_core::formats::encryption_config::REVISION_ZERO;
@@ -14,6 +16,9 @@ use super::atomic::Lasting;
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
 use super::{Disk, Recoveries, atomic, ports};
 use crate::error::AgentError;
+
+/// So many copies of files edited by hand are kept: they may hold keys, and what was edited lately is asked for, if anything.
+const COPIES: usize = 5;
 
 impl Disk {
     /// Does one step, with the data that it was decided from.
@@ -39,8 +44,12 @@ impl Disk {
             Step::WriteFiles(instance) => self.write_files(instance, observed),
             Step::WritePod { instance, trial } => self.write_pod(instance, *trial, observed),
             Step::SwitchLink { key_id, instance } => self.switch_link(*key_id, instance),
-            Step::InstallConfiguration { revision, hash } => self.install(*revision, hash),
+            Step::InstallConfiguration { revision, hash } => {
+                self.is_as_observed(observed)?;
+                self.install(*revision, hash)
+            }
             Step::PutBack { hash, refused } => {
+                self.is_as_observed(observed)?;
                 if let Some(refused) = refused {
                     let record = RefusalRecord {
                         revision: refused.revision,
@@ -167,6 +176,16 @@ impl Disk {
         atomic::link(&self.paths.link(key_id), &instance.link_target())
     }
 
+    /// What is in the file must be what was decided about: somebody may have edited it since.
+    fn is_as_observed(&self, observed: &Observed) -> Result<(), AgentError> {
+        let now =
+            atomic::read(&self.paths.config())?.map(|file| ConfigHash::of(SecretBytes::new(file).expose()));
+        if now.as_ref() == observed.disk.file.as_ref().map(|file| &file.hash) {
+            return Ok(());
+        }
+        Err(gone("the configuration file as it was seen".to_owned()))
+    }
+
     fn install(&self, revision: Revision, hash: &ConfigHash) -> Result<(), AgentError> {
         let content = self.kept_revision(revision)?;
         if content.hash() != *hash {
@@ -192,7 +211,26 @@ impl Disk {
             return Ok(());
         }
         atomic::private_folder(&self.paths.edited())?;
-        atomic::write(&self.paths.edited_file(hash), file.expose(), None)
+        atomic::write(&self.paths.edited_file(hash), file.expose(), None)?;
+        self.forget_oldest_copies(hash)
+    }
+
+    /// The copy just made stays whatever the clock said when the others were: it is what is about to be replaced.
+    fn forget_oldest_copies(&self, newest: &ConfigHash) -> Result<(), AgentError> {
+        let (folder, newest) = (self.paths.edited(), self.paths.edited_file(newest));
+        let mut others = Vec::new();
+        for name in atomic::entries(&folder)? {
+            let path = folder.join(&name);
+            if name.strip_suffix(".json").is_none() || path == newest {
+                continue;
+            }
+            // One that cannot be looked at is as good as gone.
+            let made = fs::metadata(&path).and_then(|found| found.modified());
+            others.push((made.unwrap_or(SystemTime::UNIX_EPOCH), path));
+        }
+        others.sort_unstable();
+        let too_many = (others.len() + 1).saturating_sub(COPIES);
+        others.iter().take(too_many).try_for_each(|(_, path)| atomic::remove(path))
     }
 
     fn write_configuration(&self, bytes: &SecretBytes) -> Result<(), AgentError> {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use keyward_core::SecretBytes;
 use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use keyward_core::names;
@@ -45,6 +46,14 @@ impl Look {
 }
 
 impl Disk {
+    /// What an instance was given; what cannot be read is left out.
+    pub(crate) fn files(&self, instance: &Instance) -> Vec<SecretBytes> {
+        let folder = self.paths.plugin(instance);
+        let names = atomic::entries(&folder).unwrap_or_default();
+        let read = |name: String| atomic::read(&folder.join(name)).ok().flatten();
+        names.into_iter().filter_map(read).map(SecretBytes::new).collect()
+    }
+
     /// Everything that a decision needs.
     pub(crate) fn look(&self) -> Result<Look, AgentError> {
         let memory = self.memory()?;

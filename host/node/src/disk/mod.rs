@@ -75,6 +75,7 @@ impl Disk {
             paths.instances(),
             paths.revisions(),
             paths.configurations(),
+            paths.edited(),
             paths.manifests(),
         ];
         folders.extend(paths.config().parent().map(ToOwned::to_owned));

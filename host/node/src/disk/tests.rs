@@ -1,11 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use keyward_core::SecretBytes;
 use keyward_core::api::PluginSettings;
@@ -100,6 +100,7 @@ fn observed(disk: &Disk, target: Option<&Arc<RevisionContent>>) -> Observed {
     Observed {
         policy: Policy::default(),
         spec: None,
+        absence: None,
         target: target.map(|content| Ok(Arc::clone(content))),
         candidate: None,
         server: Err(Unread { why: "not asked".into(), answers: false }),
@@ -323,6 +324,28 @@ fn what_a_configuration_replaces_can_be_put_back() {
 }
 
 #[test]
+fn of_files_edited_by_hand_the_newest_are_kept() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    fs::create_dir_all(paths.config().parent().unwrap()).unwrap();
+    // A clock that was ahead: what is put aside now looks older than what was.
+    let ahead = SystemTime::now() + Duration::from_hours(1);
+    let edited: Vec<[u8; 1]> = (0..7).map(|n| [n]).collect();
+    for (n, text) in (0..).zip(&edited) {
+        let hash = ConfigHash::of(text);
+        fs::write(paths.config(), text).unwrap();
+        act(&disk, None, &[Step::PutAside(hash.clone())]);
+        assert_eq!(fs::read(paths.edited_file(&hash)).unwrap(), text);
+        let copy = fs::File::options().write(true).open(paths.edited_file(&hash)).unwrap();
+        copy.set_modified(ahead + Duration::from_secs(n)).unwrap();
+        fs::write(paths.edited().join("theirs.txt"), "theirs").unwrap();
+    }
+    let kept: BTreeSet<ConfigHash> = edited.iter().skip(2).map(|text| ConfigHash::of(text)).collect();
+    assert_eq!(disk.look().unwrap().disk.aside, kept);
+    assert!(paths.edited().join("theirs.txt").exists());
+}
+
+#[test]
 fn the_high_water_mark_never_falls() {
     let place = Place::new();
     let disk = place.open();
@@ -348,6 +371,7 @@ fn leftovers_of_a_killed_agent_are_removed() {
     let folders = [
         paths.state(),
         paths.revisions(),
+        paths.edited(),
         paths.manifests(),
         paths.config().parent().unwrap().to_owned(),
         paths.plugin(&instance("one")),

@@ -82,8 +82,8 @@ pub enum Refusal {
     },
     /// Somebody encrypts already.
     #[error(
-        "the API server reads its encryption configuration from {path}, which is not Keyward's; \
-         have it taken over first: keyward node-agent adopt"
+        "the API server reads its encryption configuration from {path}, which is not Keyward's, and Keyward does not take \
+         it over: decrypt what is stored by it, then take the flag away (docs/install.md, \"Where somebody encrypts already\")"
     )]
     Foreign {
         /// The flag's value.

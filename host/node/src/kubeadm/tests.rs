@@ -130,7 +130,7 @@ fn what_is_another_s_is_refused_with_what_to_do() {
     let flag = |flag: &str| MANIFEST.replace("    - --tls", &format!("    - {flag}\n    - --tls"));
     let mount = |mount: &str| MANIFEST.replace("    - mountPath: /etc/ssl/certs", mount);
     for (text, says) in [
-        (flag("--encryption-provider-config=/etc/enc.yaml"), "node-agent adopt"),
+        (flag("--encryption-provider-config=/etc/enc.yaml"), "decrypt what is stored by it"),
         (flag("--encryption-provider-config"), "two words"),
         (flag("--encryption-provider-config-automatic-reload=false"), "must be \"true\""),
         (
@@ -231,7 +231,7 @@ fn kubeadm_s_configuration_is_refused_where_it_is_not_understood() {
                 "apiServer: {}",
                 "apiServer: {extraArgs: [{name: encryption-provider-config, value: /x}]}",
             ),
-            "node-agent adopt",
+            "decrypt what is stored by it",
         ),
         (V1BETA4.replace("apiServer: {}", "apiServer: ["), "cannot be read"),
     ] {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use keyward_core::node::Scrubber;
 use keyward_kms::{KmsError, ProbeReport};
 use serde_json::{Value, json};
 
@@ -27,7 +28,8 @@ pub(super) fn of(report: Option<&ProbeReport>, known: Option<&str>, limit: Durat
     let entry = |status, detail: Option<String>| Entry {
         status,
         remote_key_id: cut(said.or(known).unwrap_or(UNKNOWN)),
-        detail: detail.map(|detail| if detail.trim().is_empty() { UNKNOWN.to_owned() } else { cut(&detail) }),
+        detail: detail
+            .map(|detail| if detail.trim().is_empty() { UNKNOWN.to_owned() } else { clean(&detail) }),
         learnt: said.map(cut),
     };
     match report.map(|report| &report.result) {
@@ -36,6 +38,11 @@ pub(super) fn of(report: Option<&ProbeReport>, known: Option<&str>, limit: Durat
         Some(Err(error)) => entry("Error", Some(error.to_string())),
         None => entry("Error", Some(format!("status: no answer from the KMS plugin within {limit:?}"))),
     }
+}
+
+/// What the plugin was given is not known here: what looks like a credential goes, and it goes before the cut.
+fn clean(text: &str) -> String {
+    cut(&Scrubber::default().clean(text))
 }
 
 fn cut(text: &str) -> String {
@@ -101,6 +108,13 @@ mod tests {
         assert_eq!((id.chars().count(), detail.unwrap().chars().count()), (LONGEST, LONGEST));
         let empty = report("x", "", Err(KmsError::Unhealthy { healthz: " ".into() }));
         assert_eq!(told(Some(&empty), None).2.as_deref(), Some("unknown"));
+    }
+
+    #[test]
+    fn what_looks_like_a_credential_is_not_told() {
+        let healthz = format!("{} X-Vault-Token: hvs.CAESIJx9Q7mKq3YcW0RkTf2LhVn8", "-".repeat(LONGEST - 30));
+        let report = report("x", "kek-1", Err(KmsError::Unhealthy { healthz }));
+        assert!(told(Some(&report), None).2.unwrap().ends_with("- X-Vault-Token: ***"));
     }
 
     #[test]

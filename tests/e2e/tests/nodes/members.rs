@@ -4,8 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use keyward_core::api::EncryptionNode;
-use keyward_test_cluster::User;
-use keyward_test_e2e::{Encryption, InUse, Phase};
+use keyward_test_e2e::{Encryption, InUse, Phase, give};
 use kube::api::{Api, DeleteParams};
 
 use crate::{PATIENCE, three};
@@ -26,6 +25,7 @@ const PHASES: [Phase; 8] = [
 async fn in_each_phase_a_node_joins_and_one_leaves() -> Result<()> {
     let most = std::env::var("KEYWARD_TEST_PHASES").ok().and_then(|most| most.parse().ok());
     let mut cluster = InUse::start(three(), 200, 40).await?;
+    give(&cluster.keyward.cluster, "join").await?;
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
     for ((at, phase), key) in PHASES.into_iter().enumerate().take(most.unwrap_or(PHASES.len())).zip(2..) {
         let to = Encryption::Transit(if key % 2 == 0 { "b" } else { "a" });
@@ -52,11 +52,8 @@ async fn in_each_phase_a_node_joins_and_one_leaves() -> Result<()> {
 
 /// As an admin has a control-plane node join: prepared before its API server starts for the first time.
 async fn join(cluster: &mut InUse, index: usize) -> Result<()> {
-    let admin = cluster.keyward.cluster.kubeconfig(0, &User::Admin)?;
-    let name = cluster.keyward.cluster.add_bare_node()?.name().to_owned();
-    let admin = admin.to_string_lossy();
-    let command = ["node-agent", "prepare", "--join", "--node", &name, "--kubeconfig", &admin];
-    let answer = cluster.keyward.command_on(index, &command).await?;
+    cluster.keyward.cluster.add_bare_node()?;
+    let answer = cluster.keyward.join(index).await?;
     ensure!(answer.status.success(), "{answer:?}");
     let node = cluster.keyward.cluster.node(index)?;
     node.release_apiserver()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyward_core::ids::KeyId;
 
 use super::World;
-use super::config::resources;
+use super::config::{Provider, RESOURCES, resources};
 use super::etcd::Sealed;
 use super::kms;
 use super::server::{Life, NAMES, Server};
@@ -41,6 +41,7 @@ impl World {
             Kind::Week => self.weeks = self.weeks.saturating_add(1),
             Kind::TokenEnds => self.accepts.1 = false,
             Kind::Register => self.register(a % NAMES.len()),
+            Kind::Return => self.come_back(a % NAMES.len()),
             Kind::Leave | Kind::DeleteNode => self.leave(a % NAMES.len(), kind == Kind::Leave),
             Kind::DeleteRevision => {
                 let found = self.api.snapshot.revisions.keys().rev().nth(a).copied();
@@ -165,6 +166,34 @@ impl World {
             Some(keyward_core::snapshot::AgentView { spec, status: None, resource_version: version });
         *api.generations.entry(NAMES[n].to_owned()).or_default() += 1;
         Arc::make_mut(&mut self.books).left[n] = false;
+    }
+
+    /// Whether a node could come back: one that has left, and whose configuration is in nobody's way. By local keys, or in
+    /// plain text, its API server writes as soon as it has started, whatever its agent does.
+    pub(crate) fn may_come_back(&self, n: usize) -> bool {
+        let Some(file) = self.file(n) else { return false };
+        let needs_a_socket = |resource: usize| match file.writer(resource) {
+            Provider::Kms(_) => true,
+            Provider::Identity => !self.books.encrypted[resource],
+            _ => false,
+        };
+        self.books.left[n]
+            && self.servers[n].life == Life::Down
+            && self.running().next().is_some()
+            && (0..RESOURCES.len()).all(needs_a_socket)
+    }
+
+    fn come_back(&mut self, n: usize) {
+        if !self.may_come_back(n) {
+            return;
+        }
+        let api = Arc::make_mut(&mut self.api);
+        let view = api.snapshot.servers.entry(NAMES[n].to_owned()).or_default();
+        NAMES[n].clone_into(&mut view.name);
+        view.is_node = true;
+        Arc::make_mut(&mut self.books).left[n] = false;
+        self.reboot(n);
+        self.server_mut(n).returned = true;
     }
 
     /// Its objects are deleted: the EncryptionNode, and with `node` the Node too.

@@ -13,7 +13,7 @@ use keyward_core::api::{
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::{PluginRecord, RevisionContent};
 use keyward_core::ids::{KeyId, PluginDigest, Revision};
-use keyward_core::node::{Instance, Observed, Probed, Question, Socket};
+use keyward_core::node::{Absence, Instance, Observed, Probed, Question, Socket};
 use keyward_core::outcome::Action;
 use keyward_core::snapshot::Snapshot;
 
@@ -350,8 +350,14 @@ fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>)
     p.name(server.loaded.hash.0.as_bytes());
     p.hash(&server.adopted);
     p.flag(server.disturbed);
+    p.flag(server.returned);
     print_disk(p, &server.observed, ranks);
     p.put(over(server.observed.file_age));
+    p.put(match server.observed.absence {
+        None => 0,
+        Some(Absence::Elsewhere) => 1,
+        Some(Absence::Unsure(since)) => 2 + over(since),
+    });
     print_instances(p, server);
 }
 

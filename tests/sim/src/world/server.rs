@@ -8,7 +8,7 @@ use keyward_core::api::Adopted;
 use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::KeyId;
 use keyward_core::node::{
-    self, Disk, Instance, Observed, Policy, Reading, Refusal, SeenSpec, Step, Unread, Unusable,
+    self, Absence, Disk, Instance, Observed, Policy, Reading, Refusal, SeenSpec, Step, Unread, Unusable,
 };
 
 use super::World;
@@ -63,6 +63,8 @@ pub struct Server {
     pub processes: BTreeMap<Instance, Process>,
     /// Something outside took away what was running: a reboot.
     pub disturbed: bool,
+    /// It has come back, and has loaded nothing else yet than what it had.
+    pub returned: bool,
 }
 
 impl Server {
@@ -74,6 +76,7 @@ impl Server {
             observed: Observed {
                 policy: Policy::default(),
                 spec: None,
+                absence: None,
                 target: None,
                 candidate: None,
                 server: Err(Unread { why: String::new(), answers: false }),
@@ -88,6 +91,7 @@ impl Server {
             adopted: BTreeMap::new(),
             processes: BTreeMap::new(),
             disturbed: false,
+            returned: false,
         }
     }
 
@@ -109,7 +113,7 @@ impl Server {
         self.observed.unneeded.clear();
         self.observed.file_age = Duration::ZERO;
         self.observed.failed_step = None;
-        self.observed.spec = None;
+        (self.observed.spec, self.observed.absence) = (None, None);
     }
 }
 
@@ -126,6 +130,13 @@ impl World {
         let seen = agent.filter(|_| reachable).map(|agent| SeenSpec {
             generation: self.api.generations.get(NAMES[n]).copied().unwrap_or_default(),
             spec: agent.spec.clone(),
+        });
+        let others = self.running().any(|other| other != n);
+        let before = self.servers[n].observed.absence;
+        let absence = (reachable && agent.is_none()).then_some(match before {
+            _ if others => Absence::Elsewhere,
+            Some(absence) => absence,
+            None => Absence::Unsure(Duration::ZERO),
         });
         let revision = seen.as_ref().map(|seen| seen.spec.revision).filter(|revision| revision.0 > 0);
         let why = || Unusable::Unreadable("timeout".into());
@@ -145,6 +156,7 @@ impl World {
         });
         let observed = &mut self.server_mut(n).observed;
         (observed.spec, observed.target, observed.candidate) = (seen, target, candidate);
+        observed.absence = absence;
     }
 
     /// One turn of the agent on what it has read. Dies after so many steps, where a number is given.
@@ -395,6 +407,7 @@ impl World {
     fn load(&mut self, n: usize, config: Arc<Config>) {
         self.under_way(n);
         let server = self.server_mut(n);
+        server.returned &= server.loaded.hash == config.hash;
         server.loaded = config;
         server.adopted.clear();
         self.adopt(n);
@@ -481,6 +494,9 @@ impl World {
         let by = Duration::from_secs(seconds);
         let observed = &mut server.observed;
         observed.file_age += by;
+        if let Some(Absence::Unsure(since)) = &mut observed.absence {
+            *since += by;
+        }
         for probed in observed.probes.values_mut() {
             probed.age += by;
             if let Some(pass) = &mut probed.pass {

@@ -116,6 +116,8 @@ kinds! {
     RefuseKeys = "refuse-keys",
     /// They can again.
     AcceptKeys = "accept-keys",
+    /// Node `a`, which has left, comes back with its disk as it was: its machine boots, and its kubelet registers it.
+    Return = "return",
     /// Node `a` is registered; its API server starts once it is prepared.
     Register = "register",
     /// The objects of node `a` are deleted, whatever its API server is doing.

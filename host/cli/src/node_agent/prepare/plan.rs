@@ -13,6 +13,14 @@ use super::cluster::{self, Cluster};
 /// kube-apiserver's own.
 const REQUEST_TIMEOUT: &str = "60s";
 
+/// Why somebody else's configuration stops this, and the way out.
+fn foreign() -> String {
+    format!(
+        "{CONFIG} is not Keyward's, and Keyward does not take it over: decrypt what is stored by it, then move it away \
+         (docs/install.md, \"Where somebody encrypts already\")"
+    )
+}
+
 /// Everything that one run decides from.
 pub(super) struct Plan {
     /// The manifest as it is.
@@ -81,9 +89,7 @@ impl Plan {
             )),
         }
         if self.installed == Installed::Foreign {
-            self.faults.push(format!(
-                "{CONFIG} is not Keyward's; have it taken over first: keyward node-agent adopt"
-            ));
+            self.faults.push(foreign());
         }
         if self.cluster.is_none() {
             self.notes.push(format!("{} was not looked at (--manifest-only)", cluster::NAME));
@@ -119,9 +125,7 @@ impl Plan {
     /// cluster in which nothing was ever encrypted.
     pub(super) fn may_be_carried_out(&self) -> Result<()> {
         let begins = match self.installed {
-            Installed::Foreign => {
-                bail!("{CONFIG} is not Keyward's; have it taken over first: keyward node-agent adopt")
-            }
+            Installed::Foreign => bail!(foreign()),
             Installed::Ours => false,
             // Where an agent has seen to it, it is what this node is to have now.
             Installed::RevisionZero => !self.edited.missing.is_empty() && !self.known,

@@ -144,6 +144,7 @@ impl Machine {
         });
         Observed {
             policy: Policy { file_poll: seconds(self.poll), ..Policy::default() },
+            absence: None,
             target,
             candidate,
             server: if self.away {

@@ -1,6 +1,7 @@
 //! Tables of single decisions, and a model of a node that is killed between any two steps.
 
 mod drift;
+mod late;
 mod machine;
 mod model;
 mod recovered;

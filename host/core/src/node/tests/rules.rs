@@ -14,7 +14,7 @@ pub(super) fn at_rest() -> Observed {
     settled(&mut memory).observe(&mut memory)
 }
 
-fn settled(memory: &mut Memory) -> Machine {
+pub(super) fn settled(memory: &mut Memory) -> Machine {
     let mut machine = Machine::new();
     machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
     machine.plugins.insert(instance(1, "b"), Ok("kek-1".into()));

@@ -2,17 +2,18 @@
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::audit::{On, Request};
+use super::audit::{Asked, On, Request};
 
 /// One verb on one thing, for those who are bound to the role.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
     /// `Role NAMESPACE/NAME` or `ClusterRole NAME`.
-    pub(crate) role: String,
+    role: String,
     namespace: Option<String>,
-    pub(crate) verb: String,
+    verb: String,
     on: Granted,
     subjects: Vec<Subject>,
 }
@@ -42,7 +43,7 @@ impl std::fmt::Display for Grant {
 
 impl Grant {
     /// Whether the API server would let this request pass by this grant.
-    pub(crate) fn covers(&self, request: &Request) -> bool {
+    fn covers(&self, request: &Request) -> bool {
         let is_meant = self.subjects.iter().any(|subject| match subject.kind.as_str() {
             "Group" => request.groups.contains(&subject.name),
             "User" => request.user == subject.name,
@@ -81,13 +82,13 @@ pub(crate) fn of(documents: &[Value]) -> Result<Vec<Grant>> {
         }
         let name = text(role, "/metadata/name").context("a role's name")?;
         let namespace = text(role, "/metadata/namespace");
-        let rules: Vec<PolicyRule> = serde_json::from_value(role["rules"].clone())?;
+        let rules: Vec<PolicyRule> = part(role, "rules")?;
         let mut subjects = Vec::new();
         for binding in documents.iter().filter(|object| object.get("roleRef").is_some()) {
-            let reference: RoleRef = serde_json::from_value(binding["roleRef"].clone())?;
+            let reference: RoleRef = part(binding, "roleRef")?;
             let within = text(binding, "/metadata/namespace");
             if reference.kind == kind && reference.name == name && within == namespace {
-                subjects.extend(serde_json::from_value::<Vec<Subject>>(binding["subjects"].clone())?);
+                subjects.extend(part::<Vec<Subject>>(binding, "subjects")?);
             }
         }
         let role = match &namespace {
@@ -104,6 +105,22 @@ pub(crate) fn of(documents: &[Value]) -> Result<Vec<Grant>> {
         }));
     }
     Ok(grants)
+}
+
+fn part<T: DeserializeOwned>(object: &Value, name: &str) -> Result<T> {
+    let part = object.get(name).with_context(|| format!("no {name}: {object}"))?;
+    Ok(serde_json::from_value(part.clone())?)
+}
+
+/// Grants without which everything would have gone as well: no request needed them, or another one gives it, too.
+pub(crate) fn in_vain<'g>(grants: &'g [Grant], asked: &Asked) -> impl Iterator<Item = &'g Grant> {
+    let needed = move |at: usize| {
+        asked.granted.iter().any(|request| {
+            let mut by = grants.iter().enumerate().filter(|(_, grant)| grant.covers(request));
+            by.next().is_some_and(|(first, _)| first == at) && by.next().is_none()
+        })
+    };
+    grants.iter().enumerate().filter(move |(at, _)| !needed(*at)).map(|(_, grant)| grant)
 }
 
 fn expanded(rule: &PolicyRule) -> Vec<(String, Granted)> {

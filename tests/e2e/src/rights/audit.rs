@@ -3,31 +3,41 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use keyward_test_cluster::User;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// The group of those who run commands here.
-pub(crate) const PEOPLE: &str = "keyward-test:people";
+use super::{PEOPLE, grants};
 
 /// Who, what, on what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Request {
-    pub(crate) user: String,
-    pub(crate) groups: BTreeSet<String>,
-    pub(crate) verb: String,
-    pub(crate) on: On,
+pub struct Request {
+    /// The user's name.
+    pub user: String,
+    /// The user's groups.
+    pub groups: BTreeSet<String>,
+    /// RBAC's word for what is done.
+    pub verb: String,
+    /// To what.
+    pub on: On,
 }
 
+/// What a request is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum On {
-    /// `resource` with its subresource; the namespace and the name are empty where the request has none.
+pub enum On {
+    /// Objects.
     Object {
+        /// The API group; empty for the core group.
         group: String,
+        /// In plural, with its subresource.
         resource: String,
+        /// Empty where the request has none.
         namespace: String,
+        /// Empty where the request has none.
         name: String,
     },
+    /// A path that is no resource's.
     Url(String),
 }
 
@@ -45,11 +55,12 @@ impl std::fmt::Display for Request {
 
 /// Everything that was asked.
 #[derive(Debug, Default)]
-pub(crate) struct Asked {
-    pub(crate) granted: BTreeSet<Request>,
+pub struct Asked {
+    /// What was not refused, whatever became of it.
+    pub granted: BTreeSet<Request>,
     /// Refused, and never granted before or after. A right that was given a moment ago may not have reached the API
     /// server's authorizer yet; whoever asks again then gets it.
-    pub(crate) refused: BTreeSet<Request>,
+    pub refused: BTreeSet<Request>,
 }
 
 #[derive(Deserialize)]
@@ -88,26 +99,21 @@ struct Status {
 }
 
 /// A policy and a log below a folder, and the API server's arguments for them.
-pub(crate) struct Audit {
+pub struct Audit {
     policy: PathBuf,
     log: PathBuf,
 }
 
 impl Audit {
-    /// Operator, agents, and [`PEOPLE`].
-    pub(crate) fn below(folder: &Path) -> Result<Self> {
-        let of = |who: serde_json::Value| {
-            let mut rule = json!({"level": "Metadata"});
-            rule.as_object_mut().unwrap().extend(who.as_object().unwrap().clone());
-            rule
-        };
+    /// Of operator, agents, and whoever is a [`person`](super::person).
+    pub fn below(folder: &Path) -> Result<Self> {
         let policy = json!({
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
             "omitStages": ["RequestReceived"],
             "rules": [
-                of(json!({"userGroups": ["keyward:nodes", PEOPLE]})),
-                of(json!({"users": ["system:serviceaccount:keyward-system:keyward-operator"]})),
+                {"level": "Metadata", "userGroups": ["keyward:nodes", PEOPLE]},
+                {"level": "Metadata", "users": [User::Operator.name()]},
                 {"level": "None"},
             ],
         });
@@ -116,15 +122,31 @@ impl Audit {
         Ok(this)
     }
 
-    pub(crate) fn arguments(&self) -> [String; 2] {
+    /// What the API server is to be told.
+    pub fn arguments(&self) -> [String; 2] {
         [
             format!("--audit-policy-file={}", self.policy.display()),
             format!("--audit-log-path={}", self.log.display()),
         ]
     }
 
+    /// Fails where a request was refused that was not meant to be, or where one of these roles grants something without
+    /// which everything would have gone as well. Returns how many grants there are.
+    pub fn must_fit(&self, roles: &[Value], is_meant: impl Fn(&Request) -> bool) -> Result<usize> {
+        let asked = self.asked()?;
+        let grants = grants::of(roles)?;
+        println!("{} requests of {} kinds of grants", asked.granted.len(), grants.len());
+        ensure!(!grants.is_empty(), "these roles grant nothing");
+        let refused = asked.refused.iter().filter(|request| !is_meant(request));
+        let mut wrong: Vec<String> = refused.map(|request| format!("refused: {request}")).collect();
+        let vain = grants::in_vain(&grants, &asked);
+        wrong.extend(vain.map(|grant| format!("granted in vain: {grant}")));
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(grants.len())
+    }
+
     /// All of it so far.
-    pub(crate) fn asked(&self) -> Result<Asked> {
+    pub fn asked(&self) -> Result<Asked> {
         let log = std::fs::read_to_string(&self.log).context("the audit log")?;
         let mut asked = Asked::default();
         // The last line may be being written.

@@ -1,42 +1,43 @@
 //! A whole life under the shipped roles: nothing is refused, and nothing is granted in vain.
 //!
-//! The API server's audit log is the witness. Take a verb out of a role of deploy/rbac, and a request is refused; put one
-//! in that nobody needs, or that another role gives already, and no request needed it.
+//! The API server's audit log is the witness ([`keyward_test_e2e::Audit`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
-mod audit;
-mod grants;
-
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use keyward_core::api::{ClusterEncryption, EncryptionMigration};
+use keyward_core::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
 use keyward_core::names;
-use keyward_test_cluster::{Binary, Image, Seen, User, wait_until};
-use keyward_test_e2e::{IMAGE, Install, Keyward, Load, SHORT_HISTORY, shipped, vault_spec};
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use keyward_test_cluster::{Binary, Image, Seen, Tools, wait_until};
+use keyward_test_e2e::{
+    Audit, IMAGE, Install, Keyward, Load, On, RIGHTS, Request, SHORT_HISTORY, give, person, shipped,
+    shipped_documents, vault_spec,
+};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
-
-use audit::{Asked, Audit, On, PEOPLE, Request};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 /// The image in deploy/node-agent.yaml.
 const SHIPPED_IMAGE: &str = "example.com/keyward/keyward:0.1.0";
 /// An image that no node can run.
 const NO_IMAGE: &str = "registry.example.com/nobody/plugin@sha256:4444444444444444444444444444444444444444444444444444444444444444";
-/// Roles, each by its file; of people, also who gets it.
-const ROLES: [(&str, Option<&str>); 6] = [
-    ("rbac/operator.yaml", None),
-    ("rbac/node-agent.yaml", None),
-    ("rbac/status.yaml", Some("status")),
-    ("rbac/plan.yaml", Some("plan")),
-    ("rbac/reencrypt.yaml", Some("reencrypt")),
-    ("rbac/forget-key.yaml", Some("forget-key")),
-];
+/// Roles of people, each by its file's name.
+const PEOPLE: [&str; 6] = ["status", "plan", "reencrypt", "forget-key", "export", "join"];
+/// Those that are gone through elsewhere: `kubeadm` and `health_reporter`.
+const ELSEWHERE: [&str; 2] = ["prepare", "health-reporter"];
 
-fn person(name: &str) -> User {
-    User::Other { name: name.to_owned(), groups: vec![PEOPLE.to_owned()] }
+#[test]
+fn every_shipped_role_is_gone_through() -> Result<()> {
+    let mut there = BTreeSet::new();
+    for entry in std::fs::read_dir(Tools::here().root().join("deploy/rbac"))? {
+        there.insert(format!("rbac/{}", entry?.file_name().to_string_lossy()));
+    }
+    let people = PEOPLE.iter().chain(&ELSEWHERE).map(|name| format!("rbac/{name}.yaml"));
+    let known: BTreeSet<String> = RIGHTS.map(str::to_owned).into_iter().chain(people).collect();
+    ensure!(there == known, "shipped are {there:?}, gone through {known:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +47,13 @@ async fn nothing_is_refused_and_nothing_is_granted_in_vain() -> Result<()> {
     let apiserver_args = audit.arguments().into_iter().chain([SHORT_HISTORY.to_owned()]).collect();
     let operator_args = vec!["--lease-duration=3s".to_owned()];
     let mut keyward = Keyward::start(Install { apiserver_args, operator_args, ..Install::default() }).await?;
-    let documents = roles(&keyward).await?;
+    let mut roles = Vec::new();
+    for file in RIGHTS {
+        roles.extend(shipped_documents(&keyward.cluster, file)?);
+    }
+    for name in PEOPLE {
+        roles.extend(give(&keyward.cluster, name).await?);
+    }
     // Nothing runs them here; the API server knows every field.
     for file in ["namespace.yaml", "operator.yaml", "node-agent.yaml"] {
         keyward.cluster.apply(&shipped(&keyward.cluster, file)?).await.context(file)?;
@@ -55,46 +62,9 @@ async fn nothing_is_refused_and_nothing_is_granted_in_vain() -> Result<()> {
 
     live(&mut keyward, &audit).await?;
 
-    let asked = audit.asked()?;
-    let mut wrong: Vec<String> = asked
-        .refused
-        .iter()
-        .filter(|request| !is_meant_to_be_refused(request))
-        .map(|request| format!("refused: {request}"))
-        .collect();
-    wrong.extend(in_vain(&documents, &asked)?);
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let grants = audit.must_fit(&roles, is_meant_to_be_refused)?;
+    ensure!(grants > 50, "only {grants} grants were found");
     Ok(())
-}
-
-/// Applies the roles of people, binds them, and returns all documents.
-async fn roles(keyward: &Keyward) -> Result<Vec<Value>> {
-    let mut documents = Vec::new();
-    for (file, person) in ROLES {
-        let text = shipped(&keyward.cluster, file)?;
-        let mut shipped: Vec<Value> = serde_saphyr::from_multiple(&text)?;
-        shipped.retain(|document| !document.is_null());
-        if let Some(person) = person {
-            let bindings: Vec<Value> = shipped.iter().map(|role| bound(role, person)).collect();
-            for document in shipped.iter().chain(&bindings) {
-                keyward.cluster.apply(&document.to_string()).await?;
-            }
-            documents.extend(bindings);
-        }
-        documents.extend(shipped);
-    }
-    Ok(documents)
-}
-
-fn bound(role: &Value, person: &str) -> Value {
-    let (kind, metadata) = (role["kind"].as_str().unwrap(), &role["metadata"]);
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": format!("{kind}Binding"),
-        "metadata": metadata,
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": metadata["name"]},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": person}],
-    })
 }
 
 /// The agent as deploy/node-agent.yaml has it, with the two powers of root that it leaves and no other.
@@ -124,10 +94,15 @@ async fn run_shipped_agent(keyward: &mut Keyward) -> Result<()> {
 /// Everything that somebody does in the life of a cluster.
 async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     let load = Load::create(&keyward.client, 40, 10).await?;
+    keyward.cluster.add_bare_node()?;
+    join(keyward, "the cluster has no revision yet").await?;
     // What the kubelet says of a plugin that cannot start.
     keyward.trouble(&vault_spec(keyward, "a", NO_IMAGE), &["preflight of key 1", "node-1"], PATIENCE).await?;
     keyward.apply(&vault_spec(keyward, "a", &IMAGE(1))).await?;
     keyward.wait_settled(1, PATIENCE).await?;
+    join(keyward, "is installed").await?;
+    keyward.cluster.stop_node(1)?;
+    export(keyward).await?;
 
     // A resource of a group: whether kube-apiserver itself serves it.
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
@@ -179,6 +154,24 @@ async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     Ok(())
 }
 
+/// The second node is prepared to join, and given up before its API server has started.
+async fn join(keyward: &Keyward, says: &str) -> Result<()> {
+    let answer = keyward.join(1).await?;
+    ensure!(answer.status.success() && answer.said.contains(says), "{answer:?}");
+    let nodes = Api::<EncryptionNode>::all(keyward.client.clone());
+    nodes.delete(keyward.cluster.node(1)?.name(), &DeleteParams::default()).await?;
+    Ok(())
+}
+
+async fn export(keyward: &Keyward) -> Result<()> {
+    let out = keyward.cluster.folder().join("bundle.age");
+    let to = age::x25519::Identity::generate().to_public().to_string();
+    let command = ["export", "--out", &out.to_string_lossy(), "--recipient", &to];
+    let answer = keyward.command_as(&person("export"), &command).await?;
+    ensure!(answer.status.success(), "{answer:?}");
+    Ok(())
+}
+
 /// Somebody labels the migrations while they run, until the engine had to read one again whose version had moved.
 async fn disturbed(keyward: &Keyward, audit: &Audit) -> Result<()> {
     let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
@@ -220,19 +213,4 @@ async fn plan(keyward: &Keyward) -> Result<()> {
 fn is_meant_to_be_refused(request: &Request) -> bool {
     let On::Object { resource, namespace, .. } = &request.on else { return false };
     request.user == "plan" && request.verb == "list" && namespace.is_empty() && resource != "nodes"
-}
-
-/// Grants without which everything would have gone as well.
-fn in_vain(documents: &[Value], asked: &Asked) -> Result<Vec<String>> {
-    let grants = grants::of(documents)?;
-    ensure!(grants.len() > 50, "only {} grants were found", grants.len());
-    println!("{} requests of {} kinds of grants", asked.granted.len(), grants.len());
-    let needed = |at: usize| {
-        asked.granted.iter().any(|request| {
-            let mut by = grants.iter().enumerate().filter(|(_, grant)| grant.covers(request));
-            by.next().is_some_and(|(first, _)| first == at) && by.next().is_none()
-        })
-    };
-    let vain = grants.iter().enumerate().filter(|(at, _)| !needed(*at));
-    Ok(vain.map(|(_, grant)| format!("granted in vain: {grant}")).collect())
 }

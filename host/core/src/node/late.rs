@@ -1,0 +1,90 @@
+//! A node that comes back with a configuration that was withdrawn meanwhile (DESIGN.md, "Joining and returning"): it was
+//! given up with its objects, so that nobody waited for it, and what its API server writes by its old configuration no
+//! other one could read.
+//!
+//! A reboot has emptied the folder of the sockets. The links of keys that the target does not have are not made again,
+//! so that nothing can be written under them, and the target is installed before the API server answers, as on a node
+//! that joins. A local key needs no socket: there the target is installed as early as the agent runs, which may be a
+//! moment after the API server.
+
+use super::observe::Absence;
+use super::view::View;
+use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration};
+use crate::ids::{ConfigHash, KeyId, Revision};
+
+/// Why the link of a key that served before the reboot is not made again now.
+pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
+    match view.o.absence {
+        Some(Absence::Elsewhere) => {
+            return Some(format!(
+                "another API server knows no EncryptionNode of this node: the link of key {key_id} is made again when the operator has said which revision is in force"
+            ));
+        }
+        Some(Absence::Unsure(since)) if since < view.o.policy.hold => {
+            return Some(format!(
+                "there is no EncryptionNode of this node: for {:?} the link of key {key_id} is not made again, in case the configuration here was withdrawn",
+                view.o.policy.hold
+            ));
+        }
+        _ => {}
+    }
+    let target = view.target.as_ref().filter(|target| !target.plugins.contains_key(&key_id))?;
+    let names = |hash: &&ConfigHash| view.keys_of(hash).is_none_or(|keys| keys.contains(&key_id));
+    let mut here = view.file.into_iter().chain(view.loaded);
+    let needed = here.any(|hash| names(&hash) && !is_late(view, hash));
+    (!needed).then(|| {
+        format!(
+            "key {key_id} was withdrawn: its link is not made again, and revision {} is installed before the API server serves",
+            target.revision
+        )
+    })
+}
+
+/// Whether the configuration of this hash was withdrawn: the target does not read what it writes, or it writes in plain
+/// text what the target encrypts, and was not the one before it.
+pub(super) fn is_late(view: &View<'_>, hash: &ConfigHash) -> bool {
+    let Some(target) = view.target.as_ref().filter(|target| target.hash != *hash) else { return false };
+    let Some(config) = view.config_of(hash) else { return false };
+    let now = &target.content.config;
+    let revision = view.revision_of(hash).map_or(Revision(0), |(revision, _)| revision);
+    let long_ago = revision.0.saturating_add(1) < target.revision.0;
+    let resources =
+        || config.resources.iter().chain(&now.resources).flat_map(|entry| entry.resources.iter().flatten());
+    resources().any(|resource| {
+        let writes = providers(config, resource).first();
+        let reads = providers(now, resource);
+        match writes.filter(|provider| provider.identity.is_none()) {
+            Some(writes) => !reads.iter().any(|reads| is_same(reads, writes)),
+            None => {
+                let plain = |provider: &ProviderConfiguration| provider.identity.is_some();
+                let encrypts = reads.first().is_some_and(|first| !plain(first));
+                encrypts && (long_ago || !reads.iter().any(plain))
+            }
+        }
+    })
+}
+
+/// What is not named is plain text.
+fn providers<'a>(config: &'a EncryptionConfiguration, resource: &str) -> &'a [ProviderConfiguration] {
+    let names = |all: &Vec<String>| all.iter().any(|name| name == resource);
+    let mut entries = config.resources.iter().filter(|entry| entry.resources.as_ref().is_some_and(names));
+    entries.next().map_or(&[], |entry| &entry.providers)
+}
+
+/// Whether one reads what the other writes: a KMS provider is its name, whatever its timeout; a local one its keys, of
+/// which the first writes.
+fn is_same(reads: &ProviderConfiguration, writes: &ProviderConfiguration) -> bool {
+    match (&reads.kms, &writes.kms) {
+        (Some(reads), Some(writes)) => reads.name == writes.name,
+        (None, None) => {
+            let keys = |of: &ProviderConfiguration| {
+                [&of.aescbc, &of.aesgcm, &of.secretbox].map(|keys| keys.clone().map(|keys| keys.keys))
+            };
+            keys(reads).into_iter().zip(keys(writes)).any(|(reads, writes)| {
+                let first = writes.as_ref().and_then(|keys| keys.first());
+                first.is_some_and(|first| reads.is_some_and(|reads| reads.contains(first)))
+            })
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,238 @@
+//! Credentials by their shape, in text that others wrote. A plugin that logs in by itself gets tokens that nobody tells the
+//! host, which knows no product either: so this goes by what credentials look like anywhere.
+//!
+//! A message is told so that somebody can mend what it says, and provider modules recognise failures by their words. So
+//! what reads as prose stays: "failed to renew the token: permission denied" holds no token.
+
+use std::ops::Range;
+
+use super::scrub::MASK;
+
+/// What stands in names of headers and keys whose values are secret.
+const SECRET: [&str; 4] = ["authorization", "password", "secret", "token"];
+/// Ends of such names that tell of a secret where it is, or how long it lives.
+const ABOUT: [&str; 5] = ["file", "name", "path", "ttl", "type"];
+/// A credential follows these with nothing but a space between.
+const SCHEMES: [&str; 2] = ["basic", "bearer"];
+/// Random parts of tokens have so many characters, words of prose and names of hosts rarely.
+const MIN_RANDOM: usize = 20;
+/// What is shorter and has text behind it is rather the beginning of that: "403 Forbidden", "x509: …".
+const MIN_VALUE: usize = 8;
+
+/// The text with each of them replaced by `***`. Doing it again changes nothing.
+pub(super) fn mask(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(begin) = rest.find(is_of_word) {
+        let (between, from) = rest.split_at(begin);
+        let (word, after) = from.split_at(from.find(|c: char| !is_of_word(c)).unwrap_or(from.len()));
+        shown.push_str(between);
+        // The last name of a path: what follows is said of the file.
+        let is_path = shown.ends_with('/');
+        rest = after;
+        if is_token(word) {
+            shown.push_str(MASK);
+            continue;
+        }
+        shown.push_str(word);
+        let found = if is_scheme(word) {
+            credential(after)
+        } else if is_path {
+            None
+        } else {
+            value(word, after)
+        };
+        if let Some(Range { start, end }) = found {
+            shown.push_str(after.split_at(start).0);
+            shown.push_str(MASK);
+            rest = after.split_at(end).1;
+        }
+    }
+    shown.push_str(rest);
+    shown
+}
+
+fn is_of_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')
+}
+
+fn ends_value(c: char) -> bool {
+    c.is_whitespace()
+        || matches!(
+            c,
+            '"' | '\'' | '`' | '\\' | ',' | ';' | '&' | '|' | '(' | ')' | '[' | ']' | '{' | '}' | '<' | '>'
+        )
+}
+
+fn is_scheme(word: &str) -> bool {
+    SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme))
+}
+
+/// A JWT, or a short prefix and a random part with a dot between.
+fn is_token(word: &str) -> bool {
+    let mut parts = word.trim_end_matches('.').split('.');
+    let (Some(first), Some(second)) = (parts.next(), parts.next()) else { return false };
+    if first.starts_with("eyJ") {
+        return first.len() >= MIN_VALUE && second.len() >= MIN_VALUE;
+    }
+    let is_prefix = (1..=4).contains(&first.len()) && first.bytes().all(|byte| byte.is_ascii_alphabetic());
+    is_prefix && is_random(second, parts.next().is_some())
+}
+
+/// Letters and digits as chance has them. Names of hosts (`goes_on`: more labels follow), hashes, and words with dashes
+/// have no letters of both cases.
+fn is_random(part: &str, goes_on: bool) -> bool {
+    let has = |is: fn(&u8) -> bool| part.bytes().any(|byte| is(&byte));
+    let (lower, upper) = (has(u8::is_ascii_lowercase), has(u8::is_ascii_uppercase));
+    let is_name = goes_on || part.contains(['-', '_']) || part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    part.len() >= MIN_RANDOM && has(u8::is_ascii_digit) && (lower || upper) && (lower && upper || !is_name)
+}
+
+/// What stands after the name of a scheme.
+fn credential(after: &str) -> Option<Range<usize>> {
+    let said = after.trim_start_matches(' ');
+    let begin = after.len() - said.len();
+    let end = begin + said.find(ends_value).unwrap_or(said.len());
+    let value = after.get(begin..end)?;
+    (begin > 0 && value.contains(char::is_alphanumeric) && !is_plain(value)).then_some(begin..end)
+}
+
+/// What stands after the name of a key, as headers, JSON, YAML, Go's maps and command lines have it.
+fn value(word: &str, after: &str) -> Option<Range<usize>> {
+    let name = word.rsplit('.').next().unwrap_or(word).to_ascii_lowercase();
+    if !SECRET.iter().any(|part| name.contains(part)) || ABOUT.iter().any(|end| name.ends_with(end)) {
+        return None;
+    }
+    let unquoted = after.trim_start_matches(['\\', '"', '\'']);
+    let (sign, said) = match unquoted.strip_prefix(':') {
+        Some(said) => (':', said),
+        None => ('=', unquoted.trim_start_matches(' ').strip_prefix('=')?),
+    };
+    if said.starts_with([':', '=']) {
+        // A path of Rust's, a comparison.
+        return None;
+    }
+    let opened = said.trim_start_matches([' ', '\t', '(', '[', '<', '>']);
+    let begin = after.len() - opened.len();
+    let in_quotes = quoted(opened);
+    let is_quoted = in_quotes.is_some();
+    let Range { start, end } = in_quotes.unwrap_or(0..opened.find(ends_value).unwrap_or(opened.len()));
+    let value = opened.get(start..end)?;
+    let is_value = value.contains(char::is_alphanumeric)
+        && (is_quoted || !is_scheme(value) && !(sign == ':' && is_prose(&name, value, opened.get(end..)?)));
+    is_value.then_some(begin + start..begin + end)
+}
+
+/// Where a text begins with a quote: what stands in it. It may be escaped, as in JSON inside of JSON.
+fn quoted(text: &str) -> Option<Range<usize>> {
+    let bare = text.trim_start_matches('\\');
+    let escapes = text.len() - bare.len();
+    let quote = bare.chars().next().filter(|c| matches!(c, '"' | '\'' | '`'))?;
+    let mut before = 0;
+    for (at, c) in bare.char_indices().skip(1) {
+        if c == quote && before <= escapes {
+            return Some(escapes + 1..escapes + at - before);
+        }
+        before = if c == '\\' { before + 1 } else { 0 };
+    }
+    Some(escapes + 1..text.len())
+}
+
+/// Whether what follows a name is said of it, and no value.
+fn is_prose(name: &str, value: &str, next: &str) -> bool {
+    if name.starts_with("x-") {
+        // A header's.
+        return false;
+    }
+    let is_text = |text: &str| text.starts_with(char::is_alphanumeric) || text.starts_with(MASK);
+    let goes_on = next.strip_prefix(' ').is_some_and(is_text);
+    let alone = SECRET.contains(&name.trim_end_matches('s'));
+    let is_address = value.contains("://") && !value.contains('@');
+    is_address || is_plain(value) && (alone || goes_on) || value.len() < MIN_VALUE && goes_on
+}
+
+/// Whether it is a word of prose, and not what chance made.
+fn is_plain(value: &str) -> bool {
+    let word = value.trim_end_matches(['.', ':', '!', '?']);
+    let is_upper = word.bytes().all(|byte| byte.is_ascii_uppercase());
+    let mut bytes = word.bytes();
+    let is_word = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic())
+        && bytes.all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    word.len() < MIN_RANDOM && !word.is_empty() && (is_upper || is_word)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::service_token("token hvs.CAESIJx9Q7mKq3YcW0RkTf2LhVn8 is refused", "token *** is refused")]
+    #[case::older_token("lookup/s.QKZxDcSkjCFvSPbrXY2TTVS1", "lookup/***")]
+    #[case::token_of_a_namespace("s.QKZxDcSkjCFvSPbrXY2TTVS1.B3Rbd.", "***")]
+    #[case::batch_token("<b.AAAAAQJ9Q7mKq3YcW0RkTf2LhVn8>", "<***>")]
+    #[case::of_one_case("r.q8z3kd0x7m2n5v9b1c4f6g8h", "***")]
+    #[case::jwt("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmVk, late", "got ***, late")]
+    #[case::bearer("Authorization: Bearer abc-123/x+y==", "Authorization: Bearer ***")]
+    #[case::basic("authorization: Basic dXNlcjpwYXNz", "authorization: Basic ***")]
+    #[case::header("X-Vault-Token: root", "X-Vault-Token: ***")]
+    #[case::headers("x-a-token: abc X-Other: 1", "x-a-token: *** X-Other: 1")]
+    #[case::map_of_go("map[X-Vault-Token:[abcd] X-Other:[1]]", "map[X-Vault-Token:[***] X-Other:[1]]")]
+    #[case::json(r#"{"client_token":"aB3","ttl":1}"#, r#"{"client_token":"***","ttl":1}"#)]
+    #[case::json_in_json(
+        r#"{"m":"{\"token\":\"a\\\"B3\",\"ttl\":1}"}"#,
+        r#"{"m":"{\"token\":\"***\",\"ttl\":1}"}"#
+    )]
+    #[case::quoted("password = \"correct horse, staple\"; user = \"a\"", "password = \"***\"; user = \"a\"")]
+    #[case::unquoted("password: hunter2", "password: ***")]
+    #[case::query("/login?secret_id=hunter&role=a", "/login?secret_id=***&role=a")]
+    #[case::argument("--token=abc --role=a", "--token=*** --role=a")]
+    #[case::cut_off(r#"{"token":"aB3"#, r#"{"token":"***"#)]
+    #[case::beside_other_letters("jeton «token=été1»", "jeton «token=***")]
+    fn what_looks_like_a_credential_is_masked(#[case] text: &str, #[case] shown: &str) {
+        assert_eq!(mask(text), shown);
+    }
+
+    #[rstest]
+    #[case::cause("failed to renew the token: permission denied")]
+    #[case::sentence(
+        "failed to look up the token: Error making API request. Code: 403. Errors: * invalid token"
+    )]
+    #[case::code("failed to renew the token: 403 Forbidden")]
+    #[case::tls("token: x509: certificate signed by unknown authority")]
+    #[case::end_of_file("token: EOF")]
+    #[case::lines(
+        r"failed to read the secret:\n\nURL: GET https://vault.example.com:8200/v1/transit/keys/kek"
+    )]
+    #[case::compound("invalid secret_id: permission denied")]
+    #[case::schemes("missing bearer token, basic auth failed")]
+    #[case::object(r#"Secret: secret "vault-approle" not found"#)]
+    #[case::reference(r#"{"secret":{"name":"vault-approle"},"secretName":"a"}"#)]
+    #[case::nothing(r#"{"token":"","password":}"#)]
+    #[case::file("open /etc/keyward/secret-vault-approle_secret-id: no such file or directory")]
+    #[case::where_it_is("-approle-secret-id-path=/etc/keyward/secret-id")]
+    #[case::address("token: https://login.example.com/v1: refused")]
+    #[case::host("dial tcp: lookup vault.internal.example.com on 10.0.0.10:53: no such host")]
+    #[case::long_host("lookup a.very-long-name-of-a-host-1234567890.example.com")]
+    #[case::long_label("lookup kms.abcdefghij1234567890xyz.example.com")]
+    #[case::image("registry.example.com/org/vault-secrets:v1.2@sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a")]
+    #[case::uuid("role 6fa459ea-ee8a-3ca4-894e-db77e160355e")]
+    #[case::hash("sha256:84ccaf6260f55c45850c3afe1e3670aaf4fd544a49ddf9738b1da97e256567df")]
+    #[case::file_by_hash("log.84ccaf6260f55c45850c3afe1e3670aaf4fd544a")]
+    #[case::class("io.ConfigurationPropertiesException, v2.KeyManagementService")]
+    #[case::target(r#"{"target":"kms_plugin::token::renew","message":"renew the token","took":"1s"}"#)]
+    #[case::comparison("token == nil")]
+    fn what_only_speaks_of_one_stays(#[case] text: &str) {
+        assert_eq!(mask(text), text);
+    }
+
+    proptest! {
+        #[test]
+        fn twice_is_once(text in "([a-z]{0,4}|token|secret_id|Bearer|[\\\\\"':=. \\[{,/é]){0,12}") {
+            let once = mask(&text);
+            prop_assert_eq!(mask(&once), once);
+        }
+    }
+}

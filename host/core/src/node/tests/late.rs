@@ -1,0 +1,104 @@
+//! A node that comes back with a configuration that was withdrawn meanwhile.
+
+use rstest::rstest;
+
+use super::machine::{Machine, Memory, settle, turn};
+use super::rules::{at_rest, settled};
+use super::*;
+
+/// Revision 1 with key 1 was installed here, the node was off for long, and boots.
+fn boots(memory: &mut Memory) -> Machine {
+    let mut machine = settled(memory);
+    machine.disk.links.clear();
+    machine.disk.instances.values_mut().for_each(|found| found.folder = false);
+    (machine.away, machine.loaded) = (true, None);
+    *memory = Memory::default();
+    machine
+}
+
+#[test]
+fn its_old_key_is_never_served_again_and_the_target_is_there_before_the_server_answers() {
+    let mut memory = Memory::default();
+    let mut machine = boots(&mut memory);
+    let content = revision(&[(2, "c")]);
+    machine.publish(3, &content);
+    machine.ask(target(3, &content, &[key_canary(2, "kek-2")]));
+    for _ in 0..60 {
+        turn(&mut machine, &mut memory, usize::MAX);
+        assert_eq!(machine.at_link(KeyId(1)), None);
+    }
+    assert_eq!(machine.disk.file.as_ref().map(|file| file.hash.clone()), Some(content.hash()));
+    assert_eq!(machine.at_link(KeyId(2)), Some(instance(2, "c")));
+    machine.restart_server();
+    for _ in 0..90 {
+        turn(&mut machine, &mut memory, usize::MAX);
+    }
+    settle(&mut machine, &mut memory, &mut None);
+    assert_eq!(machine.loaded, Some(content.hash()));
+    assert!(!machine.disk.serving.contains_key(&KeyId(1)), "nothing is left of it");
+    assert!(!machine.disk.instances.contains_key(&instance(1, "a")));
+}
+
+#[rstest]
+#[case::nothing_can_be_asked(None, None, true)]
+#[case::another_server_knows_no_such_node(Some(Absence::Elsewhere), None, false)]
+#[case::perhaps_its_own_says_so(Some(Absence::Unsure(seconds(299))), None, false)]
+#[case::for_long(Some(Absence::Unsure(seconds(300))), None, true)]
+#[case::still_read_by_the_target(None, Some(&[(2, "c"), (1, "a")][..]), true)]
+#[case::withdrawn(None, Some(&[(2, "c")][..]), false)]
+fn a_link_is_made_again_after_a_reboot_unless_its_key_was_withdrawn(
+    #[case] absence: Option<Absence>,
+    #[case] now: Option<&[(u64, &str)]>,
+    #[case] expected: bool,
+) {
+    let mut observed = at_rest();
+    observed.disk.links.clear();
+    observed.absence = absence;
+    let seen = observed.spec.take();
+    observed.target = now.map(|plugins| Ok(revision(plugins)));
+    observed.spec = observed.target.iter().flatten().next().map(|content| SeenSpec {
+        spec: target(3, content, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]),
+        ..seen.unwrap()
+    });
+    let again = Step::SwitchLink { key_id: KeyId(1), instance: instance(1, "a") };
+    let decision = next(&observed);
+    assert_eq!(decision.steps.contains(&again), expected, "{:?}", decision.why);
+}
+
+/// A server that is away in the middle of an ordinary rollout is waited for; one that wrote plain text before anything was
+/// encrypted, and comes back after, is not.
+#[rstest]
+#[case::the_next_revision(1, false)]
+#[case::a_later_one(2, true)]
+fn plain_text_of_long_ago_is_replaced_while_the_server_is_away(#[case] n: u64, #[case] expected: bool) {
+    let (mut machine, mut memory) = (Machine::new(), Memory::default());
+    machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
+    machine.away = true;
+    let content = revision(&[(2, "c")]);
+    machine.publish(n, &content);
+    machine.ask(target(n, &content, &[key_canary(2, "kek-2")]));
+    for _ in 0..60 {
+        turn(&mut machine, &mut memory, usize::MAX);
+    }
+    let file = machine.disk.file.as_ref().map(|file| file.hash.clone());
+    assert_eq!(file == Some(content.hash()), expected);
+}
+
+#[rstest]
+#[case::in_a_rollout(&[(2, "c"), (1, "a")], true)]
+#[case::withdrawn(&[(2, "c")], false)]
+fn what_was_withdrawn_is_not_put_back(#[case] now: &[(u64, &str)], #[case] expected: bool) {
+    let mut observed = at_rest();
+    let content = revision(now);
+    let old = observed.disk.file.replace(FileSeen::of(content.bytes.expose())).unwrap();
+    observed.disk.configurations.insert(old.hash.clone(), old.clone());
+    observed.disk.revisions.insert(Revision(3), content.clone());
+    observed.spec.as_mut().unwrap().spec =
+        target(3, &content, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]);
+    observed.target = Some(Ok(content));
+    observed.server = silent();
+    observed.file_age = Duration::from_hours(1);
+    let steps = next(&observed).steps;
+    let back = steps.iter().any(|step| matches!(step, Step::PutBack { hash, .. } if *hash == old.hash));
+    assert_eq!(back, expected, "{steps:?}");
+}
