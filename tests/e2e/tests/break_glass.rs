@@ -150,8 +150,11 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
         ensure!(led_to(node, 1)? != recovered);
         let left = std::fs::read_dir(node.path("/var/lib/keyward/recovered"))?.count();
         ensure!(left == 0, "{left} records are left on {name}");
-        let of_key_1 = node.pods()?.iter().filter(|pod| pod.name.starts_with("keyward-kms-1-")).count();
-        ensure!(of_key_1 == 1, "{of_key_1} plugins of key 1 on {name}");
+        wait_until("the end of the plugins that gave way", PATIENCE, async || {
+            let of_key_1 = node.pods()?.iter().filter(|pod| pod.name.starts_with("keyward-kms-1-")).count();
+            Ok(Seen::when(of_key_1 == 1, format!("{of_key_1} plugins of key 1 on {name}")))
+        })
+        .await?;
     }
     evidence(&keyward.cluster, &load, &before)
         .await?
