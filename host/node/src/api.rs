@@ -118,7 +118,17 @@ impl Connection {
     /// The node's object; `None` where there is none.
     pub(crate) async fn node(&self, name: &str) -> Result<Option<EncryptionNode>, AgentError> {
         let api: Api<EncryptionNode> = self.nodes();
-        self.call(format!("get EncryptionNode {name}"), api.get_opt(name)).await
+        // Where the whole kind is gone, that says nothing of this node.
+        let is_this = |status: &kube::core::Status| {
+            status.is_not_found() && status.details.as_ref().is_some_and(|details| details.name == name)
+        };
+        let found = async {
+            match api.get(name).await {
+                Err(kube::Error::Api(status)) if is_this(&status) => Ok(None),
+                other => other.map(Some),
+            }
+        };
+        self.call(format!("get EncryptionNode {name}"), found).await
     }
 
     /// Makes the node's object, with nothing asked of it; fine where somebody else was quicker.

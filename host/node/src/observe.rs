@@ -32,8 +32,8 @@ pub(crate) struct Memory {
     /// Since when instances are unneeded.
     pub(crate) unneeded: BTreeMap<node::Instance, Instant>,
     pub(crate) failed_step: Option<node::StepFailure>,
-    /// Since when the API says that there is no EncryptionNode, and whether it said so while the node's own API server did
-    /// not answer.
+    /// Since when nothing is told of a revision in force, and whether another API server knows no EncryptionNode: it said so
+    /// while the node's own did not answer.
     absent: Option<(Instant, bool)>,
 }
 
@@ -63,12 +63,17 @@ impl Memory {
         self.reading = None;
     }
 
-    /// Whether it was another API server that knew of no object is not forgotten when the node's own answers too.
-    fn absence(&mut self, now: Instant, elsewhere: bool) -> Absence {
+    /// That another API server knew of no object is not forgotten when the node's own answers too, or nobody.
+    fn absence(&mut self, now: Instant, found: &Found, own_is_silent: bool) -> Absence {
         let (since, before) = self.absent.unwrap_or((now, false));
-        let elsewhere = elsewhere || before;
+        let elsewhere = before || own_is_silent && matches!(found, Found::None);
         self.absent = Some((since, elsewhere));
-        if elsewhere { Absence::Elsewhere } else { Absence::Unsure(now.duration_since(since)) }
+        let since = now.duration_since(since);
+        match found {
+            _ if elsewhere => Absence::Elsewhere,
+            Found::Unread => Absence::Unread(since),
+            Found::Spec(_) | Found::None => Absence::Unsure(since),
+        }
     }
 }
 
@@ -118,14 +123,20 @@ impl Agent {
         };
         let now = Instant::now();
         let elsewhere = server.as_ref().err().is_some_and(|unread| !unread.answers);
-        let (spec, absence) = match found {
-            Found::Spec(spec) => (Some(spec), None),
-            Found::None => (None, Some(self.memory.absence(now, elsewhere))),
-            Found::Unread => (None, None),
+        let is_told = match &found {
+            Found::Spec(seen) => seen.spec.revision > Revision(0) && matches!(target, Some(Ok(_))),
+            Found::None | Found::Unread => false,
         };
-        if absence.is_none() {
+        let absence = if is_told {
             self.memory.absent = None;
-        }
+            None
+        } else {
+            Some(self.memory.absence(now, &found, elsewhere))
+        };
+        let spec = match found {
+            Found::Spec(spec) => Some(spec),
+            Found::None | Found::Unread => None,
+        };
         Ok(Observed {
             policy: self.settings.policy,
             spec,

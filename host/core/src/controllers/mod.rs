@@ -134,16 +134,24 @@ impl<'a> Deployed<'a> {
 /// configuration file was edited by hand. One that is still loaded, or lies in the file, is waited for, since no revision
 /// ends it: each new one would be edited over in its turn.
 fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool {
-    let Some(hash) = snapshot.content(newest).map(RevisionContent::hash) else { return false };
-    let over = snapshot.servers.values().filter_map(|server| {
-        let is_over = |seen: &Option<ConfigHash>| seen.as_ref() == Some(&hash);
-        let status = server.status()?;
-        status.drifted.filter(|_| is_over(&status.loaded_hash) && is_over(&status.installed_hash))
-    });
-    let Some(last) = over.max() else { return false };
+    let hash = snapshot.content(newest).map(RevisionContent::hash);
     let writers = state.iter().flat_map(|state| state.resources.values().filter_map(|keys| keys.write));
-    let mut published = writers.filter_map(|id| snapshot.key(id)?.write_published);
-    last >= newest || published.any(|revision| revision <= last)
+    let published: Vec<Revision> = writers.filter_map(|id| snapshot.key(id)?.write_published).collect();
+    snapshot.servers.values().any(|server| {
+        let Some(status) = server.status() else { return false };
+        let mut seen = [&status.loaded_hash, &status.installed_hash].into_iter();
+        match status.drifted {
+            None => false,
+            // Also where its agent calls something an edit that was Keyward's once: it is brought to the newest first.
+            Some(last) if last >= newest => hash.is_some() && seen.all(|seen| *seen == hash),
+            Some(last) => {
+                let is_ours = |seen: &Option<ConfigHash>| {
+                    seen.as_ref().is_some_and(|seen| !rollout::is_foreign(snapshot, seen))
+                };
+                seen.all(is_ours) && published.iter().any(|revision| *revision <= last)
+            }
+        }
+    })
 }
 
 /// What the controllers add to as they go.

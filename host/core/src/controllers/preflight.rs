@@ -87,9 +87,16 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
         .filter_map(|server| Some((&server.name, server.answer(&stored.hash)?)))
         .collect();
     let canary = trial.canary.clone().or_else(|| {
-        // The first node's: the only one that was asked without a canary.
-        names
-            .iter()
+        // The first node's: the only one that was asked without a canary. It may have made another one since the others
+        // answered, which they decrypt anew then.
+        let without = |name: &&&String| {
+            let agent = snapshot.servers.get(**name).and_then(|server| server.agent.as_ref());
+            agent.and_then(|agent| agent.spec.preflight.as_ref()).is_some_and(|asked| asked.canary.is_none())
+        };
+        let first = names.iter().filter(without);
+        let rest = names.iter().filter(|name| !without(name));
+        first
+            .chain(rest)
             .filter_map(|name| answers.get(*name))
             .filter(|answer| answer.result == PreflightResult::Succeeded)
             .find_map(|answer| answer.canary.clone())

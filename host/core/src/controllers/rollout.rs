@@ -207,7 +207,7 @@ fn edited(snapshot: &Snapshot) -> Vec<Notice> {
 }
 
 /// Whether nobody remembers that Keyward made this configuration.
-fn is_foreign(snapshot: &Snapshot, hash: &ConfigHash) -> bool {
+pub(super) fn is_foreign(snapshot: &Snapshot, hash: &ConfigHash) -> bool {
     let told = || snapshot.told_revisions.iter().any(|told| told.config_hash == *hash);
     let kept = || snapshot.revisions.values().any(|r| r.content.as_ref().is_ok_and(|c| c.hash() == *hash));
     hash != zero_hash() && !told() && !kept()

@@ -10,6 +10,7 @@
 use super::observe::Absence;
 use super::view::View;
 use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration};
+use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, KeyId, Revision};
 
 /// Why the link of a key that served before the reboot is not made again now.
@@ -22,8 +23,14 @@ pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
         }
         Some(Absence::Unsure(since)) if since < view.o.policy.hold => {
             return Some(format!(
-                "there is no EncryptionNode of this node: for {:?} the link of key {key_id} is not made again, in case the configuration here was withdrawn",
+                "no revision in force is told to this node: for {:?} the link of key {key_id} is not made again, in case the configuration here was withdrawn",
                 view.o.policy.hold
+            ));
+        }
+        Some(Absence::Unread(since)) if since < view.o.policy.hold_unread => {
+            return Some(format!(
+                "the API cannot be asked: for {:?} the link of key {key_id} is not made again, in case the configuration here was withdrawn",
+                view.o.policy.hold_unread
             ));
         }
         _ => {}
@@ -43,11 +50,28 @@ pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
 /// Whether the configuration of this hash was withdrawn: the target does not read what it writes, or it writes in plain
 /// text what the target encrypts, and was not the one before it.
 pub(super) fn is_late(view: &View<'_>, hash: &ConfigHash) -> bool {
-    let Some(target) = view.target.as_ref().filter(|target| target.hash != *hash) else { return false };
+    view.target.as_ref().is_some_and(|target| is_later(view, target.revision, target.content, hash))
+}
+
+/// Whether what the API server was last seen to have loaded was withdrawn when the revision in the file was installed.
+pub(super) fn was_late(view: &View<'_>) -> bool {
+    let Some((revision, content)) = view.file.and_then(|file| view.revision_of(file)) else { return false };
+    view.o.disk.loaded.as_ref().is_some_and(|loaded| is_later(view, revision, content, loaded))
+}
+
+pub(super) fn is_later(
+    view: &View<'_>,
+    than: Revision,
+    content: &RevisionContent,
+    hash: &ConfigHash,
+) -> bool {
+    if content.hash() == *hash {
+        return false;
+    }
     let Some(config) = view.config_of(hash) else { return false };
-    let now = &target.content.config;
+    let now = &content.config;
     let revision = view.revision_of(hash).map_or(Revision(0), |(revision, _)| revision);
-    let long_ago = revision.0.saturating_add(1) < target.revision.0;
+    let long_ago = revision.0.saturating_add(1) < than.0;
     let resources =
         || config.resources.iter().chain(&now.resources).flat_map(|entry| entry.resources.iter().flatten());
     resources().any(|resource| {

@@ -20,7 +20,7 @@ pub struct Observed {
     pub policy: Policy,
     /// The node's `EncryptionNode`; `None` where there is none, or it cannot be read.
     pub spec: Option<SeenSpec>,
-    /// The API server says that there is none.
+    /// Why nothing is told of a revision in force: there is no such object, or it or its revision cannot be read.
     pub absence: Option<Absence>,
     /// The revision that `spec.revision` names; `None` for revision 0 and without a spec.
     pub target: Option<Result<Arc<RevisionContent>, Unusable>>,
@@ -49,13 +49,15 @@ pub struct SeenSpec {
     pub spec: EncryptionNodeSpec,
 }
 
-/// Who says that there is no `EncryptionNode` of this node.
+/// Why a node is told of no revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
-    /// Another API server: it said so while the node's own did not answer.
+    /// Another API server knows no `EncryptionNode` of it: it said so while the node's own did not answer.
     Elsewhere,
-    /// The node's own, perhaps, for so long.
+    /// For so long there was none, which the node's own may have said, or none with a revision, or that cannot be read.
     Unsure(Duration),
+    /// For so long the object could not be read.
+    Unread(Duration),
 }
 
 /// Why an object is of no use.

@@ -46,6 +46,8 @@ pub struct Policy {
     /// For how long a node that rebooted waits to be told that its configuration was not withdrawn, where it may be its own
     /// API server that knows no `EncryptionNode` of it.
     pub hold: Duration,
+    /// The same, where nobody can be asked: the network may not be up yet, or no other API server is.
+    pub hold_unread: Duration,
     /// How long a stopped plugin may take to leave its socket before its files are removed all the same.
     pub stop_deadline: Duration,
 }
@@ -69,6 +71,7 @@ impl Default for Policy {
             linger: seconds(300),
             drain: seconds(30),
             hold: seconds(300),
+            hold_unread: seconds(30),
             stop_deadline: seconds(60),
         }
     }

@@ -62,7 +62,9 @@ impl Scrubber {
     #[must_use]
     pub fn and_bytes(self, given: &[SecretBytes]) -> Self {
         let mut more = Vec::new();
-        given.iter().for_each(|value| collect(value.expose(), &mut more));
+        for value in given {
+            collect(value.expose(), &mut more);
+        }
         let more = more.into_iter().map(zeroize::Zeroizing::new);
         Self::of(self.forms.into_iter().chain(more).collect())
     }

@@ -118,9 +118,9 @@ fn value(word: &str, after: &str) -> Option<Range<usize>> {
     let is_quoted = in_quotes.is_some();
     let Range { start, end } = in_quotes.unwrap_or(0..opened.find(ends_value).unwrap_or(opened.len()));
     let value = opened.get(start..end)?;
-    let is_value = value.contains(char::is_alphanumeric)
-        && (is_quoted || !is_scheme(value) && !(sign == ':' && is_prose(&name, value, opened.get(end..)?)));
-    is_value.then_some(begin + start..begin + end)
+    let says_something = sign == ':' && is_prose(&name, value, opened.get(end..)?);
+    let is_value = is_quoted || !(is_scheme(value) || says_something);
+    (is_value && value.contains(char::is_alphanumeric)).then_some(begin + start..begin + end)
 }
 
 /// Where a text begins with a quote: what stands in it. It may be escaped, as in JSON inside of JSON.

@@ -357,6 +357,7 @@ fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>)
         None => 0,
         Some(Absence::Elsewhere) => 1,
         Some(Absence::Unsure(since)) => 2 + over(since),
+        Some(Absence::Unread(since)) => u64::MAX - over(since),
     });
     print_instances(p, server);
 }

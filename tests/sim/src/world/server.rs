@@ -133,11 +133,18 @@ impl World {
         });
         let others = self.running().any(|other| other != n);
         let before = self.servers[n].observed.absence;
-        let absence = (reachable && agent.is_none()).then_some(match before {
-            _ if others => Absence::Elsewhere,
-            Some(absence) => absence,
-            None => Absence::Unsure(Duration::ZERO),
-        });
+        let told = agent.is_some_and(|agent| self.api.configs.contains_key(&agent.spec.revision));
+        let since = match before {
+            Some(Absence::Unsure(since) | Absence::Unread(since)) => since,
+            Some(Absence::Elsewhere) | None => Duration::ZERO,
+        };
+        let absence = match (reachable, agent) {
+            (true, Some(_)) if told && !unreadable => None,
+            _ if before == Some(Absence::Elsewhere) => before,
+            (true, None) if others => Some(Absence::Elsewhere),
+            (true, _) => Some(Absence::Unsure(since)),
+            (false, _) => Some(Absence::Unread(since)),
+        };
         let revision = seen.as_ref().map(|seen| seen.spec.revision).filter(|revision| revision.0 > 0);
         let why = || Unusable::Unreadable("timeout".into());
         let target = revision.map(|revision| {
@@ -494,7 +501,7 @@ impl World {
         let by = Duration::from_secs(seconds);
         let observed = &mut server.observed;
         observed.file_age += by;
-        if let Some(Absence::Unsure(since)) = &mut observed.absence {
+        if let Some(Absence::Unsure(since) | Absence::Unread(since)) = &mut observed.absence {
             *since += by;
         }
         for probed in observed.probes.values_mut() {
