@@ -46,7 +46,7 @@ pub struct Policy {
     /// For how long a node that rebooted waits to be told that its configuration was not withdrawn, where it may be its own
     /// API server that knows no `EncryptionNode` of it.
     pub hold: Duration,
-    /// The same, where nobody can be asked: the network may not be up yet, or no other API server is.
+    /// The same, where nobody can be asked: the network may not be up yet. A cluster that starts as a whole pays for it.
     pub hold_unread: Duration,
     /// How long a stopped plugin may take to leave its socket before its files are removed all the same.
     pub stop_deadline: Duration,
@@ -71,7 +71,7 @@ impl Default for Policy {
             linger: seconds(300),
             drain: seconds(30),
             hold: seconds(300),
-            hold_unread: seconds(30),
+            hold_unread: seconds(10),
             stop_deadline: seconds(60),
         }
     }

@@ -44,8 +44,8 @@ fn its_old_key_is_never_served_again_and_the_target_is_there_before_the_server_a
 #[case::another_server_knows_no_such_node(Some(Absence::Elsewhere), None, false)]
 #[case::perhaps_its_own_says_so(Some(Absence::Unsure(seconds(299))), None, false)]
 #[case::for_long(Some(Absence::Unsure(seconds(300))), None, true)]
-#[case::nobody_can_be_asked(Some(Absence::Unread(seconds(29))), None, false)]
-#[case::nor_for_a_while(Some(Absence::Unread(seconds(30))), None, true)]
+#[case::nobody_can_be_asked(Some(Absence::Unread(seconds(9))), None, false)]
+#[case::nor_for_a_while(Some(Absence::Unread(seconds(10))), None, true)]
 #[case::still_read_by_the_target(None, Some(&[(2, "c"), (1, "a")][..]), true)]
 #[case::withdrawn(None, Some(&[(2, "c")][..]), false)]
 fn a_link_is_made_again_after_a_reboot_unless_its_key_was_withdrawn(
