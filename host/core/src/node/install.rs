@@ -185,7 +185,7 @@ fn put_back(view: &View<'_>, draft: &mut Draft) -> bool {
     let before = view.o.disk.refusal.as_ref().filter(|refusal| refusal.revision == revision);
     let attempts = before.map_or(0, |refusal| refusal.attempts).saturating_add(1);
     let refusal = Refusal { revision, hash: file.clone(), attempts, elapsed: std::time::Duration::ZERO };
-    if late::is_later(view, revision, content, loaded) {
+    if late::was_withdrawn(view, revision, content, loaded) {
         draft.problem(Problem::new("ConfigurationRefused", told(&refusal)));
         draft.why.push(format!("what it had loaded ({loaded}) was withdrawn: it is not put back"));
         return false;

@@ -47,19 +47,20 @@ pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
     })
 }
 
-/// Whether the configuration of this hash was withdrawn: the target does not read what it writes, or it writes in plain
-/// text what the target encrypts, and was not the one before it.
+/// Whether the configuration of this hash was withdrawn when the target was made.
 pub(super) fn is_late(view: &View<'_>, hash: &ConfigHash) -> bool {
-    view.target.as_ref().is_some_and(|target| is_later(view, target.revision, target.content, hash))
+    view.target.as_ref().is_some_and(|target| was_withdrawn(view, target.revision, target.content, hash))
 }
 
 /// Whether what the API server was last seen to have loaded was withdrawn when the revision in the file was installed.
 pub(super) fn was_late(view: &View<'_>) -> bool {
     let Some((revision, content)) = view.file.and_then(|file| view.revision_of(file)) else { return false };
-    view.o.disk.loaded.as_ref().is_some_and(|loaded| is_later(view, revision, content, loaded))
+    view.o.disk.loaded.as_ref().is_some_and(|loaded| was_withdrawn(view, revision, content, loaded))
 }
 
-pub(super) fn is_later(
+/// Whether the configuration of this hash was withdrawn when this revision was made: that does not read what it writes, or
+/// it writes in plain text what that encrypts, and was not the one before it.
+pub(super) fn was_withdrawn(
     view: &View<'_>,
     than: Revision,
     content: &RevisionContent,

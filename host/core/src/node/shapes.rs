@@ -9,9 +9,19 @@ use std::ops::Range;
 use super::scrub::MASK;
 
 /// What stands in names of headers and keys whose values are secret.
-const SECRET: [&str; 4] = ["authorization", "password", "secret", "token"];
-/// Ends of such names that tell of a secret where it is, or how long it lives.
-const ABOUT: [&str; 5] = ["file", "name", "path", "ttl", "type"];
+const SECRET: [&str; 9] = [
+    "access-key",
+    "access_key",
+    "api-key",
+    "api_key",
+    "apikey",
+    "authorization",
+    "password",
+    "secret",
+    "token",
+];
+/// Ends of such names that tell of a secret where it is, how long it lives, or what it is good for.
+const ABOUT: [&str; 8] = ["accessor", "file", "name", "path", "policies", "ttl", "type", "uses"];
 /// A credential follows these with nothing but a space between.
 const SCHEMES: [&str; 2] = ["basic", "bearer"];
 /// Random parts of tokens have so many characters, words of prose and names of hosts rarely.
@@ -37,6 +47,8 @@ pub(super) fn mask(text: &str) -> String {
         shown.push_str(word);
         let found = if is_scheme(word) {
             credential(after)
+        } else if let Some(user) = user_of_url(after) {
+            Some(user)
         } else if is_path {
             None
         } else {
@@ -97,6 +109,16 @@ fn credential(after: &str) -> Option<Range<usize>> {
     (begin > 0 && value.contains(char::is_alphanumeric) && !is_plain(value)).then_some(begin..end)
 }
 
+/// Name and password of a URL, after its scheme.
+fn user_of_url(after: &str) -> Option<Range<usize>> {
+    let begin = "://".len();
+    let rest = after.strip_prefix("://")?;
+    let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'' | '\\');
+    let authority = rest.get(..rest.find(ends).unwrap_or(rest.len()))?;
+    let user = authority.get(..authority.rfind('@')?)?;
+    (user != MASK && !user.is_empty()).then_some(begin..begin + user.len())
+}
+
 /// What stands after the name of a key, as headers, JSON, YAML, Go's maps and command lines have it.
 fn value(word: &str, after: &str) -> Option<Range<usize>> {
     let name = word.rsplit('.').next().unwrap_or(word).to_ascii_lowercase();
@@ -104,7 +126,9 @@ fn value(word: &str, after: &str) -> Option<Range<usize>> {
         return None;
     }
     let unquoted = after.trim_start_matches(['\\', '"', '\'']);
-    let (sign, said) = match unquoted.strip_prefix(':') {
+    // JSON that is written by hand has a space there; prose has one before no colon.
+    let spaced = if unquoted.len() < after.len() { unquoted.trim_start_matches(' ') } else { unquoted };
+    let (sign, said) = match spaced.strip_prefix(':') {
         Some(said) => (':', said),
         None => ('=', unquoted.trim_start_matches(' ').strip_prefix('=')?),
     };
@@ -148,7 +172,8 @@ fn is_prose(name: &str, value: &str, next: &str) -> bool {
     let goes_on = next.strip_prefix(' ').is_some_and(is_text);
     let alone = SECRET.contains(&name.trim_end_matches('s'));
     let is_address = value.contains("://") && !value.contains('@');
-    is_address || is_plain(value) && (alone || goes_on) || value.len() < MIN_VALUE && goes_on
+    let is_status = value.len() == 3 && value.bytes().all(|byte| byte.is_ascii_digit());
+    is_address || (is_plain(value) || is_status) && (alone || goes_on) || value.len() < MIN_VALUE && goes_on
 }
 
 /// Whether it is a word of prose, and not what chance made.
@@ -177,9 +202,9 @@ mod tests {
     #[case::jwt("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmVk, late", "got ***, late")]
     #[case::bearer("Authorization: Bearer abc-123/x+y==", "Authorization: Bearer ***")]
     #[case::basic("authorization: Basic dXNlcjpwYXNz", "authorization: Basic ***")]
-    #[case::header("X-Vault-Token: root", "X-Vault-Token: ***")]
+    #[case::header("X-Acme-Token: root", "X-Acme-Token: ***")]
     #[case::headers("x-a-token: abc X-Other: 1", "x-a-token: *** X-Other: 1")]
-    #[case::map_of_go("map[X-Vault-Token:[abcd] X-Other:[1]]", "map[X-Vault-Token:[***] X-Other:[1]]")]
+    #[case::map_of_go("map[X-Acme-Token:[abcd] X-Other:[1]]", "map[X-Acme-Token:[***] X-Other:[1]]")]
     #[case::json(r#"{"client_token":"aB3","ttl":1}"#, r#"{"client_token":"***","ttl":1}"#)]
     #[case::json_in_json(
         r#"{"m":"{\"token\":\"a\\\"B3\",\"ttl\":1}"}"#,
@@ -187,6 +212,9 @@ mod tests {
     )]
     #[case::quoted("password = \"correct horse, staple\"; user = \"a\"", "password = \"***\"; user = \"a\"")]
     #[case::unquoted("password: hunter2", "password: ***")]
+    #[case::spaced(r#"{"password" : "hunter2"}"#, r#"{"password" : "***"}"#)]
+    #[case::api_key("x-api-key: abcd", "x-api-key: ***")]
+    #[case::user_of_a_proxy("via http://ann:pw@proxy:3128/a@b", "via http://***@proxy:3128/a@b")]
     #[case::query("/login?secret_id=hunter&role=a", "/login?secret_id=***&role=a")]
     #[case::argument("--token=abc --role=a", "--token=*** --role=a")]
     #[case::cut_off(r#"{"token":"aB3"#, r#"{"token":"***"#)]
@@ -203,21 +231,22 @@ mod tests {
     #[case::code("failed to renew the token: 403 Forbidden")]
     #[case::tls("token: x509: certificate signed by unknown authority")]
     #[case::end_of_file("token: EOF")]
-    #[case::lines(
-        r"failed to read the secret:\n\nURL: GET https://vault.example.com:8200/v1/transit/keys/kek"
-    )]
+    #[case::lines(r"failed to read the secret:\n\nURL: GET https://kms.example.com:8200/v1/keys/kek")]
     #[case::compound("invalid secret_id: permission denied")]
     #[case::schemes("missing bearer token, basic auth failed")]
-    #[case::object(r#"Secret: secret "vault-approle" not found"#)]
-    #[case::reference(r#"{"secret":{"name":"vault-approle"},"secretName":"a"}"#)]
+    #[case::object(r#"Secret: secret "acme-login" not found"#)]
+    #[case::reference(r#"{"secret":{"name":"acme-login"},"secretName":"a"}"#)]
+    #[case::status("failed to renew the token: 403")]
+    #[case::how_often("secret_id_num_uses=0 token_policies=reader")]
+    #[case::url_without_a_user("GET https://kms.example.com/v1?at=a@b refused")]
     #[case::nothing(r#"{"token":"","password":}"#)]
-    #[case::file("open /etc/keyward/secret-vault-approle_secret-id: no such file or directory")]
-    #[case::where_it_is("-approle-secret-id-path=/etc/keyward/secret-id")]
+    #[case::file("open /etc/keyward/secret-acme-login_secret-id: no such file or directory")]
+    #[case::where_it_is("-acme-secret-id-path=/etc/keyward/secret-id")]
     #[case::address("token: https://login.example.com/v1: refused")]
-    #[case::host("dial tcp: lookup vault.internal.example.com on 10.0.0.10:53: no such host")]
+    #[case::host("dial tcp: lookup kms.internal.example.com on 10.0.0.10:53: no such host")]
     #[case::long_host("lookup a.very-long-name-of-a-host-1234567890.example.com")]
     #[case::long_label("lookup kms.abcdefghij1234567890xyz.example.com")]
-    #[case::image("registry.example.com/org/vault-secrets:v1.2@sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a")]
+    #[case::image("registry.example.com/org/acme-secrets:v1.2@sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a")]
     #[case::uuid("role 6fa459ea-ee8a-3ca4-894e-db77e160355e")]
     #[case::hash("sha256:84ccaf6260f55c45850c3afe1e3670aaf4fd544a49ddf9738b1da97e256567df")]
     #[case::file_by_hash("log.84ccaf6260f55c45850c3afe1e3670aaf4fd544a")]

@@ -112,9 +112,9 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_credential_is_not_told() {
-        let healthz = format!("{} X-Vault-Token: hvs.CAESIJx9Q7mKq3YcW0RkTf2LhVn8", "-".repeat(LONGEST - 30));
+        let healthz = format!("{} X-Acme-Token: hvs.CAESIJx9Q7mKq3YcW0RkTf2LhVn8", "-".repeat(LONGEST - 30));
         let report = report("x", "kek-1", Err(KmsError::Unhealthy { healthz }));
-        assert!(told(Some(&report), None).2.unwrap().ends_with("- X-Vault-Token: ***"));
+        assert!(told(Some(&report), None).2.unwrap().ends_with("- X-Acme-Token: ***"));
     }
 
     #[test]

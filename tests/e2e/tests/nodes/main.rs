@@ -9,6 +9,7 @@ use keyward_test_e2e::Install;
 
 mod cold;
 mod faults;
+mod late;
 mod life;
 mod members;
 mod preflight;

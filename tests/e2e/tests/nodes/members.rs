@@ -62,7 +62,7 @@ async fn join(cluster: &mut InUse, index: usize) -> Result<()> {
 }
 
 /// As an admin has one leave: it is shut down for good, and what stands for it deleted.
-async fn leave(cluster: &mut InUse, index: usize) -> Result<()> {
+pub(crate) async fn leave(cluster: &mut InUse, index: usize) -> Result<()> {
     let name = cluster.keyward.cluster.node(index)?.name().to_owned();
     let nodes = Api::<EncryptionNode>::all(cluster.keyward.client.clone());
     let lease = nodes.get(&name).await?.status.and_then(|status| status.api_server_id).context("no Lease")?;

@@ -16,15 +16,9 @@ async fn a_kek_that_nothing_needs_can_be_destroyed() -> Result<()> {
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
     let b = Encryption::Transit("b");
     cluster.change(b, 2, PATIENCE).await?;
+    key_1_is_retired(&cluster).await?;
     let name = names::key_secret(names::KUBE_APISERVER, KeyId(1));
     let secrets = cluster.keyward.secrets();
-    wait_until("key 1 to be retired", PATIENCE, async || {
-        let status = cluster.keyward.status().await?;
-        let gone = secrets.get_opt(&name).await?.is_none();
-        let left = status.newest_lists().flatten().all(|one| one != "kms:1");
-        Ok(Seen::when(gone && left && status.is_idle() && status.has_converged(), status.summary()))
-    })
-    .await?;
     for node in cluster.keyward.cluster.nodes() {
         wait_until(&format!("no trace of key 1 on {}", node.name()), PATIENCE, async || {
             let traces = traces(node, 1)?;
@@ -53,6 +47,18 @@ async fn a_kek_that_nothing_needs_can_be_destroyed() -> Result<()> {
     let (read, written) = cluster.finish().await?;
     println!("none of these failed: {read:?}, {written:?}");
     Ok(())
+}
+
+/// Waits until key 1, which was a KMS's, has left every configuration, and its secret is gone.
+pub(crate) async fn key_1_is_retired(cluster: &InUse) -> Result<()> {
+    let name = names::key_secret(names::KUBE_APISERVER, KeyId(1));
+    wait_until("key 1 to be retired", PATIENCE, async || {
+        let status = cluster.keyward.status().await?;
+        let gone = cluster.keyward.secrets().get_opt(&name).await?.is_none();
+        let left = status.newest_lists().flatten().all(|one| one != "kms:1");
+        Ok(Seen::when(gone && left && status.is_idle() && status.has_converged(), status.summary()))
+    })
+    .await
 }
 
 /// What a node still has of a key.
