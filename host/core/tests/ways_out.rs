@@ -292,6 +292,27 @@ fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
     assert!(world.condition("Progressing").starts_with("False"), "{}", world.condition("Progressing"));
 }
 
+/// No newer data come to a key whose secret is gone, or that was given up: what was replaced by hand for it is not waited
+/// for, or the key that takes its place would never be made.
+#[test]
+fn what_was_replaced_by_hand_for_a_lost_key_holds_nothing_up() {
+    for forget in [false, true] {
+        let mut world = enabled("one");
+        let (_, content) = world.revisions().pop().unwrap();
+        world.recovered.insert("a".into(), (KeyId(1), content.digest(KeyId(1)).unwrap().clone()));
+        world.settle();
+        assert!(world.condition("Progressing").starts_with("True CredentialRecovered"), "forget: {forget}");
+        if forget {
+            world.spec().forget = vec![KeyId(1)];
+        } else {
+            lose_key(&mut world, 1);
+        }
+        world.settle();
+        assert!(world.config()["secrets"].starts_with("kms:2,"), "{forget}: {:?}", world.config());
+        assert!(world.condition("Progressing").starts_with("False"), "{}", world.condition("Progressing"));
+    }
+}
+
 /// Decisions 14: an edit that is refused is somebody's to mend. No revision ends it, also where no API server has loaded
 /// it; once it is gone, one is made, so that everything is re-encrypted.
 #[test]

@@ -50,8 +50,13 @@ impl Keyward {
 
     /// Prepares a node to join, with the credential of [`person`] `join` for the first node's API server.
     pub async fn join(&self, node: usize) -> Result<Answer> {
+        self.join_as(node, self.cluster.node(node)?.name()).await
+    }
+
+    /// As [`Self::join`], under whatever name.
+    pub async fn join_as(&self, node: usize, name: &str) -> Result<Answer> {
         let kubeconfig = self.cluster.kubeconfig(0, &person("join"))?;
-        let (name, kubeconfig) = (self.cluster.node(node)?.name(), kubeconfig.to_string_lossy());
+        let kubeconfig = kubeconfig.to_string_lossy();
         let command =
             ["node-agent", "prepare", "--join", "--timeout=4m", "--node", name, "--kubeconfig", &kubeconfig];
         self.command_on(node, &command).await

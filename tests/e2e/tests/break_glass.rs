@@ -10,7 +10,7 @@ use age::secrecy::ExposeSecret as _;
 use anyhow::{Context as _, Result, ensure};
 use keyward_core::api::{EncryptionNode, EncryptionNodeStatus};
 use keyward_core::ids::KeyId;
-use keyward_test_cluster::{Cluster, ENCRYPTION_CONFIG, Node, Seen, wait_until};
+use keyward_test_cluster::{Binary, Cluster, ENCRYPTION_CONFIG, Node, Seen, wait_until};
 use keyward_test_e2e::{IMAGE, Install, Keyward, Load, evidence, give, person, vault_spec};
 use kube::api::Api;
 use serde_json::Value;
@@ -85,6 +85,9 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
     ensure!(answer.complained.contains("Its last words"), "{answer:?}");
     ensure!(!format!("{answer:?}").contains("00000000-1111"), "the value was told");
     ensure!(led_to(node, 1)? == dead, "the link was moved");
+    // Told to end while the agent tries it, it takes back what it began.
+    told_to_end(&keyward, 0, "TERM", &bogus, "the agent of this node does it").await?;
+    ensure!(led_to(keyward.cluster.node(0)?, 1)? == dead, "the link was moved");
     let unknown = keyward
         .command_on(0, &["node-agent", "recover", "--key", "1", "--file", &format!("x={bogus}")])
         .await?;
@@ -117,6 +120,10 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
         Ok(Seen::when(node.pod("keyward-agent")?.is_none(), "it runs"))
     })
     .await?;
+    let before_it = led_to(node, 1)?;
+    let bogus = hand_over(node, "bogus", "00000000-1111-2222-3333-444444444444")?;
+    told_to_end(&keyward, 1, "HUP", &bogus, "done: WritePod").await?;
+    ensure!(led_to(keyward.cluster.node(1)?, 1)? == before_it, "the link was moved");
     let began = Instant::now();
     recover(&keyward, 1, &role.role_id, role.secret_id.reveal()).await?;
     keyward.cluster.wait_ready(1).await?;
@@ -159,6 +166,51 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
     evidence(&keyward.cluster, &load, &before)
         .await?
         .expect(|resource| format!("k8s:enc:kms:v2:1_{resource}:"))
+}
+
+/// Signals the command as soon as it has said this much. It ends, and nothing goes on of what it began.
+async fn told_to_end(keyward: &Keyward, index: usize, signal: &str, file: &str, at: &str) -> Result<()> {
+    const SCRIPT: &str = r#"
+        signal=$1 at=$2; shift 2
+        rm -f /etc/kubernetes/said && mkfifo /etc/kubernetes/said || exit 99
+        "$@" >/etc/kubernetes/said & command=$!
+        while read -r line; do
+            echo "$line"
+            case $line in *"$at"*) kill -s "$signal" $command ;; esac
+        done </etc/kubernetes/said
+        rm /etc/kubernetes/said
+        wait $command"#;
+    let node = keyward.cluster.node(index)?;
+    let program = keyward.cluster.tools().binary(Binary::Keyward)?;
+    let (program, file) = (program.to_string_lossy(), format!("secret-id={file}"));
+    let output = node
+        .exec(&[
+            "sh",
+            "-c",
+            SCRIPT,
+            "sh",
+            signal,
+            at,
+            &program,
+            "node-agent",
+            "recover",
+            "--key",
+            "1",
+            "--file",
+            &file,
+        ])
+        .await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    println!("{said}\n{complained}");
+    ensure!(output.status.code() == Some(1) && said.contains(at), "{output:?}");
+    ensure!(complained.contains("the command was told to end"), "{complained}");
+    let node_name = node.name();
+    wait_until("the end of what was tried", PATIENCE, async || {
+        let of_key_1 = node.pods()?.iter().filter(|pod| pod.name.starts_with("keyward-kms-1-")).count();
+        Ok(Seen::when(of_key_1 == 1, format!("{of_key_1} plugins of key 1 on {node_name}")))
+    })
+    .await
 }
 
 async fn recover(keyward: &Keyward, index: usize, role_id: &str, secret_id: &str) -> Result<()> {
@@ -259,6 +311,11 @@ async fn a_node_joins_and_never_writes_in_plain_text() -> Result<()> {
     let before = load.contents().await?;
     give(&keyward.cluster, "join").await?;
     keyward.cluster.add_bare_node()?;
+    // By the name of a node that lives it is refused, and nothing is installed.
+    let refused = keyward.join_as(1, "node-1").await?;
+    println!("{}\n{}", refused.said, refused.complained);
+    ensure!(!refused.status.success() && refused.complained.contains("node node-1 lives"), "{refused:?}");
+    ensure!(!keyward.cluster.node(1)?.path(ENCRYPTION_CONFIG).exists(), "something was installed");
     let answer = keyward.join(1).await?;
     println!("{}\n{}", answer.said, answer.complained);
     ensure!(answer.status.success() && answer.said.contains("node-2 is registered"), "{answer:?}");

@@ -392,7 +392,10 @@ fn behind(
             }
             Some(_) => {}
         }
-        if let Some(one) = recovered.filter(|one| one.digest != digest) {
+        // Newer data come to a key that has a secret and was not given up. Any other is read as it is deployed until
+        // nothing needs it, and what would take its place waits for convergence.
+        let is_followed = snapshot.usable().any(|key| key.id == id);
+        if let Some(one) = recovered.filter(|one| one.digest != digest && is_followed) {
             by_hand = Some(format!(
                 "runs key {id} with a credential from `recover`; update {} so that all nodes follow",
                 one.sources.join(", ")
