@@ -318,10 +318,11 @@ fn same_kek(world: &World, key: &KeySecret) -> Wrong {
 /// S2, S3, S6, S7 and S9.
 fn applied(world: &mut World, revision: Revision) -> Wrong {
     let config = world.api.configs.get(&revision)?.clone();
-    let before = world.books.revisions.get(&revision);
-    if let Some(before) = before.filter(|hash| **hash != config.hash.0) {
+    let made_before = world.books.revisions.get(&revision);
+    if let Some(before) = made_before.filter(|hash| **hash != config.hash.0) {
         return Some(("S7", format!("revision {revision} was {before} and is made anew as {}", config.hash)));
     }
+    let is_made_anew = made_before.is_some();
     // What an operator that was slow makes: no node is told of a revision below the newest.
     if world.books.latest.as_ref().is_some_and(|(latest, _)| *latest > revision) {
         Arc::make_mut(&mut world.books).revisions.insert(revision, config.hash.0.clone());
@@ -383,7 +384,10 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
                     Life::Down | Life::Absent | Life::Held => None,
                 };
                 let reads = |seen: &Config| seen.providers(resource).contains(&writer);
-                if seen.is_some_and(|seen| !reads(&seen)) && !takes_over {
+                // It became the writer while this one was given up, and nobody waits for it to write on.
+                let wrote = before.as_ref().is_some_and(|(_, before)| before.writer(resource) == writer);
+                let late = server.returned && (wrote || is_made_anew);
+                if seen.is_some_and(|seen| !reads(&seen)) && !takes_over && !late {
                     let node = NAMES[n];
                     return Some((
                         "S2",

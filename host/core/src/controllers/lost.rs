@@ -1,5 +1,5 @@
-//! A revision that nodes were given and that is gone is made anew, from `status.revisions` and the key secrets, if that
-//! gives the very same bytes; else nothing is written (OBJECTS.md, "Beginnings and ends"). CONTRACT 2.5 writes in plain text
+//! A revision that nodes were given and that is gone is made anew, from `status.revisions` and the key secrets (of a key
+//! whose secret is gone too, from what another revision has of it), if that gives the very same bytes; else nothing is written (OBJECTS.md, "Beginnings and ends"). CONTRACT 2.5 writes in plain text
 //! for a while instead.
 
 use crate::api::RevisionStatus;
@@ -33,7 +33,7 @@ pub(super) fn rebuild(snapshot: &Snapshot, revision: Revision) -> Result<Revisio
             return digests_match(snapshot, &content).map(|()| content);
         }
     }
-    Err("the key secrets do not give the bytes that it had".to_owned())
+    Err("neither key secrets nor other revisions give the bytes that it had".to_owned())
 }
 
 /// The state that these lists came from. A list that begins with `identity` does not tell whether an identity key
@@ -45,8 +45,8 @@ fn state(snapshot: &Snapshot, told: &RevisionStatus, newest_identity_writes: boo
         for (index, provider) in providers.iter().enumerate() {
             let Some((_, id)) = provider.split_once(':') else { continue };
             let id: KeyId = id.parse().map_err(|_| format!("the status names a provider {provider:?}"))?;
-            let secret = snapshot.key(id).ok_or_else(|| format!("the secret of key {id} is gone too"))?;
-            state.keys.insert(id, Key::of(secret));
+            let key = known(snapshot, id).ok_or_else(|| format!("the secret of key {id} is gone too"))?;
+            state.keys.insert(id, key);
             keys.read.push(id);
             if index == 0 {
                 keys.write = Some(id);
@@ -62,16 +62,27 @@ fn state(snapshot: &Snapshot, told: &RevisionStatus, newest_identity_writes: boo
     Ok(state)
 }
 
+/// A key by its secret, or as the newest kept revision has it.
+fn known(snapshot: &Snapshot, id: KeyId) -> Option<Key> {
+    let kept = || snapshot.revisions.values().rev().filter_map(|stored| stored.content.as_ref().ok());
+    let deployed = || kept().find_map(|content| machine::decode(content, []).keys.remove(&id));
+    snapshot.key(id).map(Key::of).or_else(deployed)
+}
+
 /// Whoever had a revision that is gone for good may have written by it. What it read with is read on, as far as there are
-/// key secrets for it; the rest went with it.
+/// key secrets for it, or other revisions that have it; the rest went with it.
 pub(super) fn read_on(snapshot: &Snapshot, newest: Revision, state: &mut State) {
     for told in snapshot.told_revisions.iter().filter(|told| told.n > newest) {
         for (resource, providers) in &told.lists {
-            let named: Vec<KeyId> = keys_in(providers).collect();
-            for key in snapshot.usable().filter(|key| named.contains(&key.id)) {
+            for id in keys_in(providers) {
+                let given_up = snapshot.key(id).is_some() && snapshot.usable().all(|key| key.id != id);
+                if given_up || snapshot.wanted.forget.contains(&id) {
+                    continue;
+                }
+                let Some(key) = known(snapshot, id) else { continue };
                 let keys = state.resources.entry(GroupResource::parse(resource)).or_default();
-                if keys.insert(key.id) {
-                    state.keys.entry(key.id).or_insert_with(|| Key::of(key));
+                if keys.insert(id) {
+                    state.keys.entry(id).or_insert(key);
                 }
             }
         }

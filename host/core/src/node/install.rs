@@ -115,7 +115,8 @@ fn through_links(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> boo
     let (mut all, mut stale) = (true, Vec::new());
     for needed in target.plugins.values() {
         let instance = &needed.instance;
-        if needed.unfit().is_some() || needed.external.is_none() && !view.serves(instance) {
+        let linked = view.serves(instance) || late::comes_with_target(view, instance.key_id);
+        if needed.unfit().is_some() || needed.external.is_none() && !linked {
             // Said by `switch_links`.
             all = false;
             continue;

@@ -4,11 +4,11 @@
 //!
 //! A reboot has emptied the folder of the sockets. The links of keys that the target does not have are not made again,
 //! so that nothing can be written under them, and the target is installed before the API server answers, as on a node
-//! that joins. A local key needs no socket: there the target is installed as early as the agent runs, which may be a
-//! moment after the API server.
+//! that joins. A local key needs no socket, and that of a key which the target has for another resource is needed: there the
+//! target is installed as early as the agent can, which may be a moment after the API server began to write.
 
 use super::observe::Absence;
-use super::view::View;
+use super::view::{Target, View};
 use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration};
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, KeyId, Revision};
@@ -35,7 +35,15 @@ pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
         }
         _ => {}
     }
-    let target = view.target.as_ref().filter(|target| !target.plugins.contains_key(&key_id))?;
+    let target = view.target.as_ref()?;
+    if target.plugins.contains_key(&key_id) {
+        return (comes_with_target(view, key_id) && !all_pass(view, target)).then(|| {
+            format!(
+                "the configuration here was withdrawn: the link of key {key_id}, which it has too, is made again when all plugins of revision {} pass",
+                target.revision
+            )
+        });
+    }
     let names = |hash: &&ConfigHash| view.keys_of(hash).is_none_or(|keys| keys.contains(&key_id));
     let mut here = view.file.into_iter().chain(view.loaded);
     let needed = here.any(|hash| names(&hash) && !is_late(view, hash));
@@ -44,6 +52,22 @@ pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
             "key {key_id} was withdrawn: its link is not made again, and revision {} is installed before the API server serves",
             target.revision
         )
+    })
+}
+
+/// Whether what is here was withdrawn for one resource, and leads to a key that the target has for another. Its link is
+/// made in the moment in which the target is installed, so that the API server has as good as no time to write by what it
+/// began with.
+pub(super) fn comes_with_target(view: &View<'_>, key_id: KeyId) -> bool {
+    let names = |hash: &&ConfigHash| view.keys_of(hash).is_none_or(|keys| keys.contains(&key_id));
+    let mut here = view.file.into_iter().chain(view.loaded);
+    here.any(|hash| names(&hash) && is_late(view, hash))
+}
+
+fn all_pass(view: &View<'_>, target: &Target<'_>) -> bool {
+    target.plugins.values().all(|needed| {
+        let pass = view.pass(&needed.instance, needed.external.as_deref());
+        pass.is_some_and(|pass| pass.age <= view.o.policy.fresh)
     })
 }
 

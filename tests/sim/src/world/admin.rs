@@ -168,19 +168,23 @@ impl World {
         Arc::make_mut(&mut self.books).left[n] = false;
     }
 
-    /// Whether a node could come back: one that has left, and whose configuration is in nobody's way. By local keys, or in
-    /// plain text, its API server writes as soon as it has started, whatever its agent does.
+    /// Whether a node could come back: one that has left, and whose agent can keep its API server from writing what nobody
+    /// reads. By local keys, or in plain text, that writes as soon as it has started, whatever its agent does; and so it
+    /// does by a KMS key which the newest revision has for another resource only.
     pub(crate) fn may_come_back(&self, n: usize) -> bool {
         let Some(file) = self.file(n) else { return false };
-        let needs_a_socket = |resource: usize| match file.writer(resource) {
-            Provider::Kms(_) => true,
+        let newest = self.books.latest.as_ref().map(|(_, config)| config);
+        let is_kept_away = |resource: usize| match file.writer(resource) {
+            Provider::Kms(id) => newest.is_none_or(|newest| {
+                !newest.kms.contains(&id) || newest.providers(resource).contains(&Provider::Kms(id))
+            }),
             Provider::Identity => !self.books.encrypted[resource],
             _ => false,
         };
         self.books.left[n]
             && self.servers[n].life == Life::Down
             && self.running().next().is_some()
-            && (0..RESOURCES.len()).all(needs_a_socket)
+            && (0..RESOURCES.len()).all(is_kept_away)
     }
 
     fn come_back(&mut self, n: usize) {

@@ -174,7 +174,8 @@ impl World {
                 self.under_way(n);
                 self.server_mut(n).life = Life::Down;
             }
-            (Kind::Start, Life::Down) => self.start_server(n),
+            // One that has left comes back otherwise (`Kind::Return`).
+            (Kind::Start, Life::Down) if !self.books.left[n] => self.start_server(n),
             (Kind::Restart, Life::Up) => {
                 self.under_way(n);
                 self.start_server(n);
