@@ -289,6 +289,15 @@ pub struct Outcome {
 /// one in which an agent said nothing.
 pub const REPORT_FACTS: &str = "report/";
 
+/// A server of which only its identity Lease tells has left when that was not renewed for so long (S2). API servers renew it
+/// every ten seconds, and it is deleted an hour after.
+pub const LEASE_STOPPED: Duration = Duration::from_mins(5);
+
+/// The fact that an identity Lease was renewed. As with reports, a time in which nothing could be looked at does not count.
+pub fn lease_fact(lease: &str) -> String {
+    format!("{REPORT_FACTS}lease/{lease}")
+}
+
 /// When the first of what is in one data key of a referenced object expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expires {

@@ -88,7 +88,8 @@ pub struct ServerView {
     pub name: String,
     /// There is a control-plane Node of this name.
     pub is_node: bool,
-    /// There is an identity Lease of an API server on a host of this name.
+    /// There is an identity Lease of an API server on a host of this name; where nothing else is known of the node, one that
+    /// is renewed.
     pub has_lease: bool,
     /// Its `EncryptionNode`.
     pub agent: Option<AgentView>,
@@ -163,6 +164,8 @@ pub struct Snapshot {
     pub migrations: BTreeMap<GroupResource, StoredMigration>,
     /// Resources of which nothing from before the end of the stored migration can be read from etcd any more.
     pub compacted: BTreeSet<GroupResource>,
+    /// Identity Leases of hosts of which nothing else is known: when each was last renewed, by its API server's clock.
+    pub leases: BTreeMap<String, String>,
     /// By request.
     pub evaluations: BTreeMap<EvaluationRequest, Result<Evaluation, ProviderError>>,
     /// By object.

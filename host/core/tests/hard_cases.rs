@@ -6,6 +6,7 @@
 mod support;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::SecretBytes;
 use keyward_core::ids::KeyId;
@@ -475,13 +476,13 @@ fn status_keeps_what_cannot_be_read_now() {
     world.objects.secrets = secrets;
     let name = names::revision_secret(newest.n);
     world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
-    // The key secret is gone too: nothing gives the same bytes.
+    // The key secret is gone too, and every other revision: nothing gives the same bytes.
     let key = names::key_secret(names::KUBE_APISERVER, keyward_core::ids::KeyId(1));
-    let held: Vec<_> = world
-        .objects
-        .secrets
-        .extract_if(.., |secret| secret.metadata.name.as_deref() == Some(&key))
-        .collect();
+    let has_key = |secret: &mut Secret| {
+        let name = secret.metadata.name.as_deref().unwrap_or_default();
+        name == key || name.starts_with("encryption-config-")
+    };
+    let held: Vec<_> = world.objects.secrets.extract_if(.., has_key).collect();
     for _ in 0..3 {
         let lost = world.reconcile();
         assert_eq!(lost.waiting.as_ref().unwrap().reason, "RevisionLost");

@@ -52,7 +52,8 @@ pub struct Counters {
 pub struct Agent {
     pub(crate) settings: Settings,
     pub(crate) disk: Arc<Disk>,
-    pub(crate) connection: Connection,
+    /// Absent until the kubeconfig can be used; what is installed needs no API.
+    pub(crate) connection: Option<Connection>,
     pub(crate) prober: Prober,
     pub(crate) throttle: Throttle,
     pub(crate) memory: Memory,
@@ -97,7 +98,12 @@ impl Agent {
         let disk = tokio::task::spawn_blocking(move || Disk::open(&node, paths, owner))
             .await
             .map_err(|_| AgentError::Panicked { what: "opening the disk" })??;
-        let connection = Connection::new(&settings).await?;
+        let connection = match Connection::new(&settings).await {
+            Ok(connection) => Some(connection),
+            Err(error @ AgentError::MetricsUrl { .. }) => return Err(error),
+            // The first turn says so.
+            Err(_) => None,
+        };
         let (wish, news) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let prober = Prober::new(Probing {
             policy: settings.policy,
@@ -107,8 +113,10 @@ impl Agent {
             bell: Arc::clone(&news),
         });
         let beside = watch::watch_folder(settings.paths.recovered(), Arc::clone(&wish));
-        let folder = settings.paths.config().parent().map(ToOwned::to_owned).unwrap_or_default();
-        if let Err(error) = edits::watch(folder, &wish) {
+        let config = settings.paths.config();
+        let folder = config.parent().map(ToOwned::to_owned).unwrap_or_default();
+        let file = config.file_name().map(ToOwned::to_owned).unwrap_or_default();
+        if let Err(error) = edits::watch(folder, file, &wish) {
             tracing::warn!(%error, "edits of the configuration file are seen only when the agent looks by itself");
         }
         let mut agent = Self {
@@ -132,8 +140,31 @@ impl Agent {
     }
 
     fn watch(&mut self) {
-        let watch = watch::watch(self.connection.clone(), self.settings.node.clone(), Arc::clone(&self.wish));
+        let Some(connection) = self.connection.clone() else { return };
+        let watch = watch::watch(connection, self.settings.node.clone(), Arc::clone(&self.wish));
         self.watching = Some(Watching(tokio::spawn(watch)));
+    }
+
+    /// Uses the kubeconfig as it is now. One that cannot be used, half written say, is no reason to leave the node alone: what
+    /// is installed goes on, by the credential that there was, if any.
+    async fn connect(&mut self) {
+        if self.connection.as_ref().is_some_and(|connection| !connection.is_outdated()) {
+            return;
+        }
+        match Connection::new(&self.settings).await {
+            Ok(connection) => {
+                self.connection = Some(connection);
+                self.watch();
+                tracing::info!("the kubeconfig changed; its credential is used from now on");
+            }
+            Err(error) => {
+                let instead = match &self.connection {
+                    Some(_) => "the one before is used on",
+                    None => "what is installed goes on without the API",
+                };
+                self.say(format!("{error}; {instead}"));
+            }
+        }
     }
 
     /// What was done so far.
@@ -189,12 +220,8 @@ impl Agent {
     /// Looks, decides, does, reports.
     #[tracing::instrument(level = "info", name = "turn", skip_all, fields(node = self.settings.node))]
     async fn turn(&mut self, busy: bool) -> Result<Turn, AgentError> {
-        if self.connection.is_outdated() {
-            self.connection = Connection::new(&self.settings).await?;
-            self.watch();
-            tracing::info!("the kubeconfig changed; its credential is used from now on");
-        }
         self.saying.clear();
+        self.connect().await;
         let observed = self.observe(busy).await?;
         let decision = node::next(&observed);
         self.explain(&decision);
@@ -271,7 +298,7 @@ impl Agent {
         let scrubber = Scrubber::new(records).and(by_hand);
         let scrubber = Arc::new(scrubber.and_bytes(&self.forgotten_secrets(observed).await));
         let diagnoser = Diagnoser {
-            connection: Some(self.connection.clone()),
+            connection: self.connection.clone(),
             paths: self.settings.paths.clone(),
             node: self.settings.node.clone(),
         };
@@ -298,7 +325,8 @@ impl Agent {
         if !self.throttle.is_due(&status, self.settings.policy.probe_interval, now) {
             return Ok(());
         }
-        self.connection.report(&self.settings.node, &status).await?;
+        let Some(connection) = &self.connection else { return Ok(()) };
+        connection.report(&self.settings.node, &status).await?;
         self.counters.reports += 1;
         self.throttle.written(status, now);
         Ok(())

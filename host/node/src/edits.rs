@@ -1,8 +1,10 @@
-//! A watch of the folder that holds the configuration file: somebody who edits it by hand is noticed at once, and not only
-//! when the agent looks again, by when the API server may have loaded it.
+//! A watch of the configuration file, by its folder: somebody who edits it by hand is noticed at once, and not only when the
+//! agent looks again, by when the API server may have loaded it.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,13 +16,14 @@ use tokio::sync::Notify;
 /// Until a folder that is not there is looked for again.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Rings whenever a file in the folder changes, as long as the bell is there. The agent's own changes ring too: a look
-/// costs little. On a thread of its own, which sleeps until something changes, for as long as the process lives.
-pub(crate) fn watch(folder: PathBuf, bell: &Arc<Notify>) -> io::Result<()> {
+/// Rings whenever this file of the folder changes, as long as the bell is there. The agent's own changes ring too: a look
+/// costs little. What is written beside it does not, or a write that fails, on a full disk say, would call for the next at
+/// once. On a thread of its own, which sleeps until something changes, for as long as the process lives.
+pub(crate) fn watch(folder: PathBuf, file: OsString, bell: &Arc<Notify>) -> io::Result<()> {
     let bell = Arc::downgrade(bell);
     let run = move || {
         while bell.strong_count() > 0 {
-            if let Err(error) = listen(&folder, &bell) {
+            if let Err(error) = listen(&folder, &file, &bell) {
                 tracing::debug!(folder = %folder.display(), %error, "the folder cannot be watched; it is looked at all the same");
                 std::thread::park_timeout(PERIOD);
             }
@@ -30,19 +33,25 @@ pub(crate) fn watch(folder: PathBuf, bell: &Arc<Notify>) -> io::Result<()> {
 }
 
 /// Until the folder goes, or the bell.
-fn listen(folder: &Path, bell: &Weak<Notify>) -> io::Result<()> {
+fn listen(folder: &Path, file: &OsStr, bell: &Weak<Notify>) -> io::Result<()> {
     let fd = inotify::init(CreateFlags::CLOEXEC)?;
     let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
     inotify::add_watch(&fd, folder, what | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR)?;
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut changes = Reader::new(&fd, &mut buffer);
     loop {
-        let change = match changes.next() {
-            Ok(event) => event.events(),
+        let (change, other) = match changes.next() {
+            Ok(event) => {
+                let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
+                (event.events(), name.is_some_and(|name| name != file))
+            }
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         };
         let Some(bell) = bell.upgrade() else { return Ok(()) };
+        if other {
+            continue;
+        }
         bell.notify_one();
         if change.intersects(ReadFlags::DELETE_SELF | ReadFlags::IGNORED) {
             return Ok(());
@@ -55,19 +64,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_edit_rings() {
+    async fn an_edit_rings_and_what_is_written_beside_it_does_not() {
         let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| std::fs::write(folder.path().join(name), b"{}").unwrap();
         let bell = Arc::new(Notify::new());
-        watch(folder.path().to_owned(), &bell).unwrap();
+        watch(folder.path().to_owned(), "config.json".into(), &bell).unwrap();
         // The watch may begin after the first of them.
         let rung = async {
             loop {
-                std::fs::write(folder.path().join("config.json"), b"{}").unwrap();
+                write("config.json");
                 if tokio::time::timeout(Duration::from_millis(50), bell.notified()).await.is_ok() {
                     return;
                 }
             }
         };
         tokio::time::timeout(Duration::from_secs(20), rung).await.unwrap();
+        // Changes come in their order: once the last is known, so are those before it.
+        while tokio::time::timeout(Duration::from_millis(50), bell.notified()).await.is_ok() {}
+        write(".config.json.1");
+        let early = tokio::time::timeout(Duration::from_millis(200), bell.notified()).await;
+        assert!(early.is_err(), "it rang for a temporary file");
+        write("config.json");
+        tokio::time::timeout(Duration::from_secs(20), bell.notified()).await.unwrap();
     }
 }

@@ -66,6 +66,9 @@ pub enum AgentError {
         /// Why.
         source: Box<kube::config::KubeconfigError>,
     },
+    /// The kubeconfig cannot be used, so that nobody can be asked.
+    #[error("the kubeconfig cannot be used")]
+    NoConnection,
     /// The address of the metrics is none.
     #[error("--metrics-url {url:?} is not an address such as https://127.0.0.1:6443")]
     MetricsUrl {
@@ -188,6 +191,7 @@ impl AgentError {
             Self::Io { .. } | Self::Corrupt { .. } => Category::Disk,
             Self::Locked { .. }
             | Self::Kubeconfig { .. }
+            | Self::NoConnection
             | Self::MetricsUrl { .. }
             | Self::NoSuchKey { .. }
             | Self::NoSuchFile { .. }
@@ -205,6 +209,11 @@ impl AgentError {
     pub(crate) fn is_answer(&self) -> bool {
         matches!(self, Self::Call { source, .. }
             if matches!(source.as_ref(), kube::Error::Api(_) | kube::Error::ReadEvents(_)))
+    }
+
+    /// Nobody was asked: that says nothing of the API server.
+    pub(crate) fn is_own_fault(&self) -> bool {
+        matches!(self, Self::NoConnection)
     }
 
     /// The API server has an object of that name.

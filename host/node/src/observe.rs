@@ -112,14 +112,20 @@ impl Agent {
                 Some(known) => Ok(known),
                 None => {
                     let at = Instant::now();
-                    connection.metrics().await.map(|reading| (at, reading))
+                    match connection {
+                        Some(connection) => connection.metrics().await.map(|reading| (at, reading)),
+                        None => Err(AgentError::NoConnection),
+                    }
                 }
             }
         };
         let (reading, (found, target, candidate)) = tokio::join!(asked, self.wanted(&disk));
         let server = match reading {
             Ok((at, reading)) => Ok(self.server(at, reading).await),
-            Err(error) => Err(Unread { why: error.to_string(), answers: error.is_answer() }),
+            Err(error) => {
+                let answers = error.is_answer() || error.is_own_fault();
+                Err(Unread { why: error.to_string(), answers })
+            }
         };
         let now = Instant::now();
         let elsewhere = server.as_ref().err().is_some_and(|unread| !unread.answers);
@@ -171,7 +177,8 @@ impl Agent {
     }
 
     async fn spec(&mut self) -> Found {
-        match self.connection.node(&self.settings.node).await {
+        let Some(connection) = &self.connection else { return Found::Unread };
+        match connection.node(&self.settings.node).await {
             Ok(Some(object)) => {
                 let generation = object.metadata.generation.unwrap_or_default();
                 if object.status.is_none() {
@@ -205,7 +212,7 @@ impl Agent {
             return Some(Ok(Arc::clone(content)));
         }
         let name = names::revision_secret(revision);
-        let data = match self.connection.secret(&name).await {
+        let data = match self.connection.as_ref()?.secret(&name).await {
             Ok(data) => data,
             Err(error) => return Some(Err(unusable(&error))),
         };
@@ -226,7 +233,7 @@ impl Agent {
         if let Some((_, found)) = self.memory.candidate.as_ref().filter(|(hash, _)| *hash == request.hash) {
             return Some(Ok(Arc::clone(found)));
         }
-        let data = match self.connection.secret(names::PREFLIGHT_SECRET).await {
+        let data = match self.connection.as_ref()?.secret(names::PREFLIGHT_SECRET).await {
             Ok(data) => data,
             Err(error) => return Some(Err(unusable(&error))),
         };
@@ -278,7 +285,7 @@ impl Agent {
         if let Some((_, name)) = self.memory.lease.as_ref().filter(|(hash, _)| hash == id_hash) {
             return Some(name.clone());
         }
-        match self.connection.lease_of(id_hash).await {
+        match self.connection.as_ref()?.lease_of(id_hash).await {
             Ok(Some(name)) => {
                 self.memory.lease = Some((id_hash.to_owned(), name.clone()));
                 Some(name)

@@ -211,8 +211,8 @@ fn remember(world: &mut World) {
     }
 }
 
-/// After every write of an operator.
-pub fn action(world: &mut World, action: &Action) {
+/// After every write of an operator, who was asked to encrypt these resources.
+pub fn action(world: &mut World, action: &Action, asked: [bool; RESOURCES.len()]) {
     world.keep_configuration(action);
     if world.violation.is_some() {
         return;
@@ -225,7 +225,7 @@ pub fn action(world: &mut World, action: &Action) {
             Arc::make_mut(&mut world.books).tried = made;
             None
         }
-        Action::ApplyConfig { revision, .. } => applied(world, *revision),
+        Action::ApplyConfig { revision, .. } => applied(world, *revision, asked),
         Action::RecordMigrated { resource, key } => {
             let wrong = claims::migrated(world, resource, key.id);
             let books = Arc::make_mut(&mut world.books);
@@ -316,7 +316,7 @@ fn same_kek(world: &World, key: &KeySecret) -> Wrong {
 }
 
 /// S2, S3, S6, S7 and S9.
-fn applied(world: &mut World, revision: Revision) -> Wrong {
+fn applied(world: &mut World, revision: Revision, asked: [bool; RESOURCES.len()]) -> Wrong {
     let config = world.api.configs.get(&revision)?.clone();
     let made_before = world.books.revisions.get(&revision);
     if let Some(before) = made_before.filter(|hash| **hash != config.hash.0) {
@@ -350,7 +350,7 @@ fn applied(world: &mut World, revision: Revision) -> Wrong {
             continue;
         }
         // S9
-        let wanted = world.api.snapshot.wanted.resources.contains(&resources()[resource]);
+        let wanted = asked[resource] && world.api.snapshot.wanted.resources.contains(&resources()[resource]);
         // One that was made and that nobody has loaded never encrypted anything.
         let in_force = |config: &Config| world.servers.iter().any(|s| s.loaded.hash == config.hash);
         let encrypted = before

@@ -324,7 +324,7 @@ fn needs_for(
         // Rows 4 and 5: one transition at a time.
         // A key that is still on its way has no age yet: that is nothing to wait for.
         if let Some(reason) = change.filter(|reason| reason != AGED) {
-            turn.wait(
+            turn.wait_behind(
                 "KeyInTransition",
                 format!("a new key ({reason}) waits until key {} has finished its transition", latest.id),
             );

@@ -62,8 +62,11 @@ fn state(snapshot: &Snapshot, told: &RevisionStatus, newest_identity_writes: boo
     Ok(state)
 }
 
-/// A key by its secret, or as the newest kept revision has it.
+/// A key by its secret; where that is gone, as the newest kept revision has it. One that cannot be decoded may be mended.
 fn known(snapshot: &Snapshot, id: KeyId) -> Option<Key> {
+    if snapshot.undecodable.keys().any(|name| KeyId::from_name(name) == Some(id)) {
+        return None;
+    }
     let kept = || snapshot.revisions.values().rev().filter_map(|stored| stored.content.as_ref().ok());
     let deployed = || kept().find_map(|content| machine::decode(content, []).keys.remove(&id));
     snapshot.key(id).map(Key::of).or_else(deployed)

@@ -62,6 +62,7 @@ pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     if !matches!(assessment.deployment, Deployment::Blocked) {
         decommission::decide(snapshot, &mut turn);
     }
+    turn.tell_what_waits_behind();
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     let view = view::view(snapshot, &assessment.deployment, &deployed);
     turn.finish(StatusView { expiries, ..view })
@@ -163,6 +164,8 @@ pub(crate) struct Turn {
     facts: BTreeMap<String, String>,
     unrecorded: BTreeSet<String>,
     waiting: Option<Waiting>,
+    /// See [`Self::wait_behind`].
+    behind: Vec<Waiting>,
     requeue_after: Option<Duration>,
     operand: String,
     converged: bool,
@@ -180,6 +183,7 @@ impl Turn {
             facts: BTreeMap::new(),
             unrecorded: BTreeSet::new(),
             waiting: None,
+            behind: Vec::new(),
             requeue_after: None,
             operand: snapshot.component.clone(),
             converged,
@@ -204,6 +208,24 @@ impl Turn {
     pub(crate) fn wait(&mut self, reason: &str, message: impl Into<String>) {
         if self.waiting.is_none() {
             self.waiting = Some(Waiting { reason: reason.to_owned(), message: message.into() });
+        }
+    }
+
+    /// What waits in its turn for whatever else is waited for: told after it.
+    pub(crate) fn wait_behind(&mut self, reason: &str, message: String) {
+        let waiting = Waiting { reason: reason.to_owned(), message };
+        // Each resource may say the same.
+        if !self.behind.contains(&waiting) {
+            self.behind.push(waiting);
+        }
+    }
+
+    fn tell_what_waits_behind(&mut self) {
+        for last in std::mem::take(&mut self.behind) {
+            match &mut self.waiting {
+                Some(waiting) => waiting.message = format!("{}; {}", waiting.message, last.message),
+                None => self.waiting = Some(last),
+            }
         }
     }
 

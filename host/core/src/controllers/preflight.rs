@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::key::{self, Then, Trial, Wish};
-use super::{Turn, diagnosis, preflight_status, record};
+use super::{Turn, diagnosis, preflight_status, record, reports};
 use crate::SecretBytes;
 use crate::api::{Canary, ConditionStatus, NodeError, PreflightPurpose, PreflightRequest, PreflightResult};
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
@@ -75,12 +75,22 @@ fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRe
     BTreeMap::new()
 }
 
+/// Who has to pass: every node. But other data of a key reach those that live though another is silent, or a credential that
+/// ends would end at all of them; no key is promoted by that, and the silent one's agent asks the plugin itself before it
+/// leads the API server to it.
+fn asked(snapshot: &Snapshot, purpose: PreflightPurpose) -> Vec<&String> {
+    let heard = |server: &&ServerView| !reports::is_silent(snapshot, server);
+    let living = || snapshot.servers.values().filter(heard);
+    let all = purpose != PreflightPurpose::Sync || living().next().is_none();
+    snapshot.servers.values().filter(|server| all || heard(server)).map(|server| &server.name).collect()
+}
+
 fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
     let stored = match &snapshot.candidate {
         Some(Ok(candidate)) if trial.is(candidate) => candidate,
         _ => return write_candidate(snapshot, &trial, turn),
     };
-    let names: Vec<&String> = snapshot.servers.keys().collect();
+    let names = asked(snapshot, trial.purpose);
     let answers: BTreeMap<&String, _> = snapshot
         .servers
         .values()
@@ -144,7 +154,7 @@ fn write_candidate(
     let mut plugin = trial.record.clone();
     plugin.salt = Some(snapshot.fresh.salt.clone());
     let Some(hash) = plugin.digest(trial.key_id) else { return BTreeMap::new() };
-    let names: Vec<&String> = snapshot.servers.keys().collect();
+    let names = asked(snapshot, trial.purpose);
     let requests = requests(trial, &hash, trial.canary.as_ref(), &names, snapshot);
     let message = format!("writing the candidate for key {} ({})", trial.key_id, trial.purpose);
     // Whatever the candidate before this one failed with is not about this one.

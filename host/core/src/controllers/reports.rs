@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::Turn;
 use crate::api::{HealthStatus, NodePlugin};
 use crate::ids::KeyId;
+use crate::outcome::{LEASE_STOPPED, lease_fact};
 use crate::snapshot::{ServerView, Snapshot};
 
 /// A report that does not change for so many intervals counts as [`Health::Unknown`].
@@ -77,8 +78,22 @@ fn value(server: &ServerView, key_id: KeyId) -> String {
     told.collect::<Vec<_>>().join(",")
 }
 
-/// Keeps the age of every report, and looks again when one would grow too old.
+/// Nothing was heard of any plugin of this node for too long. Of one without plugins nothing is expected.
+pub(super) fn is_silent(snapshot: &Snapshot, server: &ServerView) -> bool {
+    let mut reported = plugins(server).iter();
+    reported.len() > 0 && reported.all(|plugin| health(snapshot, server, plugin) == Health::Unknown)
+}
+
+/// Keeps the age of every report, and of Leases that nothing else tells of, and looks again when one would grow too old.
 pub(super) fn observe(snapshot: &Snapshot, turn: &mut Turn) {
+    for (lease, renewed) in &snapshot.leases {
+        let fact = lease_fact(lease);
+        let left = LEASE_STOPPED.saturating_sub(turn.since(snapshot, fact.clone(), renewed.clone()));
+        if !left.is_zero() {
+            turn.again_after(left.max(Duration::from_secs(1)));
+            turn.unrecorded.insert(fact);
+        }
+    }
     for server in snapshot.servers.values() {
         let keys: BTreeSet<KeyId> = plugins(server).iter().map(|plugin| plugin.key_id).collect();
         for key_id in keys {

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Turn, lost, pods};
+use super::{Turn, lost, pods, reports};
 use crate::api::{EncryptionNodeSpec, KeyCanary, PreflightRequest};
 use crate::formats::encryption_config::{REVISION_ZERO, zero_hash};
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, KeyId, Revision};
-use crate::outcome::{Action, Notice, Waiting};
+use crate::outcome::{Action, LEASE_STOPPED, Notice, Waiting};
 use crate::snapshot::{ServerView, Snapshot};
 
 /// What the API servers were seen to have loaded.
@@ -100,8 +100,9 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     }
     if let Some(server) = snapshot.servers.values().find(|s| s.has_lease && !s.is_node && s.agent.is_none()) {
         let message = format!(
-            "the API server on {} is answered for by no agent; run the node agent there",
-            server.name
+            "the API server on {} is answered for by no agent; run the node agent there. Where that machine is gone, it counts until its Lease in kube-system was not renewed for {} minutes",
+            server.name,
+            LEASE_STOPPED.as_secs() / 60
         );
         return blocked("NodeNotPrepared", message, targets);
     }
@@ -143,10 +144,14 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
             targets,
         };
     }
-    // One that runs what an admin gave it has the configuration, and keeps nobody else from it.
-    let mut to_go = behind.iter().filter(|(_, behind)| matches!(behind, Behind::On(_)));
-    let first = to_go.clone().next().or(behind.first());
-    let (server, why) = match to_go.find(|(server, _)| targets.get(&server.name) == Some(target)).or(first) {
+    // One that runs what an admin gave it has the configuration, and one that is silent may never have it: neither keeps the
+    // others from it.
+    let to_go = || behind.iter().filter(|(_, behind)| matches!(behind, Behind::On(_)));
+    let heard = || to_go().filter(|(server, _)| !reports::is_silent(snapshot, server));
+    let is_told = |(server, _): &&(&ServerView, Behind)| targets.get(&server.name) == Some(target);
+    let next = heard().find(is_told).or_else(|| heard().next());
+    let next = next.or_else(|| to_go().find(is_told)).or_else(|| to_go().next()).or(behind.first());
+    let (server, why) = match next {
         Some((server, why)) => (*server, why.clone()),
         None => return blocked("Unreadable", "no server is behind".to_owned(), targets),
     };

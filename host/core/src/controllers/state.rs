@@ -98,6 +98,8 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
                 heirs.join(", ")
             )
         }
+        // Other data, or another plugin, for keys that stay: what is unwell may be waiting for just that.
+        Step::Settled if !takes_out(deployed) => return true,
         Step::Settled => "taking keys out that nothing needs any more".to_owned(),
         Step::Decrypt => return forget_migrated(snapshot, deployed, turn),
         _ => return true,
@@ -109,6 +111,15 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
     // A key that takes over from one that was given up wrote before too.
     !matches!(step, Step::WriteKey | Step::Dropped)
         || forget_claims(snapshot, deployed, &deployed.desired.state, turn)
+}
+
+/// Whether some resource is not read with every key any more.
+fn takes_out(deployed: &Deployed<'_>) -> bool {
+    let desired = &deployed.desired.state.resources;
+    deployed.state.iter().flat_map(|state| &state.resources).any(|(resource, keys)| {
+        let stays = |id: &KeyId| desired.get(resource).is_some_and(|keys| keys.read.contains(id));
+        !keys.read.iter().all(stays)
+    })
 }
 
 /// Keys that become the writer of something.

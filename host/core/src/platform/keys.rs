@@ -23,8 +23,14 @@ pub(super) fn of<'o>(
     })
 }
 
+/// The name under which a key's secret is written.
+fn canonical(secret: &Secret, id: KeyId) -> Option<String> {
+    let component = secret.metadata.labels.as_ref()?.get(names::LABEL_COMPONENT)?;
+    Some(names::key_secret(component, id))
+}
+
 /// The decodable ones, newest first, and what is wrong with the others, by name. Two of one number are both wrong unless
-/// they say the same (CONTRACT 1.5).
+/// they say the same (CONTRACT 1.5); then the one by the name that Keyward gave it counts.
 pub(super) fn decode<'o>(
     secrets: impl Iterator<Item = &'o Secret>,
 ) -> (Vec<KeySecret>, BTreeMap<String, FormatError>) {
@@ -41,6 +47,9 @@ pub(super) fn decode<'o>(
                     if let Err(error) = same_key(other, &key) {
                         undecodable.insert(known.clone(), error.clone());
                         undecodable.insert(name, error);
+                    } else if Some(&name) == canonical(secret, key.id).as_ref() {
+                        // Of a copy by another name, what is recorded on it is of the time when it was made.
+                        found.insert(key.id, (name, key));
                     }
                 }
             },

@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::Secret;
 
 use super::needed::Whose;
 use super::{
-    Given, HistoryRequest, KMS_REQUIRED, Needed, Objects, Results, Serving, keys, kms_of, lacks_kms, needed,
+    Age, Given, HistoryRequest, KMS_REQUIRED, Needed, Objects, Results, Serving, keys, kms_of, lacks_kms,
+    needed,
 };
 use crate::SecretBytes;
 use crate::api::{ClusterEncryptionSpec, EncryptionMigration};
@@ -15,6 +16,7 @@ use crate::formats::FormatError;
 use crate::formats::revision::{RevisionContent, SecretData, decode_plugins};
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
 use crate::names;
+use crate::outcome::{LEASE_STOPPED, lease_fact};
 use crate::provider::{EvaluationRequest, Origin};
 use crate::snapshot::{
     AgentView, Platform, ServerView, Snapshot, StoredCandidate, StoredMigration, StoredRevision, Wanted,
@@ -46,7 +48,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     let status = cluster.status.clone().unwrap_or_default();
     let (keys, undecodable) = keys::decode(secrets_of_keys(objects));
     let revisions = revisions(objects);
-    let servers = servers(objects);
+    let (servers, leases) = servers(objects, &given.ages);
     let candidate = find(objects, names::PREFLIGHT_SECRET);
 
     let mut wanted = wanted(&cluster.spec);
@@ -111,6 +113,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
             .filter(|request| matches!(results.history.get(request), Some(Ok(true))))
             .map(|(resource, _)| resource)
             .collect(),
+        leases,
         evaluations: results.evaluations.clone(),
         objects: results.objects.clone(),
         expiries: results.expiries.clone(),
@@ -123,10 +126,15 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     })
 }
 
-/// Ends of migrations, where it matters whether what was before can still be read: while there is more than one key, and
-/// for what is decrypted.
+/// Ends of migrations, where it matters whether what was before can still be read: while there is more than one key, or the
+/// newest revision has more than one, whatever became of their secrets; and for what is decrypted.
 fn history(objects: &Objects) -> impl Iterator<Item = HistoryRequest> {
-    let several = secrets_of_keys(objects).nth(1).is_some();
+    let status = objects.cluster_encryption.as_ref().and_then(|cluster| cluster.status.as_ref());
+    let newest = status.and_then(|status| status.revisions.iter().max_by_key(|told| told.n));
+    let with_key =
+        |list: &Vec<String>| list.iter().filter(|provider| provider.contains(':')).nth(1).is_some();
+    let several = secrets_of_keys(objects).nth(1).is_some()
+        || newest.is_some_and(|told| told.lists.values().any(with_key));
     let matters = move |migration: &&EncryptionMigration| several || migration.spec.key_id == KeyId(0);
     objects.migrations.iter().filter(matters).filter_map(|migration| {
         let end = migration.status.as_ref()?.end_version.clone()?;
@@ -198,6 +206,14 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     let kms_timeout = spec.plugins.timeout.clone().unwrap_or_else(|| DEFAULT_KMS_TIMEOUT.to_owned());
     if let Err(why) = duration(&kms_timeout) {
         mistakes.push(format!("spec.plugins.timeout: {why}"));
+    }
+    let proxy = spec.plugins.proxy.iter();
+    for (name, url) in proxy.flat_map(|proxy| [("http", &proxy.http), ("https", &proxy.https)]) {
+        if url.as_ref().is_some_and(|url| url.contains('@')) {
+            mistakes.push(format!(
+                "spec.plugins.proxy.{name}: user info is refused: a plugin's environment can be read in its mirror Pod"
+            ));
+        }
     }
     let request_timeout = match spec.api_server.request_timeout.as_deref().map(duration) {
         None => DEFAULT_REQUEST_TIMEOUT,
@@ -311,8 +327,13 @@ fn server<'a>(servers: &'a mut BTreeMap<String, ServerView>, name: &str) -> &'a 
         .or_insert_with(|| ServerView { name: name.to_owned(), ..Default::default() })
 }
 
-/// S2: one that only a Lease names has no agent, so it blocks and is named.
-fn servers(objects: &Objects) -> BTreeMap<String, ServerView> {
+/// S2: one that only a Lease names has no agent, so it blocks and is named, until its Lease has stopped. With the Leases of
+/// those.
+fn servers(
+    objects: &Objects,
+    ages: &BTreeMap<String, Age>,
+) -> (BTreeMap<String, ServerView>, BTreeMap<String, String>) {
+    let mut leases = BTreeMap::new();
     let mut servers: BTreeMap<String, ServerView> = BTreeMap::new();
     for node in &objects.nodes {
         server(&mut servers, node.metadata.name.as_deref().unwrap_or_default()).is_node = true;
@@ -334,7 +355,18 @@ fn servers(objects: &Objects) -> BTreeMap<String, ServerView> {
         let agents = answered.and_then(|node| node.metadata.name.as_deref());
         let host = lease.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
         let name = agents.or(host.map(String::as_str)).unwrap_or(id);
+        let is_known = servers.get(name).is_some_and(|server| server.is_node || server.agent.is_some());
+        if !is_known {
+            let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
+            let renewed = renewed.map(|at| at.0.to_string()).unwrap_or_default();
+            let seen = ages.get(&lease_fact(id)).filter(|age| age.value == renewed);
+            let has_stopped = seen.is_some_and(|age| age.elapsed >= LEASE_STOPPED);
+            leases.insert(id.to_owned(), renewed);
+            if has_stopped {
+                continue;
+            }
+        }
         server(&mut servers, name).has_lease = true;
     }
-    servers
+    (servers, leases)
 }

@@ -354,7 +354,10 @@ impl World {
             .find(|s| s.metadata.name.as_deref() == Some(names::PREFLIGHT_SECRET))
             .map(|secret| decode_plugins("", &data(secret)).unwrap());
         let mut moved = false;
-        for node in &mut self.objects.encryption_nodes {
+        let silent = &self.silent;
+        let is_silent =
+            |node: &&mut EncryptionNode| silent.contains(node.metadata.name.as_deref().unwrap_or_default());
+        for node in self.objects.encryption_nodes.iter_mut().filter(|node| !is_silent(node)) {
             let content = revisions.get(&node.spec.revision.0);
             let mut status = EncryptionNodeStatus {
                 loaded_hash: Some(

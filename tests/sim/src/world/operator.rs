@@ -7,6 +7,7 @@ use keyward_core::outcome::{Action, Outcome, REPORT_FACTS, StatusView};
 use keyward_core::platform::{Age, FreshBytes, Unreadable};
 
 use super::World;
+use super::config::{RESOURCES, resources};
 use crate::invariants;
 
 /// One operator process.
@@ -14,6 +15,9 @@ use crate::invariants;
 pub struct Operator {
     /// What it has decided and not yet written.
     pub pending: VecDeque<Action>,
+    /// Which resources were to be encrypted when that was decided. An admin who asks for something else a moment later is
+    /// not heard by what is being written.
+    pub asked: [bool; RESOURCES.len()],
     /// What it says in the end.
     pub view: Option<StatusView>,
     /// The version of the ClusterEncryption that it has read or written last.
@@ -37,7 +41,11 @@ impl World {
             invariants::settled(self);
         }
         let up: Vec<String> = self.running().map(|n| format!("{REPORT_FACTS}{}/", super::NAMES[n])).collect();
+        let wanted = &self.api.snapshot.wanted.resources;
+        let mut asked = [false; RESOURCES.len()];
+        asked.iter_mut().zip(resources()).for_each(|(asked, resource)| *asked = wanted.contains(resource));
         let operator = &mut self.operators[who];
+        operator.asked = asked;
         // An agent that runs renews its reports, which have no time here: they never grow old.
         let renewed = |fact: &String| up.iter().any(|prefix| fact.starts_with(prefix));
         operator.ages = outcome
@@ -108,7 +116,8 @@ impl World {
             operator.view = None;
             return false;
         }
-        invariants::action(self, &action);
+        let asked = self.operators[who].asked;
+        invariants::action(self, &action, asked);
         if let Some(mutant) = self.mutant {
             mutant.acted(self, &action);
         }

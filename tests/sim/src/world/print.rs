@@ -66,6 +66,9 @@ impl World {
                 self.print_action(&mut p, action, &ranks);
             }
             p.flag(!operator.pending.is_empty() && operator.cluster_version == self.api.cluster_version);
+            for asked in operator.asked {
+                p.flag(!operator.pending.is_empty() && asked);
+            }
             for (fact, age) in &operator.ages {
                 p.text(fact);
                 p.name(age.value.as_bytes());

@@ -237,6 +237,7 @@ pub fn snapshot(
         candidate_version: None,
         migrations,
         compacted: BTreeSet::new(),
+        leases: BTreeMap::new(),
         evaluations: results.evaluations.clone(),
         objects: results.objects.clone(),
         expiries: results.expiries.clone(),
