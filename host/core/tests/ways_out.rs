@@ -334,6 +334,22 @@ fn an_older_provider_leaves_though_its_key_secret_was_lost() {
     assert_eq!(world.config()["secrets"], "kms:2,identity");
 }
 
+/// Of two secrets that say the same key, the one under the key's own name is read and written.
+#[test]
+fn a_copy_of_a_key_secret_under_another_name_changes_nothing() {
+    let mut world = enabled("one");
+    let own = names::key_secret(names::KUBE_APISERVER, KeyId(1));
+    let mut copy =
+        world.objects.secrets.iter().find(|s| s.metadata.name.as_deref() == Some(&own)).unwrap().clone();
+    copy.metadata.name = Some("encryption-key-backup-1".into());
+    // As it was before it wrote anything.
+    copy.metadata.annotations.as_mut().unwrap().retain(|name, _| !name.contains("migrated"));
+    world.objects.secrets.insert(0, copy);
+    world.log.clear();
+    world.settle();
+    assert_eq!(world.log, Vec::<serde_json::Value>::new());
+}
+
 /// S2: an API server of which only its Lease tells counts for as long as it renews that.
 #[test]
 fn a_server_of_which_only_a_lease_is_left_counts_until_that_has_stopped() {

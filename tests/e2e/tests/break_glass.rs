@@ -10,10 +10,10 @@ use age::secrecy::ExposeSecret as _;
 use anyhow::{Context as _, Result, ensure};
 use keyward_core::api::{EncryptionNode, EncryptionNodeStatus};
 use keyward_core::ids::KeyId;
-use keyward_test_cluster::{Binary, Cluster, ENCRYPTION_CONFIG, Node, Seen, wait_until};
+use keyward_test_cluster::{Binary, Cluster, ENCRYPTION_CONFIG, Node, Seen, User, wait_until};
 use keyward_test_e2e::{IMAGE, Install, Keyward, Load, evidence, give, person, vault_spec};
-use kube::api::Api;
-use serde_json::Value;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -142,6 +142,16 @@ async fn a_credential_that_died_is_replaced_on_each_node_and_then_in_its_secret(
     ensure!(
         one.recovered.len() == 1 && one.recovered[0].key_id == KeyId(1) && one.error.is_none(),
         "{one:?}"
+    );
+
+    // Nobody speaks for another node, which would be believed (S2).
+    let agent = keyward.cluster.client_as(0, &User::Agent("node-1".to_owned())).await?;
+    let lie = json!({"status": {"loadedHash": "sha256:0"}});
+    let other = Api::<EncryptionNode>::all(agent);
+    let refused = other.patch_status("node-2", &PatchParams::default(), &Patch::Merge(&lie)).await;
+    ensure!(
+        matches!(&refused, Err(kube::Error::Api(status)) if status.message.contains("may not write the EncryptionNode of node-2")),
+        "{refused:?}"
     );
 
     // It is done: all follow, and nothing is left of what was done by hand.

@@ -102,6 +102,10 @@ impl PluginSettings {
 /// Proxy variables of the plugin's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!(has(self.http) && self.http.contains('@')) && !(has(self.https) && self.https.contains('@'))",
+    "message": "user info is refused: a plugin's environment can be read in its mirror Pod",
+}]))]
 pub struct ProxySettings {
     /// `HTTP_PROXY`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -37,9 +37,9 @@ pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
     }
     let target = view.target.as_ref()?;
     if target.plugins.contains_key(&key_id) {
-        return (comes_with_target(view, key_id) && !all_pass(view, target)).then(|| {
+        return (comes_with_target(view, key_id) && !is_ready(view, target)).then(|| {
             format!(
-                "the configuration here was withdrawn: the link of key {key_id}, which it has too, is made again when all plugins of revision {} pass",
+                "the configuration here was withdrawn: the link of key {key_id}, which it has too, is made again when all plugins of revision {} are ready",
                 target.revision
             )
         });
@@ -64,10 +64,13 @@ pub(super) fn comes_with_target(view: &View<'_>, key_id: KeyId) -> bool {
     here.any(|hash| names(&hash) && is_late(view, hash))
 }
 
-fn all_pass(view: &View<'_>, target: &Target<'_>) -> bool {
-    target.plugins.values().all(|needed| {
+/// Every plugin passes, and is linked but for those that come with the target.
+fn is_ready(view: &View<'_>, target: &Target<'_>) -> bool {
+    target.plugins.iter().all(|(key_id, needed)| {
         let pass = view.pass(&needed.instance, needed.external.as_deref());
+        let linked = needed.external.is_some() || view.serves(&needed.instance);
         pass.is_some_and(|pass| pass.age <= view.o.policy.fresh)
+            && (linked || comes_with_target(view, *key_id))
     })
 }
 

@@ -207,14 +207,6 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     if let Err(why) = duration(&kms_timeout) {
         mistakes.push(format!("spec.plugins.timeout: {why}"));
     }
-    let proxy = spec.plugins.proxy.iter();
-    for (name, url) in proxy.flat_map(|proxy| [("http", &proxy.http), ("https", &proxy.https)]) {
-        if url.as_ref().is_some_and(|url| url.contains('@')) {
-            mistakes.push(format!(
-                "spec.plugins.proxy.{name}: user info is refused: a plugin's environment can be read in its mirror Pod"
-            ));
-        }
-    }
     let request_timeout = match spec.api_server.request_timeout.as_deref().map(duration) {
         None => DEFAULT_REQUEST_TIMEOUT,
         Some(Ok(timeout)) => timeout,

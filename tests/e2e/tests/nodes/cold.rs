@@ -7,7 +7,7 @@ use keyward_test_cluster::{AppRole, Seen, wait_until};
 use keyward_test_e2e::{Encryption, InUse};
 use tokio::time::Instant;
 
-use crate::{PATIENCE, three};
+use crate::{AGENT_S_KUBECONFIG, PATIENCE, three};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Result<()> {
@@ -26,6 +26,10 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
     for index in 0..3 {
         cluster.keyward.cluster.stop_node(index)?;
     }
+    // One agent has no usable kubeconfig: whoever renewed it was interrupted. It needs no API to run what is installed.
+    let kubeconfig = cluster.keyward.cluster.node(1)?.path(AGENT_S_KUBECONFIG);
+    let good = std::fs::read(&kubeconfig)?;
+    std::fs::write(&kubeconfig, good.get(..good.len() / 3).unwrap_or_default())?;
     let began = Instant::now();
     for index in 0..3 {
         cluster.keyward.cluster.start_node(index)?;
@@ -35,6 +39,7 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
         cluster.must_read_through(index).await?;
     }
     println!("three nodes without an operator: all ready after {:.1} s", began.elapsed().as_secs_f64());
+    std::fs::write(&kubeconfig, good)?;
     for node in &names {
         away.back(node);
     }

@@ -13,9 +13,8 @@ use tokio::task::JoinHandle;
 
 use crate::members::leave;
 use crate::retired::key_1_is_retired;
-use crate::{PATIENCE, three};
+use crate::{AGENT_S_KUBECONFIG, PATIENCE, three};
 
-const AGENT_S_KUBECONFIG: &str = "/etc/kubernetes/keyward/agent.kubeconfig";
 const LINK_OF_KEY_1: &str = "/var/run/kmsplugin/kms-1/kms.sock";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,26 @@ fn its_old_key_is_never_served_again_and_the_target_is_there_before_the_server_a
     assert!(!machine.disk.instances.contains_key(&instance(1, "a")));
 }
 
+/// A key that was withdrawn for one resource may be another's still. Its link is made in the turn in which the target is
+/// installed, and not before.
+#[test]
+fn a_key_that_the_target_has_for_another_resource_comes_with_the_target() {
+    let mut memory = Memory::default();
+    let mut machine = boots(&mut memory);
+    let mut config = revision(&[(1, "a"), (2, "c")]).config.clone();
+    config.resources[0].resources = Some(vec!["configmaps".into()]);
+    let records = [(1, "a"), (2, "c")].map(|(key, image)| (KeyId(key), record(image)));
+    let content = Arc::new(RevisionContent::new(config, records.into()));
+    machine.publish(3, &content);
+    machine.ask(target(3, &content, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]));
+    let installed = |machine: &Machine| machine.disk.file.as_ref().is_some_and(|f| f.hash == content.hash());
+    for _ in 0..60 {
+        turn(&mut machine, &mut memory, usize::MAX);
+        assert_eq!(machine.at_link(KeyId(1)).is_some(), installed(&machine));
+    }
+    assert!(installed(&machine));
+}
+
 #[rstest]
 #[case::by_hand(None, None, true)]
 #[case::another_server_knows_no_such_node(Some(Absence::Elsewhere), None, false)]
