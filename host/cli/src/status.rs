@@ -73,7 +73,9 @@ pub(crate) fn render(
         let _ = writeln!(text, "wanted: {mode}");
     }
     if let Some(progress) = condition("Progressing").filter(|c| c.status == ConditionStatus::True) {
-        let _ = writeln!(text, "now: {}: {}", progress.reason, progress.message);
+        let since =
+            progress.last_transition_time.as_ref().map(|at| format!(" (since {at})")).unwrap_or_default();
+        let _ = writeln!(text, "now: {}: {}{since}", progress.reason, progress.message);
     }
     for trouble in &status.conditions {
         if trouble.type_.ends_with("Degraded") && trouble.status == ConditionStatus::True {

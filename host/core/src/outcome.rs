@@ -243,7 +243,7 @@ impl Action {
 pub struct Waiting {
     /// Bounded label, for example `APIServerRevisionNotConverged`.
     pub reason: String,
-    /// For people: what, where, since when.
+    /// For people: what, and where. Since when is told by the condition `Progressing`.
     pub message: String,
 }
 

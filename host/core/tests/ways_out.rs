@@ -327,11 +327,19 @@ fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
 fn an_older_provider_leaves_though_its_key_secret_was_lost() {
     let mut world = enabled("one");
     lose_key(&mut world, 1);
+    world.reconcile();
+    let role = |world: &World, id: u64| {
+        let mut keys = world.last.view.keys.iter();
+        keys.find(|key| key.key_id == KeyId(id)).map(|key| key.role.clone()).unwrap_or_default()
+    };
+    assert_eq!(role(&world, 1), "write", "it is in force all the same");
     world.settle();
+    assert_eq!([role(&world, 2), role(&world, 1)], ["write", "read"]);
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "old values can still be read from etcd");
     world.compacted = true;
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,identity");
+    assert_eq!([role(&world, 2), role(&world, 1)], ["write", "retired"]);
 }
 
 /// Of two secrets that say the same key, the one under the key's own name is read and written.

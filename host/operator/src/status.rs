@@ -13,6 +13,8 @@ use crate::ages::whole_seconds;
 use crate::cluster::cut;
 use crate::error::Error;
 
+/// Says what is waited for.
+const PROGRESSING: &str = "Progressing";
 /// The condition about the operator's own writing; the others are core's.
 pub(crate) const WRITER_DEGRADED: &str = "EncryptionWriterDegraded";
 /// The longest message that a condition carries.
@@ -87,10 +89,13 @@ fn conditions(
     let mut all: BTreeMap<String, Condition> =
         before.iter().map(|condition| (condition.type_.clone(), condition.clone())).collect();
     for mut condition in decided {
-        let kept = all
-            .get(&condition.type_)
-            .filter(|stood| stood.status == condition.status)
-            .and_then(|stood| stood.last_transition_time.clone());
+        // Since when it waits for this: another reason is another wait.
+        let same = |stood: &&Condition| {
+            stood.status == condition.status
+                && (condition.type_ != PROGRESSING || stood.reason == condition.reason)
+        };
+        let kept =
+            all.get(&condition.type_).filter(same).and_then(|stood| stood.last_transition_time.clone());
         condition.last_transition_time = Some(kept.unwrap_or_else(|| whole_seconds(now).to_string()));
         condition.observed_generation = Some(generation);
         condition.message.truncate(cut(&condition.message, LONGEST_MESSAGE).len());
@@ -115,6 +120,23 @@ mod tests {
 
     fn after(before: &ClusterEncryptionStatus, outcome: &Outcome, second: i64) -> ClusterEncryptionStatus {
         merged(before, outcome, vec![], None, 3, Timestamp::from_second(second).unwrap())
+    }
+
+    #[test]
+    fn progressing_tells_since_when_it_waits_for_what_it_says() {
+        let waits = |reason: &str| Outcome {
+            conditions: vec![Condition::new(PROGRESSING, ConditionStatus::True, reason, "message")],
+            ..Default::default()
+        };
+        let first = after(&ClusterEncryptionStatus::default(), &waits("Migrating"), 10);
+        let second = after(&first, &waits("Migrating"), 20);
+        let third = after(&second, &waits("HistoryNotCompacted"), 30);
+        let time = |status: &ClusterEncryptionStatus| {
+            let mut told = status.conditions.iter().filter(|told| told.type_ == PROGRESSING);
+            told.next().and_then(|told| told.last_transition_time.clone()).unwrap()
+        };
+        let times = [&first, &second, &third].map(time);
+        assert_eq!(times, ["1970-01-01T00:00:10Z", "1970-01-01T00:00:10Z", "1970-01-01T00:00:30Z"]);
     }
 
     #[test]

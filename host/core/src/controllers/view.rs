@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::reports::{self, Health};
 use super::{Deployed, Deployment, decommission, diagnosis, health};
 use crate::api::{KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
-use crate::ids::Revision;
+use crate::ids::{KeyId, Revision};
 use crate::machine::Step;
 use crate::outcome::StatusView;
 use crate::provider::Origin;
@@ -85,8 +85,35 @@ fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
                 migrated: key.migrated.iter().map(ToString::to_string).collect(),
             }
         })
-        .chain(decommission::retired(snapshot))
+        .chain(lost(snapshot, deployed))
+        .chain(decommission::retired(snapshot).into_iter().filter(|told| !is_deployed(deployed, told.key_id)))
         .collect()
+}
+
+fn is_deployed(deployed: &Deployed<'_>, id: KeyId) -> bool {
+    deployed.state.as_ref().is_some_and(|state| state.keys.contains_key(&id))
+}
+
+/// Keys that are deployed and whose secrets are gone or cannot be decoded: nothing is retired of them.
+fn lost(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
+    let Some(state) = &deployed.state else { return Vec::new() };
+    let gone = state.keys.values().rev().filter(|key| snapshot.key(key.id).is_none());
+    gone.map(|key| {
+        let writes = state.resources.values().any(|keys| keys.write == Some(key.id));
+        let told = snapshot.told_keys.iter().find(|told| told.key_id == key.id).cloned();
+        let told = told.unwrap_or_else(|| KeyStatus {
+            key_id: key.id,
+            mode: key.mode,
+            role: String::new(),
+            provider: None,
+            kek: None,
+            remote_key_id: None,
+            reason: String::new(),
+            migrated: Vec::new(),
+        });
+        KeyStatus { role: if writes { "write" } else { "read" }.to_owned(), ..told }
+    })
+    .collect()
 }
 
 /// The token of `spec.reencrypt` that was carried out: the write key was made for it, and everything is stored under it.
