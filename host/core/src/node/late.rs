@@ -21,7 +21,7 @@ pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
                 "another API server knows no EncryptionNode of this node: the link of key {key_id} is made again when the operator has said which revision is in force"
             ));
         }
-        Some(Absence::Unsure(since)) if since < view.o.policy.hold => {
+        Some(Absence::Unsure(since)) if since < view.o.policy.hold && !is_next(view) => {
             return Some(format!(
                 "no revision in force is told to this node: for {:?} the link of key {key_id} is not made again, in case the configuration here was withdrawn",
                 view.o.policy.hold
@@ -53,6 +53,15 @@ pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
             target.revision
         )
     })
+}
+
+/// Whether the node is told of what it has installed, or of the revision after that. It may have been off while it was told,
+/// and its own API server reads no Secret before the links are there. One revision alone takes no key away by which somebody
+/// wrote: before a key leaves, another has to become the writer.
+fn is_next(view: &View<'_>) -> bool {
+    let told = view.o.spec.as_ref().map_or(Revision(0), |seen| seen.spec.revision);
+    let here = view.file.and_then(|file| view.revision_of(file)).map(|(revision, _)| revision);
+    told > Revision(0) && here.is_some_and(|here| told.0 <= here.0.saturating_add(1))
 }
 
 /// Whether what is here was withdrawn for one resource, and leads to a key that the target has for another. Its link is

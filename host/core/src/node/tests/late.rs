@@ -87,6 +87,28 @@ fn a_link_is_made_again_after_a_reboot_unless_its_key_was_withdrawn(
     assert_eq!(decision.steps.contains(&again), expected, "{:?}", decision.why);
 }
 
+/// What it is told cannot be read before its own API server serves, which needs the links.
+#[rstest]
+#[case::what_it_has(2, true)]
+#[case::the_next(3, true)]
+#[case::a_later_one(4, false)]
+fn a_node_that_was_told_of_the_next_revision_while_it_was_off_serves_at_once(
+    #[case] told: u64,
+    #[case] expected: bool,
+) {
+    let mut observed = at_rest();
+    observed.disk.links.clear();
+    let kept = observed.disk.revisions.pop_last().unwrap().1;
+    observed.disk.revisions.insert(Revision(2), kept);
+    observed.absence = Some(Absence::Unsure(seconds(1)));
+    observed.target = Some(Err(Unusable::Unreadable("timeout".into())));
+    observed.spec.as_mut().unwrap().spec.revision = Revision(told);
+    observed.spec.as_mut().unwrap().spec.config_hash = None;
+    let again = Step::SwitchLink { key_id: KeyId(1), instance: instance(1, "a") };
+    let decision = next(&observed);
+    assert_eq!(decision.steps.contains(&again), expected, "{:?}", decision.why);
+}
+
 /// A server that is away in the middle of an ordinary rollout is waited for; one that wrote plain text before anything was
 /// encrypted, and comes back after, is not.
 #[rstest]
