@@ -8,7 +8,6 @@ mod support;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use keyward_core::SecretBytes;
 use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_core::platform::{ObjectRef, Serving, Unreadable};
@@ -36,11 +35,6 @@ fn run(world: &mut World, turns: usize) {
 
 fn credentials() -> ObjectRef {
     ObjectRef { kind: ReferenceKind::Secret, name: "credentials".into() }
-}
-
-fn rotate_credentials(world: &mut World) {
-    let token = SecretBytes::new(b"correct horse".to_vec());
-    world.referenced.get_mut(&credentials()).unwrap().insert("token".into(), token);
 }
 
 /// Decisions 11: what is refused is named, and nothing is rolled out because of it.
@@ -284,7 +278,7 @@ fn a_new_key_that_fails_does_not_keep_credentials_from_being_followed() {
     world.want_kms("two", "image:1");
     world.failing_kek = Some("two".into());
     run(&mut world, 20);
-    rotate_credentials(&mut world);
+    world.renew_credentials();
     run(&mut world, 40);
     let synced = world.log.iter().any(|action| action["kind"] == "SyncData" && action["keyID"] == 1);
     assert!(synced, "{:#?}", world.log);
@@ -298,7 +292,7 @@ fn a_new_key_that_fails_does_not_keep_credentials_from_being_followed() {
 fn a_key_in_use_that_fails_does_not_keep_a_new_one_from_being_made() {
     let mut world = enabled();
     world.failing_kek = Some("one".into());
-    rotate_credentials(&mut world);
+    world.renew_credentials();
     run(&mut world, 20);
     world.want_kms("two", "image:1");
     run(&mut world, 80);
@@ -318,7 +312,7 @@ fn a_failing_preflight_is_told_with_cause_remedy_and_last_words() {
         log_tail: ["no flag -new", "Usage:", "  -old", "  -older", "  -oldest"].map(Into::into).into(),
         ..Default::default()
     });
-    rotate_credentials(&mut world);
+    world.renew_credentials();
     let told = |world: &mut World, key: &str, cannot: &str| {
         let before = format!(
             "preflight of key {key}: node a: ended: the plugin of {cannot} cannot run (start: the plugin ended with \
@@ -348,7 +342,7 @@ fn refused() -> Failure {
 #[case::refused_after_it(Failure { phase: "encrypt".into(), ..refused() }, 4)]
 fn trials_that_fail_take_turns_without_using_anything_up(#[case] failure: Failure, #[case] rounds: usize) {
     let mut world = enabled();
-    rotate_credentials(&mut world);
+    world.renew_credentials();
     world.want_kms("two", "image:1");
     world.preflight_failure = Some(failure);
     let mut begun: Vec<(usize, u64, String)> = Vec::new();
@@ -397,7 +391,7 @@ fn a_canary_that_some_node_never_decrypts_does_not_keep_credentials_from_being_f
     world.failing_at = [("b".to_owned(), "canary"), ("c".to_owned(), "start")].into();
     world.want_kms("two", "image:1");
     run(&mut world, 30);
-    rotate_credentials(&mut world);
+    world.renew_credentials();
     run(&mut world, 80);
     let synced = world.log.iter().any(|action| action["kind"] == "SyncData" && action["keyID"] == 1);
     assert!(synced, "{:#?}", world.log);
@@ -408,7 +402,7 @@ fn a_canary_that_some_node_never_decrypts_does_not_keep_credentials_from_being_f
 fn a_wrong_spec_does_not_keep_credentials_from_being_followed() {
     let mut world = enabled();
     world.spec().encryption.kms = Some(serde_json::json!({"type": "Test", "test": {}}));
-    rotate_credentials(&mut world);
+    world.renew_credentials();
     run(&mut world, 20);
     assert!(world.condition(KEY_CONTROLLER).contains("Required value"));
     assert!(world.kinds().contains(&"SyncData".to_owned()));

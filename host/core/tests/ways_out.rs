@@ -310,12 +310,7 @@ fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
     assert_eq!(b.unwrap().spec.revision.0, newest);
 
     // The Secret has what works: all follow it, and what was waited for goes on.
-    let credentials = keyward_core::platform::ObjectRef {
-        kind: keyward_core::provider::ReferenceKind::Secret,
-        name: "credentials".into(),
-    };
-    let token = keyward_core::SecretBytes::new(b"correct horse".to_vec());
-    world.referenced.get_mut(&credentials).unwrap().insert("token".into(), token);
+    world.renew_credentials();
     world.settle();
     assert!(world.log.iter().any(|action| action["kind"] == "SyncData" && action["keyID"] == 1));
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
@@ -396,12 +391,7 @@ fn other_data_reach_the_nodes_that_live_while_one_is_silent() {
     for _ in 0..8 {
         world.reconcile();
     }
-    let credentials = keyward_core::platform::ObjectRef {
-        kind: keyward_core::provider::ReferenceKind::Secret,
-        name: "credentials".into(),
-    };
-    let token = keyward_core::SecretBytes::new(b"correct horse".to_vec());
-    world.referenced.get_mut(&credentials).unwrap().insert("token".into(), token);
+    world.renew_credentials();
     world.settle();
     let (newest, content) = world.revisions().pop().unwrap();
     let digest = content.digest(KeyId(1)).unwrap();

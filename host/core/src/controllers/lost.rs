@@ -1,6 +1,6 @@
 //! A revision that nodes were given and that is gone is made anew, from `status.revisions` and the key secrets (of a key
-//! whose secret is gone too, from what another revision has of it), if that gives the very same bytes; else nothing is written (OBJECTS.md, "Beginnings and ends"). CONTRACT 2.5 writes in plain text
-//! for a while instead.
+//! whose secret is gone too, from what another revision has of it), if that gives the very same bytes; else nothing is
+//! written (OBJECTS.md, "Beginnings and ends"). CONTRACT 2.5 writes in plain text for a while instead.
 
 use crate::api::RevisionStatus;
 use crate::formats::revision::RevisionContent;

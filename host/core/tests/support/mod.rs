@@ -121,6 +121,13 @@ impl World {
         self.spec().encryption.kms = Some(json!({"type": "Test", "test": {"key": key, "image": image}}));
     }
 
+    /// The Secret that keys refer to says something else.
+    pub fn renew_credentials(&mut self) {
+        let credentials = ObjectRef { kind: ReferenceKind::Secret, name: "credentials".into() };
+        let token = SecretBytes::new(b"correct horse".to_vec());
+        self.referenced.get_mut(&credentials).unwrap().insert("token".into(), token);
+    }
+
     pub fn want(&mut self, mode: &str) {
         self.spec().encryption.type_ = Some(mode.into());
         self.spec().encryption.kms = None;
