@@ -12,7 +12,6 @@ use crate::api::{
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, PluginDigest, RemoteKeyId, Revision};
-use crate::platform::ObjectRef;
 
 /// One write, with its precondition: create-only where there is no resourceVersion, else exactly that version. The
 /// writer applies them in order and stops at the first that fails; the next reconcile decides again.
@@ -298,12 +297,14 @@ pub fn lease_fact(lease: &str) -> String {
     format!("{REPORT_FACTS}lease/{lease}")
 }
 
-/// When the first of what is in one data key of a referenced object expires.
+/// When the first of what is in one data key of a referenced object expires, or the credential of a node's agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expires {
+    /// Bounded: `secret`, `configmap`, `node`.
+    pub kind: String,
     /// Whose.
-    pub object: ObjectRef,
-    /// Which data key; `None` where the object itself says so.
+    pub name: String,
+    /// Which data key; `None` where the object itself says so, and for a node.
     pub key: Option<String>,
     /// When.
     pub at: jiff::Timestamp,

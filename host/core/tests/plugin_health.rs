@@ -5,7 +5,9 @@
 
 mod support;
 
-use keyward_core::api::{HealthStatus, NodePlugin, PreflightPurpose, PreflightRequest};
+use keyward_core::api::{
+    EncryptionNodeStatus, HealthStatus, NodePlugin, PreflightPurpose, PreflightRequest,
+};
 use keyward_core::ids::{KeyId, PluginDigest};
 use keyward_core::outcome::REPORT_FACTS;
 use keyward_core::platform::{Expiry, ExpirySource, ObjectRef, Unreadable};
@@ -22,10 +24,14 @@ fn world() -> World {
     world
 }
 
-fn plugin<'w>(world: &'w mut World, node: &str) -> &'w mut NodePlugin {
+fn status<'w>(world: &'w mut World, node: &str) -> &'w mut EncryptionNodeStatus {
     let nodes = &mut world.objects.encryption_nodes;
     let node = nodes.iter_mut().find(|n| n.metadata.name.as_deref() == Some(node)).unwrap();
-    &mut node.status.as_mut().unwrap().plugins[0]
+    node.status.as_mut().unwrap()
+}
+
+fn plugin<'w>(world: &'w mut World, node: &str) -> &'w mut NodePlugin {
+    &mut status(world, node).plugins[0]
 }
 
 fn fails(world: &mut World, node: &str, failure: Failure) {
@@ -264,6 +270,44 @@ fn orphans_are_named_and_count_until_they_have_left() {
     }
     assert_eq!(told(&world), ["a 1 Unknown", "b 1 Unknown"]);
     assert!(world.last.view.plugins[1].remedy.contains("kubectl delete encryptionnode b"));
+}
+
+#[test]
+fn the_end_of_an_agents_certificate_is_warned_of() {
+    let mut world = world();
+    world.reconcile();
+    assert_eq!(world.condition("KMSCredentialsExpiring"), "False AsExpected ");
+    // World's clock says 2026-05-08.
+    for (at, said) in [
+        ("2026-06-08T00:00:00Z", "False AsExpected "),
+        (
+            "2026-06-01T00:00:00Z",
+            "True CredentialExpiring the client certificate of the agent on node a expires at 2026-06-01T00:00:00Z; renew the agent's kubeconfig there before",
+        ),
+        (
+            "2026-05-01T00:00:00Z",
+            "True CredentialExpired the client certificate of the agent on node a expired at 2026-05-01T00:00:00Z; renew the agent's kubeconfig there: nothing is heard of it",
+        ),
+        ("never", "False AsExpected "),
+    ] {
+        status(&mut world, "a").credential_expires = Some(at.to_owned());
+        world.silent = ["a".to_owned(), "b".to_owned()].into();
+        world.reconcile();
+        assert_eq!(world.condition("KMSCredentialsExpiring"), said, "{at}");
+        let told = world.last.view.expiries.iter().filter(|expires| expires.kind == "node").count();
+        assert_eq!(told, usize::from(at != "never"), "{at}");
+    }
+}
+
+#[test]
+fn a_plugin_that_somebody_edits_is_told() {
+    let mut world = world();
+    plugin(&mut world, "a").repairs = 2;
+    world.silent = ["a".to_owned(), "b".to_owned()].into();
+    world.reconcile();
+    let told = world.last.notices.iter().find(|notice| notice.reason == "PluginEdited");
+    let message = "node a: the manifest or the files of key 1's plugin were edited by hand, and written anew 2 times";
+    assert_eq!(told.map(|notice| notice.message.as_str()), Some(message));
 }
 
 #[test]

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use keyward_core::SecretBytes;
@@ -14,7 +17,7 @@ use keyward_core::formats::revision::SecretData;
 use keyward_core::names;
 use keyward_core::node::pod::NAMESPACE as KUBE_SYSTEM;
 use kube::api::{GetParams, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt as _};
 use kube_core::Request;
 use serde_json::json;
@@ -39,7 +42,9 @@ pub struct Connection {
     metrics_path: Arc<str>,
     timeout: Duration,
     kubeconfig: PathBuf,
-    modified: Option<SystemTime>,
+    /// The kubeconfig and what it names beside it, and when each was written.
+    files: Vec<(PathBuf, Option<SystemTime>)>,
+    expires: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -53,11 +58,15 @@ impl Connection {
     pub async fn new(settings: &Settings) -> Result<Self, AgentError> {
         let path = &settings.kubeconfig;
         let unusable = |source| AgentError::Kubeconfig { path: path.clone(), source: Box::new(source) };
-        let modified = modified(path);
+        let mut files = vec![(path.clone(), modified(path))];
         let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .map_err(unusable)?;
+        let login = &config.auth_info;
+        let named = login.client_certificate.iter().chain(&login.client_key).chain(&login.token_file);
+        files.extend(named.map(|file| (PathBuf::from(file), modified(Path::new(file)))));
+        let expires = certificate(login).and_then(|pem| ends(&pem));
         // Its retries go on for minutes; the agent looks again by itself.
         config.default_retry = false;
         config.connect_timeout = Some(settings.call_timeout);
@@ -85,14 +94,22 @@ impl Connection {
             metrics_path: metrics_path.into(),
             timeout: settings.call_timeout,
             kubeconfig: path.clone(),
-            modified,
+            files,
+            expires,
         })
     }
 
-    /// Whether the kubeconfig is another one by now: its credential is renewed by somebody else.
+    /// Whether the kubeconfig, or a file that it names, is another one by now: its credential is renewed by somebody else.
     pub(crate) fn is_outdated(&self) -> bool {
-        let now = modified(&self.kubeconfig);
-        now.is_some() && now != self.modified
+        self.files.iter().any(|(path, before)| {
+            let now = modified(path);
+            now.is_some() && now != *before
+        })
+    }
+
+    /// When the client certificate ends; `None` where the credential is another.
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        self.expires
     }
 
     pub(crate) fn nodes<K>(&self) -> Api<K>
@@ -217,6 +234,22 @@ impl Connection {
         let call = format!("apply the status of EncryptionNode {name}");
         self.call(call, api.patch_status(name, &params, &patch)).await.map(drop)
     }
+}
+
+/// The client certificate of a kubeconfig's user, in PEM.
+fn certificate(login: &AuthInfo) -> Option<Vec<u8>> {
+    match (&login.client_certificate_data, &login.client_certificate) {
+        (Some(data), _) => STANDARD.decode(data).ok(),
+        (None, Some(file)) => std::fs::read(file).ok(),
+        (None, None) => None,
+    }
+}
+
+/// When the first certificate in it ends: those after it are of whoever issued it.
+fn ends(pem: &[u8]) -> Option<Timestamp> {
+    let (_, first) = x509_parser::pem::parse_x509_pem(pem).ok()?;
+    let certificate = first.parse_x509().ok()?;
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {

@@ -11,6 +11,7 @@ use keyward_core::node::{self, Absence, Observed, Reading, SeenSpec, Unread, Unu
 use tokio::time::Instant;
 
 use crate::agent::Agent;
+use crate::api::Connection;
 use crate::error::AgentError;
 use crate::metrics;
 
@@ -164,6 +165,7 @@ impl Agent {
                 .map(|(instance, since)| (instance.clone(), now.duration_since(*since)))
                 .collect(),
             failed_step: self.memory.failed_step.clone(),
+            credential_expires: self.connection.as_ref().and_then(Connection::expires),
         })
     }
 

@@ -314,7 +314,9 @@ impl Seen {
     fn wants_diagnosis(&self, failure: &Failure, policy: &Policy, last: Option<Instant>) -> bool {
         // A container's state turns a silent socket into an image or a start that failed: the same trouble.
         let same = self.failing.as_ref().filter(|failing| root(&failing.failure) == root(failure));
-        same.is_some_and(|failing| failing.since.elapsed() >= policy.settle)
+        // One that was well is not coming up.
+        let patience = if self.passed.is_some() { Duration::ZERO } else { policy.settle };
+        same.is_some_and(|failing| failing.since.elapsed() >= patience)
             && last.is_none_or(|last| last.elapsed() >= DIAGNOSIS_PAUSE)
     }
 

@@ -242,8 +242,8 @@ impl Metrics {
         self.expires.clear();
         for expires in &outcome.view.expiries {
             let label = ByReference {
-                kind: expires.object.kind.to_string(),
-                name: expires.object.name.clone(),
+                kind: expires.kind.clone(),
+                name: expires.name.clone(),
                 key: expires.key.clone().unwrap_or_default(),
             };
             // A gauge of days: to the tenth.
@@ -267,8 +267,6 @@ impl Metrics {
 mod tests {
     use keyward_core::api::Condition;
     use keyward_core::outcome::{Expires, StatusView};
-    use keyward_core::platform::ObjectRef;
-    use keyward_core::provider::ReferenceKind;
 
     use super::*;
 
@@ -285,7 +283,8 @@ mod tests {
             conditions: vec![Condition::new("Encrypted", ConditionStatus::True, "", "")],
             view: StatusView {
                 expiries: vec![Expires {
-                    object: ObjectRef { kind: ReferenceKind::ConfigMap, name: "ca".into() },
+                    kind: "configmap".into(),
+                    name: "ca".into(),
                     key: Some("bundle".into()),
                     at: jiff::Timestamp::UNIX_EPOCH,
                     seconds_left: -86_400 * 3 / 2,

@@ -176,6 +176,7 @@ fn ten_keys() -> Result<(Objects, Results)> {
                         detail: None,
                         failure: None,
                     },
+                    repairs: 0,
                 })
                 .collect(),
             ..Default::default()

@@ -3,6 +3,7 @@
 //! What may come in: starting Keyward's own programs on the harness, load, evidence read from etcd, through the API and from
 //! its audit log. What never does: decisions that the operator makes, a fake of anything.
 
+mod disk;
 mod encryption;
 mod evidence;
 mod gap;
@@ -20,6 +21,7 @@ mod status;
 mod transcript;
 mod writer;
 
+pub use disk::{empty, files_of, fill, manifest_of, pod_in, wipe};
 pub use encryption::Encryption;
 pub use evidence::{Evidence, evidence};
 pub use gap::{Gap, Watched};

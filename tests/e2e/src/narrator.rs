@@ -167,6 +167,7 @@ mod tests {
                 detail: None,
                 failure: None,
             },
+            repairs: 0,
         };
         let mut known = Known::default();
         let mut told = |plugins: &[NodePlugin]| -> Vec<&str> {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use keyward_core::api::{EncryptionNode, EncryptionNodeStatus};
 use keyward_core::ids::KeyId;
 use keyward_test_cluster::{Binary, Cluster, ENCRYPTION_CONFIG, Node, Seen, User, wait_until};
-use keyward_test_e2e::{IMAGE, Install, Keyward, Load, evidence, give, person, vault_spec};
+use keyward_test_e2e::{IMAGE, Install, Keyward, Load, evidence, give, person, vault_spec, wipe};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
@@ -285,24 +285,6 @@ async fn a_lost_disk_gets_what_was_exported_and_everything_is_readable() -> Resu
     // A node that has something is left alone.
     let again = keyward.command_on(0, &restore).await?;
     ensure!(!again.status.success(), "{again:?}");
-    Ok(())
-}
-
-/// What is lost with the disk: configuration, plugins, state, logs of pods.
-fn wipe(node: &Node) -> Result<()> {
-    for folder in ["/etc/kubernetes/encryption", "/etc/kubernetes/keyward/plugins", "/var/lib/keyward"] {
-        let folder = node.path(folder);
-        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
-            let path = entry?.path();
-            if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
-        }
-    }
-    for entry in std::fs::read_dir(node.path("/etc/kubernetes/manifests"))? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("keyward-kms-") {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
     Ok(())
 }
 

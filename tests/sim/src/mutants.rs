@@ -278,6 +278,7 @@ fn converged(snapshot: &mut Snapshot) {
             digest,
             ready: true,
             health: health(),
+            repairs: 0,
         };
         status.plugins = digests.map(plugin).collect();
     }

@@ -150,6 +150,9 @@ pub struct EncryptionNodeStatus {
     /// Keys whose plugin runs with data that an admin replaced on this node by hand (`node-agent recover`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovered: Vec<RecoveredPlugin>,
+    /// When the client certificate by which this agent speaks to the API ends; RFC 3339. Absent where it uses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_expires: Option<String>,
     /// The answer to `spec.preflight`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightAnswer>,
@@ -213,6 +216,14 @@ pub struct NodePlugin {
     pub ready: bool,
     /// The last probe.
     pub health: PluginHealth,
+    /// How often its manifest or its files were written anew on this node because somebody had edited them by hand.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repairs: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The last probe of a plugin.
@@ -287,7 +298,7 @@ pub struct PreflightAnswer {
     /// The canary that was made, or the one that was decrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
-    /// What went wrong.
+    /// What went wrong; while it runs, what it has logged though nobody can talk to it yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
     /// How often it was tried.

@@ -40,6 +40,8 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
             warnings.extend(warning(snapshot.now, object, expiry, found));
         }
     }
+    let agents: Vec<(&str, Timestamp)> = agents(snapshot).collect();
+    warnings.extend(agents.iter().filter_map(|(node, at)| agent_warning(snapshot.now, node, *at)));
     warnings.sort();
     for Warning { reason, message, .. } in &warnings {
         turn.explain(message.clone());
@@ -54,18 +56,43 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
         None if referred.keys().any(|object| matches!(snapshot.objects.get(object), Some(Err(_)))) => {}
         None => turn.condition(CONDITION, ConditionStatus::False, "AsExpected", ""),
     }
-    if !first.is_empty() {
+    if !first.is_empty() || !agents.is_empty() {
         turn.again_after(AGAIN);
     }
-    first
-        .into_iter()
-        .map(|((object, key), at)| Expires {
-            object: object.clone(),
-            key: key.map(ToOwned::to_owned),
-            at,
-            seconds_left: at.as_second().saturating_sub(snapshot.now.as_second()),
-        })
-        .collect()
+    let expires = |kind: String, name: &str, key: Option<&str>, at: Timestamp| Expires {
+        kind,
+        name: name.to_owned(),
+        key: key.map(ToOwned::to_owned),
+        at,
+        seconds_left: at.as_second().saturating_sub(snapshot.now.as_second()),
+    };
+    let referred =
+        first.into_iter().map(|((object, key), at)| expires(object.kind.to_string(), &object.name, key, at));
+    referred.chain(agents.iter().map(|(node, at)| expires("node".to_owned(), node, None, *at))).collect()
+}
+
+/// When the certificates end by which the nodes' agents report. One that has ended is told by what its agent said last.
+fn agents(snapshot: &Snapshot) -> impl Iterator<Item = (&str, Timestamp)> {
+    // Of a node that is gone nothing is to be renewed.
+    snapshot.servers.values().filter(|server| server.is_node).filter_map(|server| {
+        let at = server.status()?.credential_expires.as_deref()?;
+        // Whoever says something else is no agent of ours.
+        Some((server.name.as_str(), at.parse().ok()?))
+    })
+}
+
+fn agent_warning(now: Timestamp, node: &str, at: Timestamp) -> Option<Warning> {
+    let what = format!("the client certificate of the agent on node {node}");
+    let tell = |rank, reason, message| Some(Warning { rank, at: Some(at), reason, message });
+    if at <= now {
+        let message = format!("{what} expired at {at}; renew the agent's kubeconfig there: nothing is heard of it");
+        tell(Rank::Over, "CredentialExpired", message)
+    } else if at.duration_since(now) <= AHEAD {
+        let message = format!("{what} expires at {at}; renew the agent's kubeconfig there before");
+        tell(Rank::Next, "CredentialExpiring", message)
+    } else {
+        None
+    }
 }
 
 /// The data keys that configurations refer to: the one that is wanted, and those of keys that are kept.

@@ -12,11 +12,13 @@ use std::time::Duration;
 use super::key::{self, Then, Trial, Wish};
 use super::{Turn, diagnosis, preflight_status, record, reports};
 use crate::SecretBytes;
-use crate::api::{Canary, ConditionStatus, NodeError, PreflightPurpose, PreflightRequest, PreflightResult};
+use crate::api::{
+    Canary, ConditionStatus, NodeError, PreflightAnswer, PreflightPurpose, PreflightRequest, PreflightResult,
+};
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use crate::ids::{KeyId, Mode, PluginDigest};
 use crate::outcome::{Action, Candidate};
-use crate::provider::Failure;
+use crate::provider::{Diagnosis, Failure};
 use crate::snapshot::{ServerView, Snapshot, StoredCandidate};
 
 const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
@@ -226,13 +228,13 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
         let Some(server) = snapshot.servers.get(*name) else { continue };
         match server.answer(&stored.hash) {
             Some(answer) if answer.result == PreflightResult::Succeeded => {}
-            Some(answer) if answer.failure.is_some() => {
-                if let Some(failure) = &answer.failure {
-                    if failure.phase == "canary" {
-                        reason = "KEKMismatch";
-                    }
-                    failures.push(format!("node {name}: {}", told(snapshot, stored, failure)));
+            Some(PreflightAnswer { result, failure: Some(failure), .. })
+                if *result == PreflightResult::Failed || diagnosed(snapshot, stored, failure).is_some() =>
+            {
+                if failure.phase == "canary" {
+                    reason = "KEKMismatch";
                 }
+                failures.push(format!("node {name}: {}", told(snapshot, stored, failure)));
             }
             _ => match keeps_from_answering(server, &stored.hash) {
                 Some(error) => failures.push(format!("node {name}: {}: {}", error.reason, error.message)),
@@ -274,11 +276,19 @@ fn keeps_from_answering<'a>(server: &'a ServerView, hash: &PluginDigest) -> Opti
 
 /// A failure in words, with the provider's diagnosis where it has one.
 fn told(snapshot: &Snapshot, stored: &StoredCandidate, failure: &Failure) -> String {
-    let request = stored.request(snapshot.wanted.kms.as_ref());
-    match diagnosis::of(snapshot, Some(request), failure) {
+    match diagnosed(snapshot, stored, failure) {
         Some(found) => diagnosis::diagnosed(found, failure).to_string(),
         None => diagnosis::seen(failure),
     }
+}
+
+/// The provider's diagnosis. One that is still trying is in trouble only where there is one: else it may just be slow.
+fn diagnosed<'s>(
+    snapshot: &'s Snapshot,
+    stored: &StoredCandidate,
+    failure: &Failure,
+) -> Option<&'s Diagnosis> {
+    diagnosis::of(snapshot, Some(stored.request(snapshot.wanted.kms.as_ref())), failure)
 }
 
 /// Every node passed: the key secret is made, or updated, from exactly the candidate's bytes.

@@ -198,8 +198,20 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     }
 }
 
-/// Nodes whose configuration file was edited by hand: what was written by it may be plain text.
+/// What was edited by hand on nodes: a configuration file, by which plain text may have been written; a plugin's manifest or
+/// files, which are as they should be again.
 fn edited(snapshot: &Snapshot) -> Vec<Notice> {
+    let repaired = snapshot.servers.values().flat_map(|server| {
+        let plugins = server.status().into_iter().flat_map(|status| &status.plugins);
+        plugins.filter(|plugin| plugin.repairs > 0).map(|plugin| {
+            let times = if plugin.repairs == 1 { "once".to_owned() } else { format!("{} times", plugin.repairs) };
+            let message = format!(
+                "node {}: the manifest or the files of key {}'s plugin were edited by hand, and written anew {times}",
+                server.name, plugin.key_id
+            );
+            Notice { reason: "PluginEdited".to_owned(), message, warning: true }
+        })
+    });
     let notice = |server: &ServerView| {
         let revision = server.status()?.drifted?;
         let message = format!(
@@ -208,7 +220,7 @@ fn edited(snapshot: &Snapshot) -> Vec<Notice> {
         );
         Some(Notice { reason: "ConfigurationEdited".to_owned(), message, warning: true })
     };
-    snapshot.servers.values().filter_map(notice).collect()
+    snapshot.servers.values().filter_map(notice).chain(repaired).collect()
 }
 
 /// Whether nobody remembers that Keyward made this configuration.

@@ -291,18 +291,33 @@ fn record(view: &View<'_>, draft: &mut Draft) {
     }
 }
 
-/// What was there and is lost: after a reboot the folder of the sockets is empty. Needs neither operator nor API; only
-/// where another API server says so it is not to come back (`late.rs`).
+/// What was there and is lost: after a reboot the folder of the sockets is empty; and what somebody edited. Needs neither
+/// operator nor API; only where another API server says so it is not to come back (`late.rs`).
 fn restore(view: &View<'_>, draft: &mut Draft) {
     let disk = &view.o.disk;
+    let needed = view.needed();
     for (instance, found) in &disk.instances {
         if found.pod && !found.folder {
             let why = format!("{instance} has a pod and no folder for its socket");
             draft.step(Step::MakeFolder(instance.clone()), why);
         }
-        if found.pod && !found.files && view.o.record(instance).is_some() {
-            let why = format!("{instance} has a pod and lacks files");
+        let record = view.o.record(instance);
+        if found.pod && !found.files && record.is_some() {
+            let why = format!("{instance} has a pod, and lacks files or has others than it was given");
             draft.step(Step::WriteFiles(instance.clone()), why);
+        }
+        // What nothing needs goes anyway, whatever somebody made of it.
+        let is_used = || needed.contains_key(instance) || view.may_serve(instance);
+        if found.pod && found.edited && is_used() {
+            if record.is_some() {
+                let why = format!("the manifest of {instance} was edited by hand; it is written anew");
+                draft.step(Step::WritePod { instance: instance.clone(), trial: found.trial }, why);
+            } else {
+                let message = format!(
+                    "the manifest of {instance} was edited by hand, and what it was made from is not kept here any more"
+                );
+                draft.problem(Problem::new("PluginEdited", message));
+            }
         }
     }
     for (key_id, generation) in &disk.serving {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::instance::{Generation, Instance, SOCKETS};
 use super::policy::Policy;
 use super::recovered::Recovered;
@@ -38,6 +40,8 @@ pub struct Observed {
     pub unneeded: BTreeMap<Instance, Duration>,
     /// The step at which the last turn stopped.
     pub failed_step: Option<StepFailure>,
+    /// When the certificate by which the agent speaks to the API ends; `None` where it uses none.
+    pub credential_expires: Option<Timestamp>,
 }
 
 /// The node's `EncryptionNode` as read.
@@ -169,12 +173,16 @@ pub(super) fn linked_keys(config: &EncryptionConfiguration) -> BTreeSet<KeyId> {
 pub struct OnDisk {
     /// The whole digest, where it was recorded.
     pub digest: Option<PluginDigest>,
-    /// Its files are complete.
+    /// Its files are complete, and as the agent wrote them.
     pub files: bool,
     /// The folder of its socket exists.
     pub folder: bool,
     /// Its static pod's manifest exists.
     pub pod: bool,
+    /// The manifest is not as the agent wrote it.
+    pub edited: bool,
+    /// How often its manifest or its files were written anew because somebody else had changed them.
+    pub repairs: u32,
     /// That pod is a trial's: whoever runs it starts it once.
     pub trial: bool,
     /// How often a trial's pod was written for it; 0 once it has a pod that is kept running.

@@ -62,7 +62,10 @@ fn tried(
     let now = definite.and_then(|probed| probed.failing.as_ref()).map(|failing| &failing.failure);
     // While it is tried again, how it failed before is still what is known.
     let Some(failure) = now.or_else(|| view.failed_before(instance, external)) else {
-        return running(request);
+        // One that has not given up yet may say long before what it is up against.
+        let failing = probed.and_then(|probed| probed.failing.as_ref());
+        let says = failing.filter(|failing| !failing.failure.log_tail.is_empty());
+        return PreflightAnswer { failure: says.map(|failing| failing.failure.clone()), ..running(request) };
     };
     let probed = probed.or_else(|| view.o.probes.get(instance));
     draft.why.push(format!("the candidate for key {} fails: {}", request.key_id, failure.message));

@@ -12,6 +12,7 @@ use super::view::{Problem, View, plugins_of};
 use crate::api::{
     EncryptionNodeStatus, HealthStatus, NodeError, NodePlugin, PluginHealth, PreflightAnswer, RecoveredPlugin,
 };
+use crate::formats::key_secret::rfc3339;
 use crate::ids::{KeyId, PluginDigest, RemoteKeyId, Revision};
 
 /// CONTRACT 3.10: details and remote key ids of 1 to so many characters.
@@ -51,6 +52,7 @@ pub(super) fn report(
         recovered: recovered(view),
         drifted: view.o.disk.drift,
         kek_mismatch: mismatched(view, asks),
+        credential_expires: view.o.credential_expires.map(|at| rfc3339(&at)),
         preflight,
         error: error(view, seen.spec.revision, done, problem),
     })
@@ -91,6 +93,7 @@ fn plugin(view: &View<'_>, instance: &Instance, ask: &Ask) -> Option<NodePlugin>
             detail: failure.map(|failure| filled(&failure.message, "no detail")),
             failure: failure.cloned(),
         },
+        repairs: view.on_disk(instance).repairs,
     })
 }
 

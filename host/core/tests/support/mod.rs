@@ -389,6 +389,7 @@ impl World {
                             detail: None,
                             failure: None,
                         },
+                        repairs: 0,
                     })
                     .collect(),
                 ..Default::default()

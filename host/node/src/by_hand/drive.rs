@@ -79,6 +79,7 @@ impl Driver {
                 .map(|(one, since)| (one.clone(), now.duration_since(*since)))
                 .collect(),
             failed_step: None,
+            credential_expires: None,
         };
         let decision = node::next(&observed);
         self.unneeded.retain(|instance, _| decision.unneeded.contains(instance));

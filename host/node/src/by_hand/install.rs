@@ -79,6 +79,7 @@ pub(super) async fn install(
             file_age: Duration::ZERO,
             unneeded: BTreeMap::new(),
             failed_step: None,
+            credential_expires: None,
         };
         let steps = first_steps(&observed).map_err(|why| AgentError::NotInstallable { why })?;
         let high_water =

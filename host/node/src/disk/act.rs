@@ -14,7 +14,7 @@ use keyward_core::node::{Instance, Observed, Step};
 
 use super::atomic::Lasting;
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
-use super::{Disk, Recoveries, atomic, ports};
+use super::{Disk, Recoveries, atomic, ports, sha256};
 use crate::error::AgentError;
 
 /// So many copies of files edited by hand are kept: they may hold keys, and what was edited lately is asked for, if anything.
@@ -121,12 +121,21 @@ impl Disk {
 
     fn write_files(&self, instance: &Instance, observed: &Observed) -> Result<(), AgentError> {
         let (digest, record) = observed.record(instance).ok_or_else(|| gone(instance.to_string()))?;
-        let known = self.record(instance).ok().flatten();
-        let (ports, tries) = match known {
-            Some(known) => (known.ports, known.tries),
-            None => (ports::allot(&self.node, instance, pod::ports(&record), &self.taken_ports()?)?, 0),
+        let known = match self.record(instance).ok().flatten() {
+            Some(known) => {
+                let repairs = known.repairs.saturating_add(u32::from(!self.has_files(instance, &known)));
+                InstanceRecord { repairs, ..known }
+            }
+            None => InstanceRecord {
+                digest: digest.clone(),
+                ports: ports::allot(&self.node, instance, pod::ports(&record), &self.taken_ports()?)?,
+                files: BTreeMap::new(),
+                manifest: None,
+                tries: 0,
+                repairs: 0,
+            },
         };
-        let rendered = self.render(instance, &digest, &record, &ports, None)?;
+        let rendered = self.render(instance, &digest, &record, &known.ports, None)?;
         let folder = self.paths.plugin(instance);
         if !rendered.files.is_empty() {
             atomic::passage(&self.paths.plugins(), Lasting::Yes)?;
@@ -135,9 +144,9 @@ impl Disk {
             let contents = rendered.files.iter().map(|(name, content)| (name, content.expose()));
             atomic::write_all(&folder, contents, Some(self.owner))?;
         }
-        let files =
-            rendered.files.iter().map(|(name, content)| (name.clone(), content.len() as u64)).collect();
-        records::write(&self.paths.instance(instance), &InstanceRecord { digest, ports, files, tries })
+        let files = rendered.files.iter().map(|(name, content)| (name.clone(), sha256(content.expose())));
+        let record = InstanceRecord { digest, files: files.collect(), ..known };
+        records::write(&self.paths.instance(instance), &record)
     }
 
     fn taken_ports(&self) -> Result<BTreeSet<u16>, AgentError> {
@@ -159,10 +168,16 @@ impl Disk {
         let path = self.paths.manifest(instance);
         let text = pod::manifest(&rendered.pod)
             .map_err(|error| AgentError::Corrupt { path: path.clone(), why: error.to_string() })?;
-        if tries != known.tries {
-            // Counted first: a start too many in the count costs time, one too few a login.
-            records::write(&self.paths.instance(instance), &InstanceRecord { tries, ..known })?;
-        }
+        let manifest = Some(sha256(text.as_bytes()));
+        let edited = match atomic::read(&path)? {
+            Some(found) => known.manifest.is_some_and(|written| written != sha256(&found)),
+            None => false,
+        };
+        let repairs = known.repairs.saturating_add(u32::from(edited));
+        // Recorded first: a start too many in the count costs time, one too few a login; and a manifest that is not the one
+        // recorded is written again.
+        let known = InstanceRecord { tries, repairs, manifest, ..known };
+        records::write(&self.paths.instance(instance), &known)?;
         atomic::private_folder(&self.paths.manifests())?;
         atomic::write(&path, text.as_bytes(), None)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
-use super::{Disk, Recoveries, atomic};
+use super::{Disk, Recoveries, atomic, sha256};
 use crate::error::AgentError;
 use crate::paths::Paths;
 
@@ -140,8 +141,17 @@ impl Disk {
             };
             let found = instances.entry(instance.clone()).or_default();
             found.files = record.as_ref().is_some_and(|record| self.has_files(&instance, record));
-            found.tries = record.as_ref().map_or(0, |record| record.tries);
-            found.digest = record.map(|record| record.digest);
+            let Some(record) = record else { continue };
+            found.tries = record.tries;
+            found.repairs = record.repairs;
+            let manifest = self.paths.manifest(&instance);
+            if let (Some(written), Some(bytes)) = (&record.manifest, atomic::read(&manifest)?) {
+                // Ours by its name, whatever somebody made of it.
+                found.edited = *written != sha256(&bytes);
+                found.pod = true;
+                found.trial = record.tries > 0;
+            }
+            found.digest = Some(record.digest);
         }
         for name in atomic::entries(&self.paths.plugins())? {
             if let Some(instance) = Instance::parse(&name) {
@@ -157,7 +167,9 @@ impl Disk {
         }
         for (instance, digest, trial) in self.manifests()? {
             let found = instances.entry(instance).or_default();
-            (found.pod, found.trial) = (true, trial);
+            if !found.pod {
+                (found.pod, found.trial) = (true, trial);
+            }
             found.digest.get_or_insert(digest);
         }
         for (instance, found) in &mut instances {
@@ -182,12 +194,20 @@ impl Disk {
         Ok(self.keys()?.into_iter().filter_map(point).collect())
     }
 
-    fn has_files(&self, instance: &Instance, record: &InstanceRecord) -> bool {
+    /// Whether each file is as it was written, and for the plugin's user alone.
+    pub(super) fn has_files(&self, instance: &Instance, record: &InstanceRecord) -> bool {
         let folder = self.paths.plugin(instance);
-        record
-            .files
-            .iter()
-            .all(|(name, length)| fs::metadata(folder.join(name)).is_ok_and(|found| found.len() == *length))
+        let Ok(owner) = fs::symlink_metadata(&folder) else { return record.files.is_empty() };
+        record.files.iter().all(|(name, written)| {
+            let path = folder.join(name);
+            // Only a file is read: a pipe by that name would never end.
+            let is_private = fs::symlink_metadata(&path).is_ok_and(|found| {
+                let same = found.uid() == owner.uid() && found.gid() == owner.gid();
+                found.is_file() && same && found.mode() & 0o7777 == 0o600
+            });
+            let read = || atomic::read(&path).ok().flatten().map(SecretBytes::new);
+            is_private && read().is_some_and(|bytes| *written == sha256(bytes.expose()))
+        })
     }
 
     /// Our pods, and whether each is a trial's.

@@ -15,9 +15,11 @@ mod tests;
 
 use std::fs::File;
 
+use keyward_core::ids::hex;
 pub(crate) use look::knows;
 pub(crate) use recovered::Recoveries;
 use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::AgentError;
 use crate::paths::Paths;
@@ -87,4 +89,9 @@ impl Disk {
         }
         Recoveries::new(paths.clone()).remove_leftovers()
     }
+}
+
+/// SHA-256 in hex: whether something is as it was written.
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }

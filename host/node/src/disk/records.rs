@@ -54,12 +54,18 @@ pub(super) struct InstanceRecord {
     /// Allotted once, kept as long as the instance lives.
     #[serde(default)]
     pub(super) ports: BTreeMap<String, u16>,
-    /// Each file with its length in bytes.
+    /// Each file's SHA-256, in hex. This record is as private as the files are.
     #[serde(default)]
-    pub(super) files: BTreeMap<String, u64>,
+    pub(super) files: BTreeMap<String, String>,
+    /// The SHA-256, in hex, of the manifest that was written last; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) manifest: Option<String>,
     /// How often it was started as a trial.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) tries: u32,
+    /// How often its manifest or its files were written anew because somebody else had changed them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) repairs: u32,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature

@@ -109,6 +109,7 @@ fn observed(disk: &Disk, target: Option<&Arc<RevisionContent>>) -> Observed {
         file_age: Duration::ZERO,
         unneeded: BTreeMap::new(),
         failed_step: None,
+        credential_expires: None,
     }
 }
 
@@ -155,8 +156,8 @@ fn an_instance_comes_and_goes_step_by_step() {
     let manifest = fs::read_to_string(paths.manifest(&one)).unwrap();
     assert!(manifest.contains(&file.to_string_lossy().into_owned()) && !manifest.contains("s3cr3t"));
 
-    // Its files must be as long as they were.
-    fs::write(&file, b"").unwrap();
+    // Its files must be as they were.
+    fs::write(&file, b"S3CR3T").unwrap();
     assert!(!seen().files);
     let port = |text: &str| text.lines().find(|line| line.contains("containerPort")).unwrap().to_owned();
     act(&disk, Some(&content), &[Step::WriteFiles(one.clone()), write_pod(&one)]);
@@ -170,6 +171,55 @@ fn an_instance_comes_and_goes_step_by_step() {
     assert_eq!(disk.look().unwrap().disk.instances, BTreeMap::new());
     assert_eq!(place.files(), before);
     assert!(!paths.key_folder(KeyId(1)).exists());
+}
+
+#[test]
+fn what_somebody_edits_is_seen_and_written_anew() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    let (content, one) = (content("one"), instance("one"));
+    let seen = || disk.look().unwrap().disk.instances[&one].clone();
+    let written = [Step::WriteFiles(one.clone()), write_pod(&one)];
+    act(&disk, Some(&content), &written);
+    let (file, manifest) = (paths.plugin(&one).join("secret-login_id"), paths.manifest(&one));
+    let good = [fs::read(&file).unwrap(), fs::read(&manifest).unwrap()];
+    assert!((seen().files, seen().edited, seen().repairs) == (true, false, 0), "{:?}", seen());
+
+    let edits: [(&str, &dyn Fn()); 4] = [
+        ("other bytes", &|| fs::write(&file, b"S3CR3T").unwrap()),
+        ("another mode", &|| fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).unwrap()),
+        ("no file", &|| fs::remove_file(&file).unwrap()),
+        ("a link", &|| {
+            fs::rename(&file, place.folder.path().join("moved")).unwrap();
+            std::os::unix::fs::symlink(place.folder.path().join("moved"), &file).unwrap();
+        }),
+    ];
+    for (repairs, (what, edit)) in (1..).zip(edits) {
+        edit();
+        assert!(!seen().files && !seen().edited, "{what}");
+        act(&disk, Some(&content), &[Step::WriteFiles(one.clone())]);
+        assert!(seen().files && seen().repairs == repairs, "{what}: {:?}", seen());
+        assert_eq!((fs::read(&file).unwrap(), mode(&file)), (good[0].clone(), 0o600), "{what}");
+    }
+
+    // A manifest is ours by its name, whatever it says by now; and of what it says nothing is believed.
+    let text = String::from_utf8(good[1].clone()).unwrap();
+    let edits = [text.replace("one", "two"), text.replace("plugin-digest", "x"), "not: [a pod".to_owned()];
+    for (repairs, edited) in (5..).zip(edits) {
+        fs::write(&manifest, edited).unwrap();
+        assert!(seen().edited && seen().pod && !seen().trial, "{:?}", seen());
+        act(&disk, Some(&content), &[write_pod(&one)]);
+        assert!(!seen().edited && seen().repairs == repairs, "{:?}", seen());
+        assert_eq!(fs::read(&manifest).unwrap(), good[1]);
+    }
+    // The next agent knows as much; one that is not needed any more goes, edited or not.
+    fs::write(&manifest, "").unwrap();
+    drop(disk);
+    let disk = place.open();
+    let found = disk.look().unwrap().disk.instances[&one].clone();
+    assert!(found.edited && found.repairs == 7, "{found:?}");
+    act(&disk, None, &[Step::RemovePod(one.clone()), Step::RemoveFiles(one.clone())]);
+    assert_eq!(disk.look().unwrap().disk.instances, BTreeMap::new());
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl Server {
                 file_age: Duration::ZERO,
                 unneeded: BTreeMap::new(),
                 failed_step: None,
+                credential_expires: None,
             },
             failed_reloads: 0,
             loaded: zero.clone(),

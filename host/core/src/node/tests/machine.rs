@@ -161,6 +161,7 @@ impl Machine {
             file_age: memory.file.as_ref().map_or(Duration::ZERO, |(_, at, _)| age(*at)),
             unneeded: memory.unneeded.iter().map(|(instance, at)| (instance.clone(), age(*at))).collect(),
             failed_step: None,
+            credential_expires: None,
             disk,
             spec,
         }
@@ -234,7 +235,7 @@ impl Machine {
                 let found = disk.instances.entry(instance.clone()).or_default();
                 let tries = if *trial { found.tries + 1 } else { 0 };
                 let another = !found.pod || found.trial != *trial || found.tries != tries;
-                (found.pod, found.trial, found.tries) = (true, *trial, tries);
+                (found.pod, found.edited, found.trial, found.tries) = (true, false, *trial, tries);
                 self.stopping.remove(instance);
                 if another {
                     self.start(instance);

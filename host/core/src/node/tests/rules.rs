@@ -382,6 +382,32 @@ fn nothing_is_told_before_what_serves_was_probed() {
 }
 
 #[test]
+fn a_manifest_edited_by_hand_is_written_anew_where_its_plugin_is_used() {
+    let mut observed = at_rest();
+    let edited = |o: &mut Observed, one: &Instance| {
+        let found = o.disk.instances.entry(one.clone()).or_default();
+        *found = OnDisk { pod: true, files: true, folder: true, edited: true, ..found.clone() };
+    };
+    // Nothing needs it: it goes.
+    edited(&mut observed, &instance(7, "stray"));
+    assert_eq!(kinds(&next(&observed)), ["RemovePod"]);
+    observed.disk.instances.remove(&instance(7, "stray"));
+
+    edited(&mut observed, &instance(1, "a"));
+    observed.disk.instances.get_mut(&instance(1, "a")).unwrap().repairs = 3;
+    let decision = next(&observed);
+    assert_eq!(decision.steps, [Step::WritePod { instance: instance(1, "a"), trial: false }]);
+    assert_eq!(decision.report.unwrap().plugins[0].repairs, 3);
+
+    // Its revision is not to be had: it is told, and left alone.
+    observed.disk.revisions.clear();
+    observed.target = Some(Err(Unusable::Unreadable("timeout".into())));
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision), Vec::<&str>::new());
+    assert!(decision.why.iter().any(|why| why.contains("PluginEdited")), "{:?}", decision.why);
+}
+
+#[test]
 fn the_replaced_plugin_stops_after_the_link_was_tried() {
     let mut observed = at_rest();
     let old = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
@@ -456,6 +482,34 @@ fn a_candidate_starts_beside_what_runs() {
     let report = decision.report.unwrap();
     assert_eq!(report.preflight.map(|answer| answer.result), Some(PreflightResult::Running));
     assert_eq!(report.revision, Revision(1));
+}
+
+/// A plugin may try its KMS for long before it gives up; its log says why long before.
+#[test]
+fn what_a_candidate_logs_is_told_while_it_comes_up() {
+    let mut observed = candidate(record("c"));
+    let running = OnDisk { pod: true, files: true, folder: true, trial: true, tries: 1, ..Default::default() };
+    observed.disk.instances.insert(instance(2, "c"), running);
+    let asks = next(&observed).asks;
+    let mut failing = failing("start", 6, false);
+    let told = |failing: &Failing, observed: &mut Observed| {
+        let probed = Probed {
+            question: asks[&instance(2, "c")].question.clone(),
+            age: seconds(6),
+            pass: None,
+            last: None,
+            failing: Some(failing.clone()),
+            earlier: None,
+            attempts: 0,
+        };
+        observed.probes.insert(instance(2, "c"), probed);
+        let answer = next(observed).report.unwrap().preflight.unwrap();
+        assert_eq!(answer.result, PreflightResult::Running);
+        answer.failure.map(|failure| failure.log_tail)
+    };
+    assert_eq!(told(&failing, &mut observed), None);
+    failing.failure.log_tail.push("not logged in yet".into());
+    assert_eq!(told(&failing, &mut observed), Some(vec!["not logged in yet".to_owned()]));
 }
 
 #[test]

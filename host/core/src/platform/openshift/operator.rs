@@ -115,6 +115,7 @@ pub(super) fn servers(objects: &Objects, component: &Component) -> BTreeMap<Stri
                         .map(|message| Failure { phase: "status".to_owned(), message, ..Default::default() }),
                     detail: field("detail"),
                 },
+                repairs: 0,
             };
         let server = servers.entry(node.clone()).or_insert_with(|| ServerView {
             name: node,

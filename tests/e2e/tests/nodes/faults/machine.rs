@@ -1,15 +1,19 @@
 //! On the nodes themselves.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use keyward_core::api::EncryptionNode;
 use keyward_core::formats::encryption_config::{
     EncryptionConfiguration, KeysConfiguration, NamedKey, ProviderConfiguration,
 };
-use keyward_core::ids::{ConfigHash, Revision};
+use keyward_core::ids::{ConfigHash, KeyId, Revision};
 use keyward_test_cluster::{Binary, ENCRYPTION_CONFIG, Image, Node, Seen, wait_until};
-use keyward_test_e2e::{IMAGE, vault_spec};
+use keyward_test_e2e::{IMAGE, empty, files_of, fill, manifest_of, pod_in, vault_spec};
+use kube::api::Api;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -22,6 +26,7 @@ async fn what_befalls_a_node_is_told_and_ends_no_read() -> Result<()> {
     plugins(&faulty).await?;
     images(&mut faulty).await?;
     edited(&faulty).await?;
+    edited_plugin(&faulty).await?;
     unreachable(&mut faulty).await?;
     disk_full(&faulty).await?;
     without_operator(&mut faulty).await?;
@@ -71,20 +76,59 @@ async fn plugins(faulty: &Faulty) -> Result<()> {
 
 /// The health port of a key's plugin on a node, from its pod.
 fn port(faulty: &Faulty, node: usize, key: u64) -> Result<u16> {
-    let folder = faulty.cluster.keyward.cluster.node(node)?.path("/etc/kubernetes/manifests");
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if !path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(&format!("keyward-kms-{key}-")))
-        {
-            continue;
-        }
-        let pod: Value = serde_saphyr::from_str(&std::fs::read_to_string(&path)?)?;
-        let port = pod.pointer("/spec/containers/0/ports/0/hostPort").and_then(Value::as_u64);
-        return u16::try_from(port.with_context(|| format!("no port: {pod}"))?).context("a port");
-    }
-    anyhow::bail!("no manifest of key {key}")
+    let pod = pod_in(&manifest_of(faulty.cluster.keyward.cluster.node(node)?, key)?)?;
+    let port = pod.pointer("/spec/containers/0/ports/0/hostPort").and_then(Value::as_u64);
+    u16::try_from(port.with_context(|| format!("no port: {pod}"))?).context("a port")
+}
+
+/// The manifest of a plugin, and files of it, edited by hand: as they were soon, and told.
+async fn edited_plugin(faulty: &Faulty) -> Result<()> {
+    let node = faulty.cluster.keyward.cluster.node(1)?;
+    let manifest = manifest_of(node, 2)?;
+    let good = std::fs::read(&manifest)?;
+    let text = String::from_utf8(good.clone())?;
+    let other = text.replace("-vault-address", "-a-flag-of-somebody");
+    ensure!(other != text, "there is nothing to edit: {text}");
+    let began = Instant::now();
+    replace(&manifest, other.as_bytes())?;
+    as_it_was(&manifest, &good).await?;
+    println!("manifest edited by hand: ours again after {:.1} s", began.elapsed().as_secs_f64());
+    repaired(faulty, 1).await?;
+    faulty.healed("manifest edited by hand").await?;
+
+    // As long as it was; and one that everybody may read.
+    let files = files_of(node, 2)?;
+    let [first, second, ..] = files.as_slice() else { anyhow::bail!("{files:?}") };
+    let good = std::fs::read(first)?;
+    std::fs::write(first, vec![b'x'; good.len()])?;
+    as_it_was(first, &good).await?;
+    repaired(faulty, 2).await?;
+    std::fs::set_permissions(second, Permissions::from_mode(0o644))?;
+    wait_until("a file that its plugin alone may read", PATIENCE, async || {
+        let mode = std::fs::metadata(second)?.permissions().mode() & 0o7777;
+        Ok(Seen::when(mode == 0o600, format!("{mode:o}")))
+    })
+    .await?;
+    repaired(faulty, 3).await?;
+    faulty.healed("files of a plugin edited by hand").await
+}
+
+async fn as_it_was(path: &Path, good: &[u8]) -> Result<()> {
+    wait_until(&format!("{} as it was", path.display()), PATIENCE, async || {
+        Ok(Seen::when(std::fs::read(path)? == good, "another"))
+    })
+    .await
+}
+
+/// Waits until the second node tells so many repairs of key 2's plugin.
+async fn repaired(faulty: &Faulty, times: u32) -> Result<()> {
+    let nodes = Api::<EncryptionNode>::all(faulty.cluster.keyward.client.clone());
+    wait_until(&format!("{times} repairs to be told"), PATIENCE, async || {
+        let status = nodes.get("node-2").await?.status.unwrap_or_default();
+        let told = status.plugins.iter().any(|plugin| plugin.key_id == KeyId(2) && plugin.repairs == times);
+        Ok(Seen::when(told, format!("{status:?}")))
+    })
+    .await
 }
 
 /// An image that is older than the configuration, and does not know one of its flags.
@@ -208,25 +252,23 @@ async fn unreachable(faulty: &mut Faulty) -> Result<()> {
     faulty.healed("node unreachable").await
 }
 
-/// The agent's own folder has no byte left.
+/// The agent's own folder, or the one of the plugins' files, has no byte left.
 async fn disk_full(faulty: &Faulty) -> Result<()> {
     let keyward = &faulty.cluster.keyward;
-    let before = newest(faulty).await?;
     let node = keyward.cluster.node(1)?;
-    let script = "set -e; cd /; cp -a /var/lib/keyward /var/lib/keyward-test-copy; \
-        mount -t tmpfs -o size=1m,mode=0700 none /var/lib/keyward; cp -a /var/lib/keyward-test-copy/. /var/lib/keyward/; \
-        dd if=/dev/zero of=/var/lib/keyward/filler bs=4k 2>/dev/null || true; df /var/lib/keyward | tail -1";
-    let done = node.exec(&["sh", "-c", script]).await?;
-    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    keyward.apply(&vault_spec(keyward, "b", &IMAGE(3))).await?;
-    let status = keyward
-        .wait("the status to say so", PATIENCE, |status| status.summary().contains("No space left"))
-        .await?;
-    println!("disk full: {}", status.summary());
-    let done = node.exec(&["rm", "/var/lib/keyward/filler"]).await?;
-    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    faulty.cluster.replaced(before, 2, PATIENCE).await?;
-    faulty.healed("disk full").await
+    for (folder, image) in [("/var/lib/keyward", 3), ("/etc/kubernetes/keyward", 4)] {
+        let before = newest(faulty).await?;
+        fill(node, folder).await?;
+        keyward.apply(&vault_spec(keyward, "b", &IMAGE(image))).await?;
+        let status = keyward
+            .wait("the status to say so", PATIENCE, |status| status.summary().contains("No space left"))
+            .await?;
+        println!("{folder} full: {}", status.summary());
+        empty(node, folder).await?;
+        faulty.cluster.replaced(before, 2, PATIENCE).await?;
+        faulty.healed(&format!("{folder} full")).await?;
+    }
+    Ok(())
 }
 
 async fn without_operator(faulty: &mut Faulty) -> Result<()> {

@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use keyward_test_cluster::{Policy, State};
-use keyward_test_e2e::{Encryption, InUse, Install};
+use keyward_test_cluster::{ENCRYPTION_CONFIG, Policy, State};
+use keyward_test_e2e::{Encryption, InUse, Install, Keyward};
 use tokio::time::Instant;
 
 mod kms;
 mod machine;
 mod mortal;
+mod rollout;
 
 use crate::PATIENCE;
 
@@ -79,20 +80,11 @@ impl Faulty {
 
     /// A process of the plugin of a key on a node, by its id in there.
     fn plugin(&self, node: usize, key: u64) -> Result<u32> {
-        let prefix = format!("keyward-kms-{key}-");
-        let pods = self.cluster.keyward.plugins_on(node)?;
-        let pod = pods.iter().find(|pod| pod.name.starts_with(&prefix)).context("no plugin")?;
-        match pod.containers.first().map(|container| &container.state) {
-            Some(State::Running { pid, .. }) => Ok(*pid),
-            other => anyhow::bail!("{}: {other:?}", pod.name),
-        }
+        plugin(&self.cluster.keyward, node, key)
     }
 
     async fn signal(&self, node: usize, key: u64, signal: &str) -> Result<()> {
-        let pid = self.plugin(node, key)?.to_string();
-        let done = self.cluster.keyward.cluster.node(node)?.exec(&["kill", signal, &pid]).await?;
-        ensure!(done.status.success(), "kill {signal}: {}", String::from_utf8_lossy(&done.stderr));
-        Ok(())
+        kill(&self.cluster.keyward, node, self.plugin(node, key)?, signal).await
     }
 
     async fn rights(&self, a: Policy, b: Policy) -> Result<()> {
@@ -104,4 +96,52 @@ impl Faulty {
         println!("none of these failed: {read:?}, {written:?}");
         Ok(())
     }
+}
+
+/// A process of the plugin of a key on a node, by its id in there.
+fn plugin(keyward: &Keyward, node: usize, key: u64) -> Result<u32> {
+    let prefix = format!("keyward-kms-{key}-");
+    let pods = keyward.plugins_on(node)?;
+    let pod = pods.iter().find(|pod| pod.name.starts_with(&prefix)).context("no plugin")?;
+    match pod.containers.first().map(|container| &container.state) {
+        Some(State::Running { pid, .. }) => Ok(*pid),
+        other => anyhow::bail!("{}: {other:?}", pod.name),
+    }
+}
+
+async fn kill(keyward: &Keyward, node: usize, pid: u32, signal: &str) -> Result<()> {
+    let done = keyward.cluster.node(node)?.exec(&["kill", signal, &pid.to_string()]).await?;
+    ensure!(done.status.success(), "kill {signal}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+/// A plugin that hangs.
+struct Hung<'a> {
+    keyward: &'a Keyward,
+    node: usize,
+    pid: u32,
+}
+
+impl Hung<'_> {
+    /// It goes on.
+    async fn go_on(self) -> Result<()> {
+        kill(self.keyward, self.node, self.pid, "-CONT").await
+    }
+}
+
+/// Stops a key's plugin on a node as soon as the configuration there names it: its agent has found it well, and its API
+/// server is about to load that, which it does not without an answer.
+async fn hang_when_named(keyward: &Keyward, node: usize, key: u64) -> Result<Hung<'_>> {
+    let config = keyward.cluster.node(node)?.path(ENCRYPTION_CONFIG);
+    let named = format!("/kms-{key}/kms.sock");
+    let mut next = tokio::time::interval(Duration::from_millis(5));
+    let named = async {
+        while !std::fs::read_to_string(&config).is_ok_and(|text| text.contains(&named)) {
+            next.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, named).await.with_context(|| format!("no configuration with key {key}"))?;
+    let pid = plugin(keyward, node, key)?;
+    kill(keyward, node, pid, "-STOP").await?;
+    Ok(Hung { keyward, node, pid })
 }
