@@ -5,9 +5,7 @@
 
 mod support;
 
-use keyward_core::api::{
-    EncryptionNodeStatus, HealthStatus, NodePlugin, PreflightPurpose, PreflightRequest,
-};
+use keyward_core::api::{EncryptionNodeStatus, HealthStatus, NodePlugin, PreflightPurpose, PreflightRequest};
 use keyward_core::ids::{KeyId, PluginDigest};
 use keyward_core::outcome::REPORT_FACTS;
 use keyward_core::platform::{Expiry, ExpirySource, ObjectRef, Unreadable};
@@ -179,6 +177,61 @@ fn nothing_is_promoted_while_nothing_is_heard_of_a_plugin_it_needs() {
     assert!(world.config().values().all(|list| list.starts_with("kms:2")), "{:?}", world.config());
 }
 
+/// Node b's plugin of key 2 does not work with what it was given, whatever is tried beside it.
+#[test]
+fn a_candidate_that_is_well_does_not_stand_in_for_the_plugin_that_serves() {
+    let mut world = world();
+    world.want_kms("k2", "img");
+    for _ in 0..30 {
+        world.reconcile();
+        world.nodes_follow();
+        let plugins = &mut status(&mut world, "b").plugins;
+        if let Some(serving) = plugins.iter_mut().find(|plugin| plugin.key_id == KeyId(2)) {
+            let digest = PluginDigest("tried".into());
+            let candidate = NodePlugin { ready: false, digest, ..serving.clone() };
+            serving.health.status = HealthStatus::Error;
+            plugins.push(candidate);
+        }
+    }
+    let waits = world.last.waiting.as_ref().map(|w| w.message.clone()).unwrap_or_default();
+    assert!(waits.contains("key 2 on node b is Error"), "{waits}");
+    assert!(world.config().values().all(|list| list.starts_with("kms:1")), "{:?}", world.config());
+}
+
+/// Key 2 waits to become the write key for plugins that wait for another credential: that comes first.
+#[test]
+fn what_a_plugin_is_unwell_for_want_of_does_not_wait_for_its_health() {
+    let mut world = world();
+    world.want_kms("k2", "img");
+    let mut dead = None;
+    let mut reached = false;
+    for turn in 0..60 {
+        world.reconcile();
+        world.nodes_follow();
+        if turn == 20 {
+            // What key 2's plugins run with by now dies; the admin replaces it.
+            dead = status(&mut world, "b")
+                .plugins
+                .iter()
+                .find(|p| p.key_id == KeyId(2))
+                .map(|p| p.digest.clone());
+            assert!(dead.is_some() && world.config().values().all(|list| list.starts_with("kms:1")));
+            world.renew_credentials();
+        }
+        for node in ["a", "b"] {
+            for plugin in &mut status(&mut world, node).plugins {
+                // Before that nobody is well, so that it is not the writer yet.
+                let waits = turn < 20 && plugin.key_id == KeyId(2);
+                if waits || Some(&plugin.digest) == dead.as_ref() {
+                    plugin.health.status = HealthStatus::Error;
+                }
+            }
+        }
+        reached |= world.config().values().all(|list| list.starts_with("kms:2"));
+    }
+    assert!(reached, "{:?}", world.last.waiting);
+}
+
 /// All nodes were rebooted while the KMS is sealed: it keeps the Secrets from being read too.
 #[test]
 fn trouble_is_told_while_nothing_can_be_decided_and_not_taken_back() {
@@ -306,7 +359,8 @@ fn a_plugin_that_somebody_edits_is_told() {
     world.silent = ["a".to_owned(), "b".to_owned()].into();
     world.reconcile();
     let told = world.last.notices.iter().find(|notice| notice.reason == "PluginEdited");
-    let message = "node a: the manifest or the files of key 1's plugin were edited by hand, and written anew 2 times";
+    let message =
+        "node a: the manifest or the files of key 1's plugin were edited by hand, and written anew 2 times";
     assert_eq!(told.map(|notice| notice.message.as_str()), Some(message));
 }
 

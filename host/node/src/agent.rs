@@ -1,5 +1,6 @@
 //! The loop: look, have core decide, do, report; again when something rings, or after a while.
 
+use std::ffi::OsStr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::disk::Disk;
 use crate::edits;
 use crate::error::AgentError;
 use crate::observe::Memory;
+use crate::paths::{PLUGIN_MANIFEST, Paths};
 use crate::prober::{Prober, Probing};
 use crate::report::Throttle;
 use crate::settings::Settings;
@@ -113,12 +115,7 @@ impl Agent {
             bell: Arc::clone(&news),
         });
         let beside = watch::watch_folder(settings.paths.recovered(), Arc::clone(&wish));
-        let config = settings.paths.config();
-        let folder = config.parent().map(ToOwned::to_owned).unwrap_or_default();
-        let file = config.file_name().map(ToOwned::to_owned).unwrap_or_default();
-        if let Err(error) = edits::watch(folder, file, &wish) {
-            tracing::warn!(%error, "edits of the configuration file are seen only when the agent looks by itself");
-        }
+        watch_edits(&settings.paths, &wish);
         let mut agent = Self {
             settings,
             disk: Arc::new(disk),
@@ -344,6 +341,19 @@ impl Agent {
             tracing::info!("{why}");
         }
         std::mem::swap(&mut self.said, &mut self.saying);
+    }
+}
+
+/// Where that fails, edits are seen when the agent looks by itself.
+fn watch_edits(paths: &Paths, bell: &Arc<Notify>) {
+    let config = paths.config();
+    let folder = config.parent().map(ToOwned::to_owned).unwrap_or_default();
+    let file = config.file_name().map(ToOwned::to_owned).unwrap_or_default();
+    let is_manifest = |name: &OsStr| name.as_encoded_bytes().starts_with(PLUGIN_MANIFEST.as_bytes());
+    let watched = edits::watch(folder, move |name| name == file, bell)
+        .and_then(|()| edits::watch(paths.manifests(), is_manifest, bell));
+    if let Err(error) = watched {
+        tracing::warn!(%error, "edits by hand are seen only when the agent looks by itself");
     }
 }
 

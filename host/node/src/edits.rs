@@ -1,7 +1,7 @@
-//! A watch of the configuration file, by its folder: somebody who edits it by hand is noticed at once, and not only when the
-//! agent looks again, by when the API server may have loaded it.
+//! A watch of the configuration file, and of plugins' manifests, by their folders: somebody who edits one by hand is noticed
+//! at once, and not only when the agent looks again, by when the API server may have loaded it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt as _;
@@ -16,14 +16,18 @@ use tokio::sync::Notify;
 /// Until a folder that is not there is looked for again.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Rings whenever this file of the folder changes, as long as the bell is there. The agent's own changes ring too: a look
-/// costs little. What is written beside it does not, or a write that fails, on a full disk say, would call for the next at
-/// once. On a thread of its own, which sleeps until something changes, for as long as the process lives.
-pub(crate) fn watch(folder: PathBuf, file: OsString, bell: &Arc<Notify>) -> io::Result<()> {
+/// Rings whenever a file of the folder changes by whose name it is `watched`, as long as the bell is there. The agent's own
+/// changes ring too: a look costs little. What is written beside it does not, or a write that fails, on a full disk say, would
+/// call for the next at once. On a thread of its own, which sleeps until something changes, for as long as the process lives.
+pub(crate) fn watch(
+    folder: PathBuf,
+    watched: impl Fn(&OsStr) -> bool + Send + 'static,
+    bell: &Arc<Notify>,
+) -> io::Result<()> {
     let bell = Arc::downgrade(bell);
     let run = move || {
         while bell.strong_count() > 0 {
-            if let Err(error) = listen(&folder, &file, &bell) {
+            if let Err(error) = listen(&folder, &watched, &bell) {
                 tracing::debug!(folder = %folder.display(), %error, "the folder cannot be watched; it is looked at all the same");
                 std::thread::park_timeout(PERIOD);
             }
@@ -33,7 +37,7 @@ pub(crate) fn watch(folder: PathBuf, file: OsString, bell: &Arc<Notify>) -> io::
 }
 
 /// Until the folder goes, or the bell.
-fn listen(folder: &Path, file: &OsStr, bell: &Weak<Notify>) -> io::Result<()> {
+fn listen(folder: &Path, watched: &impl Fn(&OsStr) -> bool, bell: &Weak<Notify>) -> io::Result<()> {
     let fd = inotify::init(CreateFlags::CLOEXEC)?;
     let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
     inotify::add_watch(&fd, folder, what | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR)?;
@@ -43,7 +47,7 @@ fn listen(folder: &Path, file: &OsStr, bell: &Weak<Notify>) -> io::Result<()> {
         let (change, other) = match changes.next() {
             Ok(event) => {
                 let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
-                (event.events(), name.is_some_and(|name| name != file))
+                (event.events(), name.is_some_and(|name| !watched(name)))
             }
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
@@ -68,7 +72,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str| std::fs::write(folder.path().join(name), b"{}").unwrap();
         let bell = Arc::new(Notify::new());
-        watch(folder.path().to_owned(), "config.json".into(), &bell).unwrap();
+        watch(folder.path().to_owned(), |name| name == "config.json", &bell).unwrap();
         // The watch may begin after the first of them.
         let rung = async {
             loop {

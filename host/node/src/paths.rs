@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use keyward_core::ids::{ConfigHash, KeyId, Revision};
 use keyward_core::node::{Instance, SOCKETS};
 
+/// What the names of plugins' manifests begin with ([`Instance::pod_name`]).
+pub(crate) const PLUGIN_MANIFEST: &str = "keyward-kms-";
+
 /// The agent's paths. `--root` puts them all below a folder, but for the sockets: their paths stand inside
 /// configurations whose hash must be the same on every node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -69,7 +69,13 @@ mod tests {
             detail: None,
             failure: None,
         };
-        let plugin = NodePlugin { key_id: KeyId(1), digest: PluginDigest("d".into()), ready: true, health, repairs: 0 };
+        let plugin = NodePlugin {
+            key_id: KeyId(1),
+            digest: PluginDigest("d".into()),
+            ready: true,
+            health,
+            repairs: 0,
+        };
         EncryptionNodeStatus { plugins: vec![plugin], ..Default::default() }
     }
 

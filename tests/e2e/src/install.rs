@@ -63,6 +63,9 @@ pub struct Install {
     pub restart_backoff: (Duration, Duration),
     /// OpenBao keeps its data on disk, so that it can be stopped and started again.
     pub durable_kms: bool,
+    /// How long an API server waits for a plugin: `spec.plugins.timeout`. One that does not load a configuration tries for
+    /// twice as long as all its providers together may take.
+    pub kms_timeout: Option<Duration>,
 }
 
 impl Default for Install {
@@ -81,6 +84,7 @@ impl Default for Install {
             agent: Binary::Keyward,
             restart_backoff: (Duration::from_millis(250), Duration::from_secs(4)),
             durable_kms: false,
+            kms_timeout: None,
         }
     }
 }
@@ -344,6 +348,7 @@ impl Keyward {
 
     /// The object that [`apply`](Self::apply) writes.
     pub fn object(&self, encryption: &Value) -> Value {
+        let timeout = self.install.kms_timeout.map(|timeout| format!("{}s", timeout.as_secs()));
         json!({
             "apiVersion": "encryption.keyward.dev/v1alpha1",
             "kind": "ClusterEncryption",
@@ -351,6 +356,7 @@ impl Keyward {
             "spec": {
                 "encryption": encryption,
                 "apiServer": {"requestTimeout": format!("{}s", self.install.request_timeout.as_secs())},
+                "plugins": timeout.map_or_else(|| json!({}), |timeout| json!({"timeout": timeout})),
             },
         })
     }

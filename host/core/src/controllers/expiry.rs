@@ -85,7 +85,8 @@ fn agent_warning(now: Timestamp, node: &str, at: Timestamp) -> Option<Warning> {
     let what = format!("the client certificate of the agent on node {node}");
     let tell = |rank, reason, message| Some(Warning { rank, at: Some(at), reason, message });
     if at <= now {
-        let message = format!("{what} expired at {at}; renew the agent's kubeconfig there: nothing is heard of it");
+        let message =
+            format!("{what} expired at {at}; renew the agent's kubeconfig there: nothing is heard of it");
         tell(Rank::Over, "CredentialExpired", message)
     } else if at.duration_since(now) <= AHEAD {
         let message = format!("{what} expires at {at}; renew the agent's kubeconfig there before");

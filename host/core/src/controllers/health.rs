@@ -7,25 +7,37 @@ use super::diagnosis::{self, Told};
 use super::reports::{self, Health, health, plugins};
 use super::{Deployment, Turn};
 use crate::api::{ConditionStatus, NodePlugin};
+use crate::formats::revision::RevisionContent;
 use crate::ids::KeyId;
 use crate::provider::{EvaluationRequest, Origin};
 use crate::snapshot::{ServerView, Snapshot};
 
 const CONDITION: &str = "KMSPluginsDegraded";
 
-/// Why these keys' plugins are not all Healthy at every API server; `None` where they are. `what` is what has to wait.
-pub(super) fn gate(snapshot: &Snapshot, keys: &BTreeSet<KeyId>, what: &str) -> Option<String> {
+/// Why these keys' plugins are not all Healthy at every API server; `None` where they are. `content` is what is deployed:
+/// where the plugin that it has of a key runs, that one counts, and no candidate for the same key. `what` is what has to
+/// wait.
+pub(super) fn gate(
+    snapshot: &Snapshot,
+    content: &RevisionContent,
+    keys: &BTreeSet<KeyId>,
+    what: &str,
+) -> Option<String> {
     let mut unwell = Vec::new();
     for server in snapshot.servers.values() {
         for key in keys {
-            let mut of_key = plugins(server).iter().filter(|plugin| plugin.key_id == *key);
-            let is_well = |plugin: &NodePlugin| health(snapshot, server, plugin) == Health::Healthy;
-            // A candidate for the same key counts too: where the one that serves has lost its credentials, what it waits
-            // for is the revision that brings the candidate's into force.
-            match of_key.clone().next() {
+            let of_key = || plugins(server).iter().filter(|plugin| plugin.key_id == *key);
+            let deployed = content.digest(*key);
+            let mut counts: Vec<&NodePlugin> =
+                of_key().filter(|plugin| Some(&plugin.digest) == deployed).collect();
+            if counts.is_empty() {
+                counts.extend(of_key());
+            }
+            match counts.first() {
                 None => unwell
                     .push(format!("nothing is known of the plugin of key {key} on node {}", server.name)),
-                Some(_) if of_key.any(is_well) => {}
+                Some(_)
+                    if counts.iter().any(|plugin| health(snapshot, server, plugin) == Health::Healthy) => {}
                 Some(plugin) => unwell.push(sentence(snapshot, server, plugin)),
             }
         }

@@ -119,7 +119,7 @@ pub(super) fn decide(
                 );
                 turn.again_after(left);
             }
-            None => match health::gate(snapshot, &content.kms_keys(), "re-encryption") {
+            None => match health::gate(snapshot, content, &content.kms_keys(), "re-encryption") {
                 Some(why) => turn.wait("PluginUnhealthy", why),
                 None => start(&wish, existing, 0, turn),
             },

@@ -74,7 +74,7 @@ pub(super) fn decide(
                 trouble.push(migration::failed(snapshot, &wish, migration, turn));
             }
             Some(_) => {}
-            None => match health::gate(snapshot, &content.kms_keys(), "re-encryption") {
+            None => match health::gate(snapshot, content, &content.kms_keys(), "re-encryption") {
                 Some(why) => turn.wait("PluginUnhealthy", why),
                 None => migration::start(&wish, existing, 0, turn),
             },

@@ -104,13 +104,26 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
         Step::Decrypt => return forget_migrated(snapshot, deployed, turn),
         _ => return true,
     };
-    if let Some(why) = health::gate(snapshot, &needs, &what) {
+    // Where nothing is deployed there is nothing that could be unwell.
+    let gate = deployed.content.and_then(|content| health::gate(snapshot, content, &needs, &what));
+    if let Some(why) = gate {
         turn.wait_above_all("PluginUnhealthy", why);
+        data_ahead(snapshot, deployed, turn);
         return false;
     }
     // A key that takes over from one that was given up wrote before too.
     !matches!(step, Step::WriteKey | Step::Dropped)
         || forget_claims(snapshot, deployed, &deployed.desired.state, turn)
+}
+
+/// Other data, or another plugin, for keys that stay, ahead of the step that waits for one that is unwell: it may be that it is
+/// unwell for want of just that.
+fn data_ahead(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
+    let (Some(state), Some(old)) = (&deployed.state, deployed.content) else { return };
+    let content = machine::encode(state, Some(old));
+    if !is_same(old, &content) {
+        apply(snapshot, deployed, state, content, turn);
+    }
 }
 
 /// Whether some resource is not read with every key any more.

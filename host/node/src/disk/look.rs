@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::records::{self, InstanceRecord, Memory, RefusalRecord};
 use super::{Disk, Recoveries, atomic, sha256};
 use crate::error::AgentError;
-use crate::paths::Paths;
+use crate::paths::{PLUGIN_MANIFEST, Paths};
 
 /// The disk as core sees it; the refusal's age is for whoever has a clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -215,7 +215,7 @@ impl Disk {
         let folder = self.paths.manifests();
         let mut found = Vec::new();
         for name in atomic::entries(&folder)? {
-            if name.strip_suffix(".yaml").is_none_or(|stem| !stem.starts_with("keyward-kms-")) {
+            if name.strip_suffix(".yaml").is_none_or(|stem| !stem.starts_with(PLUGIN_MANIFEST)) {
                 continue;
             }
             let path = folder.join(&name);

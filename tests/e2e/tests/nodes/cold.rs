@@ -71,7 +71,7 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
     let began = Instant::now();
     for index in 0..3 {
         let each = Instant::now();
-        recover(&cluster, index, &role).await?;
+        recover(&cluster, index, 1, &role).await?;
         cluster.keyward.cluster.wait_ready(index).await?;
         println!("node-{}: recovered in {:.1} s", index + 1, each.elapsed().as_secs_f64());
     }
@@ -94,7 +94,7 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
 }
 
 /// As somebody does who is logged in there.
-async fn recover(cluster: &InUse, index: usize, role: &AppRole) -> Result<()> {
+pub(crate) async fn recover(cluster: &InUse, index: usize, key: u64, role: &AppRole) -> Result<()> {
     let node = cluster.keyward.cluster.node(index)?;
     let mut files = Vec::new();
     for (name, value) in [("role-id", role.role_id.as_str()), ("secret-id", role.secret_id.reveal())] {
@@ -108,7 +108,8 @@ async fn recover(cluster: &InUse, index: usize, role: &AppRole) -> Result<()> {
         std::io::Write::write_all(&mut file, value.as_bytes())?;
         files.push(format!("{name}={path}"));
     }
-    let mut command = vec!["node-agent", "recover", "--key", "1"];
+    let key = key.to_string();
+    let mut command = vec!["node-agent", "recover", "--key", &key];
     for file in &files {
         command.extend(["--file", file]);
     }

@@ -488,7 +488,8 @@ fn a_candidate_starts_beside_what_runs() {
 #[test]
 fn what_a_candidate_logs_is_told_while_it_comes_up() {
     let mut observed = candidate(record("c"));
-    let running = OnDisk { pod: true, files: true, folder: true, trial: true, tries: 1, ..Default::default() };
+    let running =
+        OnDisk { pod: true, files: true, folder: true, trial: true, tries: 1, ..Default::default() };
     observed.disk.instances.insert(instance(2, "c"), running);
     let asks = next(&observed).asks;
     let mut failing = failing("start", 6, false);

@@ -17,7 +17,7 @@ use kube::api::Api;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{AGENT_ARGS, FULL_PROBE, Faulty, KEY_B, PROBE};
+use super::{AGENT_ARGS, FULL_PROBE, Faulty, KEY_B, PROBE, PROBE_INTERVAL, replace};
 use crate::{PATIENCE, three};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,6 +145,11 @@ async fn images(faulty: &mut Faulty) -> Result<()> {
     faulty.healed("image without a flag").await
 }
 
+/// As those that were there from the beginning.
+fn agent_args() -> Vec<&'static str> {
+    [&["--probe-interval", PROBE_INTERVAL], AGENT_ARGS.as_slice()].concat()
+}
+
 /// The configuration file of one node, edited by hand.
 async fn edited(faulty: &Faulty) -> Result<()> {
     let keyward = &faulty.cluster.keyward;
@@ -177,7 +182,7 @@ async fn edited(faulty: &Faulty) -> Result<()> {
     stop_agent(node).await?;
     replace(&path, &edited)?;
     loaded(faulty, &edited).await?;
-    node.start_agent(&AGENT_ARGS)?;
+    node.start_agent(&agent_args())?;
     back("a loaded file edited by hand").await?;
     faulty.cluster.replaced(before, 2, PATIENCE).await?;
     faulty.healed("loaded file edited by hand").await?;
@@ -198,18 +203,12 @@ async fn edited(faulty: &Faulty) -> Result<()> {
     stop_agent(node).await?;
     replace(&path, &foreign)?;
     loaded(faulty, &foreign).await?;
-    node.start_agent(&AGENT_ARGS)?;
+    node.start_agent(&agent_args())?;
     let said = ["node node-2", "ForeignConfiguration"];
     faulty.detected("hand-written configuration", FULL_PROBE, &said).await?;
     ensure!(std::fs::read(&path)? == foreign, "it was replaced");
     replace(&path, &good)?;
     faulty.healed("hand-written configuration").await
-}
-
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let aside = path.with_extension("new");
-    std::fs::write(&aside, bytes)?;
-    Ok(std::fs::rename(&aside, path)?)
 }
 
 async fn stop_agent(node: &Node) -> Result<()> {

@@ -1,11 +1,14 @@
 //! What goes wrong with a plugin, its KMS or a node, one after the other: seen in time, told in the status with what to do,
 //! and over by itself once it is mended. Meanwhile every read goes on.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use keyward_test_cluster::{ENCRYPTION_CONFIG, Policy, State};
+use keyward_core::api::EncryptionNode;
+use keyward_test_cluster::{ENCRYPTION_CONFIG, Policy, Seen, State, wait_until};
 use keyward_test_e2e::{Encryption, InUse, Install, Keyward};
+use kube::api::Api;
 use tokio::time::Instant;
 
 mod kms;
@@ -17,11 +20,15 @@ use crate::PATIENCE;
 
 /// From one probe of a plugin to the next; every other goes beyond Status.
 const PROBE: Duration = Duration::from_secs(5);
+const PROBE_INTERVAL: &str = "5s";
 const FULL_PROBE: Duration = Duration::from_secs(10);
 /// A call to a plugin that hangs takes so long.
 const CALL: Duration = Duration::from_secs(2);
 /// What two busy cores add, with three API servers beside: agents look when they are scheduled.
 const SLACK: Duration = Duration::from_secs(5);
+
+/// An API server that does not load a configuration says so after half a minute, and not after two.
+const SHORT_TIMEOUT: Option<Duration> = Some(Duration::from_secs(3));
 
 const AGENT_ARGS: [&str; 4] = ["--full-probe-every", "2", "--plugin-timeout", "2s"];
 
@@ -140,8 +147,35 @@ async fn hang_when_named(keyward: &Keyward, node: usize, key: u64) -> Result<Hun
             next.tick().await;
         }
     };
-    tokio::time::timeout(PATIENCE, named).await.with_context(|| format!("no configuration with key {key}"))?;
+    tokio::time::timeout(PATIENCE, named)
+        .await
+        .with_context(|| format!("no configuration with key {key}"))?;
     let pid = plugin(keyward, node, key)?;
     kill(keyward, node, pid, "-STOP").await?;
     Ok(Hung { keyward, node, pid })
+}
+
+/// Asks for this as this key, and waits until the second node's API server has refused the revision that has it first, and the
+/// file is put back. It refuses it for as long as the plugin there hangs.
+async fn refused_by_the_second(keyward: &Keyward, to: Encryption, key: u64) -> Result<Hung<'_>> {
+    let spec = to.spec(keyward);
+    let (applied, hung) = tokio::join!(keyward.apply(&spec), hang_when_named(keyward, 1, key));
+    applied?;
+    let hung = hung?;
+    let nodes = Api::<EncryptionNode>::all(keyward.client.clone());
+    wait_until("the revision to be refused", PATIENCE, async || {
+        let error = nodes.get("node-2").await?.status.unwrap_or_default().error;
+        let refused =
+            error.as_ref().is_some_and(|error| error.reason == "ConfigurationRefused" && error.put_back);
+        Ok(Seen::when(refused, format!("{error:?}")))
+    })
+    .await?;
+    Ok(hung)
+}
+
+/// Writes a file as editors do.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let aside = path.with_extension("new");
+    std::fs::write(&aside, bytes)?;
+    Ok(std::fs::rename(&aside, path)?)
 }

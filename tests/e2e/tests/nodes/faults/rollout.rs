@@ -4,19 +4,20 @@
 use anyhow::{Context as _, Result, ensure};
 use keyward_core::api::EncryptionNode;
 use keyward_core::ids::Revision;
-use keyward_test_cluster::{ENCRYPTION_CONFIG, Seen, wait_until};
-use keyward_test_e2e::{Encryption, InUse, empty, fill, give, wipe};
+use keyward_test_cluster::ENCRYPTION_CONFIG;
+use keyward_test_e2e::{Encryption, InUse, Install, empty, fill, give, wipe};
 use kube::api::Api;
 use tokio::time::Instant;
 
-use super::hang_when_named;
+use super::{SHORT_TIMEOUT, refused_by_the_second};
 use crate::{PATIENCE, three};
 
 const CONFIGURATIONS: &str = "/etc/kubernetes/encryption";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_on_the_second_node_reaches_no_third() -> Result<()> {
-    let mut cluster = InUse::start_with_history(three(), 100, 20).await?;
+    let mut cluster =
+        InUse::start_with_history(Install { kms_timeout: SHORT_TIMEOUT, ..three() }, 100, 20).await?;
     give(&cluster.keyward.cluster, "join").await?;
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
     refused(&cluster).await?;
@@ -54,32 +55,21 @@ async fn refused(cluster: &InUse) -> Result<()> {
     let loaded = keyward.cluster.loaded_hash(1).await?;
     let good = std::fs::read(node.path(ENCRYPTION_CONFIG))?;
     let b = Encryption::Transit("b");
-    let spec = b.spec(keyward);
-    let (applied, hung) = tokio::join!(keyward.apply(&spec), hang_when_named(keyward, 1, 2));
-    applied?;
-    let hung = hung?;
     let began = Instant::now();
-    let nodes = Api::<EncryptionNode>::all(keyward.client.clone());
-    wait_until("the revision to be refused", PATIENCE, async || {
-        let error = nodes.get("node-2").await?.status.unwrap_or_default().error;
-        let refused =
-            error.as_ref().is_some_and(|error| error.reason == "ConfigurationRefused" && error.put_back);
-        Ok(Seen::when(refused, format!("{error:?}")))
-    })
-    .await?;
+    let hung = refused_by_the_second(keyward, b, 2).await?;
     let status = keyward
         .wait("the status to say so", PATIENCE, |status| {
             let says = |told: &String| told.contains("node-2") && told.contains("ConfigurationRefused");
             status.troubles().iter().any(says)
         })
         .await?;
-    println!("refused after {:.1} s: {}", began.elapsed().as_secs_f64(), status.summary());
+    println!("refused {:.1} s after it was asked for: {}", began.elapsed().as_secs_f64(), status.summary());
     ensure!(std::fs::read(node.path(ENCRYPTION_CONFIG))? == good, "what was loaded is not in the file again");
     ensure!(keyward.cluster.loaded_hash(1).await? == loaded, "it was loaded after all");
     third.is_untouched(cluster).await?;
     hung.go_on().await?;
     cluster.settled(b, 2, PATIENCE).await?;
-    println!("all have it {:.1} s after it was refused", began.elapsed().as_secs_f64());
+    println!("all have it {:.1} s after it was asked for", began.elapsed().as_secs_f64());
     Ok(())
 }
 
