@@ -176,7 +176,7 @@ impl Disk {
         let repairs = known.repairs.saturating_add(u32::from(edited));
         // Recorded first: a start too many in the count costs time, one too few a login; and a manifest that is not the one
         // recorded is written again.
-        let known = InstanceRecord { tries, repairs, manifest, ..known };
+        let known = InstanceRecord { manifest, tries, repairs, ..known };
         records::write(&self.paths.instance(instance), &known)?;
         atomic::private_folder(&self.paths.manifests())?;
         atomic::write(&path, text.as_bytes(), None)

@@ -5,7 +5,7 @@ use keyward_test_cluster::Policy;
 use keyward_test_cluster::pki::Authority;
 use keyward_test_e2e::Install;
 
-use super::{A, B, CALL, FULL_PROBE, Faulty, PROBE, SLACK};
+use super::{A, B, FULL_PROBE, Faulty, PROBE};
 use crate::three;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +62,9 @@ async fn credentials(faulty: &mut Faulty) -> Result<()> {
     let bao = &faulty.cluster.keyward.bao;
     bao.revoke_secret_id("", "keyward", &faulty.cluster.keyward.role.secret_id).await?;
     bao.revoke_tokens("").await?;
-    faulty.detected("the credentials revoked", PROBE, &["plugin of key 2", "node node-2"]).await?;
+    let said =
+        ["plugin of key 2", "node node-2", "login-refused", "put a valid role-id and secret-id into Secret"];
+    faulty.detected("the credentials revoked", PROBE, &said).await?;
     // The plugins that were refused have locked the role out by now: another one with the same rights.
     faulty.cluster.keyward.role = bao.policy_and_approle("", "another", &[A, B]).await?;
     faulty.cluster.keyward.set_credentials(&faulty.cluster.keyward.role).await?;
@@ -71,7 +73,8 @@ async fn credentials(faulty: &mut Faulty) -> Result<()> {
     // A bundle that is wrong goes nowhere: the good one stays in force.
     let wrong = Authority::new("another-ca")?;
     faulty.cluster.keyward.set_ca_bundle(wrong.pem()).await.context("the wrong bundle")?;
-    faulty.detected("a wrong CA", PROBE + CALL + SLACK, &["preflight of key", "certificate"]).await?;
+    // Long before the candidate gives up: its log says what it is up against.
+    faulty.detected("a wrong CA", PROBE, &["preflight of key", "node node-1", "tls-unknown-ca"]).await?;
     let right = faulty.cluster.keyward.bao.ca_pem().to_owned();
     faulty.cluster.keyward.set_ca_bundle(&right).await?;
     faulty.healed("a wrong CA").await
