@@ -95,6 +95,14 @@ impl Cluster {
         Ok(path)
     }
 
+    /// Replaces the kubeconfig of a node's agent by one whose certificate ends after so long.
+    pub fn renew_agent(&self, node: usize, valid: Duration) -> Result<()> {
+        let node = self.node(node)?;
+        let path = node.path(crate::node::AGENT_KUBECONFIG);
+        let user = User::Agent(node.name().to_owned());
+        kubeconfig::write_for(&path, &node.api_url(), &self.authority, &user, valid)
+    }
+
     /// An admin's client of one node's API server. It does not retry: a test sees each failure.
     pub async fn client(&self, node: usize) -> Result<Client> {
         self.client_as(node, &User::Admin).await

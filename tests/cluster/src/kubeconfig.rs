@@ -1,6 +1,7 @@
 //! Who asks the API server, and kubeconfigs for them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::Engine;
@@ -8,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
 use crate::files;
-use crate::pki::Authority;
+use crate::pki::{Authority, Identity};
 
 /// As a ServiceAccount's token would say it.
 const OPERATOR: &str = "system:serviceaccount:keyward-system:keyward-operator";
@@ -59,8 +60,29 @@ impl User {
 
 /// Writes a kubeconfig, readable by its owner alone, with a certificate made for it.
 pub(crate) fn write(path: &Path, server: &str, authority: &Authority, user: &User) -> Result<()> {
+    write_with(path, server, authority, user, &authority.client(&user.name(), &user.groups())?)
+}
+
+/// The same with a certificate that ends after so long.
+pub(crate) fn write_for(
+    path: &Path,
+    server: &str,
+    authority: &Authority,
+    user: &User,
+    valid: Duration,
+) -> Result<()> {
+    let identity = authority.client_for(&user.name(), &user.groups(), valid)?;
+    write_with(path, server, authority, user, &identity)
+}
+
+fn write_with(
+    path: &Path,
+    server: &str,
+    authority: &Authority,
+    user: &User,
+    identity: &Identity,
+) -> Result<()> {
     let name = user.name();
-    let identity = authority.client(&name, &user.groups())?;
     let kubeconfig = json!({
         "apiVersion": "v1",
         "kind": "Config",

@@ -1,5 +1,7 @@
 //! Certificates of a test's servers and users, from an authority of its own.
 
+use std::time::{Duration, SystemTime};
+
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -59,13 +61,25 @@ impl Authority {
 
     /// A certificate for a user of Kubernetes with these groups.
     pub fn client(&self, user: &str, groups: &[&str]) -> Result<Identity> {
+        self.sign(Self::user(user, groups), user)
+    }
+
+    /// The same, of one that ends after so long.
+    pub fn client_for(&self, user: &str, groups: &[&str], valid: Duration) -> Result<Identity> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock")?;
+        let mut params = Self::user(user, groups);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + valid;
+        self.sign(params, user)
+    }
+
+    fn user(user: &str, groups: &[&str]) -> CertificateParams {
         let mut params = CertificateParams::default();
         for group in groups {
             params.distinguished_name.push(DnType::OrganizationName, *group);
         }
         params.distinguished_name.push(DnType::CommonName, user);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params, user)
+        params
     }
 
     fn sign(&self, mut params: CertificateParams, whose: &str) -> Result<Identity> {

@@ -130,6 +130,18 @@ async fn each_way_to_fail_is_told_apart_and_found_in_time() -> Result<()> {
             })
         })
         .await?;
+
+    // So is the end of what the agent itself comes with, which reads another as soon as it is there.
+    const WHOSE: &str = "the client certificate of the agent on node node-1 expires at";
+    let told = |status: &Status| {
+        status.condition("KMSCredentialsExpiring").is_some_and(|condition| condition.message.contains(WHOSE))
+    };
+    ensure!(!told(&keyward.status().await?), "it is valid for centuries");
+    const DAY: Duration = Duration::from_hours(24);
+    keyward.cluster.renew_agent(0, 10 * DAY)?;
+    keyward.wait("the agent's certificate to be told", PATIENCE, told).await?;
+    keyward.cluster.renew_agent(0, 40 * DAY)?;
+    keyward.wait("the agent's certificate to be renewed", PATIENCE, |status| !told(status)).await?;
     Ok(())
 }
 

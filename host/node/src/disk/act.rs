@@ -129,7 +129,7 @@ impl Disk {
             None => InstanceRecord {
                 digest: digest.clone(),
                 ports: ports::allot(&self.node, instance, pod::ports(&record), &self.taken_ports()?)?,
-                files: BTreeMap::new(),
+                sums: BTreeMap::new(),
                 manifest: None,
                 tries: 0,
                 repairs: 0,
@@ -144,8 +144,8 @@ impl Disk {
             let contents = rendered.files.iter().map(|(name, content)| (name, content.expose()));
             atomic::write_all(&folder, contents, Some(self.owner))?;
         }
-        let files = rendered.files.iter().map(|(name, content)| (name.clone(), sha256(content.expose())));
-        let record = InstanceRecord { digest, files: files.collect(), ..known };
+        let sums = rendered.files.iter().map(|(name, content)| (name.clone(), sha256(content.expose())));
+        let record = InstanceRecord { digest, sums: sums.collect(), ..known };
         records::write(&self.paths.instance(instance), &record)
     }
 

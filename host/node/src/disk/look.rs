@@ -197,8 +197,8 @@ impl Disk {
     /// Whether each file is as it was written, and for the plugin's user alone.
     pub(super) fn has_files(&self, instance: &Instance, record: &InstanceRecord) -> bool {
         let folder = self.paths.plugin(instance);
-        let Ok(owner) = fs::symlink_metadata(&folder) else { return record.files.is_empty() };
-        record.files.iter().all(|(name, written)| {
+        let Ok(owner) = fs::symlink_metadata(&folder) else { return record.sums.is_empty() };
+        record.sums.iter().all(|(name, written)| {
             let path = folder.join(name);
             // Only a file is read: a pipe by that name would never end.
             let is_private = fs::symlink_metadata(&path).is_ok_and(|found| {

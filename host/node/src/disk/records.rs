@@ -54,9 +54,9 @@ pub(super) struct InstanceRecord {
     /// Allotted once, kept as long as the instance lives.
     #[serde(default)]
     pub(super) ports: BTreeMap<String, u16>,
-    /// Each file's SHA-256, in hex. This record is as private as the files are.
+    /// SHA-256, in hex, of each file that it was given. This record is as private as the files are.
     #[serde(default)]
-    pub(super) files: BTreeMap<String, String>,
+    pub(super) sums: BTreeMap<String, String>,
     /// The SHA-256, in hex, of the manifest that was written last; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) manifest: Option<String>,
