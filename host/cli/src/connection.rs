@@ -2,7 +2,6 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// Which cluster.
 #[derive(Clone, Debug, Default, ClapArgs)]
@@ -18,16 +17,8 @@ pub(crate) struct Connection {
 impl Connection {
     /// The client.
     pub(crate) async fn client(&self) -> Result<kube::Client> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..Default::default() };
-        let config = match &self.kubeconfig {
-            Some(path) => {
-                let kubeconfig =
-                    Kubeconfig::read_from(path).with_context(|| format!("kubeconfig {}", path.display()))?;
-                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?
-            }
-            None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
-            None => kube::Config::infer().await?,
-        };
+        let config =
+            keyward_operator::cluster::config(self.kubeconfig.as_deref(), self.context.as_deref()).await?;
         kube::Client::try_from(config).context("connecting")
     }
 }

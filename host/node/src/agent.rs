@@ -70,6 +70,8 @@ pub struct Agent {
     /// The reasons that were logged last: they are said once.
     said: Vec<String>,
     saying: Vec<String>,
+    /// Those of a turn that an admin has to mend.
+    complaints: Vec<String>,
     repeated: (Vec<Step>, u32),
 }
 
@@ -130,6 +132,7 @@ impl Agent {
             counters: Counters::default(),
             said: Vec::new(),
             saying: Vec::new(),
+            complaints: Vec::new(),
             repeated: (Vec::new(), 0),
         };
         agent.watch();
@@ -159,7 +162,7 @@ impl Agent {
                     Some(_) => "the one before is used on",
                     None => "what is installed goes on without the API",
                 };
-                self.say(format!("{error}; {instead}"));
+                self.complaints.push(format!("{error}; {instead}"));
             }
         }
     }
@@ -336,10 +339,15 @@ impl Agent {
 
     /// Logs the reasons that are new since the last turn.
     fn explain(&mut self, decision: &Decision) {
+        let complaints = std::mem::take(&mut self.complaints);
+        for why in complaints.iter().filter(|why| !self.said.contains(why)) {
+            tracing::warn!("{why}");
+        }
         self.saying.extend(decision.why.iter().cloned());
         for why in self.saying.iter().filter(|why| !self.said.contains(why)) {
             tracing::info!("{why}");
         }
+        self.saying.extend(complaints);
         std::mem::swap(&mut self.said, &mut self.saying);
     }
 }

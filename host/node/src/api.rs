@@ -17,7 +17,7 @@ use keyward_core::formats::revision::SecretData;
 use keyward_core::names;
 use keyward_core::node::pod::NAMESPACE as KUBE_SYSTEM;
 use kube::api::{GetParams, ListParams, Patch, PatchParams, PostParams};
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config, ResourceExt as _};
 use kube_core::Request;
 use serde_json::json;
@@ -57,12 +57,8 @@ impl Connection {
     /// Reads the kubeconfig and makes the clients; nothing is called yet.
     pub async fn new(settings: &Settings) -> Result<Self, AgentError> {
         let path = &settings.kubeconfig;
-        let unusable = |source| AgentError::Kubeconfig { path: path.clone(), source: Box::new(source) };
         let mut files = vec![(path.clone(), modified(path))];
-        let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
-        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .map_err(unusable)?;
+        let mut config = config(path).await?;
         let login = &config.auth_info;
         let named = login.client_certificate.iter().chain(&login.client_key).chain(&login.token_file);
         files.extend(named.map(|file| (PathBuf::from(file), modified(Path::new(file)))));
@@ -236,6 +232,29 @@ impl Connection {
     }
 }
 
+/// What a kubeconfig says. One that names no credential, since it was cut off above it say, is no use to anybody: kube would
+/// go on as nobody.
+async fn config(path: &Path) -> Result<Config, AgentError> {
+    let unusable = |why: String| AgentError::Kubeconfig { path: path.to_owned(), why };
+    let wrong = |error: KubeconfigError| {
+        // A YAML reader's own words quote the lines around, and there stands a key.
+        let KubeconfigError::Parse(error) = error else { return unusable(error.to_string()) };
+        let at = error.location().map(|at| format!(", at line {} column {}", at.line(), at.column()));
+        unusable(format!("it is no kubeconfig{}", at.unwrap_or_default()))
+    };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
+    let config =
+        Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(wrong)?;
+    let login = &config.auth_info;
+    let by_certificate = login.client_certificate.is_some() || login.client_certificate_data.is_some();
+    let by_token = login.token.is_some() || login.token_file.is_some();
+    if by_certificate || by_token || login.exec.is_some() || login.auth_provider.is_some() {
+        Ok(config)
+    } else {
+        Err(unusable("its context names no user with a certificate or a token".to_owned()))
+    }
+}
+
 /// The client certificate of a kubeconfig's user, in PEM.
 fn certificate(login: &AuthInfo) -> Option<Vec<u8>> {
     match (&login.client_certificate_data, &login.client_certificate) {
@@ -254,4 +273,63 @@ fn ends(pem: &[u8]) -> Option<Timestamp> {
 
 fn modified(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).ok()?.modified().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const KUBECONFIG: &str = "apiVersion: v1
+kind: Config
+current-context: a
+contexts: [{name: a, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]
+users:
+- name: u
+  user:
+    token: s3cr3t
+";
+
+    async fn read(text: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubeconfig");
+        std::fs::write(&path, text).unwrap();
+        config(&path).await.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_is_read() {
+        let config = read(KUBECONFIG).await.unwrap();
+        assert!(config.auth_info.token.is_some());
+    }
+
+    #[rstest]
+    #[case::cut_off_above_the_user(KUBECONFIG.split("users:").next().unwrap(), "names no user")]
+    #[case::cut_off_above_the_credential(KUBECONFIG.split("    token").next().unwrap(), "names no user")]
+    #[case::another_user(&KUBECONFIG.replace("name: u", "name: v"), "names no user")]
+    #[case::no_yaml(&KUBECONFIG.replace("token: s3cr3t", "token: s3cr3t\ns3cr3t\n  s3cr3t: ["), "at line")]
+    #[case::of_other_types(&KUBECONFIG.replace("token: s3cr3t", "token: [s3cr3t]"), "it is no kubeconfig")]
+    #[tokio::test]
+    async fn one_that_cannot_be_used_is_told_without_what_stands_in_it(
+        #[case] text: &str,
+        #[case] expected: &str,
+    ) {
+        let error = read(text).await.unwrap_err();
+        assert!(error.contains(expected) && !error.contains("s3cr3t"), "{error}");
+    }
+
+    #[test]
+    fn the_end_of_the_first_certificate_counts() {
+        let certificate = |until: i32| {
+            let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+            params.not_after = rcgen::date_time_ymd(until, 1, 31);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        let chain = certificate(2031) + &certificate(2040);
+        assert_eq!(ends(chain.as_bytes()).map(|at| at.to_string()).as_deref(), Some("2031-01-31T00:00:00Z"));
+        assert_eq!(ends(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), None);
+        assert_eq!(ends(b""), None);
+    }
 }

@@ -40,7 +40,12 @@ pub(crate) fn watch(
 fn listen(folder: &Path, watched: &impl Fn(&OsStr) -> bool, bell: &Weak<Notify>) -> io::Result<()> {
     let fd = inotify::init(CreateFlags::CLOEXEC)?;
     let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
-    inotify::add_watch(&fd, folder, what | WatchFlags::DELETE_SELF | WatchFlags::ONLYDIR)?;
+    let gone = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+    inotify::add_watch(&fd, folder, what | gone | WatchFlags::ONLYDIR)?;
+    // What changed while there was no watch.
+    if let Some(bell) = bell.upgrade() {
+        bell.notify_one();
+    }
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut changes = Reader::new(&fd, &mut buffer);
     loop {
@@ -57,7 +62,7 @@ fn listen(folder: &Path, watched: &impl Fn(&OsStr) -> bool, bell: &Weak<Notify>)
             continue;
         }
         bell.notify_one();
-        if change.intersects(ReadFlags::DELETE_SELF | ReadFlags::IGNORED) {
+        if change.intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED) {
             return Ok(());
         }
     }

@@ -59,12 +59,12 @@ pub enum AgentError {
         path: PathBuf,
     },
     /// The kubeconfig does not say how to reach the API server.
-    #[error("kubeconfig {}: {source}", path.display())]
+    #[error("kubeconfig {}: {why}", path.display())]
     Kubeconfig {
         /// Which.
         path: PathBuf,
-        /// Why.
-        source: Box<kube::config::KubeconfigError>,
+        /// Why; nothing of what stands in it.
+        why: String,
     },
     /// The kubeconfig cannot be used, so that nobody can be asked.
     #[error("the kubeconfig cannot be used")]

@@ -110,9 +110,12 @@ pub fn state(world: &mut World) {
 }
 
 /// S1: whatever is stored can be read at every server; at one that has come back once it has loaded another configuration
-/// than it had.
+/// than it had, unless what it had is the newest.
 fn readable(world: &World) -> Option<(&'static str, String)> {
-    for n in world.running().filter(|n| !world.servers[*n].returned) {
+    let has_newest = |n: usize| {
+        world.books.latest.as_ref().is_some_and(|(_, latest)| world.servers[n].loaded.hash == latest.hash)
+    };
+    for n in world.running().filter(|n| !world.servers[*n].returned || has_newest(*n)) {
         for (resource, name) in RESOURCES.iter().enumerate() {
             let stored = &world.etcd.stored[resource];
             let gone = |sealed| is_lost(world, sealed) || world.is_given_up(sealed);

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 use keyward_core::node::Policy;
 use keyward_node::{Agent, Owner, Paths, Settings};
@@ -43,9 +43,11 @@ enum Once {
 
 #[derive(Clone, Debug, ClapArgs)]
 struct Run {
-    /// The node's name, which is its EncryptionNode's too
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
-    node: String,
+    /// The node's name, which is its EncryptionNode's too [env: NODE_NAME=]
+    // Not clap's `env`: that counts as given, so that the agent's other arguments would be missing from each command below
+    // where the variable is set, as it is in the agent's own container.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     /// Path of the kubeconfig with the node's own credential
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
@@ -96,6 +98,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn agent(args: Run) -> Result<ExitCode> {
+    let node = args.node.or_else(|| std::env::var("NODE_NAME").ok()).filter(|name| !name.is_empty());
+    let node = node.context("--node is missing, and NODE_NAME is not set")?;
     ensure!(args.root.is_absolute(), "--root must be an absolute path: it stands in the plugins' pods");
     let policy = Policy {
         probe_interval: args.probe_interval,
@@ -112,7 +116,7 @@ async fn agent(args: Run) -> Result<ExitCode> {
         call_timeout: args.call_timeout,
         plugin_timeout: args.plugin_timeout,
         full_probe_every: args.full_probe_every,
-        ..Settings::new(args.node, args.kubeconfig)
+        ..Settings::new(node, args.kubeconfig)
     };
     if let Some(uid) = args.plugin_uid {
         settings.owner = Owner { uid, gid: uid };

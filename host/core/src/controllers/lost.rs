@@ -2,12 +2,12 @@
 //! whose secret is gone too, from what another revision has of it), if that gives the very same bytes; else nothing is
 //! written (OBJECTS.md, "Beginnings and ends"). CONTRACT 2.5 writes in plain text for a while instead.
 
-use crate::api::RevisionStatus;
+use crate::api::{EncryptionNodeStatus, RevisionStatus};
 use crate::formats::revision::RevisionContent;
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
 use crate::machine::{self, Key, ResourceKeys, State};
 use crate::outcome::Action;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ServerView, Snapshot};
 
 use super::{Assessment, Turn};
 
@@ -30,7 +30,7 @@ pub(super) fn rebuild(snapshot: &Snapshot, revision: Revision) -> Result<Revisio
     for newest_identity_writes in [false, true] {
         let content = machine::encode(&state(snapshot, told, newest_identity_writes)?, None);
         if content.hash() == told.config_hash {
-            return digests_match(snapshot, &content).map(|()| content);
+            return digests_match(snapshot, revision, &content).map(|()| content);
         }
     }
     Err("neither key secrets nor other revisions give the bytes that it had".to_owned())
@@ -108,10 +108,20 @@ pub(super) fn undecodable(snapshot: &Snapshot, newest: Revision) -> Option<(Revi
     })
 }
 
-/// What runs must be what the new Secret says: an in-place update since then gives other plugins.
-fn digests_match(snapshot: &Snapshot, content: &RevisionContent) -> Result<(), String> {
+/// What runs must be what the new Secret says: an in-place update since then gives other plugins. What another revision has
+/// of a key may be of another time: that somebody runs it has to be seen, unless nobody has come to this revision at all.
+fn digests_match(snapshot: &Snapshot, revision: Revision, content: &RevisionContent) -> Result<(), String> {
     let hash = content.hash();
     let digests = content.digests();
+    let borrowed = digests.iter().filter(|(id, _)| snapshot.key(**id).is_none());
+    for (id, digest) in borrowed {
+        let statuses = || snapshot.servers.values().filter_map(ServerView::status);
+        let runs =
+            |status: &EncryptionNodeStatus| status.plugins.iter().any(|plugin| plugin.digest == *digest);
+        if statuses().any(|status| status.revision >= revision) && !statuses().any(runs) {
+            return Err(format!("no node is seen to run the plugin that another revision has of key {id}"));
+        }
+    }
     for server in snapshot.servers.values() {
         let Some(status) = server.status().filter(|status| status.loaded_hash.as_ref() == Some(&hash)) else {
             continue;

@@ -77,13 +77,13 @@ fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRe
     BTreeMap::new()
 }
 
-/// Who has to pass: every node. But other data of a key reach those that live though another is silent, or a credential that
-/// ends would end at all of them; no key is promoted by that, and the silent one's agent asks the plugin itself before it
-/// leads the API server to it.
+/// Who has to pass: every node. But other data of a key, and other fields with which the same KEK is reached, are brought to
+/// those that live though another is silent, or a credential that ends would end at all of them; no key is promoted by that, and
+/// the silent one's agent asks the plugin itself before it leads the API server to it.
 fn asked(snapshot: &Snapshot, purpose: PreflightPurpose) -> Vec<&String> {
     let heard = |server: &&ServerView| !reports::is_silent(snapshot, server);
     let living = || snapshot.servers.values().filter(heard);
-    let all = purpose != PreflightPurpose::Sync || living().next().is_none();
+    let all = purpose == PreflightPurpose::NewKey || living().next().is_none();
     snapshot.servers.values().filter(|server| all || heard(server)).map(|server| &server.name).collect()
 }
 

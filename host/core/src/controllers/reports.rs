@@ -78,8 +78,12 @@ fn value(server: &ServerView, key_id: KeyId) -> String {
     told.collect::<Vec<_>>().join(",")
 }
 
-/// Nothing was heard of any plugin of this node for too long. Of one without plugins nothing is expected.
+/// Nothing was heard of any plugin of this node for too long, or nothing of the node ever. Of one that has reported and has no
+/// plugins nothing is expected.
 pub(super) fn is_silent(snapshot: &Snapshot, server: &ServerView) -> bool {
+    if server.status().is_none() {
+        return true;
+    }
     let mut reported = plugins(server).iter();
     reported.len() > 0 && reported.all(|plugin| health(snapshot, server, plugin) == Health::Unknown)
 }

@@ -145,9 +145,14 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
         };
     }
     // One that runs what an admin gave it has the configuration, and one that is silent may never have it: neither keeps the
-    // others from it.
+    // others from it. But one that fell silent with this revision in its file may have done so because of it.
     let to_go = || behind.iter().filter(|(_, behind)| matches!(behind, Behind::On(_)));
-    let heard = || to_go().filter(|(server, _)| !reports::is_silent(snapshot, server));
+    let is_at_it = |server: &ServerView| {
+        server.status().is_some_and(|status| {
+            status.installed_hash.as_ref() == Some(&hash) && status.loaded_hash.as_ref() != Some(&hash)
+        })
+    };
+    let heard = || to_go().filter(|(server, _)| !reports::is_silent(snapshot, server) || is_at_it(server));
     let is_told = |(server, _): &&(&ServerView, Behind)| targets.get(&server.name) == Some(target);
     let next = heard().find(is_told).or_else(|| heard().next());
     let next = next.or_else(|| to_go().find(is_told)).or_else(|| to_go().next()).or(behind.first());

@@ -203,7 +203,11 @@ fn apply(
     content: RevisionContent,
     turn: &mut Turn,
 ) {
-    let revision = snapshot.highest_revision.next();
+    let mut revision = snapshot.highest_revision.next();
+    if leaves_a_writer(deployed, next) {
+        // A node that is off takes the number after its own for one that reads what it writes (`node/late.rs`).
+        revision = revision.next();
+    }
     turn.explain(format!("revision {revision}: {}", why(deployed, next)));
     if snapshot.recorded_revision < revision || snapshot.recorded_key < snapshot.highest_key {
         turn.act(Action::RecordHighWater { key_id: snapshot.highest_key, revision });
@@ -217,6 +221,15 @@ fn apply(
         record_publication(snapshot, id, revision, becomes, turn);
     }
     turn.act(Action::ApplyConfig { revision, content: Box::new(content) });
+}
+
+/// Whether some resource is not read any more with the key that writes it: one that was given up.
+fn leaves_a_writer(deployed: &Deployed<'_>, next: &State) -> bool {
+    let Some(state) = &deployed.state else { return false };
+    state.resources.iter().any(|(resource, keys)| {
+        let reads = |id| next.resources.get(resource).is_some_and(|keys| keys.read.contains(&id));
+        keys.write.is_some_and(|id| !reads(id))
+    })
 }
 
 pub(super) fn promoted(next: &State) -> Vec<KeyId> {

@@ -115,7 +115,9 @@ fn through_links(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> boo
     let (mut all, mut stale) = (true, Vec::new());
     for needed in target.plugins.values() {
         let instance = &needed.instance;
-        let linked = view.serves(instance) || late::comes_with_target(view, instance.key_id);
+        // One that is only tried gives way to another start of the same before a link leads to it.
+        let comes = late::comes_with_target(view, instance.key_id) && !view.on_disk(instance).trial;
+        let linked = view.serves(instance) || comes;
         if needed.unfit().is_some() || needed.external.is_none() && !linked {
             // Said by `switch_links`.
             all = false;

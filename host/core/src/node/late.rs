@@ -5,7 +5,7 @@
 //! A reboot has emptied the folder of the sockets. The links of keys that the target does not have are not made again,
 //! so that nothing can be written under them, and the target is installed before the API server answers, as on a node
 //! that joins. A local key needs no socket, and that of a key which the target has for another resource is needed: there the
-//! target is installed as early as the agent can, which may be a moment after the API server began to write.
+//! target is installed as early as the agent can, which may be after the API server began to write.
 
 use super::observe::Absence;
 use super::view::{Target, View};
@@ -65,8 +65,8 @@ fn is_next(view: &View<'_>) -> bool {
 }
 
 /// Whether what is here was withdrawn for one resource, and leads to a key that the target has for another. Its link is
-/// made in the moment in which the target is installed, so that the API server has as good as no time to write by what it
-/// began with.
+/// made in the turn in which the target is installed. An API server that runs with what was here by then may write by it until
+/// it has looked at its file and loaded that: a minute, and what the plugins take.
 pub(super) fn comes_with_target(view: &View<'_>, key_id: KeyId) -> bool {
     let names = |hash: &&ConfigHash| view.keys_of(hash).is_none_or(|keys| keys.contains(&key_id));
     let mut here = view.file.into_iter().chain(view.loaded);
@@ -79,7 +79,7 @@ fn is_ready(view: &View<'_>, target: &Target<'_>) -> bool {
         let pass = view.pass(&needed.instance, needed.external.as_deref());
         let linked = needed.external.is_some() || view.serves(&needed.instance);
         pass.is_some_and(|pass| pass.age <= view.o.policy.fresh)
-            && (linked || comes_with_target(view, *key_id))
+            && (linked || comes_with_target(view, *key_id) && !view.on_disk(&needed.instance).trial)
     })
 }
 

@@ -44,7 +44,10 @@ pub(super) fn decode<'o>(
                     found.insert(key.id, (name, key));
                 }
                 Some((known, other)) => {
-                    if let Err(error) = same_key(other, &key) {
+                    if let Some(error) = undecodable.get(known).cloned() {
+                        // Nobody knows which of those that contradict each other this one agrees with.
+                        undecodable.insert(name, error);
+                    } else if let Err(error) = same_key(other, &key) {
                         undecodable.insert(known.clone(), error.clone());
                         undecodable.insert(name, error);
                     } else if Some(&name) == canonical(secret, key.id).as_ref() {

@@ -203,6 +203,14 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
         }
         None => true,
     });
+    // The CRD refuses it where it is written; what was stored before it did stays.
+    let proxies =
+        spec.plugins.proxy.iter().flat_map(|proxy| [("http", &proxy.http), ("https", &proxy.https)]);
+    for (which, _) in proxies.filter(|(_, url)| url.as_ref().is_some_and(|url| url.contains('@'))) {
+        mistakes.push(format!(
+            "spec.plugins.proxy.{which}: user info is refused: a plugin's environment can be read in its mirror Pod"
+        ));
+    }
     let kms_timeout = spec.plugins.timeout.clone().unwrap_or_else(|| DEFAULT_KMS_TIMEOUT.to_owned());
     if let Err(why) = duration(&kms_timeout) {
         mistakes.push(format!("spec.plugins.timeout: {why}"));

@@ -11,11 +11,11 @@ mod mounted;
 mod pager;
 mod verbs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube_core::response::Status;
 
 pub use error::{CallError, Category, Cause, Refusal};
@@ -47,7 +47,7 @@ pub struct Connection {
 pub enum ConnectError {
     /// The kubeconfig does not say it.
     #[error("the kubeconfig cannot be used: {0}")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
+    Kubeconfig(String),
     /// Not the environment of a Pod.
     #[error("--token-file is for a Pod: {0} is not set, or is not what a kubelet sets")]
     NoPod(&'static str),
@@ -61,22 +61,46 @@ pub enum ConnectError {
     },
     /// There is neither kubeconfig nor Pod.
     #[error("no cluster is known; give --kubeconfig, set KUBECONFIG, or run in a Pod: {0}")]
-    Infer(#[from] kube::config::InferConfigError),
+    Infer(String),
     /// The client cannot be made of it.
     #[error("the client cannot be set up: {0}")]
     Client(#[from] kube::Error),
 }
 
+/// The cluster of a kubeconfig and a context in it: by default the one of `KUBECONFIG` or `~/.kube/config`, else the Pod's.
+pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<kube::Config, ConnectError> {
+    let options = KubeConfigOptions { context: context.map(ToOwned::to_owned), ..Default::default() };
+    let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(told(&error));
+    match kubeconfig {
+        Some(path) => {
+            let named = |error: KubeconfigError| {
+                ConnectError::Kubeconfig(format!("{}: {}", path.display(), told(&error)))
+            };
+            let kubeconfig = Kubeconfig::read_from(path).map_err(named)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(named)
+        }
+        None if context.is_some() => kube::Config::from_kubeconfig(&options).await.map_err(unusable),
+        None => kube::Config::infer().await.map_err(|error| {
+            let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+            ConnectError::Infer(cause.map_or_else(String::new, told))
+        }),
+    }
+}
+
+/// What is wrong with a kubeconfig. A YAML reader's own words quote the lines around, and there stand keys and tokens.
+fn told(error: &KubeconfigError) -> String {
+    let KubeconfigError::Parse(error) = error else { return error.to_string() };
+    match error.location() {
+        Some(at) => format!("it is no kubeconfig, at line {} column {}", at.line(), at.column()),
+        None => "it is no kubeconfig".to_owned(),
+    }
+}
+
 /// A client without kube's retries, which go on for minutes: callers here have deadlines and back-off of their own.
 pub async fn connect(connection: &Connection) -> Result<kube::Client, ConnectError> {
-    let options = KubeConfigOptions { context: connection.context.clone(), ..Default::default() };
-    let mut config = match (&connection.mounted, &connection.kubeconfig, &connection.context) {
-        (Some(mounted), ..) => mounted.config()?,
-        (None, Some(path), _) => {
-            kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?
-        }
-        (None, None, Some(_)) => kube::Config::from_kubeconfig(&options).await?,
-        (None, None, None) => kube::Config::infer().await?,
+    let mut config = match &connection.mounted {
+        Some(mounted) => mounted.config()?,
+        None => config(connection.kubeconfig.as_deref(), connection.context.as_deref()).await?,
     };
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));

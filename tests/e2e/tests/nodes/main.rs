@@ -15,8 +15,8 @@ mod members;
 mod preflight;
 mod retired;
 
-/// A candidate that ended is started again after a minute.
 const AGENT_S_KUBECONFIG: &str = "/etc/kubernetes/keyward/agent.kubeconfig";
+/// A candidate that ended is started again after a minute.
 const PATIENCE: Duration = Duration::from_mins(4);
 
 fn three() -> Install {
