@@ -7,6 +7,7 @@ mod support;
 use k8s_openapi::api::coordination::v1::Lease;
 use keyward_core::ids::KeyId;
 use keyward_core::names;
+use rstest::rstest;
 use serde_json::json;
 use support::World;
 
@@ -138,6 +139,20 @@ fn a_forgotten_writer_leaves_when_another_key_can_write() {
     let mut world = enabled("one");
     world.want_kms("two", "image:1");
     world.spec().forget = vec![KeyId(1)];
+    let mut before = world.revisions().pop().unwrap();
+    for _ in 0..200 {
+        world.reconcile();
+        world.follow();
+        let (number, content) = world.revisions().pop().unwrap();
+        // Whoever is off takes the number after its own for a revision that reads what it writes (`node/late.rs`).
+        let writes = before.1.config.resources[0].providers[0].kms.clone().unwrap();
+        let reads = content.config.resources[0]
+            .providers
+            .iter()
+            .any(|provider| provider.kms.as_ref().is_some_and(|kms| kms.name == writes.name));
+        assert!(reads || number > before.0 + 1, "revision {number} does not read what {} writes", before.0);
+        before = (number, content);
+    }
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,identity");
     assert!(!has_key(&world, 1));
@@ -382,16 +397,28 @@ fn a_server_of_which_only_a_lease_is_left_counts_until_that_has_stopped() {
 }
 
 /// Decisions 2: what dies with one node is not the credential of the others.
-#[test]
-fn other_data_reach_the_nodes_that_live_while_one_is_silent() {
+#[rstest]
+fn other_data_reach_the_nodes_that_live_while_one_is_silent(
+    #[values(true, false)] has_ever_reported: bool,
+    #[values(false, true)] another_image: bool,
+) {
     let mut world = World::new(&["a", "b", "c"]);
     world.want_kms("one", "image:1");
     world.settle();
     world.silent.insert("a".into());
+    if !has_ever_reported {
+        // Its EncryptionNode was deleted, and made anew since there is a Node.
+        let nodes = &mut world.objects.encryption_nodes;
+        nodes.iter_mut().find(|node| node.metadata.name.as_deref() == Some("a")).unwrap().status = None;
+    }
     for _ in 0..8 {
         world.reconcile();
     }
-    world.renew_credentials();
+    if another_image {
+        world.want_kms("one", "image:2");
+    } else {
+        world.renew_credentials();
+    }
     world.settle();
     let (newest, content) = world.revisions().pop().unwrap();
     let digest = content.digest(KeyId(1)).unwrap();
@@ -403,12 +430,37 @@ fn other_data_reach_the_nodes_that_live_while_one_is_silent() {
     let all = ["a", "b", "c"].map(|node| runs(&world, node));
     assert_eq!(all, [false, true, true], "{:?} {:?}", world.last.waiting, world.kinds());
     // Nothing else is decided without it, and it follows when it is back.
-    world.want_kms("two", "image:1");
+    world.want_kms("two", if another_image { "image:2" } else { "image:1" });
     world.settle();
     assert!(!has_key(&world, 2) && world.revisions().pop().unwrap().0 == newest);
     world.silent.clear();
     world.settle();
     assert!(world.config()["secrets"].starts_with("kms:2,"), "{:?}", world.config());
+}
+
+/// One that fell silent with the newest revision in its file, and has not loaded it: it may be why.
+#[test]
+fn a_rollout_stops_where_a_node_falls_silent_by_it() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.want_kms("one", "image:1");
+    world.settle();
+    world.spec().resources = Some(["configmaps".into()].into());
+    let before = world.revisions().pop().unwrap().0;
+    let mut told = 0;
+    for _ in 0..60 {
+        world.reconcile();
+        let (newest, content) = world.revisions().pop().unwrap();
+        let nodes = &mut world.objects.encryption_nodes;
+        let at_it = nodes.iter().filter(|node| node.spec.revision.0 == newest).count();
+        let a = nodes.iter_mut().find(|node| node.metadata.name.as_deref() == Some("a")).unwrap();
+        if a.spec.revision.0 == newest && newest > before {
+            a.status.as_mut().unwrap().installed_hash = Some(content.hash());
+            world.silent.insert("a".into());
+            told = told.max(at_it);
+        }
+        world.follow();
+    }
+    assert_eq!(told, 1, "{:?}", world.last.waiting);
 }
 
 /// No newer data come to a key whose secret is gone, or that was given up: what was replaced by hand for it is not waited
