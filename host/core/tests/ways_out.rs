@@ -405,6 +405,7 @@ fn other_data_reach_the_nodes_that_live_while_one_is_silent(
     let mut world = World::new(&["a", "b", "c"]);
     world.want_kms("one", "image:1");
     world.settle();
+    let before = world.revisions().pop().unwrap().0;
     world.silent.insert("a".into());
     if !has_ever_reported {
         // Its EncryptionNode was deleted, and made anew since there is a Node.
@@ -421,6 +422,7 @@ fn other_data_reach_the_nodes_that_live_while_one_is_silent(
     }
     world.settle();
     let (newest, content) = world.revisions().pop().unwrap();
+    assert!(newest > before, "{:?} {:?}", world.last.waiting, world.kinds());
     let digest = content.digest(KeyId(1)).unwrap();
     let runs = |world: &World, node: &str| {
         let mut nodes = world.objects.encryption_nodes.iter();
