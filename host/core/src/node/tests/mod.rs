@@ -1,5 +1,6 @@
 //! Tables of single decisions, and a model of a node that is killed between any two steps.
 
+mod candidates;
 mod drift;
 mod late;
 mod machine;

@@ -4,9 +4,9 @@ use rstest::rstest;
 
 use super::machine::{Machine, Memory, settle, turn};
 use super::*;
-use crate::api::{HealthStatus, PreflightResult};
+use crate::api::HealthStatus;
 use crate::ids::ConfigHash;
-use crate::provider::{EnvVar, Failure, KeyRef, ReferenceKind};
+use crate::provider::Failure;
 
 /// Revision 1 with key 1 is installed, and nothing is to be done.
 pub(super) fn at_rest() -> Observed {
@@ -61,7 +61,7 @@ pub(super) fn reason(decision: &Decision) -> Option<&str> {
     decision.report.as_ref()?.error.as_ref().map(|error| error.reason.as_str())
 }
 
-fn spec(observed: &mut Observed) -> &mut EncryptionNodeSpec {
+pub(super) fn spec(observed: &mut Observed) -> &mut EncryptionNodeSpec {
     &mut observed.spec.as_mut().unwrap().spec
 }
 
@@ -69,7 +69,7 @@ fn foreign() -> FileSeen {
     FileSeen { hash: ConfigHash("sha256:foreign".into()), keys: Some([KeyId(1)].into()), config: None }
 }
 
-fn failing(phase: &str, since: u64, mismatch: bool) -> Failing {
+pub(super) fn failing(phase: &str, since: u64, mismatch: bool) -> Failing {
     let failure = Failure { phase: phase.into(), message: "no".into(), ..Default::default() };
     Failing { failure, mismatch, since: seconds(since), times: 3 }
 }
@@ -463,160 +463,4 @@ fn files_go_after_the_process(#[case] listening: bool, #[case] unneeded: u64, #[
     observed.disk.instances.insert(instance(7, "old"), found);
     observed.unneeded.insert(instance(7, "old"), seconds(unneeded));
     assert_eq!(next(&observed).steps.contains(&Step::RemoveFiles(instance(7, "old"))), expected);
-}
-
-/// A candidate for key 2 is asked for beside revision 1.
-fn candidate(record: PluginRecord) -> Observed {
-    let mut observed = at_rest();
-    let hash = record.digest(KeyId(2)).unwrap();
-    spec(&mut observed).preflight =
-        Some(PreflightRequest { key_id: KeyId(2), hash, purpose: PreflightPurpose::NewKey, canary: None });
-    observed.candidate = Some(Ok(Arc::new([(KeyId(2), record)].into())));
-    observed
-}
-
-#[test]
-fn a_candidate_starts_beside_what_runs() {
-    let decision = next(&candidate(record("c")));
-    assert_eq!(kinds(&decision), ["WriteFiles", "MakeFolder", "WritePod"]);
-    let report = decision.report.unwrap();
-    assert_eq!(report.preflight.map(|answer| answer.result), Some(PreflightResult::Running));
-    assert_eq!(report.revision, Revision(1));
-}
-
-/// A plugin may try its KMS for long before it gives up; its log says why long before.
-#[test]
-fn what_a_candidate_logs_is_told_while_it_comes_up() {
-    let mut observed = candidate(record("c"));
-    let running =
-        OnDisk { pod: true, files: true, folder: true, trial: true, tries: 1, ..Default::default() };
-    observed.disk.instances.insert(instance(2, "c"), running);
-    let asks = next(&observed).asks;
-    let mut failing = failing("start", 6, false);
-    let told = |failing: &Failing, observed: &mut Observed| {
-        let probed = Probed {
-            question: asks[&instance(2, "c")].question.clone(),
-            age: seconds(6),
-            pass: None,
-            last: None,
-            failing: Some(failing.clone()),
-            earlier: None,
-            attempts: 0,
-        };
-        observed.probes.insert(instance(2, "c"), probed);
-        let answer = next(observed).report.unwrap().preflight.unwrap();
-        assert_eq!(answer.result, PreflightResult::Running);
-        answer.failure.map(|failure| failure.log_tail)
-    };
-    assert_eq!(told(&failing, &mut observed), None);
-    failing.failure.log_tail.push("not logged in yet".into());
-    assert_eq!(told(&failing, &mut observed), Some(vec!["not logged in yet".to_owned()]));
-}
-
-#[test]
-fn a_candidate_whose_secret_would_be_seen_never_runs() {
-    let mut record = record("c");
-    let source = KeyRef { kind: ReferenceKind::Secret, name: "login".into(), key: "token".into() };
-    record.referenced.insert(source.clone(), SecretBytes::from(b"s3cr3t".as_slice()));
-    if let Some(AcceptedPlugin { template: Plugin::Managed(container), .. }) = &mut record.accepted {
-        container.env.push(EnvVar { name: "TOKEN".into(), value: vec![Part::Value(source)] });
-    }
-    let decision = next(&candidate(record));
-    assert_eq!(kinds(&decision), Vec::<&str>::new());
-    let answer = decision.report.unwrap().preflight.unwrap();
-    assert_eq!(answer.result, PreflightResult::Failed);
-    let message = answer.failure.unwrap().message;
-    assert!(message.contains("environment variable TOKEN") && message.contains("secret login"), "{message}");
-    assert!(!message.contains("s3cr3t"));
-}
-
-#[rstest]
-#[case::unreadable(Some(Err(Unusable::Unreadable("timeout".into()))), PreflightResult::Running)]
-#[case::older_than_the_request(Some(Ok(Arc::new([(KeyId(2), record("older"))].into()))), PreflightResult::Running)]
-#[case::of_another_key(Some(Ok(Arc::new([(KeyId(3), record("c"))].into()))), PreflightResult::Running)]
-#[case::broken(Some(Err(Unusable::Invalid("not a plugin".into()))), PreflightResult::Failed)]
-fn a_candidate_that_cannot_be_had_starts_nothing(
-    #[case] found: Option<Result<Arc<BTreeMap<KeyId, PluginRecord>>, Unusable>>,
-    #[case] expected: PreflightResult,
-) {
-    let mut observed = candidate(record("c"));
-    observed.candidate = found;
-    let running = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
-    observed.disk.instances.insert(instance(2, "c"), running);
-    let decision = next(&observed);
-    assert_eq!(kinds(&decision), Vec::<&str>::new(), "what runs for the request goes on");
-    assert_eq!(decision.report.unwrap().preflight.map(|answer| answer.result), Some(expected));
-}
-
-#[test]
-fn success_sticks_and_covers_the_canary_it_made() {
-    let mut memory = Memory::default();
-    let mut machine = settled(&mut memory);
-    machine.candidate = Some((KeyId(2), record("c")));
-    let mut asked = machine.spec.clone().unwrap().spec;
-    asked.preflight = Some(request(2, "c", None));
-    machine.ask(asked.clone());
-    let decision = settle(&mut machine, &mut memory, &mut None);
-    let first = decision.report.unwrap().preflight.unwrap();
-    assert_eq!((first.result, first.attempts), (PreflightResult::Succeeded, 1));
-
-    // Its KMS dies, the agent restarts, the operator hands the canary round: the answer stands.
-    machine.plugins.insert(instance(2, "c"), Err("sealed".into()));
-    for canary in [None, first.canary.clone()] {
-        asked.preflight = Some(request(2, "c", canary));
-        machine.ask(asked.clone());
-        let decision = settle(&mut machine, &mut Memory::default(), &mut None);
-        assert_eq!(decision.report.unwrap().preflight.as_ref(), Some(&first));
-    }
-    // Another canary is another question.
-    asked.preflight = Some(request(2, "c", Some(canary("kek-2"))));
-    machine.ask(asked.clone());
-    let decision = settle(&mut machine, &mut memory, &mut None);
-    let second = decision.report.unwrap().preflight.unwrap();
-    assert_eq!(second.result, PreflightResult::Failed);
-    assert!(second.attempts > 1);
-    // Mended, it goes on by itself.
-    machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
-    let decision = settle(&mut machine, &mut memory, &mut None);
-    assert_eq!(decision.report.unwrap().preflight.unwrap().result, PreflightResult::Succeeded);
-}
-
-#[rstest]
-#[case(299, false)]
-#[case(300, true)]
-fn a_candidate_that_passed_lingers(#[case] unneeded: u64, #[case] expected: bool) {
-    let mut memory = Memory::default();
-    let mut machine = settled(&mut memory);
-    machine.candidate = Some((KeyId(2), record("c")));
-    let mut asked = machine.spec.clone().unwrap().spec;
-    asked.preflight = Some(request(2, "c", None));
-    machine.ask(asked.clone());
-    settle(&mut machine, &mut memory, &mut None);
-    asked.preflight = None;
-    machine.ask(asked);
-    let mut observed = machine.observe(&mut memory);
-    observed.unneeded.insert(instance(2, "c"), seconds(unneeded));
-    assert_eq!(next(&observed).steps.contains(&Step::RemovePod(instance(2, "c"))), expected);
-}
-
-/// S5: a configuration's numbers are used up, a candidate's is not yet.
-#[test]
-fn numbers_count_once_a_configuration_names_them() {
-    let mut observed = candidate(record("c"));
-    observed.disk.highest_key_id = KeyId(0);
-    let recorded: Vec<Step> = next(&observed).steps;
-    assert!(recorded.contains(&Step::RecordHighWater(KeyId(1))), "{recorded:?}");
-    assert!(!recorded.contains(&Step::RecordHighWater(KeyId(2))), "{recorded:?}");
-    spec(&mut observed).canaries = vec![key_canary(3, "kek-3")];
-    assert!(next(&observed).steps.contains(&Step::RecordHighWater(KeyId(3))));
-}
-
-#[test]
-fn an_unprepared_node_starts_nothing() {
-    let mut observed = candidate(record("c"));
-    observed.server.as_mut().unwrap().loaded = None;
-    let decision = next(&observed);
-    assert_eq!(kinds(&decision), Vec::<&str>::new());
-    assert_eq!(reason(&decision), Some("NodeNotPrepared"));
-    assert_eq!(decision.report.unwrap().preflight, None);
 }
