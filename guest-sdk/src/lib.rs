@@ -81,14 +81,14 @@ pub use bindings::keyward::provider::types::{
 pub use config::ProviderConfig;
 pub use keyward_guest_derive::ProviderConfig;
 pub use module::Module;
-pub use provider::{Credentials, Facts, Provider, RemoteKeyId, Status};
+pub use provider::{Content, Credentials, Facts, Provider, RemoteKeyId, Status};
 pub use report::{Findings, Path, Report};
 
 /// Everything that a provider usually needs.
 pub mod prelude {
     pub use crate::render::{Managed, Text, external, host, rendered};
     pub use crate::{
-        Credentials, Diagnosis, Facts, Failure, Findings, Kek, Module, Plugin, Provider, ProviderConfig,
-        Reference, RemoteKeyId, Setting, Status, Violation,
+        Content, Credentials, Diagnosis, Facts, Failure, Findings, Kek, Module, Plugin, Provider,
+        ProviderConfig, Reference, RemoteKeyId, Setting, Status, Violation,
     };
 }

@@ -12,7 +12,7 @@ use crate::bindings::keyward::provider::types::{
     Descriptor, Diagnosis, Failure, Kek, Normalized, Plugin, Reference, Setting, Violation,
 };
 use crate::config;
-use crate::provider::Provider;
+use crate::provider::{Content, Provider};
 use crate::report::{Path, Report};
 
 /// The module of a provider. [`export!`](crate::export) makes the component of it; natively its functions
@@ -29,8 +29,17 @@ impl<P: Provider> Module<P> {
             image_field: P::IMAGE_FIELD.map(str::to_owned),
             config_schema: config::schema::<P::Config>().to_string(),
             rules: config::rules::<P::Config>(),
-            facts: P::facts().settings(),
+            facts: Self::facts(),
         }
+    }
+
+    fn facts() -> Vec<Setting> {
+        let contents = Content::FACTS.iter().filter_map(|(name, content)| {
+            let keys = P::contents().iter().filter(|(_, of)| of == content).map(|(key, _)| *key);
+            let value = keys.collect::<Vec<_>>().join(" ");
+            (!value.is_empty()).then(|| Setting { name: (*name).to_owned(), value })
+        });
+        P::facts().settings().into_iter().chain(contents).collect()
     }
 
     /// The canonical form of what an admin wrote, or all that is wrong with it.

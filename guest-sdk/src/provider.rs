@@ -28,6 +28,12 @@ pub trait Provider {
     /// What the host must know about the plugin.
     fn facts() -> Facts;
 
+    /// What must be in the data keys that [`references`](Self::references) names: the host looks at the values, which
+    /// no module ever sees, before a plugin is started with them.
+    fn contents() -> &'static [(&'static str, Content)] {
+        &[]
+    }
+
     /// Puts an accepted configuration into its one canonical form, so that what means the same is the same.
     /// Called only when the fields' own rules hold; it may still refuse, and warn.
     fn normalize(config: Self::Config, findings: &mut Findings<'_>) -> Self::Config {
@@ -64,6 +70,21 @@ pub trait Provider {
         let _ = config;
         Vec::new()
     }
+}
+
+/// What must be in a data key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// One line of text without a line break at its end: an id, a token, a password.
+    OneLine,
+    /// At least one PEM certificate.
+    Certificates,
+}
+
+impl Content {
+    /// All of them, by the facts that the host knows them by.
+    pub(crate) const FACTS: [(&'static str, Self); 2] =
+        [("one-line-data", Self::OneLine), ("certificate-data", Self::Certificates)];
 }
 
 /// What the plugin's `key_id` says.

@@ -1,5 +1,6 @@
 // Command control-plane is the real control plane that the tests run against: etcd, kube-apiserver and
-// kube-controller-manager as subcommands of one binary; and kubeadm, which makes the manifests that are prepared.
+// kube-controller-manager as subcommands of one binary; kubeadm, which makes the manifests that are prepared; and what
+// shows how upstream reads files, to compare with.
 //
 // What may come in: the start of upstream commands, and knobs that upstream exports as variables. Nothing here
 // changes how an API server stores, encrypts or serves.
@@ -47,6 +48,10 @@ func main() {
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case "kube-controller-manager":
 		os.Exit(cli.Run(controllermanager.NewControllerManagerCommand()))
+	case "pod":
+		os.Exit(podCommand())
+	case "encryption-configurations":
+		encryptionConfigurations()
 	case "kubeadm":
 		if err := kubeadm.Run(); err != nil {
 			os.Exit(1)

@@ -61,17 +61,31 @@ impl FieldSpec {
         }
     }
 
-    /// Limits and patterns of a text.
+    /// Limits and patterns of a text. One mistake is one violation: an empty text is empty and nothing else; where a text holds
+    /// what it must not, it is not also said to lack the required form, nor to be too short for it.
     pub(crate) fn check_text(&self, text: &str, findings: &mut Findings<'_>) {
         let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
-        self.limits.min_length.at_least(length, Count::Characters, findings);
+        if text.is_empty() && self.limits.min_length.as_ref().is_some_and(|bound| bound.message.is_none()) {
+            findings.violation("must not be empty");
+            return;
+        }
         self.limits.max_length.at_most(length, Count::Characters, findings);
         let allowed = self.limits.one_of;
         if !allowed.is_empty() && !allowed.contains(&text) {
             findings.violation(format!("must be one of: {}", allowed.join(", ")));
         }
-        for pattern in self.patterns.iter().filter(|p| p.table.accepts(text) != p.wanted) {
-            findings.violation(pattern.message());
+        let mut is_broken = false;
+        for wanted in [false, true] {
+            if !is_broken {
+                let broken = |p: &&Pattern| p.wanted == wanted && p.table.accepts(text) != wanted;
+                for pattern in self.patterns.iter().filter(broken) {
+                    is_broken = true;
+                    findings.violation(pattern.message());
+                }
+            }
+        }
+        if !is_broken {
+            self.limits.min_length.at_least(length, Count::Characters, findings);
         }
     }
 }

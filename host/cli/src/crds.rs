@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
-use keyward_core::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
+use keyward_core::api::{ClusterEncryption, EncryptionMigration, EncryptionNode, validation};
 use keyward_core::provider::{Descriptor, Evaluator as _};
 use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
@@ -39,13 +39,7 @@ pub(crate) fn all(descriptors: &[Descriptor]) -> Result<Vec<Value>> {
     let mut cluster = serde_json::to_value(ClusterEncryption::crd())?;
     let schema = "/spec/versions/0/schema/openAPIV3Schema";
     if let Some(root) = cluster.pointer_mut(schema).and_then(Value::as_object_mut) {
-        root.insert(
-            "x-kubernetes-validations".to_owned(),
-            json!([{
-                "rule": "self.metadata.name == 'cluster'",
-                "message": "there is one ClusterEncryption, and its name is 'cluster'",
-            }]),
-        );
+        root.insert("x-kubernetes-validations".to_owned(), validation::object());
     }
     let kms = format!("{schema}/properties/spec/properties/encryption/properties/kms");
     if let Some(kms) = cluster.pointer_mut(&kms) {
@@ -66,14 +60,22 @@ fn overlay(kms: &mut Value, descriptors: &[Descriptor]) {
             properties.insert(descriptor.config_field.clone(), descriptor.config_schema.clone());
         }
         let (field, kind) = (&descriptor.config_field, &descriptor.provider_type);
-        let rule = json!({
-            "rule": format!("self.type == '{kind}' ? has(self.{field}) : !has(self.{field})"),
+        let other_case =
+            format!("self.type.lowerAscii() == '{}' && self.type != '{kind}'", kind.to_lowercase());
+        let spelled = json!({
+            "rule": format!("!({other_case})"),
+            "message": format!("unsupported KMS provider type; did you mean {kind:?}?"),
+            "fieldPath": ".type",
+        });
+        // One mistake has one message.
+        let union = json!({
+            "rule": format!("{other_case} || (self.type == '{kind}' ? has(self.{field}) : !has(self.{field}))"),
             "message": format!("{field} config is required when kms provider type is {kind}, and forbidden otherwise"),
         });
         if let Some(kms) = kms.as_object_mut() {
             let rules = kms.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
             if let Some(rules) = rules.as_array_mut() {
-                rules.push(rule);
+                rules.extend([spelled, union]);
             }
         }
     }

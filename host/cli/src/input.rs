@@ -3,7 +3,12 @@
 use std::io::Read as _;
 
 use anyhow::{Context, Result, bail};
-use keyward_core::api::ClusterEncryptionSpec;
+use keyward_core::api::{ClusterEncryptionSpec, fields};
+use keyward_core::ids::GroupResource;
+use keyward_core::platform::kubernetes;
+use keyward_core::platform::openshift::COMPONENTS;
+use keyward_core::provider::Violation;
+use keyward_core::snapshot::Wanted;
 use serde_json::Value;
 
 /// The most that is read of one file: a cluster's objects are smaller by far.
@@ -28,39 +33,64 @@ pub(crate) fn object(path: &str) -> Result<Value> {
     serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{path}: not YAML or JSON: {error}"))
 }
 
-/// What a `ClusterEncryption` or an OpenShift `APIServer` wants.
+/// What a `ClusterEncryption` or an OpenShift `APIServer` asks for.
 pub(crate) struct Wish {
     /// `ClusterEncryption` or `APIServer`.
     pub(crate) kind: String,
     /// The spec, as far as both have it.
     pub(crate) spec: ClusterEncryptionSpec,
+    /// Fields of the object that its kind does not have.
+    pub(crate) unknown: Vec<Violation>,
+}
+
+impl Wish {
+    /// A `ClusterEncryption` with this spec.
+    pub(crate) fn of(spec: ClusterEncryptionSpec) -> Self {
+        Self { kind: "ClusterEncryption".to_owned(), spec, unknown: Vec::new() }
+    }
+
+    /// Whether it is a `ClusterEncryption`.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.kind == "ClusterEncryption"
+    }
+
+    /// What it asks for, as the operator of its platform reads it.
+    pub(crate) fn wanted(&self) -> Wanted {
+        if self.is_ours() {
+            return kubernetes::wanted(&self.spec);
+        }
+        // Which resources there are is each component's to say, and no field of the object.
+        let names = COMPONENTS.iter().flat_map(|component| component.resources);
+        let mut wanted = kubernetes::read(&self.spec);
+        wanted.resources = names.map(|name| GroupResource::parse(name)).collect();
+        wanted.resources.sort();
+        wanted
+    }
 }
 
 /// Reads such an object.
-pub(crate) fn wish(path: &str) -> Result<Wish> {
+pub(crate) fn read_wish(path: &str) -> Result<Wish> {
     let value = object(path)?;
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kind, version) = (text("/kind"), text("/apiVersion"));
     let spec = value.get("spec").cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
-    let spec = match (kind.as_str(), version.as_str()) {
-        ("ClusterEncryption", "encryption.keyward.dev/v1alpha1") => {
-            serde_json::from_value(spec).with_context(|| format!("{path}: spec"))?
-        }
+    let (spec, unknown) = match (kind.as_str(), version.as_str()) {
+        ("ClusterEncryption", "encryption.keyward.dev/v1alpha1") => (
+            serde_json::from_value(spec).with_context(|| format!("{path}: spec"))?,
+            fields::unknown_in_cluster_encryption(&value),
+        ),
         ("APIServer", "config.openshift.io/v1") => {
             let encryption = spec.get("encryption").cloned().unwrap_or_default();
-            ClusterEncryptionSpec {
-                encryption: match encryption {
-                    Value::Null => keyward_core::api::EncryptionSpec::default(),
-                    other => {
-                        serde_json::from_value(other).with_context(|| format!("{path}: spec.encryption"))?
-                    }
-                },
-                ..Default::default()
-            }
+            let encryption = match encryption {
+                Value::Null => keyward_core::api::EncryptionSpec::default(),
+                other => serde_json::from_value(other).with_context(|| format!("{path}: spec.encryption"))?,
+            };
+            let spec = ClusterEncryptionSpec { encryption, ..Default::default() };
+            (spec, fields::unknown_in_api_server(&value))
         }
         _ => bail!(
             "{path}: {version}/{kind} is neither a ClusterEncryption (encryption.keyward.dev/v1alpha1) nor an APIServer (config.openshift.io/v1)"
         ),
     };
-    Ok(Wish { kind, spec })
+    Ok(Wish { kind, spec, unknown })
 }

@@ -1,17 +1,18 @@
 //! `plan -f`: the change against the live cluster. The verdict is the same as offline; beside it stands what the operator
 //! would decide of it there, how much is stored, and what happens to the plugins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use keyward_core::api::{ClusterEncryption, ConditionStatus};
-use keyward_core::ids::KeyId;
+use keyward_core::effect::{InForce, between};
+use keyward_core::ids::{GroupResource, KeyId};
 use keyward_core::names;
 use keyward_core::outcome::{Action, Outcome};
-use keyward_core::provider::{Effect, Evaluator, Origin, Plugin};
+use keyward_core::provider::{Evaluator, Origin, Plugin, Violation};
 use keyward_core::snapshot::Snapshot;
 use keyward_operator::Cluster;
 use keyward_operator::live::{count, look};
@@ -20,8 +21,8 @@ use kube::api::ListParams;
 use serde::Serialize;
 
 use crate::connection::Connection;
-use crate::input;
-use crate::plan::{Output, verdict};
+use crate::input::{self, Wish};
+use crate::plan::{Output, Plan, verdict};
 use crate::providers::Providers;
 
 /// One call to the API server may take so long.
@@ -39,7 +40,7 @@ pub(crate) struct Live {
     pub(crate) plugins: Vec<KeyId>,
     /// Whether the new key has a plugin that Keyward runs.
     pub(crate) plugin_starts: bool,
-    /// Objects stored of each resource that is to be encrypted; null where it is not served or cannot be listed.
+    /// Objects stored of each resource that is to be encrypted or decrypted; null where it is not served or cannot be listed.
     pub(crate) objects: BTreeMap<String, Option<u64>>,
     /// Objects a second that the last migration came to.
     pub(crate) objects_per_second: Option<u64>,
@@ -58,7 +59,7 @@ pub(crate) async fn plan(
     providers: &Providers,
     connection: &Connection,
 ) -> Result<ExitCode> {
-    let wish = input::wish(file)?;
+    let wish = input::read_wish(file)?;
     anyhow::ensure!(
         wish.kind == "ClusterEncryption",
         "{file}: a {} cannot be compared with this cluster's ClusterEncryption",
@@ -67,15 +68,27 @@ pub(crate) async fn plan(
     let client = connection.client().await?;
     let current = current(&client).await?;
     let engine = providers.load()?;
-    let before = current.map(|cluster| cluster.spec).unwrap_or_default();
-    let mut plan = verdict(&before, &wish.spec, engine.as_ref())?;
+    let before = Wish::of(current.map(|cluster| cluster.spec).unwrap_or_default());
+    let mut plan = verdict(&before, &wish, engine.as_ref())?;
     if plan.violations.is_empty() {
         let cluster = Cluster::new(client, CALL_TIMEOUT);
         let evaluator: Arc<dyn Evaluator> = engine;
         let seen = look(&cluster, &evaluator, Some(wish.spec)).await.context("reading the cluster")?;
         let now = jiff::Timestamp::now();
         if let Some(snapshot) = seen.snapshot(now)? {
-            let mut live = decided(&snapshot, &keyward_core::reconcile(&snapshot), plan.effect);
+            let violations = violations(&snapshot);
+            if !violations.is_empty() {
+                let refused = Plan { violations, ..Plan::default() };
+                refused.print(output)?;
+                return Ok(refused.exit_code());
+            }
+            // What is deployed counts, whatever the stored spec says: it may be misspelled, or gone.
+            let evaluation =
+                snapshot.wanted.kms.as_ref().and_then(|kms| snapshot.evaluation(Origin::Desired, kms).ok());
+            if let Some(change) = between(&InForce::deployed(&snapshot), &snapshot.wanted, evaluation) {
+                plan.set(&change, &snapshot.wanted);
+            }
+            let mut live = decided(&snapshot, &keyward_core::reconcile(&snapshot), plan.makes_key);
             live.objects_per_second = seen
                 .objects
                 .migrations
@@ -83,7 +96,10 @@ pub(crate) async fn plan(
                 .filter_map(|migration| migration.status.as_ref().map(|status| status.rate))
                 .max()
                 .filter(|rate| *rate > 0);
-            for resource in &snapshot.wanted.resources {
+            let decrypts = plan.decrypts.iter().map(|name| GroupResource::parse(name));
+            let resources: BTreeSet<GroupResource> =
+                snapshot.wanted.resources.iter().cloned().chain(decrypts).collect();
+            for resource in &resources {
                 // Whoever may not list them gets the rest of the plan all the same.
                 let counted = count(&cluster, resource).await.unwrap_or_else(|error| {
                     tracing::warn!(%error, "{resource} cannot be counted");
@@ -111,7 +127,17 @@ pub(crate) async fn current(client: &kube::Client) -> Result<Option<ClusterEncry
     Ok(list.items.into_iter().find(|found| found.metadata.name.as_deref() == Some(names::CLUSTER)))
 }
 
-fn decided(snapshot: &Snapshot, outcome: &Outcome, effect: Option<Effect>) -> Live {
+/// What only the cluster shows to be a mistake: resources that cannot be encrypted in it, Secrets and ConfigMaps that a
+/// plugin cannot be started with.
+fn violations(snapshot: &Snapshot) -> Vec<Violation> {
+    let spec = snapshot.wanted.mistakes.iter().map(|mistake| {
+        let (field, message) = mistake.split_once(": ").unwrap_or(("spec", mistake));
+        Violation { field: field.to_owned(), message: message.to_owned() }
+    });
+    spec.chain(keyward_core::controllers::violations(snapshot)).collect()
+}
+
+fn decided(snapshot: &Snapshot, outcome: &Outcome, makes_key: bool) -> Live {
     let made = outcome.actions.iter().find_map(|action| match action {
         Action::CreateKey { key } => Some(key.id),
         Action::RequirePreflight { candidate, .. } => Some(candidate.key_id),
@@ -119,9 +145,8 @@ fn decided(snapshot: &Snapshot, outcome: &Outcome, effect: Option<Effect>) -> Li
     });
     let newest = snapshot.revisions.values().next_back().and_then(|stored| stored.content.as_ref().ok());
     let deployed = newest.map(|content| content.kms_keys().into_iter().collect()).unwrap_or_default();
-    let next = KeyId(snapshot.highest_key.0.saturating_add(1));
     Live {
-        key_id: (effect == Some(Effect::NewKey)).then(|| made.unwrap_or(next)),
+        key_id: made.or_else(|| snapshot.next_key()).filter(|_| makes_key),
         plugins: deployed,
         // One that somebody else runs is there already.
         plugin_starts: snapshot.wanted.kms.as_ref().is_some_and(|kms| {

@@ -9,6 +9,7 @@ mod crds;
 #[cfg(test)]
 mod deployed;
 mod export;
+mod gone;
 mod health_reporter;
 mod input;
 mod live;
@@ -129,7 +130,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::NodeAgent(args) => Box::pin(node_agent::run(*args)).await,
         Command::HealthReporter(args) => Box::pin(health_reporter::run(*args)).await,
-        Command::Plan(args) => plan::run(*args).await,
+        Command::Plan(args) => Box::pin(plan::run(*args)).await,
         Command::Status(args) => status::run(args).await,
         Command::Reencrypt(args) => wishes::reencrypt(args).await,
         Command::ForgetKey(args) => wishes::forget_key(args).await,

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use keyward_core::api::{
-    ClusterEncryption, ConditionStatus, EncryptionMigration, EncryptionNode, KeyStatus, PluginSummary,
+    ClusterEncryption, Condition, ConditionStatus, EncryptionMigration, EncryptionNode, KeyStatus,
+    PluginSummary,
 };
 use kube::Api;
 use kube::api::ListParams;
@@ -31,9 +32,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let client = args.connection.client().await?;
     let Some(cluster) = crate::live::current(&client).await? else {
-        print(
-            "there is no ClusterEncryption/cluster: nothing is asked for, and nothing is encrypted by Keyward\n",
-        )?;
+        print(&crate::gone::told(&client).await?)?;
         return Ok(ExitCode::SUCCESS);
     };
     let nodes = Api::<EncryptionNode>::all(client.clone()).list(&ListParams::default()).await?.items;
@@ -61,12 +60,14 @@ pub(crate) fn render(
     migrations: &[EncryptionMigration],
 ) -> String {
     let mut text = String::new();
-    let mode = cluster.spec.encryption.type_.as_deref().filter(|mode| !mode.is_empty()).unwrap_or("identity");
+    let mode = cluster.spec.encryption.type_.as_deref().filter(|mode| !mode.is_empty());
+    let mode = mode.unwrap_or("nothing (spec.encryption.type is missing)");
     let Some(status) = &cluster.status else {
         let _ = writeln!(text, "wanted: {mode}; the operator has not looked at it yet");
         return text;
     };
     let condition = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
+    let _ = writeln!(text, "{}", readiness(cluster, condition("Ready")));
     if let Some(encrypted) = condition("Encrypted") {
         let _ = writeln!(text, "wanted: {mode}; {}: {}", encrypted.reason, encrypted.message);
     } else {
@@ -79,7 +80,9 @@ pub(crate) fn render(
     }
     for trouble in &status.conditions {
         if trouble.type_.ends_with("Degraded") && trouble.status == ConditionStatus::True {
-            let _ = writeln!(text, "trouble: {}: {}", trouble.reason, trouble.message);
+            let at = trouble.last_transition_time.as_ref();
+            let since = at.map(|at| format!(" (since {at})")).unwrap_or_default();
+            let _ = writeln!(text, "trouble: {}{since}: {}", trouble.reason, trouble.message);
         }
     }
     if let Some(expiring) = condition("KMSCredentialsExpiring").filter(|c| c.status == ConditionStatus::True)
@@ -116,9 +119,13 @@ pub(crate) fn render(
             if let Some(error) = report.and_then(|status| status.error.as_ref()) {
                 let _ = writeln!(text, "  {}: {}", error.reason, error.message);
             }
+            let tried = report.and_then(|status| status.preflight.as_ref());
+            for line in tried.and_then(|answer| answer.failure.as_ref()).iter().flat_map(|f| &f.log_tail) {
+                let _ = writeln!(text, "  log of the candidate: {line}");
+            }
         }
     }
-    plugins(&mut text, &status.plugins);
+    plugins(&mut text, &status.plugins, nodes);
     if !migrations.is_empty() {
         let _ = writeln!(text, "\n{:<24} {:<5} {:<10} DONE", "RESOURCE", "KEY", "PHASE");
         for migration in migrations {
@@ -137,8 +144,24 @@ pub(crate) fn render(
     text
 }
 
-/// Node by key; below one that is not well what is wrong, and what to do.
-fn plugins(text: &mut String, plugins: &[PluginSummary]) {
+/// Whether everything is as the spec asks now. A condition about an earlier generation does not show that.
+fn readiness(cluster: &ClusterEncryption, ready: Option<&Condition>) -> String {
+    let generation = cluster.metadata.generation;
+    let Some(ready) = ready else { return "ready: unknown; the operator has not decided it yet".to_owned() };
+    if ready.observed_generation < generation {
+        let of = ready.observed_generation.unwrap_or_default();
+        return format!(
+            "ready: unknown; the operator has not looked at generation {} of the spec yet, and was {:?} for generation {of}",
+            generation.unwrap_or_default(),
+            ready.status
+        );
+    }
+    let since = ready.last_transition_time.as_ref().map(|at| format!(" (since {at})")).unwrap_or_default();
+    format!("ready: {:?} {}{since}: {}", ready.status, ready.reason, ready.message)
+}
+
+/// Node by key; below one that is not healthy what is wrong, what to do, when writes fail, and the end of its log.
+fn plugins(text: &mut String, plugins: &[PluginSummary], nodes: &[EncryptionNode]) {
     if plugins.is_empty() {
         return;
     }
@@ -157,7 +180,34 @@ fn plugins(text: &mut String, plugins: &[PluginSummary]) {
         for line in [&plugin.detail, &plugin.remedy].into_iter().filter(|line| !line.is_empty()) {
             let _ = writeln!(text, "  {line}");
         }
+        if ["Error", "Unhealthy"].contains(&plugin.status.as_str()) {
+            if let Some(at) = plugin.since.as_deref().and_then(writes_end) {
+                let _ = writeln!(
+                    text,
+                    "  writes under key {} may fail on {} from {at} on; what its API server has decrypted it reads until it restarts: do not restart it",
+                    plugin.key_id, plugin.node
+                );
+            }
+            for line in log_of(nodes, plugin) {
+                let _ = writeln!(text, "  log: {line}");
+            }
+        }
     }
+}
+
+/// When writes may begin to fail: kube-apiserver writes for three minutes after a plugin last answered Status without an
+/// error, which it asks for each minute. The agent reports a failure up to 35 seconds later, as its probes are shipped.
+fn writes_end(since: &str) -> Option<jiff::Timestamp> {
+    since.parse::<jiff::Timestamp>().ok()?.checked_add(jiff::SignedDuration::from_secs(180 - 60 - 35)).ok()
+}
+
+/// The end of the log of a plugin that fails, as its node's agent reports it, without secrets.
+fn log_of<'a>(nodes: &'a [EncryptionNode], plugin: &PluginSummary) -> impl Iterator<Item = &'a String> {
+    let (name, key_id) = (plugin.node.clone(), plugin.key_id);
+    let node = nodes.iter().filter(move |node| node.metadata.name.as_deref() == Some(name.as_str()));
+    let reported = node.filter_map(|node| node.status.as_ref()).flat_map(|status| &status.plugins);
+    let failing = reported.filter(move |reported| reported.key_id == key_id);
+    failing.filter_map(|reported| reported.health.failure.as_ref()).flat_map(|failure| &failure.log_tail)
 }
 
 fn line(key: &KeyStatus) -> String {
@@ -177,9 +227,59 @@ fn line(key: &KeyStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use keyward_core::ids::{KeyId, RemoteKeyId};
+    use keyward_core::api::{
+        ClusterEncryptionSpec, EncryptionNodeSpec, EncryptionNodeStatus, HealthStatus, NodePlugin,
+        PluginHealth,
+    };
+    use keyward_core::ids::{KeyId, PluginDigest, RemoteKeyId};
+    use keyward_core::provider::Failure;
 
     use super::*;
+
+    #[test]
+    fn ready_of_an_earlier_generation_is_not_shown_as_ready() {
+        let mut cluster = ClusterEncryption::new("cluster", ClusterEncryptionSpec::default());
+        cluster.metadata.generation = Some(2);
+        let mut ready = Condition::new("Ready", ConditionStatus::True, "AsRequested", "all of it");
+        ready.observed_generation = Some(1);
+        assert!(readiness(&cluster, Some(&ready)).starts_with("ready: unknown;"));
+        ready.observed_generation = Some(2);
+        assert_eq!(readiness(&cluster, Some(&ready)), "ready: True AsRequested: all of it");
+        assert!(readiness(&cluster, None).starts_with("ready: unknown;"));
+    }
+
+    #[test]
+    fn a_plugin_that_fails_is_shown_with_when_writes_end_and_the_end_of_its_log() {
+        let summary = PluginSummary {
+            node: "cp-1".into(),
+            key_id: KeyId(2),
+            status: "Error".into(),
+            remote_key_id: None,
+            since: Some("2026-05-08T12:34:56Z".into()),
+            detail: "start: exit code 3; keyward status shows its log".into(),
+            remedy: String::new(),
+        };
+        let failure = Failure { log_tail: vec!["no such flag".into()], ..Default::default() };
+        let plugin = NodePlugin {
+            key_id: KeyId(2),
+            digest: PluginDigest("d".into()),
+            ready: false,
+            health: PluginHealth {
+                status: HealthStatus::Error,
+                remote_key_id: RemoteKeyId("unknown".into()),
+                last_checked_time: String::new(),
+                detail: None,
+                failure: Some(failure),
+            },
+            repairs: 0,
+        };
+        let mut node = EncryptionNode::new("cp-1", EncryptionNodeSpec::default());
+        node.status = Some(EncryptionNodeStatus { plugins: vec![plugin], ..Default::default() });
+        let mut text = String::new();
+        plugins(&mut text, &[summary], &[node]);
+        let says = "writes under key 2 may fail on cp-1 from 2026-05-08T12:36:21Z on";
+        assert!(text.contains(says) && text.contains("  log: no such flag\n"), "{text}");
+    }
 
     #[test]
     fn one_line_a_node_and_key_and_below_what_is_wrong_and_what_to_do() {
@@ -196,6 +296,7 @@ mod tests {
         plugins(
             &mut text,
             &[plugin("cp-1", "Healthy", "", ""), plugin("cp-2", "Error", "status: sealed", "Unseal it")],
+            &[],
         );
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[2], ["cp-1", "2", "Healthy", "2026-05-08T12:34:56Z", "kek-7"]);

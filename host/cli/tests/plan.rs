@@ -56,12 +56,34 @@ struct Files(tempfile::TempDir);
 
 impl Files {
     fn object(&self, name: &str, encryption: Value) -> PathBuf {
-        let object = json!({
-            "apiVersion": "encryption.keyward.dev/v1alpha1",
-            "kind": "ClusterEncryption",
-            "metadata": {"name": "cluster"},
-            "spec": {"encryption": encryption},
-        });
+        self.spec(name, json!({"encryption": encryption}))
+    }
+
+    fn spec(&self, name: &str, spec: Value) -> PathBuf {
+        self.write(
+            name,
+            json!({
+                "apiVersion": "encryption.keyward.dev/v1alpha1",
+                "kind": "ClusterEncryption",
+                "metadata": {"name": "cluster"},
+                "spec": spec,
+            }),
+        )
+    }
+
+    fn api_server(&self, name: &str, spec: Value) -> PathBuf {
+        self.write(
+            name,
+            json!({
+                "apiVersion": "config.openshift.io/v1",
+                "kind": "APIServer",
+                "metadata": {"name": "cluster"},
+                "spec": spec,
+            }),
+        )
+    }
+
+    fn write(&self, name: &str, object: Value) -> PathBuf {
         let path = self.0.path().join(name);
         std::fs::write(&path, object.to_string()).unwrap();
         path
@@ -70,6 +92,28 @@ impl Files {
 
 fn kms(config: &Value) -> Value {
     json!({"type": "KMS", "kms": {"type": "Vault", "vault": config}})
+}
+
+/// What it answers, its exit code, and everything that it printed.
+fn between(current: &Path, desired: &Path, more: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_keyward"))
+        .arg("plan")
+        .arg("--current")
+        .arg(current)
+        .arg("--desired")
+        .arg(desired)
+        .arg("--providers")
+        .arg(Tools::here().providers().unwrap())
+        .args(more)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+fn specs(current: Value, desired: Value, more: &[&str]) -> (Option<i32>, String) {
+    let files = Files(tempfile::tempdir().unwrap());
+    between(&files.spec("current.yaml", current), &files.spec("desired.yaml", desired), more)
 }
 
 fn plan(current: Value, desired: Value, more: &[&str]) -> Output {
@@ -125,7 +169,7 @@ fn the_verdict(
         assert!(!found["reason"].as_str().unwrap().is_empty(), "a reason that a person understands: {text}");
     }
     // No field shows more than the total.
-    let order = ["none", "in-place", "re-encrypt", "new-key"];
+    let order = ["none", "in-place", "re-encrypt", "new-key", "decrypt"];
     let rank = |value: &Value| order.iter().position(|e| value == e).unwrap();
     for field in answer["fields"].as_array().unwrap() {
         assert!(rank(&field["effect"]) <= rank(&answer["effect"]), "{text}");
@@ -171,7 +215,7 @@ fn a_mode_is_a_new_key() {
     let output = plan(kms(&today()), json!({"type": "aescbc"}), &["-o", "json"]);
     assert_eq!(output.status.code(), Some(2));
     let output = plan(json!({}), json!({"type": "identity"}), &["-o", "json"]);
-    assert_eq!(output.status.code(), Some(0), "empty is identity");
+    assert_eq!(output.status.code(), Some(0), "nothing was encrypted, and nothing is");
     let output = plan(json!({}), json!({"type": "rot13"}), &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("unknown encryption mode configured: rot13"));
@@ -232,4 +276,105 @@ fn kms_alone_lacks_its_config_where_no_module_knows_better() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(&format!("the current object: {message}")), "{text}");
+}
+
+const LOCAL: &str = "aescbc";
+
+/// Spec, what is rewritten, what is decrypted, what is not confirmed.
+#[rstest]
+#[case::leaves(json!({"resources": ["configmaps"]}), "none", 0, &[], &[], &["secrets"])]
+#[case::leaves_confirmed(json!({"resources": ["configmaps"], "decrypt": ["secrets"]}), "decrypt", 2, &[], &["secrets"], &[])]
+#[case::never_encrypted(json!({"decrypt": ["widgets.example.com"]}), "none", 0, &[], &[], &[])]
+#[case::joins(json!({"resources": ["configmaps", "secrets", "widgets.example.com"]}), "re-encrypt", 2, &["widgets.example.com"], &[], &[])]
+#[case::one_joins_and_one_leaves(json!({"resources": ["configmaps", "widgets.example.com"], "decrypt": ["secrets"]}),
+    "decrypt", 2, &["widgets.example.com"], &["secrets"], &[])]
+#[case::identity(json!({"encryption": {"type": "identity"}}), "decrypt", 2, &[], &["configmaps", "secrets"], &[])]
+#[case::another_mode_takes_along_what_is_not_confirmed(
+    json!({"encryption": {"type": "aesgcm"}, "resources": ["configmaps"]}), "new-key", 2, &["configmaps", "secrets"], &[], &["secrets"])]
+#[case::token(json!({"reencrypt": "1"}), "new-key", 2, &["configmaps", "secrets"], &[], &[])]
+fn what_is_decrypted_and_what_is_not_is_said(
+    #[case] change: Value,
+    #[case] effect: &str,
+    #[case] code: i32,
+    #[case] reencrypts: &[&str],
+    #[case] decrypts: &[&str],
+    #[case] unconfirmed: &[&str],
+) {
+    let current = json!({"encryption": {"type": LOCAL}});
+    let mut desired = current.clone();
+    for (field, value) in change.as_object().unwrap() {
+        desired[field] = value.clone();
+    }
+    let (exit, text) = specs(current.clone(), desired.clone(), &["-o", "json"]);
+    assert_eq!(exit, Some(code), "{text}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["effect"], effect, "{text}");
+    assert_eq!(answer["reencrypts"], json!(reencrypts), "{text}");
+    assert_eq!(answer["decrypts"], json!(decrypts), "{text}");
+    assert_eq!(answer["unconfirmed"], json!(unconfirmed), "{text}");
+
+    let (_, text) = specs(current, desired, &[]);
+    let decrypted = format!("⇒ decrypt {}: everything is stored in plain text", decrypts.join(", "));
+    assert_eq!(text.contains(&decrypted), !decrypts.is_empty(), "{text}");
+    assert_eq!(text.contains("warning: spec.encryption: "), !decrypts.is_empty(), "{text}");
+    assert_eq!(text.contains("add secrets to spec.decrypt"), !unconfirmed.is_empty(), "{text}");
+}
+
+#[rstest]
+#[case::misspelled(json!({"encrytion": {"type": LOCAL}}), "error: spec.encrytion: unknown field; did you mean \"encryption\"?")]
+#[case::empty(json!({}), "error: spec.encryption.type: Required value")]
+#[case::type_missing(json!({"encryption": {}}), "error: spec.encryption.type: Required value")]
+#[case::type_empty(json!({"encryption": {"type": ""}}), "error: spec.encryption.type: Required value")]
+#[case::mode_in_another_case(json!({"encryption": {"type": "AESCBC"}}), "configured: AESCBC; did you mean \"aescbc\"?")]
+#[case::kms_in_another_case(json!({"encryption": {"type": "kms"}}), "configured: kms; did you mean \"KMS\"?")]
+#[case::provider_in_another_case(json!({"encryption": {"type": "KMS", "kms": {"type": "vault", "vault": {}}}}),
+    "unsupported KMS provider type \"vault\"; loaded providers: External, Vault; did you mean \"Vault\"?")]
+#[case::field_of_a_provider(json!({"encryption": {"type": "KMS", "kms": {"type": "Vault", "Vault": {}}}}),
+    "error: spec.encryption.kms.Vault: unknown field; did you mean \"vault\"?")]
+#[case::in_both_lists(json!({"encryption": {"type": LOCAL}, "decrypt": ["secrets"]}), "error: spec.decrypt: secrets: it is in spec.resources too")]
+fn what_is_not_understood_is_an_error(#[case] desired: Value, #[case] message: &str) {
+    let (exit, text) = specs(json!({"encryption": {"type": LOCAL}}), desired, &[]);
+    assert_eq!(exit, Some(1), "{text}");
+    assert!(text.contains(message), "{text}");
+    assert!(!text.contains("⇒"), "nothing is claimed: {text}");
+    assert_eq!(text.matches("error: ").count(), 1, "one mistake has one message: {text}");
+}
+
+#[test]
+fn on_openshift_an_empty_type_is_identity_and_plan_warns() {
+    let files = Files(tempfile::tempdir().unwrap());
+    let current = files.api_server("current.yaml", json!({"encryption": {"type": LOCAL}, "audit": {}}));
+    let desired = files.api_server("desired.yaml", json!({"encryption": {"type": ""}, "audit": {}}));
+    let (exit, text) = between(&current, &desired, &[]);
+    assert_eq!(exit, Some(2), "{text}");
+    for part in ["warning: spec.encryption.type: it is empty", "⇒ decrypt ", "routes.route.openshift.io"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let misspelled = files.api_server("desired.yaml", json!({"encrytion": {"type": LOCAL}}));
+    let (exit, text) = between(&current, &misspelled, &[]);
+    assert_eq!(exit, Some(1), "{text}");
+    assert!(text.contains("spec.encrytion: unknown field; did you mean \"encryption\"?"), "{text}");
+}
+
+#[rstest]
+#[case::elsewhere("unix:///run/kms/kms.sock", Some("mount /run/kms of the host at /run/kms"))]
+#[case::the_other_path(
+    "unix:///run/kmsplugin/kms.sock",
+    Some("mount /run/kmsplugin of the host at /run/kmsplugin")
+)]
+#[case::beside("unix:///var/run/kmsplugins/kms.sock", Some("mount /var/run/kmsplugins"))]
+#[case::within("unix:///var/run/kmsplugin/vault/kms.sock", None)]
+fn a_socket_outside_the_folder_that_is_mounted_is_named(
+    #[case] endpoint: &str,
+    #[case] message: Option<&str>,
+) {
+    let desired = json!({"encryption": external(json!({"endpoint": endpoint}))});
+    let (exit, text) = specs(json!({"encryption": {"type": "identity"}}), desired, &[]);
+    assert_eq!(exit, Some(2), "{text}");
+    assert_eq!(
+        text.contains("warning: spec.encryption.kms: the plugin listens at"),
+        message.is_some(),
+        "{text}"
+    );
+    assert!(text.contains(message.unwrap_or_default()), "{text}");
 }

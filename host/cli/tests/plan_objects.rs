@@ -78,7 +78,7 @@ fn the_hash_is_that_of_openshifts_controllers() {
     let actions = &said["operands"][0]["actions"];
     assert_eq!(
         *actions,
-        json!([{"kind": "RequirePreflight", "hash": "G2ly0Q==", "for": "new-key", "keyID": 3}]),
+        json!([{"kind": "RequirePreflight", "hash": "2y19Mg==", "for": "new-key", "keyID": 3}]),
         "{said:#}"
     );
 }

@@ -2,14 +2,24 @@
 
 use std::time::Duration;
 
-/// Parses what Go's `time.ParseDuration` takes, without a sign: `10s`, `1m30s`, `1.5h`, `0`. Limit: 2⁶³−1 nanoseconds.
+/// Parses what Go's `time.ParseDuration` takes and is not negative: `10s`, `1m30s`, `1.5h`, `0`. Limit: 2⁶³−1 nanoseconds.
 pub fn go(text: &str) -> Result<Duration, String> {
-    parse(text).ok_or_else(|| format!("{text:?} is not a duration such as 10s or 1m30s"))
+    let nanos = nanos(text).ok_or_else(|| format!("{text:?} is not a duration such as 10s or 1m30s"))?;
+    let nanos = u64::try_from(nanos).map_err(|_| format!("{text:?} is negative"))?;
+    Ok(Duration::from_nanos(nanos))
 }
 
-fn parse(text: &str) -> Option<Duration> {
+/// What Go's `time.ParseDuration` takes, in nanoseconds.
+fn nanos(text: &str) -> Option<i64> {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let nanos = parse(unsigned)?;
+    if text.starts_with('-') { 0_i64.checked_sub_unsigned(nanos) } else { i64::try_from(nanos).ok() }
+}
+
+/// Up to 2⁶³.
+fn parse(text: &str) -> Option<u64> {
     if text == "0" {
-        return Some(Duration::ZERO);
+        return Some(0);
     }
     let (mut rest, mut total) = (text, 0_u64);
     if rest.is_empty() {
@@ -41,7 +51,7 @@ fn parse(text: &str) -> Option<Duration> {
         total = total.checked_add(nanos)?;
         rest = after;
     }
-    (total <= i64::MAX.unsigned_abs()).then_some(Duration::from_nanos(total))
+    (total <= 1 << 63).then_some(total)
 }
 
 /// As many nanoseconds as Go makes of a fraction of a unit: it counts them in floating point, drops what is less than
@@ -75,6 +85,9 @@ mod tests {
             (".5s", 500),
             ("1.s", 1_000),
             ("0", 0),
+            ("+1.5s", 1_500),
+            ("-0s", 0),
+            ("-0", 0),
             ("0s", 0),
             ("250ms", 250),
             ("2000us", 2),
@@ -94,7 +107,10 @@ mod tests {
             "PT10S",
             "00:00:10",
             "-1s",
-            "+1s",
+            "-9223372036854775808ns",
+            "--1s",
+            "+",
+            "- 1s",
             "1d",
             "1s ",
             "1.2.3s",
@@ -103,5 +119,7 @@ mod tests {
         ] {
             assert!(go(text).is_err(), "{text}");
         }
+        assert_eq!(go("-1h30m").unwrap_err(), "\"-1h30m\" is negative");
+        assert_eq!(nanos("-9223372036854775808ns"), Some(i64::MIN));
     }
 }

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 pub struct KeyId(pub u64);
 
 impl KeyId {
-    /// The number after this one; numbers are never reused (S5).
+    /// The number after this one. `None` after the last: a number that comes twice, or that
+    /// wraps, would name two keys.
     #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+    pub fn next(self) -> Option<Self> {
+        after(self.0).map(Self)
     }
 
     /// CONTRACT 1.2: the text after the last `-` (or the whole string), base 10, unsigned.
@@ -40,6 +41,13 @@ impl FromStr for KeyId {
     }
 }
 
+/// The last number that an API object holds exactly: an API server stores integers in 64 bits with a sign.
+const LAST: u64 = i64::MAX.unsigned_abs();
+
+fn after(number: u64) -> Option<u64> {
+    number.checked_add(1).filter(|next| *next <= LAST)
+}
+
 /// Digits only: Go's `ParseUint` takes no sign, and neither does this.
 pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
@@ -58,10 +66,10 @@ pub struct InvalidId(pub String);
 pub struct Revision(pub u64);
 
 impl Revision {
-    /// The revision after this one.
+    /// The revision after this one; `None` after the last.
     #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
+    pub fn next(self) -> Option<Self> {
+        after(self.0).map(Self)
     }
 }
 
@@ -149,6 +157,9 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 5] = [Self::Identity, Self::Aescbc, Self::Aesgcm, Self::Secretbox, Self::Kms];
+
     /// The spelling in annotations and the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -162,9 +173,13 @@ impl Mode {
 
     /// The mode of this spelling; case matters.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Identity, Self::Aescbc, Self::Aesgcm, Self::Secretbox, Self::Kms]
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
+        Self::ALL.into_iter().find(|mode| mode.as_str() == text)
+    }
+
+    /// The error for a mode that does not exist, with the spelling that was probably meant.
+    pub fn unknown(text: &str) -> String {
+        let hint = crate::spelling::hint(text, Self::ALL.map(Self::as_str));
+        format!("unknown encryption mode configured: {text}{hint}")
     }
 
     /// Whether the key's bytes are ours (and so rotate weekly).

@@ -17,7 +17,9 @@ pub mod node;
 pub mod outcome;
 pub mod platform;
 pub mod provider;
+pub mod quantity;
 pub mod snapshot;
+pub mod spelling;
 
 pub use bytes::SecretBytes;
 pub use controllers::reconcile;

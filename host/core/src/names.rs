@@ -2,6 +2,8 @@
 
 use crate::ids::{GroupResource, KeyId, Revision};
 
+/// The label of control-plane nodes.
+pub const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// The operand on plain Kubernetes.
 pub const KUBE_APISERVER: &str = "kube-apiserver";
 /// Where key secrets, revisions and referenced objects live on plain Kubernetes.
@@ -10,10 +12,15 @@ pub const NAMESPACE: &str = "keyward-system";
 pub const MANAGED_NAMESPACE: &str = "openshift-config-managed";
 /// Where referenced objects live on OpenShift (CONTRACT 1.8).
 pub const CONFIG_NAMESPACE: &str = "openshift-config";
+/// The operator's ServiceAccount in [`NAMESPACE`].
+pub const OPERATOR_SERVICE_ACCOUNT: &str = "keyward-operator";
 /// The name of the one `ClusterEncryption`.
 pub const CLUSTER: &str = "cluster";
 /// The API group of our CRDs.
 pub const GROUP: &str = "encryption.keyward.dev";
+/// What the operator does to every resource that it re-encrypts: it lists metadata, patches each object, and gets the
+/// metadata of one that could not be patched.
+pub const MIGRATION_VERBS: [&str; 3] = ["get", "list", "patch"];
 
 /// The only selector of key secrets (CONTRACT 1.2).
 pub const LABEL_COMPONENT: &str = "encryption.apiserver.operator.openshift.io/component";

@@ -13,6 +13,11 @@ use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, PluginDigest, RemoteKeyId, Revision};
 
+/// The fact that tells for how long a resource's migration has made no progress.
+pub fn migration_idle_fact(resource: &GroupResource) -> String {
+    format!("migration-idle/{resource}")
+}
+
 /// One write, with its precondition: create-only where there is no resourceVersion, else exactly that version. The
 /// writer applies them in order and stops at the first that fails; the next reconcile decides again.
 #[derive(Clone, Debug, PartialEq)]
@@ -246,6 +251,15 @@ pub struct Waiting {
     pub message: String,
 }
 
+/// When a wait ends where nothing else delays it: so long after a fact took the value that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// One of [`Outcome::facts`].
+    pub fact: String,
+    /// How long the fact must keep its value.
+    pub after: Duration,
+}
+
 /// Something worth an Event: said once when it begins to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -266,6 +280,8 @@ pub struct Outcome {
     pub converged: bool,
     /// What the next step waits for.
     pub waiting: Option<Waiting>,
+    /// When that wait ends, where it can be known.
+    pub until: Option<Until>,
     /// In order.
     pub actions: Vec<Action>,
     /// Those of this reconcile; a type that is not here keeps what it had (CONTRACT 3.5).
@@ -321,6 +337,8 @@ pub struct StatusView {
     pub revisions: Vec<RevisionStatus>,
     /// `status.keys`.
     pub keys: Vec<KeyStatus>,
+    /// `status.encryptedResources`; `None` leaves what is there, where it cannot be known now.
+    pub encrypted: Option<Vec<String>>,
     /// `status.migrations`.
     pub migrations: Vec<MigrationSummary>,
     /// `status.reencrypt.token`; `None` leaves what stands there.

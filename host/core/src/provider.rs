@@ -31,6 +31,8 @@ pub enum Effect {
     ReEncrypt,
     /// Another KEK: a new key secret, then everything is re-encrypted under it.
     NewKey,
+    /// What is stored is decrypted. It comes from the rest of the spec: no provider's field does that.
+    Decrypt,
 }
 
 impl fmt::Display for Effect {
@@ -40,6 +42,7 @@ impl fmt::Display for Effect {
             Self::InPlace => "in-place",
             Self::ReEncrypt => "re-encrypt",
             Self::NewKey => "new-key",
+            Self::Decrypt => "decrypt",
         })
     }
 }
@@ -403,9 +406,10 @@ pub struct Evaluation {
 pub enum ProviderError {
     /// No module of this type is loaded.
     #[error(
-        "unsupported KMS provider type {provider_type:?}; loaded providers: {}{}",
+        "unsupported KMS provider type {provider_type:?}; loaded providers: {}{}{}",
         or_none(loaded),
-        told_refused(refused)
+        told_refused(refused),
+        crate::spelling::hint(provider_type, loaded.iter().map(String::as_str))
     )]
     NotLoaded {
         /// The type that was asked for.

@@ -11,8 +11,10 @@ use crate::api::{
 };
 use crate::formats::FormatError;
 use crate::formats::key_secret::KeySecret;
+use crate::formats::provider_lists;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, Mode, PluginDigest, Revision};
+use crate::platform::numbers;
 use crate::platform::openshift::OpenShift;
 use crate::platform::{Age, DiagnosisRequest, Expiry, FreshBytes, ObjectRef, ReferencedObject, Unreadable};
 use crate::provider::{Asked, Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
@@ -26,6 +28,10 @@ pub struct Wanted {
     pub kms: Option<Value>,
     /// What is to be encrypted, sorted.
     pub resources: Vec<GroupResource>,
+    /// `spec.decrypt`: what may be decrypted where it is not in `resources`, sorted.
+    pub decrypt: Vec<GroupResource>,
+    /// Those of `resources` that left the spec's list, and are encrypted until their decryption is confirmed.
+    pub unconfirmed: Vec<GroupResource>,
     /// `spec.plugins`.
     pub settings: PluginSettings,
     /// How long the API server waits for a plugin: a Go duration.
@@ -47,6 +53,14 @@ pub struct StoredRevision {
     pub content: Result<RevisionContent, FormatError>,
     /// As read.
     pub resource_version: String,
+}
+
+impl StoredRevision {
+    /// The content, where every list in it is understood as a whole: else nothing may be decided from it.
+    pub fn understood(&self) -> Result<&RevisionContent, FormatError> {
+        let content = self.content.as_ref().map_err(Clone::clone)?;
+        provider_lists::lists(&content.config).map(|_| content)
+    }
 }
 
 /// The candidate as stored in `encryption-preflight`.
@@ -88,6 +102,8 @@ pub struct ServerView {
     pub name: String,
     /// There is a control-plane Node of this name.
     pub is_node: bool,
+    /// There is a Node of this name, and it does not have the label of control-plane nodes.
+    pub lacks_label: bool,
     /// There is an identity Lease of an API server on a host of this name; where nothing else is known of the node, one that
     /// is renewed.
     pub has_lease: bool,
@@ -137,12 +153,20 @@ pub struct Snapshot {
     pub undecodable: BTreeMap<String, FormatError>,
     /// Revisions that exist.
     pub revisions: BTreeMap<Revision, StoredRevision>,
-    /// The highest keyID that was ever used, from every trace of it.
+    /// The highest keyID that was ever used, from every trace of it ([`numbers`]).
     pub highest_key: KeyId,
+    /// The highest keyID that an object names.
+    pub named_key: KeyId,
+    /// KeyIDs above the highest that a mark names which is not believed: they are not used all the same.
+    pub unbelieved_keys: BTreeSet<KeyId>,
     /// `status.highestKeyID` as stored.
     pub recorded_key: KeyId,
-    /// The highest revision that was ever used.
+    /// The highest revision that was ever used, from every trace of it ([`numbers`]).
     pub highest_revision: Revision,
+    /// Revisions above it that a mark names which is not believed.
+    pub unbelieved_revisions: BTreeSet<Revision>,
+    /// The marks that are not believed.
+    pub excess: Vec<numbers::Excess>,
     /// `status.highestRevision` as stored.
     pub recorded_revision: Revision,
     /// The number of the candidate, where it was recorded as used and no object has it: it is free for this very
@@ -164,6 +188,8 @@ pub struct Snapshot {
     pub migrations: BTreeMap<GroupResource, StoredMigration>,
     /// Resources of which nothing from before the end of the stored migration can be read from etcd any more.
     pub compacted: BTreeSet<GroupResource>,
+    /// Resources of which that cannot be seen, and why. An object that cannot be decoded is found so, too.
+    pub history_trouble: BTreeMap<GroupResource, String>,
     /// Identity Leases of hosts of which nothing else is known: when each was last renewed, by its API server's clock.
     pub leases: BTreeMap<String, String>,
     /// By request.
@@ -242,6 +268,16 @@ impl Snapshot {
         forget.contains(&key.id) || key.mode == Mode::Identity && forget.iter().any(before)
     }
 
+    /// The number of the next key; `None` where none is left.
+    pub fn next_key(&self) -> Option<KeyId> {
+        next_free(self.highest_key, KeyId::next, &self.unbelieved_keys)
+    }
+
+    /// The first number above this one that no revision had; `None` where none is left.
+    pub fn next_revision(&self, after: Revision) -> Option<Revision> {
+        next_free(after, Revision::next, &self.unbelieved_revisions)
+    }
+
     /// The canary of a key, where it has one. That of a key whose secret is gone is still told to the nodes: one that
     /// joins needs it to run the key's plugin.
     pub fn canary(&self, id: KeyId) -> Option<&Canary> {
@@ -262,4 +298,17 @@ impl Snapshot {
     pub fn content(&self, revision: Revision) -> Option<&RevisionContent> {
         self.revisions.get(&revision)?.content.as_ref().ok()
     }
+}
+
+/// The first number above `highest` that is not among these; `None` after the last.
+pub(crate) fn next_free<N: Copy + Ord>(
+    highest: N,
+    next: impl Fn(N) -> Option<N>,
+    unbelieved: &BTreeSet<N>,
+) -> Option<N> {
+    let mut free = next(highest)?;
+    while unbelieved.contains(&free) {
+        free = next(free)?;
+    }
+    Some(free)
 }

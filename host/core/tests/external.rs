@@ -121,7 +121,6 @@ fn a_module_that_is_gone_changes_nothing() {
 
 #[rstest]
 #[case::plain("identity")]
-#[case::nothing("")]
 #[case::local("aescbc")]
 fn kms_config_with_another_type_is_a_mistake(#[case] mode: &str) {
     let mut world = World::new(&["a"]);

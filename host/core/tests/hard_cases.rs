@@ -8,8 +8,10 @@ mod support;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keyward_core::api::PluginResources;
 use keyward_core::ids::KeyId;
 use keyward_core::names;
+use keyward_core::platform::kubernetes::added;
 use keyward_core::platform::{ObjectRef, Serving, Unreadable};
 use keyward_core::provider::{Failure, ReferenceKind};
 use rstest::rstest;
@@ -39,19 +41,30 @@ fn credentials() -> ObjectRef {
 
 /// Decisions 11: what is refused is named, and nothing is rolled out because of it.
 #[rstest]
-#[case("pods", "the API server and the nodes need these")]
-#[case("leases.coordination.k8s.io", "the API server and the nodes need these")]
+#[case("pods", "the kubelets read these")]
+#[case("leases.coordination.k8s.io", "renew Leases before the KMS answers")]
+#[case("customresourcedefinitions.apiextensions.k8s.io", "only after it has read these")]
+#[case("clusterrolebindings.rbac.authorization.k8s.io", "authorizes every request")]
+#[case("validatingadmissionpolicies.admissionregistration.k8s.io", "admits every write")]
+#[case("namespaces", "looks up the namespace")]
 #[case("*.*", "wildcards are refused")]
 #[case("Secrets", "in lower case")]
 #[case("encryptionnodes.encryption.keyward.dev", "Keyward's own objects")]
+#[case("widgets.example.com", "the operator may not patch it; add the role: kubectl create clusterrole")]
+#[case("gadgets.example.com", "it cannot be seen how it is served: the operator's rights: create")]
 #[case("things.aggregated.example.com", "APIService v1.aggregated.example.com")]
 #[case("secretz", "does not serve it")]
 fn a_refused_resource_changes_nothing(#[case] name: &str, #[case] why: &str) {
     let mut world = enabled();
     let (before, config) = (world.log.len(), world.config());
     let aggregated = Serving::Aggregated("v1.aggregated.example.com".into());
-    world.objects.serving =
-        [(resource("things.aggregated.example.com"), aggregated), (resource("secretz"), Serving::Not)].into();
+    world.objects.serving = [
+        (resource("things.aggregated.example.com"), aggregated),
+        (resource("secretz"), Serving::Not),
+        (resource("widgets.example.com"), Serving::Forbidden(vec!["patch"])),
+        (resource("gadgets.example.com"), Serving::Unknown("the operator's rights: create …".into())),
+    ]
+    .into();
     world.spec().resources = Some(vec!["secrets".into(), name.into()]);
     world.settle();
     let told = world.condition(KEY_CONTROLLER);
@@ -62,12 +75,43 @@ fn a_refused_resource_changes_nothing(#[case] name: &str, #[case] why: &str) {
     assert!(world.condition(KEY_CONTROLLER).starts_with("False"));
 }
 
+/// Rights are looked up before there is any key: a rollout that cannot be migrated is not begun.
+#[test]
+fn nothing_begins_while_the_operator_lacks_a_right() {
+    let mut world = World::new(&["a", "b"]);
+    world.objects.serving = [(resource("secrets"), Serving::Forbidden(vec!["list", "patch"]))].into();
+    world.want_kms("one", "image:1");
+    world.settle();
+    let told = world.condition(KEY_CONTROLLER);
+    assert!(told.contains("spec.resources: secrets: the operator may not list or patch it"), "{told}");
+    assert!(
+        told.contains(
+            "--clusterrole=keyward-operator-secrets --serviceaccount=keyward-system:keyward-operator"
+        ),
+        "{told}"
+    );
+    assert_eq!((world.revisions().len(), world.objects.secrets.len()), (0, 0));
+    world.objects.serving.clear();
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:1,identity");
+}
+
+/// Only what a spec adds is looked at: a right that is lost later is the migration's to report.
+#[test]
+fn what_is_in_force_is_not_added() {
+    let mut world = enabled();
+    world.spec().resources = Some(vec!["secrets".into(), "widgets.example.com".into(), "pods".into()]);
+    let spec = world.spec().clone();
+    assert_eq!(added(&spec, &world.objects.secrets), [resource("widgets.example.com")]);
+    assert_eq!(added(&spec, &[]), [resource("secrets"), resource("widgets.example.com")]);
+}
+
 /// S3 and Decisions 11: what left the list is decrypted before its entry leaves, and until then its keys stay, nobody is
 /// told that all is well, and no later key is made.
 #[test]
 fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     let mut world = enabled();
-    world.spec().resources = Some(vec!["secrets".into()]);
+    world.only_secrets(true);
     world.stuck = Some("configmaps".into());
     run(&mut world, 60);
     assert_eq!(world.config()["configmaps"], "identity,kms:1");
@@ -86,7 +130,7 @@ fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     assert_eq!(world.config()["secrets"], "kms:2,identity");
 
     // It comes back: nothing that was recorded before counts.
-    world.spec().resources = None;
+    world.only_secrets(false);
     world.stuck = Some("configmaps".into());
     run(&mut world, 60);
     assert!(world.config()["configmaps"].starts_with("kms:2,"), "{}", world.config()["configmaps"]);
@@ -104,12 +148,12 @@ fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
 #[test]
 fn what_comes_back_before_it_was_decrypted_is_re_encrypted() {
     let mut world = enabled();
-    world.spec().resources = Some(vec!["secrets".into()]);
+    world.only_secrets(true);
     for _ in 0..5 {
         world.reconcile();
     }
     assert_eq!(world.config()["configmaps"], "identity,kms:1");
-    world.spec().resources = None;
+    world.only_secrets(false);
     world.stuck = Some("configmaps".into());
     run(&mut world, 60);
     assert_eq!(world.config()["configmaps"], "kms:1,identity");
@@ -236,14 +280,14 @@ fn a_resource_that_left_twice_is_decrypted_twice() {
     let mut world = enabled();
     world.compacted = true;
     for _ in 0..2 {
-        world.spec().resources = Some(vec!["secrets".into()]);
+        world.only_secrets(true);
         world.settle();
         assert!(!world.config().contains_key("configmaps"));
-        world.spec().resources = None;
+        world.only_secrets(false);
         world.settle();
     }
     let decryptions = world.log.iter().filter(|a| a["kind"] == "StartMigration" && a["keyID"] == 0).count();
-    assert_eq!(decryptions, 2);
+    assert_eq!(decryptions, 4, "each is verified before its entry leaves");
 }
 
 /// S7: that a reference cannot be read now is no reason to stop what is being tried.
@@ -301,7 +345,7 @@ fn a_key_in_use_that_fails_does_not_keep_a_new_one_from_being_made() {
 
 /// The provider is asked with the configuration that the candidate runs with: here a key's own, and not the spec's.
 #[test]
-fn a_failing_preflight_is_told_with_cause_remedy_and_last_words() {
+fn a_failing_preflight_is_reported_with_cause_remedy_and_the_place_of_its_log() {
     let mut world = enabled();
     world.want_kms("two", "image:1");
     world.settle();
@@ -316,7 +360,7 @@ fn a_failing_preflight_is_told_with_cause_remedy_and_last_words() {
     let told = |world: &mut World, key: &str, cannot: &str| {
         let before = format!(
             "preflight of key {key}: node a: ended: the plugin of {cannot} cannot run (start: the plugin ended with \
-             exit code 2; its last words: no flag -new | … |   -older |   -oldest). mend it"
+             exit code 2; keyward status shows its log). mend it"
         );
         for _ in 0..80 {
             world.reconcile();
@@ -418,6 +462,27 @@ fn a_wrong_timeout_changes_nothing() {
     assert!(world.condition(KEY_CONTROLLER).contains("spec.plugins.timeout"));
     assert_eq!(world.log.len(), before, "{:#?}", world.log);
     world.spec().plugins.timeout = Some("25s".into());
+    world.settle();
+    assert!(world.kinds().contains(&"UpdateKey".to_owned()));
+}
+
+/// Resources of plugins that the kubelet refuses are named, and not rolled out: no plugin would start.
+#[test]
+fn a_wrong_quantity_changes_nothing() {
+    let mut world = enabled();
+    let before = world.log.len();
+    let requests = |memory: &str| [("memory".to_owned(), memory.to_owned())].into();
+    world.spec().plugins.resources =
+        Some(PluginResources { requests: requests("64 Mi"), ..Default::default() });
+    world.settle();
+    let condition = world.condition(KEY_CONTROLLER);
+    assert!(
+        condition.contains("spec.plugins.resources.requests.memory: \"64 Mi\" is not a quantity"),
+        "{condition}"
+    );
+    assert_eq!(world.log.len(), before, "{:#?}", world.log);
+    world.spec().plugins.resources =
+        Some(PluginResources { requests: requests("64Mi"), ..Default::default() });
     world.settle();
     assert!(world.kinds().contains(&"UpdateKey".to_owned()));
 }

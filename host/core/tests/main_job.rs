@@ -137,6 +137,15 @@ fn a_missing_reference_is_named_and_overwrites_nothing() {
     world.referenced.insert(credentials.clone(), empty);
     world.settle();
     assert!(world.condition("EncryptionKeyControllerDegraded").contains("has an empty key \"token\""));
+    let mut broken = good.clone();
+    broken.insert("token".into(), SecretBytes::new(b"hunter2\r\n".to_vec()));
+    world.referenced.insert(credentials.clone(), broken);
+    world.settle();
+    let told = world.condition("EncryptionKeyControllerDegraded");
+    let named =
+        "secret credentials in keyward-system: key \"token\" ends with a line break (CRLF); store it again";
+    assert!(told.contains(named) && !told.contains("hunter"), "{told}");
+    assert_eq!(world.config(), config);
     world.referenced.insert(credentials, good);
     world.settle();
     assert!(world.condition("EncryptionKeyControllerDegraded").starts_with("False"));

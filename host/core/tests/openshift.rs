@@ -233,7 +233,7 @@ fn an_error_of_the_deployer_is_told_by_each_controller() {
 
 /// 2.1, 2: and so is a deployed configuration that cannot be read, or whose parts disagree (1.5).
 #[rstest]
-#[case::not_yaml(json!("\u{1}"), "failed to decode EncryptionConfiguration: neither JSON nor YAML of an EncryptionConfiguration")]
+#[case::not_yaml(json!("\u{1}"), "failed to decode EncryptionConfiguration: line 1 has a tab or another control character")]
 #[case::parts_disagree(
     ocp::configuration(&[("secrets", "aescbc:1,identity"), ("configmaps", "aesgcm:1,identity")]),
     "key mismatch for keyID 1: keys from different resources must be identical"
@@ -245,6 +245,19 @@ fn an_error_of_the_deployer_is_told_by_each_controller() {
     }]}),
     "invalid plugin name \"plugin\": expected format keyID_resourceName"
 )]
+#[case::wildcard(
+    json!({"kind": "EncryptionConfiguration", "apiVersion": "apiserver.config.k8s.io/v1", "resources": [{
+        "resources": ["*."], "providers": [{"identity": {}}],
+    }]}),
+    "failed to decode EncryptionConfiguration: resources[0].resources[0]: wildcards are not supported; name each resource"
+)]
+#[case::key_that_has_a_name(
+    json!({"kind": "EncryptionConfiguration", "apiVersion": "apiserver.config.k8s.io/v1", "resources": [{
+        "resources": ["secrets", "configmaps"],
+        "providers": [{"secretbox": {"keys": [{"name": "key1", "secret": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}]}}],
+    }]}),
+    "failed to decode EncryptionConfiguration: resources[0].providers[0].secretbox.keys[0].name: is not a keyID: a positive number without leading zeros"
+)]
 fn a_deployed_configuration_that_cannot_be_read(#[case] config: serde_json::Value, #[case] why: &str) {
     let mut cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1!");
     let bytes = config.as_str().map_or_else(|| config.to_string(), ToOwned::to_owned);
@@ -254,6 +267,25 @@ fn a_deployed_configuration_that_cannot_be_read(#[case] config: serde_json::Valu
     let told =
         format!("True Error invalid encryption config openshift-kube-apiserver/encryption-config-3: {why}");
     assert_eq!(condition(&outcome, "EncryptionStateControllerDegraded"), told);
+}
+
+/// Nor is a desired configuration written over that cannot be read: OpenShift may be rolling it out.
+#[test]
+fn a_desired_configuration_that_cannot_be_read_is_left_alone() {
+    let mut cluster = Cluster::new("secretbox").deployed("aescbc:1,identity").keys("1! 2");
+    cluster.managed = None;
+    cluster.more.push(json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"namespace": "openshift-config-managed", "name": "encryption-config-openshift-kube-apiserver"},
+        // `resources: []`
+        "data": {"encryption-config": "cmVzb3VyY2VzOiBbXQo="},
+    }));
+    let outcome = cluster.decide();
+    assert_eq!(kinds(&outcome), Vec::<&str>::new());
+    assert_eq!(
+        condition(&outcome, "EncryptionStateControllerDegraded"),
+        "True Error invalid encryption config openshift-config-managed/encryption-config-openshift-kube-apiserver: failed to decode EncryptionConfiguration: it is not of kind EncryptionConfiguration and apiVersion apiserver.config.k8s.io/v1; correct it, or delete it: it is written again from what the pods run"
+    );
 }
 
 /// 1.5: two key secrets of one number that disagree are both not used.
@@ -275,7 +307,7 @@ fn key_secrets_of_one_number_must_agree() {
 #[test]
 fn a_revision_without_configuration_is_none() {
     let mut cluster = Cluster::new("identity").deployed("aescbc:1,identity");
-    cluster.deployed = None;
+    (cluster.deployed, cluster.managed) = (None, None);
     let outcome = cluster.decide();
     assert!(outcome.converged);
     assert_eq!(kinds(&outcome), Vec::<&str>::new());
@@ -326,7 +358,10 @@ fn components_encrypt_what_is_theirs(#[case] component: &str, #[case] resources:
 
 /// 3.3: StorageVersionMigrations are known by the write key, and by when they were made (5, 11).
 #[rstest]
-#[case::running("1", json!({}), &["StartMigration"], "")]
+#[case::running("1", json!([{"type": "Running", "status": "True", "lastUpdateTime": "2026-05-08T12:00:00Z"}]), &["StartMigration"], "")]
+#[case::running_for_an_hour("1", json!([{"type": "Running", "status": "True", "lastUpdateTime": "2026-05-08T11:30:00Z"}]),
+    &["StartMigration"], "the migration of configmaps has made no progress for 64 minutes")]
+#[case::without_a_status_for_an_hour("1", json!([]), &["StartMigration"], "the migration of configmaps has made no progress for 94 minutes")]
 #[case::done("1", json!([{"type": "Succeeded", "status": "True", "lastUpdateTime": "2026-05-08T12:00:00Z"}]), &["RecordMigrated", "StartMigration"], "")]
 #[case::of_another_key("7", json!([{"type": "Succeeded", "status": "True"}]), &["StartMigration", "StartMigration"], "")]
 #[case::failed_just_now("1", json!([{"type": "Failed", "status": "True", "message": "webhook", "lastUpdateTime": "2026-05-08T12:34:00Z"}]),

@@ -113,7 +113,7 @@ fn content(text: &str) -> Option<RevisionContent> {
 fn next(config: &str, keys: &str) -> (String, Step) {
     let secrets = secrets(keys);
     let content = content(config);
-    let state = content.as_ref().map(|content| machine::decode(content, &secrets));
+    let state = content.as_ref().map(|content| machine::decode(content, &secrets).unwrap());
     let backed: Vec<Key> = secrets.iter().map(Key::of).collect();
     let desired =
         machine::desired(state.as_ref(), &backed, &[GroupResource::parse("secrets")], &Facts::default());
@@ -228,7 +228,7 @@ fn the_next_configuration(
 #[test]
 fn plugin_data_of_an_unbacked_key_is_carried_over() {
     let deployed = content("kms:13,kms:12,identity").unwrap();
-    let state = machine::decode(&deployed, &secrets("kms:12!"));
+    let state = machine::decode(&deployed, &secrets("kms:12!")).unwrap();
     let again = machine::encode(&state, Some(&deployed));
     assert_eq!(again, deployed, "nothing is lost: {:?}", again.config);
     assert!(again.plugins.contains_key(&KeyId(13)));
@@ -254,7 +254,7 @@ fn a_configuration_encodes_as_go_writes_it() {
 fn a_dropped_identity_key_makes_no_other_the_writer() {
     let keys: Vec<Key> = secrets("kms:2! aescbc:1").iter().map(Key::of).collect();
     let with_identity = content("identity,kms:2,aescbc:1,aesgcm:3").unwrap();
-    let state = machine::decode(&with_identity, &secrets("identity:3 kms:2! aescbc:1"));
+    let state = machine::decode(&with_identity, &secrets("identity:3 kms:2! aescbc:1")).unwrap();
     let facts = Facts { dropped: [KeyId(3)].into(), ..Facts::default() };
     let without = machine::without(&state, &keys, &facts, &|_, _| true);
     assert_eq!(machine::encode(&without, None).config.lists()["secrets"], ["identity", "kms:2", "aescbc:1"]);
@@ -295,7 +295,7 @@ fn heirs(
     #[case] expected: &str,
 ) {
     let known = secrets(keys);
-    let state = machine::decode(&content(deployed).unwrap(), &known);
+    let state = machine::decode(&content(deployed).unwrap(), &known).unwrap();
     let writer = state.write_key(&GroupResource::parse("secrets")).unwrap().id;
     let ids = |text: &str| text.split_terminator(',').map(|id| id.parse().unwrap()).collect();
     let facts = Facts { dropped: [writer].into(), refused: ids(refused), ..Facts::default() };

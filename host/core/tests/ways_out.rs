@@ -447,6 +447,7 @@ fn a_rollout_stops_where_a_node_falls_silent_by_it() {
     world.want_kms("one", "image:1");
     world.settle();
     world.spec().resources = Some(["configmaps".into()].into());
+    world.spec().decrypt = vec!["secrets".into()];
     let before = world.revisions().pop().unwrap().0;
     let mut told = 0;
     for _ in 0..60 {

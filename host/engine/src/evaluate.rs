@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use keyward_core::field::FieldPath;
 use keyward_core::provider::{Evaluation, Origin, Plugin, ProviderError, Violation};
+use keyward_core::spelling;
 use serde_json::Value;
 
 use crate::check;
@@ -145,7 +146,11 @@ pub(crate) fn union<'v>(
     };
     let mut found = Vec::new();
     let config = object.get(*own).filter(|config| !config.is_null());
-    if config.is_none() {
+    // One that is misspelled is named below.
+    let is_misspelled = |field: &String| {
+        !fields.values().any(|known| known == field) && spelling::closest(field, [*own]).is_some()
+    };
+    if config.is_none() && !object.keys().any(is_misspelled) {
         found.push(violation(own, union_rule(own, kind)));
     }
     for (field, value) in object {
@@ -154,7 +159,10 @@ pub(crate) fn union<'v>(
         }
         found.push(match fields.iter().find(|(_, other)| *other == field) {
             Some((kind, field)) => violation(field, union_rule(field, kind)),
-            None => violation(field, "unknown field".to_owned()),
+            None => {
+                let hint = spelling::hint(field, fields.values().copied());
+                violation(field, format!("unknown field{hint}"))
+            }
         });
     }
     match config {
@@ -191,6 +199,10 @@ mod tests {
         assert_eq!(
             violations(&json!({"type": "Acme", "acme": {}, "other": {}, "x": 1})),
             [forbidden, "x: unknown field"]
+        );
+        assert_eq!(
+            violations(&json!({"type": "Acme", "Acme": {}})),
+            ["Acme: unknown field; did you mean \"acme\"?"]
         );
         assert_eq!(violations(&json!({"acme": {}})), ["type: is required; loaded providers: Acme, Other"]);
         assert_eq!(violations(&json!([])), [": the kms configuration must be an object"]);

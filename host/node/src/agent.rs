@@ -23,6 +23,7 @@ use crate::paths::{PLUGIN_MANIFEST, Paths};
 use crate::prober::{Prober, Probing};
 use crate::report::Throttle;
 use crate::settings::Settings;
+use crate::troubles::Troubles;
 use crate::watch;
 
 /// First pause after a turn that failed, doubled each time.
@@ -73,6 +74,7 @@ pub struct Agent {
     /// Those of a turn that an admin has to mend.
     complaints: Vec<String>,
     repeated: (Vec<Step>, u32),
+    troubles: Troubles,
 }
 
 /// The watch ends with the agent.
@@ -134,6 +136,7 @@ impl Agent {
             saying: Vec::new(),
             complaints: Vec::new(),
             repeated: (Vec::new(), 0),
+            troubles: Troubles::default(),
         };
         agent.watch();
         Ok(agent)
@@ -182,6 +185,7 @@ impl Agent {
             self.counters.turns += 1;
             let wait = match turn {
                 Ok(Ok(turn)) => {
+                    self.troubles.works(Instant::now());
                     pause = FIRST_PAUSE;
                     busy = !matches!(turn, Turn::Rest);
                     waited = if matches!(turn, Turn::Busy) { waited.saturating_add(1) } else { 0 };
@@ -197,7 +201,11 @@ impl Agent {
                 }
                 Ok(Err(error)) => {
                     self.counters.failures += 1;
-                    tracing::error!(%error, category = ?error.category(), again_in = ?pause, "a turn failed");
+                    if self.troubles.fails(&error.to_string(), Instant::now()) {
+                        tracing::error!(%error, category = ?error.category(), again_in = ?pause, "reconcile failed");
+                    } else {
+                        tracing::debug!(%error, again_in = ?pause, "reconcile failed again");
+                    }
                     later(&mut pause)
                 }
                 Err(_) => {
@@ -232,6 +240,9 @@ impl Agent {
         }
         let done = self.act(&decision, &observed).await;
         self.ask(&decision, &observed, done.is_ok()).await;
+        if let Some(report) = &decision.report {
+            self.troubles.log(&self.settings.node, report, Instant::now());
+        }
         // After steps that went well there is more to see, at once.
         if let Some(report) = decision.report.filter(|_| done.is_err() || decision.steps.is_empty()) {
             self.report(report).await?;

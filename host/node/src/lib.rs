@@ -24,6 +24,7 @@ mod prober;
 mod report;
 mod reporter;
 mod settings;
+mod troubles;
 mod watch;
 
 pub use agent::{Agent, Counters};

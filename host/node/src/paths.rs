@@ -69,6 +69,16 @@ impl Paths {
         self.state().join("state.json")
     }
 
+    /// Its copy, for when the first cannot be understood.
+    pub(crate) fn memory_copy(&self) -> PathBuf {
+        self.state().join("state.copy.json")
+    }
+
+    /// The first, as it was when it could not be understood.
+    pub(crate) fn memory_lost(&self) -> PathBuf {
+        self.state().join("state.corrupt.json")
+    }
+
     pub(crate) fn instances(&self) -> PathBuf {
         self.state().join("instances")
     }

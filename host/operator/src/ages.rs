@@ -68,6 +68,11 @@ impl Ages {
         self.facts.retain(|fact, seen| seen.since.is_none() || !fact.starts_with(REPORT_FACTS));
     }
 
+    /// When this fact took its value, for people.
+    pub fn began(&self, fact: &str) -> Option<Timestamp> {
+        self.facts.get(fact).map(|seen| seen.at)
+    }
+
     /// `status.since[]`, without those that are not worth a write.
     pub fn since(&self, unrecorded: &BTreeSet<String>) -> Vec<Since> {
         self.facts

@@ -171,8 +171,19 @@ pub(crate) async fn publish(
     }
 }
 
+/// A note that the API takes. What is too long loses its middle: the first words say what happened, the last what to do.
+fn fit(note: &str) -> String {
+    const GAP: &str = " … ";
+    if note.len() <= LONGEST_NOTE {
+        return note.to_owned();
+    }
+    let half = (LONGEST_NOTE - GAP.len()) / 2;
+    let end = note.ceil_char_boundary(note.len() - half);
+    format!("{}{GAP}{}", cut(note, half), note.get(end..).unwrap_or_default())
+}
+
 fn event(said: &Announcement, instance: &str, about: &ClusterEncryption, now: Timestamp) -> Event {
-    let note = cut(&said.note, LONGEST_NOTE).to_owned();
+    let note = fit(&said.note);
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{}.{:x}", names::CLUSTER, now.as_nanosecond())),
@@ -214,6 +225,17 @@ mod tests {
         assert_eq!(said(&[notice("b")], now), 1, "another message is news");
         assert_eq!(said(&[notice("a")], now), 1, "it had ceased to hold");
         assert_eq!(said(&[notice("a")], now + FORGOTTEN), 1, "the API server has forgotten it");
+    }
+
+    #[test]
+    fn a_note_that_is_too_long_keeps_its_first_and_its_last_words() {
+        for filler in ["x", "é", "€"] {
+            let note = format!("Writes fail. {} Next: unseal it.", filler.repeat(2000));
+            let fitted = fit(&note);
+            assert!(fitted.len() <= LONGEST_NOTE && fitted.len() > LONGEST_NOTE - 8, "{}", fitted.len());
+            assert!(fitted.starts_with("Writes fail. ") && fitted.ends_with(" Next: unseal it."), "{fitted}");
+        }
+        assert_eq!(fit("short"), "short");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use keyward_core::SecretBytes;
 use keyward_core::api::{ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionNode};
 use keyward_core::ids::GroupResource;
 use keyward_core::names;
-use keyward_core::platform::kubernetes::DEFAULT_RESOURCES;
+use keyward_core::platform::kubernetes::{self, DEFAULT_RESOURCES};
 use keyward_core::platform::{Expiry, ObjectRef, Objects, ReferencedObject, Serving, Unreadable};
 use keyward_core::provider::ReferenceKind;
 
@@ -21,6 +21,7 @@ use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Scope, Step};
 use crate::error::Error;
 use crate::expiry;
 use crate::migrator::discovery;
+use crate::rights::{self, Account};
 
 /// Names of Secrets that are ours; the others in the namespace are the admin's, and are read when referred to.
 const OURS: [&str; 4] =
@@ -29,18 +30,19 @@ const OURS: [&str; 4] =
 /// seconds.
 const FEW: usize = 8;
 
-pub(crate) const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+pub(crate) use keyward_core::names::CONTROL_PLANE;
 pub(crate) const IDENTITY_LEASES: &str = "apiserver.kubernetes.io/identity=kube-apiserver";
 pub(crate) const KUBE_SYSTEM: &str = "kube-system";
 
-/// Everything but referenced objects, which are read once it is known what is referred to.
-pub async fn objects(cluster: &Cluster) -> Result<Objects, Error> {
+/// Everything but referenced objects, which are read once it is known what is referred to. Without an account, nobody's
+/// rights are looked up.
+pub(crate) async fn objects(cluster: &Cluster, account: Option<Account>) -> Result<Objects, Error> {
     let (cluster_encryption, encryption_nodes, migrations, secrets, nodes, leases) = tokio::join!(
         cluster.get::<ClusterEncryption>(None, names::CLUSTER),
         cluster.list::<EncryptionNode>(None, None),
         cluster.list::<EncryptionMigration>(None, None),
         secrets(cluster),
-        nodes(cluster),
+        nodes(cluster, Selector::Label(CONTROL_PLANE)),
         cluster.list::<Lease>(Some(KUBE_SYSTEM), Some(IDENTITY_LEASES)),
     );
     let mut unreadable = Vec::new();
@@ -48,13 +50,18 @@ pub async fn objects(cluster: &Cluster) -> Result<Objects, Error> {
     unreadable.extend(failed);
     let cluster_encryption = served::<ClusterEncryption, _>(cluster_encryption)?;
     let serving = match &cluster_encryption {
-        Some(found) => serving(cluster, &found.spec).await,
+        Some(found) => serving(cluster, &found.spec, &secrets, account).await,
         None => BTreeMap::new(),
+    };
+    let encryption_nodes = served::<EncryptionNode, _>(encryption_nodes)?;
+    let nodes = match nodes {
+        Ok(nodes) => with_unlabelled(cluster, nodes, &encryption_nodes).await,
+        Err(error) => Err(error),
     };
     Ok(Objects {
         cluster_encryption,
         serving,
-        encryption_nodes: served::<EncryptionNode, _>(encryption_nodes)?,
+        encryption_nodes,
         migrations: served::<EncryptionMigration, _>(migrations)?,
         secrets,
         nodes: noted(nodes, "control-plane nodes", &mut unreadable),
@@ -63,14 +70,20 @@ pub async fn objects(cluster: &Cluster) -> Result<Objects, Error> {
     })
 }
 
-/// How the resources of a spec are served. That of Secrets and ConfigMaps is known.
+/// Whether what a spec adds can be encrypted. That Secrets and ConfigMaps are served is known.
 pub(crate) async fn serving(
     cluster: &Cluster,
     spec: &ClusterEncryptionSpec,
+    secrets: &[Secret],
+    account: Option<Account>,
 ) -> BTreeMap<GroupResource, Serving> {
-    let named = spec.resources.iter().flatten().filter(|name| !DEFAULT_RESOURCES.contains(&name.as_str()));
-    let asked = named.map(|name| GroupResource::parse(name)).map(|resource| async move {
-        let serving = discovery::serving(cluster, &resource).await;
+    let asked = kubernetes::added(spec, secrets).into_iter().map(|resource| async move {
+        let is_default = DEFAULT_RESOURCES.contains(&resource.to_string().as_str());
+        let served = if is_default { Serving::Itself } else { discovery::serving(cluster, &resource).await };
+        let serving = match (served, account) {
+            (Serving::Itself, Some(account)) => rights::of(cluster, account, &resource).await,
+            (served, _) => served,
+        };
         (resource, serving)
     });
     futures::future::join_all(asked).await.into_iter().collect()
@@ -173,11 +186,33 @@ fn is_ours(secret: &Secret) -> bool {
     secret.metadata.name.as_ref().is_some_and(|name| OURS.iter().any(|prefix| name.starts_with(prefix)))
 }
 
-/// Control-plane Nodes, metadata alone.
-async fn nodes(cluster: &Cluster) -> Result<Vec<Node>, CallError> {
+/// Control-plane Nodes, and those of an EncryptionNode that lack their label: a Node without it is not gone.
+async fn with_unlabelled(
+    cluster: &Cluster,
+    mut labelled: Vec<Node>,
+    encryption_nodes: &[EncryptionNode],
+) -> Result<Vec<Node>, CallError> {
+    let is_known = |name: &&str| labelled.iter().any(|node| node.metadata.name.as_deref() == Some(*name));
+    let names = encryption_nodes.iter().filter_map(|node| node.metadata.name.as_deref());
+    let asked = names.filter(|name| !is_known(name)).map(|name| nodes(cluster, Selector::Name(name)));
+    let found = futures::future::try_join_all(asked).await?;
+    labelled.extend(found.into_iter().flatten());
+    Ok(labelled)
+}
+
+enum Selector<'a> {
+    Label(&'a str),
+    Name(&'a str),
+}
+
+/// Nodes, metadata alone.
+async fn nodes(cluster: &Cluster, selector: Selector<'_>) -> Result<Vec<Node>, CallError> {
     let path = Node::url_path(&(), None);
-    let mut pager: Pager<Meta> =
-        Pager::of(path, "nodes", Scope::Cluster).labels(Some(CONTROL_PLANE)).metadata_only();
+    let pager: Pager<Meta> = Pager::of(path, "nodes", Scope::Cluster).metadata_only();
+    let mut pager = match selector {
+        Selector::Label(label) => pager.labels(Some(label)),
+        Selector::Name(name) => pager.named(name),
+    };
     let mut all = Vec::new();
     loop {
         match pager.next(cluster).await? {

@@ -29,11 +29,13 @@ mod metrics;
 pub mod migrator;
 mod reconcile;
 pub mod results;
+mod rights;
 pub mod roles;
 pub mod run;
 pub mod settings;
 mod status;
 mod trigger;
+mod troubles;
 mod writer;
 
 pub use cluster::{Cluster, ConnectError, Connection, Mounted, connect};

@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Meta, Pager, Step};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::migrator::discovery;
+use crate::rights::Account;
 use crate::{fetch, reconcile, results};
 
 /// What one decision is made from.
@@ -31,9 +32,9 @@ pub async fn look(
     evaluator: &Arc<dyn Evaluator>,
     wish: Option<ClusterEncryptionSpec>,
 ) -> Result<Live, Error> {
-    let mut objects = fetch::objects(cluster).await?;
+    let mut objects = fetch::objects(cluster, None).await?;
     if let Some(spec) = wish {
-        objects.serving = fetch::serving(cluster, &spec).await;
+        objects.serving = fetch::serving(cluster, &spec, &objects.secrets, Some(Account::Operator)).await;
         match objects.cluster_encryption.as_mut() {
             Some(stored) if stored.spec == spec => {}
             Some(stored) => {

@@ -22,6 +22,9 @@ use crate::error::Error;
 use crate::events::{self, Announcement, Notices};
 use crate::lease::Authority;
 use crate::metrics::Metrics;
+use crate::rights::Account;
+use crate::status::Pass;
+use crate::troubles::Troubles;
 use crate::writer::{Applied, Writer};
 use crate::{fetch, results, roles, status};
 
@@ -37,6 +40,7 @@ pub(crate) struct Reconciler {
     pub(crate) instance: String,
     pub(crate) ages: Ages,
     pub(crate) notices: Notices,
+    pub(crate) troubles: Troubles,
     /// The last failure that was announced, so that it is announced once.
     pub(crate) announced: Option<String>,
     /// Events that are being written.
@@ -60,7 +64,11 @@ impl Reconciler {
         let began = Instant::now();
         let span = tracing::info_span!("reconcile", operand = keyward_core::names::KUBE_APISERVER);
         // All that is read and decided would else be a part of every future around it.
-        let result = Box::pin(self.reconcile()).instrument(span).await;
+        let result = Box::pin(self.reconcile()).instrument(span.clone()).await;
+        if let Err(Undecided(error)) = &result {
+            self.undecided(&error.to_string()).instrument(span).await;
+        }
+        let result = result.unwrap_or_else(|Undecided(error)| Err(error));
         let label = match &result {
             Ok(_) => "ok",
             Err(error) => error.category(),
@@ -69,13 +77,14 @@ impl Reconciler {
         result
     }
 
-    async fn reconcile(&mut self) -> Result<Next, Error> {
+    /// What was decided, and how carrying it out went.
+    async fn reconcile(&mut self) -> Result<Result<Next, Error>, Undecided> {
         tracing::debug!("looks");
         // All at a time: these lists and objects are no snapshot of one moment in any order, which is why every write
         // has a precondition. The Role is no part of a decision, and compared after each. What was referred to the last
         // time probably still is: it is read anew here, and whatever else is referred to once that is known.
         let (objects, role, read) = tokio::join!(
-            fetch::objects(&self.cluster),
+            fetch::objects(&self.cluster, Some(Account::Own)),
             roles::read(&self.cluster),
             fetch::references(&self.cluster, self.referenced.clone()),
         );
@@ -86,13 +95,13 @@ impl Reconciler {
         tracing::debug!("has read the objects");
         let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
             tracing::debug!("there is no ClusterEncryption/cluster: nothing is wanted");
-            return Ok(Next::default());
+            return Ok(Ok(Next::default()));
         };
         let results = results::resolve(&self.cluster, &self.evaluator, &objects, read, &self.metrics).await?;
         self.referenced = results::referenced(&results);
         let given = Given { now: Timestamp::now(), ages: self.ages.at(Instant::now()), fresh: fresh()? };
         let Some(snapshot) = kubernetes::snapshot(&objects, &results, given) else {
-            return Ok(Next::default());
+            return Ok(Ok(Next::default()));
         };
         let outcome = keyward_core::reconcile(&snapshot);
         drop((snapshot, results));
@@ -108,18 +117,19 @@ impl Reconciler {
         let applied = self.apply(&objects, role, &outcome, &mut cluster_encryption).await;
         tracing::debug!(count = applied.count, "has written");
         let announcements = self.announcements(&outcome, &applied);
+        log(announcements.iter().filter(|announcement| announcement.warning));
         self.announce(announcements, &cluster_encryption).await;
         let reported = self.report(&outcome, &applied, &cluster_encryption).await;
-        tracing::debug!("has told");
+        tracing::debug!("status published");
         let again = applied.count > 0;
-        match applied.failure {
+        Ok(match applied.failure {
             Some(failure) if failure.is_conflict() => {
                 tracing::info!("somebody else wrote first, deciding again: {failure}");
                 Ok(Next { again: true, after: outcome.requeue_after })
             }
             Some(failure) => Err(failure),
             None => reported.map(|reported| Next { again: again || !reported, after: outcome.requeue_after }),
-        }
+        })
     }
 
     /// The agents' Role first: a node must be able to read what it is told to install.
@@ -187,26 +197,75 @@ impl Reconciler {
 
     /// One status update, when something changed. `false` where it has to be done again, since somebody else wrote.
     async fn report(
-        &self,
+        &mut self,
         outcome: &Outcome,
         applied: &Applied,
         cluster_encryption: &ClusterEncryption,
     ) -> Result<bool, Error> {
         let before = cluster_encryption.status.clone().unwrap_or_default();
         let generation = cluster_encryption.metadata.generation.unwrap_or_default();
-        let (failure, since) = (applied.failure.as_ref(), self.ages.since(&outcome.unrecorded));
-        let after = status::merged(&before, outcome, since, failure, generation, Timestamp::now());
-        if cluster_encryption.status.as_ref() == Some(&after) {
-            return Ok(true);
+        let since = self.ages.since(&outcome.unrecorded);
+        let until = outcome.until.as_ref().and_then(|until| {
+            let began = self.ages.began(&until.fact)?;
+            began.checked_add(until.after).ok()
+        });
+        let failure = applied.failure.as_ref();
+        let pass = Pass { generation, failure, until, now: Timestamp::now() };
+        let after = status::merged(&before, outcome, since, &pass);
+        if cluster_encryption.status.as_ref() != Some(&after) {
+            if !self.authority.holds() {
+                return Err(Error::NotWriter);
+            }
+            let reported = ClusterEncryption { status: Some(after.clone()), ..cluster_encryption.clone() };
+            match self.cluster.replace_status(&reported).await {
+                Ok(_) => {}
+                Err(error) if error.category() == Category::Conflict => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
         }
+        let ended = self.troubles.ended(&before.conditions, &after.conditions);
+        log(&ended);
+        self.announce(ended, cluster_encryption).await;
+        Ok(true)
+    }
+
+    /// Nothing could be decided, so that nobody knows whether everything is as the spec asks. Where not even that can be
+    /// written, the next pass writes what it finds.
+    pub(crate) async fn undecided(&self, why: &str) {
         if !self.authority.holds() {
-            return Err(Error::NotWriter);
+            return;
         }
-        let reported = ClusterEncryption { status: Some(after), ..cluster_encryption.clone() };
-        match self.cluster.replace_status(&reported).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.category() == Category::Conflict => Ok(false),
-            Err(error) => Err(error.into()),
+        let found = self.cluster.get::<ClusterEncryption>(None, keyward_core::names::CLUSTER).await;
+        let Ok(Some(found)) = found else { return };
+        let before = found.status.clone().unwrap_or_default();
+        let generation = found.metadata.generation.unwrap_or_default();
+        let after = status::undecided(&before, why, generation, Timestamp::now());
+        if before != after {
+            let reported = ClusterEncryption { status: Some(after), ..found };
+            if let Err(error) = self.cluster.replace_status(&reported).await {
+                tracing::debug!("that nothing is decided could not be written: {error}");
+            }
+        }
+    }
+}
+
+/// A pass ended before it had decided anything.
+struct Undecided(Error);
+
+impl<E: Into<Error>> From<E> for Undecided {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+/// What is announced of troubles is logged too.
+fn log<'a>(announcements: impl IntoIterator<Item = &'a Announcement>) {
+    for announcement in announcements {
+        let (reason, note) = (&announcement.reason, &announcement.note);
+        if announcement.warning {
+            tracing::warn!(reason, "{note}");
+        } else {
+            tracing::info!(reason, "{note}");
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::migrator::Engine;
 use crate::reconcile::{Next, Reconciler};
 use crate::settings::Settings;
 use crate::trigger::{self, Bells};
+use crate::troubles::{Failures, Troubles};
 
 /// So many reconciles in a row may write something; more look like a decision that does not come to rest, and are
 /// slowed down.
@@ -202,6 +203,7 @@ impl Office {
             instance: self.settings.identity.clone(),
             ages: Ages::default(),
             notices: Notices::default(),
+            troubles: Troubles::default(),
             announced: None,
             announcing: None,
             referenced: BTreeSet::new(),
@@ -222,7 +224,7 @@ impl Office {
     }
 
     async fn decide_in_turn(&self, reconciler: &mut Reconciler, bells: &Bells, term: &CancellationToken) {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut failures) = (Backoff::default(), Failures::default());
         let mut writes_in_a_row = 0_u32;
         let mut resumed = false;
         while !term.is_cancelled() {
@@ -233,6 +235,9 @@ impl Office {
                 Ok(Ok(next)) => {
                     self.health.reached();
                     backoff.reset();
+                    if let Some((times, lasted)) = failures.over(Instant::now()) {
+                        tracing::info!(times, seconds = lasted.as_secs(), "reconcile works again");
+                    }
                     writes_in_a_row = if next.again { writes_in_a_row.saturating_add(1) } else { 0 };
                     pause(next, writes_in_a_row, self.settings.resync)
                 }
@@ -242,11 +247,17 @@ impl Office {
                     if matches!(error, Error::CrdsMissing(_)) {
                         self.health.hindered(error.to_string());
                     }
-                    tracing::error!(category = error.category(), ?pause, "reconcile: {error}");
+                    let error_text = error.to_string();
+                    if failures.is_news(&error_text, Instant::now()) {
+                        tracing::error!(category = error.category(), ?pause, "reconcile: {error_text}");
+                    } else {
+                        tracing::debug!(category = error.category(), ?pause, "reconcile: {error_text}");
+                    }
                     Pause { at_most: pause, patient: true }
                 }
                 Err(_) => {
                     self.metrics.panicked("reconcile");
+                    reconciler.undecided("a reconcile panicked: a bug, please report it").await;
                     let pause = backoff.next();
                     tracing::error!(?pause, "a reconcile panicked: a bug, please report it");
                     Pause { at_most: pause, patient: true }

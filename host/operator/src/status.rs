@@ -15,30 +15,46 @@ use crate::error::Error;
 
 /// Says what is waited for.
 const PROGRESSING: &str = "Progressing";
+/// Everything is as this generation of the spec asks, everywhere.
+pub(crate) const READY: &str = "Ready";
 /// The condition about the operator's own writing; the others are core's.
 pub(crate) const WRITER_DEGRADED: &str = "EncryptionWriterDegraded";
 /// The longest message that a condition carries.
 const LONGEST_MESSAGE: usize = 8192;
 
-/// The status after a decision. A condition whose type the decision does not name keeps what it had (CONTRACT 3.5).
+/// What a pass knows beside its decision.
+pub(crate) struct Pass<'a> {
+    /// The generation of the spec that it read: every condition that it sets is about that one.
+    pub(crate) generation: i64,
+    /// What could not be written.
+    pub(crate) failure: Option<&'a Error>,
+    /// When the wait that the decision names ends.
+    pub(crate) until: Option<Timestamp>,
+    pub(crate) now: Timestamp,
+}
+
+/// The status after a decision. A condition whose type the decision does not name keeps what it had, its generation too.
 pub(crate) fn merged(
     before: &ClusterEncryptionStatus,
     outcome: &Outcome,
     since: Vec<Since>,
-    failure: Option<&Error>,
-    generation: i64,
-    now: Timestamp,
+    pass: &Pass<'_>,
 ) -> ClusterEncryptionStatus {
-    let decided = outcome.conditions.iter().cloned().chain([writer_condition(failure)]);
+    let (generation, now) = (pass.generation, pass.now);
+    let decided = outcome.conditions.iter().cloned().chain([writer_condition(pass.failure)]);
+    let decided = decided.map(|condition| timed(condition, outcome, pass.until));
     let view = &outcome.view;
+    let mut conditions = conditions(&before.conditions, decided, generation, now);
+    doubt(&mut conditions, &before.conditions, generation, now);
     ClusterEncryptionStatus {
         observed_generation: generation,
-        conditions: conditions(&before.conditions, decided, generation, now),
+        conditions,
         highest_key_id: before.highest_key_id,
         highest_revision: before.highest_revision,
         converged_revision: view.converged_revision,
         revisions: view.revisions.clone(),
         keys: view.keys.clone(),
+        encrypted_resources: view.encrypted.clone().unwrap_or_else(|| before.encrypted_resources.clone()),
         migrations: view.migrations.clone(),
         plugins: plugins(&before.plugins, &view.plugins, now),
         reencrypt: match &view.reencrypted {
@@ -46,6 +62,42 @@ pub(crate) fn merged(
             None => before.reencrypt.clone(),
         },
         since,
+    }
+}
+
+/// The status after a pass that could not decide anything: what was found before is not known to hold. Everything else is
+/// left as it is.
+pub(crate) fn undecided(
+    before: &ClusterEncryptionStatus,
+    why: &str,
+    generation: i64,
+    now: Timestamp,
+) -> ClusterEncryptionStatus {
+    let unknown = Condition::new(READY, ConditionStatus::Unknown, "Undecided", why);
+    let conditions = conditions(&before.conditions, [unknown].into_iter(), generation, now);
+    ClusterEncryptionStatus { conditions, ..before.clone() }
+}
+
+/// With the time at which the wait that it names ends.
+fn timed(mut condition: Condition, outcome: &Outcome, until: Option<Timestamp>) -> Condition {
+    let waits = outcome.waiting.as_ref().is_some_and(|waiting| waiting.reason == condition.reason);
+    if let Some(until) = until.filter(|_| waits && [PROGRESSING, READY].contains(&condition.type_.as_str())) {
+        condition.message = format!("{}; until {}", condition.message, whole_seconds(until));
+    }
+    condition
+}
+
+/// `Ready` cannot be True beside trouble, also where it is the writer's, or of a pass before.
+fn doubt(conditions: &mut [Condition], before: &[Condition], generation: i64, now: Timestamp) {
+    let trouble = conditions.iter().find(|c| c.type_.ends_with("Degraded") && c.is_trouble()).cloned();
+    let ready = conditions.iter_mut().find(|c| c.type_ == READY && c.status == ConditionStatus::True);
+    if let (Some(ready), Some(trouble)) = (ready, trouble) {
+        let doubted = Condition::new(READY, ConditionStatus::False, trouble.reason, trouble.message);
+        let mut doubted = self::conditions(before, [doubted].into_iter(), generation, now);
+        doubted.retain(|condition| condition.type_ == READY);
+        if let Some(doubted) = doubted.pop() {
+            *ready = doubted;
+        }
     }
 }
 
@@ -92,7 +144,8 @@ fn conditions(
         // Since when it waits for this: another reason is another wait.
         let same = |stood: &&Condition| {
             stood.status == condition.status
-                && (condition.type_ != PROGRESSING || stood.reason == condition.reason)
+                && (![PROGRESSING, READY].contains(&condition.type_.as_str())
+                    || stood.reason == condition.reason)
         };
         let kept =
             all.get(&condition.type_).filter(same).and_then(|stood| stood.last_transition_time.clone());
@@ -119,7 +172,8 @@ mod tests {
     }
 
     fn after(before: &ClusterEncryptionStatus, outcome: &Outcome, second: i64) -> ClusterEncryptionStatus {
-        merged(before, outcome, vec![], None, 3, Timestamp::from_second(second).unwrap())
+        let now = Timestamp::from_second(second).unwrap();
+        merged(before, outcome, vec![], &Pass { generation: 3, failure: None, until: None, now })
     }
 
     #[test]
@@ -137,6 +191,74 @@ mod tests {
         };
         let times = [&first, &second, &third].map(time);
         assert_eq!(times, ["1970-01-01T00:00:10Z", "1970-01-01T00:00:10Z", "1970-01-01T00:00:30Z"]);
+    }
+
+    fn ready(status: &ClusterEncryptionStatus) -> &Condition {
+        status.conditions.iter().find(|condition| condition.type_ == READY).unwrap()
+    }
+
+    fn says_ready() -> Outcome {
+        Outcome {
+            conditions: vec![Condition::new(READY, ConditionStatus::True, "AsRequested", "all of it")],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn ready_is_of_the_generation_that_was_read() {
+        let first = after(&ClusterEncryptionStatus::default(), &says_ready(), 10);
+        assert_eq!(
+            (ready(&first).status, ready(&first).observed_generation),
+            (ConditionStatus::True, Some(3))
+        );
+        assert_eq!(first.observed_generation, 3);
+    }
+
+    #[test]
+    fn ready_is_unknown_after_a_pass_that_decided_nothing_and_the_rest_stays() {
+        let mut before = after(&ClusterEncryptionStatus::default(), &says_ready(), 10);
+        before.conditions.push(Condition::new("Encrypted", ConditionStatus::True, "EncryptionCompleted", ""));
+        let unknown = undecided(&before, "secrets cannot be listed", 4, Timestamp::from_second(20).unwrap());
+        let said = ready(&unknown);
+        assert_eq!((said.status, said.observed_generation), (ConditionStatus::Unknown, Some(4)));
+        assert_eq!(said.message, "secrets cannot be listed");
+        assert_eq!(unknown.observed_generation, 3, "the other conditions are of that one");
+        assert!(
+            unknown.conditions.iter().any(|c| c.type_ == "Encrypted" && c.status == ConditionStatus::True)
+        );
+    }
+
+    #[test]
+    fn ready_is_false_beside_trouble_of_a_pass_before() {
+        let trouble = "EncryptionMigrationControllerDegraded";
+        let mut before = ClusterEncryptionStatus::default();
+        before.conditions.push(Condition::new(trouble, ConditionStatus::True, "Error", "one object failed"));
+        let first = after(&before, &says_ready(), 10);
+        assert_eq!(
+            (ready(&first).status, ready(&first).message.as_str()),
+            (ConditionStatus::False, "one object failed")
+        );
+        let second = after(&first, &says_ready(), 20);
+        assert_eq!(ready(&first), ready(&second), "since when stays");
+    }
+
+    #[test]
+    fn a_wait_is_reported_with_its_end() {
+        let waits = Outcome {
+            conditions: [PROGRESSING, READY]
+                .map(|type_| Condition::new(type_, ConditionStatus::False, "WritesInFlight", "writes"))
+                .into(),
+            waiting: Some(keyward_core::outcome::Waiting {
+                reason: "WritesInFlight".into(),
+                message: "writes".into(),
+            }),
+            ..Default::default()
+        };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let pass = Pass { generation: 1, failure: None, until: Some(at(70)), now: at(10) };
+        let status = merged(&ClusterEncryptionStatus::default(), &waits, vec![], &pass);
+        assert_eq!(ready(&status).message, "writes; until 1970-01-01T00:01:10Z");
+        assert_eq!(status.conditions[1].message, "writes; until 1970-01-01T00:01:10Z");
     }
 
     #[test]

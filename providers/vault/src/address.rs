@@ -1,6 +1,6 @@
 //! Vault's address: what may be wrong with it, and the one way to write it.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use keyward_guest::Findings;
 
@@ -18,6 +18,10 @@ struct Address {
 
 /// CONTRACT 4, `vault.vaultAddress`: every rule by itself, so that all that is wrong is told.
 pub(crate) fn check(text: &str, findings: &mut Findings<'_>) {
+    if text.is_empty() {
+        // Its least length says so.
+        return;
+    }
     match parse(text) {
         None => findings.violation("must be a valid URL"),
         Some(address) => {
@@ -41,12 +45,25 @@ pub(crate) fn check(text: &str, findings: &mut Findings<'_>) {
 }
 
 /// The canonical form of an address that `check` accepts: scheme and host in lower case, IPv6 literals as RFC
-/// 5952 has them, no default port, no slash at the end. What means the same server is the same text.
+/// 5952 has them, IPv4 addresses in them as IPv4, no default port, no slash at the end.
 pub(crate) fn canonical(text: &str) -> String {
-    let Some(Address { scheme, host, port, .. }) = parse(text) else { return text.to_owned() };
-    match port.filter(|port| *port != DEFAULT_PORT) {
-        Some(port) => format!("{scheme}://{host}:{port}"),
-        None => format!("{scheme}://{host}"),
+    parse(text).map_or_else(|| text.to_owned(), |address| address.text(&address.host))
+}
+
+/// The server that a canonical address names: what means the same server is the same text. A dot at the host's end only
+/// keeps a resolver from trying search domains.
+pub(crate) fn server_of(text: &str) -> String {
+    let bare = |address: Address| address.text(address.host.strip_suffix('.').unwrap_or(&address.host));
+    parse(text).map_or_else(|| text.to_owned(), bare)
+}
+
+impl Address {
+    fn text(&self, host: &str) -> String {
+        let scheme = &self.scheme;
+        match self.port.filter(|port| *port != DEFAULT_PORT) {
+            Some(port) => format!("{scheme}://{host}:{port}"),
+            None => format!("{scheme}://{host}"),
+        }
     }
 }
 
@@ -79,23 +96,43 @@ fn parse(text: &str) -> Option<Address> {
 fn server(authority: &str) -> Option<(String, Option<u16>)> {
     if let Some(literal) = authority.strip_prefix('[') {
         let (address, port) = literal.split_once(']')?;
-        return Some((format!("[{}]", ipv6(address)?), parse_port(port)?));
+        return Some((ipv6(address)?, parse_port(port)?));
     }
     let (host, port) = authority.find(':').map_or((authority, ""), |colon| authority.split_at(colon));
-    // RFC 3986 reg-name; a name in another script is written in its ASCII form.
-    let valid = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b));
-    (valid && !host.is_empty()).then_some((host.to_ascii_lowercase(), parse_port(port)?))
+    // RFC 3986 reg-name without percent-encoding, which Go refuses; a name in another script is written in its ASCII form.
+    let valid = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&b));
+    let named = valid && !host.is_empty() && host != "." && !host.contains("..") && !host.starts_with('.');
+    (named && !is_odd_number(host)).then_some((host.to_ascii_lowercase(), parse_port(port)?))
 }
 
-/// An IPv6 address, perhaps with a zone (`%25` and its name), as RFC 5952 writes it.
+/// Whether it is an IPv4 address in another spelling than four decimal numbers, which some resolvers take: `127.1`,
+/// `0x7f000001`, `192.000.002.007`, `192.0.2.7.`.
+fn is_odd_number(host: &str) -> bool {
+    let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
+    let is_hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    let is_number = match is_hex {
+        Some(digits) => digits.bytes().all(|b| b.is_ascii_hexdigit()),
+        None => last.bytes().all(|b| b.is_ascii_digit()),
+    };
+    is_number && host.parse::<Ipv4Addr>().is_err()
+}
+
+/// An IPv6 address in its brackets, as RFC 5952 writes it; an IPv4 address that is written as IPv6 without. A zone (`%25`
+/// and its name) belongs to a link-local address only.
 fn ipv6(text: &str) -> Option<String> {
     let (address, zone) =
         text.split_once("%25").map_or((text, None), |(address, zone)| (address, Some(zone)));
     let address: Ipv6Addr = address.parse().ok()?;
     match zone {
-        None => Some(address.to_string()),
-        Some("") => None,
-        Some(zone) => Some(format!("{address}%25{zone}")),
+        None => Some(match address.to_ipv4_mapped() {
+            Some(mapped) => mapped.to_string(),
+            None => format!("[{address}]"),
+        }),
+        Some(zone) => {
+            let is_name = zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
+            let valid = !zone.is_empty() && is_name && address.is_unicast_link_local();
+            valid.then(|| format!("[{address}%25{zone}]"))
+        }
     }
 }
 
@@ -116,7 +153,7 @@ fn parse_port(text: &str) -> Option<Option<u16>> {
 mod tests {
     use keyward_guest::{Path, Report};
 
-    use super::{canonical, check};
+    use super::{canonical, check, server_of};
 
     fn violations(address: &str) -> Vec<String> {
         let mut report = Report::new();
@@ -136,7 +173,9 @@ mod tests {
             ("https://192.0.2.7:8200", "https://192.0.2.7:8200"),
             ("https://[2001:DB8:0:0:0:0:0:1]:443/", "https://[2001:db8::1]"),
             ("https://[2001:db8::0001]:8200", "https://[2001:db8::1]:8200"),
-            ("https://[::ffff:192.0.2.7]", "https://[::ffff:192.0.2.7]"),
+            ("https://[::ffff:192.0.2.7]", "https://192.0.2.7"),
+            ("https://[::FFFF:c000:207]:8200", "https://192.0.2.7:8200"),
+            ("https://vault.example.com.:8200", "https://vault.example.com.:8200"),
             ("https://[fe80::1%25eth0]:8200", "https://[fe80::1%25eth0]:8200"),
         ] {
             assert_eq!(violations(written), Vec::<String>::new(), "{written}");
@@ -146,9 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_at_the_end_names_no_other_server() {
+        for (written, server) in [
+            ("https://vault.example.com.:8200", "https://vault.example.com:8200"),
+            ("https://vault.example.com.", "https://vault.example.com"),
+            ("https://vault.example.com", "https://vault.example.com"),
+            ("https://[2001:db8::1]:8200", "https://[2001:db8::1]:8200"),
+        ] {
+            assert_eq!(violations(written), Vec::<String>::new(), "{written}");
+            assert_eq!(server_of(&canonical(written)), server, "{written}");
+        }
+    }
+
+    #[test]
     fn what_is_no_url_is_said_once() {
         for written in [
-            "",
             "vault.example.com",
             "vault.example.com:8200",
             "https:vault.example.com",
@@ -165,6 +216,22 @@ mod tests {
             "https://[2001:db8::1]8200",
             "https://[vault]",
             "https://[fe80::1%25]",
+            "https://[fe80::1%25e%74h0]",
+            "https://[2001:db8::1%25eth0]",
+            "https://[::ffff:192.0.2.7%25eth0]",
+            "https://v%61ult.example.com",
+            "https://vault%2eexample.com",
+            "https://.",
+            "https://vault..example.com",
+            "https://.example.com",
+            "https://127.1",
+            "https://2130706433",
+            "https://0x7f000001",
+            "https://0X7F.1",
+            "https://192.000.002.007",
+            "https://0300.0.2.7",
+            "https://192.0.2.7.",
+            "https://192.0.2.256",
             "https://v\u{e4}ult.example.com",
             "1https://vault.example.com",
             "://vault.example.com",

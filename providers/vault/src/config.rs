@@ -49,8 +49,12 @@ pub struct Config {
         new_key = "another namespace holds other keys",
         min_length = 1,
         max_length = 4096,
+        never("^/+[^/]", "vaultNamespace cannot start with a forward slash"),
         never("/$", "vaultNamespace cannot end with a forward slash"),
+        never("[^/]//+[^/]", "vaultNamespace cannot contain consecutive forward slashes"),
+        never("(^|/)[.][.]?(/|$)", "vaultNamespace must not contain '.' or '..' path segments"),
         never(" ", "vaultNamespace cannot contain spaces"),
+        never("[\\x00-\\x1f\\x7f]", "vaultNamespace cannot contain control characters"),
         never(
             "^(root|sys|audit|auth|cubbyhole|identity)$",
             "vaultNamespace cannot be a reserved string (root, sys, audit, auth, cubbyhole, identity)"
@@ -63,8 +67,12 @@ pub struct Config {
         in_place = "where the plugin logs in, not where the key is",
         min_length = 1,
         max_length = 4096,
+        never("^/+[^/]", "vaultAuthNamespace cannot start with a forward slash"),
         never("/$", "vaultAuthNamespace cannot end with a forward slash"),
+        never("[^/]//+[^/]", "vaultAuthNamespace cannot contain consecutive forward slashes"),
+        never("(^|/)[.][.]?(/|$)", "vaultAuthNamespace must not contain '.' or '..' path segments"),
         never(" ", "vaultAuthNamespace cannot contain spaces"),
+        never("[\\x00-\\x1f\\x7f]", "vaultAuthNamespace cannot contain control characters"),
         never(
             "^(root|sys|audit|auth|cubbyhole|identity)$",
             "vaultAuthNamespace cannot be a reserved string (root, sys, audit, auth, cubbyhole, identity)"
@@ -85,11 +93,11 @@ pub struct Config {
         new_key = "names another KEK",
         min_length = 8,
         max_length = 1542,
-        never("^/", "vaultKeyPath cannot start with a forward slash"),
+        never("^/+[^/]", "vaultKeyPath cannot start with a forward slash"),
         never("/$", "vaultKeyPath cannot end with a forward slash"),
-        never("//", "vaultKeyPath cannot contain consecutive forward slashes"),
-        matches(
-            "^[a-zA-Z0-9._~/-]+$",
+        never("[^/]//+[^/]", "vaultKeyPath cannot contain consecutive forward slashes"),
+        never(
+            "[^a-zA-Z0-9._~/-]",
             "vaultKeyPath must only contain RFC 3986 unreserved characters (alphanumeric, hyphen, period, underscore, tilde) and forward slashes"
         ),
         never("(^|/)[.][.]?(/|$)", "vaultKeyPath must not contain '.' or '..' path segments"),
@@ -114,11 +122,11 @@ pub struct Config {
         new_key = "names another KEK",
         min_length = 1,
         max_length = 1024,
-        never("^/", "transitMount cannot start with a forward slash"),
+        never("^/+[^/]", "transitMount cannot start with a forward slash"),
         never("/$", "transitMount cannot end with a forward slash"),
-        never("//", "transitMount cannot contain consecutive forward slashes"),
-        matches(
-            "^[a-zA-Z0-9._~/-]+$",
+        never("[^/]//+[^/]", "transitMount cannot contain consecutive forward slashes"),
+        never(
+            "[^a-zA-Z0-9._~/-]",
             "transitMount must only contain RFC 3986 unreserved characters (alphanumeric, hyphen, period, underscore, tilde) and forward slashes"
         ),
         never("(^|/)[.][.]?(/|$)", "transitMount must not contain '.' or '..' path segments")

@@ -8,10 +8,10 @@
 use keyward_guest::prelude::*;
 
 use crate::config::Config;
-use crate::symptoms::{SYMPTOMS, Symptom, UNKNOWN_FLAG};
+use crate::symptoms::{ELSEWHERE, SYMPTOMS, Symptom, UNKNOWN_FLAG};
 
 pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> {
-    let symptom = symptom(failure)?;
+    let symptom = symptom(failure, &config.vault_address)?;
     Some(Diagnosis {
         cause: symptom.cause.to_owned(),
         summary: fill(symptom.summary, config),
@@ -22,25 +22,31 @@ pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> 
 
 /// What is said now counts before what was logged, and what was logged last before what was logged earlier: that may be
 /// about a trouble that is over. Of a text in several lines no line may say enough by itself.
-fn symptom(failure: &Failure) -> Option<&'static Symptom> {
+fn symptom(failure: &Failure, address: &str) -> Option<&'static Symptom> {
     let fitting = |said: &str| SYMPTOMS.iter().find(|symptom| symptom.fits(&failure.phase, said));
-    let mut logged: Vec<String> = failure.log_tail.iter().map(|line| said(line)).collect();
+    let mut logged: Vec<String> = failure.log_tail.iter().map(|line| said(line, address)).collect();
     let refuses = |line: &String| UNKNOWN_FLAG.iter().any(|text| line.contains(text));
     if let Some(refused) = logged.iter().position(refuses) {
         // What follows is the plugin's usage, which speaks of everything that there is to be wrong.
         logged.truncate(refused.saturating_add(1));
     }
-    fitting(&said(&failure.message))
+    fitting(&said(&failure.message, address))
         .or_else(|| logged.iter().rev().find_map(|line| fitting(line)))
         .or_else(|| fitting(&logged.concat()))
 }
 
-/// What a text says of Vault, in lower case.
-fn said(text: &str) -> String {
+/// What a text says of Vault, in lower case; whether it names another server of Vault's API than this address.
+fn said(text: &str, address: &str) -> String {
     let mut said = String::new();
+    let is_elsewhere = |line: &str| {
+        let urls = line.split("https://").skip(1).filter_map(|rest| rest.split_once("/v1/"));
+        let mut servers = urls.map(|(server, _)| server).filter(|server| !server.contains([' ', '"', '/']));
+        servers.any(|server| address.strip_prefix("https://").is_some_and(|own| own != server))
+    };
     for line in text.lines().map(str::to_ascii_lowercase) {
         if !line.contains("unix:") && !line.contains(".sock") {
             said.push_str(&line);
+            said.push_str(if is_elsewhere(&line) { ELSEWHERE } else { "" });
             said.push('\n');
         }
     }

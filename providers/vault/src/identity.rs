@@ -1,16 +1,19 @@
 //! Which KEK a configuration names: one key of one Transit engine in one namespace of one Vault.
 //!
-//! Image, TLS, auth namespace and credentials say how the key is reached, not which one it is (CONTRACT 3.1,
-//! "Provider instance comparison"). Both spellings of a key give the same identity, under today's names.
+//! Image, TLS, auth namespace and credentials say how the key is reached, not which one it is. Vault takes a namespace in
+//! the path as well as beside it: `vaultNamespace: a` with `vaultKeyPath: b/transit/keys/k` is `vaultNamespace: a/b` with
+//! `vaultKeyPath: transit/keys/k`. So the identity is one path from the root namespace, in whichever spelling it is written.
 
 use keyward_guest::Kek;
 
+use crate::address;
 use crate::config::Config;
 
 pub(crate) fn identity(config: &Config) -> Kek {
-    Kek::new()
-        .key("vaultAddress", &config.vault_address)
-        // The root namespace has no name: absent.
-        .key("vaultNamespace", config.vault_namespace.as_deref().unwrap_or_default())
-        .key("vaultKeyPath", config.transit_key().path())
+    let key = config.transit_key().path();
+    let path = match &config.vault_namespace {
+        Some(namespace) => format!("{namespace}/{key}"),
+        None => key,
+    };
+    Kek::new().key("vaultAddress", address::server_of(&config.vault_address)).key("vaultKeyPath", path)
 }

@@ -46,6 +46,16 @@ impl Provider for Vault {
         }
     }
 
+    fn contents() -> &'static [(&'static str, Content)] {
+        &[
+            ("role-id", Content::OneLine),
+            ("secret-id", Content::OneLine),
+            ("roleID", Content::OneLine),
+            ("secretID", Content::OneLine),
+            ("ca-bundle.crt", Content::Certificates),
+        ]
+    }
+
     fn normalize(mut config: Config, findings: &mut Findings<'_>) -> Config {
         config.vault_address = address::canonical(&config.vault_address);
         spelling::settle(config, findings)

@@ -33,6 +33,22 @@ const DENIED: &[&str] = &["permission denied", "code: 403", "403 forbidden", "st
 /// The login's path.
 const LOGIN: &[&str] = &["/login", "login failed", "failed to log in", "login:"];
 
+/// What resolvers say of a host that they do not know.
+const UNKNOWN_HOST: &[&str] = &[
+    "no such host",
+    "dns error",
+    "failed to lookup address",
+    "name resolution",
+    "name or service not known",
+    "server misbehaving",
+];
+/// What is said of a server that cannot be connected to.
+const UNREACHABLE: &[&str] =
+    &["connection refused", "no such host", "i/o timeout", "deadline exceeded", "no route to host"];
+/// Added to what is said where it names a server of Vault's API that is not the configured one: a standby redirects to its
+/// active node. No program says this.
+pub(crate) const ELSEWHERE: &str = "\u{1}another server\u{1}";
+
 /// What programs say of an argument that they do not know.
 pub(crate) const UNKNOWN_FLAG: &[&str] =
     &["flag provided but not defined", "unknown flag", "unexpected argument", "unrecognized option"];
@@ -61,6 +77,40 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         seen: &[&["vault is sealed", "barrier is sealed", "server is sealed"]],
         summary: "Vault at {address} is sealed",
         remedy: "unseal Vault; nothing has to be changed in the cluster",
+        retryable: true,
+    },
+    Symptom {
+        cause: "namespace-locked",
+        phases: &[],
+        seen: &[&["locked by an administrator"]],
+        summary: "an administrator has locked a namespace of Vault at {address}",
+        remedy: "unlock it (vault namespace unlock): {namespace}, {auth-namespace} or one above; nothing has to be changed in \
+                 the cluster",
+        retryable: true,
+    },
+    Symptom {
+        cause: "proxy-login",
+        phases: &[],
+        seen: &[&["proxy authentication required"]],
+        summary: "the proxy asks for a login, which the plugin does not have",
+        remedy: "let the proxy pass connections to {address} without a login, or add its host to spec.plugins.proxy.noProxy",
+        retryable: false,
+    },
+    Symptom {
+        cause: "proxy-dns",
+        phases: &[],
+        seen: &[&["proxyconnect"], UNKNOWN_HOST],
+        summary: "the proxy's host is not known to the control-plane nodes' DNS",
+        remedy: "correct spec.plugins.proxy, or the nodes' DNS (the plugin uses the node's, not the cluster's)",
+        retryable: true,
+    },
+    Symptom {
+        cause: "proxy-unreachable",
+        phases: &[],
+        seen: &[&["proxyconnect"]],
+        summary: "the proxy cannot be reached",
+        remedy: "check that the proxy of spec.plugins.proxy runs and that the control-plane nodes may connect to it, or add the host \
+                 of {address} to spec.plugins.proxy.noProxy",
         retryable: true,
     },
     Symptom {
@@ -127,6 +177,23 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         retryable: false,
     },
     Symptom {
+        cause: "tls-client-certificate",
+        phases: &[],
+        seen: &[&["tls: certificate required"]],
+        summary: "what answers at {address} asks for a client certificate, which the plugin does not have",
+        remedy: "set vaultAddress to a listener of Vault without tls_require_and_verify_client_cert: the plugin logs in by AppRole",
+        retryable: false,
+    },
+    Symptom {
+        cause: "tls-no-san",
+        phases: &[],
+        seen: &[&["relies on legacy common name", "not valid for any names"]],
+        summary: "Vault's certificate at {address} has no subject alternative name for a host",
+        remedy: "issue it again with the host of vaultAddress, or tls.serverName, as subject alternative name: a common name \
+                 does not count",
+        retryable: false,
+    },
+    Symptom {
         cause: "tls-expired",
         phases: &[],
         seen: &[&[
@@ -149,7 +216,6 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "certificate not valid for name",
             "notvalidforname",
             "doesn't contain any ip sans",
-            "not valid for any names",
             "hostname mismatch",
         ]],
         summary: "Vault's certificate at {address} is for another name",
@@ -177,6 +243,7 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&[
             "http response to https client",
+            "does not look like a tls handshake",
             "corrupt message of type invalidcontenttype",
             "wrong version number",
         ]],
@@ -185,18 +252,36 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         retryable: false,
     },
     Symptom {
+        cause: "not-vault",
+        phases: &[],
+        seen: &[&["looking for beginning of value"]],
+        summary: "what answers at {address} is not Vault's API: its answer is no JSON",
+        remedy: "set vaultAddress to Vault itself; a login page, a proxy or a load balancer may answer in its place",
+        retryable: false,
+    },
+    Symptom {
+        cause: "standby",
+        phases: &[],
+        seen: &[&[ELSEWHERE], UNREACHABLE],
+        summary: "Vault at {address} is a standby, and its active node cannot be reached",
+        remedy: "wait for Vault's election to end, or restore its active node; where that runs, let the control-plane nodes connect \
+                 to its api_addr, to which a standby redirects",
+        retryable: true,
+    },
+    Symptom {
         cause: "dns",
         phases: &[],
-        seen: &[&[
-            "no such host",
-            "dns error",
-            "failed to lookup address",
-            "name resolution",
-            "name or service not known",
-            "server misbehaving",
-        ]],
+        seen: &[UNKNOWN_HOST],
         summary: "the host of {address} is not known to the control-plane nodes' DNS",
         remedy: "correct vaultAddress, or the nodes' DNS (the plugin uses the node's, not the cluster's)",
+        retryable: true,
+    },
+    Symptom {
+        cause: "lease-quota",
+        phases: &[],
+        seen: &[&["lease count quota exceeded"]],
+        summary: "Vault at {address} has as many leases as its quota permits",
+        remedy: "raise the lease count quota of {auth-namespace}, or revoke leases that nobody uses: every login takes one",
         retryable: true,
     },
     Symptom {
@@ -234,6 +319,22 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         seen: &[&["no handler for route", "unsupported path"]],
         summary: "no Transit engine is mounted at {mount} in {namespace}",
         remedy: "correct {key-field} or vaultNamespace, or mount the engine there",
+        retryable: false,
+    },
+    Symptom {
+        cause: "key-needs-context",
+        phases: &[],
+        seen: &[&["missing 'context' for key derivation"]],
+        summary: "the Transit key {key} is derived: it needs a context with every request, which the plugin does not send",
+        remedy: "create a key without derived=true, and set {key-field} to it",
+        retryable: false,
+    },
+    Symptom {
+        cause: "key-cannot-encrypt",
+        phases: &[],
+        seen: &[&["message encryption not supported"]],
+        summary: "the Transit key {key} is of a type that cannot encrypt",
+        remedy: "create a key of type aes256-gcm96, and set {key-field} to it",
         retryable: false,
     },
     Symptom {
@@ -275,6 +376,15 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         summary: "the key {key} at {address} is not the one that encrypted what is stored",
         remedy: "restore that key under this name, or set {key-field}, vaultNamespace and vaultAddress back to it; \
                  it may have been deleted and made anew, or Vault restored from another backup",
+        retryable: false,
+    },
+    Symptom {
+        cause: "address-refused",
+        phases: &[],
+        seen: &[&["by cidr restrictions", "through cidr restrictions"]],
+        summary: "Vault does not permit the AppRole's login from this node's address",
+        remedy: "add the control-plane nodes' addresses to secret_id_bound_cidrs of the AppRole and to cidr_list of its secret id \
+                 in {auth-namespace}; where a proxy is between, Vault sees the proxy's address",
         retryable: false,
     },
     Symptom {
@@ -336,8 +446,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["/keys/"], DENIED],
         summary: "the AppRole may not read the key {key}",
-        remedy: "grant \"read\" on {mount}/keys/{name} in {namespace}, \
-                 or correct {key-field}: Vault denies what it does not have, too",
+        remedy: "grant \"read\" on {mount}/keys/{name} in {namespace}, or correct {key-field}: Vault denies what it does not \
+                 have, too; token_bound_cidrs of the AppRole must permit the control-plane nodes' addresses",
         retryable: true,
     },
     Symptom {

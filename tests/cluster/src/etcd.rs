@@ -93,6 +93,11 @@ impl Etcd {
         Ok(self.values(&format!("/registry/{resource}/")).await?.by_prefix())
     }
 
+    /// Deletes one key behind the API server's back.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        self.reader.delete(key).await
+    }
+
     /// Forgets all history up to now, so that continue tokens and old watches expire.
     pub async fn compact(&self) -> Result<()> {
         self.reader.compact().await

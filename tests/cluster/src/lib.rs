@@ -35,6 +35,7 @@ mod state;
 #[doc(hidden)]
 pub mod supervisor;
 mod wait;
+mod webhook;
 
 pub use apiserver::{ENCRYPTION_CONFIG, REVISION_0};
 pub use bao::{AppRole, Bao, Policy};
@@ -47,6 +48,7 @@ pub use node::{AGENT_IMAGE, Node};
 pub use process::Process;
 pub use supervisor::{ContainerState, Image, PodState, State, Terminated};
 pub use wait::{Seen, wait_until};
+pub use webhook::Webhook;
 
 /// Chooses aws-lc-rs for the whole process, as Keyward does; a test may have linked another one in.
 pub fn use_one_tls_provider() {

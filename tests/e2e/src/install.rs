@@ -196,7 +196,7 @@ impl Keyward {
         self.set_credentials(&self.role).await?;
         self.set_ca_bundle(self.bao.ca_pem()).await?;
         self.bind().await?;
-        self.apply(&json!({})).await
+        self.apply(&json!({"type": "identity"})).await
     }
 
     /// Gives operator and agents what deploy/rbac says, and nothing else; and the operator its ServiceAccount's token, as a

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use keyward_test_cluster::{AppRole, Policy, Seen, State, wait_until};
 use keyward_test_e2e::{IMAGE, Install, Keyward, vault_spec};
 use kube::api::{DeleteParams, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A candidate that ended is started again after a minute.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -45,6 +45,31 @@ async fn what_is_wrong_is_named_and_mending_it_is_enough() -> Result<()> {
     let patch = Patch::Json::<()>(serde_json::from_value(without)?);
     secrets.patch("vault-approle", &PatchParams::default(), &patch).await?;
     keyward.trouble(&good, &["secret vault-approle", "missing required key \"secret-id\""], PATIENCE).await?;
+
+    // A line break in a credential, and a CA bundle without a certificate: named before anything logs in, also by `plan`.
+    keyward.set_credentials(&keyward.role).await?;
+    let broken = json!({"stringData": {"secret-id": "5e1c2a3b-hunter2\r\n"}});
+    secrets.patch("vault-approle", &PatchParams::default(), &Patch::Merge(&broken)).await?;
+    let said = ["secret vault-approle", "key \"secret-id\" ends with a line break (CRLF)"];
+    let status = keyward.trouble(&good, &said, PATIENCE).await.context("a line break")?;
+    assert!(!serde_json::to_string(&status.0)?.contains("hunter2"), "a secret byte in {}", status.summary());
+    keyward.set_ca_bundle("# no certificate").await?;
+    let vault = "spec.encryption.kms.vault";
+    let wrong = [
+        (
+            format!("{vault}.authentication.appRole.secret.name"),
+            "key \"secret-id\" ends with a line break (CRLF)",
+        ),
+        (format!("{vault}.tls.caBundle.name"), "key \"ca-bundle.crt\" holds no PEM certificate"),
+    ];
+    let violations = violations(&keyward, &good).await?;
+    for (violation, (field, says)) in violations.iter().zip(&wrong) {
+        let message = violation["message"].as_str().unwrap_or_default();
+        assert!(violation["field"] == **field && message.contains(says), "{violations:?}");
+    }
+    assert_eq!(violations.len(), wrong.len(), "{violations:?}");
+    assert!(keyward.plugins()?.is_empty(), "no plugin is started with what is wrong");
+    keyward.set_ca_bundle(keyward.bao.ca_pem()).await?;
 
     // A wrong secret-id: tried once, and not again and again until the KMS locks the role out.
     let refused = keyward.bao.policy_and_approle("", MISTAKEN, &KEYS).await?;
@@ -110,4 +135,16 @@ async fn what_is_wrong_is_named_and_mending_it_is_enough() -> Result<()> {
     keyward.wait_settled(1, PATIENCE).await?;
     drop(keyward.operator.take());
     Ok(())
+}
+
+/// What `keyward plan -f` refuses.
+async fn violations(keyward: &Keyward, encryption: &Value) -> Result<Vec<Value>> {
+    let file = keyward.cluster.folder().join("planned.json");
+    std::fs::write(&file, keyward.object(encryption).to_string())?;
+    let (file, modules) = (file.to_string_lossy(), keyward.cluster.tools().modules());
+    let arguments = ["plan", "-o", "json", "-f", &file, "--providers", &modules.to_string_lossy()];
+    let told = keyward.command(&arguments).await?;
+    anyhow::ensure!(told.status.code() == Some(1) && !told.said.contains("hunter2"), "{told:?}");
+    let plan: Value = serde_json::from_str(&told.said).context("the plan")?;
+    Ok(plan["violations"].as_array().context("violations")?.clone())
 }

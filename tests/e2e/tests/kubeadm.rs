@@ -141,7 +141,8 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
             "note: --request-timeout is 60s",
         ],
     );
-    let shown = ["+    - --encryption-provider-config=", "+  extraVolumes:", "revision 0", "say --yes"];
+    let shown =
+        ["+    - --encryption-provider-config=", "+  extraVolumes:", "revision 0", "run it with --yes"];
     node.prepare(&[])?.must(1, &shown);
     assert_eq!((node.read(MANIFEST)?, stored().await?), (fresh.clone(), uploaded.clone()));
     assert!(!node.root.join(CONFIG).exists());
@@ -186,9 +187,80 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     assert_eq!(node.read(MANIFEST)?, made_ready);
     node.prepare(&["--check"])?.must(0, &[]);
 
+    mistakes(&node, &maps, &edited).await?;
     refusals(&admin, &node, &other).await?;
     audit.must_fit(&roles, |_| false)?;
     credential(&node)
+}
+
+/// What only the admin can fix: named by `--check`, and nothing is changed while it is there.
+async fn mistakes(node: &Machine, maps: &Api<ConfigMap>, configuration: &str) -> Result<()> {
+    let made_ready = node.read(MANIFEST)?;
+    let manifests = node.root.join(MANIFEST).parent().unwrap().to_owned();
+    let unchanged = || -> Result<()> {
+        node.prepare(&["--yes"])?.must(1, &[]);
+        Ok(())
+    };
+
+    // The kubelet reads a copy in its folder too, and of two pods of one name it runs the last.
+    let copy = manifests.join("kube-apiserver.yaml.bak");
+    fs::copy(node.root.join(MANIFEST), &copy)?;
+    node.prepare(&["--check"])?.must(2, &["wrong: ", "kube-apiserver.yaml.bak also defines kube-apiserver"]);
+    unchanged()?;
+    fs::write(&copy, "kind: Pod\n\tno: YAML")?;
+    node.prepare(&["--check"])?
+        .must(2, &["kube-apiserver.yaml.bak also defines kube-apiserver is not known"]);
+    unchanged()?;
+    fs::rename(&copy, manifests.join(".kube-apiserver.yaml.bak"))?;
+    node.prepare(&["--check"])?.must(0, &["this node is prepared"]);
+
+    // In the manifest: part of a folder, a query behind a probe's path, an addition that is not one of lines.
+    let write = |text: &str| fs::write(node.root.join(MANIFEST), text);
+    let mount = "    - mountPath: /var/run/kmsplugin\n";
+    write(&made_ready.replace(mount, &format!("{mount}      subPath: old\n")))?;
+    node.prepare(&["--check"])?
+        .must(2, &["wrong: /var/run/kmsplugin is mounted already, with subPath \"old\""]);
+    unchanged()?;
+    write(&made_ready.replace("path: /livez", "path: /healthz?verbose"))?;
+    node.prepare(&["--check"])?
+        .must(2, &["wrong: livenessProbe asks /healthz", "wrong: startupProbe asks /healthz"]);
+    let value: Value = serde_saphyr::from_str(&made_ready)?;
+    write(&value.to_string().replace("\"--encryption-provider-config-automatic-reload=true\"", "\"--v=2\""))?;
+    node.prepare(&["--check"])?.must(
+        2,
+        &[
+            "missing: --encryption-provider-config-automatic-reload=true (kube-apiserver.yaml)",
+            "cannot be added automatically",
+        ],
+    );
+    unchanged()?;
+    write(&made_ready)?;
+
+    // Only in ClusterConfiguration: the next upgrade would bring it into the manifest.
+    let set = async |text: String| {
+        let patch = Patch::Merge(json!({"data": {"ClusterConfiguration": text}}));
+        maps.patch("kubeadm-config", &PatchParams::default(), &patch).await
+    };
+    let argument = "  extraArgs:\n";
+    let timeout = "  - name: request-timeout\n    value: 90s\n";
+    set(configuration.replacen(argument, &format!("{argument}{timeout}"), 1)).await?;
+    node.prepare(&["--check"])?
+        .must(2, &["wrong: --request-timeout is 60s in kube-apiserver.yaml and 90s in ClusterConfiguration"]);
+    set(configuration.replace("value: /etc/kubernetes/encryption/config.json", "value: /etc/mine.yaml"))
+        .await?;
+    node.prepare(&["--check"])?.must(
+        2,
+        &[
+            "wrong: the API server reads its encryption configuration from /etc/mine.yaml",
+            "(ClusterConfiguration",
+        ],
+    );
+    unchanged()?;
+    set(configuration.to_owned()).await?;
+    assert_eq!(node.read(MANIFEST)?, made_ready);
+    node.prepare(&["--check"])?.must(0, &["this node is prepared"]);
+    fs::remove_file(manifests.join(".kube-apiserver.yaml.bak"))?;
+    Ok(())
 }
 
 /// What `prepare` does not touch, and says why.
@@ -199,6 +271,7 @@ async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Resu
     crds.patch(&crd.name_any(), &PatchParams::apply("admin"), &Patch::Apply(&crd)).await?;
     let clusters = Api::<ClusterEncryption>::all(admin.clone());
     let mut made = ClusterEncryption::new(names::CLUSTER, Default::default());
+    made.spec.encryption.type_ = Some("identity".to_owned());
     made.spec.api_server.request_timeout = Some("5s".to_owned());
     let mut made = wait_until("the CRD to be served", PATIENCE, async || {
         Ok(match clusters.create(&PostParams::default(), &made).await {

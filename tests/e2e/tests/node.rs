@@ -14,7 +14,7 @@ use keyward_core::api::{
     PreflightResult,
 };
 use keyward_core::formats::encryption_config::{
-    KeysConfiguration, KmsConfiguration, NamedKey, ProviderConfiguration,
+    EncryptionConfiguration, KeysConfiguration, NamedKey, ProviderConfiguration,
 };
 use keyward_core::formats::revision::{
     PluginRecord, RevisionContent, SecretData, decode_plugins, encode_plugins,
@@ -193,10 +193,13 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     ensure!(installed == good.bytes.expose());
 
     // A key of three bytes: no API server loads that, so the agent does not even try.
-    let key = NamedKey { name: "x".to_owned(), secret: "AAAA".to_owned() };
+    let key = NamedKey { name: "90".to_owned(), secret: "AAAA".to_owned() };
     let bad_key =
         ProviderConfiguration { aesgcm: Some(KeysConfiguration { keys: vec![key] }), ..Default::default() };
-    with_provider(&keyward, &good, 90, bad_key).await?;
+    changed(&keyward, &good, 90, |config| {
+        config.resources.iter_mut().take(1).for_each(|entry| entry.providers.push(bad_key.clone()));
+    })
+    .await?;
     let told = shows(&keyward, "what is wrong with it", |status| {
         status.error.as_ref().is_some_and(|error| error.reason == "TargetInvalid")
     })
@@ -205,16 +208,15 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     ensure!(message.contains("aesgcm.keys[0].secret: it has 3 bytes"), "{message}");
     ensure!(std::fs::read(&config)? == installed, "something was installed");
 
-    // A plugin that only the API server is to reach: the agent cannot know, the API server does not load it.
-    let nobody = KmsConfiguration {
-        api_version: "v2".to_owned(),
-        name: "nobody".to_owned(),
-        cachesize: None,
-        endpoint: "unix:///var/run/kmsplugin/nobody.sock".to_owned(),
-        timeout: "1s".to_owned(),
-    };
-    with_provider(&keyward, &good, 91, ProviderConfiguration { kms: Some(nobody), ..Default::default() })
-        .await?;
+    // A timeout within which no plugin answers the API server: the agent, which has its own, cannot know; the API server
+    // does not load it.
+    changed(&keyward, &good, 91, |config| {
+        let providers = config.resources.iter_mut().flat_map(|entry| &mut entry.providers);
+        for kms in providers.filter_map(|provider| provider.kms.as_mut()) {
+            "1ns".clone_into(&mut kms.timeout);
+        }
+    })
+    .await?;
     let told = shows(&keyward, "the refusal", |status| {
         status.error.as_ref().is_some_and(|error| error.reason == "ConfigurationRefused" && error.put_back)
     })
@@ -285,15 +287,15 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     Ok(())
 }
 
-/// Makes the revision with one more read provider the node's target.
-async fn with_provider(
+/// Makes a revision with another configuration the node's target.
+async fn changed(
     keyward: &Keyward,
     good: &RevisionContent,
     number: u64,
-    provider: ProviderConfiguration,
+    change: impl FnOnce(&mut EncryptionConfiguration),
 ) -> Result<()> {
     let mut config = good.config.clone();
-    config.resources.first_mut().context("a resource")?.providers.push(provider);
+    change(&mut config);
     let content = RevisionContent::new(config, good.plugins.clone());
     let (revision, hash) = (Revision(number), content.hash());
     let name = names::revision_secret(revision);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use keyward_core::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
 use keyward_core::names;
+use keyward_core::platform::VERBS;
 use keyward_test_cluster::{Binary, Image, Seen, Tools, wait_until};
 use keyward_test_e2e::{
     Audit, IMAGE, Install, Keyward, Load, On, RIGHTS, Request, SHORT_HISTORY, give, person, shipped,
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const SHIPPED_IMAGE: &str = "example.com/keyward/keyward:0.1.0";
 /// An image that no node can run.
 const NO_IMAGE: &str = "registry.example.com/nobody/plugin@sha256:4444444444444444444444444444444444444444444444444444444444444444";
+/// A resource that no shipped role gives to the operator.
+const ADDED: &str = "csistoragecapacities.storage.k8s.io";
 /// Roles of people, each by its file's name.
 const PEOPLE: [&str; 6] = ["status", "plan", "reencrypt", "forget-key", "export", "join"];
 /// Those that are gone through elsewhere: `kubeadm` and `health_reporter`.
@@ -104,13 +107,15 @@ async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     keyward.cluster.stop_node(1)?;
     export(keyward).await?;
 
-    // A resource of a group: whether kube-apiserver itself serves it.
+    // A resource of a group: whether kube-apiserver itself serves it, and whether the operator may re-encrypt it.
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
-    let resources = json!({"spec": {"resources": ["secrets", "configmaps", "leases.coordination.k8s.io"]}});
+    let resources = json!({"spec": {"resources": ["secrets", "configmaps", ADDED, "nosuch.storage.k8s.io"]}});
     clusters.patch(names::CLUSTER, &PatchParams::default(), &Patch::Merge(&resources)).await?;
     keyward
-        .wait("leases to be refused", PATIENCE, |status| {
-            status.troubles().iter().any(|trouble| trouble.contains("leases.coordination.k8s.io"))
+        .wait("the missing role to be named", PATIENCE, |status| {
+            let troubles = status.troubles().concat();
+            let said = [ADDED, "kubectl create clusterrole keyward-operator-", "nosuch.storage.k8s.io"];
+            said.iter().all(|text| troubles.contains(text))
         })
         .await?;
     keyward.apply(&vault_spec(keyward, "a", &IMAGE(1))).await?;
@@ -196,17 +201,56 @@ async fn disturbed(keyward: &Keyward, audit: &Audit) -> Result<()> {
 /// `keyward plan -f` by somebody with its role: all is told but how many objects there are.
 async fn plan(keyward: &Keyward) -> Result<()> {
     let mut object = keyward.object(&vault_spec(keyward, "b", &IMAGE(1)));
-    object["spec"]["resources"] = json!(["secrets", "configmaps", "csistoragecapacities.storage.k8s.io"]);
+    object["spec"]["resources"] = json!(["secrets", "configmaps", ADDED]);
     let file = keyward.cluster.folder().join("planned.json");
     std::fs::write(&file, object.to_string())?;
     let (file, modules) = (file.to_string_lossy(), keyward.cluster.tools().modules());
     let arguments = ["plan", "-o", "json", "-f", &file, "--providers", &modules.to_string_lossy()];
     let told = keyward.command_as(&person("plan"), &arguments).await?;
+    ensure!(told.status.code() == Some(1), "the operator lacks a role: {told:?}");
+    let refused: Value = serde_json::from_str(&told.said).context("the plan")?;
+    let violations = refused["violations"].as_array().context("violations")?;
+    ensure!(violations.len() == 1 && violations[0]["field"] == "spec.resources", "{refused}");
+    let role = format!("keyward-operator-{ADDED}");
+    let command =
+        format!("kubectl create clusterrole {role} --verb={} --resource={ADDED} && ", VERBS.join(","));
+    ensure!(violations[0]["message"].as_str().is_some_and(|said| said.contains(&command)), "{refused}");
+    for object in role_of_the_operator(&role) {
+        keyward.cluster.apply(&object.to_string()).await?;
+    }
+    // The authorizer sees a new role a moment later.
+    let told = wait_until("the role to count", PATIENCE, async || {
+        let told = keyward.command_as(&person("plan"), &arguments).await?;
+        Ok(if told.status.code() == Some(1) { Seen::NotYet(format!("{told:?}")) } else { Seen::Yes(told) })
+    })
+    .await?;
     ensure!(told.status.code() == Some(2), "{told:?}");
     let told: Value = serde_json::from_str(&told.said).context("the plan")?;
     ensure!(told["effect"] == "new-key" && told["live"]["keyID"] == 2, "{told}");
     ensure!(told["live"]["objects"]["secrets"].is_null(), "{told}");
     Ok(())
+}
+
+/// What the command in the violation makes.
+fn role_of_the_operator(name: &str) -> [Value; 2] {
+    let (resource, group) = ADDED.split_once('.').unwrap();
+    let account =
+        json!({"kind": "ServiceAccount", "name": "keyward-operator", "namespace": "keyward-system"});
+    [
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": name},
+            "rules": [{"apiGroups": [group], "resources": [resource], "verbs": VERBS}],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [account],
+        }),
+    ]
 }
 
 /// To count is to list, and to list Secrets is to read them.

@@ -4,21 +4,18 @@ use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use reqwest::{
-    Certificate, Client, Method, Request, StatusCode, Url,
+    Certificate, Client, Method, Request, Response, StatusCode, Url,
     dns::{Addrs, Name, Resolve, Resolving},
-    header::{HOST, HeaderValue},
+    header::{HOST, HeaderValue, LOCATION},
     redirect::Policy,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    error::{self, BackendError},
+    error::{self, Answer, BackendError},
     settings::{Secret, Settings},
 };
-
-/// As many hops as Vault's own client follows: from a standby to the active node.
-const REDIRECTS: usize = 1;
 
 /// One request.
 pub(crate) struct Call<'a> {
@@ -42,6 +39,8 @@ pub(crate) struct Api {
     target: Url,
     /// The address's host and port, where `target` has another.
     host: Option<HeaderValue>,
+    /// Host and port of the proxy that connections go through.
+    proxy: Option<String>,
 }
 
 impl Api {
@@ -52,7 +51,7 @@ impl Api {
         let mut builder = Client::builder()
             .timeout(settings.timeout)
             .connect_timeout(settings.timeout.min(Duration::from_secs(10)))
-            .redirect(Policy::limited(REDIRECTS));
+            .redirect(Policy::none());
         if address.scheme() == "https" {
             if let Some(pem) = &settings.tls.ca_bundle {
                 let certificates = Certificate::from_pem_bundle(pem).context("-tls-ca-file holds no PEM")?;
@@ -74,49 +73,76 @@ impl Api {
             }
         }
         // Go never uses a proxy for its own machine, and a proxy would look the server name up by itself.
+        let mut proxy = proxy_of_environment();
         if is_loopback(&address) || host.is_some() {
             builder = builder.no_proxy();
+            proxy = None;
         }
         let http = builder.build().context("cannot set up HTTPS")?;
-        Ok(Self { http, address, target, host })
+        Ok(Self { http, address, target, host, proxy })
     }
 
     /// Makes a request and returns the answer's JSON; null where it has none.
     pub(crate) async fn call(&self, call: &Call<'_>, token: Option<&Secret>) -> Result<Value, BackendError> {
         let what = call.what;
-        let shown = || format!("{} {}", call.method, below(&self.address, call.path));
-        let unreachable = |error: reqwest::Error| BackendError::Unreachable {
-            what,
-            request: quoted(&call.method, &below(&self.address, call.path)),
-            reason: error::reason(
-                &error,
-                &authority(&self.address).unwrap_or_default(),
-                self.target.host_str().unwrap_or_default(),
-            ),
-            timed_out: error.is_timeout(),
-        };
+        let mut shown = below(&self.address, call.path);
+        let mut server_name = self.target.host_str().unwrap_or_default().to_owned();
         let request = self.request(call, token)?;
         let again = request.try_clone();
-        let response = match (self.http.execute(request).await, again) {
+        let sent = self.send(request).await;
+        let mut response = sent.map_err(|error| self.unreachable(call, &shown, &server_name, &error))?;
+        // One hop, as Vault's own client: from a standby to the active node.
+        if let (Some(active), Some(mut request)) = (redirect(&response), again) {
+            active.host_str().unwrap_or_default().clone_into(&mut server_name);
+            request.headers_mut().remove(HOST);
+            *request.url_mut() = active.clone();
+            shown = active;
+            let sent = self.send(request).await;
+            response = sent.map_err(|error| self.unreachable(call, &shown, &server_name, &error))?;
+        }
+        let status = response.status();
+        let read = response.bytes().await;
+        let bytes = read.map_err(|error| self.unreachable(call, &shown, &server_name, &error))?;
+        let answer = if status.is_success() { None } else { Some(answer_of(status, &bytes)) };
+        match answer {
+            // Vault's client reads the body of a 404 as that of a success.
+            Some(answer) if status != StatusCode::NOT_FOUND || matches!(answer, Answer::Errors(_)) => {
+                let namespace = call.namespace.to_owned();
+                let request = format!("{} {shown}", call.method);
+                Err(BackendError::Refused { what, request, namespace, status, answer })
+            }
+            _ if bytes.is_empty() => Ok(Value::Null),
+            _ => serde_json::from_slice(&bytes)
+                .map_err(|error| BackendError::Unexpected { what, reason: error::no_json(&bytes, &error) }),
+        }
+    }
+
+    async fn send(&self, request: Request) -> reqwest::Result<Response> {
+        let again = request.try_clone();
+        match (self.http.execute(request).await, again) {
             // A connection that was kept may have died meanwhile; whatever is asked here may be asked twice.
             (Err(error), Some(again)) if !error.is_connect() && !error.is_timeout() => {
                 self.http.execute(again).await
             }
             (response, _) => response,
-        };
-        let response = response.map_err(unreachable)?;
-        let status = response.status();
-        let bytes = response.bytes().await.map_err(unreachable)?;
-        if !status.is_success() {
-            let errors = errors_of(status, &bytes);
-            let namespace = call.namespace.to_owned();
-            return Err(BackendError::Refused { what, request: shown(), namespace, status, errors });
         }
-        if bytes.is_empty() {
-            return Ok(Value::Null);
+    }
+
+    /// No answer from the server of this URL, whose certificate had to be for this name.
+    fn unreachable(
+        &self,
+        call: &Call<'_>,
+        url: &Url,
+        server_name: &str,
+        error: &reqwest::Error,
+    ) -> BackendError {
+        let server = authority(url).unwrap_or_default();
+        BackendError::Unreachable {
+            what: call.what,
+            request: quoted(&call.method, url),
+            reason: error::reason(error, &server, server_name, self.proxy.as_deref()),
+            timed_out: error.is_timeout(),
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|error| BackendError::Unexpected { what, reason: format!("no JSON: {error}") })
     }
 
     fn request(&self, call: &Call<'_>, token: Option<&Secret>) -> Result<Request, BackendError> {
@@ -151,17 +177,26 @@ fn quoted(method: &Method, url: &Url) -> String {
     format!("{first}{} \"{url}\"", rest.to_ascii_lowercase())
 }
 
-fn errors_of(status: StatusCode, body: &[u8]) -> Vec<String> {
+/// Where a standby sends its client; nowhere that is less safe.
+fn redirect(response: &Response) -> Option<Url> {
+    let from = response.url();
+    let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?;
+    let active = from.join(location.to_str().ok()?).ok()?;
+    (active.scheme() == "https" || active.scheme() == from.scheme()).then_some(active)
+}
+
+fn answer_of(status: StatusCode, body: &[u8]) -> Answer {
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<String>,
     }
     match serde_json::from_slice::<Errors>(body) {
-        Ok(Errors { errors }) if !errors.is_empty() => errors,
+        Ok(Errors { errors }) if !errors.is_empty() => Answer::Errors(errors),
         // Vault says no more than this of what is not there.
-        Ok(_) => vec![status.canonical_reason().unwrap_or("no reason given").to_lowercase()],
-        // Not Vault, or not this protocol: a proxy, a plain request to a TLS port.
-        Err(_) => vec![String::from_utf8_lossy(body).chars().take(200).collect::<String>().trim().to_owned()],
+        Ok(_) => Answer::Errors(vec![status.canonical_reason().unwrap_or("no reason given").to_lowercase()]),
+        Err(_) => {
+            Answer::Raw(String::from_utf8_lossy(body).chars().take(200).collect::<String>().trim().to_owned())
+        }
     }
 }
 
@@ -184,6 +219,12 @@ fn authority(url: &Url) -> Result<String> {
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+/// Host and port of the proxy for https, where one is set.
+fn proxy_of_environment() -> Option<String> {
+    let set = ["HTTPS_PROXY", "https_proxy"].into_iter().find_map(|name| std::env::var(name).ok())?;
+    authority(&Url::parse(&set).ok()?).ok()
 }
 
 /// Looks one name up as if it were another host.
@@ -291,10 +332,13 @@ mod tests {
 
     #[test]
     fn errors_are_vaults_or_the_start_of_what_came() {
-        let of = |status, body: &str| errors_of(status, body.as_bytes());
-        assert_eq!(of(StatusCode::FORBIDDEN, r#"{"errors":["permission denied"]}"#), ["permission denied"]);
-        assert_eq!(of(StatusCode::NOT_FOUND, r#"{"errors":[]}"#), ["not found"]);
-        assert_eq!(of(StatusCode::BAD_REQUEST, "<html>no\n"), ["<html>no"]);
+        let of = |status, body: &str| answer_of(status, body.as_bytes()).to_string();
+        assert_eq!(
+            of(StatusCode::FORBIDDEN, r#"{"errors":["permission denied"]}"#),
+            "Errors:\n\n* permission denied"
+        );
+        assert_eq!(of(StatusCode::NOT_FOUND, r#"{"errors":[]}"#), "Errors:\n\n* not found");
+        assert_eq!(of(StatusCode::BAD_REQUEST, "<html>no\n"), "Raw Message:\n\n<html>no");
     }
 
     #[test]

@@ -5,25 +5,26 @@
 //! credential, a plaintext or a ciphertext: bodies of requests and headers are never quoted.
 
 use std::error::Error;
+use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use reqwest::StatusCode;
-use rustls::{CertificateError, InvalidMessage, pki_types::UnixTime};
+use rustls::{AlertDescription, CertificateError, InvalidMessage, pki_types::UnixTime};
 use tonic::{Code, Status};
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendError {
     /// Vault answered with an error.
-    #[error("failed to {what}: Error making API request.\n\n{}URL: {request}\nCode: {}. {}", namespace_line(.namespace), .status.as_u16(), listed(.errors))]
+    #[error("failed to {what}: Error making API request.\n\n{}URL: {request}\nCode: {}. {answer}", namespace_line(.namespace), .status.as_u16())]
     Refused {
         what: &'static str,
         /// Method and URL.
         request: String,
         namespace: String,
         status: StatusCode,
-        errors: Vec<String>,
+        answer: Answer,
     },
     /// No answer came.
     #[error("failed to {what}: {request}: {reason}")]
@@ -35,7 +36,7 @@ pub(crate) enum BackendError {
         timed_out: bool,
     },
     /// The answer is not what Vault documents.
-    #[error("failed to {what}: unexpected answer: {reason}")]
+    #[error("failed to {what}: {reason}")]
     Unexpected { what: &'static str, reason: String },
     /// The caller asked for something that cannot be.
     #[error("failed to {what}: {reason}")]
@@ -99,24 +100,73 @@ fn namespace_line(namespace: &str) -> String {
     }
 }
 
-fn listed(errors: &[String]) -> String {
-    let listed: Vec<_> = errors.iter().map(|error| format!("* {error}")).collect();
-    format!("Errors:\n\n{}", listed.join("\n"))
+/// What an answer that is an error says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Vault's.
+    Errors(Vec<String>),
+    /// Not Vault's, or not this protocol: a proxy's, a load balancer's.
+    Raw(String),
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Errors(errors) => {
+                let listed: Vec<_> = errors.iter().map(|error| format!("* {error}")).collect();
+                write!(f, "Errors:\n\n{}", listed.join("\n"))
+            }
+            Self::Raw(text) => write!(f, "Raw Message:\n\n{text}"),
+        }
+    }
+}
+
+/// What Go says of a text that is no JSON.
+pub(crate) fn no_json(body: &[u8], error: &serde_json::Error) -> String {
+    match String::from_utf8_lossy(body).trim_start().chars().next() {
+        Some(first) if !"{[\"-0123456789tfn".contains(first) => {
+            format!("invalid character {first:?} looking for beginning of value")
+        }
+        _ => format!("no JSON: {error}"),
+    }
 }
 
 /// What Go's HTTP client would say of a request that got no answer. `host` is what was connected to, `server_name` what
-/// its certificate had to be for.
-pub(crate) fn reason(error: &reqwest::Error, host: &str, server_name: &str) -> String {
+/// its certificate had to be for; where there is a proxy, that is connected to.
+pub(crate) fn reason(error: &reqwest::Error, host: &str, server_name: &str, proxy: Option<&str>) -> String {
     if error.is_timeout() {
         return "context deadline exceeded".to_owned();
     }
+    match proxy {
+        Some(_)
+            if error_chain(error).any(|cause| cause.to_string().contains("proxy authorization required")) =>
+        {
+            "Proxy Authentication Required".to_owned()
+        }
+        Some(proxy) if error.is_connect() && error_chain(error).all(|cause| !cause.is::<rustls::Error>()) => {
+            format!("proxyconnect tcp: {}", direct(error, proxy, server_name))
+        }
+        _ => direct(error, host, server_name),
+    }
+}
+
+/// An error and what lies below it.
+fn error_chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |cause| below(*cause))
+}
+
+/// An `io::Error`'s source is the source of what it wraps: what it wraps has to be asked for.
+fn below<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
+}
+
+fn direct(error: &reqwest::Error, host: &str, server_name: &str) -> String {
     let mut innermost = String::new();
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(current) = next {
+    for current in error_chain(error) {
         if let Some(tls) = current.downcast_ref::<rustls::Error>() {
             return tls_reason(tls, server_name);
         }
-        // An io::Error's source is the source of what it wraps: what it wraps has to be asked for.
         let io = current.downcast_ref::<std::io::Error>();
         if let Some(io) = io.filter(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
             return match io.raw_os_error() {
@@ -128,10 +178,6 @@ pub(crate) fn reason(error: &reqwest::Error, host: &str, server_name: &str) -> S
         if let Some(why) = innermost.strip_prefix("failed to lookup address information: ") {
             return format!("dial tcp: lookup {}: {}", host_of(host), lookup_reason(why));
         }
-        next = match io.and_then(std::io::Error::get_ref) {
-            Some(wrapped) => Some(wrapped),
-            None => current.source(),
-        };
     }
     if error.is_connect() { format!("dial tcp {host}: {innermost}") } else { innermost }
 }
@@ -156,7 +202,18 @@ fn tls_reason(error: &rustls::Error, server_name: &str) -> String {
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "http: server gave HTTP response to HTTPS client".to_owned()
         }
+        rustls::Error::AlertReceived(alert) => format!("remote error: tls: {}", alert_words(*alert)),
         other => format!("tls: {other}"),
+    }
+}
+
+/// What Go calls an alert.
+fn alert_words(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::CertificateRequired => "certificate required".to_owned(),
+        AlertDescription::BadCertificate => "bad certificate".to_owned(),
+        AlertDescription::HandshakeFailure => "handshake failure".to_owned(),
+        other => format!("{other:?}"),
     }
 }
 
@@ -168,8 +225,12 @@ fn date(time: UnixTime) -> String {
 }
 
 /// Go names the certificate's names of the kind that was looked for. `presented` is as rustls writes it:
-/// `DnsName("localhost")`, `IpAddress(127.0.0.1)`.
+/// `DnsName("localhost")`, `IpAddress(127.0.0.1)`. Where there is no name at all, Go looks whether the common name would fit,
+/// which rustls does not show: it is taken to.
 fn not_for(presented: &[String], wanted: &str) -> String {
+    if presented.is_empty() {
+        return "certificate relies on legacy Common Name field, use SANs instead".to_owned();
+    }
     let is_ip = wanted.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     let names = presented.iter().filter(|name| name.starts_with("IpAddress") == is_ip);
     let names: Vec<_> = names.map(|name| bare_name(name)).collect();
@@ -213,6 +274,7 @@ mod tests {
             not_for(&both[..1], "127.0.0.2"),
             "cannot validate certificate for 127.0.0.2 because it doesn't contain any IP SANs"
         );
+        assert_eq!(not_for(&[], "vault"), "certificate relies on legacy Common Name field, use SANs instead");
         assert_eq!(
             not_for(&both[1..], "vault"),
             "certificate is not valid for any names, but wanted to match vault"

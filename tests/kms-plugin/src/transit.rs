@@ -23,13 +23,12 @@ pub(crate) struct Transit {
     key: KeyPath,
 }
 
-/// What Transit tells of the key: its versions and when each was made.
+/// What Transit tells of the key: its versions and when each was made. That it cannot encrypt, Transit says when asked to.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct KeyInfo {
     latest_version: u64,
     /// By version: Unix time for symmetric keys, an object with a date for the others.
     keys: BTreeMap<String, Value>,
-    supports_encryption: bool,
 }
 
 /// Transit's `vault:v{N}:…`, with the remote key id of that version.
@@ -95,16 +94,8 @@ impl Transit {
         let read = Call { what, method: Method::GET, path: &path, namespace: &self.namespace, body: None };
         let answer = self.session.call(&read).await?;
         let info = answer.get("data").cloned().unwrap_or_default();
-        let info: KeyInfo = serde_json::from_value(info)
-            .map_err(|error| BackendError::Unexpected { what, reason: error.to_string() })?;
-        if info.supports_encryption {
-            Ok(info)
-        } else {
-            Err(BackendError::Invalid {
-                what,
-                reason: format!("the type of {path} does not support encryption"),
-            })
-        }
+        serde_json::from_value(info)
+            .map_err(|error| BackendError::Unexpected { what, reason: error.to_string() })
     }
 
     async fn post(&self, what: &'static str, action: &str, body: &Value) -> Result<Value, BackendError> {
@@ -153,7 +144,7 @@ mod tests {
 
     fn info(keys: Value) -> KeyInfo {
         let latest_version = keys.as_object().unwrap().len() as u64;
-        KeyInfo { latest_version, keys: serde_json::from_value(keys).unwrap(), supports_encryption: true }
+        KeyInfo { latest_version, keys: serde_json::from_value(keys).unwrap() }
     }
 
     #[test]

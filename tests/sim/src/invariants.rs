@@ -19,12 +19,12 @@ use crate::world::etcd::Sealed;
 use crate::world::kms::{self, KEKS, Kek};
 use crate::world::server::{Life, NAMES};
 
-pub use claims::settled;
+pub use claims::{ready, settled};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which: `S1` to `S9`, `L`.
+    /// Which: `S1` to `S9`, `L`, `R`.
     pub rule: &'static str,
     /// How.
     pub what: String,

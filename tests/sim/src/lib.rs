@@ -19,6 +19,7 @@ mod hash;
 pub mod invariants;
 pub mod liveness;
 pub mod mutants;
+pub mod pairs;
 mod rng;
 pub mod scenario;
 pub mod world;

@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use keyward_core::api::ConditionStatus;
 use keyward_core::ids::{KeyId, Mode};
 
 use crate::invariants::given_up::left_with_its_node;
 use crate::invariants::{Violation, is_lost};
 use crate::world::World;
+use crate::world::admin::ABSURD;
 use crate::world::config::{Config, Provider, RESOURCES, index_of};
 use crate::world::etcd::Ways;
 use crate::world::kms;
@@ -19,7 +21,15 @@ pub const ROUNDS: usize = 80;
 
 /// Every fault is mended; the admin corrects a spec that cannot be had.
 pub fn heal(world: &mut World) {
-    for kind in [Kind::Readable, Kind::AcceptKeys, Kind::Honest, Kind::MendKeys, Kind::TokenMend] {
+    for kind in [
+        Kind::Readable,
+        Kind::AcceptKeys,
+        Kind::Honest,
+        Kind::MendKeys,
+        Kind::TokenMend,
+        Kind::Adopt,
+        Kind::Admit,
+    ] {
         world.step(Step::of(kind));
     }
     for kek in 0..kms::KEKS.len() - 1 {
@@ -40,6 +50,10 @@ pub fn heal(world: &mut World) {
         } else {
             world.step(Step::to(Kind::Start, n));
             world.server(n).forget();
+            // The agent's damaged record is corrected, as the message about it asks for.
+            let named = world.api.snapshot.named_key;
+            let highest = &mut world.server(n).observed.disk.highest_key_id;
+            *highest = if *highest == ABSURD { named } else { *highest };
         }
     }
     let kek = world.api.spec.encryption.kms.as_ref().and_then(|kms| kms.pointer("/test/key")?.as_str());
@@ -69,7 +83,8 @@ pub fn missing(world: &mut World) -> Option<String> {
         return Some(missing);
     }
     let outcome = world.outcome(0);
-    if let Some(waiting) = outcome.waiting {
+    // That nobody confirmed a decryption keeps nothing else from its end.
+    if let Some(waiting) = outcome.waiting.filter(|waiting| waiting.reason != "DecryptionNotConfirmed") {
         return Some(format!("waits: {}: {}", waiting.reason, waiting.message));
     }
     if let Some(action) = outcome.actions.first() {
@@ -81,7 +96,14 @@ pub fn missing(world: &mut World) -> Option<String> {
     };
     let encrypted = outcome.conditions.iter().find(|condition| condition.type_ == "Encrypted");
     let reason = encrypted.map_or("", |condition| condition.reason.as_str());
-    (!wanted.contains(&reason)).then(|| format!("status says {reason}"))
+    if !wanted.contains(&reason) {
+        return Some(format!("status says {reason}"));
+    }
+    let ready = outcome.conditions.iter().find(|condition| condition.type_ == "Ready");
+    // A decryption that nobody confirmed is all that may be missing.
+    let not = ready
+        .filter(|ready| ready.status != ConditionStatus::True && ready.reason != "DecryptionNotConfirmed");
+    not.map(|ready| format!("Ready is {:?}: {}: {}", ready.status, ready.reason, ready.message))
 }
 
 fn goal(world: &World, newest: Option<&Config>) -> Option<String> {

@@ -9,6 +9,7 @@ use keyward_test_sim::explore::random::{self, Plan};
 use keyward_test_sim::explore::{Way, exhaustive, replay, shrink};
 use keyward_test_sim::invariants::Violation;
 use keyward_test_sim::mutants::Mutant;
+use keyward_test_sim::pairs;
 use keyward_test_sim::scenario;
 use keyward_test_sim::world::World;
 use keyward_test_sim::world::step::{Kind, Step};
@@ -40,6 +41,9 @@ struct Options {
     /// Run the mistakes that are made on purpose, and see that each is found
     #[arg(long)]
     mutants: bool,
+    /// Compare what `plan` claims with what is then decided, for so many pairs of specs, and nothing else
+    #[arg(long)]
+    pairs: Option<u64>,
     /// Go one way again: NODES/SPECS/STEPS, as printed with a violation
     #[arg(long)]
     replay: Option<String>,
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let good = match &options.replay {
         Some(way) => again(way),
+        None if options.pairs.is_some() => compared(&options),
         None if options.mutants => mutants(&options),
         None => explore(&options),
     };
@@ -124,6 +129,16 @@ fn explore(options: &Options) -> bool {
     steps += found.steps;
     println!("schedules {}, steps {steps}, states {states}, violations {violations}", found.schedules);
     violations == 0
+}
+
+fn compared(options: &Options) -> bool {
+    let pairs = options.pairs.unwrap_or_default();
+    let (seen, differences) = pairs::compare(pairs, options.seed, None);
+    for difference in &differences {
+        println!("{difference}");
+    }
+    println!("pairs {pairs}, by effect {seen:?}, differences {}", differences.len());
+    differences.is_empty()
 }
 
 fn tell(violation: &Violation, way: &Way) {

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::api::{EncryptionMigrationSpec, HealthStatus, NodePlugin, PluginHealth};
+use keyward_core::api::{
+    ConditionStatus, EncryptionMigrationSpec, HealthStatus, MigrationPhase, NodePlugin, PluginHealth,
+};
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, Identity, ProviderConfiguration};
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::RevisionContent;
@@ -19,6 +21,7 @@ use crate::explore::random::{self, Plan};
 use crate::explore::{Way, replay};
 use crate::invariants::{self, Violation};
 use crate::world::World;
+use crate::world::etcd::Sealed;
 use crate::world::step::Kind;
 
 macro_rules! mutants {
@@ -61,6 +64,7 @@ mutants! {
     TwoKeysAtOnce = "a new key is made while one is in transition", &[Kind::Spec];
     RecordEarly = "a resource is recorded as migrated that is not", &[];
     ClaimEarly = "a key claims every resource as soon as it is published", &[];
+    ReadyEarly = "Ready is True as soon as the spec was looked at", &[Kind::Spec];
     DeleteTarget = "a revision is deleted that a node is to install", &[];
     RenameProvider = "a provider that was deployed gets another name", &[];
     PlainWriter = "plain text is written between two keys", &[];
@@ -71,6 +75,9 @@ mutants! {
     RetireEarly = "a KMS provider leaves while etcd's history may need it", &[Kind::Spec];
     AbandonPublished = "a key is superseded that was a write key", &[Kind::Spec];
     ServeWithdrawn = "a node that comes back serves the keys that it had", &[Kind::Stop, Kind::Leave, Kind::Return, Kind::Spec];
+    BelieveMark = "a number counts as used because one agent says so", &[Kind::AbsurdMark];
+    OrphanIsGone = "a 404 for an object's missing namespace counts as a deleted object", &[Kind::Orphan];
+    FailureIsSuccess = "a migration that failed for a webhook counts as one that succeeded", &[Kind::Webhook];
     InstallOther = "the agent installs the newest revision that it has, not the one that it is told", &[];
 }
 
@@ -97,6 +104,17 @@ impl Mutant {
             Self::ReuseNumber => {
                 snapshot.highest_key = snapshot.keys.first().map_or(KeyId(0), |key| key.id);
             }
+            Self::BelieveMark => {
+                snapshot.highest_key = snapshot.unbelieved_keys.pop_last().unwrap_or(snapshot.highest_key);
+            }
+            Self::FailureIsSuccess => {
+                for migration in snapshot.migrations.values_mut() {
+                    let status = &mut migration.status;
+                    if status.phase == MigrationPhase::Failed {
+                        (status.phase, status.end_version) = (MigrationPhase::Succeeded, Some("end".into()));
+                    }
+                }
+            }
             Self::DecideBlind => snapshot.unreadable.clear(),
             Self::ForgetServer => {
                 snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some());
@@ -110,6 +128,11 @@ impl Mutant {
             }
             _ => {}
         }
+    }
+
+    /// Whether the engine takes an object that the API server refuses to update for a deleted one.
+    pub(crate) fn takes_for_gone(self, world: &World, resource: usize, sealed: Sealed) -> bool {
+        self == Self::OrphanIsGone && world.refused.orphans[resource].contains(sealed)
     }
 
     /// Changes what the operator has decided.
@@ -142,6 +165,11 @@ impl Mutant {
                 if let Some(key) = snapshot.usable().next().filter(|key| key.write_published.is_some()) {
                     let key = Box::new(KeySecret { abandoned: Some("now".into()), ..key.clone() });
                     outcome.actions.insert(0, Action::AbandonKey { key, reason: "it is old".into() });
+                }
+            }
+            Self::ReadyEarly => {
+                for condition in outcome.conditions.iter_mut().filter(|c| c.type_ == "Ready") {
+                    condition.status = ConditionStatus::True;
                 }
             }
             Self::RenameProvider => renamed(outcome),
@@ -224,7 +252,12 @@ impl Mutant {
         // Key 1 is retired while node 1 is given up.
         let retired = "round,".repeat(12);
         let back = "return.1,start.1,agent.1,agent.1,agent.1,reconcile,agent.1,agent.1,poll.1";
-        (self == Self::ServeWithdrawn).then(|| format!("2/3/stop.1,leave.1,tick.2,spec.5,{retired}{back}"))
+        match self {
+            Self::ServeWithdrawn => Some(format!("2/3/stop.1,leave.1,tick.2,spec.5,{retired}{back}")),
+            // An in-place update makes a revision, and with it the mark becomes the operator's own.
+            Self::BelieveMark => Some(format!("2/3/absurd-mark.1,agent.1,spec.4,{retired}spec.5")),
+            _ => None,
+        }
     }
 
     /// Goes the way that is known to lead to it, and looks for it by chance. What was found first, and after how many
@@ -314,20 +347,18 @@ fn rewritten(outcome: &mut Outcome, change: impl Fn(&mut Vec<ProviderConfigurati
 }
 
 fn key_of(provider: &ProviderConfiguration) -> Option<KeyId> {
-    let (kind, id) = provider.notation().split_once(':').map(|(k, id)| (k.to_owned(), id.to_owned()))?;
-    (kind != "identity").then(|| id.parse().ok()).flatten()
+    let notation = provider.notations().into_iter().next()?;
+    notation.split_once(':')?.1.parse().ok()
 }
 
+/// Local keys only: another name of a KMS provider is not understood, and installed nowhere.
 fn renamed(outcome: &mut Outcome) {
     rewritten(outcome, |providers| {
         for provider in providers {
             for keys in [&mut provider.aescbc, &mut provider.aesgcm].into_iter().flatten() {
                 for key in &mut keys.keys {
-                    key.name = format!("k{}", key.name);
+                    key.name = format!("{}0", key.name);
                 }
-            }
-            if let Some(kms) = &mut provider.kms {
-                kms.name = format!("{}s", kms.name);
             }
         }
     });

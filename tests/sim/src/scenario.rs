@@ -5,10 +5,10 @@ use std::sync::Arc;
 use keyward_core::ids::KeyId;
 
 use crate::explore::exhaustive::Bounds;
-use crate::world::World;
 use crate::world::config::RESOURCES;
 use crate::world::server::{Life, NAMES};
 use crate::world::step::{Kind, Step};
+use crate::world::{self, World};
 
 /// A world with so many nodes in which these were asked for, one after the other, and are in force.
 pub fn settled(nodes: usize, specs: &[usize]) -> World {
@@ -79,6 +79,13 @@ pub fn mending(world: &World) -> Vec<Step> {
     if world.api.lies {
         steps.push(Step::of(Kind::Honest));
     }
+    let none = world::migration::Refused::default();
+    if world.refused.orphans != none.orphans {
+        steps.push(Step::of(Kind::Adopt));
+    }
+    if world.refused.by_webhook != none.by_webhook {
+        steps.push(Step::of(Kind::Admit));
+    }
     if !world.api.corrupt.is_empty() {
         steps.push(Step::of(Kind::MendKeys));
     }
@@ -115,7 +122,9 @@ const ANYWHERE: [Kind; 10] = [
 ];
 
 /// Those that befall something which has to be there.
-const SOMEWHERE: [Kind; 22] = [
+const SOMEWHERE: [Kind; 25] = [
+    Kind::Orphan,
+    Kind::Webhook,
     Kind::ReconcileDies,
     Kind::Decide,
     Kind::AgentDies,
@@ -138,6 +147,7 @@ const SOMEWHERE: [Kind; 22] = [
     Kind::Unforget,
     Kind::DeleteRevision,
     Kind::DeleteMigration,
+    Kind::AbsurdMark,
 ];
 
 /// The kinds of [`faults`].
@@ -160,6 +170,7 @@ pub fn faults(world: &World) -> Vec<Step> {
                 steps.extend(
                     [Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode].map(|k| Step::to(k, n)),
                 );
+                steps.push(Step::to(Kind::AbsurdMark, n));
                 if world.running().filter(|n| !world.books.left[*n]).count() > 1 {
                     steps.push(Step::to(Kind::Leave, n));
                 }
@@ -190,6 +201,9 @@ pub fn faults(world: &World) -> Vec<Step> {
     let known = world.key_ids().filter(|id| !forget.contains(id));
     steps.extend(known.map(|id| Step::to(Kind::Forget, small(id))));
     steps.extend(forget.iter().map(|id| Step::to(Kind::Unforget, small(*id))));
+    for kind in [Kind::Orphan, Kind::Webhook] {
+        steps.extend((0..RESOURCES.len()).map(|resource| Step::to(kind, resource)));
+    }
     for at in 0..world.api.configs.len().min(3) {
         steps.push(Step::to(Kind::DeleteRevision, at));
     }

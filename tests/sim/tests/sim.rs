@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use keyward_test_sim::explore::random::{self, Plan};
 use keyward_test_sim::explore::{Way, exhaustive, replay};
 use keyward_test_sim::mutants::Mutant;
+use keyward_test_sim::pairs::{self, WrongClaim};
 use keyward_test_sim::scenario;
 use keyward_test_sim::world::step::Kind;
 
@@ -47,6 +48,28 @@ fn every_mistake_is_found() {
     assert!(Mutant::ALL.len() >= 15);
     let missed: Vec<&Mutant> = Mutant::ALL.iter().filter(|m| m.hunt(2000, 1, 2).is_none()).collect();
     assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// So many pairs, or as many as the environment says.
+fn pairs() -> u64 {
+    std::env::var("KEYWARD_SIM_PAIRS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+}
+
+#[test]
+fn plan_claims_what_is_then_decided() {
+    let (seen, differences) = pairs::compare(pairs(), 1, None);
+    println!("pairs {}, by effect {seen:?}, differences {}", pairs(), differences.len());
+    assert!(differences.is_empty(), "{} differ:\n{}", differences.len(), differences.join("\n"));
+    // Else there would be nothing to compare.
+    assert!(seen.len() == 5 && seen.values().all(|count| *count > 5), "{seen:?}");
+}
+
+#[test]
+fn every_wrong_claim_is_found() {
+    for wrong in WrongClaim::ALL {
+        let (_, differences) = pairs::compare(pairs(), 1, Some(wrong));
+        assert!(!differences.is_empty(), "{wrong:?} is not found");
+    }
 }
 
 #[test]

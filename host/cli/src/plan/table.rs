@@ -37,9 +37,9 @@ pub(super) fn render(plan: &Plan) -> String {
     }
     let _ = writeln!(text, "{}", total(plan));
     if let Some(live) = &plan.live {
-        around(&mut text, plan.effect, live);
+        around(&mut text, plan.makes_key, live);
     }
-    if plan.effect == Some(Effect::NewKey) && !plan.requirements.is_empty() {
+    if plan.makes_key && !plan.requirements.is_empty() {
         let _ = writeln!(text, "the KMS must permit:");
         for requirement in &plan.requirements {
             let _ = writeln!(text, "  {requirement}");
@@ -54,6 +54,7 @@ fn row(change: &FieldChange) -> [String; 4] {
         Effect::InPlace => "in place",
         Effect::ReEncrypt => "re-encrypt",
         Effect::NewKey => "new key",
+        Effect::Decrypt => "decrypt",
     };
     let pair = format!("{} → {}", shown(change.from.as_ref()), shown(change.to.as_ref()));
     [change.field.clone(), pair, effect.to_owned(), change.reason.clone()]
@@ -80,39 +81,49 @@ fn shortened(text: &str) -> String {
 
 fn total(plan: &Plan) -> String {
     let provider = plan.provider.as_ref().map(|provider| format!(" ({provider})")).unwrap_or_default();
-    let rewritten = plan.live.as_ref().map_or_else(|| "everything is".to_owned(), objects);
-    match plan.effect {
-        None | Some(Effect::None) => "⇒ nothing changes: the same KEK, reached in the same way".to_owned(),
-        Some(Effect::InPlace) => {
+    let key = plan.live.as_ref().and_then(|live| live.key_id);
+    let key = key.map_or_else(|| "a new key".to_owned(), |id| format!("new key {id}"));
+    let mut lines = Vec::new();
+    if plan.makes_key {
+        lines.push(format!(
+            "⇒ {key}{provider}, then {} re-encrypted under it",
+            objects(plan, &plan.reencrypts)
+        ));
+    } else if !plan.reencrypts.is_empty() {
+        lines.push(format!("⇒ no new key; {} re-encrypted", objects(plan, &plan.reencrypts)));
+    } else if plan.effect == Some(Effect::InPlace) {
+        lines.push(
             "⇒ in place: no new key, nothing is re-encrypted; the plugins are replaced one node at a time"
-                .to_owned()
-        }
-        Some(Effect::ReEncrypt) => format!("⇒ no new key; {rewritten} re-encrypted"),
-        Some(Effect::NewKey) => {
-            let key = plan.live.as_ref().and_then(|live| live.key_id);
-            let key = key.map_or_else(|| "a new key".to_owned(), |id| format!("new key {id}"));
-            let identity = |change: &FieldChange| {
-                change.field == "type" && change.to.as_ref().is_some_and(|mode| mode == "identity")
-            };
-            let how = if plan.fields.iter().any(identity) { "decrypted" } else { "re-encrypted under it" };
-            format!("⇒ {key}{provider}, then {rewritten} {how}")
-        }
+                .to_owned(),
+        );
     }
+    if !plan.decrypts.is_empty() {
+        let names = plan.decrypts.join(", ");
+        lines.push(format!("⇒ decrypt {names}: {} stored in plain text", objects(plan, &plan.decrypts)));
+    } else if plan.effect == Some(Effect::Decrypt) {
+        lines.push("⇒ decrypt: nothing is encrypted any more".to_owned());
+    }
+    if lines.is_empty() {
+        lines.push("⇒ nothing changes: the same KEK, reached in the same way".to_owned());
+    }
+    lines.join("\n")
 }
 
-/// How much is rewritten, and how long that takes where a migration before it told.
-fn objects(live: &Live) -> String {
-    let resources = live.objects.len();
-    let plural = if resources == 1 { "" } else { "s" };
-    let counted: Option<u64> = live.objects.values().copied().sum();
-    let Some(count) = counted else { return format!("everything in {resources} resource{plural} is") };
+/// How much of these resources is rewritten, and how long that takes where a migration before it told.
+fn objects(plan: &Plan, resources: &[String]) -> String {
+    let Some(live) = &plan.live else { return "everything is".to_owned() };
+    let plural = if resources.len() == 1 { "" } else { "s" };
+    let number = resources.len();
+    let counts = resources.iter().map(|resource| live.objects.get(resource).copied().flatten());
+    let counted: Option<u64> = counts.sum();
+    let Some(count) = counted else { return format!("everything in {number} resource{plural} is") };
     let time = live.objects_per_second.filter(|_| count > 0).map(|rate| {
         let seconds = count.div_ceil(rate);
         let about =
             if seconds < 90 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) };
         format!(" (about {about} at the last migration's {rate}/s)")
     });
-    format!("{} objects in {resources} resource{plural}{} are", grouped(count), time.unwrap_or_default())
+    format!("{} objects in {number} resource{plural}{} are", grouped(count), time.unwrap_or_default())
 }
 
 /// Thousands apart.
@@ -129,14 +140,14 @@ fn grouped(count: u64) -> String {
 }
 
 /// Plugins and nodes, and what stands in the way.
-fn around(text: &mut String, effect: Option<Effect>, live: &Live) {
+fn around(text: &mut String, makes_key: bool, live: &Live) {
     let nodes = match live.nodes.len() {
         1 => "1 node".to_owned(),
         n => format!("{n} nodes"),
     };
     let running: Vec<String> = live.plugins.iter().map(ToString::to_string).collect();
     let mut plugins = Vec::new();
-    if effect == Some(Effect::NewKey) {
+    if makes_key {
         if let Some(key) = live.key_id.filter(|_| live.plugin_starts) {
             plugins.push(format!("that of key {key} starts on {nodes}"));
         }
@@ -178,6 +189,7 @@ mod tests {
         };
         let plan = Plan {
             effect: Some(Effect::NewKey),
+            makes_key: true,
             fields: vec![
                 change("vaultKeyPath", Effect::NewKey, "names another KEK"),
                 change("tls.serverName", Effect::InPlace, "connection only"),
@@ -206,6 +218,8 @@ mod tests {
         };
         let plan = Plan {
             effect: Some(Effect::NewKey),
+            makes_key: true,
+            reencrypts: vec!["configmaps".into(), "secrets".into()],
             provider: Some("Vault".into()),
             live: Some(live),
             ..Plan::default()

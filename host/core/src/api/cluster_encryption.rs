@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Condition;
+use super::{Condition, validation};
 use crate::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
 
 /// Encryption at rest of what this cluster's API servers store.
@@ -18,6 +18,7 @@ use crate::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
     shortname = "ce",
     category = "keyward",
     printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.encryption.type"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Encrypted","type":"string","jsonPath":".status.conditions[?(@.type==\"Encrypted\")].status"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Encrypted\")].reason"}"#,
     printcolumn = r#"{"name":"Key","type":"integer","jsonPath":".status.highestKeyID"}"#,
@@ -25,13 +26,20 @@ use crate::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
     crates(kube_core = "kube_core", k8s_openapi = "k8s_openapi")
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = validation::spec)]
 pub struct ClusterEncryptionSpec {
-    /// What encrypts.
+    /// What encrypts. Required: a spec without it asks for nothing, and changes nothing.
     #[serde(default)]
     pub encryption: EncryptionSpec,
-    /// What is encrypted, as `resource` or `resource.group`. Secrets and ConfigMaps where it is absent.
+    /// What is encrypted, as `resource` or `resource.group`. Secrets and ConfigMaps where it is absent. A resource that
+    /// leaves the list stays encrypted until `decrypt` names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>")]
     pub resources: Option<Vec<String>>,
+    /// Resources whose decryption is confirmed: one that is not in `resources` is decrypted only if it is here. A
+    /// resource that was never encrypted may be here too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decrypt: Vec<String>,
     /// Settings of the KMS plugins that are no provider's business; all in place.
     #[serde(default, skip_serializing_if = "PluginSettings::is_default")]
     pub plugins: PluginSettings,
@@ -49,14 +57,11 @@ pub struct ClusterEncryptionSpec {
 /// The shape of OpenShift's `APIServer.spec.encryption`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "has(self.kms) ? (has(self.type) && self.type == 'KMS') : true",
-    "message": "kms config is required when encryption type is KMS, and forbidden otherwise"
-}]))]
+#[schemars(transform = validation::encryption)]
 pub struct EncryptionSpec {
-    /// `identity` (or empty), `aescbc`, `aesgcm` or `KMS`.
+    /// `KMS`, `aescbc`, `aesgcm` or `secretbox`. `identity` asks for everything to be decrypted.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("enum" = ["", "identity", "aescbc", "aesgcm", "secretbox", "KMS"]))]
+    #[schemars(schema_with = "validation::mode")]
     pub type_: Option<String>,
     /// The provider's `type` and, beside it, its configuration. Kept as written: which fields there are is the
     /// provider module's word, so a provider that is loaded later needs no new CRD. Absent where the type is KMS: a
@@ -81,6 +86,7 @@ fn preserved_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 pub struct PluginSettings {
     /// How long the API server waits for the plugin: a Go duration, `10s` where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "validation::duration")]
     pub timeout: Option<String>,
     /// Proxy of the plugin's connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,6 +137,7 @@ pub struct HostAlias {
 /// Requests and limits as Kubernetes quantities.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = validation::plugin_resources)]
 pub struct PluginResources {
     /// For example `cpu: 10m`, `memory: 64Mi`.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
@@ -147,6 +154,7 @@ pub struct ApiServerSettings {
     /// Must match `--request-timeout`: a Go duration, `60s` where it is absent. A write that is under way when the
     /// write key changes may still carry the old key for so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "validation::duration")]
     pub request_timeout: Option<String>,
 }
 
@@ -163,7 +171,8 @@ pub struct ClusterEncryptionStatus {
     /// The generation that the conditions speak of.
     #[serde(default)]
     pub observed_generation: i64,
-    /// OpenShift's types and reasons, plus `Progressing`.
+    /// OpenShift's types and reasons, plus `Progressing` and `Ready`. `Ready` is True where everything is as this generation
+    /// of the spec asks, on every API server, and that was seen; wait for it with `kubectl wait --for=condition=Ready`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -182,6 +191,10 @@ pub struct ClusterEncryptionStatus {
     /// The keys in use, newest first.
     #[serde(default)]
     pub keys: Vec<KeyStatus>,
+    /// Resources of which something is, or may be, stored under a key. While there is one, the object must not be deleted.
+    #[serde(default)]
+    #[schemars(transform = validation::status_names)]
+    pub encrypted_resources: Vec<String>,
     /// Progress of the migrations under the write key.
     #[serde(default)]
     pub migrations: Vec<MigrationSummary>,

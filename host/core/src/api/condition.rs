@@ -29,7 +29,7 @@ pub struct Condition {
     /// For people.
     #[serde(default)]
     pub message: String,
-    /// RFC 3339; when `status` last changed, of `Progressing` also when `reason` did: since when it waits for that. Absent in core's output: the writer fills it in.
+    /// RFC 3339; when `status` last changed, of `Progressing` and `Ready` also when `reason` did: since when it waits for that. Absent in core's output: the writer fills it in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<String>,
     /// The generation of the spec that was looked at.
@@ -38,6 +38,12 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// Whether it reports trouble, or what will be.
+    pub fn is_trouble(&self) -> bool {
+        let reports = self.type_.ends_with("Degraded") || self.type_ == "KMSCredentialsExpiring";
+        reports && self.status == ConditionStatus::True
+    }
+
     /// A condition without times.
     pub fn new(
         type_: impl Into<String>,

@@ -19,6 +19,7 @@ use crate::ids::{KeyId, RemoteKeyId, Revision};
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Done","type":"integer","jsonPath":".status.done"}"#,
     printcolumn = r#"{"name":"Total","type":"integer","jsonPath":".status.total"}"#,
+    printcolumn = r#"{"name":"Failed","type":"integer","jsonPath":".status.failed"}"#,
     crates(kube_core = "kube_core", k8s_openapi = "k8s_openapi")
 )]
 #[serde(rename_all = "camelCase")]
@@ -44,13 +45,40 @@ pub struct EncryptionMigrationSpec {
     /// Raised to have a failed migration tried again: a new generation of the same wish.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempt: u32,
+    /// What earlier attempts of the same request have shown. Absent: every object is rewritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<EarlierAttempts>,
+}
+
+/// What earlier attempts of a migration have shown, so that the next one rewrites only what is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierAttempts {
+    /// Their `status.startVersion`: an object at a newer resourceVersion is under the write key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_version: Option<String>,
+    /// The `status.endVersion` of an attempt that succeeded. This attempt verifies it before older keys leave the
+    /// configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_version: Option<String>,
+    /// The objects that are left. Empty: every object that is not newer than `startVersion`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<String>,
+    /// How many attempts in a row have failed: the pause before the next one grows with it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
 }
 
 impl EncryptionMigrationSpec {
     /// Whether both wish for the same, whichever attempt it is.
     pub fn is_same_wish(&self, other: &Self) -> bool {
-        let wish = |spec: &Self| Self { attempt: 0, ..spec.clone() };
+        let wish = |spec: &Self| Self { attempt: 0, continues: None, ..spec.clone() };
         wish(self) == wish(other)
+    }
+
+    /// Whether this attempt verifies one that succeeded.
+    pub fn verifies(&self) -> bool {
+        self.continues.as_ref().is_some_and(|earlier| earlier.end_version.is_some())
     }
 }
 
@@ -64,6 +92,16 @@ fn is_zero(attempt: &u32) -> bool {
     *attempt == 0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_none_failed(failed: &u64) -> bool {
+    *failed == 0
+}
+
 /// Where a migration stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum MigrationPhase {
@@ -72,7 +110,7 @@ pub enum MigrationPhase {
     Pending,
     /// Under way.
     Running,
-    /// Every object was rewritten, or was gone.
+    /// Every object is under the write key, or gone: each was seen to be.
     Succeeded,
     /// Ended with failures; tried again later.
     Failed,
@@ -100,9 +138,25 @@ pub struct EncryptionMigrationStatus {
     /// Where to go on: `namespace/name` of the last object dealt with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// A resourceVersion of the collection from when every API server wrote under the write key and no write under an
+    /// older key was in flight any more: an object at a newer resourceVersion is under the write key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_version: Option<String>,
+    /// Every object was looked at: what is left is in `failures`, where that holds all that failed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub listed: bool,
+    /// How many objects could not be rewritten.
+    #[serde(default, skip_serializing_if = "is_none_failed")]
+    pub failed: u64,
     /// Objects that could not be rewritten; the first hundred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<MigrationFailure>,
+    /// Why no object can be rewritten at all: a missing permission, or a resource that is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// What the migration waits for, and since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<MigrationWait>,
     /// RFC 3339; when it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
@@ -110,6 +164,16 @@ pub struct EncryptionMigrationStatus {
     /// before can be read any more (DESIGN.md, Decisions 7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_version: Option<String>,
+}
+
+/// What a migration waits for before it goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationWait {
+    /// RFC 3339.
+    pub since: String,
+    /// In the API server's words.
+    pub message: String,
 }
 
 /// One object that could not be rewritten.

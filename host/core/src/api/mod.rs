@@ -4,6 +4,8 @@ mod cluster_encryption;
 mod condition;
 mod encryption_migration;
 mod encryption_node;
+pub mod fields;
+pub mod validation;
 
 pub use cluster_encryption::*;
 pub use condition::*;

@@ -7,12 +7,10 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-
 use super::{Deployed, Turn, preflight};
-use crate::formats::encryption_config::{ProviderConfiguration, ResourceConfiguration};
-use crate::formats::key_secret::{KeySecret, NULL_KEY, rfc3339};
-use crate::ids::{KeyId, PluginDigest};
+use crate::formats::key_secret::{KeySecret, rfc3339};
+use crate::formats::provider_lists::{self, ListedKey, ProviderList};
+use crate::ids::{KeyId, Mode, PluginDigest};
 use crate::outcome::{Action, Waiting};
 use crate::snapshot::Snapshot;
 
@@ -90,8 +88,10 @@ pub(super) fn writes_nowhere(snapshot: &Snapshot, id: KeyId) -> bool {
     let gone = gone_lists(snapshot).any(|list| list.first().is_some_and(|first| names(first, id)));
     !gone
         && snapshot.revisions.values().all(|stored| {
-            let content = stored.content.as_ref();
-            content.is_ok_and(|content| content.config.resources.iter().all(|entry| !is_first(entry, id)))
+            let content = stored.content.as_ref().ok();
+            let lists = content.and_then(|content| provider_lists::lists(&content.config).ok());
+            let is_first = |list: &ProviderList<'_>| !list.writes_plain && list.writer() == Some(id);
+            lists.is_some_and(|lists| !lists.values().any(is_first))
         })
 }
 
@@ -109,25 +109,17 @@ fn names(provider: &str, id: KeyId) -> bool {
 /// Whether a list may have an identity key as its writer: it begins with `identity` and has the key's number behind it
 /// (CONTRACT 1.5), which does not tell it from one that only reads.
 pub(super) fn may_write_plain(snapshot: &Snapshot, id: KeyId) -> bool {
-    let null = base64::engine::general_purpose::STANDARD.encode(NULL_KEY);
-    let is_it = |provider: &ProviderConfiguration| {
-        let keys = provider.aesgcm.iter().flat_map(|keys| &keys.keys);
-        keys.into_iter().any(|key| key.name.parse() == Ok(id) && key.secret == null)
-    };
     let plain = |list: &Vec<String>| list.first().is_some_and(|first| first == "identity");
     if gone_lists(snapshot).any(|list| plain(list) && list.contains(&format!("aesgcm:{id}"))) {
         return true;
     }
-    let contents = snapshot.revisions.values().filter_map(|stored| stored.content.as_ref().ok());
-    let mut entries = contents.flat_map(|content| &content.config.resources);
-    entries.any(|entry| {
-        entry.providers.first().is_some_and(|first| first.identity.is_some())
-            && entry.providers.iter().any(is_it)
+    let is_key = |key: &ListedKey<'_>| key.id == id && key.mode == Mode::Identity;
+    snapshot.revisions.values().any(|stored| {
+        let content = stored.content.as_ref().ok();
+        let lists = content.and_then(|content| provider_lists::lists(&content.config).ok());
+        // One that is not understood may.
+        lists.is_none_or(|lists| lists.values().any(|list| list.writes_plain && list.keys.iter().any(is_key)))
     })
-}
-
-fn is_first(entry: &ResourceConfiguration, id: KeyId) -> bool {
-    entry.providers.first().is_some_and(|provider| names(&provider.notation(), id))
 }
 
 /// Annotates it. Its number is not used again.

@@ -1,7 +1,7 @@
-//! `Encrypted` as CONTRACT 3.5 says, and `Progressing` with its phase.
+//! `Encrypted` with OpenShift's meaning, `Progressing` with its phase, and `Ready`.
 
-use super::{Deployed, Deployment, Turn};
-use crate::api::ConditionStatus::{False, True};
+use super::{Deployed, Deployment, Turn, health, lost};
+use crate::api::ConditionStatus::{self, False, True, Unknown};
 use crate::ids::{GroupResource, Mode};
 use crate::machine::State;
 use crate::snapshot::Snapshot;
@@ -43,18 +43,121 @@ pub(super) fn decide(
             None => turn.condition("Progressing", False, "AsExpected", ""),
         },
     }
+    // On OpenShift the operator CR's conditions are OpenShift's own.
+    if snapshot.openshift().is_none() {
+        let (status, reason, message) = ready(snapshot, deployment, deployed, turn);
+        turn.condition("Ready", status, &reason, &message);
+    }
+}
+
+/// Whether everything is as the spec asks, on every API server, and each part of that was seen in this pass. Whatever is
+/// not seen counts as not ready.
+fn ready(
+    snapshot: &Snapshot,
+    deployment: &Deployment<'_>,
+    deployed: &Deployed<'_>,
+    turn: &Turn,
+) -> (ConditionStatus, String, String) {
+    let not = |reason: &str, message: String| (False, reason.to_owned(), message);
+    if let Some(waiting) = turn.waiting.as_ref().filter(|_| !snapshot.unreadable.is_empty()) {
+        return (Unknown, waiting.reason.clone(), waiting.message.clone());
+    }
+    let trouble = turn.conditions.iter().find(|c| c.type_.ends_with("Degraded") && c.status == True);
+    if let Some(trouble) = trouble {
+        // "Error" alone says nothing.
+        let reason = if trouble.reason == "Error" { &trouble.type_ } else { &trouble.reason };
+        return not(reason, trouble.message.clone());
+    }
+    if let Some(waiting) = &turn.waiting {
+        return not(&waiting.reason, waiting.message.clone());
+    }
+    if let Some(action) = turn.actions.first() {
+        return not(action.kind(), "the operator carries out the next step".to_owned());
+    }
+    if let Err((reason, message)) = as_asked(snapshot, deployment, deployed) {
+        return not(reason, message);
+    }
+    if let Some(rest) = &turn.unfinished {
+        return not(&rest.reason, rest.message.clone());
+    }
+    let Deployment::Converged { revision, content } = deployment else {
+        let nothing = "encryption is not requested, and nothing is encrypted".to_owned();
+        return (True, "AsRequested".to_owned(), nothing);
+    };
+    if let Some(why) = health::gate(snapshot, content, &content.kms_keys(), "readiness") {
+        return not("PluginUnhealthy", why);
+    }
+    let newest = deployed.newest().map(|key| format!("key {} ({})", key.id, key.mode)).unwrap_or_default();
+    let message = format!(
+        "{} stored under {newest}; revision {revision} is loaded by all {} API servers",
+        resources(deployed.covered(snapshot)),
+        snapshot.servers.len()
+    );
+    (True, "AsRequested".to_owned(), message)
+}
+
+/// What is deployed, against the spec: the newest key is of the requested mode, is the only writer of every resource, and
+/// everything was rewritten under it.
+fn as_asked(
+    snapshot: &Snapshot,
+    deployment: &Deployment<'_>,
+    deployed: &Deployed<'_>,
+) -> Result<(), (&'static str, String)> {
+    const PENDING: &str = "EncryptionInProgress";
+    let wanted = &snapshot.wanted;
+    let mode =
+        wanted.mode.clone().map_err(|mode| ("SpecInvalid", format!("the mode {mode:?} is unknown")))?;
+    if !deployment.is_converged() {
+        return Err((PENDING, "not every API server has loaded the newest revision".to_owned()));
+    }
+    let nothing = deployed.newest().is_none() && snapshot.undecodable.is_empty();
+    let writers = deployed.state.iter().flat_map(|state| state.resources.values());
+    if mode == Mode::Identity && nothing && writers.into_iter().all(|keys| keys.write.is_none()) {
+        return Ok(());
+    }
+    let (Some(state), Some(newest)) = (&deployed.state, deployed.newest()) else {
+        return Err((PENDING, "no key is in use yet".to_owned()));
+    };
+    if newest.mode != mode {
+        return Err((PENDING, format!("key {} is {}, and {mode} is requested", newest.id, newest.mode)));
+    }
+    let token = &wanted.external_reason;
+    let carried_out = snapshot.key(newest.id).is_some_and(|key| key.external_reason == *token);
+    if mode != Mode::Identity && !token.is_empty() && !carried_out {
+        return Err((PENDING, format!("re-encryption {token:?} is requested and not carried out")));
+    }
+    for resource in deployed.covered(snapshot) {
+        if !wanted.resources.contains(resource) {
+            return Err((PENDING, format!("{resource} is configured and is not in spec.resources")));
+        }
+        if state.write_key(resource).is_none_or(|key| key.id != newest.id) {
+            return Err((PENDING, format!("{resource} is not written under key {}", newest.id)));
+        }
+        if !newest.migrated.contains(resource) {
+            return Err((PENDING, format!("{resource} is not completely stored under key {}", newest.id)));
+        }
+    }
+    Ok(())
+}
+
+fn resources<'a>(all: impl Iterator<Item = &'a GroupResource>) -> String {
+    all.map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn encrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> (bool, &'static str, String) {
     let targets = &snapshot.wanted.resources;
+    // CONTRACT 3.5 calls a cluster without key secrets unencrypted; what API servers encrypt with is no less encrypted.
+    let writers = || targets.iter().filter_map(|target| deployed.state.as_ref()?.write_key(target));
+    if let Some(key) = writers().find(|key| lost::is_lost(snapshot, key)) {
+        let message = format!(
+            "Encrypted with key {}, which is lost: its secret is gone; another key is needed",
+            key.id
+        );
+        return (false, "EncryptionInProgress", message);
+    }
     if snapshot.usable().next().is_none() && snapshot.undecodable.is_empty() {
-        // CONTRACT 3.5 says so of any cluster without key secrets; what API servers encrypt with is no less encrypted.
-        let state = deployed.state.as_ref().filter(|_| snapshot.openshift().is_none());
-        let writer = targets.iter().find_map(|target| state?.write_key(target));
-        if let Some(key) = writer.filter(|key| key.mode != Mode::Identity) {
-            let why =
-                if snapshot.key(key.id).is_some() { "which is given up" } else { "whose secret is gone" };
-            let message = format!("Encrypted with key {}, {why}; another key is needed", key.id);
+        if let Some(key) = writers().find(|key| key.mode != Mode::Identity) {
+            let message = format!("Encrypted with key {}, which is given up; another key is needed", key.id);
             return (false, "EncryptionInProgress", message);
         }
         return (false, "EncryptionDisabled", "Encryption is not enabled".to_owned());

@@ -9,13 +9,17 @@ const NO_ANSWER: u32 = 4;
 /// The longest text of a provider or a plugin that a status carries, in bytes: a module may return far more, and there
 /// is one for each plugin and node.
 const LONGEST: usize = 2048;
+/// Where the log is.
+const LOG: &str = "; keyward status shows its log";
 /// In place of the rest.
 const MORE: &str = "…";
 
 /// What an admin reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Told {
-    /// What is wrong.
+    /// What is wrong, in a few words: stays the same for as long as the cause does.
+    pub(super) cause: String,
+    /// What was seen, with all its words.
     pub(super) what: String,
     /// What to do.
     pub(super) remedy: String,
@@ -23,13 +27,17 @@ pub(super) struct Told {
 
 impl std::fmt::Display for Told {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let stop = if self.what.ends_with('.') { "" } else { "." };
         if self.remedy.is_empty() {
             f.write_str(&self.what)
         } else {
-            write!(f, "{}{stop} {}", self.what, self.remedy)
+            write!(f, "{} {}", with_stop(&self.what), self.remedy)
         }
     }
+}
+
+/// With a full stop.
+pub(super) fn with_stop(text: &str) -> String {
+    format!("{}.", text.trim_end().trim_end_matches('.'))
 }
 
 /// The provider's diagnosis of a failure of the plugin of this configuration.
@@ -44,44 +52,38 @@ pub(super) fn of<'s>(
     }
 }
 
-/// The phase, and what was seen in it: messages of probes tell it themselves.
+/// The phase, and what was seen in it: messages of probes name it themselves. A log is long and changes all the time, so
+/// that only its place is named; one that answers says itself what is wrong.
 pub(super) fn seen(failure: &Failure) -> String {
-    let words = last_words(failure);
-    if failure.message.starts_with(&format!("{}:", failure.phase)) {
-        format!("{}{words}", failure.message)
-    } else {
-        format!("{}: {}{words}", failure.phase, failure.message)
-    }
-}
-
-/// What the plugin logged, where it does not answer: one that answers says itself what is wrong. Of many lines the
-/// first, which says why a program was called wrongly, and the last.
-fn last_words(failure: &Failure) -> String {
     let silent =
         failure.exit_code.is_some() || failure.phase == "start" || failure.grpc_code == Some(NO_ANSWER);
-    let lines: Vec<&str> = match failure.log_tail.as_slice() {
-        [first, middle @ .., before, last] if middle.len() > 1 => vec![first, "…", before, last],
-        all => all.iter().map(String::as_str).collect(),
-    };
-    if silent && !lines.is_empty() {
-        format!("; its last words: {}", lines.join(" | "))
+    let log = if silent && !failure.log_tail.is_empty() { LOG } else { "" };
+    if failure.message.starts_with(&format!("{}:", failure.phase)) {
+        format!("{}{log}", failure.message)
     } else {
-        String::new()
+        format!("{}: {}{log}", failure.phase, failure.message)
     }
 }
 
 /// A failure that the provider knows.
 pub(super) fn diagnosed(diagnosis: &Diagnosis, failure: &Failure) -> Told {
+    let cause = format!("{}: {}", diagnosis.cause, diagnosis.summary);
     Told {
-        what: cut(format!("{}: {} ({})", diagnosis.cause, diagnosis.summary, seen(failure))),
+        what: cut(format!("{cause} ({})", seen(failure))),
+        cause: cut(cause),
         remedy: cut(diagnosis.remedy.clone()),
     }
 }
 
 /// What a status can carry of this text, cut between characters.
-pub(super) fn cut(mut text: String) -> String {
-    if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST - MORE.len()));
+pub(super) fn cut(text: String) -> String {
+    cut_to(text, LONGEST)
+}
+
+/// The same to so many bytes.
+pub(super) fn cut_to(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        text.truncate(text.floor_char_boundary(longest.saturating_sub(MORE.len())));
         text.push_str(MORE);
     }
     text
@@ -91,7 +93,14 @@ pub(super) fn cut(mut text: String) -> String {
 pub(super) fn told(snapshot: &Snapshot, request: Option<EvaluationRequest>, failure: &Failure) -> Told {
     match of(snapshot, request, failure) {
         Some(diagnosis) => diagnosed(diagnosis, failure),
-        None => Told { what: seen(failure), remedy: remedy(failure).to_owned() },
+        None => {
+            let cause = if failure.message.starts_with(&failure.phase) {
+                failure.message.clone()
+            } else {
+                format!("{}: {}", failure.phase, failure.message)
+            };
+            Told { cause: cut(cause), what: cut(seen(failure)), remedy: remedy(failure).to_owned() }
+        }
     }
 }
 
@@ -99,12 +108,16 @@ pub(super) fn told(snapshot: &Snapshot, request: Option<EvaluationRequest>, fail
 fn remedy(failure: &Failure) -> &'static str {
     match (failure.phase.as_str(), failure.exit_code, failure.grpc_code) {
         ("image", ..) => "See whether the node can pull the image",
-        ("start", Some(_), _) => "It ends by itself and is started again: its log on the node says why",
-        ("start", None, _) => "Nobody listens on its socket: see whether its static pod runs on the node",
+        ("start", Some(_), _) => {
+            "It ends by itself and is started again: keyward status shows its log, which says why"
+        }
+        ("start", None, _) => {
+            "Nothing listens on its socket: see whether its static pod runs on the node (crictl ps); keyward status shows its log"
+        }
         (_, _, Some(NO_ANSWER)) => {
             "It accepts and does not answer: see whether the KMS can be reached from the node; where it can, the process hangs, and its pod has to be restarted"
         }
-        _ => "See its log on the node, and the KMS's audit log",
+        _ => "See its log (keyward status), and the KMS's audit log",
     }
 }
 
@@ -120,11 +133,11 @@ mod tests {
 
     #[rstest]
     #[case::crashes(failure("start", Some(3), None, "the plugin ended with exit code 3"), "ends by itself")]
-    #[case::gone(failure("start", None, None, "no KMS plugin answers"), "Nobody listens")]
+    #[case::gone(failure("start", None, None, "no KMS plugin answers"), "Nothing listens")]
     #[case::hangs(failure("status", None, Some(4), "status: no answer"), "does not answer")]
     #[case::unhealthy(
         failure("status", None, None, "status: the KMS plugin is unhealthy: sealed"),
-        "log on the node"
+        "See its log"
     )]
     fn the_ways_to_fail_are_told_apart(#[case] failure: Failure, #[case] remedy: &str) {
         assert!(super::remedy(&failure).contains(remedy), "{failure:?}");
@@ -146,11 +159,11 @@ mod tests {
     }
 
     #[test]
-    fn the_phase_is_told_once_and_the_last_words_where_they_say_more() {
+    fn the_phase_is_named_once_and_a_log_by_its_place() {
         let hangs = failure("status", None, Some(4), "status: no answer");
         assert_eq!(seen(&hangs), "status: no answer");
         let mut crashed = failure("start", Some(3), None, "ended with 3");
         crashed.log_tail.push("no such flag".into());
-        assert_eq!(seen(&crashed), "start: ended with 3; its last words: no such flag");
+        assert_eq!(seen(&crashed), "start: ended with 3; keyward status shows its log");
     }
 }

@@ -22,7 +22,13 @@ pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Opt
         Deployment::Converged { revision, .. } => decrypted(snapshot, *revision),
         _ => BTreeSet::new(),
     };
-    Facts { dropped, refused: refused(snapshot, deployment), decrypted, history: history(snapshot, state) }
+    Facts {
+        dropped,
+        refused: refused(snapshot, deployment),
+        decrypted,
+        history: history(snapshot, state),
+        verified: for_newest(snapshot, state, |_, migration| verified(migration)),
+    }
 }
 
 /// Keys of the configuration whose plugins do not decrypt their canary on some node.
@@ -63,13 +69,14 @@ fn vanished(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId>
         .collect()
 }
 
-/// Resources whose plain text was written since this revision is loaded everywhere, and of which etcd holds nothing older.
+/// Resources whose plain text was written since this revision is loaded everywhere, which was verified, and of which etcd
+/// holds nothing older.
 /// A revision's number never comes back: what was decrypted before the resource was encrypted again proves nothing.
 fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource> {
     let looked_at = snapshot.openshift().is_none();
     let done = |resource: &GroupResource, migration: &StoredMigration| {
         succeeded(migration)
-            && (!looked_at || snapshot.compacted.contains(resource))
+            && (!looked_at || snapshot.compacted.contains(resource) && verified(migration))
             && migration.spec.key_id == NO_KEY
             && migration.spec.since == revision
     };
@@ -91,13 +98,29 @@ fn history(snapshot: &Snapshot, state: Option<&State>) -> History {
 
 /// Whether every resource's migration to the newest key ended before what etcd still holds.
 fn compacted(snapshot: &Snapshot, state: Option<&State>) -> bool {
+    for_newest(snapshot, state, |resource, migration| {
+        snapshot.compacted.contains(resource) && succeeded(migration)
+    })
+}
+
+/// Whether this holds of every resource's migration to the newest key.
+fn for_newest(
+    snapshot: &Snapshot,
+    state: Option<&State>,
+    holds: impl Fn(&GroupResource, &StoredMigration) -> bool,
+) -> bool {
     let Some(newest) = snapshot.usable().next() else { return false };
     let Some(state) = state else { return false };
     let mut resources = state.resources.keys().chain(&snapshot.wanted.resources);
     resources.all(|resource| {
-        snapshot.compacted.contains(resource)
-            && snapshot.migrations.get(resource).is_some_and(|m| succeeded(m) && is_for(snapshot, m, newest))
+        let migration = snapshot.migrations.get(resource);
+        migration.is_some_and(|m| holds(resource, m) && is_for(snapshot, m, newest))
     })
+}
+
+/// The engine went through all objects once more after a migration had succeeded, and found none under another key.
+pub(super) fn verified(migration: &StoredMigration) -> bool {
+    succeeded(migration) && migration.spec.verifies()
 }
 
 /// The engine reports the end of just this wish.

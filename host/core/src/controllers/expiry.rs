@@ -15,7 +15,7 @@ use crate::names;
 use crate::outcome::Expires;
 use crate::platform::{Expiry, ExpirySource, ObjectRef};
 use crate::provider::ReferenceKind;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ServerView, Snapshot};
 
 const CONDITION: &str = "KMSCredentialsExpiring";
 /// So long before it happens it is told.
@@ -74,7 +74,8 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
 /// When the certificates end by which the nodes' agents report. One that has ended is told by what its agent said last.
 fn agents(snapshot: &Snapshot) -> impl Iterator<Item = (&str, Timestamp)> {
     // Of a node that is gone nothing is to be renewed.
-    snapshot.servers.values().filter(|server| server.is_node).filter_map(|server| {
+    let has_node = |server: &&ServerView| server.is_node || server.lacks_label;
+    snapshot.servers.values().filter(has_node).filter_map(|server| {
         let at = server.status()?.credential_expires.as_deref()?;
         // Whoever says something else is no agent of ours.
         Some((server.name.as_str(), at.parse().ok()?))

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 
 use super::diagnosis::{self, Told};
+use super::outage::{self, Troubles};
 use super::reports::{self, Health, health, plugins};
-use super::{Deployment, Turn};
+use super::{Deployment, Turn, pods};
 use crate::api::{ConditionStatus, NodePlugin};
 use crate::formats::revision::RevisionContent;
 use crate::ids::KeyId;
+use crate::names;
 use crate::provider::{EvaluationRequest, Origin};
 use crate::snapshot::{ServerView, Snapshot};
 
@@ -57,28 +59,52 @@ pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mu
         // What is in force is not known. A KMS that is sealed may be why: trouble is told all the same.
         Deployment::Blocked => None,
     };
-    let (mut unwell, mut silent) = (Vec::new(), Vec::new());
+    let writers = keys.as_ref().map(|_| writers(deployment));
+    let mut troubles = Troubles::default();
     for server in snapshot.servers.values() {
         let in_use = |plugin: &&NodePlugin| match &keys {
             Some(keys) => keys.contains(&plugin.key_id) && serves(snapshot, server, plugin),
             None => may_serve(server, plugin),
         };
         for plugin in plugins(server).iter().filter(in_use) {
-            match health(snapshot, server, plugin) {
-                Health::Healthy => {}
-                Health::Unhealthy | Health::Error => unwell.push(sentence(snapshot, server, plugin)),
-                Health::Unknown => silent.push(sentence(snapshot, server, plugin)),
+            let health = health(snapshot, server, plugin);
+            if health != Health::Healthy {
+                troubles.add(server, plugin.key_id, health, told(snapshot, server, plugin));
             }
         }
     }
-    // What is known to be wrong comes first.
-    let reason = if unwell.is_empty() { "PluginHealthUnknown" } else { "PluginUnhealthy" };
-    unwell.append(&mut silent);
-    if keys.is_none() && unwell.is_empty() {
+    if keys.is_none() && troubles.is_empty() {
         // What was said stands: that no trouble is seen does not show that all that is needed is well.
         return;
     }
-    turn.degraded(CONDITION, (!unwell.is_empty()).then(|| (reason, unwell.join("; "))));
+    // Of what nobody has reported yet nothing is wrong, and nothing is known to be right.
+    if let Some(why) = keys.filter(|_| troubles.is_empty()).and_then(|keys| pods::unobserved(snapshot, &keys))
+    {
+        return turn.condition(CONDITION, ConditionStatus::Unknown, "NotYetObserved", &why);
+    }
+    if troubles.is_empty() {
+        return turn.condition(CONDITION, ConditionStatus::False, "AsExpected", "");
+    }
+    let message = troubles.condition(writers.as_ref());
+    turn.explain(message.clone());
+    turn.notice(true, troubles.reason(), troubles.event(writers.as_ref()));
+    turn.condition(CONDITION, ConditionStatus::True, troubles.reason(), &message);
+}
+
+/// The resources that each KMS key writes.
+fn writers(deployment: &Deployment<'_>) -> outage::Writers {
+    let content = match deployment {
+        Deployment::Converged { content, .. } | Deployment::Rolling { content, .. } => content,
+        Deployment::Nothing | Deployment::Blocked => return outage::Writers::new(),
+    };
+    let mut writers = outage::Writers::new();
+    for key_id in content.kms_keys() {
+        let notation = format!("kms:{key_id}");
+        let lists = content.config.lists().into_iter();
+        let written = lists.filter(|(_, providers)| providers.first() == Some(&notation));
+        writers.insert(key_id, written.map(|(resource, _)| resource).collect());
+    }
+    writers
 }
 
 /// Whether an API server depends on this instance. One that comes up for the first time is the rollout's to tell; one
@@ -112,12 +138,14 @@ pub(super) fn told(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin
     if health(snapshot, server, plugin) == Health::Unknown {
         let is_gone = is_gone(snapshot, server);
         let gone = if is_gone { "; its Node is gone" } else { "" };
+        let what = format!(
+            "nothing was heard of it for more than {} s{gone}; it was {} last",
+            reports::patience(server).as_secs(),
+            plugin.health.status.name(),
+        );
         return Told {
-            what: format!(
-                "nothing was heard of it for more than {} s{gone}; it was {} last",
-                reports::patience(server).as_secs(),
-                plugin.health.status.name(),
-            ),
+            cause: what.clone(),
+            what,
             remedy: if is_gone {
                 leave(server)
             } else {
@@ -126,7 +154,8 @@ pub(super) fn told(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin
         };
     }
     let Some(failure) = &plugin.health.failure else {
-        return Told { what: plugin.health.detail.clone().unwrap_or_default(), remedy: String::new() };
+        let what = plugin.health.detail.clone().unwrap_or_default();
+        return Told { cause: what.clone(), what, remedy: String::new() };
     };
     let kms = snapshot.key(plugin.key_id).and_then(|key| key.kms.as_ref());
     let request = kms.map(|kms| EvaluationRequest::new(Origin::Stored, &kms.plugin.kms));
@@ -138,9 +167,10 @@ fn sentence(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> St
     format!("the plugin of key {} on node {} is {name}: {told}", plugin.key_id, server.name)
 }
 
-/// Whether its Node was deleted. Of what cannot be read it is not known (S7).
+/// Whether its Node was deleted. A Node without the label of control-plane nodes is there; and of what cannot be read
+/// nothing is known.
 fn is_gone(snapshot: &Snapshot, server: &ServerView) -> bool {
-    !server.is_node && snapshot.unreadable.is_empty()
+    !server.is_node && !server.lacks_label && snapshot.unreadable.is_empty()
 }
 
 fn leave(server: &ServerView) -> String {
@@ -164,6 +194,14 @@ fn orphans(snapshot: &Snapshot, turn: &mut Turn) {
             let message = format!("the Node of EncryptionNode {} is gone. {}", server.name, leave(server));
             turn.explain(message.clone());
             turn.notice(true, "NodeGone", message);
+        }
+        if server.lacks_label && server.agent.is_some() && snapshot.openshift().is_none() {
+            let (name, label) = (&server.name, names::CONTROL_PLANE);
+            let message = format!(
+                "Node {name} lacks the label {label}, though an agent reports for it. Set it: kubectl label node {name} {label}="
+            );
+            turn.explain(message.clone());
+            turn.notice(true, "NodeNotLabelled", message);
         }
     }
 }

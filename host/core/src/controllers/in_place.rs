@@ -4,9 +4,11 @@ use super::Deployed;
 use super::key::{Then, Trial};
 use super::record::{self, Trouble, Wanted};
 use crate::api::PreflightPurpose;
+use crate::effect;
+use crate::formats::key_secret::KmsKey;
 use crate::ids::Mode;
 use crate::machine::Key;
-use crate::provider::Origin;
+use crate::provider::{Effect, Origin};
 use crate::snapshot::Snapshot;
 
 /// Decisions 1 and 2: the active key follows the spec, every key in the configuration follows what it refers to. The
@@ -31,7 +33,8 @@ pub(super) fn trials(
         let now = match spec {
             Some(now) => now,
             None => match record::wanted(snapshot, Origin::Stored, &stored.plugin.kms) {
-                Ok(found) => {
+                Ok(mut found) => {
+                    keep_settings(snapshot, stored, &mut found);
                     own = found;
                     &own
                 }
@@ -65,8 +68,17 @@ pub(super) fn trials(
     trials
 }
 
+/// A spec with a mistake changes nothing: each plugin goes on with the settings that it has.
+fn keep_settings(snapshot: &Snapshot, stored: &KmsKey, found: &mut Wanted<'_>) {
+    if snapshot.wanted.mistakes.is_empty() {
+        return;
+    }
+    if let (Some(now), Some(old)) = (&mut found.record.accepted, &stored.plugin.accepted) {
+        now.settings.clone_from(&old.settings);
+    }
+}
+
 fn same_kek(snapshot: &Snapshot, stored: &serde_json::Value, now: &Wanted<'_>) -> bool {
-    snapshot.evaluation(Origin::Stored, stored).is_ok_and(|before| {
-        before.provider_type == now.evaluation.provider_type && before.kek.key == now.evaluation.kek.key
-    })
+    let before = snapshot.evaluation(Origin::Stored, stored);
+    before.is_ok_and(|before| effect::total(before, now.evaluation) < Effect::NewKey)
 }

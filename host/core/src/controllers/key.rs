@@ -7,12 +7,13 @@ use super::record::{self, Trouble, Wanted};
 use super::{Deployed, Deployment, Turn, abandon, in_place, preflight_status};
 use crate::SecretBytes;
 use crate::api::{Canary, PreflightPurpose, PreflightResult};
+use crate::effect::{self, MODE_CHANGED, PROVIDER_CHANGED};
 use crate::formats::key_secret::{KeySecret, NULL_KEY};
 use crate::formats::revision::PluginRecord;
 use crate::ids::{GroupResource, KeyId, Mode};
 use crate::machine::{self, History, Key};
 use crate::outcome::Action;
-use crate::provider::Origin;
+use crate::provider::{Effect, Origin};
 use crate::snapshot::{Snapshot, StoredCandidate};
 
 /// CONTRACT 3.1, row 12.
@@ -20,8 +21,6 @@ const ROTATION_INTERVAL: Duration = Duration::from_hours(168);
 /// Of CONTRACT 3.1's reasons those for which a key is not even completed. Age and a wish to re-encrypt can wait.
 const SUPERSEDES: [&str; 2] = [MODE_CHANGED, PROVIDER_CHANGED];
 const AGED: &str = "rotation-interval-has-passed";
-const MODE_CHANGED: &str = "encryption-mode-changed";
-const PROVIDER_CHANGED: &str = "kms-provider-changed";
 /// A trial that has failed for so long lets the others have their turn.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// The same where it may be the login that is refused. Each turn starts a plugin anew, so that a node's own pauses begin anew
@@ -82,12 +81,20 @@ pub(super) fn decide(
     if matches!(deployment, Deployment::Blocked) {
         return Wish::Hold;
     }
+    // An object that a restore brought back may be changed by the next action, and its number be named no more.
+    if snapshot.recorded_key < snapshot.named_key {
+        turn.act(Action::RecordHighWater {
+            key_id: snapshot.named_key,
+            revision: snapshot.recorded_revision,
+        });
+    }
     let undecodable = snapshot.undecodable.iter().map(|(name, error)| {
         Trouble::Wrong(format!(
             "key secret {name} is not used: {error}; mend it, or delete it if nothing is stored under its key"
         ))
     });
-    let mut trouble: Vec<Trouble> = undecodable.collect();
+    let excess = snapshot.excess.iter().map(|excess| Trouble::Wrong(excess.to_string()));
+    let mut trouble: Vec<Trouble> = undecodable.chain(excess).collect();
     let wish = decided(snapshot, deployment, deployed, &mut trouble, turn);
     let told: Vec<&str> = trouble.iter().map(Trouble::told).collect();
     turn.degraded(CONDITION, (!told.is_empty()).then(|| ("Error", told.join("; "))));
@@ -149,11 +156,14 @@ fn decided(
             Ok(None) => {}
             Ok(Some(reason)) => {
                 turn.explain(format!("a new key is needed: {reason}"));
-                if mode != Mode::Kms {
-                    create_local(snapshot, mode, reason, turn);
-                    return Wish::Nothing;
+                match (number(snapshot, desired.as_ref()), desired) {
+                    (Err(why), _) => trouble.push(Trouble::Wrong(why)),
+                    (Ok(id), _) if mode != Mode::Kms => {
+                        create_local(snapshot, id, mode, reason, turn);
+                        return Wish::Nothing;
+                    }
+                    (Ok(id), now) => trials.extend(now.map(|now| new_key(id, now.record, reason))),
                 }
-                trials.extend(desired.map(|now| new_key(snapshot, now.record, reason)));
             }
         }
     }
@@ -185,21 +195,27 @@ fn mode(snapshot: &Snapshot) -> Result<Mode, String> {
     if !wanted.mistakes.is_empty() {
         return Err(wanted.mistakes.join("; "));
     }
-    wanted.mode.clone().map_err(|mode| format!("unknown encryption mode configured: {mode}"))
+    wanted.mode.clone().map_err(|mode| Mode::unknown(&mode))
 }
 
-fn new_key(snapshot: &Snapshot, record: PluginRecord, reason: String) -> Trial {
-    // A candidate that passed, and whose key secret could not be made, keeps its number.
-    let again = match (&snapshot.candidate, snapshot.retry_key) {
-        (Some(Ok(candidate)), Some(id))
-            if candidate.key_id == id && candidate.plugin.runs_the_same(&record) =>
+/// The number of the key that is to be made. A candidate that passed, and whose key secret could not be made, keeps its own.
+fn number(snapshot: &Snapshot, desired: Option<&Wanted<'_>>) -> Result<KeyId, String> {
+    let again = match (&snapshot.candidate, snapshot.retry_key, desired) {
+        (Some(Ok(candidate)), Some(id), Some(now))
+            if candidate.key_id == id && candidate.plugin.runs_the_same(&now.record) =>
         {
             Some(id)
         }
         _ => None,
     };
+    again.or_else(|| snapshot.next_key()).ok_or_else(|| {
+        format!("no number is left for another key: an object names key {}", snapshot.highest_key)
+    })
+}
+
+fn new_key(key_id: KeyId, record: PluginRecord, reason: String) -> Trial {
     Trial {
-        key_id: again.unwrap_or_else(|| snapshot.highest_key.next()),
+        key_id,
         purpose: PreflightPurpose::NewKey,
         record,
         canary: None,
@@ -334,23 +350,16 @@ fn needs_for(
     Ok(change)
 }
 
-/// Rows 6 to 12: what about the latest key is not as it should be.
+/// Rows 6 to 12: what about the latest key is not as it should be. But for its age that is [`effect::new_key`]'s, which
+/// `plan` shows.
 fn change(
     snapshot: &Snapshot,
     latest: &Key,
     mode: Mode,
     now: Option<&Wanted<'_>>,
 ) -> Result<Option<String>, String> {
-    if latest.mode != mode {
-        return Ok(Some(MODE_CHANGED.to_owned())); // row 6
-    }
-    let secret = snapshot.key(latest.id);
-    // Decisions 8: a token that the key was not made for.
-    let external = &snapshot.wanted.external_reason;
-    let asked = !external.is_empty() && secret.is_some_and(|secret| secret.external_reason != *external);
-    match mode {
-        Mode::Identity => return Ok(None), // row 7
-        Mode::Kms => {
+    let kek = match (latest.mode, mode) {
+        (Mode::Kms, Mode::Kms) => {
             let Some(stored) = &latest.kms else {
                 // row 8
                 return Err(format!(
@@ -359,35 +368,42 @@ fn change(
                 ));
             };
             let Some(now) = now else { return Ok(None) };
-            // Row 9. Another provider's type is told apart without the module of the one before, which may be gone.
-            if stored.plugin.kms.get("type") != now.record.kms.get("type") {
-                return Ok(Some(PROVIDER_CHANGED.to_owned()));
-            }
-            // A stored configuration that the module cannot read is a fact, and no reason for a new key.
-            let before = snapshot
-                .evaluation(Origin::Stored, &stored.plugin.kms)
-                .map_err(|error| format!("the configuration of key {}: {error}", latest.id))?;
-            if before.provider_type != now.evaluation.provider_type
-                || before.kek.key != now.evaluation.kek.key
-            {
-                return Ok(Some(PROVIDER_CHANGED.to_owned()));
-            }
-            // Another version of the same KEK: in place, and once the API servers have adopted it `rotation.rs` has
-            // everything re-encrypted.
+            Some(kek(snapshot, latest, &stored.plugin.kms, now)?)
         }
-        Mode::Aescbc | Mode::Aesgcm | Mode::Secretbox => {}
-    }
-    if asked {
-        return Ok(Some("external-reason-changed".to_owned())); // row 11; OBJECTS.md: for KMS too
+        _ => None,
+    };
+    let secret = snapshot.key(latest.id);
+    // A key whose secret is not there was made for a token that nobody knows.
+    let external = &snapshot.wanted.external_reason;
+    let made_for = secret.map_or(external, |secret| &secret.external_reason);
+    if let Some(reason) = effect::new_key((latest.mode, mode), kek, (made_for, external)) {
+        return Ok(Some(reason.to_owned()));
     }
     let age = secret.and_then(|secret| secret.migrated_at).map(|at| snapshot.now.duration_since(at));
     let old = age.is_none_or(|age| Duration::try_from(age).is_ok_and(|age| age > ROTATION_INTERVAL));
     Ok((mode.is_local() && old).then(|| AGED.to_owned())) // row 12
 }
 
+/// Row 9. Another provider's type is told apart without the module of the one before, which may be gone. Another version of
+/// the same KEK is in place, and once the API servers have adopted it `rotation.rs` has everything re-encrypted.
+fn kek(
+    snapshot: &Snapshot,
+    latest: &Key,
+    stored: &serde_json::Value,
+    now: &Wanted<'_>,
+) -> Result<Effect, String> {
+    if stored.get("type") != now.record.kms.get("type") {
+        return Ok(Effect::NewKey);
+    }
+    // A stored configuration that the module cannot read is a fact, and no reason for a new key.
+    let before = snapshot
+        .evaluation(Origin::Stored, stored)
+        .map_err(|error| format!("the configuration of key {}: {error}", latest.id))?;
+    Ok(effect::total(before, now.evaluation))
+}
+
 /// Identity and local keys need no preflight.
-fn create_local(snapshot: &Snapshot, mode: Mode, reason: String, turn: &mut Turn) {
-    let id = snapshot.highest_key.next();
+fn create_local(snapshot: &Snapshot, id: KeyId, mode: Mode, reason: String, turn: &mut Turn) {
     let material =
         if mode.is_local() { snapshot.fresh.key.clone() } else { SecretBytes::new(NULL_KEY.to_vec()) };
     create(snapshot, KeySecret::new(id, mode, material, None, reason), turn);

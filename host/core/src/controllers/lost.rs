@@ -4,12 +4,12 @@
 
 use crate::api::{EncryptionNodeStatus, RevisionStatus};
 use crate::formats::revision::RevisionContent;
-use crate::ids::{GroupResource, KeyId, Mode, Revision};
+use crate::ids::{ConfigHash, GroupResource, KeyId, Mode, Revision};
 use crate::machine::{self, Key, ResourceKeys, State};
 use crate::outcome::Action;
 use crate::snapshot::{ServerView, Snapshot};
 
-use super::{Assessment, Turn};
+use super::{Assessment, Deployed, Turn};
 
 /// Writes what [`rebuild`] found.
 pub(super) fn decide(assessment: &Assessment<'_>, turn: &mut Turn) {
@@ -27,6 +27,10 @@ pub(super) fn rebuild(snapshot: &Snapshot, revision: Revision) -> Result<Revisio
         .iter()
         .find(|told| told.n == revision)
         .ok_or("the status does not tell what it held")?;
+    // One number names one configuration: a node that has other bytes by it would take these for its own.
+    if let Some(node) = contradicts(snapshot, told) {
+        return Err(format!("node {node} has another configuration by that number"));
+    }
     for newest_identity_writes in [false, true] {
         let content = machine::encode(&state(snapshot, told, newest_identity_writes)?, None);
         if content.hash() == told.config_hash {
@@ -34,6 +38,19 @@ pub(super) fn rebuild(snapshot: &Snapshot, revision: Revision) -> Result<Revisio
         }
     }
     Err("neither key secrets nor other revisions give the bytes that it had".to_owned())
+}
+
+/// A node that was given, or completely has, a revision of this number whose configuration is another.
+fn contradicts<'a>(snapshot: &'a Snapshot, recorded: &RevisionStatus) -> Option<&'a str> {
+    let differs = |revision: Revision, hash: &Option<ConfigHash>| {
+        revision == recorded.n && hash.as_ref().is_some_and(|hash| *hash != recorded.config_hash)
+    };
+    let contradicts = |server: &&ServerView| {
+        let spec = server.agent.as_ref().map(|agent| &agent.spec);
+        spec.is_some_and(|spec| differs(spec.revision, &spec.config_hash))
+            || server.status().is_some_and(|status| differs(status.revision, &status.loaded_hash))
+    };
+    snapshot.servers.values().find(contradicts).map(|server| server.name.as_str())
 }
 
 /// The state that these lists came from. A list that begins with `identity` does not tell whether an identity key
@@ -68,8 +85,31 @@ fn known(snapshot: &Snapshot, id: KeyId) -> Option<Key> {
         return None;
     }
     let kept = || snapshot.revisions.values().rev().filter_map(|stored| stored.content.as_ref().ok());
-    let deployed = || kept().find_map(|content| machine::decode(content, []).keys.remove(&id));
+    let deployed = || kept().find_map(|content| machine::decode(content, []).ok()?.keys.remove(&id));
     snapshot.key(id).map(Key::of).or_else(deployed)
+}
+
+/// Whether a key of what is deployed has no secret any more, decodable or not.
+pub(super) fn is_lost(snapshot: &Snapshot, key: &Key) -> bool {
+    key.mode != Mode::Identity
+        && snapshot.key(key.id).is_none()
+        && snapshot.undecodable.keys().all(|name| KeyId::from_name(name) != Some(key.id))
+}
+
+/// Names every key that is deployed and whose secret is gone: API servers read with it from what they have loaded, and
+/// nothing else has it.
+pub(super) fn report(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
+    let keys = deployed.state.iter().flat_map(|state| state.keys.values());
+    for key in keys.filter(|key| is_lost(snapshot, key)) {
+        let message = format!(
+            "key {} is lost: the configuration in force has it, and its Secret {}/{} is gone. Restore that Secret; until then only API servers with the present configuration read what is stored under the key",
+            key.id,
+            snapshot.namespace,
+            crate::names::key_secret(&snapshot.component, key.id)
+        );
+        turn.explain(message.clone());
+        turn.notice(true, "KeyLost", message);
+    }
 }
 
 /// Whoever had a revision that is gone for good may have written by it. What it read with is read on, as far as there are

@@ -8,43 +8,60 @@ use crate::outcome::Action;
 use crate::platform::openshift::OpenShift;
 use crate::snapshot::Snapshot;
 
-/// Writes what should be deployed next where it is not written yet. Answers whether it is what is deployed.
-pub(super) fn decide(
+/// What is deployed is what should be: a desired configuration that says something else, or is gone, is written again.
+pub(super) fn restore(openshift: &OpenShift, content: RevisionContent, turn: &mut Turn) {
+    if !is_written(openshift, &content) {
+        turn.explain("desired configuration: as deployed, written again");
+        write(openshift, content, turn);
+    }
+}
+
+/// Writes what should be deployed next, where it is not written yet.
+pub(super) fn publish(
     snapshot: &Snapshot,
     openshift: &OpenShift,
     deployed: &Deployed<'_>,
     next: &State,
     content: RevisionContent,
     turn: &mut Turn,
-) -> bool {
-    let settled = deployed.content.is_some_and(|old| is_same(old, &content));
+) {
+    if is_written(openshift, &content) {
+        return turn.wait(
+            "APIServerRevisionNotConverged",
+            format!(
+                "{} is written; no API server pod runs it yet",
+                crate::names::managed_config(&snapshot.component)
+            ),
+        );
+    }
+    let leave = deployed.content.map(RevisionContent::resources).unwrap_or_default();
+    let leave: Vec<String> = leave.difference(&content.resources()).map(ToString::to_string).collect();
+    turn.explain(if leave.is_empty() {
+        format!("desired configuration: {}", why(deployed, next))
+    } else {
+        format!(
+            "desired configuration: entries for what another API server stores leave ({})",
+            leave.join(", ")
+        )
+    });
+    // Publication is recorded before a revision may have the key first (Decisions 5): any after those that there are.
+    if let Some(revision) = snapshot.next_revision(snapshot.highest_revision) {
+        for id in promoted(next) {
+            record_publication(snapshot, id, revision, false, turn);
+        }
+    }
+    write(openshift, content, turn);
+}
+
+fn is_written(openshift: &OpenShift, content: &RevisionContent) -> bool {
     let managed = openshift.managed.as_ref();
     let written = managed.and_then(|managed| managed.content.as_ref().ok()?.as_ref());
-    if written.is_some_and(|old| is_same(old, &content)) {
-        if !settled {
-            turn.wait(
-                "APIServerRevisionNotConverged",
-                format!(
-                    "{} is written; no API server pod runs it yet",
-                    crate::names::managed_config(&snapshot.component)
-                ),
-            );
-        }
-        return settled;
-    }
-    turn.explain(format!(
-        "desired configuration: {}",
-        if settled { "as deployed, written again".to_owned() } else { why(deployed, next) }
-    ));
-    // Publication is recorded before a revision may have the key first (Decisions 5): any after those that there are.
-    if !settled {
-        for id in promoted(next) {
-            record_publication(snapshot, id, snapshot.highest_revision.next(), false, turn);
-        }
-    }
+    written.is_some_and(|old| is_same(old, content))
+}
+
+fn write(openshift: &OpenShift, content: RevisionContent, turn: &mut Turn) {
     turn.act(Action::ApplyManagedConfig {
         content: Box::new(content),
-        resource_version: managed.map(|managed| managed.resource_version.clone()),
+        resource_version: openshift.managed.as_ref().map(|managed| managed.resource_version.clone()),
     });
-    settled
 }

@@ -1,16 +1,29 @@
-//! Re-encryption: CONTRACT 3.3, and DESIGN.md, "Migration engine". Only this controller starts migrations.
+//! Re-encryption, and its verification before an older key leaves. Only this controller starts migrations.
+//!
+//! A migration that failed is tried again for what it left, after pauses that grow. One that succeeded is evidence for its
+//! resource; before a provider leaves that evidence is looked at again, by another attempt that goes through every object.
 
 use super::{Deployed, Deployment, Turn, evidence, health};
-use crate::api::{ConditionStatus, EncryptionMigrationSpec, MigrationPhase};
+use crate::api::{
+    ConditionStatus, EarlierAttempts, EncryptionMigrationSpec, EncryptionMigrationStatus, MigrationPhase,
+};
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, RemoteKeyId, Revision};
 use crate::machine::{History, Step};
-use crate::outcome::Action;
+use crate::outcome::{Action, migration_idle_fact};
 use crate::snapshot::{Snapshot, StoredMigration};
 use std::time::Duration;
 
-/// CONTRACT 3.3, 3: a failed migration is tried again after so long.
-const RETRY_AFTER: Duration = Duration::from_mins(5);
+/// The pause before the first retry of a failed migration; each further one is twice as long.
+const FIRST_RETRY: Duration = Duration::from_secs(30);
+/// The longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_mins(30);
+/// On OpenShift a failed migration is tried again after so long (CONTRACT 3.3).
+const OPENSHIFT_RETRY: Duration = Duration::from_mins(5);
+/// A migration without progress for so long has nobody who runs it.
+const IDLE: Duration = Duration::from_hours(1);
+/// What a migration waits for is trouble when it waits for so long.
+const PATIENCE: Duration = Duration::from_mins(1);
 const DEGRADED: &str = "EncryptionMigrationControllerDegraded";
 const PROGRESSING: &str = "EncryptionMigrationControllerProgressing";
 
@@ -36,6 +49,7 @@ impl<'a> Wish<'a> {
             since: evidence::writer_since(snapshot, key),
             remote_key_id: remote,
             attempt: 0,
+            continues: None,
         };
         Self { resource, spec }
     }
@@ -69,8 +83,7 @@ pub(super) fn decide(
     let (Deployment::Converged { content, revision }, true) = (deployment, settled) else { return };
     // A write that was on its way when the last server switched may still carry the old key.
     let converged_for = turn.since(snapshot, "converged", content.hash().0);
-    let mut trouble = Vec::new();
-    let mut under_way: Vec<&GroupResource> = Vec::new();
+    let mut report = Report::default();
     let mut recorded = false;
     for (wish, secret) in wishes(snapshot, deployed, *revision) {
         let existing = snapshot.migrations.get(wish.resource);
@@ -78,56 +91,165 @@ pub(super) fn decide(
             // What a remote rotation moved to is part of the wish only when that is what is wished for.
             wish.is(migration) || secret.is_some_and(|secret| evidence::is_for(snapshot, migration, secret))
         });
-        let evidence_only = secret.is_some_and(|secret| secret.migrated.contains(wish.resource));
-        if evidence_only && ours.is_some_and(|m| !evidence::succeeded(m) || m.status.end_version.is_some()) {
-            continue;
-        }
-        under_way.push(wish.resource);
+        let is_recorded = secret.is_some_and(|secret| secret.migrated.contains(wish.resource));
         match ours {
-            Some(migration) if evidence_only => {
-                start(&wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
-            }
-            Some(migration) if evidence::succeeded(migration) => {
-                if secret.is_none() {
-                    let what = wish.resource;
-                    turn.wait(
-                        "HistoryNotCompacted",
-                        format!(
-                            "{what} is decrypted; its entry leaves once etcd has compacted what was before"
-                        ),
-                    );
-                    turn.again_after(snapshot.wanted.request_timeout);
+            Some(migration) if evidence::succeeded(migration) => match secret {
+                // One a pass: the second would depend on a resourceVersion that the first has moved on.
+                Some(secret) if !is_recorded => {
+                    report.under_way.push(wish.resource);
+                    if !recorded {
+                        recorded = true;
+                        record(snapshot, secret, wish.resource, turn);
+                    }
                 }
-                // One a turn: the second would depend on a resourceVersion that the first has moved on.
-                if let Some(secret) = secret.filter(|_| !recorded) {
-                    recorded = true;
-                    record(snapshot, secret, wish.resource, turn);
-                }
-            }
-            Some(migration) if migration.current && migration.status.phase == MigrationPhase::Failed => {
-                trouble.push(failed(snapshot, &wish, migration, turn));
-            }
-            Some(_) => {}
+                _ => look_again(snapshot, deployed, &wish, migration, converged_for, &mut report, turn),
+            },
+            // That of a remote rotation is followed where that is decided.
+            Some(migration) if is_recorded && !wish.is(migration) && !migration.spec.verifies() => {}
+            Some(migration) => follow(snapshot, wish.resource, migration, &mut report, turn),
             None if converged_for < snapshot.wanted.request_timeout => {
+                report.under_way.push(wish.resource);
                 let left = snapshot.wanted.request_timeout.saturating_sub(converged_for);
-                turn.wait(
+                turn.wait_until(
                     "WritesInFlight",
                     format!(
                         "revision {revision} is loaded everywhere; writes under way may carry the old key for {:?} (spec.apiServer.requestTimeout)",
                         snapshot.wanted.request_timeout
                     ),
+                    "converged",
+                    snapshot.wanted.request_timeout,
                 );
                 turn.again_after(left);
             }
-            None => match health::gate(snapshot, content, &content.kms_keys(), "re-encryption") {
-                Some(why) => turn.wait("PluginUnhealthy", why),
-                None => start(&wish, existing, 0, turn),
-            },
+            None => {
+                report.under_way.push(wish.resource);
+                match health::gate(snapshot, content, &content.kms_keys(), "re-encryption") {
+                    Some(why) => turn.wait("PluginUnhealthy", why),
+                    None => start(&wish, existing, 0, turn),
+                }
+            }
         }
     }
-    tell(&under_way, &trouble, turn);
+    for (resource, why) in &snapshot.history_trouble {
+        report
+            .trouble
+            .push(format!("whether etcd still holds old values of {resource} cannot be seen: {why}"));
+    }
+    report.publish(turn);
     if matches!(deployed.desired.step, Step::Migrating | Step::Decrypting) {
-        turn.wait("Migrating", format!("re-encrypting {}", list(&under_way)));
+        let notes: String = report.notes.iter().map(|note| format!("; {note}")).collect();
+        turn.wait("Migrating", format!("re-encrypting {}{notes}", list(&report.under_way)));
+    } else if !report.under_way.is_empty() {
+        let notes: String = report.notes.iter().map(|note| format!("; {note}")).collect();
+        let what = list(&report.under_way);
+        turn.wait(
+            "Verifying",
+            format!(
+                "every object of {what} is looked at again before older keys leave the configuration{notes}"
+            ),
+        );
+    }
+}
+
+/// What is under way, what is wrong with it, and what may pass.
+#[derive(Default)]
+pub(super) struct Report<'a> {
+    pub(super) under_way: Vec<&'a GroupResource>,
+    pub(super) trouble: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Report<'_> {
+    pub(super) fn publish(&self, turn: &mut Turn) {
+        if self.under_way.is_empty() {
+            turn.condition(PROGRESSING, ConditionStatus::False, "AsExpected", "");
+        } else {
+            let message = format!("migrating resources to a new write key: {}", list(&self.under_way));
+            turn.condition(PROGRESSING, ConditionStatus::True, "Migrating", &message);
+        }
+        turn.degraded(DEGRADED, (!self.trouble.is_empty()).then(|| ("Error", self.trouble.join("; "))));
+    }
+}
+
+/// A migration that succeeded, where it was recorded already: is its evidence enough for what waits for it?
+fn look_again<'a>(
+    snapshot: &Snapshot,
+    deployed: &Deployed<'_>,
+    wish: &Wish<'a>,
+    migration: &StoredMigration,
+    converged_for: Duration,
+    report: &mut Report<'a>,
+    turn: &mut Turn,
+) {
+    let asked = deployed.facts.history != History::Untold;
+    let status = &migration.status;
+    let decrypts = wish.spec.key_id == evidence::NO_KEY;
+    let compacted = snapshot.compacted.contains(wish.resource);
+    let leaves = if decrypts { compacted } else { deployed.waits_for_verification };
+    if !asked && !decrypts {
+        return;
+    }
+    if asked && status.end_version.is_none() {
+        // Nothing shows when it ended.
+        report.under_way.push(wish.resource);
+        let earlier = EarlierAttempts { start_version: status.start_version.clone(), ..Default::default() };
+        again(wish.resource, migration, earlier, turn);
+    } else if asked && leaves && !evidence::verified(migration) {
+        report.under_way.push(wish.resource);
+        let in_flight = snapshot.wanted.request_timeout.saturating_sub(converged_for);
+        if !in_flight.is_zero() {
+            return turn.again_after(in_flight);
+        }
+        turn.explain(format!("{}: the evidence is looked at again before older keys leave", wish.resource));
+        // From its own start: a server that was away since the first attempt may have written under an older key.
+        let earlier = EarlierAttempts { end_version: status.end_version.clone(), ..Default::default() };
+        again(wish.resource, migration, earlier, turn);
+    } else if decrypts {
+        report.under_way.push(wish.resource);
+        let what = wish.resource;
+        turn.wait(
+            "HistoryNotCompacted",
+            format!("{what} is decrypted; its entry leaves once etcd has compacted what was before"),
+        );
+        turn.again_after(snapshot.wanted.request_timeout);
+    }
+}
+
+/// A migration that has not succeeded yet.
+pub(super) fn follow<'a>(
+    snapshot: &Snapshot,
+    resource: &'a GroupResource,
+    migration: &StoredMigration,
+    report: &mut Report<'a>,
+    turn: &mut Turn,
+) {
+    report.under_way.push(resource);
+    let (spec, status) = (&migration.spec, &migration.status);
+    if migration.current && status.phase == MigrationPhase::Failed {
+        report.trouble.push(failed(snapshot, resource, migration, turn));
+        return;
+    }
+    let of_this_attempt = if migration.current { status.done } else { 0 };
+    let value = format!("{}/{}/{of_this_attempt}", spec.key_secret_uid, spec.attempt);
+    let age = turn.since(snapshot, migration_idle_fact(resource), value);
+    if age >= IDLE {
+        report.trouble.push(format!(
+            "the migration of {resource} has made no progress for {} minutes; see whether what runs migrations is up",
+            age.as_secs() / 60
+        ));
+    }
+    if !migration.current {
+        return;
+    }
+    if let Some(waiting) = &status.waiting {
+        let why = format!("re-encryption of {resource} waits since {}: {}", waiting.since, waiting.message);
+        let since = waiting.since.parse::<jiff::Timestamp>().ok();
+        let age = since.and_then(|since| Duration::try_from(snapshot.now.duration_since(since)).ok());
+        if age.is_some_and(|age| age >= PATIENCE) { &mut report.trouble } else { &mut report.notes }
+            .push(why);
+    }
+    if status.failed > 0 {
+        report.notes.push(format!("not rewritten so far: {}", names(status)));
     }
 }
 
@@ -141,7 +263,8 @@ fn wishes<'a>(
     let mut wishes = Vec::new();
     let state = &deployed.desired.state;
     let asked = deployed.facts.history != History::Untold;
-    let waits = |id: KeyId| asked && deployed.kms_keys().any(|key| key.id < id);
+    let waits =
+        |id: KeyId| asked && (deployed.waits_for_verification || deployed.kms_keys().any(|key| key.id < id));
     for resource in state.resources.keys() {
         if !snapshot.wanted.resources.contains(resource) {
             if state.is_plain(resource) && !deployed.facts.decrypted.contains(resource) {
@@ -180,41 +303,57 @@ pub(super) fn start(wish: &Wish<'_>, existing: Option<&StoredMigration>, attempt
     });
 }
 
-/// A failed migration is tried again after a while. Answers what to tell.
+/// Another attempt of the same request.
+fn again(resource: &GroupResource, migration: &StoredMigration, earlier: EarlierAttempts, turn: &mut Turn) {
+    let attempt = migration.spec.attempt.saturating_add(1);
+    let spec = EncryptionMigrationSpec { attempt, continues: Some(earlier), ..migration.spec.clone() };
+    start(&Wish { resource, spec }, Some(migration), attempt, turn);
+}
+
+/// A failed migration is tried again after a while, for what it left. Answers what to report.
 pub(super) fn failed(
     snapshot: &Snapshot,
-    wish: &Wish<'_>,
+    resource: &GroupResource,
     migration: &StoredMigration,
     turn: &mut Turn,
 ) -> String {
-    let fact = format!("migration-failed/{}", wish.resource);
-    let age = turn.since(snapshot, fact, format!("{}/{}", wish.spec.key_secret_uid, migration.spec.attempt));
-    if age >= RETRY_AFTER {
-        start(wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
+    let (spec, status) = (&migration.spec, &migration.status);
+    let earlier = spec.continues.clone().unwrap_or_default();
+    let pause = match snapshot.openshift() {
+        Some(_) => OPENSHIFT_RETRY,
+        None => FIRST_RETRY.saturating_mul(1 << earlier.failures.min(16)).min(LONGEST_RETRY),
+    };
+    let fact = format!("migration-failed/{resource}");
+    let age = turn.since(snapshot, fact, format!("{}/{}", spec.key_secret_uid, spec.attempt));
+    if age >= pause {
+        let all_named = status.listed && u64::try_from(status.failures.len()) == Ok(status.failed);
+        let objects = status.failures.iter().map(|failure| failure.object.clone());
+        let left = EarlierAttempts {
+            start_version: status.start_version.clone().or(earlier.start_version),
+            end_version: earlier.end_version,
+            objects: objects.filter(|_| all_named).collect(),
+            failures: earlier.failures.saturating_add(1),
+        };
+        again(resource, migration, left, turn);
     } else {
-        turn.again_after(RETRY_AFTER.saturating_sub(age));
+        turn.again_after(pause.saturating_sub(age));
     }
-    let failures = &migration.status.failures;
+    let why = status.refused.clone().unwrap_or_else(|| names(status));
+    format!("migration of {resource} for key \"{}\" failed: {why}", spec.key_id)
+}
+
+/// What failed, the first three by name.
+fn names(status: &EncryptionMigrationStatus) -> String {
+    let failures = &status.failures;
     let each: Vec<String> =
         failures.iter().take(3).map(|failure| format!("{}: {}", failure.object, failure.message)).collect();
-    let more = failures.len().saturating_sub(each.len());
+    let all = status.failed.max(u64::try_from(failures.len()).unwrap_or_default());
+    let more = all.saturating_sub(u64::try_from(each.len()).unwrap_or_default());
     format!(
-        "migration of {} for key \"{}\" failed: {}{}",
-        wish.resource,
-        wish.spec.key_id,
+        "{}{}",
         if each.is_empty() { "no object was named".to_owned() } else { each.join("; ") },
         if more > 0 { format!("; and {more} more") } else { String::new() }
     )
-}
-
-pub(super) fn tell(under_way: &[&GroupResource], trouble: &[String], turn: &mut Turn) {
-    if under_way.is_empty() {
-        turn.condition(PROGRESSING, ConditionStatus::False, "AsExpected", "");
-    } else {
-        let message = format!("migrating resources to a new write key: {}", list(under_way));
-        turn.condition(PROGRESSING, ConditionStatus::True, "Migrating", &message);
-    }
-    turn.degraded(DEGRADED, (!trouble.is_empty()).then(|| ("Error", trouble.join("; "))));
 }
 
 /// As Go prints a slice: `[core/configmaps core/secrets]`.

@@ -5,6 +5,8 @@
 
 mod abandon;
 mod condition;
+pub mod confirm;
+pub mod content;
 mod decommission;
 mod diagnosis;
 mod evidence;
@@ -15,6 +17,7 @@ mod key;
 mod lost;
 mod managed;
 mod migration;
+mod outage;
 mod pods;
 mod preflight;
 mod preflight_status;
@@ -33,11 +36,12 @@ use crate::api::{Condition, ConditionStatus};
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, GroupResource, KeyId, Mode, Revision};
 use crate::machine::{self, Desired, Facts, Key, State};
-use crate::outcome::{Action, Notice, Outcome, StatusView, Waiting};
+use crate::outcome::{Action, Notice, Outcome, StatusView, Until, Waiting};
 use crate::snapshot::Snapshot;
 
 #[cfg(test)]
 pub(crate) use key::LOGIN_PATIENCE;
+pub use record::violations;
 pub use rollout::{Assessment, Deployment, assess};
 
 /// The whole decision of one operand.
@@ -55,6 +59,7 @@ pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     rotation::decide(snapshot, &assessment.deployment, &deployed, settled, &mut turn);
     prune::decide(snapshot, &assessment.deployment, &deployed, settled, &mut turn);
     lost::decide(&assessment, &mut turn);
+    lost::report(snapshot, &deployed, &mut turn);
     rollout::decide(snapshot, &assessment, request, &mut turn);
     health::decide(snapshot, &assessment.deployment, &mut turn);
     let expiries = expiry::decide(snapshot, &mut turn);
@@ -62,6 +67,7 @@ pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     if !matches!(assessment.deployment, Deployment::Blocked) {
         decommission::decide(snapshot, &mut turn);
     }
+    confirm::decide(snapshot, &mut turn);
     turn.tell_what_waits_behind();
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     let view = view::view(snapshot, &assessment.deployment, &deployed);
@@ -78,6 +84,8 @@ pub(crate) struct Deployed<'a> {
     pub(crate) desired: Desired,
     /// What that is decided from beside configuration and keys.
     pub(crate) facts: Facts,
+    /// A key or an entry leaves as soon as the evidence for that was looked at again.
+    pub(crate) waits_for_verification: bool,
     /// Usable keys, newest first.
     pub(crate) backed: Vec<Key>,
     /// A newer revision was made, is gone, and cannot be made anew: whoever had it has left, and may have written by it. Or
@@ -91,10 +99,19 @@ impl<'a> Deployed<'a> {
             Deployment::Converged { content, .. } | Deployment::Rolling { content, .. } => Some(*content),
             Deployment::Nothing | Deployment::Blocked => None,
         };
-        let state = content.map(|content| machine::decode(content, snapshot.usable()));
+        // One that is not understood blocks: `Rolling` and `Converged` have none.
+        let mut state = content.and_then(|content| machine::decode(content, snapshot.usable()).ok());
+        // What another API server stores is not stored by this one: an entry for it has no effect, and leaves as it is.
+        if let Some(state) = state.as_mut().filter(|_| snapshot.openshift().is_some()) {
+            state.retain(&snapshot.wanted.resources);
+        }
         let backed: Vec<Key> = snapshot.usable().map(Key::of).collect();
         let facts = evidence::facts(snapshot, deployment, state.as_ref());
         let desired = machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources, &facts);
+        let waits_for_verification = !facts.verified && {
+            let verified = Facts { verified: true, ..facts.clone() };
+            machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources, &verified) != desired
+        };
         let left_behind = match deployment {
             // Where one that is missing may be with somebody, or can be made anew, nothing is decided at all.
             Deployment::Converged { .. } | Deployment::Rolling { .. } => {
@@ -104,7 +121,7 @@ impl<'a> Deployed<'a> {
             }
             Deployment::Nothing | Deployment::Blocked => false,
         };
-        Self { state, content, desired, facts, backed, left_behind }
+        Self { state, content, desired, facts, waits_for_verification, backed, left_behind }
     }
 
     /// The key that a resource is written with, as far as anybody can know.
@@ -166,6 +183,10 @@ pub(crate) struct Turn {
     waiting: Option<Waiting>,
     /// See [`Self::wait_behind`].
     behind: Vec<Waiting>,
+    /// See [`Self::wait_until`].
+    until: Option<Until>,
+    /// See [`Self::unfinished`].
+    unfinished: Option<Waiting>,
     requeue_after: Option<Duration>,
     operand: String,
     converged: bool,
@@ -184,6 +205,8 @@ impl Turn {
             unrecorded: BTreeSet::new(),
             waiting: None,
             behind: Vec::new(),
+            until: None,
+            unfinished: None,
             requeue_after: None,
             operand: snapshot.component.clone(),
             converged,
@@ -208,6 +231,27 @@ impl Turn {
     pub(crate) fn wait(&mut self, reason: &str, message: impl Into<String>) {
         if self.waiting.is_none() {
             self.waiting = Some(Waiting { reason: reason.to_owned(), message: message.into() });
+        }
+    }
+
+    /// A wait that ends once the fact has had its value for `after`, where nothing else delays it.
+    pub(crate) fn wait_until(
+        &mut self,
+        reason: &str,
+        message: impl Into<String>,
+        fact: impl Into<String>,
+        after: Duration,
+    ) {
+        if self.waiting.is_none() {
+            self.until = Some(Until { fact: fact.into(), after });
+        }
+        self.wait(reason, message);
+    }
+
+    /// What holds up no step and is not complete yet: reported by `Ready` where nothing else is waited for.
+    pub(crate) fn unfinished(&mut self, reason: &str, message: impl Into<String>) {
+        if self.unfinished.is_none() {
+            self.unfinished = Some(Waiting { reason: reason.to_owned(), message: message.into() });
         }
     }
 
@@ -236,6 +280,7 @@ impl Turn {
             None => message,
         };
         self.waiting = Some(Waiting { reason: reason.to_owned(), message });
+        self.until = None;
     }
 
     /// How long the fact has had this value; from now on its age is kept.
@@ -284,6 +329,7 @@ impl Turn {
             operand: self.operand,
             converged: self.converged,
             waiting: self.waiting,
+            until: self.until,
             actions: self.actions,
             conditions: self.conditions,
             explanation: self.explanation,

@@ -1,9 +1,17 @@
 //! OpenShift's convergence (CONTRACT 2.1, 2.2): what the pods run is what is deployed. Between two revisions nothing is
 //! decided: OpenShift's own controllers roll out.
 
-use super::Turn;
+use std::collections::BTreeSet;
+
+use super::reports::plugins;
 use super::rollout::{Assessment, Deployment};
+use super::state::is_same;
+use super::{Deployed, Turn};
 use crate::api::ConditionStatus;
+use crate::formats::FormatError;
+use crate::ids::{KeyId, Revision};
+use crate::machine;
+use crate::names;
 use crate::outcome::{Notice, Waiting};
 use crate::platform::openshift::{OpenShift, PodsVerdict};
 use crate::snapshot::Snapshot;
@@ -45,8 +53,11 @@ pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> As
         PodsVerdict::Converged { revision } => {
             let deployment = match snapshot.content(*revision) {
                 Some(content) => Deployment::Converged { revision: *revision, content },
-                // CONTRACT 2.2: converged with no configuration.
-                None => Deployment::Nothing,
+                None => match is_gone(snapshot, openshift, *revision) {
+                    Some(message) => return blocked("RevisionLost", message, true),
+                    // CONTRACT 2.2: converged with no configuration.
+                    None => Deployment::Nothing,
+                },
             };
             Assessment::of_pods(deployment, None, Vec::new())
         }
@@ -60,22 +71,81 @@ pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> As
     }
 }
 
-/// What library-go's state machine answers with an error.
+/// The configuration that the pods run is not there, and the desired one is another than what would begin the encryption of
+/// a cluster that has none. So there was one, and what would be made in its place writes plain text until every pod has it.
+/// Restoring the Secret ends this, and so do pods that run a revision which has its own.
+fn is_gone(snapshot: &Snapshot, openshift: &OpenShift, revision: Revision) -> Option<String> {
+    let managed = openshift.managed.as_ref()?.content.as_ref().ok()?.as_ref()?;
+    let begun = Deployed::of(snapshot, &Deployment::Nothing).desired.state;
+    if is_same(managed, &machine::encode(&begun, None)) {
+        return None;
+    }
+    Some(format!(
+        "the API server pods run revision {revision}, and Secret {}/{} has no configuration or is gone, while Secret {}/{} has one. Nothing is decided: restore the Secret, for example from a backup of etcd, or let the pods roll out a revision that has a configuration",
+        snapshot.component,
+        names::revision_secret(revision),
+        snapshot.namespace,
+        names::managed_config(&snapshot.component)
+    ))
+}
+
+/// What library-go's state machine answers with an error, and a desired configuration that is not understood: what is
+/// written in its place might lack what it has.
 fn error(snapshot: &Snapshot, openshift: &OpenShift) -> Option<String> {
+    let invalid = |namespace: &str, name: String, error: &FormatError| {
+        format!("invalid encryption config {namespace}/{name}: {error}")
+    };
     match &openshift.pods {
         PodsVerdict::Failed { why } => Some(why.clone()),
         PodsVerdict::Converged { revision } => {
-            let error = snapshot.revisions.get(revision)?.content.as_ref().err()?;
-            let name = crate::names::revision_secret(*revision);
-            Some(format!("invalid encryption config {}/{name}: {error}", snapshot.component))
+            let stored = snapshot.revisions.get(revision).and_then(|stored| stored.understood().err());
+            let desired = || openshift.managed.as_ref()?.content.as_ref().err();
+            match stored {
+                Some(error) => Some(invalid(&snapshot.component, names::revision_secret(*revision), &error)),
+                None => desired().map(|error| {
+                    let what =
+                        invalid(&snapshot.namespace, names::managed_config(&snapshot.component), error);
+                    format!("{what}; correct it, or delete it: it is written again from what the pods run")
+                }),
+            }
         }
         PodsVerdict::Progressing { .. } | PodsVerdict::NotManaged { .. } => None,
+    }
+}
+
+/// Where a plugin that is deployed was not observed yet: no report of it is there.
+pub(super) fn unobserved(snapshot: &Snapshot, keys: &BTreeSet<KeyId>) -> Option<String> {
+    snapshot.openshift()?;
+    let missing: Vec<String> = snapshot
+        .servers
+        .values()
+        .flat_map(|server| {
+            let reported = move |key: &KeyId| plugins(server).iter().any(|plugin| plugin.key_id == *key);
+            let missing = keys.iter().filter(move |key| !reported(key));
+            missing.map(move |key| format!("key {key} on node {}", server.name))
+        })
+        .collect();
+    (!missing.is_empty()).then(|| format!("no health report yet: {}", missing.join(", ")))
+}
+
+/// Names the reports of nodes that have left. They count for nothing: they hold nothing up, and they show no plugin to be
+/// healthy.
+fn orphans(openshift: &OpenShift, turn: &mut Turn) {
+    for (node, keys) in &openshift.orphans {
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "node {node} hosts no pod of this API server: its health reports (key {}) are left over and count for nothing",
+            keys.join(", ")
+        );
+        turn.explain(message.clone());
+        turn.notice(false, "OrphanedHealthReport", message);
     }
 }
 
 /// CONTRACT 3: an error of the deployer's is one of each controller that asks it; one that is not to run says nothing.
 pub(super) fn tell(snapshot: &Snapshot, turn: &mut Turn) {
     let Some(openshift) = snapshot.openshift().filter(|_| snapshot.unreadable.is_empty()) else { return };
+    orphans(openshift, turn);
     if matches!(openshift.pods, PodsVerdict::NotManaged { .. }) {
         for type_ in ASKING.into_iter().chain(OTHERS) {
             turn.condition(type_, ConditionStatus::False, "", "");

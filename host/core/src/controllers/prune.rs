@@ -8,7 +8,7 @@ use super::{Deployed, Deployment, Turn};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{KeyId, Mode, Revision};
-use crate::machine::{History, Step};
+use crate::machine::{History, Key, Step};
 use crate::outcome::Action;
 use crate::snapshot::Snapshot;
 
@@ -32,13 +32,22 @@ pub(super) fn decide(
     if settled && deployed.desired.step == Step::Settled {
         keys(snapshot, deployed, turn);
         let newest = deployed.newest().map(|key| key.id);
-        if deployed.facts.history == History::Kept && deployed.kms_keys().any(|key| Some(key.id) < newest) {
-            turn.explain(
-                "older KMS providers leave once etcd's history from before the migration is compacted",
+        if deployed.facts.history == History::Kept && older(deployed, newest).next().is_some() {
+            let rest: Vec<String> = older(deployed, newest).map(|key| format!("key {}", key.id)).collect();
+            let message = format!(
+                "everything is stored under the newest key. The provider of {} leaves once etcd's history from before the migration is compacted, usually within two compaction intervals of kube-apiserver (--etcd-compaction-interval, 5 minutes by default); until then keep its KEK, and its right to encrypt",
+                rest.join(", ")
             );
+            turn.explain(message.clone());
+            turn.unfinished("HistoryNotCompacted", message);
             turn.again_after(snapshot.wanted.request_timeout);
         }
     }
+}
+
+/// KMS keys in what is deployed that are older than the newest key.
+fn older<'a>(deployed: &'a Deployed<'_>, newest: Option<KeyId>) -> impl Iterator<Item = &'a Key> {
+    deployed.kms_keys().filter(move |key| Some(key.id) < newest)
 }
 
 /// Kept are the converged one, those that a node names, and one before, unless that one has plugins that are gone: no

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use super::content;
+use crate::SecretBytes;
 use crate::formats::ReferencedData;
 use crate::formats::encryption_config::KmsConfiguration;
 use crate::formats::key_secret::KmsKey;
@@ -10,7 +12,7 @@ use crate::formats::revision::{AcceptedPlugin, PluginRecord};
 use crate::ids::KeyId;
 use crate::names;
 use crate::platform::ObjectRef;
-use crate::provider::{Evaluation, Origin, Plugin, ProviderError, ReferenceKind};
+use crate::provider::{Evaluation, Origin, Plugin, ProviderError, Reference, ReferenceKind, Violation};
 use crate::snapshot::Snapshot;
 
 /// A record without its salt, and the evaluation that it comes from.
@@ -73,46 +75,79 @@ pub(super) fn wanted<'a>(snapshot: &'a Snapshot, origin: Origin, kms: &Value) ->
 /// Copies of what a configuration refers to. CONTRACT 3.1, 7: only the keys that are referred to, each present and
 /// not empty.
 fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<ReferencedData, Trouble> {
-    let namespace = &snapshot.referenced_namespace;
     let mut data = ReferencedData::new();
+    let mut wrong: Vec<String> = Vec::new();
     for reference in &evaluation.references {
-        let source = &reference.source;
-        let object = ObjectRef { kind: source.kind, name: source.name.clone() };
-        let found = match snapshot.objects.get(&object) {
-            Some(Ok(found)) => found.as_ref(),
-            Some(Err(why)) => {
-                return Err(Trouble::Unknown(format!("failed to get {object} in {namespace}: {why}")));
+        match value(snapshot, evaluation, reference) {
+            Ok(Some(value)) => {
+                data.insert(reference.source.clone(), value.clone());
             }
-            None => {
-                let why = format!("failed to get {object} in {namespace}: it was not read");
-                return Err(Trouble::Unknown(why));
-            }
-        };
-        let value = found.and_then(|data| data.get(&source.key)).filter(|value| !value.is_empty());
-        match value {
-            Some(value) => {
-                data.insert(source.clone(), value.clone());
-            }
-            None if !reference.required => {}
-            None => {
-                let field = &reference.field;
-                return Err(Trouble::Wrong(match found {
-                    None => format!("failed to get {object} in {namespace}: not found; {field} refers to it"),
-                    Some(data) if data.contains_key(&source.key) => {
-                        format!(
-                            "{object} in {namespace} has an empty key {:?}; {field} refers to it",
-                            source.key
-                        )
-                    }
-                    Some(_) => format!(
-                        "{object} in {namespace} is missing required key {:?}; {field} refers to it",
-                        source.key
-                    ),
-                }));
-            }
+            Ok(None) => {}
+            Err(Trouble::Wrong(why)) => wrong.push(format!("{why}; {} refers to it", reference.field)),
+            Err(unknown) => return Err(unknown),
         }
     }
-    Ok(data)
+    // Two keys of one object that is not there are one mistake.
+    wrong.dedup();
+    if wrong.is_empty() { Ok(data) } else { Err(Trouble::Wrong(wrong.join("; "))) }
+}
+
+/// Everything that is wrong with what the desired configuration refers to, each with its field below `spec`.
+pub fn violations(snapshot: &Snapshot) -> Vec<Violation> {
+    let kms = snapshot.wanted.kms.as_ref();
+    let Some(Ok(evaluation)) = kms.map(|kms| snapshot.evaluation(Origin::Desired, kms)) else {
+        return Vec::new();
+    };
+    let below = kms.and_then(|kms| config_field(kms)).unwrap_or_default();
+    let found = evaluation.references.iter().filter_map(|reference| {
+        let why = value(snapshot, evaluation, reference).err()?;
+        let field = format!("spec.encryption.kms.{below}.{}", reference.field);
+        Some(Violation { field, message: why.told().to_owned() })
+    });
+    let mut found: Vec<Violation> = found.collect();
+    found.dedup();
+    found
+}
+
+/// The field beside `type` that holds the configuration.
+fn config_field(kms: &Value) -> Option<&str> {
+    kms.as_object()?.keys().map(String::as_str).find(|name| *name != "type")
+}
+
+/// The value of one reference; `None` where it is absent and need not be there.
+fn value<'s>(
+    snapshot: &'s Snapshot,
+    evaluation: &Evaluation,
+    reference: &Reference,
+) -> Result<Option<&'s SecretBytes>, Trouble> {
+    let namespace = &snapshot.referenced_namespace;
+    let source = &reference.source;
+    let object = ObjectRef { kind: source.kind, name: source.name.clone() };
+    let found = match snapshot.objects.get(&object) {
+        Some(Ok(found)) => found.as_ref(),
+        Some(Err(why)) => {
+            return Err(Trouble::Unknown(format!("failed to get {object} in {namespace}: {why}")));
+        }
+        None => {
+            let why = format!("failed to get {object} in {namespace}: it was not read");
+            return Err(Trouble::Unknown(why));
+        }
+    };
+    let named = || format!("{object} in {namespace}");
+    let Some(data) = found else {
+        let missing = format!("failed to get {}: not found", named());
+        return if reference.required { Err(Trouble::Wrong(missing)) } else { Ok(None) };
+    };
+    let key = &source.key;
+    match data.get(key) {
+        Some(value) if !value.is_empty() => match content::mistake(&evaluation.facts, key, value.expose()) {
+            Some(why) => Err(Trouble::Wrong(format!("{}: key {key:?} {why}", named()))),
+            None => Ok(Some(value)),
+        },
+        _ if !reference.required => Ok(None),
+        Some(_) => Err(Trouble::Wrong(format!("{} has an empty key {key:?}", named()))),
+        None => Err(Trouble::Wrong(format!("{} is missing required key {key:?}", named()))),
+    }
 }
 
 /// The provider's entry of a key; its name is the bare keyID.
@@ -194,7 +229,9 @@ pub(super) fn difference(snapshot: &Snapshot, stored: &KmsKey, now: &Wanted<'_>)
     // OpenShift's controllers accept no rendering: a key of theirs differs by what it says, not by what it lacks.
     let theirs = old.is_none() && snapshot.openshift().is_some();
     let settings = !theirs && old.map(|a| &a.settings) != accepted.map(|a| &a.settings);
-    if has_timeout(snapshot) && (settings || stored.provider.timeout != snapshot.wanted.kms_timeout) {
+    let timeout =
+        snapshot.wanted.mistakes.is_empty() && stored.provider.timeout != snapshot.wanted.kms_timeout;
+    if has_timeout(snapshot) && (settings || timeout) {
         fields.push("spec.plugins".to_owned());
     }
     let rendering = |a: Option<&AcceptedPlugin>| a.map(|a| (a.image.clone(), a.template.clone()));

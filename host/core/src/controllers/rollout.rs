@@ -123,7 +123,7 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     if let Some(assessment) = perhaps_given(snapshot, *target, &blocked, &targets) {
         return assessment;
     }
-    let content = match &stored.content {
+    let content = match stored.understood() {
         Ok(content) => content,
         Err(error) => {
             return blocked("RevisionUnreadable", format!("revision {target}: {error}"), targets);

@@ -6,10 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::migration::{self, Wish};
+use super::migration::{self, Report, Wish};
 use super::reports::{self, Health};
 use super::{Deployed, Deployment, Turn, evidence, health};
-use crate::api::MigrationPhase;
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, Mode, RemoteKeyId};
 use crate::machine::Step;
@@ -42,6 +41,15 @@ pub(super) fn decide(
     };
     let Some(before) = Some(before).filter(|before| **before != now).or_else(astray) else { return };
     turn.explain(format!("the KMS of key {} went from {before} to {now}", secret.id));
+    if !is_followed(snapshot, secret) {
+        let message = format!(
+            "the KMS of key {} rotated its KEK from {before} to {now}, and Keyward does not follow that by itself yet: what was stored before stays under the earlier version. Run keyward reencrypt. Until Ready is True after that, keep every earlier version of the KEK: do not trim it, and do not raise its min_decryption_version",
+            secret.id
+        );
+        turn.notice(true, "RotationNotFollowed", message.clone());
+        turn.wait("RotationNotFollowed", message);
+        return;
+    }
     if let Some(why) = not_adopted(snapshot, secret, &now) {
         turn.wait("RotationNotAdopted", why);
         return;
@@ -49,16 +57,17 @@ pub(super) fn decide(
     let stable = turn.since(snapshot, format!("adopted/{}", secret.id), now.0.clone());
     let needed = STABLE.max(snapshot.wanted.request_timeout);
     if stable < needed {
-        turn.wait(
+        turn.wait_until(
             "RotationSettling",
             format!("the KMS of key {} rotated to {now}; it has to stay for {needed:?}", secret.id),
+            format!("adopted/{}", secret.id),
+            needed,
         );
         turn.again_after(needed.saturating_sub(stable));
         return;
     }
     let resources: Vec<&GroupResource> = deployed.desired.state.resources.keys().collect();
-    let mut under_way = Vec::new();
-    let mut trouble = Vec::new();
+    let mut report = Report::default();
     for resource in resources {
         let wish = Wish::of(snapshot, resource, secret, Some(now.clone()));
         let existing = snapshot.migrations.get(resource);
@@ -70,28 +79,28 @@ pub(super) fn decide(
             Some(migration) if evidence::succeeded(migration) => {
                 migration::start(&wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
             }
-            Some(migration) if migration.current && migration.status.phase == MigrationPhase::Failed => {
-                trouble.push(migration::failed(snapshot, &wish, migration, turn));
+            Some(migration) => {
+                migration::follow(snapshot, resource, migration, &mut report, turn);
+                continue;
             }
-            Some(_) => {}
             None => match health::gate(snapshot, content, &content.kms_keys(), "re-encryption") {
                 Some(why) => turn.wait("PluginUnhealthy", why),
                 None => migration::start(&wish, existing, 0, turn),
             },
         }
-        under_way.push(resource);
+        report.under_way.push(resource);
     }
-    if under_way.is_empty() {
+    if report.under_way.is_empty() {
         turn.explain(format!("everything is stored under {now}"));
         let key = Box::new(KeySecret { remote_key_id: Some(now.clone()), ..secret.clone() });
         turn.act(Action::RecordRotation { key, remote_key_id: now });
     } else {
         turn.wait(
             "Migrating",
-            format!("re-encrypting {} after a rotation by the KMS", migration::list(&under_way)),
+            format!("re-encrypting {} after a rotation by the KMS", migration::list(&report.under_way)),
         );
     }
-    migration::tell(&under_way, &trouble, turn);
+    report.publish(turn);
 }
 
 /// Whether a migration ended while every server wrote as now: it began after they had for a while, so what ended since
@@ -134,6 +143,14 @@ fn reported(snapshot: &Snapshot, secret: &KeySecret, turn: &mut Turn) -> Option<
             None
         }
     }
+}
+
+/// Whether agents report what their API servers write with. Without that a server that has not noticed the rotation would
+/// skip old objects as fresh.
+fn is_followed(snapshot: &Snapshot, secret: &KeySecret) -> bool {
+    snapshot.servers.values().any(|server| {
+        server.status().is_some_and(|status| status.adopted.iter().any(|adopted| adopted.key_id == secret.id))
+    })
 }
 
 fn not_adopted(snapshot: &Snapshot, secret: &KeySecret, now: &RemoteKeyId) -> Option<String> {

@@ -50,12 +50,12 @@ pub(super) fn decide(
     };
     turn.degraded(DEGRADED, None);
     let content = machine::encode(next, deployed.content);
-    if let Some(openshift) = snapshot.openshift() {
-        return managed::decide(snapshot, openshift, deployed, next, content, turn);
-    }
     // One that is gone for good is left behind by another with a number above its own: what was claimed before holds no
     // longer then.
     if deployed.content.is_some_and(|old| is_same(old, &content)) && !deployed.left_behind {
+        if let Some(openshift) = snapshot.openshift() {
+            managed::restore(openshift, content, turn);
+        }
         return deployment.is_converged();
     }
     let may = if deployment.is_converged() && !deployed.left_behind {
@@ -66,15 +66,29 @@ pub(super) fn decide(
     if !may {
         return false;
     }
-    apply(snapshot, deployed, next, content, turn);
+    publish(snapshot, deployed, next, content, turn);
     false
 }
 
+/// As a revision of our own, or as OpenShift's desired configuration.
+fn publish(
+    snapshot: &Snapshot,
+    deployed: &Deployed<'_>,
+    next: &State,
+    content: RevisionContent,
+    turn: &mut Turn,
+) {
+    match snapshot.openshift() {
+        Some(openshift) => managed::publish(snapshot, openshift, deployed, next, content, turn),
+        None => apply(snapshot, deployed, next, content, turn),
+    }
+}
+
 /// Which keys every API server reads a resource with while another revision is on its way: those of what was loaded
-/// everywhere before, where that is still there.
+/// everywhere before, where that is still there and understood.
 fn everywhere(snapshot: &Snapshot) -> impl Fn(&GroupResource, KeyId) -> bool {
     let before = snapshot.content(snapshot.last_converged);
-    let before = before.map(|content| machine::decode(content, snapshot.usable()));
+    let before = before.and_then(|content| machine::decode(content, snapshot.usable()).ok());
     move |resource, id| {
         let keys = before.as_ref().and_then(|state| state.resources.get(resource));
         keys.is_some_and(|keys| keys.read.contains(&id))
@@ -122,7 +136,7 @@ fn data_ahead(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
     let (Some(state), Some(old)) = (&deployed.state, deployed.content) else { return };
     let content = machine::encode(state, Some(old));
     if !is_same(old, &content) {
-        apply(snapshot, deployed, state, content, turn);
+        publish(snapshot, deployed, state, content, turn);
     }
 }
 
@@ -203,11 +217,16 @@ fn apply(
     content: RevisionContent,
     turn: &mut Turn,
 ) {
-    let mut revision = snapshot.highest_revision.next();
+    let mut number = snapshot.next_revision(snapshot.highest_revision);
     if leaves_a_writer(deployed, next) {
         // A node that is off takes the number after its own for one that reads what it writes (`node/late.rs`).
-        revision = revision.next();
+        number = number.and_then(|revision| snapshot.next_revision(revision));
     }
+    let Some(revision) = number else {
+        let highest = snapshot.highest_revision;
+        let message = format!("no number is left for another revision: an object names revision {highest}");
+        return turn.degraded_too(DEGRADED, "Error", &message);
+    };
     turn.explain(format!("revision {revision}: {}", why(deployed, next)));
     if snapshot.recorded_revision < revision || snapshot.recorded_key < snapshot.highest_key {
         turn.act(Action::RecordHighWater { key_id: snapshot.highest_key, revision });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::reports::{self, Health};
 use super::{Deployed, Deployment, decommission, diagnosis, health};
 use crate::api::{KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
-use crate::ids::{KeyId, Revision};
+use crate::ids::{GroupResource, KeyId, Mode, Revision};
 use crate::machine::Step;
 use crate::outcome::StatusView;
 use crate::provider::Origin;
@@ -20,11 +20,28 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
         },
         revisions: revisions(snapshot, deployment),
         keys: if blocked(deployment) { snapshot.told_keys.clone() } else { keys(snapshot, deployed) },
+        encrypted: encrypted(deployment, deployed),
         migrations: migrations(snapshot),
         reencrypted: reencrypted(snapshot, deployed),
         plugins: plugins(snapshot),
         expiries: Vec::new(),
     }
+}
+
+/// Resources of which something may be stored under a key: every one that has a key in its list, but where everything was
+/// rewritten in plain text since `identity` writes it. One whose entry has left was decrypted before.
+fn encrypted(deployment: &Deployment<'_>, deployed: &Deployed<'_>) -> Option<Vec<String>> {
+    if blocked(deployment) {
+        return None;
+    }
+    let Some(state) = &deployed.state else { return Some(Vec::new()) };
+    let is_decrypted = |resource: &GroupResource| {
+        let writer = state.write_key(resource).filter(|key| key.mode == Mode::Identity);
+        writer.is_some_and(|key| key.migrated.contains(resource))
+    };
+    let with_keys = state.resources.iter().filter(|(_, keys)| !keys.read.is_empty());
+    let found = with_keys.map(|(resource, _)| resource).filter(|resource| !is_decrypted(resource));
+    Some(found.map(ToString::to_string).collect())
 }
 
 /// What cannot be read now was told when it could be, and is what a lost revision is made anew from.

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::encryption_config::{EncryptionConfiguration, KmsConfiguration, ProviderConfiguration};
+use super::encryption_config::{EncryptionConfiguration, KmsConfiguration};
 use super::key_secret::KeySecret;
 use super::{FormatError, ReferencedData};
+use crate::SecretBytes;
 use crate::ids::KeyId;
 use crate::provider::ReferenceKind;
 
@@ -40,9 +41,9 @@ pub fn same_key(one: &KeySecret, other: &KeySecret) -> Result<(), FormatError> {
 
 /// Whether the entries of all resources say the same of each key.
 pub fn same_in_all_resources(config: &EncryptionConfiguration) -> Result<(), FormatError> {
-    let mut local: BTreeMap<KeyId, (&str, &str)> = BTreeMap::new();
+    let mut local: BTreeMap<KeyId, (&str, Option<SecretBytes>)> = BTreeMap::new();
     let mut kms: BTreeMap<KeyId, KmsConfiguration> = BTreeMap::new();
-    for provider in providers(config) {
+    for provider in config.resources.iter().flat_map(|entry| &entry.providers) {
         if let Some(found) = &provider.kms {
             let Some(id) = found.name.split_once('_').and_then(|(id, _)| id.parse::<KeyId>().ok()) else {
                 continue;
@@ -57,32 +58,15 @@ pub fn same_in_all_resources(config: &EncryptionConfiguration) -> Result<(), For
         {
             for key in keys.iter().flat_map(|keys| &keys.keys) {
                 let Ok(id) = key.name.parse::<KeyId>() else { continue };
-                let found = (kind, key.secret.as_str());
-                if *local.entry(id).or_insert(found) != found || kms.contains_key(&id) {
+                // The key, not its spelling.
+                let found = (kind, key.material());
+                if *local.entry(id).or_insert_with(|| found.clone()) != found || kms.contains_key(&id) {
                     return Err(mismatch("key", "keys", id));
                 }
             }
         }
     }
     Ok(())
-}
-
-/// Whether each KMS provider's name says whose key it is. One that does not cannot be built again, and would be lost.
-pub fn plugin_names(config: &EncryptionConfiguration) -> Result<(), FormatError> {
-    for kms in providers(config).filter_map(|provider| provider.kms.as_ref()) {
-        let (id, _) = kms.name.split_once('_').ok_or_else(|| FormatError::PluginName(kms.name.clone()))?;
-        id.parse::<KeyId>()?;
-    }
-    Ok(())
-}
-
-/// Those of the entries that are ours: CONTRACT 1.5 skips those that do not name exactly one resource.
-fn providers(config: &EncryptionConfiguration) -> impl Iterator<Item = &ProviderConfiguration> {
-    config
-        .resources
-        .iter()
-        .filter(|entry| entry.resources.as_ref().is_some_and(|names| names.len() == 1))
-        .flat_map(|entry| &entry.providers)
 }
 
 #[cfg(test)]

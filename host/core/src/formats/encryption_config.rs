@@ -1,11 +1,28 @@
 //! `apiserver.config.k8s.io/v1` EncryptionConfiguration (CONTRACT 1.4): as JSON and a newline, in Go's field order.
+//!
+//! It is read by [`EncryptionConfiguration::decode`] alone: serde's own decoder would ignore what it does not know.
 
+mod read;
+mod valid;
+
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use serde::{Deserialize, Serialize};
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use serde::Serialize;
+use zeroize::Zeroizing;
 
-use super::FormatError;
-use crate::ids::ConfigHash;
+use super::{FormatError, document};
+use crate::SecretBytes;
+use crate::ids::{ConfigHash, GroupResource};
+
+/// Go's decoder is this lenient.
+const GO: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// OBJECTS.md, "Beginnings and ends": what `prepare` installs before Keyward makes its first revision.
 pub const REVISION_ZERO: &str = "{\"kind\":\"EncryptionConfiguration\",\"apiVersion\":\"apiserver.config.k8s.io/v1\",\"resources\":[{\"resources\":[\"secrets\"],\"providers\":[{\"identity\":{}}]}]}\n";
@@ -17,7 +34,7 @@ pub fn zero_hash() -> &'static ConfigHash {
 }
 
 /// The whole file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptionConfiguration {
     /// `EncryptionConfiguration`.
@@ -29,7 +46,7 @@ pub struct EncryptionConfiguration {
 }
 
 /// One entry: which resources, and the providers, the writer first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ResourceConfiguration {
     /// `resource` or `resource.group`; null in envelopes.
     pub resources: Option<Vec<String>>,
@@ -38,65 +55,65 @@ pub struct ResourceConfiguration {
 }
 
 /// Exactly one field is set.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ProviderConfiguration {
     /// AES-GCM.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub aesgcm: Option<KeysConfiguration>,
     /// AES-CBC.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub aescbc: Option<KeysConfiguration>,
     /// Secretbox.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub secretbox: Option<KeysConfiguration>,
     /// Plain text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
     /// A KMS plugin.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kms: Option<KmsConfiguration>,
 }
 
 /// Key material stands in here: `Debug` names the kind alone.
 impl std::fmt::Debug for ProviderConfiguration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.notation())
+        f.write_str(&self.notations().join("+"))
     }
 }
 
 impl ProviderConfiguration {
-    /// CONTRACT.md's notation: `identity`, `aescbc:ID`, `aesgcm:ID`, `secretbox:ID`, `kms:ID`.
-    pub fn notation(&self) -> String {
-        let keys = |kind: &str, keys: &KeysConfiguration| {
-            let names: Vec<&str> = keys.keys.iter().map(|key| key.name.as_str()).collect();
-            format!("{kind}:{}", names.join("+"))
+    /// CONTRACT.md's notation: `identity`, `aescbc:ID`, `aesgcm:ID`, `secretbox:ID`, `kms:ID`; one a key.
+    pub fn notations(&self) -> Vec<String> {
+        let of = |kind: &str, keys: &KeysConfiguration| {
+            keys.keys.iter().map(|key| format!("{kind}:{}", key.name)).collect()
         };
         match self {
-            Self { aesgcm: Some(k), .. } => keys("aesgcm", k),
-            Self { aescbc: Some(k), .. } => keys("aescbc", k),
-            Self { secretbox: Some(k), .. } => keys("secretbox", k),
+            Self { aesgcm: Some(keys), .. } => of("aesgcm", keys),
+            Self { aescbc: Some(keys), .. } => of("aescbc", keys),
+            Self { secretbox: Some(keys), .. } => of("secretbox", keys),
             Self { kms: Some(kms), .. } => {
-                format!("kms:{}", kms.name.split_once('_').map_or(kms.name.as_str(), |(id, _)| id))
+                let id = kms.name.split_once('_').map_or(kms.name.as_str(), |(id, _)| id);
+                vec![format!("kms:{id}")]
             }
-            Self { identity: Some(_), .. } => "identity".to_owned(),
-            _ => "none".to_owned(),
+            Self { identity: Some(_), .. } => vec!["identity".to_owned()],
+            _ => Vec::new(),
         }
     }
 }
 
 /// The empty object of `identity`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Identity {}
 
 /// Local keys; Keyward writes one a provider.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct KeysConfiguration {
     /// The keys, the writer first.
     pub keys: Vec<NamedKey>,
 }
 
 /// One local key.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct NamedKey {
     /// The keyID: it prefixes every value in etcd.
     pub name: String,
@@ -104,36 +121,30 @@ pub struct NamedKey {
     pub secret: String,
 }
 
+impl NamedKey {
+    /// The key itself, by Go's decoder: line breaks within are ignored. `None` where it is not base64.
+    pub fn material(&self) -> Option<SecretBytes> {
+        let text: Zeroizing<Vec<u8>> =
+            Zeroizing::new(self.secret.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect());
+        GO.decode(text.as_slice()).ok().map(SecretBytes::new)
+    }
+}
+
 /// One KMS provider.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KmsConfiguration {
     /// `v2`; upstream's default is `v1`.
-    #[serde(rename = "apiVersion", default = "kms_v1")]
+    #[serde(rename = "apiVersion")]
     pub api_version: String,
     /// `{keyID}_{resource}`.
     pub name: String,
     /// Forbidden for v2; kept for what others wrote.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cachesize: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cachesize: Option<i32>,
     /// `unix://…`.
     pub endpoint: String,
     /// A Go duration; upstream's default is 3 s.
-    #[serde(default = "three_seconds")]
     pub timeout: String,
-}
-
-fn kms_v1() -> String {
-    "v1".to_owned()
-}
-
-fn three_seconds() -> String {
-    "3s".to_owned()
-}
-
-/// As the API server reads it: YAML is turned into JSON first.
-fn yaml(text: &str) -> Option<EncryptionConfiguration> {
-    let value: serde_json::Value = serde_saphyr::from_str(text).ok()?;
-    serde_json::from_value(value).ok()
 }
 
 impl EncryptionConfiguration {
@@ -153,24 +164,25 @@ impl EncryptionConfiguration {
         bytes
     }
 
-    /// JSON or YAML.
+    /// JSON or YAML, as the API server reads it: what it does not understand, or this does not, is an error that names the
+    /// field.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let text = std::str::from_utf8(bytes).map_err(|_| FormatError::Config("not UTF-8".to_owned()))?;
-        let config: Self = match serde_json::from_str(text) {
-            Ok(config) => config,
-            // The parser's own words may quote what it read, key material included.
-            Err(_) => yaml(text).ok_or_else(|| {
-                FormatError::Config("neither JSON nor YAML of an EncryptionConfiguration".to_owned())
-            })?,
+        read::configuration(document::parse(bytes).map_err(FormatError::Config)?)
+    }
+
+    /// The first thing that an API server with automatic reload refuses, and why; no key material. `None` where its
+    /// validation passes: plugins that do not answer are another matter.
+    pub fn refusal(&self) -> Option<String> {
+        valid::refused(self)
+    }
+
+    /// All providers of a resource. The API server appends the lists of entries that name it more than once; a resource that
+    /// no entry names has none, and is stored in plain text. Wildcards are not looked at.
+    pub fn providers_of(&self, resource: &GroupResource) -> Vec<&ProviderConfiguration> {
+        let names = |entry: &&ResourceConfiguration| {
+            entry.resources.iter().flatten().any(|name| GroupResource::parse(name) == *resource)
         };
-        if config.kind != "EncryptionConfiguration" || config.api_version != "apiserver.config.k8s.io/v1" {
-            // Not even these are quoted: where the file is damaged, anything may stand there.
-            return Err(FormatError::Config(
-                "it is not of kind EncryptionConfiguration and apiVersion apiserver.config.k8s.io/v1"
-                    .to_owned(),
-            ));
-        }
-        Ok(config)
+        self.resources.iter().filter(names).flat_map(|entry| &entry.providers).collect()
     }
 
     /// The hash that the API server shows once it has loaded these bytes.
@@ -178,15 +190,15 @@ impl EncryptionConfiguration {
         ConfigHash::of(&self.encode())
     }
 
-    /// Each resource's providers in CONTRACT.md's notation.
-    pub fn lists(&self) -> std::collections::BTreeMap<String, Vec<String>> {
-        self.resources
-            .iter()
-            .flat_map(|entry| {
-                let providers: Vec<String> =
-                    entry.providers.iter().map(ProviderConfiguration::notation).collect();
-                entry.resources.iter().flatten().map(move |name| (name.clone(), providers.clone()))
-            })
-            .collect()
+    /// Each resource's keys in CONTRACT.md's notation, the writer first.
+    pub fn lists(&self) -> BTreeMap<String, Vec<String>> {
+        let mut lists: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for entry in &self.resources {
+            for name in entry.resources.iter().flatten() {
+                let keys = entry.providers.iter().flat_map(ProviderConfiguration::notations);
+                lists.entry(name.clone()).or_default().extend(keys);
+            }
+        }
+        lists
     }
 }

@@ -5,9 +5,11 @@
 pub mod config_hash;
 pub mod consistency;
 pub mod digest;
+mod document;
 pub mod encryption_config;
 pub mod envelope;
 pub mod key_secret;
+pub mod provider_lists;
 pub mod revision;
 
 use std::collections::BTreeMap;

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::encryption_config::EncryptionConfiguration;
-use super::{FormatError, ReferencedData, consistency, digest, envelope, parse_reference, reference_key};
+use super::encryption_config::{EncryptionConfiguration, ResourceConfiguration};
+use super::{FormatError, ReferencedData, digest, envelope, parse_reference, provider_lists, reference_key};
 use crate::SecretBytes;
 use crate::api::PluginSettings;
 use crate::ids::{ConfigHash, GroupResource, KeyId, PluginDigest};
@@ -231,11 +231,17 @@ impl RevisionContent {
 
     /// The resources that it has entries for.
     pub fn resources(&self) -> BTreeSet<GroupResource> {
-        let names = self.config.resources.iter().filter_map(|entry| entry.resources.as_deref());
-        // CONTRACT 1.5: entries of any other length are not ours.
-        names
-            .filter_map(|names| if let [name] = names { Some(GroupResource::parse(name)) } else { None })
-            .collect()
+        let names = self.config.resources.iter().flat_map(|entry| entry.resources.iter().flatten());
+        names.map(|name| GroupResource::parse(name)).collect()
+    }
+
+    /// The resources that it writes in another way than in plain text.
+    pub fn encrypted(&self) -> BTreeSet<GroupResource> {
+        let is_encrypted = |entry: &&ResourceConfiguration| {
+            entry.providers.first().is_some_and(|writer| writer.identity.is_none())
+        };
+        let names = self.config.resources.iter().filter(is_encrypted).flat_map(|entry| &entry.resources);
+        names.flatten().map(|name| GroupResource::parse(name)).collect()
     }
 
     /// The data of its Secret.
@@ -245,11 +251,12 @@ impl RevisionContent {
         data
     }
 
-    /// The revision in a Secret's data. `Ok(None)` where there is no configuration (CONTRACT 1.3: no error).
+    /// The revision in a Secret's data. `Ok(None)` where there is no configuration (CONTRACT 1.3: no error). One that is not
+    /// understood as a whole is an error: another that is made from it would lack a key, or its writer.
     pub fn decode(secret: &str, data: &SecretData) -> Result<Option<Self>, FormatError> {
         let Some(bytes) = data.get(CONFIG_KEY) else { return Ok(None) };
         let config = EncryptionConfiguration::decode(bytes.expose())?;
-        consistency::same_in_all_resources(&config)?;
+        provider_lists::lists(&config)?;
         let plugins = decode_plugins(secret, data)?;
         Ok(Some(RevisionParts { config, bytes: bytes.clone(), plugins }.into()))
     }

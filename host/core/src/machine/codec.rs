@@ -7,102 +7,58 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Key, ResourceKeys, State};
-use crate::SecretBytes;
+use crate::formats::FormatError;
 use crate::formats::encryption_config::{
     EncryptionConfiguration, Identity, KeysConfiguration, KmsConfiguration, NamedKey, ProviderConfiguration,
     ResourceConfiguration,
 };
-use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
+use crate::formats::key_secret::{KeySecret, KmsKey};
+use crate::formats::provider_lists::{self, ListedKey};
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, Mode};
 use crate::names;
 
 /// The state that a revision holds. Keys whose secret says the same are backed and take the secret's content; any
 /// other keeps what is deployed, provider and plugin data included, so that encoding it again drops nothing.
+///
+/// # Errors
+/// The configuration is not understood as a whole.
 pub fn decode<'a>(
     content: &RevisionContent,
     secrets: impl IntoIterator<Item = &'a KeySecret, IntoIter: Clone>,
-) -> State {
+) -> Result<State, FormatError> {
     let secrets = secrets.into_iter();
     let mut state = State::default();
-    for entry in &content.config.resources {
-        // CONTRACT 1.5: entries of any other length are not ours.
-        let Some([resource]) = entry.resources.as_deref() else { continue };
-        let mut keys = ResourceKeys::default();
-        let mut first_identity = None;
-        for (index, provider) in entry.providers.iter().enumerate() {
-            for found in decode_provider(provider) {
-                if index == 0 && keys.write.is_none() {
-                    keys.write = Some(found.id);
-                }
-                if found.mode == Mode::Identity && first_identity.is_none() {
-                    first_identity = Some(found.id);
-                }
-                keys.insert(found.id);
-                state.keys.entry(found.id).or_insert_with(|| {
-                    let secret = secrets.clone().find(|secret| found.is_same(secret));
-                    secret.map_or_else(|| found.unbacked(&content.plugins), Key::of)
-                });
-            }
+    for (resource, list) in provider_lists::lists(&content.config)? {
+        let mut keys = ResourceKeys { write: list.writer(), read: Vec::new() };
+        for found in list.keys {
+            keys.insert(found.id);
+            state.keys.entry(found.id).or_insert_with(|| {
+                let secret = secrets.clone().find(|secret| is_same(&found, secret));
+                secret.map_or_else(|| unbacked(found, &content.plugins), Key::of)
+            });
         }
-        keys.write = keys.write.or(first_identity);
-        state.resources.insert(GroupResource::parse(resource), keys);
+        state.resources.insert(resource, keys);
     }
-    state
+    Ok(state)
 }
 
-/// A key as it stands in a provider's entry.
-struct Found<'a> {
-    id: KeyId,
-    mode: Mode,
-    material: SecretBytes,
-    kms: Option<&'a KmsConfiguration>,
+/// CONTRACT 1.5: mode, secret and number; so KMS keys compare by number.
+fn is_same(found: &ListedKey<'_>, secret: &KeySecret) -> bool {
+    found.id == secret.id && found.mode == secret.mode && found.material == secret.material
 }
 
-impl Found<'_> {
-    /// CONTRACT 1.5: mode, secret and number; so KMS keys compare by number.
-    fn is_same(&self, secret: &KeySecret) -> bool {
-        self.id == secret.id && self.mode == secret.mode && self.material == secret.material
-    }
-
-    /// The key as it is deployed.
-    fn unbacked(self, plugins: &BTreeMap<KeyId, PluginRecord>) -> Key {
-        let Self { id, mode, material, kms } = self;
-        let kms = kms.zip(plugins.get(&id)).map(|(kms, plugin)| {
-            Arc::new(KmsKey {
-                provider: KmsConfiguration { name: id.to_string(), ..kms.clone() },
-                plugin: plugin.clone(),
-                canary: None,
-            })
-        });
-        Key { id, mode, material, kms, migrated: Vec::new(), backed: false }
-    }
-}
-
-fn decode_provider(provider: &ProviderConfiguration) -> Vec<Found<'_>> {
-    let local = |mode: Mode, keys: &KeysConfiguration| -> Vec<Found<'_>> {
-        keys.keys
-            .iter()
-            .filter_map(|named| {
-                let material = SecretBytes::new(STANDARD.decode(&named.secret).ok()?);
-                // CONTRACT 2.4: the null key carries the number of an identity key; it encrypts nothing.
-                let null = mode == Mode::Aesgcm && material.expose() == NULL_KEY;
-                let mode = if null { Mode::Identity } else { mode };
-                Some(Found { id: named.name.parse().ok()?, mode, material, kms: None })
-            })
-            .collect()
-    };
-    match provider {
-        ProviderConfiguration { aesgcm: Some(keys), .. } => local(Mode::Aesgcm, keys),
-        ProviderConfiguration { aescbc: Some(keys), .. } => local(Mode::Aescbc, keys),
-        ProviderConfiguration { secretbox: Some(keys), .. } => local(Mode::Secretbox, keys),
-        ProviderConfiguration { kms: Some(kms), .. } => {
-            let id = kms.name.split_once('_').and_then(|(id, _)| id.parse().ok());
-            let material = SecretBytes::new(NULL_KEY.to_vec());
-            id.map(|id| Found { id, mode: Mode::Kms, material, kms: Some(kms) }).into_iter().collect()
-        }
-        _ => Vec::new(),
-    }
+/// The key as it is deployed.
+fn unbacked(found: ListedKey<'_>, plugins: &BTreeMap<KeyId, PluginRecord>) -> Key {
+    let ListedKey { id, mode, material, kms } = found;
+    let kms = kms.zip(plugins.get(&id)).map(|(kms, plugin)| {
+        Arc::new(KmsKey {
+            provider: KmsConfiguration { name: id.to_string(), ..kms.clone() },
+            plugin: plugin.clone(),
+            canary: None,
+        })
+    });
+    Key { id, mode, material, kms, migrated: Vec::new(), backed: false }
 }
 
 /// The revision of this state. `deployed` gives the entries of KMS keys whose plugin data nobody has any more: they

@@ -50,6 +50,9 @@ pub struct Facts {
     pub decrypted: BTreeSet<GroupResource>,
     /// What etcd still holds from before the end of the write key's migrations.
     pub history: History,
+    /// Every object of every resource was seen under the write key once more since its migration ended. No key leaves
+    /// before, whoever recorded what as migrated; where nobody looks ([`History::Untold`]) it does not count.
+    pub verified: bool,
 }
 
 /// Deleted and overwritten values in etcd, which watches and exact lists still decrypt.
@@ -129,7 +132,8 @@ pub fn desired(
     let oldest_needed = needed.all.last().map_or(newest.id, |key| key.id);
     let kms: BTreeSet<KeyId> =
         state.keys.values().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
-    for target in targets {
+    let proven = facts.verified || facts.history == History::Untold;
+    for target in targets.iter().filter(|_| proven) {
         let Some(keys) = state.resources.get_mut(target) else { continue };
         // Decisions 7: a KMS provider stays while etcd's history may need it, and not a moment longer: a plugin that
         // nothing needs is a way to lock oneself out. CONTRACT 2.3 keeps one predecessor, needed or not.
@@ -273,6 +277,12 @@ fn needed_to_read(backed: &[Key], mut uncovered: BTreeSet<GroupResource>) -> Nee
 }
 
 impl State {
+    /// Leaves out every other resource, and the keys that only they had.
+    pub fn retain(&mut self, resources: &[GroupResource]) {
+        self.resources.retain(|resource, _| resources.contains(resource));
+        forget_unused(self);
+    }
+
     /// Whether `identity` writes this resource.
     pub fn is_plain(&self, resource: &GroupResource) -> bool {
         let write = self.resources.get(resource).map(|keys: &ResourceKeys| keys.write);

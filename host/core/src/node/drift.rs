@@ -10,8 +10,8 @@
 
 use super::decide::{Draft, Step};
 use super::view::{Target, View};
-use crate::formats::encryption_config::EncryptionConfiguration;
-use crate::ids::ConfigHash;
+use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration};
+use crate::ids::{ConfigHash, GroupResource};
 
 /// Records that something else than the target may have been loaded here, and forgets it once a later revision is in force.
 pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
@@ -64,18 +64,16 @@ pub(super) fn mend(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> M
 /// Whether every provider of every resource is one that the target has for that resource. A provider is its name and its
 /// key: another key under the same name is another provider.
 fn reads_no_more(edited: &EncryptionConfiguration, target: &Target<'_>) -> bool {
-    let of = |resource: &String| {
-        let entries = target.content.config.resources.iter();
-        let mut having =
-            entries.filter(|entry| entry.resources.as_ref().is_some_and(|all| all.contains(resource)));
-        having.next().map(|entry| &entry.providers)
-    };
+    let target = &target.content.config;
     edited.resources.iter().all(|entry| {
         let resources = entry.resources.as_deref().unwrap_or_default();
-        resources.iter().all(|resource| match of(resource) {
-            Some(known) => entry.providers.iter().all(|provider| known.contains(provider)),
+        resources.iter().all(|resource| {
+            let known = target.providers_of(&GroupResource::parse(resource));
             // What no entry names is read as plain text.
-            None => entry.providers.iter().all(|provider| provider.identity.is_some()),
+            let reads = |provider: &ProviderConfiguration| {
+                if known.is_empty() { provider.identity.is_some() } else { known.contains(&provider) }
+            };
+            entry.providers.iter().all(reads)
         })
     })
 }

@@ -9,9 +9,9 @@
 
 use super::observe::Absence;
 use super::view::{Target, View};
-use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration};
+use crate::formats::encryption_config::ProviderConfiguration;
 use crate::formats::revision::RevisionContent;
-use crate::ids::{ConfigHash, KeyId, Revision};
+use crate::ids::{ConfigHash, GroupResource, KeyId, Revision};
 
 /// Why the link of a key that served before the reboot is not made again now.
 pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
@@ -112,24 +112,19 @@ pub(super) fn was_withdrawn(
     let resources =
         || config.resources.iter().chain(&now.resources).flat_map(|entry| entry.resources.iter().flatten());
     resources().any(|resource| {
-        let writes = providers(config, resource).first();
-        let reads = providers(now, resource);
+        // What is not named is plain text.
+        let resource = GroupResource::parse(resource);
+        let writes = config.providers_of(&resource).first().copied();
+        let reads = now.providers_of(&resource);
         match writes.filter(|provider| provider.identity.is_none()) {
             Some(writes) => !reads.iter().any(|reads| is_same(reads, writes)),
             None => {
-                let plain = |provider: &ProviderConfiguration| provider.identity.is_some();
+                let plain = |provider: &&ProviderConfiguration| provider.identity.is_some();
                 let encrypts = reads.first().is_some_and(|first| !plain(first));
                 encrypts && (long_ago || !reads.iter().any(plain))
             }
         }
     })
-}
-
-/// What is not named is plain text.
-fn providers<'a>(config: &'a EncryptionConfiguration, resource: &str) -> &'a [ProviderConfiguration] {
-    let names = |all: &Vec<String>| all.iter().any(|name| name == resource);
-    let mut entries = config.resources.iter().filter(|entry| entry.resources.as_ref().is_some_and(names));
-    entries.next().map_or(&[], |entry| &entry.providers)
 }
 
 /// Whether one reads what the other writes: a KMS provider is its name, whatever its timeout; a local one its keys, of

@@ -32,7 +32,6 @@ mod stop;
 #[cfg(test)]
 mod tests;
 mod trial;
-mod valid;
 mod view;
 
 pub use decide::{Ask, Decision, Refused, Step, next};

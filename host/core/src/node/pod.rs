@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
     HostPathVolumeSource, Pod, PodSecurityContext, PodSpec, Probe, ResourceRequirements, SeccompProfile,
     SecurityContext, Toleration, Volume, VolumeMount,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -23,6 +23,7 @@ use crate::formats::revision::{AcceptedPlugin, PluginRecord};
 use crate::ids::{KeyId, PluginDigest};
 use crate::names::GROUP;
 use crate::provider::{Container, HttpProbe, KeyRef, Part, Plugin, ReferenceKind};
+use crate::quantity::Quantity;
 
 /// The value of `app.kubernetes.io/name` on every plugin's pod.
 pub const APP: &str = "keyward-kms-plugin";
@@ -446,27 +447,51 @@ fn resources(container: &Container, settings: Option<&PluginResources>) -> Resou
     requests.extend(settings.iter().flat_map(|settings| settings.requests.clone()));
     let limits: BTreeMap<String, String> = match settings {
         Some(settings) if !settings.limits.is_empty() => settings.limits.clone(),
-        _ => requests
-            .iter()
-            .filter_map(|(name, quantity)| Some((name.clone(), four_times(quantity)?)))
-            .collect(),
+        _ => requests.iter().filter_map(|(name, text)| Some((name.clone(), four_times(text)?))).collect(),
     };
     let quantities = |map: BTreeMap<String, String>| {
-        Some(map.into_iter().map(|(name, quantity)| (name, Quantity(quantity))).collect::<BTreeMap<_, _>>())
-            .filter(|map| !map.is_empty())
+        Some(
+            map.into_iter()
+                .map(|(name, quantity)| (name, QuantityText(quantity)))
+                .collect::<BTreeMap<_, _>>(),
+        )
+        .filter(|map| !map.is_empty())
     };
     ResourceRequirements { requests: quantities(requests), limits: quantities(limits), ..Default::default() }
 }
 
-/// A quantity times four, its suffix kept: `100m` → `400m`, `0.5` → `2.0`, `64Mi` → `256Mi`.
-fn four_times(quantity: &str) -> Option<String> {
-    let end = quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
-    let (number, suffix) = quantity.split_at(end);
+/// A quantity times four, its suffix kept: `100m` → `400m`, `0.5` → `2.0`, `64Mi` → `256Mi`. `None` of what is not a
+/// quantity, which [`check_resources`] names.
+pub fn four_times(text: &str) -> Option<String> {
+    let wanted = Quantity::parse(text).ok()?.times(4)?;
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
     let product = format!("{:0>1$}", digits.checked_mul(4)?, fraction.len() + 1);
     let (whole, fraction) = product.split_at(product.len() - fraction.len());
-    Some(if fraction.is_empty() { format!("{whole}{suffix}") } else { format!("{whole}.{fraction}{suffix}") })
+    let product =
+        if fraction.is_empty() { format!("{whole}{suffix}") } else { format!("{whole}.{fraction}{suffix}") };
+    (Quantity::parse(&product) == Ok(wanted)).then_some(product)
+}
+
+/// What the kubelet would refuse of `spec.plugins.resources`: field and reason.
+pub fn check_resources(resources: &PluginResources) -> Vec<(String, String)> {
+    let mut wrong = Vec::new();
+    for (list, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        for (name, text) in quantities {
+            let limit = resources.limits.get(name).and_then(|limit| Quantity::parse(limit).ok());
+            match Quantity::parse(text) {
+                Err(why) => wrong.push((format!("{list}.{name}"), why)),
+                Ok(amount) if list == "requests" && limit.is_some_and(|limit| limit < amount) => {
+                    wrong.push((format!("{list}.{name}"), format!("{text} is above limits.{name}")));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    wrong
 }
 
 /// The instance of a manifest that this module wrote, and its digest.

@@ -187,3 +187,25 @@ fn what_cannot_be_rendered_is_named(#[case] change: fn(&mut PluginRecord), #[cas
 fn limits_are_four_times_the_requests(#[case] request: &str, #[case] limit: Option<&str>) {
     assert_eq!(four_times(request).as_deref(), limit);
 }
+
+/// The kubelet would refuse the pod, on every node.
+#[test]
+fn quantities_that_the_kubelet_refuses_are_named_with_their_field() {
+    let map =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let resources = PluginResources {
+        requests: map(&[("cpu", "10 m"), ("memory", "1Gi"), ("ephemeral-storage", "1")]),
+        limits: map(&[("memory", "512Mi"), ("cpu", "-1"), ("ephemeral-storage", "1.0")]),
+    };
+    let wrong: Vec<String> =
+        check_resources(&resources).into_iter().map(|(field, why)| format!("{field}: {why}")).collect();
+    assert_eq!(
+        wrong,
+        [
+            "requests.cpu: \"10 m\" is not a quantity such as 100m, 0.5 or 64Mi: its suffix is unknown",
+            "requests.memory: 1Gi is above limits.memory",
+            "limits.cpu: \"-1\" is not a quantity such as 100m, 0.5 or 64Mi: it is negative",
+        ]
+    );
+    assert_eq!(check_resources(&PluginResources::default()), []);
+}

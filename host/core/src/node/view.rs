@@ -8,7 +8,6 @@ use super::instance::Instance;
 use super::observe::{Observed, OnDisk, Pass, Probed, Question, Socket, Unusable, linked_keys};
 use super::pod::{self, RenderError};
 use super::recovered::{self, Recovered};
-use super::valid;
 use crate::api::{Canary, PreflightRequest, PreflightResult};
 use crate::formats::encryption_config::{EncryptionConfiguration, zero_hash};
 use crate::formats::revision::{PluginRecord, RevisionContent};
@@ -333,7 +332,7 @@ fn target(o: &Observed) -> Result<Option<Target<'_>>, Problem> {
         // S7: spec and Secret speak of two revisions.
         return Err(invalid(format!("its configuration has the hash {hash}, but {wanted} is wanted")));
     }
-    if let Some(why) = valid::refused(&content.config) {
+    if let Some(why) = content.config.refusal() {
         return Err(invalid(format!("no API server loads its configuration: {why}")));
     }
     let plugins = plugins_of(content, &o.disk.recovered).map_err(invalid)?;

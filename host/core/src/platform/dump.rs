@@ -14,12 +14,10 @@ use serde_json::Value;
 
 use super::{ObjectRef, Objects, ReferencedObject, openshift};
 use crate::SecretBytes;
-use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
+use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode, fields};
 use crate::names;
-use crate::provider::ReferenceKind;
+use crate::provider::{ReferenceKind, Violation};
 
-/// What marks a control-plane node.
-const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 /// What marks an API server's identity Lease, and where those are.
 const IDENTITY: (&str, &str) = ("apiserver.kubernetes.io/identity", "kube-apiserver");
 const KUBE_SYSTEM: &str = "kube-system";
@@ -162,11 +160,13 @@ impl Dump {
                 put(&mut self.encryption_migrations, &object)
             }
             "encryption.keyward.dev/v1alpha1/ClusterEncryption" if name == names::CLUSTER => {
-                decode(&object).map(|found| self.cluster_encryption = Some(found))
+                known_fields(&fields::unknown_in_cluster_encryption(&object))
+                    .and_then(|()| decode(&object))
+                    .map(|found| self.cluster_encryption = Some(found))
             }
             "config.openshift.io/v1/APIServer" if name == names::CLUSTER => {
                 self.api_server = Some(object.clone());
-                Ok(())
+                known_fields(&fields::unknown_in_api_server(&object))
             }
             "migration.k8s.io/v1alpha1/StorageVersionMigration" => {
                 self.storage_version_migrations.push(object.clone());
@@ -223,7 +223,11 @@ impl Dump {
             ..Objects::default()
         };
         objects.secrets.retain(|secret| secret.metadata.namespace.as_deref() == Some(names::NAMESPACE));
-        objects.nodes.retain(|node| labelled(&node.metadata.labels, CONTROL_PLANE).is_some());
+        let has_agent =
+            |name: &Option<String>| objects.encryption_nodes.iter().any(|node| node.metadata.name == *name);
+        objects.nodes.retain(|node| {
+            labelled(&node.metadata.labels, names::CONTROL_PLANE).is_some() || has_agent(&node.metadata.name)
+        });
         objects.leases.retain(|lease| {
             lease.metadata.namespace.as_deref() == Some(KUBE_SYSTEM)
                 && labelled(&lease.metadata.labels, IDENTITY.0).as_deref() == Some(IDENTITY.1)
@@ -273,6 +277,18 @@ impl Dump {
 
 fn is(metadata: &ObjectMeta, namespace: &str, object: &ObjectRef) -> bool {
     metadata.namespace.as_deref() == Some(namespace) && metadata.name.as_deref() == Some(&object.name)
+}
+
+/// A field of the spec that is not known may be a request. The status of a newer version may well have others.
+fn known_fields(unknown: &[Violation]) -> Result<(), String> {
+    let of_spec =
+        |violation: &&Violation| violation.field != "status" && !violation.field.starts_with("status.");
+    let told: Vec<String> = unknown
+        .iter()
+        .filter(of_spec)
+        .map(|violation| format!("{}: {}", violation.field, violation.message))
+        .collect();
+    if told.is_empty() { Ok(()) } else { Err(told.join("; ")) }
 }
 
 fn put<T: DeserializeOwned>(into: &mut Vec<T>, object: &Value) -> Result<(), String> {

@@ -1,14 +1,14 @@
 //! Plain Kubernetes: `ClusterEncryption/cluster`, revisions of our own, one agent a node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 
 use super::needed::Whose;
 use super::{
-    Age, Given, HistoryRequest, KMS_REQUIRED, Needed, Objects, Results, Serving, keys, kms_of, lacks_kms,
-    needed,
+    Age, Given, HistoryRequest, KMS_REQUIRED, Needed, Objects, Results, Serving, TYPE_REQUIRED, VERBS, keys,
+    kms_of, lacks_kms, named, needed, refused,
 };
 use crate::SecretBytes;
 use crate::api::{ClusterEncryptionSpec, EncryptionMigration};
@@ -16,6 +16,7 @@ use crate::formats::FormatError;
 use crate::formats::revision::{RevisionContent, SecretData, decode_plugins};
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
 use crate::names;
+use crate::node::pod;
 use crate::outcome::{LEASE_STOPPED, lease_fact};
 use crate::provider::{EvaluationRequest, Origin};
 use crate::snapshot::{
@@ -63,43 +64,34 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         .as_ref()
         .and_then(|candidate| candidate.as_ref().ok())
         .map(|candidate| candidate.key_id);
-    let of_objects: BTreeSet<KeyId> = keys
-        .iter()
-        .map(|key| key.id)
-        .chain(undecodable.keys().filter_map(|name| KeyId::from_name(name)))
-        .chain(revisions.values().filter_map(|r| r.content.as_ref().ok()).flat_map(RevisionContent::key_ids))
-        .collect();
-    // Candidates are not among them: a number that never became a key's is free, whatever was tried under it.
-    let seen_by_nodes = servers.values().filter_map(|server| Some(server.status()?.highest_key_id));
-    let highest_key = of_objects
-        .iter()
-        .copied()
-        .chain(seen_by_nodes)
-        .chain([status.highest_key_id])
-        .max()
-        .unwrap_or_default();
-    let retry_key = tried.filter(|id| *id == highest_key && !of_objects.contains(id));
-    let highest_revision = revisions
-        .keys()
-        .copied()
-        .chain(servers.values().filter_map(|server| Some(server.agent.as_ref()?.spec.revision)))
-        .chain(status.revisions.iter().map(|told| told.n))
-        .chain([status.highest_revision])
-        .max()
-        .unwrap_or_default();
+    let named_keys = named::keys(objects, &keys, &revisions);
+    let key_numbers = named::count_keys(objects, &named_keys);
+    let highest_key = KeyId(key_numbers.highest);
+    // An agent records the number of a key, never that of a candidate: what it has seen was more than tried.
+    let seen = |id| servers.values().filter_map(ServerView::status).any(|status| status.highest_key_id >= id);
+    let retry_key = tried.filter(|id| *id == highest_key && !named_keys.contains(id) && !seen(*id));
+    let revision_numbers = named::count_revisions(objects, &keys);
 
     Some(Snapshot {
         component: names::KUBE_APISERVER.to_owned(),
         namespace: names::NAMESPACE.to_owned(),
         referenced_namespace: names::NAMESPACE.to_owned(),
         generation: cluster.metadata.generation.unwrap_or_default(),
-        wanted: in_force(wanted, &objects.serving, &revisions),
+        wanted: in_force(
+            wanted,
+            &objects.serving,
+            revisions.values().next_back().and_then(|stored| stored.content.as_ref().ok()),
+        ),
         keys,
         undecodable,
         revisions,
         highest_key,
+        named_key: KeyId(key_numbers.named),
+        unbelieved_keys: key_numbers.beyond().into_iter().map(KeyId).collect(),
         recorded_key: status.highest_key_id,
-        highest_revision,
+        highest_revision: Revision(revision_numbers.highest),
+        unbelieved_revisions: revision_numbers.beyond().into_iter().map(Revision).collect(),
+        excess: key_numbers.excess.into_iter().chain(revision_numbers.excess).collect(),
         recorded_revision: status.highest_revision,
         retry_key,
         told_revisions: status.revisions,
@@ -112,6 +104,12 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         compacted: history(objects)
             .filter(|request| matches!(results.history.get(request), Some(Ok(true))))
             .map(|(resource, _)| resource)
+            .collect(),
+        history_trouble: history(objects)
+            .filter_map(|request| {
+                let why = results.history.get(&request)?.as_ref().err()?.clone();
+                Some((request.0, why))
+            })
             .collect(),
         leases,
         evaluations: results.evaluations.clone(),
@@ -150,14 +148,14 @@ fn find<'a>(objects: &'a Objects, name: &str) -> Option<&'a Secret> {
     objects.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some(name))
 }
 
-/// Decisions 11: a resource that this API server does not store cannot be encrypted by it. And a spec with a mistake
-/// changes nothing: what is encrypted stays what it is.
-fn in_force(
+/// What a spec asks for where this is the newest revision. A resource that this API server does not store cannot be
+/// encrypted by it. A spec with a mistake changes nothing: what is encrypted stays what it is. And what is encrypted stays
+/// so until its decryption is asked for.
+pub fn in_force(
     mut wanted: Wanted,
     serving: &BTreeMap<GroupResource, Serving>,
-    revisions: &BTreeMap<Revision, StoredRevision>,
+    newest: Option<&RevisionContent>,
 ) -> Wanted {
-    let newest = revisions.values().next_back().and_then(|stored| stored.content.as_ref().ok());
     let deployed = newest.map(RevisionContent::resources).unwrap_or_default();
     // What is in force already is no mistake of this spec; that it is not served any more is the migration's to tell.
     let mistakes = &mut wanted.mistakes;
@@ -166,21 +164,83 @@ fn in_force(
             Some(Serving::Aggregated(service)) => {
                 format!("it is served through APIService {service}: kube-apiserver does not store it")
             }
-            Some(Serving::Not) => "the API server does not serve it with list and patch".to_owned(),
+            Some(Serving::Forbidden(verbs)) => lacks_rights(resource, verbs),
+            Some(Serving::Not) => "the API server does not serve it with get, list and patch".to_owned(),
             Some(Serving::Unknown(why)) => format!("it cannot be seen how it is served: {why}"),
             Some(Serving::Itself) | None => return true,
         };
         mistakes.push(format!("spec.resources: {resource}: {why}"));
         false
     });
+    let encrypted = newest.map(RevisionContent::encrypted).unwrap_or_default();
     if !wanted.mistakes.is_empty() && !deployed.is_empty() {
-        wanted.resources = deployed.into_iter().collect();
+        // A decryption that was confirmed, and has begun, goes on.
+        let goes_on =
+            |resource: &GroupResource| wanted.decrypt.contains(resource) && !encrypted.contains(resource);
+        wanted.resources = deployed.into_iter().filter(|resource| !goes_on(resource)).collect();
+        return wanted;
     }
+    keep_encrypted(&mut wanted, encrypted);
     wanted
 }
 
-/// What a spec asks for, with defaults filled in; also for `plan`, which has no cluster.
+/// Names the verbs and the role that gives them, as a command.
+fn lacks_rights(resource: &GroupResource, verbs: &[&str]) -> String {
+    let (namespace, account) = (names::NAMESPACE, names::OPERATOR_SERVICE_ACCOUNT);
+    let role = format!("{account}-{resource}");
+    let (lacks, all) = (verbs.join(" or "), VERBS.join(","));
+    format!(
+        "the operator may not {lacks} it; add the role: kubectl create clusterrole {role} --verb={all} \
+         --resource={resource} && kubectl create clusterrolebinding {role} --clusterrole={role} \
+         --serviceaccount={namespace}:{account}"
+    )
+}
+
+/// What a spec adds to the newest revision among these Secrets: nothing is rolled out for it before it is known that it can
+/// be encrypted.
+pub fn added(spec: &ClusterEncryptionSpec, secrets: &[Secret]) -> Vec<GroupResource> {
+    let number = |secret: &&Secret| secret.metadata.name.as_deref().and_then(names::parse_revision_secret);
+    let newest = secrets.iter().filter(|secret| number(secret).is_some()).max_by_key(number);
+    let content = newest.and_then(|secret| {
+        RevisionContent::decode(secret.metadata.name.as_deref().unwrap_or_default(), &data(secret)).ok()?
+    });
+    let deployed = content.as_ref().map(RevisionContent::resources).unwrap_or_default();
+    wanted(spec).resources.into_iter().filter(|resource| !deployed.contains(resource)).collect()
+}
+
+/// Encrypted resources that left the list without a request to decrypt them stay in it: they keep their key, and are
+/// migrated with later ones.
+///
+/// A request is spelled out: the mode `identity`, or the resource in `spec.decrypt`. Where `identity` writes a resource
+/// already, nothing is left to confirm.
+pub fn keep_encrypted(wanted: &mut Wanted, encrypted: impl IntoIterator<Item = GroupResource>) {
+    if wanted.mode == Ok(Mode::Identity) {
+        return;
+    }
+    let left =
+        |resource: &GroupResource| !wanted.resources.contains(resource) && !wanted.decrypt.contains(resource);
+    wanted.unconfirmed = encrypted.into_iter().filter(left).collect();
+    wanted.resources.extend(wanted.unconfirmed.iter().cloned());
+    wanted.resources.sort();
+}
+
+/// What a `ClusterEncryption` asks for, with defaults filled in; also for `plan`, which has no cluster.
 pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
+    let mut wanted = read(spec);
+    let why = match (spec.encryption.type_.as_deref().unwrap_or_default(), &wanted.mode) {
+        ("", _) => TYPE_REQUIRED.to_owned(),
+        (_, Err(text)) => format!("spec.encryption.type: {}", Mode::unknown(text)),
+        (_, Ok(_)) => return wanted,
+    };
+    wanted.mode = Err(spec.encryption.type_.clone().unwrap_or_default());
+    // Whether there may be a `kms` object is not known without the type.
+    wanted.mistakes.retain(|mistake| !mistake.ends_with(KMS_REQUIRED));
+    wanted.mistakes.insert(0, why);
+    wanted
+}
+
+/// The same for each platform. An empty type is `identity`, as OpenShift has it.
+pub fn read(spec: &ClusterEncryptionSpec) -> Wanted {
     let mut mistakes = Vec::new();
     let mode = match spec.encryption.type_.as_deref() {
         None | Some("") => Ok(Mode::Identity),
@@ -190,19 +250,8 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     if mode != Ok(Mode::Kms) && spec.encryption.kms.is_some() {
         mistakes.push(format!("spec.encryption.kms: {KMS_REQUIRED}"));
     }
-    let mut resources: Vec<GroupResource> = match &spec.resources {
-        Some(names) if !names.is_empty() => names.iter().map(|name| GroupResource::parse(name)).collect(),
-        _ => DEFAULT_RESOURCES.iter().map(|name| GroupResource::parse(name)).collect(),
-    };
-    resources.sort();
-    resources.dedup();
-    resources.retain(|resource| match refused(resource) {
-        Some(why) => {
-            mistakes.push(format!("spec.resources: {resource}: {why}"));
-            false
-        }
-        None => true,
-    });
+    let resources = resources(spec, &mut mistakes);
+    let decrypt = decrypt(spec, &resources, &mut mistakes);
     // The CRD refuses it where it is written; what was stored before it did stays.
     let proxies =
         spec.plugins.proxy.iter().flat_map(|proxy| [("http", &proxy.http), ("https", &proxy.https)]);
@@ -210,6 +259,9 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
         mistakes.push(format!(
             "spec.plugins.proxy.{which}: user info is refused: a plugin's environment can be read in its mirror Pod"
         ));
+    }
+    for (field, why) in spec.plugins.resources.iter().flat_map(pod::check_resources) {
+        mistakes.push(format!("spec.plugins.resources.{field}: {why}"));
     }
     let kms_timeout = spec.plugins.timeout.clone().unwrap_or_else(|| DEFAULT_KMS_TIMEOUT.to_owned());
     if let Err(why) = duration(&kms_timeout) {
@@ -227,6 +279,8 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
         mode,
         kms: kms_of(&spec.encryption),
         resources,
+        decrypt,
+        unconfirmed: Vec::new(),
         settings: spec.plugins.clone(),
         kms_timeout,
         request_timeout,
@@ -236,23 +290,53 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     }
 }
 
-/// DESIGN.md, Decisions 11: what would lock the cluster or Keyward itself out, and what is not a resource's name.
-fn refused(resource: &GroupResource) -> Option<&'static str> {
-    let name = resource.to_string();
-    if name.contains('*') {
-        return Some("wildcards are refused: what they would cover changes with every CRD");
+/// What is to be encrypted, sorted, without what is refused.
+fn resources(spec: &ClusterEncryptionSpec, mistakes: &mut Vec<String>) -> Vec<GroupResource> {
+    let mut resources: Vec<GroupResource> = match &spec.resources {
+        Some(names) if !names.is_empty() => names.iter().map(|name| GroupResource::parse(name)).collect(),
+        _ => DEFAULT_RESOURCES.iter().map(|name| GroupResource::parse(name)).collect(),
+    };
+    resources.sort();
+    twice("spec.resources", &resources, mistakes);
+    resources.dedup();
+    resources.retain(|resource| match refused::why(resource) {
+        Some(why) => {
+            mistakes.push(format!("spec.resources: {resource}: {why}"));
+            false
+        }
+        None => true,
+    });
+    resources
+}
+
+/// What may be decrypted, sorted. Any name will do: what was never encrypted is in plain text already.
+fn decrypt(
+    spec: &ClusterEncryptionSpec,
+    resources: &[GroupResource],
+    mistakes: &mut Vec<String>,
+) -> Vec<GroupResource> {
+    let mut decrypt: Vec<GroupResource> =
+        spec.decrypt.iter().map(|name| GroupResource::parse(name)).collect();
+    decrypt.sort();
+    twice("spec.decrypt", &decrypt, mistakes);
+    decrypt.dedup();
+    for resource in &decrypt {
+        if let Some(why) = refused::no_name(resource) {
+            mistakes.push(format!("spec.decrypt: {resource}: {why}"));
+        } else if resources.contains(resource) {
+            mistakes.push(format!(
+                "spec.decrypt: {resource}: it is in spec.resources too (which is configmaps and secrets where it names none); leave it out of one of them"
+            ));
+        }
     }
-    if resource.resource.is_empty() || name != name.to_lowercase() || name.contains('/') {
-        return Some("expected `resource` or `resource.group`, in lower case");
-    }
-    if resource.group == names::GROUP {
-        return Some("Keyward's own objects must be readable without the KMS");
-    }
-    match resource.resource.as_str() {
-        "nodes" | "pods" | "leases" => Some("the API server and the nodes need these without the KMS"),
-        "events" => Some("events cannot be re-encrypted: they are not kept"),
-        _ => None,
-    }
+    decrypt
+}
+
+fn twice(field: &str, sorted: &[GroupResource], mistakes: &mut Vec<String>) {
+    let pairs = sorted.iter().zip(sorted.iter().skip(1)).filter(|(one, next)| one == next);
+    let mut names: Vec<&GroupResource> = pairs.map(|(one, _)| one).collect();
+    names.dedup();
+    mistakes.extend(names.into_iter().map(|name| format!("{field}: {name}: it is listed twice")));
 }
 
 /// A Go duration above zero: it is written into the EncryptionConfiguration as it stands.
@@ -336,7 +420,10 @@ fn servers(
     let mut leases = BTreeMap::new();
     let mut servers: BTreeMap<String, ServerView> = BTreeMap::new();
     for node in &objects.nodes {
-        server(&mut servers, node.metadata.name.as_deref().unwrap_or_default()).is_node = true;
+        let server = server(&mut servers, node.metadata.name.as_deref().unwrap_or_default());
+        let labels = node.metadata.labels.as_ref();
+        let is_control_plane = labels.is_some_and(|labels| labels.contains_key(names::CONTROL_PLANE));
+        (server.is_node, server.lacks_label) = (is_control_plane, !is_control_plane);
     }
     for node in &objects.encryption_nodes {
         server(&mut servers, node.metadata.name.as_deref().unwrap_or_default()).agent = Some(AgentView {

@@ -3,8 +3,11 @@
 pub mod dump;
 mod keys;
 pub mod kubernetes;
+mod named;
 mod needed;
+pub mod numbers;
 pub mod openshift;
+pub mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,10 +20,16 @@ use serde_json::{Value, json};
 use crate::SecretBytes;
 use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode, EncryptionSpec, Since};
 use crate::ids::{GroupResource, Mode};
-use crate::provider::{Diagnosis, Evaluation, EvaluationRequest, Failure, ProviderError, ReferenceKind};
+use crate::node::SOCKETS;
+use crate::provider::{
+    Diagnosis, Evaluation, EvaluationRequest, Failure, Plugin, ProviderError, ReferenceKind,
+};
 
 /// CONTRACT 4.
 pub const KMS_REQUIRED: &str = "kms config is required when encryption type is KMS, and forbidden otherwise";
+
+/// A missing type is no request to decrypt.
+pub const TYPE_REQUIRED: &str = "spec.encryption.type: Required value: nothing is changed without it; set it to \"identity\" to have everything decrypted";
 
 /// The `kms` object that is asked for. `type: KMS` without one means a plugin that somebody else runs, at the endpoint
 /// that such a plugin has when nothing is said (DESIGN.md, "Platforms"). Where no module knows that type, there is none,
@@ -35,6 +44,21 @@ pub fn lacks_kms<T>(encryption: &EncryptionSpec, evaluation: &Result<T, Provider
     encryption.kms.is_none() && matches!(evaluation, Err(ProviderError::NotLoaded { .. }))
 }
 
+/// What must be mounted for a plugin that somebody else runs: `prepare` mounts the folder of Keyward's own sockets alone.
+/// `None` where it listens there, or where Keyward runs it.
+pub fn unmounted_socket(evaluation: &Evaluation) -> Option<String> {
+    let Plugin::External(endpoint) = &evaluation.rendered else { return None };
+    let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+    let (folder, _) = path.rsplit_once('/')?;
+    if folder == SOCKETS || folder.starts_with(&format!("{SOCKETS}/")) {
+        return None;
+    }
+    let folder = if folder.is_empty() { "/" } else { folder };
+    Some(format!(
+        "the plugin listens at {path}, outside {SOCKETS}: on every control-plane node mount {folder} of the host at {folder} into the static pods kube-apiserver and keyward-node-agent, or have the plugin listen in {SOCKETS}"
+    ))
+}
+
 /// All that one decision looks at, as read. What could not be read is named: nothing is decided from its absence (S7).
 #[derive(Clone, Default)]
 pub struct Objects {
@@ -46,11 +70,11 @@ pub struct Objects {
     pub encryption_nodes: Vec<EncryptionNode>,
     /// All.
     pub migrations: Vec<EncryptionMigration>,
-    /// Those with the label `node-role.kubernetes.io/control-plane`; metadata suffices.
+    /// Those with the label `node-role.kubernetes.io/control-plane`, and those with an EncryptionNode; metadata suffices.
     pub nodes: Vec<Node>,
     /// Those of `kube-system` labelled `apiserver.kubernetes.io/identity=kube-apiserver`.
     pub leases: Vec<Lease>,
-    /// How the resources of the spec are served; Secrets and ConfigMaps always are.
+    /// Whether each resource that the spec adds ([`kubernetes::added`]) can be encrypted.
     pub serving: BTreeMap<GroupResource, Serving>,
     /// What could not be read.
     pub unreadable: Vec<Unreadable>,
@@ -70,14 +94,19 @@ impl std::fmt::Debug for Objects {
     }
 }
 
-/// How the API server serves a resource.
+/// What the operator must be allowed to do with every resource that it re-encrypts.
+pub const VERBS: [&str; 3] = ["get", "list", "patch"];
+
+/// How the API server serves a resource to the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serving {
-    /// Itself, with `list` and `patch`.
+    /// Itself, with all of [`MIGRATION_VERBS`](crate::names::MIGRATION_VERBS).
     Itself,
+    /// Itself, but the operator lacks the right to these of [`VERBS`].
+    Forbidden(Vec<&'static str>),
     /// By another server, through this APIService: what that one stores, kube-apiserver does not encrypt.
     Aggregated(String),
-    /// Not at all, or without `list` and `patch`.
+    /// Not at all, or without one of those verbs.
     Not,
     /// That could not be read.
     Unknown(String),

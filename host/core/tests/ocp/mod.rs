@@ -72,8 +72,12 @@ pub struct Cluster {
     pub deployed: Option<String>,
     /// In its place.
     pub deployed_bytes: Option<String>,
+    /// The Secret of revision 3 is gone.
+    pub deployed_is_gone: bool,
     /// The desired configuration as stored.
     pub managed: Option<String>,
+    /// In its place.
+    pub managed_bytes: Option<String>,
     pub keys: Vec<String>,
     pub pods: Vec<Pod>,
     pub operator_spec: Value,
@@ -94,7 +98,9 @@ impl Cluster {
             mode: mode.into(),
             deployed: None,
             deployed_bytes: None,
+            deployed_is_gone: false,
             managed: None,
+            managed_bytes: None,
             keys: vec![],
             pods: vec![Pod::good("a", "3"), Pod::good("b", "3")],
             operator_spec: json!({}),
@@ -236,10 +242,12 @@ impl Cluster {
         items.extend(self.keys.iter().map(|key| self.key_secret(key)));
         let list = self.deployed.clone().unwrap_or_default();
         let bytes = self.deployed_bytes.clone().or_else(|| self.deployed.as_ref().map(|l| self.config(l)));
-        items.push(Self::config_secret(component, "encryption-config-3", bytes.as_deref(), &list));
+        if !self.deployed_is_gone {
+            items.push(Self::config_secret(component, "encryption-config-3", bytes.as_deref(), &list));
+        }
         if let Some(list) = &self.managed {
             let name = format!("encryption-config-{component}");
-            let bytes = self.config(list);
+            let bytes = self.managed_bytes.clone().unwrap_or_else(|| self.config(list));
             items.push(Self::config_secret("openshift-config-managed", &name, Some(&bytes), list));
         }
         items.extend(self.more.iter().cloned());

@@ -12,12 +12,13 @@ use keyward_core::formats::encryption_config::{
     ResourceConfiguration,
 };
 use keyward_core::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
-use keyward_core::formats::revision::{AcceptedPlugin, PluginRecord};
+use keyward_core::formats::revision::{AcceptedPlugin, PluginRecord, RevisionContent};
 use keyward_core::ids::{GroupResource, KeyId, Mode, RemoteKeyId, Revision};
+use keyward_core::names;
 use keyward_core::provider::{
     Container, EnvVar, HttpProbe, KeyRef, ModuleDigest, Part, Plugin, ReferenceKind, RenderedFile,
 };
-use proptest::collection::{btree_map, vec};
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -148,7 +149,7 @@ pub fn record() -> impl Strategy<Value = PluginRecord> {
 }
 
 pub fn kms_configuration(name: String) -> impl Strategy<Value = KmsConfiguration> {
-    (select(vec!["v1", "v2"]), option::of(any::<i64>()), "unix:///[a-z0-9/.-]{1,30}", "[0-9]{1,3}(ms|s|m)")
+    (select(vec!["v1", "v2"]), option::of(any::<i32>()), "unix:///[a-z0-9/.-]{1,30}", "[0-9]{1,3}(ms|s|m)")
         .prop_map(move |(version, cachesize, endpoint, timeout)| KmsConfiguration {
             api_version: version.to_owned(),
             name: name.clone(),
@@ -190,8 +191,12 @@ pub fn material(mode: Mode) -> BoxedStrategy<SecretBytes> {
 }
 
 pub fn kms_key(id: KeyId) -> impl Strategy<Value = KmsKey> {
-    (kms_configuration(id.to_string()), record(), option::of(canary()))
-        .prop_map(|(provider, plugin, canary)| KmsKey { provider, plugin, canary })
+    (kms_configuration(id.to_string()), record(), option::of(canary())).prop_map(
+        |(provider, plugin, canary)| {
+            let provider = KmsConfiguration { api_version: "v2".to_owned(), ..provider };
+            KmsKey { provider, plugin, canary }
+        },
+    )
 }
 
 pub fn key_secret() -> impl Strategy<Value = KeySecret> {
@@ -259,6 +264,71 @@ pub fn configuration() -> impl Strategy<Value = EncryptionConfiguration> {
                 .collect(),
         )
     })
+}
+
+/// A deployed revision as CONTRACT 1.5 makes it; plugin data may be missing, as after CONTRACT 2.6.
+pub fn deployed() -> impl Strategy<Value = RevisionContent> {
+    let lists = (vec(mode(), 40), btree_set(1..40_u64, 0..6), any::<bool>());
+    (
+        btree_map(resource(), lists, 1..4),
+        vec(any::<u8>(), 32),
+        btree_map((1..40_u64).prop_map(KeyId), record(), 0..20),
+    )
+        .prop_map(|(resources, material, plugins)| {
+            let modes: Vec<Mode> = resources.values().next().unwrap().0.clone();
+            let material = [&material[..31], &[1]].concat();
+            let entries = resources.iter().map(|(resource, (_, ids, plain))| {
+                let ids: Vec<u64> = ids.iter().rev().copied().collect();
+                ResourceConfiguration {
+                    resources: Some(vec![resource.to_string()]),
+                    providers: providers(resource, &ids, *plain, &modes, &material),
+                }
+            });
+            RevisionContent::new(EncryptionConfiguration::new(entries.collect()), plugins)
+        })
+}
+
+fn providers(
+    resource: &GroupResource,
+    ids: &[u64],
+    plain: bool,
+    modes: &[Mode],
+    material: &[u8],
+) -> Vec<ProviderConfiguration> {
+    let encoded = |bytes: &[u8]| STANDARD.encode(bytes);
+    let keys = |id: u64, bytes: &[u8]| {
+        Some(KeysConfiguration { keys: vec![NamedKey { name: id.to_string(), secret: encoded(bytes) }] })
+    };
+    let none = ProviderConfiguration::default;
+    let identity = || ProviderConfiguration { identity: Some(Identity {}), ..none() };
+    let mode_of = |id: u64| modes[usize::try_from(id).unwrap() - 1];
+    let (mut list, mut fakes) = (Vec::new(), Vec::new());
+    if plain || ids.first().is_some_and(|id| mode_of(*id) == Mode::Identity) {
+        list.push(identity());
+    }
+    for id in ids {
+        match mode_of(*id) {
+            Mode::Identity => fakes.push(ProviderConfiguration { aesgcm: keys(*id, &[0; 16]), ..none() }),
+            Mode::Aescbc => list.push(ProviderConfiguration { aescbc: keys(*id, material), ..none() }),
+            Mode::Aesgcm => list.push(ProviderConfiguration { aesgcm: keys(*id, material), ..none() }),
+            Mode::Secretbox => list.push(ProviderConfiguration { secretbox: keys(*id, material), ..none() }),
+            Mode::Kms => list.push(ProviderConfiguration {
+                kms: Some(KmsConfiguration {
+                    api_version: "v2".to_owned(),
+                    name: names::kms_provider(KeyId(*id), resource),
+                    cachesize: None,
+                    endpoint: format!("unix:///var/run/kmsplugin/kms-{id}.sock"),
+                    timeout: "10s".to_owned(),
+                }),
+                ..none()
+            }),
+        }
+    }
+    if list.first().is_none_or(|first| first.identity.is_none()) {
+        list.push(identity());
+    }
+    list.append(&mut fakes);
+    list
 }
 
 pub fn plugins() -> impl Strategy<Value = BTreeMap<KeyId, PluginRecord>> {

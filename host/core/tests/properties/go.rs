@@ -1,9 +1,13 @@
 //! Go's own reading of durations, to compare with; a fuzz target uses it too.
 
-/// Go's `time.ParseDuration` of Go 1.26, statement by statement, without its sign.
+/// Go's `time.ParseDuration` of Go 1.26, statement by statement, of what is not negative.
 #[allow(clippy::many_single_char_names)] // Go's own
 pub fn parse_duration(mut s: &[u8]) -> Option<u64> {
     const LIMIT: u64 = 1 << 63;
+    let neg = s.first() == Some(&b'-');
+    if let Some(b'-' | b'+') = s.first() {
+        s = &s[1..];
+    }
     if s == b"0" {
         return Some(0);
     }
@@ -84,5 +88,5 @@ pub fn parse_duration(mut s: &[u8]) -> Option<u64> {
             return None;
         }
     }
-    (d < LIMIT).then_some(d)
+    if neg { (d == 0).then_some(0) } else { (d < LIMIT).then_some(d) }
 }

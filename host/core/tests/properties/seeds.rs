@@ -73,7 +73,7 @@ fn key_secret(seeds: &mut Seeds) {
 }
 
 fn revision(seeds: &mut Seeds) {
-    let content = RevisionContent::new(seeds.any(any::configuration()), seeds.any(any::plugins()));
+    let content = seeds.any(any::deployed());
     let data = content.encode();
     let bytes = entries::write(data.iter().map(|(name, value)| (name.as_str(), value.expose())));
     if data.values().all(|value| !value.expose().contains(&SEPARATOR)) {
@@ -88,7 +88,8 @@ fn configuration(seeds: &mut Seeds) {
     const TARGET: &str = "encryption_configuration";
     let config = seeds.any(any::configuration());
     seeds.put(TARGET, &config.encode());
-    let yaml = serde_saphyr::to_string(&config).unwrap();
+    let options = serde_saphyr::ser_options! { quote_all: true, prefer_block_scalars: false };
+    let yaml = serde_saphyr::to_string_with_options(&config, options).unwrap();
     assert_eq!(EncryptionConfiguration::decode(yaml.as_bytes()).unwrap(), config);
     seeds.put(TARGET, yaml.as_bytes());
     let kms = seeds.any(any::<u64>().prop_flat_map(|id| any::kms_configuration(id.to_string())));

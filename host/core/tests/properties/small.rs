@@ -20,7 +20,11 @@ fn duration_text() -> impl Strategy<Value = String> {
         Just("9223372036854775808".to_owned()),
     ];
     let unit = proptest::sample::select(vec!["ns", "us", "µs", "μs", "ms", "s", "m", "h", "", "d", "S"]);
-    vec((number, unit), 0..4).prop_map(|parts| parts.into_iter().map(|(n, u)| format!("{n}{u}")).collect())
+    let sign = proptest::sample::select(vec!["", "", "", "", "-", "+", "--"]);
+    (sign, vec((number, unit), 0..4)).prop_map(|(sign, parts)| {
+        let parts: String = parts.into_iter().map(|(n, u)| format!("{n}{u}")).collect();
+        format!("{sign}{parts}")
+    })
 }
 
 proptest! {
@@ -36,7 +40,7 @@ proptest! {
     fn key_ids(id in any::<u64>(), component in "[a-z-]{1,20}") {
         prop_assert_eq!(id.to_string().parse::<KeyId>().unwrap(), KeyId(id));
         prop_assert_eq!(KeyId::from_name(&names::key_secret(&component, KeyId(id))), Some(KeyId(id)));
-        prop_assert!(KeyId(id).next() >= KeyId(id));
+        prop_assert!(KeyId(id).next().is_none_or(|next| KeyId(id) < next && i64::try_from(next.0).is_ok()));
     }
 
     /// Go's `ParseUint`: digits alone, up to 64 bits.

@@ -47,6 +47,8 @@ pub struct World {
     pub refuses_keys: bool,
     /// etcd has compacted all that was before now.
     pub compacted: bool,
+    /// Why it cannot be seen whether it has.
+    pub history_error: Option<String>,
     /// A module of the type `External` is loaded beside `Test`.
     pub external: bool,
     /// What admins replaced by hand on nodes: the data that were there before, by key and digest.
@@ -57,6 +59,8 @@ pub struct World {
     drifted: BTreeMap<String, Revision>,
     /// Nodes whose agents say nothing any more.
     pub silent: BTreeSet<String>,
+    /// High-water marks that agents report above their own.
+    pub marks: BTreeMap<String, KeyId>,
     /// What the provider says of a failure.
     pub diagnosis: Option<Diagnosis>,
     /// What of the referenced objects expires when.
@@ -72,14 +76,20 @@ pub struct World {
 
 impl World {
     pub fn new(nodes: &[&str]) -> Self {
+        let mut spec = ClusterEncryptionSpec::default();
+        spec.encryption.type_ = Some("identity".into());
         let mut objects = Objects {
-            cluster_encryption: Some(ClusterEncryption::new("cluster", ClusterEncryptionSpec::default())),
+            cluster_encryption: Some(ClusterEncryption::new("cluster", spec)),
             ..Default::default()
         };
         objects.nodes = nodes
             .iter()
             .map(|name| Node {
-                metadata: ObjectMeta { name: Some((*name).to_owned()), ..Default::default() },
+                metadata: ObjectMeta {
+                    name: Some((*name).to_owned()),
+                    labels: Some(BTreeMap::from([(names::CONTROL_PLANE.to_owned(), String::new())])),
+                    ..Default::default()
+                },
                 ..Default::default()
             })
             .collect();
@@ -96,11 +106,13 @@ impl World {
             unreadable: BTreeSet::new(),
             refuses_keys: false,
             compacted: false,
+            history_error: None,
             external: false,
             recovered: BTreeMap::new(),
             edited: BTreeSet::new(),
             drifted: BTreeMap::new(),
             silent: BTreeSet::new(),
+            marks: BTreeMap::new(),
             diagnosis: None,
             expiries: BTreeMap::new(),
             stuck: None,
@@ -119,6 +131,12 @@ impl World {
     pub fn want_kms(&mut self, key: &str, image: &str) {
         self.spec().encryption.type_ = Some("KMS".into());
         self.spec().encryption.kms = Some(json!({"type": "Test", "test": {"key": key, "image": image}}));
+    }
+
+    /// Only Secrets are to be encrypted, and the decryption of ConfigMaps is confirmed; or both are to be.
+    pub fn only_secrets(&mut self, only: bool) {
+        self.spec().resources = only.then(|| vec!["secrets".into()]);
+        self.spec().decrypt = if only { vec!["configmaps".into()] } else { Vec::new() };
     }
 
     /// The Secret that keys refer to says something else.
@@ -155,7 +173,8 @@ impl World {
                 results.objects.insert(object, found);
             }
             for request in needed.history {
-                results.history.insert(request, Ok(self.compacted));
+                let seen = self.history_error.clone().map_or(Ok(self.compacted), Err);
+                results.history.insert(request, seen);
             }
             for diagnosis in needed.diagnoses {
                 let said = self.diagnosis.clone().or_else(|| diagnose(&diagnosis));
@@ -395,6 +414,8 @@ impl World {
                 ..Default::default()
             };
             let name = node.metadata.name.clone().unwrap_or_default();
+            let mark = self.marks.get(&name).copied().unwrap_or_default();
+            status.highest_key_id = status.highest_key_id.max(mark);
             status.installed_hash.clone_from(&status.loaded_hash);
             let known = self.drifted.get(&name).copied();
             if self.edited.contains(&name) {
@@ -476,6 +497,8 @@ impl World {
                 migration.status = Some(EncryptionMigrationStatus {
                     observed_generation: generation,
                     phase: MigrationPhase::Succeeded,
+                    start_version: Some("1".to_owned()),
+                    listed: true,
                     end_version: Some(generation.to_string()),
                     ..Default::default()
                 });

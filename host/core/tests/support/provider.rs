@@ -73,7 +73,7 @@ pub(super) fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, Provid
         }),
         image: config["image"].as_str().map(ToOwned::to_owned),
         requirements: vec![],
-        facts: BTreeMap::new(),
+        facts: BTreeMap::from([("one-line-data".into(), "token".into())]),
         field_order: vec![],
         module: ModuleDigest("sha256:test".into()),
     })

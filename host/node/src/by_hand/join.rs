@@ -17,6 +17,7 @@ use super::ByHand;
 use super::drive::blocking;
 use super::install::install;
 use crate::api::Connection;
+use crate::disk::has_memory;
 use crate::error::AgentError;
 
 /// From one look to the next.
@@ -51,7 +52,7 @@ pub async fn join(
     let mut said = String::new();
     let paths = place.paths.clone();
     // Where there is anything of Keyward's, this machine is the node, whatever it is reported to do.
-    let here = move || Ok(paths.memory().exists() || paths.config().exists());
+    let here = move || Ok(has_memory(&paths) || paths.config().exists());
     let mut is_known = blocking("looking at the disk", here).await?;
     loop {
         let waiting = match told(place, connection, &mut is_known, &say).await {

@@ -89,7 +89,7 @@ impl Disk {
     fn remember(&self, change: impl FnOnce(&mut Memory)) -> Result<(), AgentError> {
         let mut memory = self.memory()?;
         change(&mut memory);
-        records::write(&self.paths.memory(), &memory)
+        records::write_memory(&self.paths, &memory)
     }
 
     fn make_folder(&self, instance: &Instance) -> Result<(), AgentError> {

@@ -102,7 +102,21 @@ impl Disk {
     }
 
     pub(super) fn memory(&self) -> Result<Memory, AgentError> {
-        Ok(records::read(&self.paths.memory())?.unwrap_or_default())
+        let records::Remembered { memory, lost } = records::memory(&self.paths)?;
+        // Beside the agent that holds this disk nothing is changed.
+        if let (Some(why), Some(_)) = (lost, &self.lock) {
+            let (path, kept) = (self.paths.memory(), self.paths.memory_lost());
+            if let Some(bytes) = atomic::read(&path)? {
+                atomic::write(&kept, &bytes, None)?;
+            }
+            records::write(&path, &memory)?;
+            tracing::warn!(
+                "{why}; it is restored from its copy, {}, and nothing is lost; what could not be understood is kept in {}",
+                self.paths.memory_copy().display(),
+                kept.display()
+            );
+        }
+        Ok(memory)
     }
 
     pub(super) fn record(&self, instance: &Instance) -> Result<Option<InstanceRecord>, AgentError> {
@@ -234,7 +248,7 @@ impl Disk {
 
 /// Whether an agent on this node has installed, or seen loaded, a configuration with this hash.
 pub(crate) fn knows(paths: &Paths, hash: &ConfigHash) -> Result<bool, AgentError> {
-    let memory: Memory = records::read(&paths.memory())?.unwrap_or_default();
+    let memory = records::memory(paths)?.memory;
     if memory.loaded.as_ref() == Some(hash) || paths.configuration(hash).exists() {
         return Ok(true);
     }

@@ -17,6 +17,7 @@ use std::fs::File;
 
 use keyward_core::ids::hex;
 pub(crate) use look::knows;
+pub(crate) use records::has_memory;
 pub(crate) use recovered::Recoveries;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
@@ -32,7 +33,7 @@ pub struct Disk {
     paths: Paths,
     owner: Owner,
     /// Held for as long as the agent lives; the kernel lets go of it when the process ends, however it does.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// The disk as it is seen beside the agent that holds it.
@@ -42,7 +43,7 @@ pub(crate) struct Glance(Disk);
 impl Glance {
     /// Takes nothing over and changes nothing.
     pub(crate) fn new(node: &str, paths: Paths, owner: Owner) -> Self {
-        Self(Disk { node: node.to_owned(), paths, owner, _lock: None })
+        Self(Disk { node: node.to_owned(), paths, owner, lock: None })
     }
 
     /// Everything that is there.
@@ -65,7 +66,7 @@ impl Disk {
             rustix::io::Errno::WOULDBLOCK => AgentError::Locked { path: path.clone() },
             other => AgentError::io("locking", &path)(other.into()),
         })?;
-        let disk = Self { node: node.to_owned(), paths, owner, _lock: Some(lock) };
+        let disk = Self { node: node.to_owned(), paths, owner, lock: Some(lock) };
         disk.remove_leftovers()?;
         Ok(disk)
     }

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic;
 use crate::error::AgentError;
+use crate::paths::Paths;
 
-/// `state.json`: everything small. Written whole each time, so that its parts never disagree.
+/// `state.json`, and `state.copy.json`: everything small. Written whole each time, so that its parts never disagree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Memory {
@@ -71,6 +72,50 @@ pub(super) struct InstanceRecord {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+/// The agent's memory: of `state.json`, else of its copy.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    pub(super) memory: Memory,
+    /// Why it is not from `state.json`.
+    pub(super) lost: Option<String>,
+}
+
+/// Reads it.
+///
+/// # Errors
+/// Neither file can be understood. A copy never counts as absent because the other file is.
+pub(super) fn memory(paths: &Paths) -> Result<Remembered, AgentError> {
+    let (path, copy) = (paths.memory(), paths.memory_copy());
+    let lost = match read(&path) {
+        Ok(Some(memory)) => return Ok(Remembered { memory, lost: None }),
+        Ok(None) => None,
+        Err(error @ AgentError::Corrupt { .. }) => Some(error),
+        Err(error) => return Err(error),
+    };
+    match (read(&copy), lost) {
+        (Ok(Some(memory)), lost) => {
+            let why = match lost {
+                Some(AgentError::Corrupt { why, .. }) => format!("cannot be understood ({why})"),
+                _ => "is missing".to_owned(),
+            };
+            Ok(Remembered { memory, lost: Some(format!("{} {why}", path.display())) })
+        }
+        (Ok(None), None) => Ok(Remembered { memory: Memory::default(), lost: None }),
+        (_, Some(error)) | (Err(error), None) => Err(error),
+    }
+}
+
+/// Writes both. The copy first: it is never behind.
+pub(super) fn write_memory(paths: &Paths, memory: &Memory) -> Result<(), AgentError> {
+    write(&paths.memory_copy(), memory)?;
+    write(&paths.memory(), memory)
+}
+
+/// Whether an agent has ever worked here.
+pub(crate) fn has_memory(paths: &Paths) -> bool {
+    paths.memory().exists() || paths.memory_copy().exists()
 }
 
 /// A record, or none where there is no file.

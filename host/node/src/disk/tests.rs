@@ -464,3 +464,37 @@ fn what_cannot_be_understood_is_not_taken_for_something_else() {
     assert!(matches!(error, AgentError::Corrupt { .. }));
     assert!(!error.to_string().contains("s3cr3t"));
 }
+
+/// The high-water mark of keys and the instance that each key's link leads to are in it.
+#[test]
+fn a_corrupt_memory_is_restored_from_its_copy_and_nothing_is_lost() {
+    let place = Place::new();
+    let (disk, paths) = (place.open(), place.paths());
+    act(
+        &disk,
+        None,
+        &[Step::RecordHighWater(KeyId(7)), Step::RecordDrift(Revision(3)), Step::RecordHighWater(KeyId(8))],
+    );
+    let whole = fs::read(paths.memory()).unwrap();
+    for corrupt in ["{", "", "{\"highestKeyID\": \"s3cr3t\"}", "null"] {
+        fs::write(paths.memory(), corrupt).unwrap();
+        // Beside the agent, nothing is changed.
+        let owner = Owner { uid: 0, gid: 0 };
+        let seen = Glance::new("cp-1", paths.clone(), owner).look().unwrap();
+        assert_eq!((seen.highest_key_id, seen.drift), (KeyId(8), Some(Revision(3))), "{corrupt}");
+        assert_eq!(fs::read_to_string(paths.memory()).unwrap(), corrupt);
+
+        let seen = disk.look().unwrap().disk;
+        assert_eq!((seen.highest_key_id, seen.drift), (KeyId(8), Some(Revision(3))), "{corrupt}");
+        assert_eq!(fs::read(paths.memory()).unwrap(), whole);
+        assert_eq!(fs::read_to_string(paths.memory_lost()).unwrap(), corrupt);
+    }
+    fs::remove_file(paths.memory()).unwrap();
+    assert_eq!(disk.look().unwrap().disk.highest_key_id, KeyId(8));
+    // Without both there was none; and one that cannot be understood is not absent because the other is.
+    fs::remove_file(paths.memory()).unwrap();
+    fs::write(paths.memory_copy(), "{").unwrap();
+    assert!(matches!(disk.look().unwrap_err(), AgentError::Corrupt { .. }));
+    fs::write(paths.memory(), "{").unwrap();
+    assert!(matches!(disk.look().unwrap_err(), AgentError::Corrupt { .. }));
+}

@@ -1,9 +1,10 @@
-//! `ClusterConfiguration`, as it stands in the ConfigMap `kube-system/kubeadm-config`.
+//! `ClusterConfiguration`, as it is stored in ConfigMap `kube-system/kubeadm-config`.
 
 use serde_json::{Map, Value, json};
 
 use super::folders::Mount;
-use super::{Edited, Missing, Refusal, arguments, folders, lines};
+use super::words::{Flags, normalized};
+use super::{Examined, Missing, Refusal, arguments, folders, lines, pod};
 
 const WHAT: &str = "ClusterConfiguration";
 const SECTION: &str = "apiServer";
@@ -17,24 +18,58 @@ enum Version {
     V1beta4,
 }
 
-/// The configuration with the flags and the folders; all but its part about the API server stays byte for byte.
+/// What it lacks and what is wrong with it, and the configuration with what it lacks; all but its part about the API
+/// server stays byte for byte.
+pub fn examine(text: &str) -> Examined {
+    let (config, version, section) = match read(text) {
+        Ok(read) => read,
+        Err(refusal) => return Examined::not_understood(refusal),
+    };
+    let given = match given(&section, version) {
+        Ok(given) => given,
+        Err(refusal) => return Examined::not_understood(refusal),
+    };
+    let (mut missing, mut refusals) = arguments::examine(&given);
+    refusals.extend(arguments::ambiguous(&given));
+    let mounts = mounts(&section);
+    let names: Vec<String> = mounts.iter().map(|mount| mount.name.clone()).collect();
+    let (folders, mounted) = folders::examine(&mounts, &names);
+    missing.extend(folders);
+    refusals.extend(mounted);
+    Examined { edited: edit(text, config, version, section, &missing), missing, refusals }
+}
+
+/// The API server's flags that it gives.
 ///
 /// # Errors
-/// It cannot be read, is of a version that nobody here knows, or says something that is not ours to change.
-pub fn edit(text: &str) -> Result<Edited, Refusal> {
-    let mut wanted = parse(text)?;
-    let version = version(&wanted)?;
-    let section = match wanted.get(SECTION) {
+/// It is not understood.
+pub fn flags(text: &str) -> Result<Flags, Refusal> {
+    let (_, version, section) = read(text)?;
+    given(&section, version)
+}
+
+fn read(text: &str) -> Result<(Value, Version, Map<String, Value>), Refusal> {
+    let config = parse(text)?;
+    let version = version(&config)?;
+    let section = match config.get(SECTION) {
         None | Some(Value::Null) => Map::new(),
         Some(Value::Object(section)) => section.clone(),
-        Some(_) => return Err(shape("apiServer is no map")),
+        Some(_) => return Err(shape("apiServer is not a map")),
     };
-    let missing = missing(&section, version)?;
+    Ok((config, version, section))
+}
+
+fn edit(
+    text: &str,
+    mut wanted: Value,
+    version: Version,
+    mut section: Map<String, Value>,
+    missing: &[Missing],
+) -> Result<String, Refusal> {
     if missing.is_empty() {
-        return Ok(Edited { text: text.to_owned(), missing });
+        return Ok(text.to_owned());
     }
-    let mut section = section;
-    for part in &missing {
+    for part in missing {
         match *part {
             Missing::Flag { name, value } => add_flag(&mut section, version, name, value)?,
             Missing::Folder { name, path } => {
@@ -50,38 +85,39 @@ pub fn edit(text: &str) -> Result<Edited, Refusal> {
         all.insert(SECTION.to_owned(), Value::Object(section.clone()));
     }
     let text = with_section(text, &section)?;
-    if parse(&text)? != wanted {
-        return Err(shape("apiServer does not stand by itself"));
+    let misplaced = || shape("apiServer is not a block of its own");
+    if parse(&text).map_err(|_| misplaced())? != wanted {
+        return Err(misplaced());
     }
-    Ok(Edited { text, missing })
+    Ok(text)
 }
 
-fn missing(section: &Map<String, Value>, version: Version) -> Result<Vec<Missing>, Refusal> {
-    let given = match (version, section.get("extraArgs")) {
+fn given(section: &Map<String, Value>, version: Version) -> Result<Flags, Refusal> {
+    let flags = match (version, section.get("extraArgs")) {
         (_, None | Some(Value::Null)) => Vec::new(),
         (Version::V1beta3, Some(Value::Object(map))) => {
-            map.iter().map(|(name, value)| (name.clone(), scalar(value))).collect()
+            map.iter().map(|(name, value)| (normalized(name), scalar(value))).collect()
         }
-        (Version::V1beta4, Some(Value::Array(list))) => {
-            list.iter().map(|argument| (field(argument, "name"), field(argument, "value"))).collect()
-        }
+        (Version::V1beta4, Some(Value::Array(list))) => list
+            .iter()
+            .map(|argument| (normalized(&field(argument, "name")), field(argument, "value")))
+            .collect(),
         _ => return Err(shape("apiServer.extraArgs is of another version's form")),
     };
+    Ok(Flags(flags))
+}
+
+fn mounts(section: &Map<String, Value>) -> Vec<Mount> {
     let volumes =
         section.get("extraVolumes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mounts: Vec<Mount> = volumes
-        .iter()
-        .map(|volume| Mount {
-            name: field(volume, "name"),
-            path: field(volume, "mountPath"),
-            source: Some(field(volume, "hostPath")),
-            kind: Some(field(volume, "pathType")),
-        })
-        .collect();
-    let names: Vec<String> = mounts.iter().map(|mount| mount.name.clone()).collect();
-    let mut missing = arguments::missing(&given)?;
-    missing.extend(folders::missing(&mounts, &names)?);
-    Ok(missing)
+    let mount = |volume: &Value| Mount {
+        name: field(volume, "name"),
+        path: field(volume, "mountPath"),
+        sub_path: None,
+        source: Some(field(volume, "hostPath")),
+        kind: field(volume, "pathType"),
+    };
+    volumes.iter().map(mount).collect()
 }
 
 fn add_flag(
@@ -94,7 +130,8 @@ fn add_flag(
         Version::V1beta4 => list_mut(section, "extraArgs")?.push(json!({"name": name, "value": value})),
         Version::V1beta3 => {
             let map = some(section, "extraArgs", || json!({})).as_object_mut();
-            map.ok_or_else(|| shape("apiServer.extraArgs is no map"))?.insert(name.to_owned(), json!(value));
+            map.ok_or_else(|| shape("apiServer.extraArgs is not a map"))?
+                .insert(name.to_owned(), json!(value));
         }
     }
     Ok(())
@@ -107,14 +144,15 @@ fn with_section(text: &str, section: &Map<String, Value>) -> Result<String, Refu
     let mut all = lines::of(text);
     let heading = format!("{SECTION}:");
     let begins = all.iter().position(|line| line.starts_with(&heading));
-    // Nothing of a map stands in the first column but its keys, and dashes of lists.
-    let belongs = |line: &String| line.starts_with([' ', '-', '#']) || line.is_empty();
+    // In the first column of a map are only its keys, and dashes of lists.
+    let belongs = |line: &String| line.starts_with([' ', '-', '#']) || line.trim().is_empty();
     let range = match begins {
         Some(at) => at..at + 1 + all.iter().skip(at + 1).take_while(|line| belongs(line)).count(),
         None => 0..0,
     };
-    all.splice(range, lines::of(&fresh));
-    Ok(lines::joined(&all))
+    let ending = lines::ending(&all);
+    all.splice(range, fresh.lines().map(|line| format!("{line}{ending}")));
+    Ok(all.concat())
 }
 
 fn version(config: &Value) -> Result<Version, Refusal> {
@@ -131,13 +169,12 @@ fn version(config: &Value) -> Result<Version, Refusal> {
 }
 
 fn parse(text: &str) -> Result<Value, Refusal> {
-    let unparsable = |error: serde_saphyr::Error| Refusal::Unparsable { what: WHAT, why: error.to_string() };
-    serde_saphyr::from_str(text).map_err(unparsable)
+    pod::parse(text.as_bytes()).map_err(|why| Refusal::Unparsable { what: WHAT, why })
 }
 
 fn list_mut<'a>(section: &'a mut Map<String, Value>, key: &str) -> Result<&'a mut Vec<Value>, Refusal> {
     let list = some(section, key, || json!([])).as_array_mut();
-    list.ok_or_else(|| shape(&format!("apiServer.{key} is no list")))
+    list.ok_or_else(|| shape(&format!("apiServer.{key} is not a list")))
 }
 
 /// The value of a key, which is made where it is missing or null.
@@ -153,9 +190,13 @@ fn field(value: &Value, key: &str) -> String {
     value.get(key).map(scalar).unwrap_or_default()
 }
 
-/// A string; what YAML takes for a number or a boolean as it is written.
+/// A string; a number or a boolean as it is written. `null` is an empty string, as for Go.
 fn scalar(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 fn shape(why: &str) -> Refusal {

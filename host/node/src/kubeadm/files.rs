@@ -1,15 +1,22 @@
 //! The node's disk, as far as `prepare` reads and changes it.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use keyward_core::formats::encryption_config::REVISION_ZERO;
 use keyward_core::ids::ConfigHash;
 
-use crate::disk::{atomic, knows};
+use super::{Refusal, defines_api_server};
+use crate::disk::{atomic, has_memory, knows};
 use crate::error::AgentError;
 use crate::paths::Paths;
 
-/// What stands at the API server's configuration.
+/// The kubelet reads no larger manifest.
+const LARGEST: u64 = 10 << 20;
+
+/// What is at the path of the API server's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Installed {
     /// No file.
@@ -54,7 +61,22 @@ impl Files {
         let path = self.manifest_path();
         let bytes = atomic::read(&path)?;
         let text = bytes.map(String::from_utf8).transpose();
-        text.map_err(|_| AgentError::Corrupt { path, why: "it is no UTF-8".to_owned() })
+        text.map_err(|_| AgentError::Corrupt { path, why: "it is not UTF-8".to_owned() })
+    }
+
+    /// Other files of the manifests' folder that define kube-apiserver, or of which that is not known. The kubelet reads
+    /// each regular file whose name does not begin with a dot, whatever its ending, and follows links.
+    pub fn other_definitions(&self) -> Result<Vec<Refusal>, AgentError> {
+        let (folder, own) = (self.paths.manifests(), self.manifest_path());
+        let list = || -> std::io::Result<Vec<PathBuf>> {
+            fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect()
+        };
+        let mut paths = list().map_err(AgentError::io("listing", &folder))?;
+        paths.retain(|path| {
+            *path != own && path.file_name().is_some_and(|name| !name.as_bytes().starts_with(b"."))
+        });
+        paths.sort_unstable();
+        Ok(paths.iter().filter_map(|path| other_definition(path)).collect())
     }
 
     /// What the API server would read.
@@ -69,7 +91,7 @@ impl Files {
 
     /// Whether an agent has ever worked here.
     pub fn has_state(&self) -> bool {
-        self.paths.memory().exists()
+        has_memory(&self.paths)
     }
 
     /// Installs revision 0.
@@ -94,5 +116,30 @@ impl Files {
     /// Replaces the manifest: whole, or not at all.
     pub fn replace_manifest(&self, text: &str) -> Result<(), AgentError> {
         atomic::write(&self.manifest_path(), text.as_bytes(), None)
+    }
+}
+
+fn other_definition(path: &Path) -> Option<Refusal> {
+    let name = path.display().to_string();
+    let unknown = |why: String| Some(Refusal::Neighbour { path: name.clone(), why });
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => return None,
+        Ok(_) => {}
+        // A file that is removed meanwhile, or a link that leads nowhere: the kubelet finds none either.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return unknown(error.to_string()),
+    }
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
+    match read {
+        Err(error) => return unknown(error.to_string()),
+        // The kubelet refuses it.
+        Ok(length) if u64::try_from(length).is_ok_and(|length| length > LARGEST) => return None,
+        Ok(_) => {}
+    }
+    match defines_api_server(&bytes) {
+        Err(why) => unknown(why),
+        Ok(true) => Some(Refusal::SecondDefinition { path: name }),
+        Ok(false) => None,
     }
 }

@@ -1,5 +1,5 @@
-//! Additions to lists of a YAML text, line by line: comments, order and quoting of all else stay as they are. What comes
-//! out is only as good as the reading of it afterwards, which whoever calls owes.
+//! Additions to lists of a YAML text, line by line: every other byte stays, line endings included. The caller reads the
+//! result again to see that it means what it should.
 
 /// A list that stands under a key, an item a line or more.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,11 +43,25 @@ pub(super) fn list(lines: &[String], key: &str) -> Option<List> {
 pub(super) fn insert(lines: &mut Vec<String>, list: &List, before: usize, item: &[String]) {
     let at = list.items.get(before).copied().unwrap_or(list.end);
     let margin = " ".repeat(list.indent);
-    let fresh = item.iter().enumerate().map(|(n, line)| match n {
-        0 => format!("{margin}- {line}"),
-        _ => format!("{margin}  {line}"),
-    });
+    let ending = ending(lines);
+    let mut fresh: Vec<String> = item
+        .iter()
+        .enumerate()
+        .map(|(n, line)| format!("{margin}{} {line}{ending}", if n == 0 { "-" } else { " " }))
+        .collect();
+    // Behind a last line without an ending, the new last line has none either.
+    if let (Some(last), Some(new)) = (at.checked_sub(1).and_then(|at| lines.get_mut(at)), fresh.last_mut())
+        && !last.ends_with('\n')
+    {
+        last.push_str(ending);
+        new.truncate(new.len() - ending.len());
+    }
     lines.splice(at..at, fresh);
+}
+
+/// How this text ends its lines.
+pub(super) fn ending(lines: &[String]) -> &'static str {
+    if lines.first().is_some_and(|line| line.ends_with("\r\n")) { "\r\n" } else { "\n" }
 }
 
 /// Where a name belongs in a list that is sorted by name.
@@ -62,12 +76,9 @@ pub(super) fn place<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> usi
     count
 }
 
+/// The lines, each with its ending.
 pub(super) fn of(text: &str) -> Vec<String> {
-    text.lines().map(str::to_owned).collect()
-}
-
-pub(super) fn joined(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    text.split_inclusive('\n').map(str::to_owned).collect()
 }
 
 /// Without indentation and the dashes of lists that begin on this line.

@@ -3,100 +3,177 @@
 use serde_json::{Value, json};
 
 use super::folders::Mount;
-use super::{Edited, Missing, OLDEST, Refusal, arguments, folders, lines};
+use super::pod::{self, API_SERVER, Asks};
+use super::words::{self, Flags};
+use super::{Examined, Missing, OLDEST, Refusal, arguments, folders, lines};
 
 const WHAT: &str = "kube-apiserver.yaml";
-const CONTAINER: &str = "kube-apiserver";
 
-/// The manifest with the flags and the folders.
+/// The API server of a manifest, as far as Keyward depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Of the image's tag; `None` where the tag does not say.
+    pub version: Option<(u32, u32)>,
+    /// Its flags.
+    pub flags: Flags,
+    /// Its mounts.
+    pub mounts: Vec<Mount>,
+    /// The names of all volumes of its pod.
+    volumes: Vec<String>,
+    probes: Vec<pod::Probe>,
+}
+
+/// What is wrong with it, or worth knowing, that only an admin can change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remarks {
+    /// Probes that restart the server while one KMS of several does not answer.
+    pub faults: Vec<String>,
+    /// Worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Reads it as the kubelet and kube-apiserver do.
 ///
 /// # Errors
-/// It cannot be read, or says something that is not ours to change.
-pub fn edit(text: &str) -> Result<Edited, Refusal> {
-    let mut wanted = parse(text)?;
-    let server = container(&wanted)?;
-    if let Some(version) = version(server).filter(|version| *version < OLDEST) {
-        return Err(Refusal::TooOld { version });
+/// It is not understood, and so nothing is known of what it lacks.
+pub fn read(text: &str) -> Result<Server, Refusal> {
+    of(&parse(text)?)
+}
+
+/// What a manifest lacks and what is wrong with it, and the manifest with what it lacks.
+pub fn examine(text: &str) -> Examined {
+    let server = match read(text) {
+        Ok(server) => server,
+        Err(refusal) => return Examined::not_understood(refusal),
+    };
+    let (mut missing, mut refusals) = arguments::examine(&server.flags);
+    let (folders, mounted) = folders::examine(&server.mounts, &server.volumes);
+    missing.extend(folders);
+    refusals.extend(mounted);
+    refusals.extend(
+        server.version.filter(|version| *version < OLDEST).map(|version| Refusal::TooOld { version }),
+    );
+    Examined { edited: edit(text, &server, &missing), missing, refusals }
+}
+
+impl Server {
+    /// What only an admin can change.
+    pub fn remarks(&self) -> Remarks {
+        let mut remarks = Remarks::default();
+        if self.version.is_none() {
+            remarks.notes.push("the image's tag does not show the API server's version".to_owned());
+        }
+        for pod::Probe { name, asks } in &self.probes {
+            match asks {
+                Asks::Port => {}
+                Asks::Command => remarks.notes.push(format!(
+                    "{name} runs a command; where that asks /healthz or /readyz, have it ask /livez: the other two fail while \
+                     any one KMS does not answer"
+                )),
+                Asks::Path(path) => match needs_every_kms(path) {
+                    Some(true) => remarks.faults.push(format!(
+                        "{name} asks {}, which fails while any one KMS does not answer: the kubelet would restart \
+                         kube-apiserver for ever; have it ask /livez",
+                        path.split('?').next().unwrap_or_default()
+                    )),
+                    Some(false) => {}
+                    None => remarks.notes.push(format!(
+                        "{name} asks {path}; /livez is the path that does not depend on a KMS"
+                    )),
+                },
+            }
+        }
+        remarks
     }
-    let missing = missing(&wanted, server)?;
+}
+
+/// Whether a probe's path fails with any one KMS; `None` where that is not known.
+fn needs_every_kms(path: &str) -> Option<bool> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let query = query.split('#').next().unwrap_or_default();
+    let path = path.trim_start_matches('/');
+    let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
+    let is_excluded = query.split('&').any(|part| part == "exclude=kms-providers");
+    match (endpoint, check.trim_end_matches('/')) {
+        ("livez", check) if !check.starts_with("kms-provider") => Some(false),
+        ("healthz" | "readyz", "") => Some(!is_excluded),
+        ("healthz" | "readyz" | "livez", check) => Some(check.starts_with("kms-provider")),
+        _ => None,
+    }
+}
+
+fn of(value: &Value) -> Result<Server, Refusal> {
+    let pod = pod::pod(value).map_err(|why| shape(&why))?.ok_or_else(|| shape("it is not a Pod of v1"))?;
+    let servers = pod.api_servers();
+    let [server] = servers.as_slice() else {
+        return Err(shape(&format!(
+            "{} of its containers run kube-apiserver, in place of one",
+            servers.len()
+        )));
+    };
+    if server.name != API_SERVER {
+        return Err(shape("it has no container kube-apiserver"));
+    }
+    let words: Vec<&str> = server.words.iter().map(String::as_str).collect();
+    let Some((program, words)) =
+        words.split_first().filter(|(word, _)| word.rsplit('/').next() == Some(API_SERVER))
+    else {
+        return Err(shape("its command is not kube-apiserver"));
+    };
+    if program.contains('$') {
+        return Err(shape("its command is not kube-apiserver"));
+    }
+    let flags = words::parse(words).map_err(|why| shape(&why))?;
+    let mount = |mount: &pod::VolumeMount| {
+        let volume = pod.volumes.iter().find(|volume| volume.name == mount.name);
+        let (source, kind) = volume.and_then(|volume| volume.host_path.clone()).unzip();
+        let (name, path, sub_path) = (mount.name.clone(), mount.path.clone(), mount.sub_path.clone());
+        Mount { name, path, sub_path, source, kind: kind.unwrap_or_default() }
+    };
+    Ok(Server {
+        version: version(&server.image),
+        flags,
+        mounts: server.mounts.iter().map(mount).collect(),
+        volumes: pod.volumes.iter().map(|volume| volume.name.clone()).collect(),
+        probes: server.probes.clone(),
+    })
+}
+
+/// The text with what is missing, where that can be added line by line.
+fn edit(text: &str, before: &Server, missing: &[Missing]) -> Result<String, Refusal> {
+    if missing.is_empty() {
+        return Ok(text.to_owned());
+    }
+    let mut wanted = parse(text)?;
     let mut written = lines::of(text);
-    for part in &missing {
+    for part in missing {
         match *part {
             Missing::Flag { name, value } => add_flag(&mut wanted, &mut written, name, value)?,
             Missing::Folder { name, path } => add_folder(&mut wanted, &mut written, name, path)?,
         }
     }
-    if missing.is_empty() {
-        return Ok(Edited { text: text.to_owned(), missing });
+    let text = written.concat();
+    // The additions are there, and change nothing of the rest: neither for YAML nor for the API server.
+    let misplaced = || shape("the additions would not be where they must");
+    if parse(&text).map_err(|_| misplaced())? != wanted {
+        return Err(misplaced());
     }
-    let text = lines::joined(&written);
-    if parse(&text)? != wanted {
-        return Err(shape("the additions would not stand where they must"));
+    let after = of(&wanted)?;
+    let kept = before.flags.0.iter().all(|flag| after.flags.0.contains(flag));
+    let added = missing.iter().filter(|part| matches!(part, Missing::Flag { .. })).count();
+    if !kept || after.flags.0.len() != before.flags.0.len() + added {
+        return Err(misplaced());
     }
-    Ok(Edited { text, missing })
-}
-
-/// What is wrong with it, or worth knowing, that nobody but its admin can change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remarks {
-    /// Of the image's tag; `None` where it has none that tells.
-    pub version: Option<(u32, u32)>,
-    /// Probes that restart the server and ask `/healthz`, which fails while one KMS of several does not answer
-    /// (FIELD 1.3).
-    pub fatal_probes: Vec<&'static str>,
-    /// `--request-timeout`, where it is given.
-    pub request_timeout: Option<String>,
-}
-
-/// Reads them.
-///
-/// # Errors
-/// It cannot be read.
-pub fn remarks(text: &str) -> Result<Remarks, Refusal> {
-    let pod = parse(text)?;
-    let server = container(&pod)?;
-    let asks_healthz = |probe: &&'static str| {
-        let path = server.pointer(&format!("/{probe}/httpGet/path")).and_then(Value::as_str);
-        path.is_some_and(|path| path == "/healthz" || path.starts_with("/healthz/"))
-    };
-    let timeout = flags(server)?.into_iter().rfind(|(name, _)| name == "request-timeout");
-    Ok(Remarks {
-        version: version(server),
-        fatal_probes: ["livenessProbe", "startupProbe"].into_iter().filter(asks_healthz).collect(),
-        request_timeout: timeout.map(|(_, value)| value),
-    })
-}
-
-fn missing(pod: &Value, server: &Value) -> Result<Vec<Missing>, Refusal> {
-    let volumes = items(pod, "/spec/volumes");
-    let name_of = |value: &Value| text(value, "/name").unwrap_or_default();
-    let mounts: Vec<Mount> = items(server, "/volumeMounts")
-        .iter()
-        .map(|mount| {
-            let name = name_of(mount);
-            let volume = volumes.iter().find(|volume| name_of(volume) == name);
-            let of_volume = |pointer: &str| volume.and_then(|volume| text(volume, pointer));
-            Mount {
-                path: text(mount, "/mountPath").unwrap_or_default(),
-                source: of_volume("/hostPath/path"),
-                kind: of_volume("/hostPath/type"),
-                name,
-            }
-        })
-        .collect();
-    let names: Vec<String> = volumes.iter().map(name_of).collect();
-    let mut missing = arguments::missing(&flags(server)?)?;
-    missing.extend(folders::missing(&mounts, &names)?);
-    Ok(missing)
+    Ok(text)
 }
 
 /// As kubeadm does with what an admin gave it: behind all others.
 fn add_flag(pod: &mut Value, written: &mut Vec<String>, name: &str, value: &str) -> Result<(), Refusal> {
     let argument = format!("--{name}={value}");
-    let list = lines::list(written, "command").ok_or_else(|| shape("it has not one list `command`"))?;
+    let list = lines::list(written, "command").ok_or_else(|| by_line("command"))?;
     lines::insert(written, &list, usize::MAX, std::slice::from_ref(&argument));
     let command = container_mut(pod).and_then(|server| array_mut(server, "command"));
-    command.ok_or_else(|| shape("the API server has no `command`"))?.push(json!(argument));
+    command.ok_or_else(|| by_line("command"))?.push(json!(argument));
     Ok(())
 }
 
@@ -125,9 +202,7 @@ fn add(
     value: Value,
     item: &[String],
 ) -> Result<(), Refusal> {
-    let (Some(values), Some(list)) = (values, lines::list(written, key)) else {
-        return Err(shape(&format!("it has not one list `{key}`")));
-    };
+    let (Some(values), Some(list)) = (values, lines::list(written, key)) else { return Err(by_line(key)) };
     let names = values.iter().map(|value| value.get("name").and_then(Value::as_str).unwrap_or_default());
     let place = lines::place(names, name);
     lines::insert(written, &list, place, item);
@@ -136,60 +211,27 @@ fn add(
 }
 
 fn parse(text: &str) -> Result<Value, Refusal> {
-    let unparsable = |error: serde_saphyr::Error| Refusal::Unparsable { what: WHAT, why: error.to_string() };
-    serde_saphyr::from_str(text).map_err(unparsable)
-}
-
-fn container(pod: &Value) -> Result<&Value, Refusal> {
-    if text(pod, "/kind").as_deref() != Some("Pod") {
-        return Err(shape("it is no Pod"));
-    }
-    let containers = items(pod, "/spec/containers");
-    let server = containers.iter().find(|container| text(container, "/name").as_deref() == Some(CONTAINER));
-    server.ok_or_else(|| shape("it has no container kube-apiserver"))
+    pod::parse(text.as_bytes()).map_err(|why| Refusal::Unparsable { what: WHAT, why })
 }
 
 fn container_mut(pod: &mut Value) -> Option<&mut Value> {
     let containers = pod.get_mut("spec").and_then(|spec| array_mut(spec, "containers"))?;
-    containers.iter_mut().find(|container| text(container, "/name").as_deref() == Some(CONTAINER))
-}
-
-/// Of `command` and of `args`.
-fn flags(server: &Value) -> Result<Vec<(String, String)>, Refusal> {
-    let words: Vec<&str> = ["/command", "/args"]
-        .iter()
-        .flat_map(|list| items(server, list))
-        .map(|word| word.as_str().unwrap_or_default())
-        .collect();
-    let program = words.first().and_then(|word| word.rsplit('/').next());
-    if program != Some(CONTAINER) {
-        return Err(shape("its command is not kube-apiserver"));
-    }
-    let apart = words.iter().find(|word| **word == "--encryption-provider-config");
-    if apart.is_some() {
-        return Err(shape("--encryption-provider-config and its value are two words"));
-    }
-    Ok(words.into_iter().filter_map(arguments::split).collect())
+    containers.iter_mut().find(|container| container.get("name").and_then(Value::as_str) == Some(API_SERVER))
 }
 
 /// `registry.k8s.io/kube-apiserver:v1.36.3` → (1, 36)
-fn version(server: &Value) -> Option<(u32, u32)> {
-    let image = text(server, "/image")?;
+fn version(image: &str) -> Option<(u32, u32)> {
     let (_, tag) = image.split('@').next()?.rsplit('/').next()?.split_once(":v")?;
     let mut parts = tag.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
-}
-
-fn text(value: &Value, pointer: &str) -> Option<String> {
-    value.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
-}
-
 fn array_mut<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Vec<Value>> {
     value.get_mut(key).and_then(Value::as_array_mut)
+}
+
+fn by_line(key: &str) -> Refusal {
+    shape(&format!("it does not have exactly one list `{key}` with an item a line"))
 }
 
 fn shape(why: &str) -> Refusal {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use keyward_core::ids::GroupResource;
+
 /// A call that failed. Never holds a body: an answer about Secrets may carry their data.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{verb} {object}: {cause}")]
@@ -35,6 +37,9 @@ pub enum Cause {
         /// Counted from 1.
         column: usize,
     },
+    /// The answer lacks what every answer of an API server has: it proves nothing.
+    #[error("the answer has no {0}")]
+    Incomplete(&'static str),
     /// The answer is longer than this many bytes.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
@@ -56,6 +61,19 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// With 410: where an expired list goes on.
     pub continue_token: Option<String>,
+    /// What the refusal is about, in the API server's words; a webhook chooses its own.
+    pub about: About,
+}
+
+/// `details` of a `Status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// An object's name.
+    pub name: String,
+    /// Its API group.
+    pub group: String,
+    /// Its resource, despite the name: `secrets`.
+    pub kind: String,
 }
 
 impl fmt::Display for Refusal {
@@ -138,12 +156,22 @@ impl CallError {
             Cause::Refused(refusal) => refusal.category(),
             Cause::Timeout(_) => Category::Timeout,
             Cause::Transport(_) => Category::Unavailable,
-            Cause::Malformed { .. } | Cause::TooLong(_) | Cause::Request(_) => Category::Malformed,
+            Cause::Malformed { .. } | Cause::Incomplete(_) | Cause::TooLong(_) | Cause::Request(_) => {
+                Category::Malformed
+            }
         }
     }
 }
 
 impl Refusal {
+    /// Whether this very object does not exist. Another object that is missing, for example its namespace, has a 404 too.
+    pub fn misses(&self, resource: &GroupResource, name: &str) -> bool {
+        self.category() == Category::NotFound
+            && self.about.name == name
+            && self.about.kind == resource.resource
+            && self.about.group == resource.group
+    }
+
     /// Its label.
     pub fn category(&self) -> Category {
         match self.code {
@@ -169,6 +197,27 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[test]
+    fn missing_namespace_is_no_missing_object() {
+        let missing = |group: &str, kind: &str, name: &str| Refusal {
+            code: 404,
+            reason: "NotFound".to_owned(),
+            about: About { name: name.to_owned(), group: group.to_owned(), kind: kind.to_owned() },
+            ..Default::default()
+        };
+        let secrets = GroupResource::parse("secrets");
+        assert!(missing("", "secrets", "a").misses(&secrets, "a"));
+        for other in [
+            missing("", "namespaces", "a"),
+            missing("", "secrets", "b"),
+            missing("example.com", "secrets", "a"),
+            missing("", "", ""),
+            Refusal { code: 409, ..missing("", "secrets", "a") },
+        ] {
+            assert!(!other.misses(&secrets, "a"), "{other:?}");
+        }
+    }
 
     #[rstest]
     #[case::crd_missing(404, "", "404 page not found", Category::NotServed)]

@@ -9,6 +9,7 @@
 mod error;
 mod mounted;
 mod pager;
+mod review;
 mod verbs;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use http_body_util::{BodyExt as _, Limited};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube_core::response::Status;
 
-pub use error::{CallError, Category, Cause, Refusal};
+pub use error::{About, CallError, Category, Cause, Refusal};
 pub use mounted::Mounted;
 pub(crate) use pager::{Pager, Scope, Step};
 pub(crate) use verbs::{Meta, full_name};
@@ -207,8 +208,13 @@ fn refusal(code: u16, body: &[u8], retry_after: Option<Duration>) -> Refusal {
             reason: status.reason,
             message: cut(&status.message, LONGEST_MESSAGE).to_owned(),
             retry_after: retry_after.or_else(|| {
-                let seconds = status.details.map(|details| details.retry_after_seconds)?;
+                let seconds = status.details.as_ref().map(|details| details.retry_after_seconds)?;
                 (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+            }),
+            about: status.details.map_or_else(About::default, |details| About {
+                name: details.name,
+                group: details.group,
+                kind: details.kind,
             }),
             continue_token: status.metadata.and_then(|metadata| metadata.continue_),
         },
@@ -252,8 +258,9 @@ mod tests {
     #[test]
     fn refusals_tell_when_to_come_back_and_where_to_go_on() {
         let body = br#"{"kind":"Status","metadata":{"continue":"abc"},"message":"too old","reason":"Expired","code":410,
-            "details":{"retryAfterSeconds":4}}"#;
+            "details":{"retryAfterSeconds":4,"name":"a","kind":"secrets"}}"#;
         let told = refusal(410, body, None);
+        assert_eq!((told.about.name.as_str(), told.about.kind.as_str()), ("a", "secrets"));
         assert_eq!(told.continue_token.as_deref(), Some("abc"));
         assert_eq!(told.retry_after, Some(Duration::from_secs(4)));
         let plain =

@@ -5,8 +5,11 @@
 //! caller its name, and goes on behind it. A list without a limit is never asked for: an API server whose watch cache
 //! cannot be filled answers it with 429 for ever, while one with a limit is served from etcd.
 //!
-//! To begin in the middle, a continue token is made here. Its format is the API server's own affair; where it refuses
-//! ours, the list begins at the start and what lies before is left out.
+//! To begin in the middle, a continue token is made here. Its format is the API server's own affair. Where it refuses
+//! ours, the list fails: the caller may begin at the start, but an object that cannot be decoded is not passed.
+//!
+//! An answer counts only where it has what every list of an API server has: `items` and a resourceVersion. An empty
+//! document from something in between is not the end of a list.
 
 use std::marker::PhantomData;
 
@@ -80,21 +83,21 @@ pub(crate) struct Pager<T> {
     resource: String,
     scope: Scope,
     labels: Option<String>,
+    fields: Option<String>,
     metadata_only: bool,
     place: Place,
     limit: u32,
-    /// Set where our own token was refused: what is not behind this name is left out.
-    skip_to: Option<String>,
+    /// Of the last answer.
+    version: String,
     _item: PhantomData<fn() -> T>,
 }
 
 #[derive(Deserialize)]
 #[serde(bound = "T: DeserializeOwned")]
 struct List<T> {
-    #[serde(default)]
     metadata: ListMeta,
-    /// `null` where nothing is left: Go's way to write an empty list, in metadata-only answers.
-    #[serde(default = "Option::default")]
+    /// `null` where nothing is left: Go's way to write an empty list, in metadata-only answers. It has to be there.
+    #[serde(deserialize_with = "Option::deserialize")]
     items: Option<Vec<T>>,
 }
 
@@ -106,10 +109,11 @@ impl<T: DeserializeOwned> Pager<T> {
             resource: resource.to_owned(),
             scope,
             labels: None,
+            fields: None,
             metadata_only: false,
             place: Place::Start,
             limit: PAGE,
-            skip_to: None,
+            version: String::new(),
             _item: PhantomData,
         }
     }
@@ -117,6 +121,12 @@ impl<T: DeserializeOwned> Pager<T> {
     /// Only objects with these labels.
     pub(crate) fn labels(mut self, labels: Option<&str>) -> Self {
         self.labels = labels.map(ToOwned::to_owned);
+        self
+    }
+
+    /// Only the object of this name.
+    pub(crate) fn named(mut self, name: &str) -> Self {
+        self.fields = Some(format!("metadata.name={name}"));
         self
     }
 
@@ -132,9 +142,22 @@ impl<T: DeserializeOwned> Pager<T> {
         self
     }
 
-    /// What is to be left out of a page that our own token could not begin at the right place.
-    pub(crate) fn is_before(&self, name: &str) -> bool {
-        self.skip_to.as_deref().is_some_and(|reached| name <= reached)
+    /// The collection's resourceVersion now, past objects that cannot be decoded.
+    pub(crate) async fn version(mut self, cluster: &Cluster) -> Result<String, CallError> {
+        self.limit = 1;
+        loop {
+            match self.next(cluster).await? {
+                Step::Page(_) | Step::End => return Ok(self.version),
+                Step::Undecodable(_) => {}
+            }
+        }
+    }
+
+    /// Whether an error means that the token made here, to begin behind a name, is refused.
+    pub(crate) fn refuses_start(&self, error: &CallError) -> bool {
+        matches!(self.place, Place::Behind(_))
+            && error.category() == Category::Invalid
+            && error.refusal().is_some_and(|refusal| refusal.message.contains("continue"))
     }
 
     /// The next answer. An error leaves the pager where it was.
@@ -145,7 +168,7 @@ impl<T: DeserializeOwned> Pager<T> {
             }
             let call = Call { verb: "list", object: &self.resource.clone() };
             let answer = cluster.read(&call, || self.request()).await.and_then(|body| parse(&call, &body));
-            match answer {
+            match answer.and_then(|list| versioned(&call, list)) {
                 Ok(list) => return Ok(Step::Page(self.advance(list))),
                 Err(error) => match self.recover(&error) {
                     Recovery::Again => {}
@@ -159,6 +182,7 @@ impl<T: DeserializeOwned> Pager<T> {
     fn request(&self) -> Result<http::Request<Vec<u8>>, kube_core::request::Error> {
         let params = ListParams {
             label_selector: self.labels.clone(),
+            field_selector: self.fields.clone(),
             limit: Some(self.limit),
             continue_token: match &self.place {
                 Place::Start | Place::End => None,
@@ -172,6 +196,7 @@ impl<T: DeserializeOwned> Pager<T> {
     }
 
     fn advance(&mut self, list: List<T>) -> Page<T> {
+        self.version = list.metadata.resource_version.unwrap_or_default();
         self.place = match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => Place::Token(token),
             None => Place::End,
@@ -198,15 +223,14 @@ impl<T: DeserializeOwned> Pager<T> {
                 }
                 _ => Recovery::None,
             },
-            (Category::Invalid, Place::Behind(name)) if refusal.message.contains("continue") => {
-                self.skip_to = Some(name.clone());
-                self.place = Place::Start;
-                Recovery::Again
-            }
-            (Category::Unreadable, _) => {
+            (Category::Unreadable, place) => {
                 let Some(name) = undecodable_name(self.scope, &refusal.message) else {
                     return Recovery::None;
                 };
+                // What was passed cannot be next: the answer is about something else.
+                if matches!(place, Place::Behind(passed) if name <= *passed) {
+                    return Recovery::None;
+                }
                 if self.limit > 1 {
                     self.limit = (self.limit / STEP).max(1);
                     return Recovery::Again;
@@ -216,6 +240,14 @@ impl<T: DeserializeOwned> Pager<T> {
             }
             _ => Recovery::None,
         }
+    }
+}
+
+/// A list that says at which resourceVersion it was made.
+fn versioned<T>(call: &Call<'_>, list: List<T>) -> Result<List<T>, CallError> {
+    match list.metadata.resource_version.as_deref() {
+        Some(version) if !version.is_empty() => Ok(list),
+        _ => Err(call.failed(Cause::Incomplete("resourceVersion"))),
     }
 }
 
@@ -292,14 +324,34 @@ mod tests {
         assert_eq!(pager.limit, 8);
     }
 
+    fn read(answer: &str) -> Result<List<Meta>, CallError> {
+        let call = Call { verb: "list", object: "secrets" };
+        parse(&call, answer.as_bytes()).and_then(|list| versioned(&call, list))
+    }
+
     #[test]
     fn nothing_left_is_the_end_however_it_is_written() {
-        for answer in
-            [r#"{"metadata":{},"items":null}"#, r#"{"metadata":{},"items":[]}"#, r#"{"metadata":{}}"#]
-        {
+        for answer in [
+            r#"{"metadata":{"resourceVersion":"7"},"items":null}"#,
+            r#"{"metadata":{"resourceVersion":"7"},"items":[]}"#,
+        ] {
             let mut pager = pager();
-            let page = pager.advance(serde_json::from_str(answer).unwrap());
+            let page = pager.advance(read(answer).unwrap());
             assert!(page.items.is_empty() && pager.place == Place::End, "{answer}");
+            assert_eq!(pager.version, "7");
+        }
+    }
+
+    #[test]
+    fn answer_without_items_or_version_is_no_empty_list() {
+        for answer in [
+            "{}",
+            r#"{"metadata":{"resourceVersion":"7"}}"#,
+            r#"{"metadata":{},"items":[]}"#,
+            r#"{"metadata":{"resourceVersion":""},"items":null}"#,
+            r#"{"items":[]}"#,
+        ] {
+            assert!(read(answer).is_err(), "{answer}");
         }
     }
 
@@ -314,12 +366,22 @@ mod tests {
     }
 
     #[test]
-    fn refused_token_of_ours_begins_at_the_start_and_leaves_out_what_was_done() {
+    fn refused_token_of_ours_is_the_callers_and_leaves_nothing_out() {
         let mut pager = pager().behind(Some("n1/s5"));
         let error = refused(400, "BadRequest", "continue key is not valid", None);
-        assert!(matches!(pager.recover(&error), Recovery::Again));
-        assert_eq!(pager.place, Place::Start);
-        assert!(pager.is_before("n1/s5") && pager.is_before("a/z") && !pager.is_before("n1/s6"));
+        assert!(matches!(pager.recover(&error), Recovery::None));
+        assert!(pager.refuses_start(&error));
+        pager.place = Place::Token("the API server's".into());
+        assert!(!pager.refuses_start(&error));
+    }
+
+    #[test]
+    fn undecodable_object_that_was_passed_is_not_passed_twice() {
+        let error = refused(500, "InternalError", UNDECODABLE, None);
+        for behind in ["n1/s5", "n1/s6"] {
+            assert!(matches!(pager().behind(Some(behind)).recover(&error), Recovery::None), "{behind}");
+        }
+        assert!(matches!(pager().behind(Some("n1/s4")).recover(&error), Recovery::Again));
     }
 
     #[test]

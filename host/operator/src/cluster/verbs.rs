@@ -1,6 +1,6 @@
 //! The verbs that this crate uses, typed.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_core::Resource;
 use kube_core::params::{
     DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective,
@@ -10,7 +10,11 @@ use kube_core::request::Request;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Call, CallError, Category, Cause, Cluster, FIELD_MANAGER, Pager, Scope, Step};
+use keyward_core::ids::GroupResource;
+
+use super::{
+    Call, CallError, Category, Cause, Cluster, FIELD_MANAGER, LONGEST_MESSAGE, Pager, Scope, Step, cut,
+};
 
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
@@ -19,13 +23,6 @@ const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;
 pub(crate) struct Meta {
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
-}
-
-/// A list of which only its own metadata matters.
-#[derive(serde::Deserialize)]
-struct Versioned {
-    #[serde(default)]
-    metadata: ListMeta,
 }
 
 impl Cluster {
@@ -173,23 +170,84 @@ impl Cluster {
         parse(&call, &body)
     }
 
-    /// The resourceVersion of a collection: now, or, where it can still be listed as it was, `at` that one.
-    pub(crate) async fn collection_version(
+    /// The metadata of one object as it is stored. Without a resourceVersion it is read from etcd, past the watch cache,
+    /// and no admission plugin or webhook is asked. The API server decrypts the object for it.
+    pub(crate) async fn look(
+        &self,
+        collection: &str,
+        resource: &GroupResource,
+        full_name: &str,
+    ) -> Result<ObjectMeta, CallError> {
+        let described = format!("{resource} {full_name}");
+        let call = Call { verb: "get", object: &described };
+        let name = full_name.rsplit_once('/').map_or(full_name, |(_, name)| name);
+        let request = || Request::new(collection).get_metadata(name, &GetParams::default());
+        let body = self.read(&call, request).await?;
+        let found: Meta = parse(&call, &body)?;
+        let is_it = found.metadata.name.as_deref() == Some(name);
+        let has_version =
+            found.metadata.resource_version.as_deref().is_some_and(|version| !version.is_empty());
+        if is_it && has_version {
+            Ok(found.metadata)
+        } else {
+            Err(call.failed(Cause::Incomplete("metadata")))
+        }
+    }
+
+    /// Whether this credential may do this to every object of a resource.
+    pub(crate) async fn may(&self, verb: &str, resource: &GroupResource) -> Result<bool, CallError> {
+        #[derive(serde::Deserialize)]
+        struct Review {
+            status: Answer,
+        }
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Answer {
+            allowed: bool,
+            #[serde(default)]
+            evaluation_error: String,
+        }
+        let described = format!("selfsubjectaccessreviews for {verb} {resource}");
+        let call = Call { verb: "create", object: &described };
+        let review = serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {
+                "verb": verb, "group": resource.group, "resource": resource.resource,
+            }},
+        });
+        let body = encode(&call, &review)?;
+        // It stores nothing: it may be asked again.
+        let request = || {
+            http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+                .header(http::header::CONTENT_TYPE, "application/json")
+                .body(body.clone())
+                .map_err(kube_core::request::Error::BuildRequest)
+        };
+        let body = self.read(&call, request).await?;
+        let Answer { allowed, evaluation_error } = parse::<Review>(&call, &body)?.status;
+        if !allowed && !evaluation_error.is_empty() {
+            // An authorizer that cannot answer is no refusal.
+            return Err(call.failed(Cause::Transport(cut(&evaluation_error, LONGEST_MESSAGE).to_owned())));
+        }
+        Ok(allowed)
+    }
+
+    /// Whether a collection can still be listed as it was at a resourceVersion.
+    pub(crate) async fn list_at(
         &self,
         collection: &str,
         resource: &str,
-        at: Option<&str>,
-    ) -> Result<String, CallError> {
+        version: &str,
+    ) -> Result<(), CallError> {
         let call = Call { verb: "list", object: resource };
         let params = ListParams {
             limit: Some(1),
-            resource_version: at.map(ToOwned::to_owned),
-            version_match: at.map(|_| VersionMatch::Exact),
+            resource_version: Some(version.to_owned()),
+            version_match: Some(VersionMatch::Exact),
             ..Default::default()
         };
-        let body = self.read(&call, || Request::new(collection).list_metadata(&params)).await?;
-        let list: Versioned = parse(&call, &body)?;
-        Ok(list.metadata.resource_version.unwrap_or_default())
+        self.read(&call, || Request::new(collection).list_metadata(&params)).await.map(drop)
     }
 
     /// A document that is no object: discovery.

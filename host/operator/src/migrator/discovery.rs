@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use keyward_core::ids::GroupResource;
+use keyward_core::names;
 use keyward_core::platform::Serving;
 
 use crate::cluster::{CallError, Category, Cluster, Scope};
@@ -17,6 +18,11 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// Path of the collection that holds the object of this full name.
+    pub(crate) fn collection_of(&self, full_name: &str) -> String {
+        self.collection(full_name.split_once('/').map(|(namespace, _)| namespace))
+    }
+
     /// Path of all its objects.
     pub(crate) fn everything(&self) -> String {
         format!("{}/{}", self.base, self.resource)
@@ -75,7 +81,7 @@ struct Resource {
     verbs: Vec<String>,
 }
 
-/// `Ok(None)` where no version of the group serves it with `list` and `patch`.
+/// `Ok(None)` where no version of the group serves it with all of [`names::MIGRATION_VERBS`].
 pub(crate) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Option<Served>, CallError> {
     for base in bases(cluster, wanted).await? {
         match cluster.document::<Resources>(&base).await {
@@ -119,9 +125,9 @@ pub(crate) async fn is_compacted(
     version: &str,
 ) -> Result<bool, CallError> {
     let Some(served) = find(cluster, resource).await? else { return Ok(false) };
-    let listed = cluster.collection_version(&served.everything(), &resource.to_string(), Some(version)).await;
+    let listed = cluster.list_at(&served.everything(), &resource.to_string(), version).await;
     match listed {
-        Ok(_) => Ok(false),
+        Ok(()) => Ok(false),
         Err(error) if error.category() == Category::Expired => Ok(true),
         Err(error) => Err(error),
     }
@@ -145,10 +151,11 @@ fn preferred_first(group: Group) -> Vec<String> {
 }
 
 fn among(base: &str, resources: &Resources, wanted: &GroupResource) -> Option<Served> {
-    let can = |resource: &Resource, verb: &str| resource.verbs.iter().any(|served| served == verb);
-    let found = resources.resources.iter().find(|resource| {
-        resource.name == wanted.resource && can(resource, "list") && can(resource, "patch")
-    })?;
+    let can = |resource: &Resource| {
+        names::MIGRATION_VERBS.iter().all(|verb| resource.verbs.iter().any(|served| served == verb))
+    };
+    let mut found = resources.resources.iter();
+    let found = found.find(|resource| resource.name == wanted.resource && can(resource))?;
     Some(Served { base: base.to_owned(), resource: found.name.clone(), namespaced: found.namespaced })
 }
 
@@ -170,10 +177,11 @@ mod tests {
     }
 
     #[test]
-    fn resource_must_be_listed_and_patched() {
+    fn resource_must_be_read_listed_and_patched() {
         let resources: Resources = serde_json::from_str(
             r#"{"resources":[{"name":"things/status","namespaced":true,"verbs":["patch"]},
                 {"name":"things","namespaced":true,"verbs":["get","list","patch"]},
+                {"name":"unread","namespaced":false,"verbs":["list","patch"]},
                 {"name":"reviews","namespaced":false,"verbs":["create"]}]}"#,
         )
         .unwrap();
@@ -182,5 +190,6 @@ mod tests {
         assert_eq!(things.everything(), "/apis/g/v1/things");
         assert_eq!(things.collection(Some("n")), "/apis/g/v1/namespaces/n/things");
         assert_eq!(find("reviews.g"), None);
+        assert_eq!(find("unread.g"), None);
     }
 }

@@ -1,15 +1,21 @@
-//! Keyward's own migration engine (DESIGN.md, "Migration engine"): rewrites every object of a resource under the
-//! current write key, for each `EncryptionMigration` that is not over.
+//! Keyward's own migration engine: rewrites every object of a resource under the current write key, for each
+//! `EncryptionMigration` that is not over.
 //!
-//! What may come in: metadata. What never does: a value of an object; lists and patches ask for metadata alone.
+//! What may come in: metadata. What never does: a value of an object; lists, patches and gets ask for metadata alone.
 //!
-//! Progress, cursor and failures stand in the status, written about each second, so that a restart resumes. The engine
-//! writes nothing else and decides nothing: what is migrated, when it may start and whether a failed one is tried again
-//! is core's, by a new generation of the spec.
+//! Guarantee: `Succeeded` means that each object of the collection was seen to be under the write key, or to be gone.
+//! Whatever the API server answers to a patch that is no success counts for nothing by itself (`verdict.rs`). An outage
+//! pauses a run, and fails no object.
+//!
+//! Progress, cursor and failures are in the status, written about each second, so that a restart resumes. The engine
+//! writes nothing else and decides nothing: what is migrated, when it may start, whether a failed one is tried again, and
+//! whether one that succeeded is verified, is core's, by a new generation of the spec.
 
 pub(crate) mod discovery;
+mod failures;
 mod pace;
 mod progress;
+mod rewrite;
 mod run;
 mod track;
 mod verdict;
@@ -43,11 +49,19 @@ pub struct MigrationSettings {
     pub report: Duration,
     /// How often it looks though nothing was announced.
     pub resync: Duration,
+    /// How long an object is tried again before it has failed: an election in etcd, a KMS or a webhook that restarts takes
+    /// less.
+    pub patience: Duration,
 }
 
 impl Default for MigrationSettings {
     fn default() -> Self {
-        Self { concurrency: 16, report: Duration::from_secs(1), resync: Duration::from_secs(30) }
+        Self {
+            concurrency: 16,
+            report: Duration::from_secs(1),
+            resync: Duration::from_secs(30),
+            patience: Duration::from_mins(1),
+        }
     }
 }
 
@@ -70,6 +84,8 @@ struct Active {
 struct Paused {
     backoff: Backoff,
     until: Option<Instant>,
+    /// Since when one object after the other fails, where that is why.
+    failing_since: Option<Instant>,
 }
 
 type Ended = (String, Result<End, RunError>);
@@ -78,7 +94,8 @@ impl Engine {
     /// An engine on this cluster.
     pub fn new(cluster: Cluster, settings: MigrationSettings, metrics: Metrics) -> Self {
         let pace = Pace::fixed(settings.concurrency);
-        Self { tools: Tools { cluster, pace, metrics, report: settings.report }, resync: settings.resync }
+        let MigrationSettings { report, patience, resync, .. } = settings;
+        Self { tools: Tools { cluster, pace, metrics, report, patience }, resync }
     }
 
     /// Until `stop`: then runs write their cursors and end. `look` is rung when a migration may have changed.
@@ -105,7 +122,7 @@ impl Engine {
                             self.tools.metrics.panicked("migration");
                         }
                         tracing::error!("a migration's run broke off: {error}");
-                        // Whose it was is not told: those that are left are begun anew from their cursors.
+                        // Which run it was is not known: those that are left resume from their cursors.
                         for run in active.values() {
                             run.stop.cancel();
                         }
@@ -155,13 +172,15 @@ impl Engine {
             };
             tracing::info!(name, key = %migration.spec.key_id, "migration begins or goes on");
             let (tools, token) = (self.tools.clone(), run.stop.clone());
+            let mut failing_since = None;
             if let Some(paused) = paused.get_mut(&name) {
                 // Its back-off goes on from where it was, should it pause again.
                 paused.until = None;
+                failing_since = paused.failing_since.take();
             }
             active.insert(name.clone(), run);
             runs.spawn(async move {
-                let ended = Run::new(&tools, migration, token).execute().await;
+                let ended = Run::new(&tools, migration, token, failing_since).execute().await;
                 (name, ended)
             });
         }
@@ -185,6 +204,9 @@ fn note(name: &str, result: Result<End, RunError>, paused: &mut BTreeMap<String,
             let entry = paused.entry(name.to_owned()).or_default();
             let pause = entry.backoff.next();
             entry.until = Some(Instant::now() + pause);
+            if let RunError::AllFail { since, .. } = &error {
+                entry.failing_since = Some(*since);
+            }
             tracing::warn!(name, ?pause, "migration pauses: {error}");
         }
     }

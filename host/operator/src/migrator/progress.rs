@@ -3,47 +3,109 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use keyward_core::api::{EncryptionMigration, EncryptionMigrationStatus, MigrationPhase};
+use keyward_core::api::{EncryptionMigration, EncryptionMigrationStatus, MigrationPhase, MigrationWait};
 
+use super::failures::Failures;
 use super::track::Track;
-use super::verdict::Failures;
 use crate::ages::whole_seconds;
 
-/// Where a run stands.
+/// How far a run is.
 #[derive(Debug)]
 pub(super) struct Progress {
     generation: i64,
     pub(super) track: Track,
     pub(super) failures: Failures,
+    /// Every object was looked at.
+    pub(super) listed: bool,
+    /// Only what an earlier attempt left is tried.
+    only_left: bool,
+    /// The collection is gone through once more, for what failed and has no name.
+    pub(super) lists_again: bool,
     /// Objects in all, as far as known.
     total: u64,
     rate: Rate,
+    /// An object at a newer version is under the write key.
+    pub(super) start_version: Option<String>,
     /// Of the collection, from after the last rewrite.
     pub(super) end_version: Option<String>,
+    /// Why no object can be rewritten at all.
+    pub(super) refused: Option<String>,
+    pub(super) waiting: Option<MigrationWait>,
 }
 
 impl Progress {
-    /// Goes on from a status of the same generation; any other is about an earlier key, and says nothing.
+    /// Goes on from a status of the same generation; any other is about an earlier attempt, and only what the spec took
+    /// over of it counts.
     pub(super) fn resumed(migration: &EncryptionMigration, now: Instant) -> Self {
         let generation = migration.metadata.generation.unwrap_or_default();
         let before = migration
             .status
             .clone()
-            .filter(|status| status.observed_generation == generation && !is_over(status.phase))
-            .unwrap_or_default();
+            .filter(|status| status.observed_generation == generation && !is_over(status.phase));
+        let earlier = migration.spec.continues.clone().unwrap_or_default();
+        let left = Some(earlier.objects).filter(|objects| !objects.is_empty());
+        let is_fresh = before.is_none();
+        let before = before.unwrap_or_default();
+        let failures = match &left {
+            Some(objects) if is_fresh => Failures::left(objects),
+            _ => Failures::resumed(&before, now),
+        };
         Self {
             generation,
-            total: before.total,
+            total: if is_fresh { failures.count() } else { before.total },
             rate: Rate::new(before.done, now),
             track: Track::resumed(before.done, before.cursor),
-            failures: Failures::resumed(before.failures),
-            end_version: None,
+            failures,
+            listed: before.listed || left.is_some(),
+            only_left: left.is_some(),
+            lists_again: false,
+            start_version: before.start_version.or(earlier.start_version),
+            // An attempt that was interrupted, or failed, may have rewritten something.
+            end_version: earlier.end_version.filter(|_| is_fresh && earlier.failures == 0),
+            refused: None,
+            waiting: before.waiting,
         }
     }
 
     /// A page has this many objects, and so many follow.
-    pub(super) fn listed(&mut self, on_page: usize, remaining: u64) {
+    pub(super) fn listed_page(&mut self, on_page: usize, remaining: u64) {
         self.total = self.track.done() + u64::try_from(on_page).unwrap_or(u64::MAX).saturating_add(remaining);
+    }
+
+    /// An object is under the write key, or gone. `again`: it failed before.
+    pub(super) fn done(&mut self, object: &str, outcome: &'static str, again: bool) {
+        self.failures.remove(object);
+        self.waiting = None;
+        if outcome == "rewritten" {
+            // What was there before can still be read from etcd's history.
+            self.end_version = None;
+        }
+        if again && self.only_left {
+            self.track.count();
+        }
+    }
+
+    /// The list cannot begin behind the cursor.
+    pub(super) fn restart(&mut self) {
+        self.track = Track::default();
+    }
+
+    /// Whether the collection has to be gone through once more: more objects failed than have a name, and those with a name
+    /// are done by now.
+    pub(super) fn must_list_again(&mut self) -> bool {
+        let again = self.failures.kept().is_empty() && self.failures.forget_unnamed();
+        if again {
+            self.restart();
+            (self.listed, self.lists_again) = (false, true);
+        }
+        again
+    }
+
+    /// The run pauses.
+    pub(super) fn wait(&mut self, message: String, wall: Timestamp) {
+        let since = self.waiting.take().map(|waiting| waiting.since);
+        let since = since.unwrap_or_else(|| whole_seconds(wall).to_string());
+        self.waiting = Some(MigrationWait { since, message });
     }
 
     /// The status while the run is under way.
@@ -56,22 +118,30 @@ impl Progress {
             total: self.total.max(self.track.done()),
             rate,
             cursor: self.track.cursor().map(ToOwned::to_owned),
-            failures: self.failures.kept().to_vec(),
+            start_version: self.start_version.clone(),
+            listed: self.listed,
+            failed: self.failures.count(),
+            failures: self.failures.kept(),
+            refused: self.refused.clone(),
+            waiting: self.waiting.clone(),
             finished_at: None,
             end_version: None,
         }
     }
 
-    /// The status at the end.
+    /// The status at the end: it succeeded only where every object was looked at, and none failed.
     pub(super) fn finished(&mut self, now: Instant, wall: Timestamp) -> EncryptionMigrationStatus {
-        let phase = if self.failures.is_empty() { MigrationPhase::Succeeded } else { MigrationPhase::Failed };
+        self.waiting = None;
+        let end_version = self.end_version.clone().filter(|version| !version.is_empty());
+        let all_done = self.listed && self.refused.is_none() && self.failures.count() == 0;
+        let phase = if all_done { MigrationPhase::Succeeded } else { MigrationPhase::Failed };
         let done = self.track.done();
         EncryptionMigrationStatus {
             phase,
-            total: done,
+            total: if self.only_left { self.total } else { done },
             cursor: None,
             finished_at: Some(whole_seconds(wall).to_string()),
-            end_version: self.end_version.clone().filter(|version| !version.is_empty()),
+            end_version: end_version.filter(|_| all_done),
             ..self.running(now)
         }
     }
@@ -112,6 +182,8 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
+    use keyward_core::api::EarlierAttempts;
+
     use super::*;
 
     fn migration(generation: i64, status: Option<EncryptionMigrationStatus>) -> EncryptionMigration {
@@ -129,17 +201,102 @@ mod tests {
             done: 5,
             total: 9,
             cursor: Some("n/e".into()),
+            start_version: Some("7".into()),
             ..Default::default()
         }
     }
 
     #[test]
-    fn restart_goes_on_at_the_cursor_and_another_generation_begins_anew() {
+    fn restart_goes_on_at_the_cursor_and_another_generation_starts_again() {
         let now = Instant::now();
         let same = Progress::resumed(&migration(2, Some(status(MigrationPhase::Running))), now);
         assert_eq!((same.track.done(), same.track.cursor()), (5, Some("n/e")));
+        assert_eq!(same.start_version.as_deref(), Some("7"));
         let other = Progress::resumed(&migration(3, Some(status(MigrationPhase::Running))), now);
         assert_eq!((other.track.done(), other.track.cursor()), (0, None));
+        assert_eq!(other.start_version, None, "what the spec does not take over is about another request");
+    }
+
+    fn continues(objects: &[&str], end_version: Option<&str>) -> EncryptionMigration {
+        let mut migration = migration(3, Some(status(MigrationPhase::Failed)));
+        migration.spec.continues = Some(EarlierAttempts {
+            start_version: Some("7".into()),
+            end_version: end_version.map(ToOwned::to_owned),
+            objects: objects.iter().map(|&object| object.to_owned()).collect(),
+            failures: u32::from(!objects.is_empty()),
+        });
+        migration
+    }
+
+    #[test]
+    fn next_attempt_tries_what_the_last_one_left_and_nothing_else() {
+        let now = Instant::now();
+        let mut progress = Progress::resumed(&continues(&["n/a", "n/b"], None), now);
+        assert!(progress.listed);
+        assert_eq!(progress.failures.due(now, Duration::ZERO), ["n/a", "n/b"]);
+        progress.done("n/a", "rewritten", true);
+        let running = progress.running(now);
+        assert_eq!((running.done, running.total, running.failed), (1, 2, 1));
+        progress.done("n/b", "gone", true);
+        let ended = progress.finished(now, Timestamp::UNIX_EPOCH);
+        assert_eq!((ended.phase, ended.done, ended.total), (MigrationPhase::Succeeded, 2, 2));
+        assert_eq!(ended.start_version.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn verification_that_rewrites_nothing_leaves_the_end_where_it_was() {
+        let now = Instant::now();
+        let verifies = continues(&[], Some("9"));
+        let mut progress = Progress::resumed(&verifies, now);
+        assert!(!progress.listed, "every object is looked at");
+        progress.done("n/a", "current", false);
+        assert_eq!(progress.end_version.as_deref(), Some("9"));
+        progress.done("n/b", "rewritten", false);
+        assert_eq!(progress.end_version, None, "the old value is in the history");
+        let interrupted =
+            EncryptionMigrationStatus { observed_generation: 3, ..status(MigrationPhase::Running) };
+        let resumed = Progress::resumed(&EncryptionMigration { status: Some(interrupted), ..verifies }, now);
+        assert_eq!(resumed.end_version, None, "it may have rewritten something");
+        let retry = Progress::resumed(&continues(&["n/c"], Some("9")), now);
+        assert_eq!(retry.end_version, None, "the attempt that failed may have rewritten something");
+    }
+
+    #[test]
+    fn failures_without_a_name_are_found_by_going_through_all_again() {
+        let now = Instant::now();
+        let mut progress = Progress::resumed(&migration(1, None), now);
+        for n in 0..101 {
+            progress.failures.add(format!("n/{n}"), "m".into(), now);
+        }
+        progress.listed = true;
+        assert!(!progress.must_list_again(), "a hundred are left");
+        for n in 0..100 {
+            progress.done(&format!("n/{n}"), "rewritten", true);
+        }
+        assert_eq!(progress.finished(now, Timestamp::UNIX_EPOCH).phase, MigrationPhase::Failed);
+        assert!(progress.must_list_again() && !progress.listed && !progress.must_list_again());
+    }
+
+    #[test]
+    fn end_is_no_success_where_not_everything_was_looked_at() {
+        let now = Instant::now();
+        let mut progress = Progress::resumed(&migration(1, None), now);
+        assert_eq!(progress.finished(now, Timestamp::UNIX_EPOCH).phase, MigrationPhase::Failed);
+        progress.listed = true;
+        assert_eq!(progress.finished(now, Timestamp::UNIX_EPOCH).phase, MigrationPhase::Succeeded);
+        progress.refused = Some("no".into());
+        assert_eq!(progress.finished(now, Timestamp::UNIX_EPOCH).phase, MigrationPhase::Failed);
+    }
+
+    #[test]
+    fn wait_keeps_its_beginning_until_something_is_done() {
+        let mut progress = Progress::resumed(&migration(1, None), Instant::now());
+        progress.wait("a".into(), Timestamp::UNIX_EPOCH);
+        progress.wait("b".into(), Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(9));
+        let waiting = progress.waiting.clone().unwrap();
+        assert_eq!((waiting.since.as_str(), waiting.message.as_str()), ("1970-01-01T00:00:00Z", "b"));
+        progress.done("n/a", "current", false);
+        assert_eq!(progress.waiting, None);
     }
 
     #[test]
@@ -156,15 +313,16 @@ mod tests {
     fn one_failure_makes_the_end_a_failure() {
         let now = Instant::now();
         let mut progress = Progress::resumed(&migration(1, None), now);
-        progress.listed(2, 3);
+        progress.listed_page(2, 3);
         for name in ["n/a", "n/b"] {
             let ticket = progress.track.issue();
             progress.track.finish(ticket, name.to_owned());
         }
         let running = progress.running(now + Duration::from_secs(1));
         assert_eq!((running.done, running.total, running.rate), (2, 5, 2));
+        progress.listed = true;
         assert_eq!(progress.finished(now, Timestamp::UNIX_EPOCH).phase, MigrationPhase::Succeeded);
-        progress.failures.add("n/c".into(), "no".into());
+        progress.failures.add("n/c".into(), "no".into(), now);
         let ended = progress.finished(now, Timestamp::UNIX_EPOCH);
         assert_eq!((ended.phase, ended.cursor, ended.total), (MigrationPhase::Failed, None, 2));
     }

@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio_util::sync::CancellationToken;
 
 use keyward_core::api::{EncryptionMigration, EncryptionMigrationStatus};
 use keyward_core::ids::GroupResource;
 
 use super::discovery::{self, Served};
-use super::pace::{Load, Pace};
+use super::pace::Pace;
 use super::progress::Progress;
-use super::verdict::{Verdict, verdict};
+use super::rewrite::{RewriteOutcome, Rewriter, missing_right};
+use super::verdict::Start;
 use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Step, full_name};
 use crate::metrics::Metrics;
 
-/// No `Retry-After` is obeyed for longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// So many failures in a row, so slow, look like a KMS that is down rather than like broken objects.
-const STALLED: (u32, Duration) = (50, Duration::from_mins(1));
+/// So many failures in a row look like a KMS, an etcd or a webhook that is down rather than like broken objects.
+const IN_A_ROW: u32 = 20;
 /// So many conflicts in a row end a run: it is resumed from its cursor.
 const STATUS_TRIES: u32 = 3;
 
@@ -33,6 +33,8 @@ pub(super) struct Tools {
     pub(super) metrics: Metrics,
     /// How often progress is written.
     pub(super) report: Duration,
+    /// An outage that is shorter fails no object.
+    pub(super) patience: Duration,
 }
 
 /// How a run ended.
@@ -53,15 +55,20 @@ pub(super) enum RunError {
     Call(#[from] CallError),
     #[error("paused: {0}")]
     Away(String),
+    /// One object after the other fails. Since when is kept over the pause.
+    #[error("paused: {IN_A_ROW} objects in a row could not be rewritten; the last: {message}")]
+    AllFail { since: Instant, message: String },
 }
 
-enum Came {
-    Out(&'static str),
-    Failed(String),
-    Away(String),
-    Refused(String),
-    /// Not tried: the run is stopping.
-    Skipped,
+/// `Break` holds what [`Run::rewrite_all`] ends with: `None` when nothing is left to do.
+type Flow = ControlFlow<Option<End>>;
+
+/// One object to rewrite.
+struct Work {
+    /// Its place in the list; `None` where it is tried again.
+    ticket: Option<u64>,
+    name: String,
+    listed: Option<ObjectMeta>,
 }
 
 pub(super) struct Run<'a> {
@@ -70,15 +77,23 @@ pub(super) struct Run<'a> {
     migration: EncryptionMigration,
     progress: Progress,
     reported: Instant,
-    /// Failures in a row, and when the first of them was.
-    stalled: (u32, Instant),
+    /// Failures in a row.
+    in_a_row: u32,
+    /// When the first of them was, over pauses.
+    failing_since: Option<Instant>,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(tools: &'a Tools, migration: EncryptionMigration, stop: CancellationToken) -> Self {
+    /// `failing_since`: since when each object fails, where the run before paused for that.
+    pub(super) fn new(
+        tools: &'a Tools,
+        migration: EncryptionMigration,
+        stop: CancellationToken,
+        failing_since: Option<Instant>,
+    ) -> Self {
         let now = Instant::now();
         let progress = Progress::resumed(&migration, now);
-        Self { tools, stop, migration, progress, reported: now, stalled: (0, now) }
+        Self { tools, stop, migration, progress, reported: now, in_a_row: 0, failing_since }
     }
 
     pub(super) async fn execute(mut self) -> Result<End, RunError> {
@@ -88,7 +103,10 @@ impl<'a> Run<'a> {
         let (status, ended) = match ended {
             Ok(Some(end)) => (self.progress.running(now), Ok(end)),
             Ok(None) => (self.progress.finished(now, Timestamp::now()), Ok(End::Finished)),
-            Err(error) => (self.progress.running(now), Err(error)),
+            Err(error) => {
+                self.progress.wait(error.to_string(), Timestamp::now());
+                (self.progress.running(now), Err(error))
+            }
         };
         if matches!(ended, Ok(End::Superseded)) {
             return ended;
@@ -103,93 +121,186 @@ impl<'a> Run<'a> {
     /// `Ok(None)` when all are dealt with.
     async fn rewrite_all(&mut self) -> Result<Option<End>, RunError> {
         let resource = GroupResource::parse(&self.migration.spec.resource);
-        let begun = self.progress.running(Instant::now());
-        if !self.persist(begun).await? {
-            return Ok(Some(End::Superseded));
-        }
         let Some(served) = discovery::find(&self.tools.cluster, &resource).await? else {
-            let message = "no served version of it can be listed and patched".to_owned();
-            self.progress.failures.add(resource.to_string(), message);
+            self.progress.refused =
+                Some("no served version of it can be read, listed and patched".to_owned());
             return Ok(None);
         };
-        let mut pager: Pager<Meta> = Pager::of(served.everything(), &resource.to_string(), served.scope())
-            .metadata_only()
-            .behind(self.progress.track.cursor());
+        if let Some(missing) = missing_right(self.tools, &resource).await? {
+            self.progress.refused = Some(missing);
+            return Ok(None);
+        }
+        if self.progress.start_version.is_none() {
+            // The request is only made once no write under an older key is in flight any more.
+            self.progress.start_version = Some(self.version(&served, &resource).await?);
+        }
+        // Before the first patch: a restart counts on from the same version.
+        if !self.report().await? {
+            return Ok(Some(End::Superseded));
+        }
+        if let Some(name) = self.progress.failures.last().filter(|_| self.failing_since.is_some()) {
+            let probe = vec![Work { ticket: None, name, listed: None }];
+            if let ControlFlow::Break(end) = self.rewrite(&served, &resource, probe).await? {
+                return Ok(end);
+            }
+            self.pause_if_failing()?;
+        }
+        loop {
+            if !self.progress.listed
+                && let ControlFlow::Break(end) = self.list(&served, &resource).await?
+            {
+                return Ok(end);
+            }
+            if let ControlFlow::Break(end) = self.settle(&served, &resource).await? {
+                return Ok(end);
+            }
+            // Those without a name are found by their versions.
+            if !self.progress.must_list_again() {
+                break;
+            }
+        }
+        if self.progress.failures.count() == 0 && self.progress.end_version.is_none() {
+            // From after the last rewrite: once etcd has compacted it, nothing older can be read.
+            self.progress.end_version = Some(self.version(&served, &resource).await?);
+        }
+        Ok(None)
+    }
+
+    async fn version(&self, served: &Served, resource: &GroupResource) -> Result<String, CallError> {
+        let pager: Pager<Meta> = Pager::of(served.everything(), &resource.to_string(), served.scope());
+        pager.metadata_only().version(&self.tools.cluster).await
+    }
+
+    /// Goes through the whole collection.
+    async fn list(&mut self, served: &Served, resource: &GroupResource) -> Result<Flow, RunError> {
+        let pager = |behind: Option<&str>| -> Pager<Meta> {
+            let pager = Pager::of(served.everything(), &resource.to_string(), served.scope());
+            pager.metadata_only().behind(behind)
+        };
+        let mut listed = pager(self.progress.track.cursor());
+        let mut begins = true;
         loop {
             let step = tokio::select! {
-                step = pager.next(&self.tools.cluster) => step,
-                () = self.stop.cancelled() => return Ok(Some(End::Stopped)),
+                step = listed.next(&self.tools.cluster) => step,
+                () = self.stop.cancelled() => return Ok(ControlFlow::Break(Some(End::Stopped))),
             };
+            if step.is_ok() && self.failing_since.is_none() {
+                self.progress.waiting = None;
+            }
             match step {
                 Ok(Step::End) => {
-                    // From after the last rewrite: once etcd has compacted it, nothing older can be read.
-                    let all = served.everything();
-                    let version =
-                        self.tools.cluster.collection_version(&all, &resource.to_string(), None).await?;
-                    self.progress.end_version = Some(version);
-                    return Ok(None);
+                    self.progress.listed = true;
+                    return Ok(ControlFlow::Continue(()));
                 }
                 Ok(Step::Undecodable(bad)) => {
-                    let ticket = self.progress.track.issue();
-                    let message = bad.error.cause.to_string();
-                    self.came_out(&resource, ticket, bad.name, Came::Failed(message))?;
+                    let message = format!(
+                        "{}; restore the key that decrypts it, or delete the object",
+                        bad.error.cause
+                    );
+                    let ticket = Some(self.progress.track.issue());
+                    let work = Work { ticket, name: bad.name, listed: None };
+                    self.outcome(resource, &work, RewriteOutcome::Failed(message))?;
                     if self.reported.elapsed() >= self.tools.report && !self.report().await? {
-                        return Ok(Some(End::Superseded));
+                        return Ok(ControlFlow::Break(Some(End::Superseded)));
                     }
                 }
                 Ok(Step::Page(page)) => {
-                    let objects: Vec<Meta> = page
-                        .items
-                        .into_iter()
-                        .filter(|o| !pager.is_before(&full_name(&o.metadata)))
-                        .collect();
-                    self.progress.listed(objects.len(), page.remaining);
-                    if let ControlFlow::Break(end) = self.page(&served, &resource, objects).await? {
-                        return Ok(end);
+                    self.progress.listed_page(page.items.len(), page.remaining);
+                    let work = page.items.into_iter().map(|object| Work {
+                        ticket: Some(self.progress.track.issue()),
+                        name: full_name(&object.metadata),
+                        listed: Some(object.metadata),
+                    });
+                    let work = work.collect();
+                    if let ControlFlow::Break(end) = self.rewrite(served, resource, work).await? {
+                        return Ok(ControlFlow::Break(end));
                     }
                 }
+                // It does not begin behind the cursor. To rewrite an object twice changes nothing.
+                Err(error) if begins && listed.refuses_start(&error) => {
+                    self.progress.restart();
+                    listed = pager(None);
+                }
                 Err(error) if error.category() == Category::Forbidden => {
-                    self.progress.failures.add(resource.to_string(), error.to_string());
-                    return Ok(None);
+                    if let Some(missing) = missing_right(self.tools, resource).await? {
+                        self.progress.refused = Some(missing);
+                        return Ok(ControlFlow::Break(None));
+                    }
+                    return Err(error.into());
                 }
                 Err(error) => return Err(error.into()),
+            }
+            begins = false;
+        }
+    }
+
+    /// Tries again what failed, with growing pauses, until it is done or has failed for longer than an outage may last.
+    async fn settle(&mut self, served: &Served, resource: &GroupResource) -> Result<Flow, RunError> {
+        let mut pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_secs(1))
+            .with_max_delay(Duration::from_secs(15))
+            .without_max_times()
+            .build();
+        loop {
+            let due = self.progress.failures.due(Instant::now(), self.tools.patience);
+            if due.is_empty() {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let again = due.into_iter().map(|name| Work { ticket: None, name, listed: None }).collect();
+            if let ControlFlow::Break(end) = self.rewrite(served, resource, again).await? {
+                return Ok(ControlFlow::Break(end));
+            }
+            if self.progress.failures.due(Instant::now(), self.tools.patience).is_empty() {
+                continue;
+            }
+            if !self.report().await? {
+                return Ok(ControlFlow::Break(Some(End::Superseded)));
+            }
+            let pause = pauses.next().unwrap_or(self.tools.patience).min(self.tools.patience);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => return Ok(ControlFlow::Break(Some(End::Stopped))),
             }
         }
     }
 
-    /// Breaks with what [`rewrite_all`](Self::rewrite_all) ends with.
-    async fn page(
+    /// Rewrites these, several at once.
+    async fn rewrite(
         &mut self,
         served: &Served,
         resource: &GroupResource,
-        objects: Vec<Meta>,
-    ) -> Result<ControlFlow<Option<End>>, RunError> {
-        let name = resource.to_string();
-        let halt = self.stop.child_token();
-        let tools = self.tools;
-        let tickets: Vec<(u64, Meta)> =
-            objects.into_iter().map(|object| (self.progress.track.issue(), object)).collect();
-        let mut rewrites = futures::stream::iter(tickets)
-            .map(|(ticket, object)| {
-                let (halt, name) = (&halt, &name);
+        work: Vec<Work>,
+    ) -> Result<Flow, RunError> {
+        let (halt, tools) = (self.stop.child_token(), self.tools);
+        let each = Rewriter {
+            tools,
+            served,
+            resource,
+            start: Start::of(self.progress.start_version.as_deref()),
+            skips_newer: self.migration.spec.continues.is_some() || self.progress.lists_again,
+            halt: &halt,
+        };
+        let mut rewrites = futures::stream::iter(work)
+            .map(|work| {
+                let each = &each;
                 async move {
-                    let came = rewrite(tools, served, name, &object, halt).await;
-                    (ticket, full_name(&object.metadata), came)
+                    let outcome = each.rewrite(&work.name, work.listed.as_ref()).await;
+                    (work, outcome)
                 }
             })
             .buffer_unordered(tools.pace.ceiling());
-        let mut refused = None;
-        let mut paused = None;
+        let (mut refused, mut paused, mut stopped) = (None, None, false);
         loop {
             tokio::select! {
                 next = rewrites.next() => match next {
                     None => break,
-                    Some((_, _, Came::Refused(message))) => {
+                    Some((_, RewriteOutcome::Refused(message))) => {
                         halt.cancel();
                         refused.get_or_insert(message);
                     }
-                    Some((ticket, object, came)) => {
-                        if let Err(error) = self.came_out(resource, ticket, object, came) {
+                    Some((_, RewriteOutcome::Skipped)) => stopped = true,
+                    Some((work, outcome)) => {
+                        if let Err(error) = self.outcome(resource, &work, outcome) {
                             halt.cancel();
                             paused.get_or_insert(error);
                         }
@@ -204,52 +315,65 @@ impl<'a> Run<'a> {
         }
         drop(rewrites);
         if let Some(message) = refused {
-            // This credential rewrites nothing: the end, with that as the failure.
-            self.progress.failures.add(name, message);
+            // This credential rewrites nothing: the end, with that as the reason.
+            self.progress.refused = Some(message);
             return Ok(ControlFlow::Break(None));
         }
         match paused {
             Some(error) => Err(error),
-            None if self.progress.track.is_settled() => Ok(ControlFlow::Continue(())),
-            None => Ok(ControlFlow::Break(Some(End::Stopped))),
+            None if stopped => Ok(ControlFlow::Break(Some(End::Stopped))),
+            None => Ok(ControlFlow::Continue(())),
         }
     }
 
-    fn came_out(
+    fn outcome(
         &mut self,
         resource: &GroupResource,
-        ticket: u64,
-        object: String,
-        came: Came,
+        work: &Work,
+        outcome: RewriteOutcome,
     ) -> Result<(), RunError> {
-        let outcome = match came {
-            Came::Skipped => return Ok(()),
-            Came::Away(message) => return Err(RunError::Away(message)),
-            Came::Refused(message) | Came::Failed(message) => {
-                tracing::warn!(%resource, object, "not rewritten: {message}");
-                self.progress.failures.add(object.clone(), message);
+        let label = match outcome {
+            RewriteOutcome::Skipped | RewriteOutcome::Refused(_) => return Ok(()),
+            RewriteOutcome::Away(message) => return Err(RunError::Away(message)),
+            RewriteOutcome::Failed(message) => {
+                tracing::warn!(%resource, object = work.name, "not rewritten: {message}");
+                match work.ticket {
+                    Some(_) => self.progress.failures.add(work.name.clone(), message, Instant::now()),
+                    None => self.progress.failures.failed_again(&work.name, message),
+                }
                 "failed"
             }
-            Came::Out(outcome) => outcome,
+            RewriteOutcome::Done(outcome) => {
+                self.progress.done(&work.name, outcome, work.ticket.is_none());
+                outcome
+            }
         };
-        self.tools.metrics.migrated(&resource.to_string(), outcome);
-        self.progress.track.finish(ticket, object);
-        if outcome != "failed" {
-            self.stalled.0 = 0;
+        self.tools.metrics.migrated(&resource.to_string(), label);
+        if let Some(ticket) = work.ticket {
+            self.progress.track.finish(ticket, work.name.clone());
+        }
+        if label != "failed" {
+            (self.in_a_row, self.failing_since) = (0, None);
             return Ok(());
         }
-        if self.stalled.0 == 0 {
-            self.stalled.1 = Instant::now();
+        self.in_a_row += 1;
+        self.failing_since.get_or_insert_with(Instant::now);
+        // What is tried again by name has pauses of its own.
+        if work.ticket.is_some() && self.in_a_row >= IN_A_ROW { self.pause_if_failing() } else { Ok(()) }
+    }
+
+    /// One object after the other fails: no more of them are tried before the outage is over, or has lasted for so long that
+    /// it is none.
+    fn pause_if_failing(&self) -> Result<(), RunError> {
+        match self.failing_since {
+            Some(since) if since.elapsed() < self.tools.patience => {
+                let failures = self.progress.failures.kept();
+                let last = failures.last();
+                let message = last.map(|last| format!("{}: {}", last.object, last.message));
+                Err(RunError::AllFail { since, message: message.unwrap_or_default() })
+            }
+            _ => Ok(()),
         }
-        self.stalled.0 += 1;
-        if self.stalled.0 >= STALLED.0 && self.stalled.1.elapsed() >= STALLED.1 {
-            self.stalled.0 = 0;
-            return Err(RunError::Away(format!(
-                "{} objects in a row failed slowly; is the KMS up?",
-                STALLED.0
-            )));
-        }
-        Ok(())
     }
 
     async fn report(&mut self) -> Result<bool, CallError> {
@@ -276,7 +400,7 @@ impl<'a> Run<'a> {
 
     async fn write_status(&mut self) -> Result<bool, CallError> {
         let mut tries = 0;
-        // The spec is another's to change: then the version moved, and it matters whether the wish did.
+        // The spec is another's to change: then the version moved, and it matters whether the request did.
         loop {
             tries += 1;
             match self.tools.cluster.replace_status(&self.migration).await {
@@ -298,51 +422,6 @@ impl<'a> Run<'a> {
                     self.migration.metadata = found.metadata;
                 }
                 _ => return Ok(false),
-            }
-        }
-    }
-}
-
-/// One object, tried until it is clear how it comes out.
-async fn rewrite(
-    tools: &Tools,
-    served: &Served,
-    resource: &str,
-    object: &Meta,
-    halt: &CancellationToken,
-) -> Came {
-    let metadata = &object.metadata;
-    let collection = served.collection(metadata.namespace.as_deref());
-    let mut pauses = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build();
-    let mut attempt = 0;
-    loop {
-        let slot = tools.pace.slot().await;
-        if halt.is_cancelled() {
-            return Came::Skipped;
-        }
-        attempt += 1;
-        let answer = tools.cluster.touch(&collection, resource, metadata).await;
-        let after = answer.as_ref().map(|written| written.metadata.resource_version.as_deref());
-        let verdict = verdict(after, metadata.resource_version.as_deref(), attempt);
-        let busy = matches!(verdict, Verdict::Again(_) | Verdict::Away(_));
-        tools.pace.observed(slot, if busy { Load::Busy } else { Load::Fine });
-        match verdict {
-            Verdict::Done(outcome) => return Came::Out(outcome),
-            Verdict::Failed(message) => return Came::Failed(message),
-            Verdict::Away(message) => return Came::Away(message),
-            Verdict::Refused(message) => return Came::Refused(message),
-            Verdict::Again(after) => {
-                let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
-                let pause = pause.max(after.unwrap_or_default()).min(LONGEST_PAUSE);
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = halt.cancelled() => return Came::Skipped,
-                }
             }
         }
     }

@@ -1,104 +1,121 @@
-//! What the API server's answer to a no-op patch means for the object. Pure.
+//! What the API server's answers mean for an object. Pure.
+//!
+//! Only what was seen counts: an object is done where its patch succeeded, where it is stored at a version that only the
+//! write key can have written, or where the API server says that this very object does not exist. Every other answer to
+//! the patch may come from a webhook or be about another object, so that the object is looked at.
 
 use std::time::Duration;
 
-use keyward_core::api::MigrationFailure;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keyward_core::ids::GroupResource;
 
 use crate::cluster::{CallError, Category};
 
-/// How one object came out, or what to do about it.
+/// The outcome for one object, or what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Rewritten, or found to be under the write key already.
+    /// Under the write key, or gone.
     Done(&'static str),
     /// Again, no earlier than after this long.
     Again(Option<Duration>),
-    /// This object cannot be rewritten; the others go on.
+    /// This object is not rewritten; the others go on.
     Failed(String),
-    /// None can be rewritten now: the API server is away. The run pauses.
+    /// The API server does not answer. The run pauses.
     Away(String),
-    /// None can be rewritten at all: the run ends.
-    Refused(String),
+    /// Refused with 401 or 403, by a webhook or because this credential may not do it: only an access review shows which.
+    Denied(String),
 }
 
-/// So often one object is tried while the API server is away or busy; then the run pauses.
-pub(super) const ATTEMPTS: u32 = 8;
+/// So often one object is tried in a row while the API server is away or busy.
+pub(super) const ATTEMPTS: u32 = 5;
 /// So often where the API server says that it failed inside, as with an etcd that changes its leader. An object that
-/// cannot be decrypted says the same, every time.
+/// cannot be decrypted has the same answer every time.
 const INTERNAL_ATTEMPTS: u32 = 3;
 
-/// `attempt` counts from 1. `before` and `after` are resourceVersions.
-pub(super) fn verdict(
-    answer: Result<Option<&str>, &CallError>,
-    before: Option<&str>,
-    attempt: u32,
+/// The version from which on the write key, and no other, wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Start(Option<u64>);
+
+impl Start {
+    pub(super) fn of(version: Option<&str>) -> Self {
+        Self(version.and_then(|version| version.parse().ok()))
+    }
+
+    /// Whether this object was written since. Versions that cannot be compared prove nothing.
+    pub(super) fn is_before(self, object: &ObjectMeta) -> bool {
+        let version = object.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
+        matches!((self.0, version), (Some(start), Some(version)) if version > start)
+    }
+}
+
+/// The answer to a no-op patch that succeeded. `before` and `after` are resourceVersions: the API server writes only what
+/// is not under the write key.
+pub(super) fn patched(before: Option<&str>, after: Option<&str>) -> Verdict {
+    match after {
+        None | Some("") => Verdict::Failed("the answer to the patch has no resourceVersion".to_owned()),
+        after if after == before => Verdict::Done("current"),
+        Some(_) => Verdict::Done("rewritten"),
+    }
+}
+
+/// Whether a patch that failed is sent again before the object is looked at. `attempt` counts from 1.
+pub(super) fn again(error: &CallError, attempt: u32) -> Option<Verdict> {
+    let attempts = match error.category() {
+        Category::Throttled | Category::Unavailable | Category::Timeout => ATTEMPTS,
+        Category::Unreadable => INTERNAL_ATTEMPTS,
+        _ => return None,
+    };
+    let retry_after = || error.refusal().and_then(|refusal| refusal.retry_after);
+    (attempt < attempts).then(|| Verdict::Again(retry_after()))
+}
+
+/// What is stored after a patch failed, by a get that is answered from etcd and asks no webhook.
+pub(super) fn looked(
+    patch: Option<&CallError>,
+    look: Result<&ObjectMeta, &CallError>,
+    start: Start,
+    resource: &GroupResource,
+    full_name: &str,
 ) -> Verdict {
-    let error = match answer {
-        Ok(after) if after == before => return Verdict::Done("current"),
-        Ok(_) => return Verdict::Done("rewritten"),
+    let error = match look {
+        Ok(found) if start.is_before(found) => return Verdict::Done("rewritten_by_another"),
+        Ok(_) => {
+            let Some(patch) = patch else { return Verdict::Again(None) };
+            let message = format!("{}; {}", patch.cause, remedy(patch));
+            let is_denied = patch.category() == Category::Forbidden;
+            return if is_denied { Verdict::Denied(message) } else { Verdict::Failed(message) };
+        }
         Err(error) => error,
     };
-    let message = || error.cause.to_string();
-    let reason = error.refusal().map_or("", |refusal| refusal.reason.as_str());
+    let name = full_name.rsplit_once('/').map_or(full_name, |(_, name)| name);
+    if error.refusal().is_some_and(|refusal| refusal.misses(resource, name)) {
+        return Verdict::Done("gone");
+    }
     match error.category() {
-        Category::NotFound => Verdict::Done("gone"),
-        // Somebody else wrote it since it was listed, under the write key like every write now. A webhook may use the
-        // same code for a refusal of its own, with another reason.
-        Category::Conflict if reason == "Conflict" => Verdict::Done("rewritten_by_another"),
-        Category::NotServed => Verdict::Refused(message()),
-        Category::Forbidden if is_rbac(error) => Verdict::Refused(message()),
-        Category::Throttled | Category::Unavailable | Category::Timeout => {
-            if attempt < ATTEMPTS {
-                Verdict::Again(error.refusal().and_then(|refusal| refusal.retry_after))
-            } else {
-                Verdict::Away(message())
-            }
-        }
-        Category::Unreadable if attempt < INTERNAL_ATTEMPTS => Verdict::Again(None),
-        Category::Unreadable
-        | Category::Conflict
-        | Category::Forbidden
-        | Category::Invalid
-        | Category::Expired
-        | Category::Malformed => Verdict::Failed(message()),
-    }
-}
-
-/// Whether the credential may not patch this resource at all; an admission webhook that refuses one object has a
-/// message of its own.
-fn is_rbac(error: &CallError) -> bool {
-    error.refusal().is_some_and(|refusal| {
-        refusal.code == 401
-            || (refusal.message.contains(" is forbidden: User ")
-                && refusal.message.contains(" cannot patch resource "))
-    })
-}
-
-/// The failures that a status carries: the first hundred, one an object.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Failures {
-    kept: Vec<MigrationFailure>,
-}
-
-impl Failures {
-    const KEPT: usize = 100;
-
-    pub(super) fn resumed(kept: Vec<MigrationFailure>) -> Self {
-        Self { kept }
-    }
-
-    pub(super) fn add(&mut self, object: String, message: String) {
-        if self.kept.len() < Self::KEPT && self.kept.iter().all(|failure| failure.object != object) {
-            self.kept.push(MigrationFailure { object, message });
+        Category::Forbidden => Verdict::Denied(error.cause.to_string()),
+        Category::Throttled | Category::Unavailable | Category::Timeout => Verdict::Away(error.to_string()),
+        _ => {
+            let patch = patch.map(|patch| format!("{}; ", patch.cause)).unwrap_or_default();
+            Verdict::Failed(format!(
+                "{patch}it cannot be read: {}; restore the key that decrypts it, or delete the object",
+                error.cause
+            ))
         }
     }
+}
 
-    pub(super) fn kept(&self) -> &[MigrationFailure] {
-        &self.kept
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+/// What to do about an object that is stored as it was, in the imperative.
+fn remedy(patch: &CallError) -> String {
+    let by_admission = |message: &str| message.contains("admission") || message.contains("AdmissionPolicy");
+    match patch.refusal() {
+        Some(refusal) if refusal.code == 404 && refusal.about.kind == "namespaces" => {
+            let namespace = &refusal.about.name;
+            format!("recreate the namespace {namespace:?}, or delete the object through the API")
+        }
+        Some(refusal) if by_admission(&refusal.message) => {
+            "have the webhook or policy admit an update that changes nothing, or delete the object".to_owned()
+        }
+        _ => "its older key stays in the configuration until the object is rewritten or deleted".to_owned(),
     }
 }
 
@@ -107,84 +124,151 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::cluster::{Cause, Refusal};
+    use crate::cluster::{About, Cause, Refusal};
 
     fn refused(code: u16, reason: &str, message: &str) -> CallError {
+        about(code, reason, message, About::default())
+    }
+
+    fn about(code: u16, reason: &str, message: &str, about: About) -> CallError {
         let refusal = Refusal {
             code,
             reason: reason.to_owned(),
             message: message.to_owned(),
             retry_after: (code == 429).then_some(Duration::from_secs(3)),
+            about,
             ..Default::default()
         };
         CallError { verb: "patch", object: "secrets n/a".into(), cause: Cause::Refused(Box::new(refusal)) }
     }
 
+    fn of(kind: &str, name: &str) -> About {
+        About { kind: kind.to_owned(), name: name.to_owned(), ..Default::default() }
+    }
+
+    fn stored(version: &str) -> ObjectMeta {
+        ObjectMeta {
+            name: Some("a".into()),
+            resource_version: Some(version.to_owned()),
+            ..Default::default()
+        }
+    }
+
+    fn see(patch: &CallError, look: Result<&ObjectMeta, &CallError>) -> Verdict {
+        looked(Some(patch), look, Start::of(Some("100")), &GroupResource::parse("secrets"), "n/a")
+    }
+
     #[test]
-    fn answer_with_metadata_is_done_either_way() {
-        assert_eq!(verdict(Ok(Some("2")), Some("1"), 1), Verdict::Done("rewritten"));
-        assert_eq!(verdict(Ok(Some("1")), Some("1"), 1), Verdict::Done("current"));
+    fn patch_that_succeeded_is_done_either_way_and_an_answer_without_a_version_is_not() {
+        assert_eq!(patched(Some("1"), Some("2")), Verdict::Done("rewritten"));
+        assert_eq!(patched(Some("1"), Some("1")), Verdict::Done("current"));
+        assert!(matches!(patched(Some("1"), None), Verdict::Failed(_)));
+        assert!(matches!(patched(Some("1"), Some("")), Verdict::Failed(_)));
+        assert!(matches!(patched(None, None), Verdict::Failed(_)));
     }
 
+    /// Whatever a refusal is called: the object is stored as it was, so that it is under an older key.
     #[rstest]
-    #[case::deleted(404, "NotFound", "secrets \"a\" not found", Verdict::Done("gone"))]
-    #[case::changed(409, "Conflict", "the object has been modified", Verdict::Done("rewritten_by_another"))]
-    #[case::busy(429, "", "Too many requests", Verdict::Again(Some(Duration::from_secs(3))))]
-    #[case::starting(503, "ServiceUnavailable", "", Verdict::Again(None))]
-    #[case::etcd(500, "InternalError", "etcdserver: leader changed", Verdict::Again(None))]
-    fn answers_that_are_no_failure(
-        #[case] code: u16,
-        #[case] reason: &str,
-        #[case] message: &str,
-        #[case] expected: Verdict,
-    ) {
-        assert_eq!(verdict(Err(&refused(code, reason, message)), Some("1"), 1), expected);
-    }
-
-    #[rstest]
-    #[case::webhook(403, "Forbidden", "admission webhook \"policy.example.com\" denied the request: no")]
-    #[case::webhook_with_a_conflict_code(
-        409,
-        "",
-        "admission webhook \"policy.example.com\" denied the request"
-    )]
+    #[case::namespace_missing(404, "NotFound", "namespaces \"n\" not found")]
+    #[case::webhook_says_not_found(404, "NotFound", "admission webhook \"p\" denied the request: no")]
+    #[case::webhook_says_conflict(409, "Conflict", "admission webhook \"p\" denied the request: no")]
+    #[case::webhook_says_gone(410, "Gone", "admission webhook \"p\" denied the request: no")]
+    #[case::webhook_fails(500, "InternalError", "failed calling webhook \"p\"")]
+    #[case::webhook_is_busy(429, "", "admission webhook \"p\" denied the request: busy")]
+    #[case::webhook_is_away(503, "", "admission webhook \"p\" denied the request: away")]
     #[case::too_large(413, "RequestEntityTooLarge", "too large")]
     #[case::invalid(422, "Invalid", "Secret \"a\" is invalid")]
-    fn refusal_of_one_object_fails_it_with_the_servers_words(
+    #[case::not_served(404, "", "404 page not found")]
+    fn object_that_is_stored_as_it_was_has_failed_with_the_servers_words(
         #[case] code: u16,
         #[case] reason: &str,
         #[case] message: &str,
     ) {
-        let Verdict::Failed(said) = verdict(Err(&refused(code, reason, message)), Some("1"), 1) else {
+        let Verdict::Failed(said) = see(&refused(code, reason, message), Ok(&stored("100"))) else {
             panic!("not failed")
         };
         assert!(said.contains(message), "{said}");
     }
 
+    #[rstest]
+    #[case(401, "Unauthorized")]
+    #[case(403, "Forbidden")]
+    fn refusal_that_may_be_about_rights_is_reviewed(#[case] code: u16, #[case] reason: &str) {
+        let patch = refused(code, reason, "admission webhook \"p\" denied the request: no");
+        assert!(matches!(see(&patch, Ok(&stored("7"))), Verdict::Denied(_)));
+        let look = refused(code, reason, "no");
+        assert!(matches!(see(&refused(404, "NotFound", ""), Err(&look)), Verdict::Denied(_)));
+    }
+
+    #[rstest]
+    #[case(404)]
+    #[case(409)]
+    #[case(403)]
+    #[case(500)]
+    fn object_is_done_where_it_was_written_since_the_start_or_does_not_exist(#[case] code: u16) {
+        let patch = refused(code, "Whatever", "no");
+        assert_eq!(see(&patch, Ok(&stored("101"))), Verdict::Done("rewritten_by_another"));
+        let gone = about(404, "NotFound", "secrets \"a\" not found", of("secrets", "a"));
+        assert_eq!(see(&patch, Err(&gone)), Verdict::Done("gone"));
+    }
+
+    #[rstest]
+    #[case::of_a_namespace(of("namespaces", "n"))]
+    #[case::of_another(of("secrets", "b"))]
+    #[case::of_nothing(About::default())]
+    fn missing_counts_only_for_this_very_object(#[case] details: About) {
+        let other = about(404, "NotFound", "not found", details);
+        assert!(matches!(see(&refused(404, "NotFound", ""), Err(&other)), Verdict::Failed(_)));
+    }
+
     #[test]
-    fn server_that_stays_away_pauses_the_run_and_one_that_fails_inside_fails_the_object() {
+    fn undecodable_object_has_failed_and_a_server_that_does_not_answer_is_away() {
+        let undecodable = refused(500, "InternalError", "no matching prefix found");
+        let Verdict::Failed(said) = see(&undecodable, Err(&undecodable)) else { panic!("not failed") };
+        assert!(said.contains("no matching prefix found") && said.contains("restore the key"), "{said}");
         let away =
-            CallError { verb: "patch", object: "o".into(), cause: Cause::Timeout(Duration::from_secs(1)) };
-        assert_eq!(verdict(Err(&away), None, ATTEMPTS - 1), Verdict::Again(None));
-        assert!(matches!(verdict(Err(&away), None, ATTEMPTS), Verdict::Away(_)));
-        let undecryptable = refused(500, "InternalError", "no matching prefix found");
-        assert!(matches!(verdict(Err(&undecryptable), None, INTERNAL_ATTEMPTS), Verdict::Failed(_)));
+            CallError { verb: "get", object: "o".into(), cause: Cause::Timeout(Duration::from_secs(1)) };
+        assert!(matches!(see(&refused(503, "", ""), Err(&away)), Verdict::Away(_)));
+    }
+
+    #[rstest]
+    #[case::busy(429, "", "Too many requests", Some(Duration::from_secs(3)))]
+    #[case::starting(503, "ServiceUnavailable", "", None)]
+    #[case::etcd(500, "InternalError", "etcdserver: leader changed", None)]
+    fn answers_that_may_pass_are_asked_for_again(
+        #[case] code: u16,
+        #[case] reason: &str,
+        #[case] message: &str,
+        #[case] pause: Option<Duration>,
+    ) {
+        let error = refused(code, reason, message);
+        assert_eq!(again(&error, 1), Some(Verdict::Again(pause)));
+        assert_eq!(again(&error, ATTEMPTS), None, "then the object is looked at");
     }
 
     #[test]
-    fn missing_permission_ends_the_run_rather_than_failing_every_object() {
-        let message =
-            "secrets \"a\" is forbidden: User \"x\" cannot patch resource \"secrets\" in API group \"\"";
-        assert!(matches!(verdict(Err(&refused(403, "Forbidden", message)), None, 1), Verdict::Refused(_)));
-    }
-
-    #[test]
-    fn hundred_failures_are_kept_one_an_object() {
-        let mut failures = Failures::default();
-        for n in 0..300 {
-            failures.add(format!("n/{}", n % 150), "m".into());
+    fn refusals_are_looked_into_at_once() {
+        for code in [400, 401, 403, 404, 409, 410, 413, 422] {
+            assert_eq!(again(&refused(code, "Whatever", "no"), 1), None, "{code}");
         }
-        assert_eq!(failures.kept().len(), 100);
-        assert_eq!(failures.kept()[99].object, "n/99");
+    }
+
+    #[test]
+    fn remedy_names_the_namespace_that_is_missing() {
+        let missing = about(404, "NotFound", "namespaces \"n\" not found", of("namespaces", "n"));
+        let Verdict::Failed(said) = see(&missing, Ok(&stored("7"))) else { panic!("not failed") };
+        assert!(
+            said.contains("recreate the namespace \"n\", or delete the object through the API"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn versions_that_cannot_be_compared_prove_nothing() {
+        assert!(!Start::of(None).is_before(&stored("7")));
+        assert!(!Start::of(Some("")).is_before(&stored("7")));
+        assert!(!Start::of(Some("7")).is_before(&stored("x")));
+        assert!(!Start::of(Some("7")).is_before(&stored("7")));
+        assert!(Start::of(Some("9")).is_before(&stored("10")), "numbers, not text");
     }
 }

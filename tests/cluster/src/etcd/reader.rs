@@ -92,6 +92,12 @@ impl Reader {
         Ok(kvs(&answer)?.pop().map(|stored| stored.value))
     }
 
+    pub(super) async fn delete(&self, key: &str) -> Result<()> {
+        let answer = self.post("deleterange", &json!({"key": BASE64_STANDARD.encode(key)})).await?;
+        anyhow::ensure!(number(answer.get("deleted")) == Some(1), "etcd has no {key}");
+        Ok(())
+    }
+
     pub(super) async fn compact(&self) -> Result<()> {
         let answer =
             self.post("range", &json!({"key": BASE64_STANDARD.encode("/"), "count_only": true})).await?;

@@ -45,14 +45,13 @@ impl StaticPod {
 pub(crate) const HOST_IP: &str = "127.0.0.1";
 
 /// The manifests of a folder: pods by file name, and what is wrong with the files that are none.
-/// Names that begin with a dot are somebody's temporary files; only `.yaml`, `.yml` and `.json` count.
+/// As the kubelet does, it reads every file whose name does not begin with a dot, whatever its ending.
 pub(crate) fn scan(folder: &Path, node: &str) -> BTreeMap<String, Result<StaticPod, String>> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
     let mut found = BTreeMap::new();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let kind = Path::new(&name).extension().and_then(|extension| extension.to_str());
-        if name.starts_with('.') || !matches!(kind, Some("yaml" | "yml" | "json")) {
+        if name.starts_with('.') || !entry.path().is_file() {
             continue;
         }
         // A file that vanishes while it is read is no manifest any more.
@@ -168,13 +167,14 @@ spec:
     }
 
     #[test]
-    fn temporary_and_foreign_files_are_no_manifests() {
+    fn files_without_a_dot_at_the_beginning_are_manifests() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["a.yaml", ".b.yaml", "c.yaml.new", "d.txt", "e.json"] {
+        for name in ["a.yaml", ".b.yaml", "c.yaml.bak", "d", "e.json"] {
             fs::write(folder.path().join(name), POD.replace("MOUNT", "")).unwrap();
         }
+        fs::create_dir(folder.path().join("folder")).unwrap();
         let found: Vec<_> = scan(folder.path(), "node-1").into_keys().collect();
-        assert_eq!(found, ["a.yaml", "e.json"]);
+        assert_eq!(found, ["a.yaml", "c.yaml.bak", "d", "e.json"]);
         assert!(scan(Path::new("/nonexistent"), "node-1").is_empty());
     }
 

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::Role;
-use keyward_core::api::ClusterEncryption;
+use keyward_core::api::{ClusterEncryption, EncryptionNode};
 use keyward_core::names;
 use keyward_core::provider::{
     Descriptor, Diagnosis, Evaluation, EvaluationRequest, Evaluator, Failure, ProviderError,
 };
 use keyward_operator::{Error, Operator, Settings};
 use keyward_test_cluster::{Cluster, Seen, wait_until};
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +89,39 @@ impl Running {
     }
 }
 
+/// A Node that lacks the label of control-plane nodes is there: only once it is deleted is it gone.
+async fn unlabelled(admin: &kube::Client) -> Result<()> {
+    const NAME: &str = "elsewhere";
+    let metadata = || ObjectMeta { name: Some(NAME.to_owned()), ..Default::default() };
+    let nodes = Api::<Node>::all(admin.clone());
+    nodes.create(&PostParams::default(), &Node { metadata: metadata(), ..Default::default() }).await?;
+    let agents = Api::<EncryptionNode>::all(admin.clone());
+    agents.create(&PostParams::default(), &EncryptionNode::new(NAME, Default::default())).await?;
+    let events = Api::<Event>::all(admin.clone());
+    let noted = async |reason: &str| -> Result<Option<String>> {
+        let all = events.list(&Default::default()).await?;
+        let of_node = all.items.into_iter().filter(|event| event.reason.as_deref() == Some(reason));
+        Ok(of_node.filter_map(|event| event.note).find(|note| note.contains(NAME)))
+    };
+    let until = async |reason: &str| {
+        wait_until(&format!("an Event {reason}"), PATIENCE, async || {
+            Ok(noted(reason).await?.map_or_else(|| Seen::NotYet("none".to_owned()), Seen::Yes))
+        })
+        .await
+    };
+    let note = until("NodeNotLabelled").await?;
+    assert!(note.ends_with("kubectl label node elsewhere node-role.kubernetes.io/control-plane="), "{note}");
+    assert_eq!(noted("NodeGone").await?, None);
+    nodes.delete(NAME, &Default::default()).await?;
+    // Any change makes the operator look again: a Node without the label is not watched.
+    let touched = Patch::Merge(serde_json::json!({"metadata": {"annotations": {"touched": "true"}}}));
+    agents.patch(NAME, &PatchParams::default(), &touched).await?;
+    let note = until("NodeGone").await?;
+    assert!(note.contains("kubectl delete encryptionnode elsewhere"), "{note}");
+    agents.delete(NAME, &Default::default()).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn operator_waits_for_its_crds_decides_and_ends_in_order() -> Result<()> {
     let (cluster, admin) = setup::cluster(false).await?;
@@ -97,7 +132,8 @@ async fn operator_waits_for_its_crds_decides_and_ends_in_order() -> Result<()> {
     // Older ones would drop what it writes: it says so, and nothing is half written.
     setup::older_crds(&admin, "conditions").await?;
     let wishes = Api::<ClusterEncryption>::all(admin.clone());
-    let wish = ClusterEncryption::new(names::CLUSTER, Default::default());
+    let mut wish = ClusterEncryption::new(names::CLUSTER, Default::default());
+    wish.spec.encryption.type_ = Some("identity".to_owned());
     wishes.create(&PostParams::default(), &wish).await?;
     first
         .answers("/metrics", &["keyward_operator_reconcile_duration_seconds_count{result=\"invalid\"}"])
@@ -122,6 +158,8 @@ async fn operator_waits_for_its_crds_decides_and_ends_in_order() -> Result<()> {
     let role = Api::<Role>::namespaced(admin.clone(), names::NAMESPACE).get("keyward-node-agent").await?;
     let readable = role.rules.unwrap_or_default().swap_remove(0).resource_names.unwrap_or_default();
     assert_eq!(readable, [names::PREFLIGHT_SECRET]);
+
+    unlabelled(&admin).await?;
 
     // A provider call that panics is a fact of its own, counted, and nothing else breaks.
     let encryption = serde_json::json!({"type": "KMS", "kms": {"type": "Vault", "vault": {}}});

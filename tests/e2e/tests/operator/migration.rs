@@ -13,7 +13,7 @@ use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_operator::Metrics;
 use keyward_operator::migrator::{Engine, MigrationSettings};
-use keyward_test_cluster::{Cluster, Seen, wait_until};
+use keyward_test_cluster::{Cluster, Seen, Webhook, wait_until};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -50,10 +50,15 @@ struct Running {
 
 impl Running {
     async fn start(cluster: &Cluster, concurrency: usize) -> Result<Self> {
+        Self::start_with(cluster, concurrency, Duration::from_secs(2)).await
+    }
+
+    async fn start_with(cluster: &Cluster, concurrency: usize, patience: Duration) -> Result<Self> {
         let settings = MigrationSettings {
             concurrency,
             report: Duration::from_millis(50),
             resync: Duration::from_millis(200),
+            patience,
         };
         let metrics = Metrics::default();
         let engine = Engine::new(setup::operator(cluster).await?, settings, metrics.clone());
@@ -219,7 +224,7 @@ async fn what_cannot_be_rewritten_is_named_and_the_rest_goes_on() -> Result<()> 
         let said = failed(lost)?;
         assert!(said.contains("no matching"), "{lost}: {said}");
     }
-    assert!(failed("n1/s-0020")?.contains("s-0020 is guarded"), "the words of whoever refused");
+    assert!(failed("n1/s-0020")?.contains("s-0020 is guarded"), "the policy's words");
     assert_eq!(ended.failures.len(), 4, "{ended:?}");
     let counts = cluster.etcd().count_by_prefix("secrets").await?;
     assert_eq!(counts["plain"], 1, "the guarded one");
@@ -245,7 +250,147 @@ async fn missing_right_ends_a_migration_with_the_servers_words() -> Result<()> {
     let engine = Running::start(&cluster, 4).await?;
     let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
     assert_eq!(ended.phase, MigrationPhase::Failed);
-    let message = &ended.failures.first().context("a failure")?.message;
-    assert!(message.contains("cannot list resource \"secrets\""), "{message}");
+    let message = &ended.refused.context("a reason")?;
+    assert!(message.contains("may not get, list, patch secrets"), "{message}");
+    engine.stop().await
+}
+
+/// Codes with which the webhook refuses; some are what the API server itself says of a missing or changed object.
+const REFUSALS: [(u16, &str); 7] = [
+    (401, "Unauthorized"),
+    (403, "Forbidden"),
+    (404, "NotFound"),
+    (409, "Conflict"),
+    (410, "Gone"),
+    (429, "TooManyRequests"),
+    (500, "InternalError"),
+];
+
+/// A webhook is asked about each update of a Secret; it refuses `s-CODE` with that code.
+async fn refusing(cluster: &Cluster, admin: &Client) -> Result<Webhook> {
+    let webhook = Webhook::start()?;
+    let secrets = Api::<Secret>::namespaced(admin.clone(), "n1");
+    for (code, reason) in REFUSALS {
+        let name = format!("s-{code}");
+        let secret = json!({"metadata": {"name": name}, "stringData": {"value": "refused"}});
+        secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+        webhook.refuse(&name, code, reason);
+    }
+    cluster.apply(&webhook.configuration("refuses").to_string()).await?;
+    wait_until("the webhook to be asked", PATIENCE, async || {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+        let try_only = PatchParams { dry_run: true, ..Default::default() };
+        let refused = secrets.patch("s-403", &try_only, &patch).await.is_err();
+        Ok(Seen::when(refused, "not refused"))
+    })
+    .await?;
+    Ok(webhook)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn object_whose_update_is_refused_has_failed_whatever_the_code_is() -> Result<()> {
+    let (cluster, admin) = setup::cluster(true).await?;
+    for namespace in ["n1", "orphaned"] {
+        setup::namespace(&admin, namespace).await?;
+        setup::secrets(&admin, namespace, 3).await?;
+    }
+    let webhook = refusing(&cluster, &admin).await?;
+    cluster.etcd().delete("/registry/namespaces/orphaned").await?;
+    setup::write_under(&cluster, &[1]).await?;
+    wish(&admin, 1).await?;
+    let engine = Running::start(&cluster, 4).await?;
+    let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
+    assert_eq!(ended.phase, MigrationPhase::Failed, "{ended:?}");
+    assert_eq!((ended.failed, ended.failures.len(), ended.listed), (10, 10, true), "{ended:?}");
+    assert_eq!(ended.end_version, None);
+    let message = |object: &str| {
+        let failure = ended.failures.iter().find(|failure| failure.object == object);
+        failure.map(|failure| failure.message.clone()).with_context(|| format!("{object} in {ended:?}"))
+    };
+    for (code, _) in REFUSALS {
+        let said = message(&format!("n1/s-{code}"))?;
+        assert!(said.contains(&format!("refused with {code}")), "the webhook's words: {said}");
+    }
+    let said = message("orphaned/s-0000")?;
+    assert!(said.contains("recreate the namespace \"orphaned\", or delete the object"), "{said}");
+    let counts = cluster.etcd().count_by_prefix("secrets").await?;
+    assert_eq!((counts["plain"], counts["k8s:enc:aescbc:v1:1:"]), (10, 3), "{counts:?}");
+
+    // The remedy, and another attempt for what is left. What the first one rewrote is not patched again.
+    webhook.admit_all();
+    let secrets = Api::<Secret>::namespaced(admin.clone(), "orphaned");
+    secrets.delete("s-0000", &Default::default()).await?;
+    setup::namespace(&admin, "orphaned").await?;
+    let before = engine.metrics.encode()?;
+    let objects: Vec<String> = ended.failures.iter().map(|failure| failure.object.clone()).collect();
+    next(&admin, json!({"startVersion": ended.start_version, "objects": objects, "failures": 1})).await?;
+    let ended = shows(&admin, "the end of the retry", |status| status.finished_at.is_some()).await?;
+    assert_eq!(ended.phase, MigrationPhase::Succeeded, "{ended:?}");
+    assert_eq!((ended.done, ended.total), (10, 10));
+    all_under(&cluster, "k8s:enc:aescbc:v1:1:").await?;
+    let rewritten = |text: &str| {
+        let label = "migration_objects_total{resource=\"secrets\",outcome=\"rewritten\"} ";
+        text.lines().find_map(|line| line.split_once(label)?.1.parse::<u64>().ok()).unwrap_or_default()
+    };
+    assert_eq!(rewritten(&engine.metrics.encode()?) - rewritten(&before), 9, "one was deleted");
+
+    // Verified: every object is newer than the start, so that none is patched, and the end stays where it was.
+    let end = ended.end_version.clone();
+    assert!(end.is_some());
+    next(&admin, json!({"startVersion": ended.start_version, "endVersion": end})).await?;
+    let verified = shows(&admin, "the verification", |status| status.finished_at.is_some()).await?;
+    assert_eq!((verified.phase, &verified.end_version), (MigrationPhase::Succeeded, &end), "{verified:?}");
+
+    // One that nobody could know of: it is found, and the evidence does not hold.
+    webhook.refuse("s-0001", 409, "Conflict");
+    setup::write_under(&cluster, &[2, 1]).await?;
+    let later = cluster.etcd().values("/registry/secrets/").await?.revision.to_string();
+    next(&admin, json!({"startVersion": later, "endVersion": end})).await?;
+    let verified = shows(&admin, "the next verification", |status| status.finished_at.is_some()).await?;
+    assert_eq!(verified.phase, MigrationPhase::Failed);
+    assert!(verified.failures.iter().any(|failure| failure.object == "n1/s-0001"), "{verified:?}");
+    engine.stop().await
+}
+
+/// Another attempt of the request.
+async fn next(admin: &Client, continues: serde_json::Value) -> Result<()> {
+    let api = Api::<EncryptionMigration>::all(admin.clone());
+    let mut migration = api.get(NAME).await?;
+    migration.spec.attempt += 1;
+    migration.spec.continues = Some(serde_json::from_value(continues)?);
+    api.replace(NAME, &PostParams::default(), &migration).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_outage_of_a_webhook_pauses_the_run_and_fails_nothing() -> Result<()> {
+    let (cluster, admin) = setup::cluster(true).await?;
+    setup::namespace(&admin, "n1").await?;
+    setup::secrets(&admin, "n1", 400).await?;
+    let webhook = Webhook::start()?;
+    // All of them, as by a webhook that is down.
+    for n in 0..400 {
+        webhook.refuse(&format!("s-{n:04}"), 500, "InternalError");
+    }
+    cluster.apply(&webhook.configuration("down").to_string()).await?;
+    setup::write_under(&cluster, &[1]).await?;
+    let secrets = Api::<Secret>::namespaced(admin.clone(), "n1");
+    wait_until("the webhook to be asked", PATIENCE, async || {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+        let try_only = PatchParams { dry_run: true, ..Default::default() };
+        Ok(Seen::when(secrets.patch("s-0399", &try_only, &patch).await.is_err(), "not refused"))
+    })
+    .await?;
+    wish(&admin, 1).await?;
+    let engine = Running::start_with(&cluster, 4, Duration::from_mins(1)).await?;
+    let paused = shows(&admin, "a pause", |status| status.waiting.is_some()).await?;
+    let waiting = paused.waiting.context("a wait")?;
+    assert!(waiting.message.contains("refused with 500") && !waiting.since.is_empty(), "{waiting:?}");
+    assert!(paused.failed < 100, "{} were tried while all failed", paused.failed);
+    webhook.admit_all();
+    let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
+    assert_eq!((ended.phase, ended.failed, ended.done), (MigrationPhase::Succeeded, 0, 400), "{ended:?}");
+    assert_eq!(ended.waiting, None);
+    all_under(&cluster, "k8s:enc:aescbc:v1:1:").await?;
     engine.stop().await
 }

@@ -67,44 +67,42 @@ impl Bao {
 
     /// Not initialised, with this certificate for itself, which may be anyone's.
     pub(crate) async fn uninitialised(certificate: &str, key: &str) -> Self {
+        let bao = Self::listening(certificate, key, &json!({}));
+        bao.answers("sys/health", |status| status.as_u16() == 501).await;
+        bao
+    }
+
+    /// Not initialised, and it may not answer us: with further settings of its listener.
+    pub(crate) fn listening(certificate: &str, key: &str, settings: &Value) -> Self {
         let listen = SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST));
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
         fs::write(file("vault-ca.pem"), certificate).unwrap();
         fs::write(file("key.pem"), key).unwrap();
-        let listener = json!({
+        let mut listener = json!({
             "address": listen.to_string(),
             "tls_cert_file": file("vault-ca.pem"),
             "tls_key_file": file("key.pem"),
         });
+        listener.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
         let config =
             json!({"listener": [{"tcp": listener}], "storage": {"inmem": {}}, "disable_mlock": true});
-        fs::write(file("config.json"), config.to_string()).unwrap();
-        let config = format!("-config={}", file("config.json").display());
-        let bao = Self::run(listen, folder, &[config]);
-        bao.answers("sys/health", |status| status.as_u16() == 501).await;
-        bao
+        let config = configured(&folder, &config);
+        Self::run(listen, folder, &[config])
+    }
+
+    /// A server with this configuration, of which a test does everything by itself.
+    pub(crate) fn with_config(listen: SocketAddrV4, folder: &TempDir, config: &Value) -> Raw {
+        let process = spawn(folder, &[configured(folder, config)]);
+        Raw { address: format!("https://{listen}"), http: client(), _process: process }
     }
 
     fn run(listen: SocketAddrV4, folder: TempDir, arguments: &[String]) -> Self {
-        let binary = Tools::here().bao().expect("`cargo xtask test kms` installs OpenBao");
-        let process = Command::new(binary)
-            .arg("server")
-            .args(arguments)
-            .env_clear()
-            .env("HOME", folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        // Set-up only; that certificates are verified is what the tests look at.
-        let http = Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().build().unwrap();
+        let process = spawn(&folder, arguments);
         Self {
             address: format!("https://{listen}"),
             ca: folder.path().join("vault-ca.pem"),
-            http,
+            http: client(),
             _process: process,
             _folder: folder,
         }
@@ -163,6 +161,13 @@ impl Bao {
         self.request(Method::DELETE, namespace, path, None).await;
     }
 
+    /// Whether a request is answered with success; one that cannot be put into HTTP is not.
+    pub(crate) async fn allows(&self, namespace: &str, path: &str, body: Value) -> bool {
+        let request = self.http.post(format!("{}/v1/{path}", self.address)).json(&body);
+        let request = request.header("X-Vault-Token", ROOT_TOKEN).header("X-Vault-Namespace", namespace);
+        request.send().await.is_ok_and(|answer| answer.status().is_success())
+    }
+
     async fn request(&self, method: Method, namespace: &str, path: &str, body: Option<Value>) -> Value {
         let mut request = self.http.request(method, format!("{}/v1/{path}", self.address));
         request = request.header("X-Vault-Token", ROOT_TOKEN).header("X-Vault-Namespace", namespace);
@@ -175,6 +180,61 @@ impl Bao {
         assert!(status.is_success(), "{path}: {status} {text}");
         serde_json::from_str(&text).unwrap_or_default()
     }
+}
+
+/// A server that nothing was set up in; killed when dropped.
+pub(crate) struct Raw {
+    pub(crate) address: String,
+    http: Client,
+    _process: Child,
+}
+
+impl Raw {
+    /// Waits until its health is this.
+    pub(crate) async fn until(&self, health: u16) {
+        let url = format!("{}/v1/sys/health", self.address);
+        eventually("OpenBao", async || {
+            self.http.get(&url).send().await.is_ok_and(|answer| answer.status().as_u16() == health)
+        })
+        .await;
+    }
+
+    /// A request that needs no token.
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Value {
+        let url = format!("{}/v1/{path}", self.address);
+        let answer = self.http.put(url).json(&body).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+/// The argument for this configuration.
+fn configured(folder: &TempDir, config: &Value) -> String {
+    let file = folder.path().join("config.json");
+    fs::write(&file, config.to_string()).unwrap();
+    format!("-config={}", file.display())
+}
+
+fn spawn(folder: &TempDir, arguments: &[String]) -> Child {
+    let binary = Tools::here().bao().expect("`cargo xtask test kms` installs OpenBao");
+    Command::new(binary)
+        .arg("server")
+        .args(arguments)
+        .env_clear()
+        .env("HOME", folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// Set-up only; that certificates are verified is what the tests look at.
+fn client() -> Client {
+    Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().build().unwrap()
 }
 
 /// What an AppRole login takes.

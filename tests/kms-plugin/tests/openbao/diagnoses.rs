@@ -7,19 +7,18 @@ use std::net::Ipv4Addr;
 use futures::{FutureExt as _, future::LocalBoxFuture};
 use keyward_core::provider::Failure;
 use keyward_kms::ProbeSpec;
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::bao::{Bao, Credentials, eventually, free_port, policy};
-use crate::plugin::{Plan, ROUND_TRIP, STATUS};
-use crate::seen;
+use crate::plugin::{PATIENCE, Plan, ROUND_TRIP, STATUS};
+use crate::{seen, servers};
 
 /// Fixtures that no server and no plugin here can be brought to say, and why.
-const NOT_SEEN: [(&str, &str); 16] = [
-    ("a Vault without an active node is named", "one server has no standby"),
-    ("a proxy without a Vault behind it is unreachable", "there is no proxy"),
+const NOT_SEEN: [(&str, &str); 15] = [
+    ("a Vault without an active node is named", "OpenBao redirects to the active node that it knew last"),
     ("a CA that is not known is named in rustls' words too", "the plugin speaks Go's"),
     ("a certificate for another name is named in rustls' words too", "the plugin speaks Go's"),
     ("a Vault without Enterprise is named", "OpenBao has no licences, the plugin asks for none"),
@@ -39,7 +38,12 @@ const NOT_SEEN: [(&str, &str); 16] = [
     ),
 ];
 /// Which of the two a machine says of a host that is none is its DNS's business.
-const DNS: [&str; 2] = ["a host that DNS does not know is named", "a DNS that does not answer is named"];
+const DNS: [&str; 4] = [
+    "a host that DNS does not know is named",
+    "a DNS that does not answer is named",
+    "a proxy that DNS does not know is named",
+    "a DNS that does not answer for a proxy is named",
+];
 /// The other spelling of a configuration, with a failure of another fixture's.
 const AGAIN: [(&str, &str); 2] = [
     (
@@ -63,21 +67,21 @@ struct Case {
     failure: Failure,
 }
 
-/// How long a plugin tries to log in: long enough for an answer.
-const PATIENCE: &str = "4s";
-
 /// What was seen, by the fixtures' names.
 type Seen = Vec<(&'static str, Failure)>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_module_is_told_is_what_its_fixtures_say() {
-    let scenes: [LocalBoxFuture<'static, Seen>; 6] = [
+    let scenes: [LocalBoxFuture<'static, Seen>; 9] = [
         rights().boxed_local(),
         keys().boxed_local(),
         tokens().boxed_local(),
         logins().boxed_local(),
         tls().boxed_local(),
         addresses().boxed_local(),
+        other_servers().boxed_local(),
+        proxies().boxed_local(),
+        standby().boxed_local(),
     ];
     let seen: BTreeMap<_, _> = futures::future::join_all(scenes).await.into_iter().flatten().collect();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../providers/vault/fixtures/diagnoses.yaml");
@@ -172,6 +176,16 @@ async fn keys() -> Seen {
     let newer = seen::running(&plugin, &of(&second), &credentials).await;
     tell("a ciphertext newer than the key is another key's", newer);
 
+    for (name, settings) in [
+        ("a key that needs a context is named", json!({"derived": true})),
+        ("a key that cannot encrypt is named", json!({"type": "ecdsa-p256"})),
+    ] {
+        bao.post("", "transit/keys/kek/config", json!({"deletion_allowed": true})).await;
+        bao.delete("", "transit/keys/kek").await;
+        bao.post("", "transit/keys/kek", settings).await;
+        tell(name, seen::running(&plugin, &ROUND_TRIP, &credentials).await);
+    }
+
     bao.delete("", "sys/mounts/transit").await;
     let unmounted = seen::running(&plugin, &STATUS, &credentials).await;
     tell("a mount that does not exist is named", unmounted);
@@ -251,11 +265,28 @@ async fn logins() -> Seen {
     let refused = seen::ended(plan(&bao, &expired), &expired).await;
     tell("a secret id that has expired is refused as a wrong one is", refused, &expired);
 
+    let elsewhere = json!(["192.0.2.0/24"]);
+    let bound = fresh(json!({"cidr_list": elsewhere})).await;
+    let refused = seen::ended(plan(&bao, &bound), &bound).await;
+    tell("a secret id that is bound to other addresses is named", refused, &bound);
+    let role = |settings| bao.post("", "auth/approle/role/plugin", settings);
+    role(json!({"token_bound_cidrs": elsewhere})).await;
+    let plugin = plan(&bao, &good).start_answering().await;
+    let denied = seen::running(&plugin, &STATUS, &good).await;
+    tell("a token that is bound to other addresses is denied all", denied, &good);
+    role(json!({"token_bound_cidrs": [], "secret_id_bound_cidrs": elsewhere})).await;
+    let refused = seen::ended(plan(&bao, &good), &good).await;
+    tell("an AppRole that is bound to other addresses is named", refused, &good);
+    role(json!({"secret_id_bound_cidrs": []})).await;
+
     bao.post("", "sys/namespaces/admin", json!({})).await;
     bao.post("admin", "sys/namespaces/logins", json!({})).await;
     let inside = || plan(&bao, &good).with("vault-namespace", "admin");
     let denied = seen::ended(inside().with("vault-auth-namespace", "admin/logins"), &good).await;
     tell("a login that is denied is named with its namespace", denied, &good);
+    bao.post("", "sys/namespaces/api-lock/lock/admin", json!({})).await;
+    let locked = inside().with("vault-connection-timeout", PATIENCE);
+    tell("a namespace that is locked is named", seen::ended(locked, &good).await, &good);
     let (without, login) = vault().await;
     let inside = plan(&without, &login).with("vault-namespace", "admin");
     let unknown = seen::ended(inside.with("vault-auth-namespace", "admin/logins"), &login).await;
@@ -281,32 +312,110 @@ async fn tls() -> Seen {
     let empty = short(plan(&bao, &credentials).with("tls-ca-file", "/dev/null"));
     tell("a CA bundle without a certificate is named", &seen::ended(empty, &credentials).await, &bao.address);
 
-    let certificate = |until: i32| {
-        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(until, 2, 1);
-        let key = KeyPair::generate().unwrap();
-        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
-    };
-    let (expired, key) = certificate(2020);
+    let (expired, key) = certificate(&["127.0.0.1"], 2020);
     let server = Bao::uninitialised(&expired, &key).await;
     let refused = seen::ended(short(plan(&server, &credentials)), &credentials).await;
     tell("a certificate out of date is named", &refused, &server.address);
-    let (valid, key) = certificate(4000);
+    let (nameless, key) = certificate(&[], 4000);
+    let server = Bao::uninitialised(&nameless, &key).await;
+    let refused = seen::ended(short(plan(&server, &credentials)), &credentials).await;
+    tell("a certificate without a subject alternative name is named", &refused, &server.address);
+    let (valid, key) = certificate(&["127.0.0.1"], 4000);
+    let server = Bao::listening(&valid, &key, &json!({"tls_require_and_verify_client_cert": true}));
+    let refused =
+        seen::ended(plan(&server, &credentials).with("vault-connection-timeout", "8s"), &credentials);
+    tell("a server that asks for a client certificate is named", &refused.await, &server.address);
     let server = Bao::uninitialised(&valid, &key).await;
     let refused = seen::ended(short(plan(&server, &credentials)), &credentials).await;
     tell("a Vault that is not initialised is named", &refused, &server.address);
     all
 }
 
+fn certificate(names: &[&str], until: i32) -> (String, String) {
+    let mut params =
+        CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "127.0.0.1");
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(until, 2, 1);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// Of nobody, for servers that look at no credential.
+fn nobody() -> Credentials {
+    Credentials { role_id: "nobody".into(), secret_id: "00000000-secret-id".into() }
+}
+
+/// A plugin for this address, which gives up after a moment.
+fn towards(address: &str) -> Plan {
+    let plan = Plan::bare(&nobody()).with("vault-address", address);
+    plan.with("vault-key-path", "transit/keys/kek").with("vault-connection-timeout", PATIENCE)
+}
+
+/// Servers that are no Vault, or say what OpenBao has no words for.
+async fn other_servers() -> Seen {
+    let mut all = Vec::new();
+    for (name, status, body) in [
+        ("a login page in place of Vault is named", "200 OK", "<!DOCTYPE html><title>Sign in</title>"),
+        ("a page that is not found in place of Vault is named", "404 Not Found", "<html>no such page</html>"),
+        (
+            "a proxy without a Vault behind it is unreachable",
+            "503 Service Unavailable",
+            "no healthy upstream",
+        ),
+        // The text is a constant of OpenBao's too, which has no such quota.
+        (
+            "a lease quota is named",
+            "429 Too Many Requests",
+            r#"{"errors":["request path \"auth/approle/login\": lease count quota exceeded"]}"#,
+        ),
+    ] {
+        let address = format!("http://127.0.0.1:{}", servers::answering(status, body).await);
+        all.push((name, told(&seen::ended(towards(&address), &nobody()).await, &address, &nobody())));
+    }
+    all
+}
+
+/// Proxies between the plugin and Vault.
+async fn proxies() -> Seen {
+    // Not the fixtures' host: that stands for an address in what a plugin says.
+    const VAULT: &str = "https://vault.test:8200";
+    let through = async |proxy: &str| {
+        let plan = towards(VAULT).through(&format!("http://{proxy}"));
+        let failure = seen::with(&seen::ended(plan, &nobody()).await, proxy, "192.0.2.8:3128");
+        told(&failure, VAULT, &nobody())
+    };
+    let closed = through(&format!("127.0.0.1:{}", free_port(Ipv4Addr::LOCALHOST))).await;
+    let unknown = through("proxy.invalid:3128").await;
+    let login = servers::answering("407 Proxy Authentication Required", "").await;
+    let login = through(&format!("127.0.0.1:{login}")).await;
+    let [.., no_such_host, no_answer] = DNS;
+    let says_so = unknown.log_tail.iter().any(|line| line.contains("no such host"));
+    vec![
+        ("a proxy that cannot be reached is named", closed),
+        ("a proxy that asks for a login is named", login),
+        (if says_so { no_such_host } else { no_answer }, unknown),
+    ]
+}
+
+/// A standby redirects to its active node, though that is gone.
+async fn standby() -> Seen {
+    let (certificate, key) = certificate(&["127.0.0.1"], 4000);
+    let standby = servers::standby(&certificate, &key).await;
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, &certificate).unwrap();
+    let plan = towards(&standby.address).with("tls-ca-file", &ca.display().to_string());
+    let failure = seen::ended(plan, &nobody()).await;
+    let failure = seen::with(&failure, &standby.gone, "https://vault-1.example.com:8200");
+    let host = standby.gone.trim_start_matches("https://");
+    let failure = seen::with(&failure, host, "192.0.2.8:8200");
+    vec![("a standby whose active node is gone is named", told(&failure, &standby.address, &nobody()))]
+}
+
 /// Addresses that lead nowhere.
 async fn addresses() -> Seen {
-    let nobody = Credentials { role_id: "nobody".into(), secret_id: "00000000-secret-id".into() };
-    let of = async |address: &str| {
-        let plan = Plan::bare(&nobody).with("vault-address", address);
-        let plan = plan.with("vault-key-path", "transit/keys/kek").with("vault-connection-timeout", PATIENCE);
-        told(&seen::ended(plan, &nobody).await, address, &nobody)
-    };
+    let of = async |address: &str| told(&seen::ended(towards(address), &nobody()).await, address, &nobody());
     let closed = of(&format!("https://127.0.0.1:{}", free_port(Ipv4Addr::LOCALHOST))).await;
     let unknown = of("https://vault.invalid:8200").await;
     // It accepts, since its queue does, and says nothing.
@@ -314,7 +423,7 @@ async fn addresses() -> Seen {
     let late = of(&format!("https://{}", silent.local_addr().unwrap())).await;
     let plain = plain_http().await;
     let plain = of(&format!("https://127.0.0.1:{plain}")).await;
-    let [no_such_host, no_answer] = DNS;
+    let [no_such_host, no_answer, ..] = DNS;
     let says_so = unknown.log_tail.iter().any(|line| line.contains("no such host"));
     vec![
         ("a Vault that nobody answers for is unreachable", closed),

@@ -11,4 +11,6 @@ mod diagnoses;
 mod keys;
 mod process;
 mod seen;
+mod servers;
+mod spellings;
 mod tls;

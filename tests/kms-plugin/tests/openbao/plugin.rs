@@ -23,12 +23,15 @@ pub(crate) const STATUS: ProbeSpec<'static> = ProbeSpec {
     canary: None,
     make_canary: false,
 };
+/// How long a plugin tries to log in where it cannot: long enough for an answer on a busy machine.
+pub(crate) const PATIENCE: &str = "4s";
 pub(crate) const ROUND_TRIP: ProbeSpec<'static> = ProbeSpec { round_trip: true, ..STATUS };
 
 /// A command line for the plugin, with the files it names.
 pub(crate) struct Plan {
     folder: TempDir,
     args: Vec<String>,
+    proxy: Option<String>,
 }
 
 impl Plan {
@@ -46,7 +49,7 @@ impl Plan {
         let secret_id = folder.path().join("secret-id");
         fs::write(&secret_id, &credentials.secret_id).unwrap();
         let socket = folder.path().join("kms.sock");
-        Self { folder, args: Vec::new() }
+        Self { folder, args: Vec::new(), proxy: None }
             .with("listen-address", &format!("unix://{}", socket.display()))
             .with("approle-role-id", &credentials.role_id)
             .with("approle-secret-id-path", &secret_id.display().to_string())
@@ -60,6 +63,12 @@ impl Plan {
         self
     }
 
+    /// A proxy for https.
+    pub(crate) fn through(mut self, proxy: &str) -> Self {
+        self.proxy = Some(proxy.to_owned());
+        self
+    }
+
     pub(crate) fn without(mut self, flag: &str) -> Self {
         self.args.retain(|arg| !arg.starts_with(&format!("-{flag}=")));
         self
@@ -70,6 +79,7 @@ impl Plan {
         let process = Command::new(env!("CARGO_BIN_EXE_keyward-test-kms-plugin"))
             .args(&self.args)
             .env_clear()
+            .envs(self.proxy.map(|proxy| ("HTTPS_PROXY", proxy)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())

@@ -9,12 +9,12 @@ use rustls::server::Acceptor;
 
 use crate::{
     bao::{Bao, Credentials, free_port},
-    plugin::{Plan, Plugin},
+    plugin::{PATIENCE, Plan, Plugin},
 };
 
 /// Its login fails for reasons of TLS, until time is up.
 async fn refused(plan: Plan) -> String {
-    let mut plugin = plan.with("vault-connection-timeout", "300ms").start();
+    let mut plugin = plan.with("vault-connection-timeout", PATIENCE).start();
     assert_eq!(plugin.ended().await.code(), Some(1));
     plugin.log()
 }

@@ -1,12 +1,14 @@
 //! S3, for claims that stand: a key's `migrated`, and what was decrypted.
 
-use keyward_core::api::MigrationPhase;
+use keyward_core::api::{ConditionStatus, MigrationPhase};
 use keyward_core::ids::{GroupResource, KeyId, Mode};
+use keyward_core::outcome::Outcome;
 
 use super::{Wrong, is_lost};
 use crate::world::World;
 use crate::world::config::resources;
 use crate::world::etcd::Sealed;
+use crate::world::server::NAMES;
 
 /// Nothing moves any more, so that whatever the newest key claims, and whatever left the list, must
 /// be so in etcd.
@@ -14,6 +16,52 @@ pub fn settled(world: &mut World) {
     if let Some((rule, what)) = claims(world) {
         world.fails(rule, what);
     }
+}
+
+/// What the condition `Ready` says of the spec as it is must be so on every server that runs, and in etcd.
+pub fn ready(world: &mut World, outcome: &Outcome) {
+    let is_ready = |type_: &str, status| type_ == "Ready" && status == ConditionStatus::True;
+    if !outcome.conditions.iter().any(|condition| is_ready(&condition.type_, condition.status)) {
+        return;
+    }
+    if let Some(what) = not_ready(world) {
+        world.fails("R", format!("Ready is True: {what}"));
+    }
+}
+
+fn not_ready(world: &World) -> Option<String> {
+    let newest = world.api.configs.last_key_value();
+    for n in world.running() {
+        let hash = &world.servers[n].loaded.hash;
+        if let Some((revision, _)) = newest.filter(|(_, config)| config.hash != *hash) {
+            return Some(format!("{} has not loaded revision {revision}", NAMES[n]));
+        }
+    }
+    let snapshot = &world.api.snapshot;
+    let key = snapshot.usable().next();
+    let mode = snapshot.wanted.mode.clone().ok()?;
+    for (index, resource) in resources().iter().enumerate() {
+        let writes = newest.and_then(|(_, config)| config.write_key(index));
+        let wanted = snapshot.wanted.resources.contains(resource);
+        let encrypts = wanted && mode != Mode::Identity;
+        if let Some(key) = key.filter(|key| wanted && (key.mode != mode || writes != Some(key.id))) {
+            return Some(format!("{resource} are written with {writes:?}, not with key {} ({mode})", key.id));
+        }
+        let own = |sealed: &Sealed| match key.filter(|_| encrypts) {
+            Some(key) => sealed.key() == Some(key.id),
+            None => *sealed == Sealed::Plain,
+        };
+        let counts = |sealed: &Sealed| {
+            let sealed = *sealed;
+            !is_lost(world, sealed)
+                && !world.is_given_up(sealed)
+                && !super::given_up::left_with_its_node(world, index, sealed)
+        };
+        if let Some(other) = world.etcd.stored[index].iter().find(|sealed| !own(sealed) && counts(sealed)) {
+            return Some(format!("{resource} are stored as {other:?}"));
+        }
+    }
+    None
 }
 
 fn claims(world: &World) -> Wrong {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyward_core::ids::KeyId;
+use keyward_core::platform::kubernetes::DEFAULT_RESOURCES;
 
 use super::World;
 use super::config::{Provider, RESOURCES, resources};
@@ -23,6 +24,9 @@ pub(crate) const MENU: [(&str, Option<(u8, u8)>); 8] = [
     ("KMS", Some((3, 1))),
 ];
 
+/// What a damaged record says: the last number that the API can store.
+pub(crate) const ABSURD: KeyId = KeyId(i64::MAX.unsigned_abs());
+
 const LISTS: [Option<&[&str]>; 3] =
     [None, Some(&["secrets"]), Some(&["configmaps", "secrets", "widgets.example.com"])];
 
@@ -37,10 +41,17 @@ impl World {
             Kind::Unreadable | Kind::Readable => self.unreadable = kind == Kind::Unreadable,
             Kind::RefuseKeys => self.refuses_keys = 3,
             Kind::AcceptKeys => self.refuses_keys = 0,
+            Kind::Orphan | Kind::Webhook => self.refuse_updates(kind, a % RESOURCES.len()),
+            Kind::Adopt => self.refused.orphans = Default::default(),
+            Kind::Admit => self.refused.by_webhook = Default::default(),
             Kind::Bury => self.bury(),
             Kind::Week => self.weeks = self.weeks.saturating_add(1),
             Kind::TokenEnds => self.accepts.1 = false,
             Kind::Register => self.register(a % NAMES.len()),
+            Kind::AbsurdMark => {
+                self.server_mut(a % NAMES.len()).observed.disk.highest_key_id =
+                    KeyId(i64::MAX.unsigned_abs());
+            }
             Kind::Return => self.come_back(a % NAMES.len()),
             Kind::Leave | Kind::DeleteNode => self.leave(a % NAMES.len(), kind == Kind::Leave),
             Kind::DeleteRevision => {
@@ -66,6 +77,10 @@ impl World {
             }
             Kind::Resources => {
                 let list = LISTS[a % LISTS.len()];
+                let listed = list.unwrap_or(&DEFAULT_RESOURCES);
+                let left = RESOURCES.iter().filter(|name| !listed.contains(name));
+                // What leaves the list is to be decrypted. One that is not confirmed is in `pairs`.
+                api.spec.decrypt = left.map(|name| (*name).to_owned()).collect();
                 api.spec.resources = list.map(|list| list.iter().map(|name| (*name).to_owned()).collect());
             }
             Kind::Reencrypt => {
@@ -122,6 +137,17 @@ impl World {
         for (resource, sealed) in self.to_bury() {
             self.etcd.stored[resource].remove(sealed);
             self.runs[resource].todo.remove(sealed);
+            self.refused.orphans[resource].remove(sealed);
+            self.refused.by_webhook[resource].remove(sealed);
+        }
+    }
+
+    /// Some object of each way in which this resource is stored cannot be updated from now on.
+    fn refuse_updates(&mut self, kind: Kind, resource: usize) {
+        let refused =
+            if kind == Kind::Orphan { &mut self.refused.orphans } else { &mut self.refused.by_webhook };
+        for sealed in self.etcd.stored[resource].iter() {
+            refused[resource].insert(sealed);
         }
     }
 

@@ -3,7 +3,7 @@
 use keyward_core::api::{EncryptionMigrationStatus, MigrationFailure, MigrationPhase};
 
 use super::World;
-use super::config::{SECRETS, resources};
+use super::config::{RESOURCES, SECRETS, resources};
 use super::etcd::{Sealed, Ways};
 use super::server::Life;
 
@@ -16,6 +16,24 @@ pub struct Run {
     pub todo: Ways,
     /// Something could not be rewritten.
     pub failed: bool,
+    /// Something was rewritten: what was there before is in etcd's history.
+    pub rewrote: bool,
+}
+
+/// Objects whose update the API server refuses whoever asks, as they are stored. They can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Refused {
+    /// Their namespace is missing in etcd: 404.
+    pub orphans: [Ways; RESOURCES.len()],
+    /// A webhook refuses them, with whatever code it likes.
+    pub by_webhook: [Ways; RESOURCES.len()],
+}
+
+impl Refused {
+    /// Whether something that is stored so is refused.
+    pub fn contains(&self, resource: usize, sealed: Sealed) -> bool {
+        self.orphans[resource].contains(sealed) || self.by_webhook[resource].contains(sealed)
+    }
 }
 
 impl World {
@@ -35,7 +53,8 @@ impl World {
         }
         let generation = self.api.migration_generations[resource];
         if self.runs[resource].generation != generation {
-            self.runs[resource] = Run { generation, todo: self.etcd.stored[resource].clone(), failed: false };
+            let todo = self.etcd.stored[resource].clone();
+            self.runs[resource] = Run { generation, todo, ..Run::default() };
             return self.tell_migration(resource, MigrationPhase::Running);
         }
         let first = self.runs[resource].todo.iter().next();
@@ -43,7 +62,9 @@ impl World {
             match self.rewrite(resource, n, sealed) {
                 None => return,
                 Some(done) => {
+                    let writes = self.writes(n, resource);
                     let run = &mut self.runs[resource];
+                    run.rewrote |= writes != Some(sealed);
                     run.failed |= !done;
                     run.todo.remove(sealed);
                 }
@@ -61,6 +82,10 @@ impl World {
         if !self.reads(n, resource, sealed) {
             return Some(false);
         }
+        let refused = self.refused.contains(resource, sealed);
+        if refused && !self.mutant.is_some_and(|mutant| mutant.takes_for_gone(self, resource, sealed)) {
+            return Some(false);
+        }
         if let Sealed::Kms { kek, .. } = sealed
             && !self.kms[usize::from(kek)].up
         {
@@ -74,7 +99,7 @@ impl World {
             // Others may write so at this very instant, or have begun to.
             let again = self.inflight[resource].contains(sealed)
                 || self.running().any(|other| self.writes(other, resource) == Some(sealed));
-            if !again {
+            if !again && !refused {
                 self.etcd.stored[resource].remove(sealed);
             }
             self.etcd.put(resource, now);
@@ -91,10 +116,14 @@ impl World {
         let end_version = (phase == MigrationPhase::Succeeded).then(|| "end".to_owned());
         let status = EncryptionMigrationStatus {
             phase,
+            start_version: Some("start".to_owned()),
+            listed: true,
+            failed: failures.len() as u64,
             failures,
             end_version,
             ..EncryptionMigrationStatus::default()
         };
-        std::sync::Arc::make_mut(&mut self.api).report_migration(&resources()[resource], status);
+        let rewrote = self.runs[resource].rewrote;
+        std::sync::Arc::make_mut(&mut self.api).report_migration(&resources()[resource], status, rewrote);
     }
 }

@@ -3,11 +3,11 @@
 //! What may come in: what really happens, or could. What never does: what should happen; that is
 //! [`invariants`]' to say.
 
-mod admin;
+pub(crate) mod admin;
 pub mod config;
 pub mod etcd;
 pub mod kms;
-mod migration;
+pub mod migration;
 mod objects;
 pub(crate) mod operator;
 mod print;
@@ -54,6 +54,8 @@ pub struct World {
     pub inflight_age: u64,
     /// The migration engine's runs.
     pub runs: [migration::Run; RESOURCES.len()],
+    /// What the API server refuses to update.
+    pub refused: migration::Refused,
     /// Every configuration that ever was.
     pub configs: Arc<BTreeMap<ConfigHash, Arc<Config>>>,
     /// The credential that KMSs take, and whether they take the one before too.
@@ -98,6 +100,7 @@ impl World {
             inflight: Default::default(),
             inflight_age: 0,
             runs: Default::default(),
+            refused: Default::default(),
             configs: Arc::new(BTreeMap::from([(zero.hash.clone(), zero)])),
             accepts: (1, false),
             unreadable: false,

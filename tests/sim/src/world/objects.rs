@@ -18,9 +18,12 @@ use keyward_core::formats::revision::{PluginRecord, RevisionContent};
 use keyward_core::ids::{GroupResource, KeyId, PluginDigest, Revision};
 use keyward_core::names;
 use keyward_core::outcome::{Action, StatusView};
+use keyward_core::platform::numbers::{self, Mark};
 use keyward_core::platform::{FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
 use keyward_core::provider::{EvaluationRequest, Origin, ReferenceKind};
-use keyward_core::snapshot::{AgentView, Snapshot, StoredCandidate, StoredMigration, StoredRevision};
+use keyward_core::snapshot::{
+    AgentView, ServerView, Snapshot, StoredCandidate, StoredMigration, StoredRevision, Wanted,
+};
 
 use super::config::{Config, RESOURCES, index_of};
 use super::kms;
@@ -44,6 +47,8 @@ pub struct Api {
     pub corrupt: BTreeMap<KeyId, KeySecret>,
     /// What the admin wants.
     pub spec: ClusterEncryptionSpec,
+    /// The same, read; what of it is in force depends on what is deployed.
+    asked: Wanted,
     /// The value in the Secret that configurations refer to; `None` where it is missing.
     pub token: Option<u8>,
     /// What the module says is not so.
@@ -64,7 +69,8 @@ pub struct Api {
 impl Api {
     /// A cluster in which nothing is encrypted and nothing asked for.
     pub fn new() -> Self {
-        let spec = ClusterEncryptionSpec::default();
+        let mut spec = ClusterEncryptionSpec::default();
+        spec.encryption.type_ = Some("identity".to_owned());
         let objects = Objects {
             cluster_encryption: Some(ClusterEncryption::new(names::CLUSTER, spec.clone())),
             ..Objects::default()
@@ -79,6 +85,7 @@ impl Api {
             candidate: None,
             candidate_digest: None,
             corrupt: BTreeMap::new(),
+            asked: kubernetes::wanted(&spec),
             spec,
             token: Some(1),
             lies: false,
@@ -108,7 +115,11 @@ impl Api {
             self.stale = false;
             self.resolve();
         }
+        let newest = self.snapshot.revisions.values().next_back();
+        let newest = newest.and_then(|stored| stored.content.as_ref().ok());
+        let wanted = kubernetes::in_force(self.asked.clone(), &BTreeMap::new(), newest);
         let snapshot = &mut self.snapshot;
+        snapshot.wanted = wanted;
         let tried = snapshot.candidate.as_ref().and_then(|c| c.as_ref().ok()).map(|c| c.key_id);
         let of_objects: BTreeSet<KeyId> = snapshot
             .keys
@@ -117,15 +128,52 @@ impl Api {
             .chain(self.corrupt.keys().copied())
             .chain(self.configs.values().flat_map(|config| config.keys.iter().copied()))
             .collect();
-        let by_nodes = snapshot.servers.values().filter_map(|server| Some(server.status()?.highest_key_id));
-        snapshot.highest_key = of_objects
-            .iter()
+        let canaries =
+            snapshot.servers.values().filter_map(|server| Some(&server.agent.as_ref()?.spec.canaries));
+        let lists = snapshot.told_revisions.iter().flat_map(|told| told.lists.values()).flatten();
+        let named: BTreeSet<KeyId> = of_objects
+            .into_iter()
+            .chain(canaries.flatten().map(|canary| canary.key_id))
+            .chain(snapshot.migrations.values().map(|migration| migration.spec.key_id))
+            .chain(snapshot.told_keys.iter().map(|key| key.key_id))
+            .chain(lists.filter_map(|provider| provider.split_once(':')?.1.parse().ok()))
+            .collect();
+        let mark = |node, field, number| Mark { node, field, number, remedy: "" };
+        let agents =
+            snapshot.servers.values().filter_map(|server| Some((server.name.as_str(), server.status()?)));
+        let marks = agents.clone().flat_map(|(node, status)| {
+            let adopted = status.adopted.iter().map(|adopted| adopted.key_id);
+            let all = adopted.chain([status.highest_key_id]);
+            all.map(move |id| mark(Some(node), "status.highestKeyID", id.0))
+        });
+        let own = mark(None, "status.highestKeyID", snapshot.recorded_key.0);
+        let keys = numbers::count(named.iter().map(|id| id.0), marks.chain([own]).collect::<Vec<_>>());
+        let revisions = snapshot
+            .revisions
+            .keys()
             .copied()
-            .chain(by_nodes)
-            .chain([snapshot.recorded_key])
-            .max()
-            .unwrap_or_default();
-        snapshot.retry_key = tried.filter(|id| *id == snapshot.highest_key && !of_objects.contains(id));
+            .chain(snapshot.servers.values().filter_map(|server| Some(server.agent.as_ref()?.spec.revision)))
+            .chain(snapshot.migrations.values().map(|migration| migration.spec.since))
+            .chain(snapshot.keys.iter().filter_map(|key| key.write_published))
+            .chain(snapshot.told_revisions.iter().map(|told| told.n))
+            .chain([snapshot.last_converged]);
+        let marks = agents.flat_map(|(node, status)| {
+            let error = status.error.as_ref().map(|error| error.revision);
+            let all = [status.revision].into_iter().chain(error).chain(status.drifted);
+            all.map(move |revision| mark(Some(node), "status.revision", revision.0))
+        });
+        let own = mark(None, "status.highestRevision", snapshot.recorded_revision.0);
+        let revisions = numbers::count(revisions.map(|n| n.0), marks.chain([own]).collect::<Vec<_>>());
+        (snapshot.highest_key, snapshot.named_key) = (KeyId(keys.highest), KeyId(keys.named));
+        snapshot.unbelieved_keys = keys.beyond().into_iter().map(KeyId).collect();
+        snapshot.highest_revision = Revision(revisions.highest);
+        snapshot.unbelieved_revisions = revisions.beyond().into_iter().map(Revision).collect();
+        snapshot.excess = keys.excess.into_iter().chain(revisions.excess).collect();
+        let views = snapshot.servers.values();
+        let seen =
+            |id| views.clone().filter_map(ServerView::status).any(|status| status.highest_key_id >= id);
+        let is_free = |id: &KeyId| *id == KeyId(keys.highest) && !named.contains(id) && !seen(*id);
+        snapshot.retry_key = tried.filter(is_free);
         let several = snapshot.keys.len() + self.corrupt.len() > 1;
         let ended = snapshot.migrations.iter().filter(|(resource, migration)| {
             let compacted = index_of(resource).is_some_and(|index| self.compacted[index]);
@@ -134,20 +182,12 @@ impl Api {
                 && migration.status.end_version.is_some()
         });
         snapshot.compacted = ended.map(|(resource, _)| resource.clone()).collect();
-        snapshot.highest_revision = snapshot
-            .revisions
-            .keys()
-            .copied()
-            .chain(snapshot.servers.values().filter_map(|server| Some(server.agent.as_ref()?.spec.revision)))
-            .chain([snapshot.recorded_revision])
-            .max()
-            .unwrap_or_default();
     }
 
     fn resolve(&mut self) {
         let snapshot = &mut self.snapshot;
-        snapshot.wanted = kubernetes::wanted(&self.spec);
-        let desired = snapshot.wanted.kms.iter().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
+        self.asked = kubernetes::wanted(&self.spec);
+        let desired = self.asked.kms.iter().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
         let stored = snapshot.keys.iter().filter_map(|key| key.kms.as_ref());
         let stored = stored.map(|kms| EvaluationRequest::new(Origin::Stored, &kms.plugin.kms));
         let requests: BTreeSet<EvaluationRequest> = desired.chain(stored).collect();
@@ -296,12 +336,19 @@ impl Api {
         Ok(())
     }
 
-    /// The migration engine's report about the present wish.
-    pub fn report_migration(&mut self, resource: &GroupResource, status: EncryptionMigrationStatus) {
+    /// The migration engine's report about the present wish. A verification that rewrites nothing leaves the end of the
+    /// migration where it was.
+    pub fn report_migration(
+        &mut self,
+        resource: &GroupResource,
+        status: EncryptionMigrationStatus,
+        rewrote: bool,
+    ) {
         let version = self.next_version();
         let Some(index) = index_of(resource) else { return };
         let generation = self.migration_generations[index];
-        self.compacted[index] = false;
+        let verifies = self.snapshot.migrations.get(resource).is_some_and(|stored| stored.spec.verifies());
+        self.compacted[index] &= verifies && !rewrote;
         if let Some(stored) = self.snapshot.migrations.get_mut(resource) {
             stored.status = EncryptionMigrationStatus { observed_generation: generation, ..status };
             stored.current = true;

@@ -40,6 +40,7 @@ impl World {
         if outcome.converged && outcome.actions.is_empty() && outcome.waiting.is_none() {
             invariants::settled(self);
         }
+        invariants::ready(self, &outcome);
         let up: Vec<String> = self.running().map(|n| format!("{REPORT_FACTS}{}/", super::NAMES[n])).collect();
         let wanted = &self.api.snapshot.wanted.resources;
         let mut asked = [false; RESOURCES.len()];
@@ -76,7 +77,7 @@ impl World {
         let ages = self.operators[who].ages.clone();
         let api = std::sync::Arc::make_mut(&mut self.api);
         api.derive();
-        let id = api.snapshot.highest_key.next().0;
+        let id = api.snapshot.next_key().unwrap_or_default().0;
         let snapshot = &mut api.snapshot;
         snapshot.now = now;
         snapshot.ages = ages;

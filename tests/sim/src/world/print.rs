@@ -40,6 +40,10 @@ impl World {
             p.hash(&run.todo);
             p.flag(run.failed);
         }
+        p.hash(&self.refused);
+        for run in &self.runs {
+            p.flag(run.rewrote);
+        }
         for (index, run) in self.runs.iter().enumerate() {
             p.flag(run.generation == self.api.migration_generations[index]);
         }
@@ -216,6 +220,7 @@ fn print_wish(
 ) {
     p.put(spec.key_id.0);
     p.hash(&spec.remote_key_id);
+    p.flag(spec.verifies());
     match snapshot.key(spec.key_id) {
         Some(key) => {
             p.flag(key.uid == spec.key_secret_uid);

@@ -116,10 +116,20 @@ kinds! {
     RefuseKeys = "refuse-keys",
     /// They can again.
     AcceptKeys = "accept-keys",
+    /// The namespace of some objects of resource `a` is deleted in etcd: the API server refuses their update with 404.
+    Orphan = "orphan",
+    /// All such namespaces are recreated.
+    Adopt = "adopt",
+    /// A webhook refuses the update of some objects of resource `a`.
+    Webhook = "webhook",
+    /// It admits them again.
+    Admit = "admit",
     /// Node `a`, which has left, comes back with its disk as it was: its machine boots, and its kubelet registers it.
     Return = "return",
     /// Node `a` is registered; its API server starts once it is prepared.
     Register = "register",
+    /// The record of the agent of node `a` is damaged: it says that a key of the last possible number was seen.
+    AbsurdMark = "absurd-mark",
     /// The objects of node `a` are deleted, whatever its API server is doing.
     Leave = "leave",
     /// All and everything goes on, once round.

@@ -1,4 +1,4 @@
-//! What the cluster knows of its nodes' preparation.
+//! The cluster's part of a node's preparation.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use keyward_core::api::ClusterEncryption;
 use keyward_core::ids::Revision;
 use keyward_core::names;
-use keyward_node::kubeadm::{Edited, cluster_configuration};
+use keyward_node::kubeadm::{Examined, Flags, cluster_configuration};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -28,9 +28,9 @@ pub(super) struct Cluster {
     resource_version: Option<String>,
     /// `ClusterConfiguration` as it is.
     pub(super) text: String,
-    /// As it is to be.
-    pub(super) edited: Edited,
-    /// What is asked of Keyward, and what it has made; `None` before there is any.
+    /// What it lacks and what is wrong with it.
+    pub(super) examined: Examined,
+    /// `ClusterEncryption`; `None` before there is one.
     pub(super) keyward: Option<ClusterEncryption>,
 }
 
@@ -54,8 +54,13 @@ impl Cluster {
             }
         })
         .await?;
-        let edited = cluster_configuration::edit(&text)?;
-        Ok(Self { client, resource_version: map.metadata.resource_version, text, edited, keyward })
+        let examined = cluster_configuration::examine(&text);
+        Ok(Self { client, resource_version: map.metadata.resource_version, text, examined, keyward })
+    }
+
+    /// The API server's flags in ClusterConfiguration; none where it is not understood, which is a refusal already.
+    pub(super) fn flags(&self) -> Flags {
+        cluster_configuration::flags(&self.text).unwrap_or_default()
     }
 
     /// The newest revision that was ever made.
@@ -65,17 +70,17 @@ impl Cluster {
     }
 
     /// On the version that was read.
-    pub(super) async fn write(&self) -> Result<()> {
+    pub(super) async fn write(&self, text: &str) -> Result<()> {
         let patch = json!({
             "metadata": {"resourceVersion": self.resource_version},
-            "data": {KEY: self.edited.text},
+            "data": {KEY: text},
         });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), NAMESPACE);
         match maps.patch(CONFIG_MAP, &params, &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 409 => {
-                bail!("somebody else changed {NAME} meanwhile; say it again")
+                bail!("{NAME} was changed meanwhile; run the command again")
             }
             Err(error) => Err(error).with_context(|| format!("writing {NAME}")),
         }

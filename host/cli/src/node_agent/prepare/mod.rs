@@ -1,5 +1,5 @@
-//! `keyward node-agent prepare`: a kubeadm node's API server is told where its encryption configuration is, and what would
-//! make it anew is told the same. What is to be changed is shown first; what was is kept.
+//! `keyward node-agent prepare`: sets the flags and mounts of a kubeadm node's API server, and of ClusterConfiguration, from
+//! which kubeadm makes its manifest again. Changes are shown first; former versions are kept.
 
 mod cluster;
 mod plan;
@@ -18,9 +18,9 @@ use super::join;
 use super::place::Place;
 use crate::output::print;
 use cluster::Cluster;
-use plan::Plan;
+use plan::{Plan, Texts};
 
-/// Something is missing: what `--check` tells.
+/// Something is missing or wrong.
 const MISSING: u8 = 2;
 
 #[allow(clippy::struct_excessive_bools)] // flags
@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if args.check {
         return check(&plan);
     }
-    plan.may_be_carried_out()?;
+    let texts = plan.may_be_carried_out()?;
     for fault in &plan.faults {
         print(&format!("wrong: {fault}\n"))?;
     }
@@ -79,12 +79,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         print("this node is prepared: there is nothing to do\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    print(&plan.shown(&files))?;
+    print(&plan.shown(&files, &texts))?;
     if !args.yes && !asked()? {
         print("nothing was done\n")?;
         return Ok(ExitCode::from(1));
     }
-    carry_out(&files, &plan).await?;
+    carry_out(&files, &plan, &texts).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -93,10 +93,11 @@ fn check(plan: &Plan) -> Result<ExitCode> {
     for lack in &lacks {
         print(&format!("missing: {lack}\n"))?;
     }
-    for fault in &plan.faults {
+    let wrong: Vec<&String> = plan.refusals.iter().chain(&plan.faults).collect();
+    for fault in &wrong {
         print(&format!("wrong: {fault}\n"))?;
     }
-    if lacks.is_empty() && plan.faults.is_empty() {
+    if lacks.is_empty() && wrong.is_empty() {
         print("this node is prepared\n")?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -104,7 +105,7 @@ fn check(plan: &Plan) -> Result<ExitCode> {
 }
 
 fn asked() -> Result<bool> {
-    ensure!(std::io::stdin().is_terminal(), "nobody is there to be asked; say --yes");
+    ensure!(std::io::stdin().is_terminal(), "standard input is not a terminal; run it with --yes");
     print("\nCarry this out? The kubelet then restarts kube-apiserver on this node. [y/N] ")?;
     std::io::stdout().flush().context("standard output")?;
     let mut answer = String::new();
@@ -112,24 +113,28 @@ fn asked() -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// The API server is told last: whatever it then reads is there, and wherever this stops it can be said again.
-async fn carry_out(files: &Files, plan: &Plan) -> Result<()> {
+/// The manifest last: the API server then finds all that it reads, and wherever this stops it can be run again.
+async fn carry_out(files: &Files, plan: &Plan, texts: &Texts<'_>) -> Result<()> {
     if plan.installs_revision_zero() {
         files.install_revision_zero()?;
         print(&format!("revision 0 is installed: {}\n", files.config_path().display()))?;
     }
-    if let Some(cluster) = &plan.cluster
-        && !cluster.edited.missing.is_empty()
+    if let (Some(cluster), Some(text)) = (&plan.cluster, texts.cluster)
+        && cluster.text != text
     {
         let kept = files.keep("ClusterConfiguration.yaml", &cluster.text)?;
-        cluster.write().await?;
-        print(&format!("{} is changed; what it was is kept in {}\n", cluster::NAME, kept.display()))?;
+        cluster.write(text).await?;
+        print(&format!("{} is changed; the former version is kept in {}\n", cluster::NAME, kept.display()))?;
     }
-    if !plan.edited.missing.is_empty() {
+    if plan.manifest != texts.manifest {
         let kept = files.keep("kube-apiserver.yaml", &plan.manifest)?;
-        files.replace_manifest(&plan.edited.text)?;
+        files.replace_manifest(texts.manifest)?;
         let manifest = files.manifest_path();
-        print(&format!("{} is changed; what it was is kept in {}\n", manifest.display(), kept.display()))?;
+        print(&format!(
+            "{} is changed; the former version is kept in {}\n",
+            manifest.display(),
+            kept.display()
+        ))?;
         print(
             "the kubelet restarts kube-apiserver; wait until it is ready before the next node: \
              kubectl get --raw /readyz\n",

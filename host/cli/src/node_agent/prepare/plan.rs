@@ -5,15 +5,16 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result, bail};
 use keyward_core::duration;
 use keyward_core::ids::Revision;
-use keyward_node::kubeadm::{CONFIG, Edited, Files, Installed, Missing, manifest};
+use keyward_node::kubeadm::{CONFIG, Examined, Files, Installed, manifest};
 use similar::TextDiff;
 
 use super::cluster::{self, Cluster};
 
 /// kube-apiserver's own.
 const REQUEST_TIMEOUT: &str = "60s";
+const TIMEOUT_FLAG: &str = "request-timeout";
 
-/// Why somebody else's configuration stops this, and the way out.
+/// Why another configuration stops this, and the way out.
 fn foreign() -> String {
     format!(
         "{CONFIG} is not Keyward's, and Keyward does not take it over: decrypt what is stored by it, then move it away \
@@ -25,8 +26,9 @@ fn foreign() -> String {
 pub(super) struct Plan {
     /// The manifest as it is.
     pub(super) manifest: String,
-    /// As it is to be.
-    pub(super) edited: Edited,
+    /// The manifest's file name, for messages.
+    name: String,
+    examined: Examined,
     installed: Installed,
     /// An agent has worked here.
     known: bool,
@@ -36,8 +38,16 @@ pub(super) struct Plan {
     begin_unencrypted: bool,
     /// Worth knowing.
     pub(super) notes: Vec<String>,
-    /// What is wrong and not ours to change.
+    /// What is wrong, and is the admin's to change; the rest can be carried out.
     pub(super) faults: Vec<String>,
+    /// What is wrong, and nothing is changed while it is.
+    pub(super) refusals: Vec<String>,
+}
+
+/// The texts as they are to be.
+pub(super) struct Texts<'a> {
+    pub(super) manifest: &'a str,
+    pub(super) cluster: Option<&'a str>,
 }
 
 impl Plan {
@@ -46,69 +56,98 @@ impl Plan {
         let manifest = files.manifest()?.with_context(|| {
             format!("{} is not there; prepare is for control-plane nodes of kubeadm", path.display())
         })?;
-        let edited = manifest::edit(&manifest)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut plan = Self {
-            edited,
+            examined: manifest::examine(&manifest),
             installed: files.installed()?,
             known: files.has_state(),
             cluster,
             begin_unencrypted,
             notes: Vec::new(),
             faults: Vec::new(),
+            refusals: files.other_definitions()?.iter().map(ToString::to_string).collect(),
             manifest,
+            name,
         };
-        plan.remark()?;
+        plan.remark();
         Ok(plan)
     }
 
-    fn remark(&mut self) -> Result<()> {
-        let remarks = manifest::remarks(&self.manifest)?;
-        if remarks.version.is_none() {
-            self.notes.push("the image's tag does not tell the API server's version".to_owned());
+    fn remark(&mut self) {
+        let (mut refusals, mut notes) = (Vec::new(), Vec::new());
+        for (whose, examined) in self.parts() {
+            refusals.extend(examined.refusals.iter().map(|refusal| format!("{refusal} ({whose})")));
+            // What is not understood at all is refused, and nothing is known to be missing.
+            if let (false, Err(why)) = (examined.missing.is_empty(), &examined.edited) {
+                notes.push(format!("what is missing cannot be added automatically: {why} ({whose})"));
+            }
         }
-        for probe in remarks.fatal_probes {
+        self.refusals.append(&mut refusals);
+        self.notes.append(&mut notes);
+        if self.installed == Installed::Foreign {
+            self.refusals.push(foreign());
+        }
+        if let Ok(server) = manifest::read(&self.manifest) {
+            let remarks = server.remarks();
+            self.notes.extend(remarks.notes);
+            self.faults.extend(remarks.faults);
+            self.compare_timeouts(server.flags.get(TIMEOUT_FLAG).unwrap_or(REQUEST_TIMEOUT));
+        }
+        if self.cluster.is_none() {
+            self.notes.push(format!("{} was not looked at (--manifest-only)", cluster::NAME));
+        }
+    }
+
+    /// The manifest's, ClusterConfiguration's, from which the manifest is made again, and the spec's must be the same.
+    fn compare_timeouts(&mut self, timeout: &str) {
+        let differ = |a: &str, b: &str| match (duration::go(a), duration::go(b)) {
+            (Ok(a), Ok(b)) => a != b,
+            _ => true,
+        };
+        if let Err(why) = duration::go(timeout) {
+            self.faults.push(format!("--{TIMEOUT_FLAG}: {why} ({})", self.name));
+        }
+        let flags = self.cluster.as_ref().map(Cluster::flags);
+        let again = flags.as_ref().map(|flags| flags.get(TIMEOUT_FLAG).unwrap_or(REQUEST_TIMEOUT));
+        if let Some(again) = again.filter(|again| differ(again, timeout)) {
             self.faults.push(format!(
-                "{probe} asks /healthz, which fails while any one KMS does not answer: the kubelet would restart \
-                 kube-apiserver for ever; have it ask /livez"
+                "--{TIMEOUT_FLAG} is {timeout} in {} and {again} in {}, from which kubeadm makes the manifest again; they \
+                 must be the same",
+                self.name,
+                cluster::NAME
             ));
         }
-        let timeout = remarks.request_timeout.as_deref().unwrap_or(REQUEST_TIMEOUT);
         let spec = self.cluster.as_ref().and_then(|cluster| Some(&cluster.keyward.as_ref()?.spec));
         match spec {
             Some(spec) => {
                 let ours = spec.api_server.request_timeout.as_deref().unwrap_or(REQUEST_TIMEOUT);
-                if duration::go(ours) != duration::go(timeout) {
+                if differ(ours, timeout) {
                     self.faults.push(format!(
-                        "--request-timeout is {timeout} and ClusterEncryption's spec.apiServer.requestTimeout {ours}; \
+                        "--{TIMEOUT_FLAG} is {timeout} and ClusterEncryption's spec.apiServer.requestTimeout {ours}; \
                          they must be the same"
                     ));
                 }
             }
             None => self.notes.push(format!(
-                "--request-timeout is {timeout}; ClusterEncryption's spec.apiServer.requestTimeout must say the same"
+                "--{TIMEOUT_FLAG} is {timeout}; ClusterEncryption's spec.apiServer.requestTimeout must be the same"
             )),
         }
-        if self.installed == Installed::Foreign {
-            self.faults.push(foreign());
-        }
-        if self.cluster.is_none() {
-            self.notes.push(format!("{} was not looked at (--manifest-only)", cluster::NAME));
-        }
-        Ok(())
+    }
+
+    /// What was examined, each with its name.
+    fn parts(&self) -> Vec<(&str, &Examined)> {
+        let cluster = self.cluster.as_ref().map(|cluster| (cluster::NAME, &cluster.examined));
+        [(self.name.as_str(), &self.examined)].into_iter().chain(cluster).collect()
     }
 
     /// What is missing, each with where.
     pub(super) fn lacks(&self) -> Vec<String> {
-        let named = |edited: &Edited, whose: &str| -> Vec<String> {
-            edited.missing.iter().map(|missing: &Missing| format!("{missing} ({whose})")).collect()
-        };
         let mut all = Vec::new();
         if self.installed == Installed::Nothing {
             all.push(format!("{CONFIG} (a file of this node)"));
         }
-        all.extend(named(&self.edited, "kube-apiserver.yaml"));
-        if let Some(cluster) = &self.cluster {
-            all.extend(named(&cluster.edited, cluster::NAME));
+        for (whose, examined) in self.parts() {
+            all.extend(examined.missing.iter().map(|missing| format!("{missing} ({whose})")));
         }
         all
     }
@@ -121,14 +160,30 @@ impl Plan {
         self.installed == Installed::Nothing
     }
 
+    /// The texts as they are to be.
+    pub(super) fn may_be_carried_out(&self) -> Result<Texts<'_>> {
+        if !self.refusals.is_empty() {
+            bail!(self.refusals.join("\n"));
+        }
+        self.may_begin()?;
+        let manifest = Self::edited(&self.name, &self.examined)?;
+        let cluster = self.cluster.as_ref().map(|cluster| Self::edited(cluster::NAME, &cluster.examined));
+        Ok(Texts { manifest, cluster: cluster.transpose()? })
+    }
+
+    fn edited<'a>(whose: &str, examined: &'a Examined) -> Result<&'a str> {
+        let missing: Vec<String> = examined.missing.iter().map(ToString::to_string).collect();
+        let edited = examined.edited.as_deref();
+        edited.map_err(Clone::clone).with_context(|| format!("{whose} lacks {}", missing.join(", ")))
+    }
+
     /// An API server that begins with revision 0 writes plain text, and reads nothing that is encrypted: that is for a
     /// cluster in which nothing was ever encrypted.
-    pub(super) fn may_be_carried_out(&self) -> Result<()> {
+    fn may_begin(&self) -> Result<()> {
         let begins = match self.installed {
-            Installed::Foreign => bail!(foreign()),
-            Installed::Ours => false,
-            // Where an agent has seen to it, it is what this node is to have now.
-            Installed::RevisionZero => !self.edited.missing.is_empty() && !self.known,
+            Installed::Ours | Installed::Foreign => false,
+            // Where an agent has installed it, it is what this node is to have now.
+            Installed::RevisionZero => !self.examined.missing.is_empty() && !self.known,
             Installed::Nothing => true,
         };
         if !begins {
@@ -146,22 +201,18 @@ impl Plan {
             bail!(
                 "this API server would begin without encryption, and whether the cluster has had revisions is not known \
                  (--manifest-only); the one in force is installed by: keyward node-agent prepare --join. Where there has \
-                 been none yet, say --begin-unencrypted"
+                 been none yet, add --begin-unencrypted"
             );
         }
         Ok(())
     }
 
     /// What would be done.
-    pub(super) fn shown(&self, files: &Files) -> String {
+    pub(super) fn shown(&self, files: &Files, texts: &Texts<'_>) -> String {
         let mut text = String::new();
         if self.installs_revision_zero() {
             let path = files.config_path();
-            let _ = writeln!(
-                text,
-                "new file {}: revision 0, by which everything stays as it is\n",
-                path.display()
-            );
+            let _ = writeln!(text, "new file {}: revision 0, which encrypts nothing\n", path.display());
         }
         let mut show = |name: &str, old: &str, new: &str| {
             if old != new {
@@ -169,10 +220,10 @@ impl Plan {
                 let _ = writeln!(text, "{}", diff.unified_diff().context_radius(3).header(name, name));
             }
         };
-        if let Some(cluster) = &self.cluster {
-            show(cluster::NAME, &cluster.text, &cluster.edited.text);
+        if let (Some(cluster), Some(text)) = (&self.cluster, texts.cluster) {
+            show(cluster::NAME, &cluster.text, text);
         }
-        show(&files.manifest_path().to_string_lossy(), &self.manifest, &self.edited.text);
+        show(&files.manifest_path().to_string_lossy(), &self.manifest, texts.manifest);
         text
     }
 }

@@ -46,6 +46,18 @@ fn documents_and_lists_are_read() {
     assert_eq!(dump.lacks(&["Secret", "Lease"]), ["Lease"]);
 }
 
+/// A Node that an agent reports for is kept without its label: it is not gone.
+#[test]
+fn nodes_of_agents_are_kept_without_their_label() {
+    let node = |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+    let agent = json!({
+        "apiVersion": "encryption.keyward.dev/v1alpha1", "kind": "EncryptionNode", "metadata": {"name": "a"}, "spec": {},
+    });
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [node("a"), node("b"), agent]});
+    let nodes = read(&list.to_string()).unwrap().kubernetes().nodes;
+    assert_eq!(nodes.iter().map(|node| node.metadata.name.as_deref()).collect::<Vec<_>>(), [Some("a")]);
+}
+
 #[test]
 fn lists_as_the_api_writes_them_are_read() {
     let list = json!({

@@ -1,15 +1,17 @@
 //! Encryption-config secrets (CONTRACT 1.3): the desired one, and the snapshots that pods run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Secret;
 
-use super::{Component, ManagedConfig, Objects};
+use super::{COMPONENTS, Component, ManagedConfig, Objects};
+use crate::formats::FormatError;
+use crate::formats::encryption_config::EncryptionConfiguration;
 use crate::formats::revision::RevisionContent;
-use crate::formats::{FormatError, consistency};
-use crate::ids::Revision;
+use crate::ids::{KeyId, Revision};
 use crate::names;
 use crate::platform::kubernetes::data;
+use crate::platform::named;
 use crate::snapshot::StoredRevision;
 
 /// `{component}/encryption-config-{revision}`. One without a configuration in it is as if it were not there.
@@ -35,11 +37,41 @@ pub(super) fn managed(objects: &Objects, component: &Component) -> Option<Manage
     })
 }
 
+/// The keys that this component's configuration secrets name where they are not understood.
+pub(super) fn undecodable(objects: &Objects, component: &Component) -> BTreeSet<KeyId> {
+    let managed = names::managed_config(component.name);
+    let revisions = in_namespace(objects, component.name).filter(|secret| {
+        secret.metadata.name.as_deref().is_some_and(|n| names::parse_revision_secret(n).is_some())
+    });
+    let desired = in_namespace(objects, names::MANAGED_NAMESPACE)
+        .filter(|secret| secret.metadata.name.as_deref() == Some(managed.as_str()));
+    let secrets = revisions.chain(desired);
+    secrets.filter(|secret| decode("", secret).is_err()).flat_map(named::of_undecodable).collect()
+}
+
 fn decode(name: &str, secret: &Secret) -> Result<Option<RevisionContent>, FormatError> {
     let content = RevisionContent::decode(name, &data(secret))?;
-    // library-go skips a provider whose name it does not know, and so drops it with the next configuration.
-    content.iter().try_for_each(|content| consistency::plugin_names(&content.config))?;
+    content.iter().try_for_each(|content| entries(&content.config))?;
     Ok(content)
+}
+
+/// Whether each entry is for resources that some API server of OpenShift encrypts. One for another API server's resource is
+/// understood too, though it has no effect here.
+fn entries(config: &EncryptionConfiguration) -> Result<(), FormatError> {
+    let known = |name: &str| COMPONENTS.iter().any(|component| component.encrypts(name));
+    let are_known = |names: &[String]| !names.is_empty() && names.iter().all(|name| known(name));
+    let mut entries = config.resources.iter().enumerate();
+    let Some((index, entry)) = entries.find(|(_, entry)| !entry.resources.as_deref().is_some_and(are_known))
+    else {
+        return Ok(());
+    };
+    // In a file that is damaged anything may be where a name should be.
+    let is_name = |name: &&String| name.bytes().all(|b| b.is_ascii_lowercase() || b"*./-".contains(&b));
+    let names: Vec<&str> = entry.resources.iter().flatten().filter(is_name).map(String::as_str).collect();
+    Err(FormatError::Config(format!(
+        "resources[{index}].resources has what no API server of OpenShift encrypts: [{}]",
+        names.join(", ")
+    )))
 }
 
 fn in_namespace<'o>(objects: &'o Objects, namespace: &'o str) -> impl Iterator<Item = &'o Secret> {

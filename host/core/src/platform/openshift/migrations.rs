@@ -11,6 +11,7 @@ use crate::api::{EncryptionMigrationSpec, EncryptionMigrationStatus, MigrationFa
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, RemoteKeyId, Revision};
 use crate::names;
+use crate::outcome::migration_idle_fact;
 use crate::platform::Age;
 use crate::snapshot::StoredMigration;
 
@@ -53,11 +54,30 @@ pub(super) fn of(
             since: Revision::default(),
             remote_key_id: annotation(names::ANNOTATION_KMS_KEY_ID).map(|id| RemoteKeyId(id.to_owned())),
             attempt: 0,
+            continues: None,
         };
+        if status.phase == MigrationPhase::Running {
+            let elapsed = running_since(object)
+                .and_then(|since| Duration::try_from(now.duration_since(since)).ok())
+                .unwrap_or_default();
+            let value = format!("{}/0/0", spec.key_secret_uid);
+            ages.push((migration_idle_fact(&resource), Age { value, elapsed }));
+        }
         let resource_version = text(object, "/metadata/resourceVersion").to_owned();
         found.insert(resource, StoredMigration { spec, status, current: true, resource_version });
     }
     (found, ages)
+}
+
+/// The keys that the migrations of this component's resources name, whoever made them.
+pub(super) fn write_keys(objects: &Objects, component: &Component) -> impl Iterator<Item = KeyId> {
+    let ours = component.resources.iter().map(|name| names::migration(&GroupResource::parse(name)));
+    let ours: Vec<String> = ours.collect();
+    let of_ours = move |object: &&Value| ours.iter().any(|name| text(object, "/metadata/name") == name);
+    objects.migrations.iter().filter(of_ours).filter_map(|object| {
+        let annotations = object.pointer("/metadata/annotations")?;
+        annotations.get(names::ANNOTATION_WRITE_KEY)?.as_str()?.parse().ok()
+    })
 }
 
 /// CONTRACT 5, 11: OpenShift's controllers know a migration by the key's number alone, which comes back when key secrets
@@ -67,6 +87,17 @@ fn is_later(object: &Value, key: &KeySecret) -> bool {
         (Some(made), Some(key)) => made >= key,
         _ => true,
     }
+}
+
+/// Since when it has the state that it is in: that of its latest condition, else that of the object itself. A migrator that
+/// was never there sets none.
+fn running_since(object: &Value) -> Option<Timestamp> {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let latest = conditions.into_iter().flatten().filter_map(|condition| {
+        let at = ["/lastUpdateTime", "/lastTransitionTime"].map(|pointer| time(text(condition, pointer)));
+        at.into_iter().flatten().max()
+    });
+    latest.max().or_else(|| time(text(object, "/metadata/creationTimestamp")))
 }
 
 fn status(object: &Value) -> (EncryptionMigrationStatus, Option<Timestamp>) {

@@ -16,12 +16,14 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use serde_json::Value;
 
-use super::{Given, Needed, Results, Unreadable, keys, needed};
+use super::numbers::{self, Mark, Numbers};
+use super::{Given, Needed, Results, Unreadable, keys, named, needed};
 use crate::formats::FormatError;
+use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{KeyId, RemoteKeyId, Revision};
 use crate::names;
-use crate::snapshot::{Platform, ServerView, Snapshot};
+use crate::snapshot::{Platform, ServerView, Snapshot, StoredRevision};
 
 /// One API server whose resources are encrypted together (CONTRACT 1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,11 @@ impl Component {
         COMPONENTS.iter().find(|component| component.name == name)
     }
 
+    /// Whether it encrypts this resource.
+    pub fn encrypts(&self, resource: &str) -> bool {
+        self.resources.contains(&resource)
+    }
+
     /// Whether there is anything of it among these objects.
     pub fn is_in(&self, objects: &Objects) -> bool {
         let in_target = |namespace: &Option<String>| namespace.as_deref() == Some(self.name);
@@ -134,7 +141,7 @@ impl std::fmt::Debug for Objects {
 pub fn needed(objects: &Objects, component: &Component, results: &Results) -> Needed {
     let (keys, _) = keys::decode(keys::of(&objects.secrets, names::MANAGED_NAMESPACE, component.name));
     let servers = operator::servers(objects, component);
-    let failures = servers.values().filter_map(ServerView::status).flat_map(needed::unwell);
+    let failures = servers.hosts.values().filter_map(ServerView::status).flat_map(needed::unwell);
     needed::needed(operator::wanted(objects, component).kms.as_ref(), &keys, None, failures, results)
 }
 
@@ -147,6 +154,8 @@ pub struct OpenShift {
     pub managed: Option<ManagedConfig>,
     /// `status.encryptionStatus.preflight`.
     pub preflight: PreflightStatus,
+    /// Health reports of nodes that host no API server of this component: by node, which keys they speak of.
+    pub orphans: BTreeMap<String, BTreeSet<KeyId>>,
 }
 
 /// The desired configuration as stored.
@@ -200,16 +209,8 @@ pub fn snapshot(
     let pods = deployer::of(objects, component);
     let (migrations, failed_for) = migrations::of(objects, component, &keys, given.now);
 
-    // S5: no mark is stored on this platform; every object that names a number counts.
-    let contents = revisions.values().filter_map(|stored| stored.content.as_ref().ok());
-    let written = managed.iter().filter_map(|managed| managed.content.as_ref().ok()?.as_ref());
-    let highest_key = keys
-        .iter()
-        .map(|key| key.id)
-        .chain(undecodable.keys().filter_map(|name| KeyId::from_name(name)))
-        .chain(contents.chain(written).flat_map(RevisionContent::key_ids))
-        .max()
-        .unwrap_or_default();
+    let servers = operator::servers(objects, component);
+    let numbers = count(objects, component, &keys, &undecodable, &revisions, managed.as_ref());
     let running = if let PodsVerdict::Converged { revision } = pods { revision } else { Revision(0) };
     let highest_revision = revisions.keys().copied().chain([running]).max().unwrap_or_default();
     let mut ages = given.ages;
@@ -224,19 +225,24 @@ pub fn snapshot(
         keys,
         undecodable,
         revisions,
-        highest_key,
-        recorded_key: highest_key,
+        highest_key: KeyId(numbers.highest),
+        named_key: KeyId(numbers.named),
+        unbelieved_keys: numbers.beyond().into_iter().map(KeyId).collect(),
+        recorded_key: KeyId(numbers.highest),
         highest_revision,
+        unbelieved_revisions: BTreeSet::new(),
+        excess: numbers.excess,
         recorded_revision: highest_revision,
         retry_key: None,
         told_revisions: Vec::new(),
         told_keys: Vec::new(),
         last_converged: running,
-        servers: operator::servers(objects, component),
+        servers: servers.hosts,
         candidate: None,
         candidate_version: None,
         migrations,
         compacted: BTreeSet::new(),
+        history_trouble: BTreeMap::new(),
         leases: BTreeMap::new(),
         evaluations: results.evaluations.clone(),
         objects: results.objects.clone(),
@@ -250,8 +256,41 @@ pub fn snapshot(
             pods,
             managed,
             preflight: operator::preflight(objects, component),
+            orphans: servers.orphans,
         })),
     })
+}
+
+/// No mark is stored on this platform; every object that names a number counts. A health report is not such an object,
+/// since any container of an API server's pod may write one: it counts as a mark of its node.
+fn count(
+    objects: &Objects,
+    component: &Component,
+    keys: &[KeySecret],
+    undecodable: &BTreeMap<String, FormatError>,
+    revisions: &BTreeMap<Revision, StoredRevision>,
+    managed: Option<&ManagedConfig>,
+) -> Numbers {
+    let written = managed.and_then(|managed| managed.content.as_ref().ok()?.as_ref());
+    let named = keys
+        .iter()
+        .map(|key| key.id)
+        .chain(undecodable.keys().filter_map(|name| KeyId::from_name(name)))
+        .chain(named::of_contents(revisions.values()))
+        .chain(written.map(named::of_content).unwrap_or_default())
+        .chain(config::undecodable(objects, component))
+        .chain(migrations::write_keys(objects, component));
+    let reports = operator::reports(objects, component);
+    let marks: Vec<Mark<'_>> = reports
+        .iter()
+        .map(|report| Mark {
+            node: Some(&report.node),
+            field: "encryptionStatus.healthReports[].keyID",
+            number: report.plugin.key_id.0,
+            remedy: "Remove that report from the operator's status, and see which plugin wrote it",
+        })
+        .collect();
+    numbers::count(named.map(|id| id.0), marks)
 }
 
 /// The nodes that must host a good pod (CONTRACT 2.2), sorted.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Component, Objects, PreflightStatus, PreflightVerdict};
+use super::{Component, Objects, PreflightStatus, PreflightVerdict, expected_nodes};
 use crate::api::{
     ClusterEncryptionSpec, EncryptionNodeSpec, EncryptionNodeStatus, EncryptionSpec, HealthStatus,
     NodePlugin, PluginHealth,
 };
-use crate::ids::{PluginDigest, RemoteKeyId};
+use crate::ids::{KeyId, PluginDigest, RemoteKeyId};
 use crate::platform::kubernetes;
 use crate::provider::Failure;
 use crate::snapshot::{AgentView, ServerView, Wanted};
@@ -36,7 +36,7 @@ pub(super) fn wanted(objects: &Objects, component: &Component) -> Wanted {
     spec.resources = Some(component.resources.iter().map(|name| (*name).to_owned()).collect());
     spec.plugins.timeout = overrides("/encryption/kms/timeout");
     spec.reencrypt = overrides("/encryption/reason");
-    let wanted = kubernetes::wanted(&spec);
+    let wanted = kubernetes::read(&spec);
     // Where the admin wrote it here.
     let field =
         format!("{}/encryption/kms/timeout", component.overrides).trim_start_matches('/').replace('/', ".");
@@ -83,53 +83,84 @@ pub(super) fn preflight(objects: &Objects, component: &Component) -> PreflightSt
     PreflightStatus { observed: field("observedConfigHash"), result }
 }
 
-/// The nodes whose plugins are reported on, with what `healthReports` say of them. Of a node without reports nothing is
-/// known, and it is not here: what counts as converged is the pods' to tell.
-pub(super) fn servers(objects: &Objects, component: &Component) -> BTreeMap<String, ServerView> {
+/// One health report.
+pub(super) struct Report {
+    pub(super) node: String,
+    pub(super) plugin: NodePlugin,
+}
+
+/// What hosts the API server's pods, with what is reported of the plugins there.
+pub(super) struct Servers {
+    /// By node. One of which nothing is reported has no plugins: nothing was observed there yet.
+    pub(super) hosts: BTreeMap<String, ServerView>,
+    /// Reports of other nodes, which have left: by node, which keys they speak of.
+    pub(super) orphans: BTreeMap<String, BTreeSet<KeyId>>,
+}
+
+/// The health reports. One that names no key of this platform's is about none.
+pub(super) fn reports(objects: &Objects, component: &Component) -> Vec<Report> {
     let path = format!("{}/healthReports", component.status);
     let reports = cr(objects, component).and_then(|cr| cr.pointer(&path)?.as_array());
-    let mut servers: BTreeMap<String, ServerView> = BTreeMap::new();
-    for report in reports.into_iter().flatten() {
-        let field = |name: &str| report.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
-        let (Some(node), Some(Ok(key_id))) = (field("nodeName"), field("keyID").map(|id| id.parse())) else {
-            continue;
-        };
-        let status = match field("status").as_deref() {
-            Some("Healthy") => HealthStatus::Healthy,
-            Some("Unhealthy") => HealthStatus::Unhealthy,
-            _ => HealthStatus::Error,
-        };
-        let plugin =
-            NodePlugin {
-                key_id,
-                // Which bytes run is not reported here: the pod's revision stands for it.
-                digest: PluginDigest(String::new()),
-                ready: status == HealthStatus::Healthy,
-                health: PluginHealth {
-                    status,
-                    remote_key_id: RemoteKeyId(field("remoteKeyID").unwrap_or_else(|| "unknown".to_owned())),
-                    last_checked_time: field("lastCheckedTime").unwrap_or_default(),
-                    // All that a reporter asks for is Status, and all that it tells is the message.
-                    failure: field("detail")
-                        .filter(|_| status != HealthStatus::Healthy)
-                        .map(|message| Failure { phase: "status".to_owned(), message, ..Default::default() }),
-                    detail: field("detail"),
-                },
-                repairs: 0,
-            };
-        let server = servers.entry(node.clone()).or_insert_with(|| ServerView {
-            name: node,
-            is_node: true,
-            has_lease: false,
-            agent: Some(AgentView {
-                spec: EncryptionNodeSpec::default(),
-                status: Some(EncryptionNodeStatus::default()),
-                resource_version: String::new(),
+    reports.into_iter().flatten().filter_map(report).collect()
+}
+
+fn report(report: &Value) -> Option<Report> {
+    let field = |name: &str| report.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
+    let key_id = field("keyID")?.parse().ok()?;
+    let status = match field("status").as_deref() {
+        Some("Healthy") => HealthStatus::Healthy,
+        Some("Unhealthy") => HealthStatus::Unhealthy,
+        _ => HealthStatus::Error,
+    };
+    let plugin = NodePlugin {
+        key_id,
+        // Which bytes run is not reported here: the pod's revision stands for it.
+        digest: PluginDigest(String::new()),
+        ready: status == HealthStatus::Healthy,
+        health: PluginHealth {
+            status,
+            remote_key_id: RemoteKeyId(field("remoteKeyID").unwrap_or_else(|| "unknown".to_owned())),
+            last_checked_time: field("lastCheckedTime").unwrap_or_default(),
+            // All that a reporter asks for is Status, and all that it reports is the message.
+            failure: field("detail").filter(|_| status != HealthStatus::Healthy).map(|message| Failure {
+                phase: "status".to_owned(),
+                message,
+                ..Default::default()
             }),
-        });
-        if let Some(status) = server.agent.as_mut().and_then(|agent| agent.status.as_mut()) {
+            detail: field("detail"),
+        },
+        repairs: 0,
+    };
+    Some(Report { node: field("nodeName")?, plugin })
+}
+
+/// The nodes that host the API server, with their reports. Where no host is known, every report counts: whose node has left
+/// is not known then.
+pub(super) fn servers(objects: &Objects, component: &Component) -> Servers {
+    let expected = expected_nodes(objects, component);
+    let server = |name: &str| ServerView {
+        name: name.to_owned(),
+        is_node: true,
+        lacks_label: false,
+        has_lease: false,
+        agent: Some(AgentView {
+            spec: EncryptionNodeSpec::default(),
+            status: Some(EncryptionNodeStatus::default()),
+            resource_version: String::new(),
+        }),
+    };
+    let mut hosts: BTreeMap<String, ServerView> =
+        expected.iter().map(|name| (name.clone(), server(name))).collect();
+    let mut orphans: BTreeMap<String, BTreeSet<KeyId>> = BTreeMap::new();
+    for Report { node, plugin } in reports(objects, component) {
+        if !expected.is_empty() && !expected.contains(&node) {
+            orphans.entry(node).or_default().insert(plugin.key_id);
+            continue;
+        }
+        let host = hosts.entry(node.clone()).or_insert_with(|| server(&node));
+        if let Some(status) = host.agent.as_mut().and_then(|agent| agent.status.as_mut()) {
             status.plugins.push(plugin);
         }
     }
-    servers
+    Servers { hosts, orphans }
 }

@@ -20,12 +20,12 @@ async fn what_befalls_the_kms_is_told_and_ends_no_read() -> Result<()> {
 
 async fn sealed_and_gone(faulty: &mut Faulty) -> Result<()> {
     faulty.cluster.keyward.bao.seal().await?;
-    faulty.detected("Vault sealed", PROBE, &["key 2", "node node-3", "sealed"]).await?;
+    faulty.detected("Vault sealed", PROBE, &["key 2", "node-3", "sealed"]).await?;
     faulty.cluster.keyward.bao.unseal().await?;
     faulty.healed("Vault sealed").await?;
 
     faulty.cluster.keyward.bao.stop();
-    faulty.detected("Vault gone", PROBE, &["key 1", "node node-2", "connection refused"]).await?;
+    faulty.detected("Vault gone", PROBE, &["key 1", "node-2", "connection refused"]).await?;
     faulty.cluster.keyward.bao.start_again().await?;
     faulty.healed("Vault gone").await
 }
@@ -33,13 +33,13 @@ async fn sealed_and_gone(faulty: &mut Faulty) -> Result<()> {
 async fn rights(faulty: &Faulty) -> Result<()> {
     // An API server that starts needs it to encrypt, or it reads nothing of what is under that key.
     faulty.rights(Policy { encrypt: false, ..Policy::FULL }, Policy::FULL).await?;
-    let said = ["plugin of key 1", "node node-1", "transit/encrypt/a"];
+    let said = ["plugin of key 1", "node-1", "transit/encrypt/a"];
     faulty.detected("an old key without encrypt", FULL_PROBE, &said).await?;
     faulty.rights(Policy::FULL, Policy::FULL).await?;
     faulty.healed("an old key without encrypt").await?;
 
     faulty.rights(Policy::FULL, Policy { decrypt: false, ..Policy::FULL }).await?;
-    let said = ["plugin of key 2", "node node-1", "transit/decrypt/b"];
+    let said = ["plugin of key 2", "node-1", "transit/decrypt/b"];
     faulty.detected("the write key without decrypt", FULL_PROBE, &said).await?;
     faulty.rights(Policy::FULL, Policy::FULL).await?;
     faulty.healed("the write key without decrypt").await
@@ -63,7 +63,7 @@ async fn credentials(faulty: &mut Faulty) -> Result<()> {
     bao.revoke_secret_id("", "keyward", &faulty.cluster.keyward.role.secret_id).await?;
     bao.revoke_tokens("").await?;
     let said =
-        ["plugin of key 2", "node node-2", "login-refused", "put a valid role-id and secret-id into Secret"];
+        ["plugin of key 2", "node-2", "login-refused", "put a valid role-id and secret-id into Secret"];
     faulty.detected("the credentials revoked", PROBE, &said).await?;
     // The plugins that were refused have locked the role out by now: another one with the same rights.
     faulty.cluster.keyward.role = bao.policy_and_approle("", "another", &[A, B]).await?;
@@ -74,7 +74,7 @@ async fn credentials(faulty: &mut Faulty) -> Result<()> {
     let wrong = Authority::new("another-ca")?;
     faulty.cluster.keyward.set_ca_bundle(wrong.pem()).await.context("the wrong bundle")?;
     // Long before the candidate gives up: its log says what it is up against.
-    faulty.detected("a wrong CA", PROBE, &["preflight of key", "node node-1", "tls-unknown-ca"]).await?;
+    faulty.detected("a wrong CA", PROBE, &["preflight of key", "node-1", "tls-unknown-ca"]).await?;
     let right = faulty.cluster.keyward.bao.ca_pem().to_owned();
     faulty.cluster.keyward.set_ca_bundle(&right).await?;
     faulty.healed("a wrong CA").await

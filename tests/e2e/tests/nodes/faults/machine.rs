@@ -46,7 +46,7 @@ async fn plugins(faulty: &Faulty) -> Result<()> {
     faulty.healed("plugin killed").await?;
 
     faulty.signal(1, 2, "-STOP").await?;
-    faulty.detected("plugin hanging", PROBE, &["plugin of key 2", "node node-2"]).await?;
+    faulty.detected("plugin hanging", PROBE, &["plugin of key 2", "node-2"]).await?;
     faulty.signal(1, 2, "-CONT").await?;
     faulty.healed("plugin hanging").await?;
 
@@ -68,7 +68,7 @@ async fn plugins(faulty: &Faulty) -> Result<()> {
         })
     })
     .await?;
-    let said = ["plugin of key 2", "node node-3", "exit"];
+    let said = ["plugin of key 2", "node-3", "exit"];
     faulty.detected("port taken", PROBE, &said).await?;
     drop(holder);
     faulty.healed("port taken").await
@@ -138,7 +138,7 @@ async fn images(faulty: &mut Faulty) -> Result<()> {
     keyward.cluster.map_images([Image::exact(IMAGE(9), plugin).args(["-a-flag-of-another-release"])])?;
     let keyward = &faulty.cluster.keyward;
     keyward.apply(&vault_spec(keyward, "b", &IMAGE(9))).await?;
-    let said = ["preflight of key 2", "node node-1", "does not know one of its arguments"];
+    let said = ["preflight of key 2", "node-1", "does not know one of its arguments"];
     faulty.detected("image without a flag", FULL_PROBE, &said).await?;
     let keyward = &faulty.cluster.keyward;
     keyward.apply(&KEY_B.spec(keyward)).await?;
@@ -158,7 +158,7 @@ async fn edited(faulty: &Faulty) -> Result<()> {
     let good = std::fs::read(&path)?;
     let back = async |what: &str| {
         wait_until(&format!("{what}: the file to be Keyward's again"), PATIENCE, async || {
-            let config: EncryptionConfiguration = serde_json::from_slice(&std::fs::read(&path)?)?;
+            let config = EncryptionConfiguration::decode(&std::fs::read(&path)?)?;
             let ours = config.resources.iter().all(|entry| entry.providers[0].kms.is_some());
             Ok(Seen::when(ours, keyward.status().await?.summary()))
         })
@@ -166,7 +166,7 @@ async fn edited(faulty: &Faulty) -> Result<()> {
     };
 
     // Seen before the API server looks, or soon after: plain text would be written first.
-    let mut config: EncryptionConfiguration = serde_json::from_slice(&good)?;
+    let mut config = EncryptionConfiguration::decode(&good)?;
     for entry in &mut config.resources {
         entry.providers.reverse();
     }
@@ -195,7 +195,7 @@ async fn edited(faulty: &Faulty) -> Result<()> {
     let own =
         ProviderConfiguration { aescbc: Some(KeysConfiguration { keys: vec![key] }), ..Default::default() };
     let good = std::fs::read(&path)?;
-    let mut config: EncryptionConfiguration = serde_json::from_slice(&good)?;
+    let mut config = EncryptionConfiguration::decode(&good)?;
     for entry in &mut config.resources {
         entry.providers.insert(0, own.clone());
     }
@@ -204,7 +204,7 @@ async fn edited(faulty: &Faulty) -> Result<()> {
     replace(&path, &foreign)?;
     loaded(faulty, &foreign).await?;
     node.start_agent(&agent_args())?;
-    let said = ["node node-2", "ForeignConfiguration"];
+    let said = ["node-2", "ForeignConfiguration"];
     faulty.detected("hand-written configuration", FULL_PROBE, &said).await?;
     ensure!(std::fs::read(&path)? == foreign, "it was replaced");
     replace(&path, &good)?;

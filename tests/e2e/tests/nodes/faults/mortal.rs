@@ -88,7 +88,7 @@ async fn edited(cluster: &InUse) -> Result<()> {
 
     let before = cluster.keyward.status().await?.newest_revision().context("no revision")?;
     let path = node.path(ENCRYPTION_CONFIG);
-    let mut config: EncryptionConfiguration = serde_json::from_slice(&std::fs::read(&path)?)?;
+    let mut config = EncryptionConfiguration::decode(&std::fs::read(&path)?)?;
     for entry in &mut config.resources {
         entry.providers.reverse();
     }

@@ -5,26 +5,13 @@
 
 use std::collections::BTreeSet;
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
-use zeroize::Zeroizing;
-
+use super::{EncryptionConfiguration, KeysConfiguration, KmsConfiguration, ProviderConfiguration};
 use crate::duration;
-use crate::formats::encryption_config::{
-    EncryptionConfiguration, KeysConfiguration, KmsConfiguration, ProviderConfiguration,
-};
 
 const AES_BYTES: &[usize] = &[16, 24, 32];
 const SECRETBOX_BYTES: &[usize] = &[32];
 /// Stored without an API of their own.
 const WITHOUT_API: [&str; 3] = ["apiserveripinfo", "serviceipallocations", "servicenodeportallocations"];
-/// Go's decoder is this lenient.
-const GO: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
-);
-
 /// The first thing that an API server with automatic reload refuses, and why; no key material. `None` where its
 /// validation passes: plugins that do not answer are another matter.
 pub(super) fn refused(config: &EncryptionConfiguration) -> Option<String> {
@@ -163,8 +150,8 @@ fn kms(one: &KmsConfiguration, names: &BTreeSet<String>) -> Option<(&'static str
         Ok(_) => {}
         Err(why) => return Some(("timeout", why)),
     }
-    if !one.endpoint.to_lowercase().starts_with("unix:") {
-        return refuse("endpoint", "it must begin with unix://");
+    if let Some(why) = endpoint(&one.endpoint) {
+        return refuse("endpoint", why);
     }
     match one.cachesize {
         Some(_) if !v1 => return refuse("cachesize", "v2 has none"),
@@ -177,6 +164,23 @@ fn kms(one: &KmsConfiguration, names: &BTreeSet<String>) -> Option<(&'static str
     None
 }
 
+/// What Go's URL parser refuses, and a little more: hosts, which a Unix socket does not have, are not taken apart.
+fn endpoint(url: &str) -> Option<&'static str> {
+    let scheme = url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:"));
+    let Some(rest) = url.get(5..).filter(|_| scheme) else { return Some("it must begin with unix://") };
+    if rest.bytes().any(|byte| byte.is_ascii_control()) {
+        return Some("it has a control character");
+    }
+    let is_escape = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    if !rest.split('%').skip(1).all(is_escape) {
+        return Some("it has a % that is followed by no hexadecimal digits");
+    }
+    let host =
+        rest.strip_prefix("//").and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte);
+    (!host.bytes().all(plain)).then_some("it names a host; a socket is unix:// and an absolute path")
+}
+
 fn keys(found: &KeysConfiguration, lengths: &[usize]) -> Option<Refusal> {
     if found.keys.is_empty() {
         return Some((String::new(), "at least one is required".to_owned()));
@@ -186,12 +190,7 @@ fn keys(found: &KeysConfiguration, lengths: &[usize]) -> Option<Refusal> {
             return Some((format!("[{i}].name"), "it is required".to_owned()));
         }
         let refuse = |why: String| Some((format!("[{i}].secret"), why));
-        // Line breaks within are fine by Go.
-        let text: Zeroizing<Vec<u8>> =
-            Zeroizing::new(key.secret.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect());
-        let Ok(bytes) = GO.decode(text.as_slice()).map(Zeroizing::new) else {
-            return refuse("it is not base64".to_owned());
-        };
+        let Some(bytes) = key.material() else { return refuse("it is not base64".to_owned()) };
         if lengths.contains(&bytes.len()) {
             return None;
         }
@@ -211,7 +210,7 @@ mod tests {
         let config = json!({
             "kind": "EncryptionConfiguration", "apiVersion": "apiserver.config.k8s.io/v1", "resources": resources,
         });
-        refused(&serde_json::from_value(config).unwrap())
+        refused(&EncryptionConfiguration::decode(config.to_string().as_bytes()).unwrap())
     }
 
     fn entry(resources: &Value, provider: &Value) -> Value {
@@ -230,6 +229,7 @@ mod tests {
     }
 
     fn aes(kind: &str, bytes: usize) -> Value {
+        use base64::Engine as _;
         use base64::prelude::BASE64_STANDARD;
         json!({kind: {"keys": [{"name": "1", "secret": BASE64_STANDARD.encode(vec![7; bytes])}]}})
     }
@@ -280,8 +280,11 @@ mod tests {
     #[case::kms_name(kms(&json!({"name": ""})), "resources[0].providers[0].kms.name: it is required")]
     #[case::colon(kms(&json!({"name": "1:a"})), "resources[0].providers[0].kms.name: it must not contain ':'")]
     #[case::scheme(kms(&json!({"endpoint": "http://x"})), "resources[0].providers[0].kms.endpoint: it must begin with unix://")]
+    #[case::escape(kms(&json!({"endpoint": "unix:///a%2"})), "resources[0].providers[0].kms.endpoint: it has a % that is followed by no hexadecimal digits")]
+    #[case::control(kms(&json!({"endpoint": "unix:///a\n"})), "resources[0].providers[0].kms.endpoint: it has a control character")]
+    #[case::host(kms(&json!({"endpoint": "unix://[::1/a"})), "resources[0].providers[0].kms.endpoint: it names a host; a socket is unix:// and an absolute path")]
     #[case::zero(kms(&json!({"timeout": "0s"})), "resources[0].providers[0].kms.timeout: it must be above zero")]
-    #[case::negative(kms(&json!({"timeout": "-1s"})), "resources[0].providers[0].kms.timeout: \"-1s\" is not a duration such as 10s or 1m30s")]
+    #[case::negative(kms(&json!({"timeout": "-1s"})), "resources[0].providers[0].kms.timeout: \"-1s\" is negative")]
     #[case::words(kms(&json!({"timeout": "10 seconds"})), "resources[0].providers[0].kms.timeout: \"10 seconds\" is not a duration such as 10s or 1m30s")]
     #[case::cache(kms(&json!({"cachesize": 5})), "resources[0].providers[0].kms.cachesize: v2 has none")]
     #[case::version(kms(&json!({"apiVersion": "v3"})), "resources[0].providers[0].kms.apiVersion: \"v3\" is none of v1 and v2")]

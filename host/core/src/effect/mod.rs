@@ -1,14 +1,44 @@
 //! What a change of configuration does to what is stored: the verdict that `keyward plan` shows, that the operator
 //! acts on, and that a provider author's fixtures expect. One function, so that the three cannot disagree.
 
+mod spec;
+
+pub use spec::{Change, InForce, between};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::field::{FieldPath, Step};
+use crate::ids::Mode;
 use crate::provider::{Descriptor, Effect, Evaluation, Violation};
 
 /// The reason shown for a field whose rule says more than the change does.
 pub const SAME_KEK: &str = "same KEK";
+
+/// Why there is a new key: it encrypts in another way.
+pub const MODE_CHANGED: &str = "encryption-mode-changed";
+/// It names another KEK.
+pub const PROVIDER_CHANGED: &str = "kms-provider-changed";
+/// Decisions 8: another token asks for everything to be re-encrypted.
+pub const EXTERNAL_REASON_CHANGED: &str = "external-reason-changed";
+
+/// Whether a spec needs another key than the newest, and why. `kek` is the [`total`] between two KMS configurations, and
+/// the tokens are the one that the key was made for and the one that is asked for: an empty one asks for nothing.
+pub fn new_key(
+    (from, to): (Mode, Mode),
+    kek: Option<Effect>,
+    (made_for, asked): (&str, &str),
+) -> Option<&'static str> {
+    if from != to {
+        Some(MODE_CHANGED)
+    } else if kek == Some(Effect::NewKey) {
+        Some(PROVIDER_CHANGED)
+    } else if to != Mode::Identity && !asked.is_empty() && made_for != asked {
+        Some(EXTERNAL_REASON_CHANGED)
+    } else {
+        None
+    }
+}
 
 /// One side of a comparison: a configuration as it was written, and what its provider says of it.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,158 @@
+//! What the CRD's schema refuses beside types: the API server refuses whatever the operator would refuse, with the same
+//! reason.
+
+use schemars::Schema;
+use serde_json::{Value, json};
+
+use crate::ids::Mode;
+use crate::platform::refused::{NO_NAME, REFUSED, Refused, WILDCARDS};
+
+/// Resources in one list, at most: without a bound the API server does not accept the rules.
+const MOST_RESOURCES: usize = 64;
+/// The resources of a spec that names none.
+const DEFAULTS: &str = "['configmaps', 'secrets']";
+
+/// `spec`.
+pub(super) fn spec(schema: &mut Schema) {
+    // Absent is not `identity`: the field has no default, and what is missing is named.
+    if let Some(encryption) = schema.pointer_mut("/properties/encryption").and_then(Value::as_object_mut) {
+        encryption.remove("default");
+    }
+    schema.insert("required".to_owned(), json!(["encryption"]));
+    let rules = [named(), refused()].concat();
+    list(schema, "/properties/resources", &rules);
+    list(schema, "/properties/decrypt", &named());
+    let rule = json!([{
+        "rule": format!("!has(self.decrypt) || self.decrypt.all(resource, !(resource in {}))", resources("self")),
+        "message": "a resource must not be in spec.resources (configmaps and secrets where it names none) and in spec.decrypt",
+        "fieldPath": ".decrypt",
+    }]);
+    schema.insert("x-kubernetes-validations".to_owned(), rule);
+}
+
+/// The whole object. A resource of which something is stored under a key must not just leave the list: the operator would
+/// keep it encrypted, and this says so at once.
+pub fn object() -> Value {
+    let is_plain = "has(self.spec.encryption) && has(self.spec.encryption.type) && self.spec.encryption.type == 'identity'";
+    let known = "has(self.status) && has(self.status.encryptedResources)";
+    let (new, old) = (resources("self.spec"), resources("oldSelf.spec"));
+    let stays = format!("resource in {new} || has(self.spec.decrypt) && resource in self.spec.decrypt");
+    json!([
+        {
+            "rule": "self.metadata.name == 'cluster'",
+            "message": "there is one ClusterEncryption, and its name is 'cluster'",
+        },
+        {
+            "rule": format!(
+                "{is_plain} || !({known}) || {old}.all(resource, {stays} || !(resource in self.status.encryptedResources))"
+            ),
+            "message": "an encrypted resource leaves spec.resources: add it to spec.decrypt to confirm that it is decrypted",
+            "fieldPath": ".spec",
+        },
+    ])
+}
+
+/// The resources that a spec asks for.
+fn resources(of: &str) -> String {
+    format!("(has({of}.resources) && size({of}.resources) > 0 ? {of}.resources : {DEFAULTS})")
+}
+
+/// Names of resources in the status, bounded for the rule above.
+pub(super) fn status_names(schema: &mut Schema) {
+    schema.insert("maxItems".to_owned(), json!(1024));
+    schema.insert("items".to_owned(), json!({"type": "string", "maxLength": 253}));
+}
+
+/// `spec.encryption`.
+pub(super) fn encryption(schema: &mut Schema) {
+    schema.insert("required".to_owned(), json!(["type"]));
+    let rule = json!([{
+        "rule": "has(self.kms) ? (has(self.type) && self.type == 'KMS') : true",
+        "message": crate::platform::KMS_REQUIRED,
+    }]);
+    schema.insert("x-kubernetes-validations".to_owned(), rule);
+}
+
+/// `spec.encryption.type`.
+pub(super) fn mode(_: &mut schemars::SchemaGenerator) -> Schema {
+    let modes: Vec<&str> = Mode::ALL.iter().map(|mode| mode.as_str()).collect();
+    schemars::json_schema!({"type": "string", "enum": modes})
+}
+
+/// A Go duration above zero.
+pub(super) fn duration(_: &mut schemars::SchemaGenerator) -> Schema {
+    let unit = "(ns|us|µs|μs|ms|s|m|h)";
+    schemars::json_schema!({
+        "type": "string",
+        "maxLength": 64,
+        "x-kubernetes-validations": [{
+            "rule": format!(
+                "self.matches('^[+]?(([0-9]+([.][0-9]*)?|[.][0-9]+){unit})+$') && duration(self) > duration('0s')"
+            ),
+            "message": "must be a duration above zero, such as 10s or 1m30s",
+        }],
+    })
+}
+
+/// `spec.plugins.resources`.
+pub(super) fn plugin_resources(schema: &mut Schema) {
+    for list in ["requests", "limits"] {
+        let list = schema.pointer_mut(&format!("/properties/{list}")).and_then(Value::as_object_mut);
+        if let Some(list) = list {
+            let quantity = json!({
+                "type": "string",
+                "maxLength": 32,
+                "x-kubernetes-validations": [{
+                    "rule": "isQuantity(self) && !quantity(self).isLessThan(quantity('0'))",
+                    "message": "must be a quantity, such as 10m or 64Mi, and not below zero",
+                }],
+            });
+            list.insert("maxProperties".to_owned(), json!(16));
+            list.insert("additionalProperties".to_owned(), quantity);
+        }
+    }
+    let (requests, limits) = ("self.requests[name]", "self.limits[name]");
+    let compared = format!(
+        "isQuantity({requests}) && isQuantity({limits}) && quantity({requests}).isGreaterThan(quantity({limits}))"
+    );
+    let rule = json!([{
+        "rule": format!(
+            "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits && {compared}))"
+        ),
+        "message": "a request must not be above its limit",
+    }]);
+    schema.insert("x-kubernetes-validations".to_owned(), rule);
+}
+
+fn list(schema: &mut Schema, pointer: &str, rules: &[Value]) {
+    if let Some(list) = schema.pointer_mut(pointer).and_then(Value::as_object_mut) {
+        list.insert("x-kubernetes-list-type".to_owned(), json!("set"));
+        list.insert("maxItems".to_owned(), json!(MOST_RESOURCES));
+        let item = json!({"type": "string", "maxLength": 253, "x-kubernetes-validations": rules});
+        list.insert("items".to_owned(), item);
+    }
+}
+
+/// What a resource's name is. One mistake has one message: a wildcard is no name either.
+fn named() -> Vec<Value> {
+    vec![
+        json!({"rule": "!self.contains('*')", "message": WILDCARDS}),
+        json!({"rule": "self.contains('*') || self.matches('^[a-z0-9-][a-z0-9.-]*$')", "message": NO_NAME}),
+    ]
+}
+
+/// Those that cannot be encrypted, by the table that the operator refuses them by.
+fn refused() -> Vec<Value> {
+    let rule = |refused: &Refused| {
+        let Refused { group, resources, why } = refused;
+        let rule = if resources.is_empty() {
+            format!("!self.matches('^[^.]+[.]{}$')", group.replace('.', "[.]"))
+        } else {
+            let suffix = if group.is_empty() { String::new() } else { format!(".{group}") };
+            let names: Vec<String> = resources.iter().map(|name| format!("'{name}{suffix}'")).collect();
+            format!("!(self in [{}])", names.join(", "))
+        };
+        json!({"rule": rule, "message": why})
+    };
+    REFUSED.iter().map(rule).collect()
+}

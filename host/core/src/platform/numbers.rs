@@ -1,0 +1,152 @@
+//! Numbers that must never come back: those of keys, and those of revisions.
+//!
+//! Two kinds of statements say which numbers were used. An object *names* a number: a key secret, a configuration, a key
+//! check, a migration, a list in a status. What is named counts. A *mark* says how far somebody has counted. It keeps a
+//! number from coming back whose objects are all gone; but nothing else proves it, and one that is wrong by far would leave
+//! no number for the next key. So a mark counts up to a bound above what is named, and what exceeds the bound is reported.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// How far above what is named an agent's mark counts. The agent records a number when a configuration or a key check
+/// names it, so that only objects that were lost since then lie between.
+pub const AGENT_BOUND: u64 = 16;
+/// The same for the operator's own marks. They are raised before each object that they speak of, so that they run ahead
+/// for as long as an admission webhook, say, refuses every Secret.
+pub const OPERATOR_BOUND: u64 = 1 << 20;
+
+/// How far somebody has counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark<'a> {
+    /// The node whose agent says so; `None` for the operator's own mark.
+    pub node: Option<&'a str>,
+    /// The field that says so.
+    pub field: &'static str,
+    /// What it says.
+    pub number: u64,
+    /// What to do where it exceeds its bound.
+    pub remedy: &'static str,
+}
+
+/// A mark that exceeds its bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excess {
+    /// The node whose agent says so; `None` for the operator's own mark.
+    pub node: Option<String>,
+    /// The field that says so.
+    pub field: &'static str,
+    /// What it says.
+    pub number: u64,
+    /// The highest number that an object names.
+    pub named: u64,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, field, number, named, remedy } = self;
+        match node {
+            Some(node) => write!(f, "node {node}: ")?,
+            None => write!(f, "ClusterEncryption {}: ", crate::names::CLUSTER)?,
+        }
+        write!(
+            f,
+            "{field} is {number}, and no object names a number above {named}: it is not believed. {remedy}"
+        )
+    }
+}
+
+/// What is known of one sequence of numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// The highest number that an object names.
+    pub named: u64,
+    /// The highest number that counts.
+    pub highest: u64,
+    /// The marks above it. None of their numbers is ever given out either.
+    pub excess: Vec<Excess>,
+}
+
+/// What these numbers and marks come to.
+pub fn count<'a, M>(named: impl IntoIterator<Item = u64>, marks: M) -> Numbers
+where
+    M: IntoIterator<Item = Mark<'a>, IntoIter: Clone>,
+{
+    let named = named.into_iter().max().unwrap_or_default();
+    let marks = marks.into_iter();
+    let counts = |mark: Mark<'_>| {
+        let bound = if mark.node.is_some() { AGENT_BOUND } else { OPERATOR_BOUND };
+        mark.number.min(named.saturating_add(bound))
+    };
+    let highest = marks.clone().map(counts).max().unwrap_or_default().max(named);
+    let excess = marks.filter(|mark| mark.number > highest).map(|mark| Excess {
+        node: mark.node.map(ToOwned::to_owned),
+        field: mark.field,
+        number: mark.number,
+        named,
+        remedy: mark.remedy,
+    });
+    Numbers { named, highest, excess: excess.collect() }
+}
+
+impl Numbers {
+    /// The numbers above [`Self::highest`] that marks name.
+    pub fn beyond(&self) -> BTreeSet<u64> {
+        self.excess.iter().map(|excess| excess.number).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::KeyId;
+    use crate::snapshot::next_free;
+
+    const LAST: u64 = i64::MAX.unsigned_abs();
+
+    fn any_number() -> impl Strategy<Value = u64> {
+        prop_oneof![3 => 0..60_u64, 1 => LAST - 30..=LAST, 1 => Just(u64::MAX), 1 => any::<u64>()]
+    }
+
+    fn mark(node: Option<&str>, number: u64) -> Mark<'_> {
+        Mark { node, field: "status.highestKeyID", number, remedy: "" }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn next_number_is_new_and_close_to_what_objects_name(
+            named in vec(any_number(), 0..6),
+            by_agents in vec(any_number(), 0..6),
+            by_operator in any_number(),
+        ) {
+            let agents = by_agents.iter().map(|number| mark(Some("n"), *number));
+            let marks: Vec<Mark<'_>> = agents.chain([mark(None, by_operator)]).collect();
+            let numbers = count(named.iter().copied(), marks);
+            let top = named.iter().copied().max().unwrap_or_default();
+            let believed = by_operator.min(top.saturating_add(OPERATOR_BOUND));
+            let bound = believed.max(top.saturating_add(AGENT_BOUND));
+
+            let beyond = numbers.beyond().into_iter().map(KeyId).collect();
+            match next_free(KeyId(numbers.highest), KeyId::next, &beyond) {
+                Some(KeyId(next)) => {
+                    let mut known = named.iter().chain(&by_agents).chain([&by_operator]);
+                    prop_assert!(known.all(|known| *known != next), "{next} is given out twice");
+                    prop_assert!(top < next && next <= LAST);
+                    prop_assert!(next <= bound.saturating_add(8), "{next} is far above {top}");
+                }
+                None => prop_assert!(bound >= LAST - 8, "numbers are left above {}", numbers.highest),
+            }
+            for number in &by_agents {
+                let reported = numbers.excess.iter().any(|excess| excess.number == *number);
+                prop_assert_eq!(reported, *number > numbers.highest);
+                prop_assert!(*number <= bound || reported, "{number} is neither counted nor reported");
+            }
+        }
+    }
+}

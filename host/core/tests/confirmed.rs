@@ -1,0 +1,154 @@
+//! Decryption is never an accident: what is encrypted stays so until it is asked for in so many words.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
+
+mod support;
+
+use rstest::rstest;
+use support::World;
+
+const KEY_CONTROLLER: &str = "EncryptionKeyControllerDegraded";
+
+fn enabled() -> World {
+    let mut world = World::new(&["a", "b"]);
+    world.settle();
+    world.want_kms("one", "image:1");
+    world.settle();
+    world
+}
+
+/// So many reconciles, for worlds that do not come to rest.
+fn run(world: &mut World, passes: usize) {
+    for _ in 0..passes {
+        world.reconcile();
+        world.follow();
+    }
+}
+
+#[test]
+fn a_resource_that_leaves_the_list_keeps_its_key_until_its_decryption_is_confirmed() {
+    let mut world = enabled();
+    let (before, actions) = (world.config(), world.log.len());
+    world.spec().resources = Some(vec!["secrets".into()]);
+    run(&mut world, 60);
+    assert_eq!((world.config(), world.log.len()), (before, actions));
+    let waiting = world.last.waiting.clone().unwrap();
+    assert_eq!(waiting.reason, "DecryptionNotConfirmed");
+    for part in ["configmaps", "spec.decrypt", "spec.resources"] {
+        assert!(waiting.message.contains(part), "{}", waiting.message);
+    }
+
+    // It goes on being looked after: a later key takes it along.
+    world.compacted = true;
+    world.want_kms("two", "image:1");
+    run(&mut world, 60);
+    let both = |providers: &str| {
+        [("configmaps".to_owned(), providers.to_owned()), ("secrets".to_owned(), providers.to_owned())].into()
+    };
+    assert_eq!(world.config(), both("kms:2,identity"));
+
+    world.spec().decrypt = vec!["configmaps".into()];
+    world.settle();
+    assert_eq!(world.config(), [("secrets".to_owned(), "kms:2,identity".to_owned())].into());
+    assert_eq!(world.last.waiting, None);
+}
+
+#[rstest]
+#[case::type_missing(None, true, "spec.encryption.type: Required value")]
+#[case::type_empty(Some(""), true, "spec.encryption.type: Required value")]
+#[case::encryption_emptied(None, false, "spec.encryption.type: Required value")]
+#[case::letter_case(Some("Identity"), false, "did you mean \"identity\"?")]
+#[case::unknown(Some("none"), false, "unknown encryption mode configured: none")]
+fn a_spec_that_does_not_say_identity_decrypts_nothing(
+    #[case] mode: Option<&str>,
+    #[case] with_kms: bool,
+    #[case] why: &str,
+) {
+    let mut world = enabled();
+    let (before, actions) = (world.config(), world.log.len());
+    let kms = world.spec().encryption.kms.clone();
+    world.spec().encryption.type_ = mode.map(ToOwned::to_owned);
+    world.spec().encryption.kms = kms.filter(|_| with_kms);
+    // Nor does it in the same edit as something that would be carried out by itself.
+    world.only_secrets(true);
+    run(&mut world, 60);
+    assert_eq!((world.config(), world.log.len()), (before, actions));
+    let told = world.condition(KEY_CONTROLLER);
+    assert!(told.starts_with("True") && told.contains(why), "{told}");
+    assert!(!told.contains("kms config is required"), "one mistake has one message: {told}");
+
+    world.want("identity");
+    world.settle();
+    assert!(world.config()["secrets"].starts_with("identity,"), "spelled out it is a request");
+}
+
+#[rstest]
+#[case::in_both_lists(&[], &["secrets"], "spec.decrypt: secrets: it is in spec.resources too")]
+#[case::listed_twice(&["secrets", "secrets"], &[], "spec.resources: secrets: it is listed twice")]
+#[case::confirmed_twice(&[], &["widgets.x", "widgets.x"], "spec.decrypt: widgets.x: it is listed twice")]
+#[case::wildcard(&["secrets"], &["*"], "spec.decrypt: *: wildcards are refused")]
+fn a_mistake_in_the_lists_changes_nothing(
+    #[case] resources: &[&str],
+    #[case] decrypt: &[&str],
+    #[case] why: &str,
+) {
+    let mut world = enabled();
+    let (before, actions) = (world.config(), world.log.len());
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    world.spec().resources = (!resources.is_empty()).then(|| owned(resources));
+    world.spec().decrypt = owned(decrypt);
+    run(&mut world, 60);
+    assert_eq!((world.config(), world.log.len()), (before, actions));
+    let told = world.condition(KEY_CONTROLLER);
+    assert!(told.contains(why), "{told}");
+}
+
+#[test]
+fn a_confirmation_for_what_was_never_encrypted_changes_nothing() {
+    let mut world = enabled();
+    let (before, actions) = (world.config(), world.log.len());
+    world.spec().decrypt = vec!["widgets.example.com".into()];
+    world.settle();
+    assert_eq!((world.config(), world.log.len()), (before, actions));
+    assert_eq!(world.last.waiting, None);
+}
+
+#[test]
+fn a_confirmed_decryption_that_has_begun_goes_on_whatever_else_is_wrong() {
+    let mut world = enabled();
+    world.only_secrets(true);
+    world.stuck = Some("configmaps".into());
+    run(&mut world, 60);
+    assert_eq!(world.config()["configmaps"], "identity,kms:1");
+    world.spec().plugins.timeout = Some("ten seconds".into());
+    run(&mut world, 60);
+    assert_eq!(world.config()["configmaps"], "identity,kms:1");
+}
+
+/// A policy refuses to delete the object while this lists something.
+#[test]
+fn the_status_lists_what_may_be_stored_under_a_key() {
+    let encrypted = |world: &World| world.last.view.encrypted.clone().unwrap();
+    let mut world = World::new(&["a", "b"]);
+    world.settle();
+    assert!(encrypted(&world).is_empty());
+    world.want_kms("one", "image:1");
+    world.settle();
+    assert_eq!(encrypted(&world), ["configmaps", "secrets"]);
+    world.only_secrets(true);
+    world.stuck = Some("configmaps".into());
+    run(&mut world, 60);
+    assert_eq!(encrypted(&world), ["configmaps", "secrets"], "decryption is not done");
+    world.stuck = None;
+    world.compacted = true;
+    world.settle();
+    assert_eq!(encrypted(&world), ["secrets"]);
+    world.want("identity");
+    world.stuck = Some("secrets".into());
+    run(&mut world, 60);
+    assert_eq!(encrypted(&world), ["secrets"], "decryption is not done");
+    world.stuck = None;
+    world.settle();
+    assert!(encrypted(&world).is_empty());
+}

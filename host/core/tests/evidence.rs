@@ -1,0 +1,261 @@
+//! What counts as re-encrypted: no key leaves before every object was seen under the write key once more, a failed
+//! migration is tried again for what it left, and a migration that nobody runs is reported.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+
+mod support;
+
+use std::time::Duration;
+
+use keyward_core::api::{
+    EncryptionMigration, EncryptionMigrationStatus, MigrationFailure, MigrationPhase, MigrationWait,
+};
+use keyward_core::ids::KeyId;
+use keyward_core::names;
+use rstest::rstest;
+use support::World;
+
+const DEGRADED: &str = "EncryptionMigrationControllerDegraded";
+
+fn of<'w>(world: &'w mut World, resource: &str) -> &'w mut EncryptionMigration {
+    let mut migrations = world.objects.migrations.iter_mut();
+    migrations.find(|migration| migration.spec.resource == resource).unwrap()
+}
+
+/// The engine reports this of the attempt that is asked for.
+fn report(world: &mut World, resource: &str, status: EncryptionMigrationStatus) {
+    let migration = of(world, resource);
+    let observed_generation = migration.metadata.generation.unwrap();
+    migration.status = Some(EncryptionMigrationStatus { observed_generation, ..status });
+}
+
+fn failed(objects: &[&str], count: u64, listed: bool) -> EncryptionMigrationStatus {
+    let failure = |object: &&str| MigrationFailure { object: (*object).into(), message: "refused".into() };
+    EncryptionMigrationStatus {
+        phase: MigrationPhase::Failed,
+        start_version: Some("7".into()),
+        failures: objects.iter().map(failure).collect(),
+        failed: count,
+        listed,
+        ..Default::default()
+    }
+}
+
+/// Key 1 in force, key 2 writes and is migrated, and nothing but the evidence keeps key 1.
+fn two_keys(first: &str, second: &str) -> World {
+    let mut world = World::new(&["a"]);
+    want(&mut world, first);
+    world.settle();
+    want(&mut world, second);
+    world.settle();
+    world
+}
+
+fn want(world: &mut World, what: &str) {
+    match what.strip_prefix("kms/") {
+        Some(kek) => world.want_kms(kek, "image:1"),
+        None => world.want(what),
+    }
+}
+
+#[test]
+fn provider_leaves_only_after_every_object_was_looked_at_again() {
+    let mut world = two_keys("kms/one", "kms/two");
+    world.stuck = Some("secrets".into());
+    world.compacted = true;
+    world.log.clear();
+    world.reconcile();
+    let asked: Vec<bool> =
+        ["configmaps", "secrets"].map(|resource| of(&mut world, resource).spec.verifies()).into();
+    assert_eq!(asked, [true, true], "{:?}", world.kinds());
+    for _ in 0..30 {
+        world.reconcile();
+        world.follow();
+    }
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "the verification of secrets is not over");
+    assert!(world.condition("Progressing").contains("Verifying"), "{}", world.condition("Progressing"));
+    world.stuck = None;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
+    assert!(world.condition("Progressing").starts_with("False"), "{}", world.condition("Progressing"));
+}
+
+#[test]
+fn verification_begins_at_its_own_start_so_that_every_object_is_patched() {
+    let mut world = two_keys("kms/one", "kms/two");
+    let before = of(&mut world, "secrets").status.clone().unwrap();
+    world.compacted = true;
+    world.reconcile();
+    let continues = of(&mut world, "secrets").spec.continues.clone().unwrap();
+    assert_eq!((continues.start_version, continues.end_version), (None, before.end_version));
+    assert!(continues.objects.is_empty(), "every object");
+}
+
+#[test]
+fn verification_that_fails_keeps_the_provider_and_is_reported() {
+    let mut world = two_keys("kms/one", "kms/two");
+    world.stuck = Some("secrets".into());
+    world.compacted = true;
+    world.reconcile();
+    report(&mut world, "secrets", failed(&["n/orphan"], 1, true));
+    for _ in 0..50 {
+        world.reconcile();
+        world.follow();
+    }
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+    let spec = of(&mut world, "secrets").spec.clone();
+    assert!(spec.verifies(), "the retry still verifies");
+    assert_eq!(spec.continues.unwrap().objects, ["n/orphan"]);
+    world.reconcile();
+    report(&mut world, "secrets", failed(&["n/orphan"], 1, true));
+    world.reconcile();
+    let said = world.condition(DEGRADED);
+    assert!(said.contains("n/orphan: refused"), "{said}");
+}
+
+/// An annotation that another migrator or an admin wrote is no evidence: the engine has to have looked, twice.
+#[test]
+fn claim_that_somebody_else_recorded_lets_no_local_key_leave() {
+    let mut world = two_keys("aescbc", "aesgcm");
+    world.want("secretbox");
+    world.stuck = Some("secrets".into());
+    for _ in 0..60 {
+        world.reconcile();
+        world.follow();
+    }
+    assert_eq!(world.config()["secrets"], "secretbox:3,aesgcm:2,aescbc:1,identity");
+    let name = names::key_secret(names::KUBE_APISERVER, KeyId(3));
+    let secret =
+        world.objects.secrets.iter_mut().find(|s| s.metadata.name.as_deref() == Some(&name)).unwrap();
+    secret.metadata.annotations.as_mut().unwrap().insert(
+        "encryption.apiserver.operator.openshift.io/migrated-resources".into(),
+        r#"{"resources":[{"Group":"","Resource":"configmaps"},{"Group":"","Resource":"secrets"}]}"#.into(),
+    );
+    for _ in 0..60 {
+        world.reconcile();
+        world.follow();
+    }
+    assert_eq!(world.config()["secrets"], "secretbox:3,aesgcm:2,aescbc:1,identity", "nobody looked");
+    world.stuck = None;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "secretbox:3,aesgcm:2,identity");
+}
+
+#[rstest]
+#[case::all_named(&["n/a", "n/b"], 2, true, &["n/a", "n/b"])]
+#[case::more_than_have_a_name(&["n/a"], 2, true, &[])]
+#[case::not_everything_was_looked_at(&["n/a"], 1, false, &[])]
+fn retry_is_for_what_the_attempt_left(
+    #[case] objects: &[&str],
+    #[case] count: u64,
+    #[case] listed: bool,
+    #[case] left: &[&str],
+) {
+    let mut world = World::new(&["a"]);
+    world.stuck = Some("secrets".into());
+    world.want("aescbc");
+    while world.objects.migrations.is_empty() {
+        world.reconcile();
+        world.follow();
+    }
+    report(&mut world, "secrets", failed(objects, count, listed));
+    let mut pauses = Vec::new();
+    for failures in 0..9 {
+        let attempt = of(&mut world, "secrets").spec.attempt;
+        let mut rounds = 0;
+        while of(&mut world, "secrets").spec.attempt == attempt {
+            world.reconcile();
+            rounds += 1;
+        }
+        pauses.push(rounds);
+        let continues = of(&mut world, "secrets").spec.continues.clone().unwrap();
+        assert_eq!((continues.failures, continues.start_version.as_deref()), (failures + 1, Some("7")));
+        assert_eq!(continues.objects, left, "they are all that is patched");
+        report(&mut world, "secrets", failed(objects, count, listed));
+    }
+    // A reconcile is half a minute here; the first two see the failure.
+    assert_eq!(pauses, [3, 4, 6, 10, 18, 34, 62, 62, 62], "30 s, doubling to 30 minutes");
+}
+
+#[test]
+fn missing_permission_and_a_list_that_fails_are_in_the_condition_with_since_when() {
+    let mut world = World::new(&["a"]);
+    world.stuck = Some("secrets".into());
+    world.want("aescbc");
+    while world.objects.migrations.is_empty() {
+        world.reconcile();
+        world.follow();
+    }
+    let waiting = |since: &str| EncryptionMigrationStatus {
+        phase: MigrationPhase::Running,
+        waiting: Some(MigrationWait { since: since.into(), message: "list secrets: no answer".into() }),
+        ..Default::default()
+    };
+    // It is 12:34:56.
+    report(&mut world, "secrets", waiting("2026-05-08T12:34:30Z"));
+    world.reconcile();
+    assert!(world.condition(DEGRADED).starts_with("False"), "a short outage is no trouble");
+    let said = world.condition("Progressing");
+    assert!(said.contains("waits since 2026-05-08T12:34:30Z: list secrets: no answer"), "{said}");
+    report(&mut world, "secrets", waiting("2026-05-08T12:30:00Z"));
+    world.reconcile();
+    let said = world.condition(DEGRADED);
+    assert!(said.contains("waits since 2026-05-08T12:30:00Z: list secrets: no answer"), "{said}");
+    let refused = Some("the operator may not get secrets".to_owned());
+    report(&mut world, "secrets", EncryptionMigrationStatus { refused, ..failed(&[], 0, false) });
+    world.reconcile();
+    assert!(world.condition(DEGRADED).contains("may not get secrets"), "{}", world.condition(DEGRADED));
+}
+
+#[test]
+fn object_that_fails_is_named_while_the_run_is_under_way() {
+    let mut world = World::new(&["a"]);
+    world.stuck = Some("secrets".into());
+    world.want("aescbc");
+    while world.objects.migrations.is_empty() {
+        world.reconcile();
+        world.follow();
+    }
+    let running = EncryptionMigrationStatus { phase: MigrationPhase::Running, ..failed(&["n/a"], 1, false) };
+    report(&mut world, "secrets", running);
+    world.reconcile();
+    let said = world.condition("Progressing");
+    assert!(said.contains("not rewritten so far: n/a: refused"), "{said}");
+}
+
+#[test]
+fn migration_without_progress_for_an_hour_is_reported() {
+    let mut world = World::new(&["a"]);
+    world.stuck = Some("secrets".into());
+    world.want("aescbc");
+    while world.objects.migrations.is_empty() {
+        world.reconcile();
+        world.follow();
+    }
+    world.reconcile();
+    for age in world.ages.values_mut() {
+        age.elapsed += Duration::from_mins(58);
+    }
+    world.reconcile();
+    assert!(world.condition(DEGRADED).starts_with("False"), "{}", world.condition(DEGRADED));
+    for _ in 0..4 {
+        world.reconcile();
+    }
+    let said = world.condition(DEGRADED);
+    assert!(said.contains("the migration of secrets has made no progress for 60 minutes"), "{said}");
+    let progress =
+        EncryptionMigrationStatus { phase: MigrationPhase::Running, done: 1, ..Default::default() };
+    report(&mut world, "secrets", progress);
+    world.reconcile();
+    assert!(world.condition(DEGRADED).starts_with("False"), "{}", world.condition(DEGRADED));
+}
+
+#[test]
+fn list_that_cannot_be_decoded_is_in_the_condition_at_once() {
+    let mut world = two_keys("kms/one", "kms/two");
+    world.history_error = Some("unable to transform key \"/registry/secrets/n/a\"".into());
+    world.reconcile();
+    let said = world.condition(DEGRADED);
+    assert!(said.contains("unable to transform key \"/registry/secrets/n/a\""), "{said}");
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+}

@@ -1,0 +1,144 @@
+//! One object: patched, and looked at where that fails, until its outcome is known.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use keyward_core::ids::GroupResource;
+use keyward_core::names;
+use tokio_util::sync::CancellationToken;
+
+use super::discovery::Served;
+use super::pace::Load;
+use super::run::Tools;
+use super::verdict::{self, Start, Verdict};
+use crate::cluster::CallError;
+
+/// No `Retry-After` is obeyed for longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The outcome for one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RewriteOutcome {
+    /// Under the write key, or gone.
+    Done(&'static str),
+    /// Neither, for now.
+    Failed(String),
+    /// The API server does not answer.
+    Away(String),
+    /// This credential may rewrite none.
+    Refused(String),
+    /// Not tried: the run is stopping.
+    Skipped,
+}
+
+/// What rewriting an object of one resource needs.
+pub(super) struct Rewriter<'a> {
+    pub(super) tools: &'a Tools,
+    pub(super) served: &'a Served,
+    pub(super) resource: &'a GroupResource,
+    pub(super) start: Start,
+    /// What was written since the start needs no patch: an earlier attempt went through everything.
+    pub(super) skips_newer: bool,
+    pub(super) halt: &'a CancellationToken,
+}
+
+impl Rewriter<'_> {
+    /// `listed` is its metadata where it was just listed.
+    pub(super) async fn rewrite(&self, full_name: &str, listed: Option<&ObjectMeta>) -> RewriteOutcome {
+        let mut pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(5))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        let mut attempt = 0;
+        loop {
+            let slot = self.tools.pace.slot().await;
+            if self.halt.is_cancelled() {
+                return RewriteOutcome::Skipped;
+            }
+            attempt += 1;
+            let verdict = self.attempt(full_name, listed, attempt).await;
+            let busy = matches!(verdict, Verdict::Again(_) | Verdict::Away(_));
+            self.tools.pace.observed(slot, if busy { Load::Busy } else { Load::Fine });
+            match verdict {
+                Verdict::Done(outcome) => return RewriteOutcome::Done(outcome),
+                Verdict::Failed(message) => return RewriteOutcome::Failed(message),
+                Verdict::Away(message) => return RewriteOutcome::Away(message),
+                Verdict::Denied(message) => return self.denied(message).await,
+                Verdict::Again(after) => {
+                    let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
+                    let pause = pause.max(after.unwrap_or_default()).min(LONGEST_PAUSE);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.halt.cancelled() => return RewriteOutcome::Skipped,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, full_name: &str, listed: Option<&ObjectMeta>, attempt: u32) -> Verdict {
+        let collection = self.served.collection_of(full_name);
+        let judged = |patch: Option<&CallError>, look: Result<&ObjectMeta, &CallError>| {
+            verdict::looked(patch, look, self.start, self.resource, full_name)
+        };
+        let found;
+        let object = match listed {
+            Some(object) => object,
+            None => match self.tools.cluster.look(&collection, self.resource, full_name).await {
+                Ok(object) => {
+                    found = object;
+                    &found
+                }
+                Err(error) => return judged(None, Err(&error)),
+            },
+        };
+        if self.start.is_before(object) && (self.skips_newer || listed.is_none()) {
+            return Verdict::Done("rewritten_by_another");
+        }
+        let answer = self.tools.cluster.touch(&collection, &self.resource.to_string(), object).await;
+        let error = match answer {
+            Ok(written) => {
+                let after = written.metadata.resource_version;
+                return verdict::patched(object.resource_version.as_deref(), after.as_deref());
+            }
+            Err(error) => error,
+        };
+        if let Some(again) = verdict::again(&error, attempt) {
+            return again;
+        }
+        let look = self.tools.cluster.look(&collection, self.resource, full_name).await;
+        judged(Some(&error), look.as_ref())
+    }
+
+    /// A webhook's refusal fails one object; a permission that this credential lacks ends the run.
+    async fn denied(&self, message: String) -> RewriteOutcome {
+        match missing_right(self.tools, self.resource).await {
+            Ok(None) => RewriteOutcome::Failed(message),
+            Ok(Some(missing)) => RewriteOutcome::Refused(missing),
+            Err(error) => RewriteOutcome::Away(error.to_string()),
+        }
+    }
+}
+
+/// What the operator may not do to a resource, by the API server's own access review.
+pub(super) async fn missing_right(
+    tools: &Tools,
+    resource: &GroupResource,
+) -> Result<Option<String>, CallError> {
+    let mut missing = Vec::new();
+    for verb in names::MIGRATION_VERBS {
+        if !tools.cluster.may(verb, resource).await? {
+            missing.push(verb);
+        }
+    }
+    Ok((!missing.is_empty()).then(|| {
+        format!(
+            "the operator may not {} {resource} in all namespaces; add the verbs {} on {resource} to the ClusterRole keyward-operator",
+            missing.join(", "),
+            names::MIGRATION_VERBS.join(", ")
+        )
+    }))
+}

@@ -1,0 +1,351 @@
+//! What an admin does by accident decrypts nothing; what an admin confirms does.
+//!
+//! Tried on the real API server with what is shipped, and once more as if the CRD checked nothing, so that the operator
+//! alone stands between the mistake and what is stored. After each mistake every value is read from etcd.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use keyward_core::api::ClusterEncryption;
+use keyward_core::names;
+use keyward_core::platform::kubernetes;
+use keyward_core::platform::refused::REFUSED;
+use keyward_test_cluster::{Seen, wait_until};
+use keyward_test_e2e::{Contents, Install, Keyward, Load, SHORT_HISTORY, evidence, shipped};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, ValidationDirective};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_mins(2);
+const CRD: &str = "clusterencryptions.encryption.keyward.dev";
+const POLICY: &str = "keyward-protect-clusterencryption";
+
+/// What is stored, and what it said before.
+struct Stored {
+    load: Load,
+    before: Contents,
+}
+
+impl Stored {
+    /// Fails unless every value in etcd has the prefix of this key.
+    async fn is_under(&self, keyward: &Keyward, key: u64) -> Result<()> {
+        let prefix = format!("k8s:enc:aescbc:v1:{key}:");
+        evidence(&keyward.cluster, &self.load, &self.before).await?.expect(|_| prefix.clone())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_mistake_decrypts_anything_and_a_confirmed_decryption_does() -> Result<()> {
+    let apiserver_args = vec![SHORT_HISTORY.to_owned()];
+    let keyward = Keyward::start(Install { apiserver_args, ..Install::default() }).await?;
+    let load = Load::create(&keyward.client, 30, 10).await?;
+    let stored = Stored { before: load.contents().await?, load };
+    let encryption = json!({"type": "aescbc"});
+    keyward.apply(&encryption).await?;
+    keyward.wait_settled(1, PATIENCE).await?;
+    protect(&keyward).await?;
+
+    refused_at_once(&keyward).await.context("refused by the API server")?;
+    the_crd_refuses_what_the_operator_refuses(&keyward).await?;
+    stored.is_under(&keyward, 1).await.context("after what the API server refused")?;
+
+    survived(&keyward, &stored, &encryption).await.context("with a CRD that checks nothing")?;
+    deleted(&keyward, &stored, &encryption).await.context("deleted")?;
+    confirmed(&keyward, &stored).await.context("confirmed")
+}
+
+/// Installs the policy, and waits until the API server goes by it.
+async fn protect(keyward: &Keyward) -> Result<()> {
+    keyward.cluster.apply(&shipped(&keyward.cluster, "protect.yaml")?).await?;
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    wait_until("the policy to be in force", PATIENCE, async || {
+        let tried = DeleteParams { dry_run: true, ..Default::default() };
+        let deleted = clusters.delete(names::CLUSTER, &tried).await;
+        Ok(Seen::when(deleted.is_err(), "a deletion would be allowed".to_owned()))
+    })
+    .await
+}
+
+/// The API server names what is wrong, and `plan` too.
+async fn refused_at_once(keyward: &Keyward) -> Result<()> {
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    for (what, spec, words) in [
+        ("misspelled", json!({"encryption": null, "encrytion": {"type": "aescbc"}}), "spec.encryption"),
+        ("emptied", json!({"encryption": {"type": null}}), "spec.encryption.type"),
+        ("gone", json!({"encryption": null}), "spec.encryption"),
+        ("empty type", json!({"encryption": {"type": ""}}), "spec.encryption.type"),
+        ("letter case", json!({"encryption": {"type": "Identity"}}), "\"identity\""),
+        ("left the list", json!({"resources": ["configmaps"]}), "spec.decrypt"),
+        ("in both lists", json!({"decrypt": ["secrets"]}), "spec.decrypt"),
+    ] {
+        // As a client that does not ask for strict fields.
+        let params =
+            PatchParams { field_validation: Some(ValidationDirective::Ignore), ..Default::default() };
+        let written = clusters.patch(names::CLUSTER, &params, &Patch::Merge(json!({"spec": spec}))).await;
+        let refused = written.err().with_context(|| format!("{what} is taken"))?.to_string();
+        ensure!(refused.contains(words), "{what}: {refused}");
+    }
+    let strict = PatchParams { field_validation: Some(ValidationDirective::Strict), ..Default::default() };
+    let typo = json!({"spec": {"encrytion": {"type": "aescbc"}}});
+    let refused = clusters.patch(names::CLUSTER, &strict, &Patch::Merge(typo)).await;
+    ensure!(refused.is_err_and(|error| error.to_string().contains("encrytion")), "kubectl's typo is taken");
+    let refused = clusters.delete(names::CLUSTER, &DeleteParams::default()).await;
+    let refused = refused.err().context("it is deleted")?.to_string();
+    for part in ["still encrypted: configmaps, secrets", "identity", "status.encryptedResources"] {
+        ensure!(refused.contains(part), "{refused}");
+    }
+
+    let mut object = keyward.object(&json!({"type": "aescbc"}));
+    let encryption = object["spec"].as_object_mut().unwrap().remove("encryption").unwrap();
+    object["spec"]["encrytion"] = encryption;
+    plan(keyward, &object, 1, &["spec.encrytion: unknown field; did you mean \"encryption\"?"]).await?;
+    plan(keyward, &keyward.object(&json!({})), 1, &["spec.encryption.type: Required value"]).await?;
+    plan(keyward, &keyward.object(&json!({"type": "AESCBC"})), 1, &["did you mean \"aescbc\"?"]).await?;
+    let mut object = keyward.object(&json!({"type": "aescbc"}));
+    object["spec"]["resources"] = json!(["configmaps"]);
+    plan(keyward, &object, 0, &["secrets left spec.resources and stays encrypted", "nothing changes"])
+        .await?;
+    object["spec"]["decrypt"] = json!(["secrets"]);
+    plan(keyward, &object, 2, &["decrypt secrets", "objects in 1 resource", "in plain text"]).await
+}
+
+async fn plan(keyward: &Keyward, object: &Value, code: i32, words: &[&str]) -> Result<()> {
+    let file = keyward.cluster.folder().join("planned.json");
+    std::fs::write(&file, object.to_string())?;
+    let (file, modules) = (file.to_string_lossy(), keyward.cluster.tools().modules());
+    let arguments = ["plan", "-f", &file, "--providers", &modules.to_string_lossy()];
+    let answer = keyward.command(&arguments).await?;
+    ensure!(answer.status.code() == Some(code), "expected {code}: {answer:?}");
+    for word in words {
+        ensure!(answer.said.contains(word), "{word}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// One table for both: what is a mistake to the operator is refused by the API server, and nothing else is.
+async fn the_crd_refuses_what_the_operator_refuses(keyward: &Keyward) -> Result<()> {
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    let dry = PatchParams { dry_run: true, ..Default::default() };
+    let (mut refused, mut taken) = (0, 0);
+    for part in table() {
+        let mut spec = json!({
+            "encryption": {"type": "aescbc"}, "resources": null, "decrypt": null,
+            "plugins": {"timeout": null, "proxy": null, "resources": null}, "apiServer": {"requestTimeout": null},
+        });
+        for (field, value) in part.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        let mut sparse = spec.clone();
+        sparse.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        let mistakes = kubernetes::wanted(&serde_json::from_value(sparse)?).mistakes;
+        let written = clusters.patch(names::CLUSTER, &dry, &Patch::Merge(json!({"spec": spec}))).await;
+        let said = written.err().map(|error| error.to_string());
+        ensure!(said.is_some() != mistakes.is_empty(), "{part}: operator {mistakes:?}, API server {said:?}");
+        if said.is_some() { refused += 1 } else { taken += 1 }
+    }
+    ensure!(refused > 50 && taken > 10, "{refused} refused, {taken} taken");
+    Ok(())
+}
+
+fn table() -> Vec<Value> {
+    let resources = |name: &str| json!({"resources": ["configmaps", "secrets", name]});
+    let mut table = Vec::new();
+    for refused in REFUSED {
+        let group = if refused.group.is_empty() { String::new() } else { format!(".{}", refused.group) };
+        let any = if refused.resources.is_empty() { &["anything"][..] } else { refused.resources };
+        table.extend(any.iter().map(|name| resources(&format!("{name}{group}"))));
+        // The same names in another group are somebody else's.
+        table.extend(any.iter().map(|name| resources(&format!("{name}.of.example.com{group}"))));
+    }
+    for name in [
+        "*",
+        "*.*",
+        "*.apps",
+        "Secrets",
+        "pods/status",
+        "",
+        ".apps",
+        "a b",
+        "secrets",
+        "widgets.example.com",
+        "a-b.c",
+    ] {
+        table.push(resources(name));
+    }
+    for name in ["*", "Widgets", "widgets", "pods", "secrets", ""] {
+        table.push(json!({"decrypt": [name]}));
+    }
+    table.push(json!({"decrypt": ["widgets", "widgets"]}));
+    table.push(json!({"resources": [], "decrypt": ["secrets"]}));
+    for text in [
+        "10s",
+        "1m30s",
+        ".5s",
+        "1.s",
+        "2000us",
+        "0",
+        "0s",
+        "0.1ns",
+        "-1s",
+        "+1s",
+        "1d",
+        "10",
+        "s",
+        "",
+        "ten",
+        "1s ",
+        "99999999999999h",
+    ] {
+        table.push(json!({"plugins": {"timeout": text}}));
+        table.push(json!({"apiServer": {"requestTimeout": text}}));
+    }
+    for url in ["http://proxy:3128", "http://user:password@proxy:3128"] {
+        table.push(json!({"plugins": {"proxy": {"https": url}}}));
+    }
+    for quantity in ["10m", "1", "0.5", "1e3", "64Mi", "", "ten", "1x", "-1", "1 "] {
+        table.push(json!({"plugins": {"resources": {"requests": {"cpu": quantity}}}}));
+    }
+    for limit in ["20m", "0.02", "10m", "5m"] {
+        table.push(json!({"plugins": {"resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": limit}}}}));
+    }
+    for mode in ["identity", "aesgcm", "secretbox", "", "Identity", "AESCBC", "kms", "none"] {
+        table.push(json!({"encryption": {"type": mode}}));
+    }
+    table.push(json!({"encryption": {"type": "aescbc", "kms": {"type": "External", "external": {}}}}));
+    table.push(json!({"encryption": {"type": "KMS", "kms": {"type": "External", "external": {}}}}));
+    table
+}
+
+/// The CRD of a version that checked nothing: the same mistakes reach the operator.
+async fn survived(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Result<()> {
+    let shipped = unchecked(keyward).await?;
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    let unchecked = PatchParams { field_validation: Some(ValidationDirective::Ignore), ..Default::default() };
+    for (what, spec, words) in [
+        ("gone", json!({"encryption": null}), "spec.encryption.type: Required value"),
+        ("empty type", json!({"encryption": {"type": ""}}), "spec.encryption.type: Required value"),
+        ("letter case", json!({"encryption": {"type": "Identity"}}), "configured: Identity; did you mean"),
+        (
+            "gone, and a resource left the list",
+            json!({"encryption": null, "resources": ["configmaps"]}),
+            "spec.encryption.type: Required value",
+        ),
+        (
+            "left the list",
+            json!({"encryption": {"type": "aescbc"}, "resources": ["configmaps"]}),
+            "secrets left spec.resources and stays encrypted",
+        ),
+    ] {
+        clusters
+            .patch(names::CLUSTER, &unchecked, &Patch::Merge(json!({"spec": spec})))
+            .await
+            .context(what)?;
+        keyward.wait(what, PATIENCE, |status| status.summary().contains(words)).await?;
+        // It is written as before from now on, too.
+        let name = what.replace([' ', ','], "-");
+        stored.load.add(&format!("secret/{name}"), what).await?;
+        stored.is_under(keyward, 1).await.context(what)?;
+    }
+    let crds = Api::<CustomResourceDefinition>::all(keyward.client.clone());
+    let restored = PatchParams::apply("admin").force();
+    crds.patch(CRD, &restored, &Patch::Apply(&shipped)).await?;
+    keyward.apply(encryption).await?;
+    keyward.wait_settled(1, PATIENCE).await?;
+    stored.is_under(keyward, 1).await
+}
+
+/// Takes every check but types out of the CRD. Gives the CRD as it was.
+async fn unchecked(keyward: &Keyward) -> Result<CustomResourceDefinition> {
+    let crds = Api::<CustomResourceDefinition>::all(keyward.client.clone());
+    let mut shipped = crds.get(CRD).await?;
+    shipped.metadata = kube::api::ObjectMeta { name: shipped.metadata.name, ..Default::default() };
+    shipped.status = None;
+    let mut text = serde_json::to_value(&shipped)?;
+    let schema = &mut text["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    schema.as_object_mut().context("a schema")?.remove("x-kubernetes-validations");
+    // The status's lists need their keys.
+    strip(&mut schema["properties"]["spec"]);
+    let loose: CustomResourceDefinition = serde_json::from_value(text)?;
+    crds.patch(CRD, &PatchParams::apply("admin").force(), &Patch::Apply(&loose)).await?;
+    // Until the API server goes by it.
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    wait_until("the loose CRD to be served", PATIENCE, async || {
+        let tried = PatchParams { dry_run: true, ..Default::default() };
+        let patch = Patch::Merge(json!({"spec": {"encryption": {"type": ""}}}));
+        let written = clusters.patch(names::CLUSTER, &tried, &patch).await;
+        Ok(Seen::when(written.is_ok(), format!("{written:?}")))
+    })
+    .await?;
+    Ok(shipped)
+}
+
+fn strip(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.remove("x-kubernetes-validations");
+            // A field of this name is an object.
+            fields.retain(|name, value| !(["required", "enum"].contains(&name.as_str()) && value.is_array()));
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+/// Without the policy it can be deleted: nothing is decrypted, `status` says what is encrypted, and it comes back.
+async fn deleted(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Result<()> {
+    let bindings = Api::<ValidatingAdmissionPolicyBinding>::all(keyward.client.clone());
+    bindings.delete(POLICY, &DeleteParams::default()).await?;
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    wait_until("the object to be deleted", PATIENCE, async || {
+        let deleted = clusters.delete(names::CLUSTER, &DeleteParams::default()).await;
+        Ok(Seen::when(deleted.is_ok(), format!("{:?}", deleted.err())))
+    })
+    .await?;
+    ensure!(clusters.get_opt(names::CLUSTER).await?.is_none(), "it is still there");
+    let answer = keyward.command(&["status"]).await?;
+    for part in [
+        "ClusterEncryption/cluster is gone",
+        "secrets are written under aescbc:1",
+        "secrets: everything is stored under key 1",
+        "create ClusterEncryption/cluster again",
+    ] {
+        ensure!(answer.said.contains(part), "{part}: {answer:?}");
+    }
+    stored.load.add("secret/without-an-object", "value").await?;
+    stored.is_under(keyward, 1).await?;
+
+    plan(keyward, &keyward.object(encryption), 0, &["nothing changes"]).await?;
+    keyward.apply(encryption).await?;
+    keyward.wait_settled(1, PATIENCE).await?;
+    protect(keyward).await?;
+    stored.is_under(keyward, 1).await
+}
+
+/// What is confirmed is done, and no more.
+async fn confirmed(keyward: &Keyward, stored: &Stored) -> Result<()> {
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    let confirmed = json!({"spec": {"resources": ["configmaps"], "decrypt": ["secrets"]}});
+    clusters.patch(names::CLUSTER, &PatchParams::default(), &Patch::Merge(confirmed)).await?;
+    let done = |status: &keyward_test_e2e::Status, left: &[&str]| {
+        status.0.status.as_ref().is_some_and(|status| status.encrypted_resources == left)
+    };
+    keyward.wait("Secrets to be decrypted", PATIENCE, |status| done(status, &["configmaps"])).await?;
+    let aescbc = |resource: &str| match resource {
+        "configmaps" => "k8s:enc:aescbc:v1:1:".to_owned(),
+        _ => "plain".to_owned(),
+    };
+    evidence(&keyward.cluster, &stored.load, &stored.before).await?.expect(aescbc)?;
+
+    keyward.apply(&json!({"type": "identity"})).await?;
+    keyward.wait("everything to be decrypted", PATIENCE, |status| done(status, &[])).await?;
+    evidence(&keyward.cluster, &stored.load, &stored.before).await?.expect(|_| "plain".to_owned())?;
+    clusters
+        .delete(names::CLUSTER, &DeleteParams::default())
+        .await
+        .context("nothing is encrypted any more")?;
+    Ok(())
+}
