@@ -114,7 +114,7 @@ mod tests {
         for (bundle, good) in [
             (pem("CERTIFICATE", short), true),
             (pem("CERTIFICATE", long), true),
-            (format!("# the CA of Vault\r\n{}", pem("CERTIFICATE", short).replace('\n', "\r\n")), true),
+            (format!("# the CA of a KMS\r\n{}", pem("CERTIFICATE", short).replace('\n', "\r\n")), true),
             (pem("PRIVATE KEY", short) + &pem("CERTIFICATE", short), true),
             (pem("CERTIFICATE", "") + &pem("CERTIFICATE", short), true),
             ("\n".to_owned(), false),

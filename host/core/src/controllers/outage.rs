@@ -155,16 +155,16 @@ mod tests {
 
     #[test]
     fn one_outage_on_three_nodes_is_one_line_with_impact_cause_and_next_step() {
-        let sealed = told("sealed: Vault is sealed", "Unseal Vault.");
+        let sealed = told("sealed: the KMS is sealed", "Unseal the KMS.");
         let nodes = ["a", "b", "c"];
         let all: Vec<_> = nodes.iter().map(|n| (*n, 2, Health::Error, sealed.clone())).collect();
         let troubles = troubles(&all);
         assert_eq!(
             troubles.event(Some(&writers())),
-            "Writes of configmaps, secrets fail from about 3 minutes after the plugin last answered Status without an error; each API server reads what it has decrypted before until it restarts. Do not restart API servers (/readyz fails at kms-providers, /livez does not). Cause: the plugin of key 2 on nodes a, b, c is Error: sealed: Vault is sealed. Next: Unseal Vault. Then run keyward status."
+            "Writes of configmaps, secrets fail from about 3 minutes after the plugin last answered Status without an error; each API server reads what it has decrypted before until it restarts. Do not restart API servers (/readyz fails at kms-providers, /livez does not). Cause: the plugin of key 2 on nodes a, b, c is Error: sealed: the KMS is sealed. Next: Unseal the KMS. Then run keyward status."
         );
         let condition = troubles.condition(Some(&writers()));
-        assert!(condition.contains("Vault is sealed (status: seen). Next: Unseal Vault."), "{condition}");
+        assert!(condition.contains("the KMS is sealed (status: seen). Next: Unseal the KMS."), "{condition}");
     }
 
     #[test]
