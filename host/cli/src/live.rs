@@ -138,7 +138,8 @@ fn violations(snapshot: &Snapshot) -> Vec<Violation> {
 }
 
 fn decided(snapshot: &Snapshot, outcome: &Outcome, makes_key: bool) -> Live {
-    let made = outcome.actions.iter().find_map(|action| match action {
+    // A pause keeps nothing from being planned.
+    let made = outcome.actions.iter().chain(&outcome.withheld).find_map(|action| match action {
         Action::CreateKey { key } => Some(key.id),
         Action::RequirePreflight { candidate, .. } => Some(candidate.key_id),
         _ => None,

@@ -16,6 +16,7 @@ mod live;
 mod node_agent;
 mod operator;
 mod output;
+mod pause;
 mod plan;
 mod provider;
 mod providers;
@@ -71,6 +72,10 @@ enum Command {
     Status(status::Args),
     /// Re-encrypt everything now, under a new key with the same KEK
     Reencrypt(wishes::Reencrypt),
+    /// Stop the operator's writes until keyward resume
+    Pause(pause::Pause),
+    /// End a pause, and list what comes of it
+    Resume(pause::Resume),
     /// Give up a key whose KEK is gone for good, and what is stored under it
     ForgetKey(wishes::ForgetKey),
     /// Write a revision to an encrypted file, for disaster recovery
@@ -133,6 +138,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => Box::pin(plan::run(*args)).await,
         Command::Status(args) => status::run(args).await,
         Command::Reencrypt(args) => wishes::reencrypt(args).await,
+        Command::Pause(args) => pause::pause(args).await,
+        Command::Resume(args) => pause::resume(args).await,
         Command::ForgetKey(args) => wishes::forget_key(args).await,
         Command::Export(args) => export::run(args).await,
         Command::Crds(args) => crds::run(&args),

@@ -73,6 +73,11 @@ pub(crate) fn render(
     } else {
         let _ = writeln!(text, "wanted: {mode}");
     }
+    text.push_str(&crate::pause::withheld(cluster));
+    text.push_str(&crate::pause::nodes(nodes));
+    for request in &status.forget {
+        let _ = writeln!(text, "forget-key {}: {:?}: {}", request.key_id, request.phase, request.message);
+    }
     if let Some(progress) = condition("Progressing").filter(|c| c.status == ConditionStatus::True) {
         let since =
             progress.last_transition_time.as_ref().map(|at| format!(" (since {at})")).unwrap_or_default();

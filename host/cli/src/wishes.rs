@@ -1,17 +1,20 @@
 //! What is asked for by a verb: `keyward reencrypt`, `keyward forget-key`. Each writes one field of the spec, on the
 //! version that was read; what becomes of it is the operator's.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args as ClapArgs;
-use keyward_core::api::{ClusterEncryption, ClusterEncryptionStatus};
-use keyward_core::ids::KeyId;
+use keyward_core::api::{
+    ClusterEncryption, ClusterEncryptionStatus, EncryptionMigration, ForgetPhase, ForgetRequest, ForgetStatus,
+};
+use keyward_core::ids::{GroupResource, KeyId};
 use keyward_core::names;
+use keyward_operator::Cluster;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::wait::{Condition, await_condition};
 use serde_json::{Value, json};
 
@@ -20,6 +23,11 @@ use crate::output::print;
 
 /// Who writes, in `managedFields`.
 const FIELD_MANAGER: &str = "keyward-cli";
+/// One call to the API server may take so long.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// With a dead KMS each object that cannot be read costs seconds.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Re-encrypt.
 #[derive(Debug, ClapArgs)]
@@ -37,7 +45,7 @@ pub(crate) struct Reencrypt {
 /// Give up a key.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Without --accept-loss it is told what would be lost, and nothing is done.\n\nExample:\n  keyward forget-key 3 --accept-loss"
+    after_help = "Without --accept-loss what would be lost is listed, and nothing is done. The operator carries a request out only while\nthe key does not work: one that works again makes the request void.\n\nExample:\n  keyward forget-key 3 --accept-loss --wait"
 )]
 pub(crate) struct ForgetKey {
     /// The key's number
@@ -46,6 +54,12 @@ pub(crate) struct ForgetKey {
     /// What is stored under the key need never be read again
     #[arg(long)]
     accept_loss: bool,
+    /// Keyward's own Secrets, which hold keys and credentials, may be lost with it
+    #[arg(long, requires = "accept_loss")]
+    accept_keyward_loss: bool,
+    /// Until the request is carried out or void
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     connection: Connection,
 }
@@ -82,28 +96,175 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
     let client = args.connection.client().await?;
     let found = wanted(&client).await?;
     let key = KeyId(args.key);
-    if found.spec.forget.contains(&key) {
-        print(&format!("key {key} is given up already\n"))?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let status = found.status.clone().unwrap_or_default();
     ensure!(
         key.0 > 0 && key <= status.highest_key_id,
         "key {key} was never made; the highest is {}",
         status.highest_key_id
     );
-    print(&meaning(&status, key))?;
-    if !args.accept_loss {
-        bail!("nothing was done; say --accept-loss to give key {key} up");
+    let asked = found.spec.forget.iter().find(|request| request.key_id == key);
+    let is_void =
+        asked.is_some_and(|asked| told(&status, asked).is_some_and(|t| t.phase == ForgetPhase::Void));
+    let request = match asked.filter(|_| !is_void) {
+        Some(asked) => {
+            print(&format!("it was requested at {}\n", asked.requested_at))?;
+            asked.clone()
+        }
+        None => {
+            let mut loss = loss(&status, key);
+            let objects = count(&client, &status, &mut loss).await;
+            print(&meaning(&status, key, &loss))?;
+            let at_risk = !loss.written.is_empty() || !loss.perhaps.is_empty();
+            let works =
+                status.plugins.iter().find(|plugin| plugin.key_id == key && plugin.status == "Healthy");
+            if let Some(works) = works.filter(|_| at_risk) {
+                bail!(
+                    "nothing was done: key {key} works, its plugin on node {} is Healthy; change spec.encryption to leave it",
+                    works.node
+                );
+            }
+            if !args.accept_loss {
+                bail!("nothing was done; say --accept-loss to give key {key} up");
+            }
+            let request = ForgetRequest {
+                key_id: key,
+                requested_at: jiff::Timestamp::now().to_string(),
+                objects,
+                accept_keyward_loss: args.accept_keyward_loss,
+            };
+            let others = found.spec.forget.iter().filter(|other| other.key_id != key).cloned();
+            let all: Vec<ForgetRequest> = others.chain([request.clone()]).collect();
+            write(&client, &found, json!({"forget": all})).await?;
+            print(&format!(
+                "requested: key {key} is given up once the operator has seen that it does not work; keyward status shows what becomes of the request\n"
+            ))?;
+            request
+        }
+    };
+    if !args.wait {
+        return Ok(ExitCode::SUCCESS);
     }
-    let all: BTreeSet<KeyId> = found.spec.forget.iter().copied().chain([key]).collect();
-    write(&client, &found, json!({"forget": all})).await?;
-    print(&format!("key {key} is given up\n"))?;
+    let api = Api::<ClusterEncryption>::all(client);
+    let ended =
+        await_condition(api, names::CLUSTER, ended(request.clone())).await.context("waiting for it")?;
+    let status = ended.and_then(|found| found.status).unwrap_or_default();
+    let Some(told) = told(&status, &request) else { bail!("the request was withdrawn") };
+    ensure!(told.phase == ForgetPhase::CarriedOut, "{}", told.message);
+    print(&format!("key {key} is given up: {}\n", told.message))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the status says of just this request.
+fn told<'a>(status: &'a ClusterEncryptionStatus, request: &ForgetRequest) -> Option<&'a ForgetStatus> {
+    let mut all = status.forget.iter();
+    all.find(|told| told.key_id == request.key_id && told.requested_at == request.requested_at)
+}
+
+fn ended(request: ForgetRequest) -> impl Condition<ClusterEncryption> {
+    move |found: Option<&ClusterEncryption>| {
+        let Some(found) = found else { return true };
+        let told = found.status.as_ref().and_then(|status| told(status, &request));
+        !found.spec.forget.contains(&request)
+            || told.is_some_and(|told| matches!(told.phase, ForgetPhase::CarriedOut | ForgetPhase::Void))
+    }
+}
+
+/// Resources that something of a key may be stored of, by the newest revision.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Loss {
+    /// It writes them.
+    written: Vec<String>,
+    /// It only reads them, and they are not re-encrypted yet.
+    perhaps: Vec<String>,
+    /// A later key holds all of them.
+    clean: Vec<String>,
+    /// Objects of `written` and `perhaps` by resource, or why they cannot be counted.
+    counts: Vec<(String, Result<u64, String>)>,
+}
+
+/// Counts what is not proven to be stored under another key. `None` where a resource cannot be counted.
+async fn count(client: &kube::Client, status: &ClusterEncryptionStatus, loss: &mut Loss) -> Option<u64> {
+    let cluster = Cluster::new(client.clone(), CALL_TIMEOUT);
+    let migrations = if loss.perhaps.is_empty() { Vec::new() } else { migrations(client).await };
+    for resource in loss.written.iter().chain(&loss.perhaps) {
+        // What the key itself writes is proven by nothing.
+        let perhaps = loss.perhaps.contains(resource);
+        let proof = migrations.iter().find_map(|one| proof(status, one, resource)).filter(|_| perhaps);
+        let resource_of = GroupResource::parse(resource);
+        let counting = async {
+            match proof {
+                Some(version) => keyward_operator::live::count_up_to(&cluster, &resource_of, version).await,
+                None => keyward_operator::live::count(&cluster, &resource_of).await,
+            }
+        };
+        let counted = match tokio::time::timeout(COUNT_TIMEOUT, counting).await {
+            Ok(Ok(Some(count))) => Ok(count),
+            Ok(Ok(None)) => Err("the API server does not serve them".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("that took longer than {} s", COUNT_TIMEOUT.as_secs())),
+        };
+        loss.counts.push((resource.clone(), counted));
+    }
+    loss.counts.iter().map(|(_, counted)| counted.as_ref().ok()).sum()
+}
+
+/// Without them nothing is proven, so that every object counts.
+async fn migrations(client: &kube::Client) -> Vec<EncryptionMigration> {
+    match Api::<EncryptionMigration>::all(client.clone()).list(&ListParams::default()).await {
+        Ok(list) => list.items,
+        Err(error) => {
+            tracing::warn!(%error, "EncryptionMigrations cannot be read: every object is counted");
+            Vec::new()
+        }
+    }
+}
+
+/// The resourceVersion from which on objects of this resource are stored under the key that writes it. A migration under
+/// that key records it. It proves nothing where another key has written since.
+fn proof<'a>(
+    status: &ClusterEncryptionStatus,
+    migration: &'a EncryptionMigration,
+    resource: &str,
+) -> Option<&'a str> {
+    let (spec, seen) = (&migration.spec, migration.status.as_ref()?);
+    let is_of_now = spec.resource == resource
+        && spec.key_id.0 > 0
+        && Some(seen.observed_generation) == migration.metadata.generation;
+    let writes = |list: &Vec<String>| {
+        let first = list.first().and_then(|first| first.split_once(':'));
+        first.is_some_and(|(_, id)| id == spec.key_id.to_string())
+    };
+    let mut since = status.revisions.iter().filter(|told| told.n >= spec.since).peekable();
+    let is_known = since.peek().is_some();
+    let writes_since = since.all(|told| told.lists.get(resource).is_some_and(writes));
+    seen.start_version.as_deref().filter(|_| is_of_now && is_known && writes_since)
+}
+
+/// Where something of this key may be stored, as far as the status tells.
+fn loss(status: &ClusterEncryptionStatus, key: KeyId) -> Loss {
+    let newest = status.revisions.iter().max_by_key(|told| told.n);
+    let mut loss = Loss::default();
+    for (resource, providers) in newest.iter().flat_map(|told| &told.lists) {
+        let at = providers
+            .iter()
+            .position(|name| name.split_once(':').is_some_and(|(_, id)| *id == key.to_string()));
+        // A resource that the writer claims is stored under that one alone.
+        let writer = providers.first().and_then(|name| name.split_once(':'));
+        let writer =
+            writer.and_then(|(_, id)| status.keys.iter().find(|known| known.key_id.to_string() == id));
+        let claimed = writer.is_some_and(|writer| writer.migrated.contains(resource));
+        match at {
+            Some(0) => loss.written.push(resource.clone()),
+            Some(_) if claimed => loss.clean.push(resource.clone()),
+            Some(_) => loss.perhaps.push(resource.clone()),
+            None => {}
+        }
+    }
+    loss
+}
+
 /// What giving this key up means, as far as the status tells.
-fn meaning(status: &ClusterEncryptionStatus, key: KeyId) -> String {
+fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String {
     let mut text = String::new();
     match status.keys.iter().find(|known| known.key_id == key) {
         Some(known) => {
@@ -117,26 +278,7 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId) -> String {
             let _ = writeln!(text, "key {key}: its secret is gone");
         }
     }
-    let newest = status.revisions.iter().max_by_key(|told| told.n);
-    let (mut written, mut read) = (Vec::new(), Vec::new());
-    for (resource, providers) in newest.iter().flat_map(|told| &told.lists) {
-        let at = providers
-            .iter()
-            .position(|name| name.split_once(':').is_some_and(|(_, id)| *id == key.to_string()));
-        match at {
-            Some(0) => written.push(resource.as_str()),
-            Some(_) => read.push(resource.as_str()),
-            None => {}
-        }
-    }
-    // A resource that the writer claims is stored under that one alone.
-    let claimed = |resource: &&str| {
-        let writer = newest.and_then(|told| told.lists.get(*resource)?.first()?.split_once(':'));
-        let writer =
-            writer.and_then(|(_, id)| status.keys.iter().find(|known| known.key_id.to_string() == id));
-        writer.is_some_and(|writer| writer.migrated.iter().any(|other| other == resource))
-    };
-    let (clean, perhaps): (Vec<&str>, Vec<&str>) = read.into_iter().partition(claimed);
+    let Loss { written, perhaps, clean, counts } = loss;
     if !written.is_empty() {
         let _ = writeln!(
             text,
@@ -151,6 +293,14 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId) -> String {
             perhaps.join(", ")
         );
     }
+    for (resource, counted) in counts {
+        let _ = match counted {
+            Ok(count) => {
+                writeln!(text, "  {count} {resource} are not proven to be stored under another key")
+            }
+            Err(why) => writeln!(text, "  {resource} cannot be counted: {why}"),
+        };
+    }
     if !clean.is_empty() {
         let _ =
             writeln!(text, "  {} are stored under a later key: nothing of them is lost", clean.join(", "));
@@ -162,12 +312,12 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId) -> String {
     text
 }
 
-async fn wanted(client: &kube::Client) -> Result<ClusterEncryption> {
+pub(crate) async fn wanted(client: &kube::Client) -> Result<ClusterEncryption> {
     crate::live::current(client).await?.context("there is no ClusterEncryption/cluster; nothing is asked for")
 }
 
 /// On the version that was read: what it was decided from must still be so.
-async fn write(client: &kube::Client, found: &ClusterEncryption, spec: Value) -> Result<()> {
+pub(crate) async fn write(client: &kube::Client, found: &ClusterEncryption, spec: Value) -> Result<()> {
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
     let patch = json!({"metadata": {"resourceVersion": found.metadata.resource_version}, "spec": spec});
     let api = Api::<ClusterEncryption>::all(client.clone());
@@ -182,7 +332,7 @@ async fn write(client: &kube::Client, found: &ClusterEncryption, spec: Value) ->
 
 #[cfg(test)]
 mod tests {
-    use keyward_core::api::{KeyStatus, RevisionStatus};
+    use keyward_core::api::{EncryptionMigrationSpec, EncryptionMigrationStatus, KeyStatus, RevisionStatus};
     use keyward_core::ids::{ConfigHash, Mode, Revision};
 
     use super::*;
@@ -214,10 +364,51 @@ mod tests {
             ..Default::default()
         };
         let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not re-encrypted yet: what is still stored under it can never be read again\n  secrets are stored under a later key: nothing of them is lost\n  backups of etcd may need it\n";
-        assert_eq!(meaning(&status, KeyId(1)), expected);
-        let said = meaning(&status, KeyId(2));
+        let meaning = |id| meaning(&status, KeyId(id), &loss(&status, KeyId(id)));
+        assert_eq!(meaning(1), expected);
+        let mut counted = loss(&status, KeyId(1));
+        counted.counts = vec![("configmaps".into(), Ok(8)), ("widgets".into(), Err("forbidden".into()))];
+        let said = super::meaning(&status, KeyId(1), &counted);
+        assert!(said.contains("  8 configmaps are not proven to be stored under another key\n"), "{said}");
+        assert!(said.contains("  widgets cannot be counted: forbidden\n"), "{said}");
+        let said = meaning(2);
         assert!(said.contains("it writes configmaps, secrets: what is stored under it"), "{said}");
-        let said = meaning(&status, KeyId(3));
+        let said = meaning(3);
         assert!(said.contains("its secret is gone") && said.contains("nothing is lost"), "{said}");
+    }
+
+    #[test]
+    fn a_migration_proves_where_objects_are_stored_while_its_key_writes() {
+        let revision = |n: u64, writer: &str| RevisionStatus {
+            n: Revision(n),
+            config_hash: ConfigHash::of(b"x"),
+            lists: [("secrets".to_owned(), vec![writer.to_owned(), "identity".to_owned()])].into(),
+        };
+        let status =
+            |revisions: Vec<RevisionStatus>| ClusterEncryptionStatus { revisions, ..Default::default() };
+        let migration = |key: u64, generation: i64| {
+            let spec = EncryptionMigrationSpec {
+                resource: "secrets".into(),
+                key_id: KeyId(key),
+                since: Revision(4),
+                ..Default::default()
+            };
+            let mut migration = EncryptionMigration::new("encryption-migration-core-secrets", spec);
+            migration.metadata.generation = Some(generation);
+            migration.status = Some(EncryptionMigrationStatus {
+                observed_generation: 3,
+                start_version: Some("77".into()),
+                ..Default::default()
+            });
+            migration
+        };
+        let now = status(vec![revision(3, "kms:1"), revision(4, "aescbc:2"), revision(5, "aescbc:2")]);
+        assert_eq!(proof(&now, &migration(2, 3), "secrets"), Some("77"));
+        assert_eq!(proof(&now, &migration(2, 3), "configmaps"), None, "another resource");
+        assert_eq!(proof(&now, &migration(2, 4), "secrets"), None, "its status is about an earlier spec");
+        assert_eq!(proof(&now, &migration(1, 3), "secrets"), None, "another key writes");
+        let between = status(vec![revision(4, "aescbc:2"), revision(5, "kms:1"), revision(6, "aescbc:2")]);
+        assert_eq!(proof(&between, &migration(2, 3), "secrets"), None, "another key wrote since");
+        assert_eq!(proof(&status(Vec::new()), &migration(2, 3), "secrets"), None, "no revision is known");
     }
 }

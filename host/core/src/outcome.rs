@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::api::{
-    Condition, EncryptionMigrationSpec, EncryptionNodeSpec, KeyStatus, MigrationSummary, PluginSummary,
-    PreflightPurpose, RevisionStatus,
+    Condition, EncryptionMigrationSpec, EncryptionNodeSpec, ForgetStatus, KeyStatus, MigrationSummary,
+    PauseStatus, PluginSummary, PreflightPurpose, RevisionStatus,
 };
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
@@ -100,6 +100,14 @@ pub enum Action {
         /// That revision.
         revision: Revision,
     },
+    /// Rewrite the Secrets and ConfigMaps of Keyward's namespace, so that they are stored under the write key, before a key
+    /// leaves that was given up. Changes nothing of what they say.
+    ReencryptOwn {
+        /// Which resources of the namespace.
+        resources: Vec<GroupResource>,
+        /// The keys that are about to leave.
+        leaving: Vec<KeyId>,
+    },
     /// Make, or turn to another key, the `EncryptionMigration` of a resource.
     StartMigration {
         /// What is rewritten.
@@ -186,6 +194,7 @@ impl Action {
             Self::SyncData { .. } => "SyncData",
             Self::ApplyConfig { .. } | Self::ApplyManagedConfig { .. } => "ApplyConfig",
             Self::RecordPublication { .. } => "RecordPublication",
+            Self::ReencryptOwn { .. } => "ReencryptOwn",
             Self::StartMigration { .. } => "StartMigration",
             Self::RecordMigrated { .. } => "RecordMigrated",
             Self::ForgetMigrated { .. } => "ForgetMigrated",
@@ -195,6 +204,20 @@ impl Action {
             Self::DeleteKey { .. } => "DeleteKey",
             Self::DeleteRevision { .. } => "DeleteRevision",
         }
+    }
+
+    /// For people, on one line: `ApplyConfig revision 4, …`. Never a secret byte.
+    pub fn sentence(&self) -> String {
+        let described = self.describe();
+        let fields = described.as_object().into_iter().flatten();
+        let fields = fields.filter(|(name, value)| *name != "kind" && !value.is_null());
+        let each: Vec<String> = fields
+            .map(|(name, value)| match value {
+                Value::String(text) => format!("{name} {text}"),
+                other => format!("{name} {other}"),
+            })
+            .collect();
+        format!("{} {}", self.kind(), each.join(", ")).trim_end().to_owned()
     }
 
     /// CLI.md's form of `plan --objects -o json`. Never a secret byte.
@@ -221,6 +244,9 @@ impl Action {
             }),
             Self::ApplyManagedConfig { content, .. } => json!({"config": content.config.lists()}),
             Self::RecordPublication { key, revision } => json!({"keyID": key.id, "revision": revision}),
+            Self::ReencryptOwn { resources, leaving } => json!({
+                "resources": resources.iter().map(ToString::to_string).collect::<Vec<_>>(), "leaving": leaving,
+            }),
             Self::StartMigration { resource, spec, .. } => json!({
                 "resource": resource.to_string(), "keyID": spec.key_id, "remoteKeyID": spec.remote_key_id,
             }),
@@ -282,8 +308,10 @@ pub struct Outcome {
     pub waiting: Option<Waiting>,
     /// When that wait ends, where it can be known.
     pub until: Option<Until>,
-    /// In order.
+    /// In order. Empty while Keyward is paused.
     pub actions: Vec<Action>,
+    /// What `actions` would be if Keyward were not paused.
+    pub withheld: Vec<Action>,
     /// Those of this reconcile; a type that is not here keeps what it had (CONTRACT 3.5).
     pub conditions: Vec<Condition>,
     /// Why, in order, for people.
@@ -341,6 +369,10 @@ pub struct StatusView {
     pub encrypted: Option<Vec<String>>,
     /// `status.migrations`.
     pub migrations: Vec<MigrationSummary>,
+    /// `status.forget`.
+    pub forget: Vec<ForgetStatus>,
+    /// `status.paused`.
+    pub paused: Option<PauseStatus>,
     /// `status.reencrypt.token`; `None` leaves what stands there.
     pub reencrypted: Option<String>,
     /// `status.plugins`.

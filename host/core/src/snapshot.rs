@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::api::{
     Canary, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus,
-    KeyStatus, PluginSettings, PreflightAnswer, RevisionStatus,
+    ForgetPhase, ForgetRequest, ForgetStatus, KeyStatus, Pause, PluginSettings, PreflightAnswer,
+    RevisionStatus,
 };
 use crate::formats::FormatError;
 use crate::formats::key_secret::KeySecret;
@@ -40,7 +41,11 @@ pub struct Wanted {
     pub request_timeout: Duration,
     /// `spec.reencrypt`, or OpenShift's external reason; empty for none.
     pub external_reason: String,
-    /// `spec.forget`: keys whose loss the admin accepts (Decisions 15).
+    /// `spec.paused`: nothing is written but the status.
+    pub paused: Option<Pause>,
+    /// `spec.forget` as it is written.
+    pub requests: Vec<ForgetRequest>,
+    /// Those keys of `requests` whose loss is accepted in force ([`Snapshot::accepted`]).
     pub forget: BTreeSet<KeyId>,
     /// Mistakes in the spec that are none of the provider's business, each with its field.
     pub mistakes: Vec<String>,
@@ -176,6 +181,8 @@ pub struct Snapshot {
     pub told_revisions: Vec<RevisionStatus>,
     /// `status.keys` as stored.
     pub told_keys: Vec<KeyStatus>,
+    /// `status.forget` as stored.
+    pub told_forget: Vec<ForgetStatus>,
     /// `status.convergedRevision` as stored.
     pub last_converged: Revision,
     /// Every API server, by name.
@@ -250,6 +257,21 @@ impl Snapshot {
     /// The key secret of this number.
     pub fn key(&self, id: KeyId) -> Option<&KeySecret> {
         self.keys.iter().find(|key| key.id == id)
+    }
+
+    /// What the status says of a request; `None` where it says nothing, or speaks of an earlier request for the same key.
+    pub fn phase(&self, request: &ForgetRequest) -> Option<ForgetPhase> {
+        let told = self.told_forget.iter().find(|told| told.key_id == request.key_id)?;
+        (told.requested_at == request.requested_at).then_some(told.phase)
+    }
+
+    /// Keys whose requests were accepted, by the status: what is not recorded there is not in force.
+    pub fn accepted(&self) -> BTreeSet<KeyId> {
+        let requests = self.wanted.requests.iter();
+        let accepted = requests.filter(|request| {
+            matches!(self.phase(request), Some(ForgetPhase::Accepted | ForgetPhase::CarriedOut))
+        });
+        accepted.map(|request| request.key_id).collect()
     }
 
     /// The key secrets that count, newest first: an abandoned key, and one that the admin gave up, is neither latest nor

@@ -186,13 +186,14 @@ fn a_key_that_is_taken_back_re_encrypts_what_others_wrote_meanwhile() {
     world.want_kms("two", "image:1");
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "etcd's history has key 1");
-    world.spec().forget = vec![KeyId(2)];
+    world.give_up(&[2]);
     for _ in 0..10 {
         world.reconcile();
     }
     assert!(world.config()["secrets"].starts_with("kms:1,"), "{:?}", world.config());
     world.nodes_follow();
     world.spec().forget.clear();
+    world.broken.clear();
     world.stuck = Some("secrets".into());
     world.compacted = true;
     run(&mut world, 60);

@@ -138,7 +138,7 @@ fn deleted_key_secrets_never_drop_a_provider() {
 fn a_forgotten_writer_leaves_when_another_key_can_write() {
     let mut world = enabled("one");
     world.want_kms("two", "image:1");
-    world.spec().forget = vec![KeyId(1)];
+    world.give_up(&[1]);
     let mut before = world.revisions().pop().unwrap();
     for _ in 0..200 {
         world.reconcile();
@@ -170,7 +170,7 @@ fn a_forgotten_writer_leaves_in_the_middle_of_a_rollout() {
         world.reconcile();
     }
     assert!(!world.last.converged, "no node takes it: {:?}", world.last.waiting);
-    world.spec().forget = vec![KeyId(1)];
+    world.give_up(&[1]);
     world.settle();
     assert!(world.last.converged, "{:?}", world.last.waiting);
     assert!(world.config().values().all(|list| list == "kms:2,identity"), "{:?}", world.config());
@@ -183,7 +183,7 @@ fn no_key_is_made_for_a_resource_that_is_about_to_get_one() {
     world.want_kms("two", "image:1");
     world.settle();
     world.spec().resources = Some(["configmaps", "secrets", "widgets.example.com"].map(Into::into).into());
-    world.spec().forget = vec![KeyId(1)];
+    world.give_up(&[1]);
     world.settle();
     assert_eq!(world.config()["widgets.example.com"], "kms:2,identity");
     assert_eq!(world.config()["secrets"], "kms:2,identity");
@@ -274,11 +274,10 @@ fn a_lost_revision_is_made_anew_from_what_another_has_of_its_key() {
 /// by it.
 #[test]
 fn a_revision_that_is_gone_for_good_is_left_behind() {
-    let mut world = World::new(&["a", "b"]);
-    world.want("aescbc");
-    world.settle();
+    let mut world = enabled("one");
     // In the place of a key that was given up another writes at once, and no revision before has it.
-    world.spec().forget = vec![KeyId(1)];
+    world.want("aescbc");
+    world.give_up(&[1]);
     let given = until_given(&mut world, "aescbc:2");
     lose_revision(&mut world, given);
     lose_key(&mut world, 2);
@@ -477,7 +476,7 @@ fn what_was_replaced_by_hand_for_a_lost_key_holds_nothing_up() {
         world.settle();
         assert!(world.condition("Progressing").starts_with("True CredentialRecovered"), "forget: {forget}");
         if forget {
-            world.spec().forget = vec![KeyId(1)];
+            world.give_up(&[1]);
         } else {
             lose_key(&mut world, 1);
         }
@@ -534,12 +533,12 @@ fn nodes_try_a_candidate_one_after_another() {
 #[test]
 fn a_read_key_that_is_given_up_leaves_though_the_writer_has_no_heir() {
     let mut world = enabled("one");
-    world.want("aesgcm");
+    world.want_kms("two", "image:1");
     world.settle();
-    assert_eq!(world.config()["secrets"], "aesgcm:2,kms:1,identity");
-    world.spec().forget = vec![KeyId(1), KeyId(2)];
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+    world.give_up(&[1, 2]);
     world.reconcile();
-    assert_eq!(world.config()["secrets"], "aesgcm:2,identity");
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
     world.settle();
-    assert_eq!(world.config()["secrets"], "aesgcm:3,identity");
+    assert_eq!(world.config()["secrets"], "kms:3,identity");
 }

@@ -363,6 +363,14 @@ impl Agent {
     }
 }
 
+/// A pause begins and ends at once.
+fn watch_pause(paths: &Paths, bell: &Arc<Notify>) -> std::io::Result<()> {
+    let file = paths.paused();
+    let folder = file.parent().map(ToOwned::to_owned).unwrap_or_default();
+    let name = file.file_name().map(ToOwned::to_owned).unwrap_or_default();
+    edits::watch(folder, move |found| found == name, bell)
+}
+
 /// Where that fails, edits are seen when the agent looks by itself.
 fn watch_edits(paths: &Paths, bell: &Arc<Notify>) {
     let config = paths.config();
@@ -370,7 +378,8 @@ fn watch_edits(paths: &Paths, bell: &Arc<Notify>) {
     let file = config.file_name().map(ToOwned::to_owned).unwrap_or_default();
     let is_manifest = |name: &OsStr| name.as_encoded_bytes().starts_with(PLUGIN_MANIFEST.as_bytes());
     let watched = edits::watch(folder, move |name| name == file, bell)
-        .and_then(|()| edits::watch(paths.manifests(), is_manifest, bell));
+        .and_then(|()| edits::watch(paths.manifests(), is_manifest, bell))
+        .and_then(|()| watch_pause(paths, bell));
     if let Err(error) = watched {
         tracing::warn!(%error, "edits by hand are seen only when the agent looks by itself");
     }

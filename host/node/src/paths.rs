@@ -51,6 +51,11 @@ impl Paths {
         self.plugins().join(instance.name())
     }
 
+    /// Pauses the agent while it exists.
+    pub fn paused(&self) -> PathBuf {
+        self.root.join("etc/kubernetes/keyward/paused")
+    }
+
     /// Former versions of what `prepare` changed. Not among the manifests: the kubelet would start them.
     pub fn backups(&self) -> PathBuf {
         self.root.join("etc/kubernetes/keyward/backups")

@@ -93,6 +93,14 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
                 .collect();
             ("EncryptionRevisionCreated", format!("revision {revision}: {}", lists.join("; ")))
         }
+        Action::ReencryptOwn { leaving, .. } => {
+            let keys: Vec<String> = leaving.iter().map(ToString::to_string).collect();
+            let keys = keys.join(", ");
+            (
+                "KeywardObjectsReencrypted",
+                format!("Keyward's own objects are stored without key {keys}, which is about to leave"),
+            )
+        }
         Action::SetTarget { node, what, .. } => ("EncryptionTargetSet", format!("node {node}: {what}")),
         Action::RequirePreflight { candidate, .. } => (
             "EncryptionPreflightRequired",

@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, Meta, Pager, Step};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::migrator::discovery;
+use crate::migrator::verdict::Start;
 use crate::rights::Account;
 use crate::{fetch, reconcile, results};
 
@@ -82,6 +83,30 @@ pub async fn count(cluster: &Cluster, resource: &GroupResource) -> Result<Option
             // What cannot be decoded is stored all the same.
             Step::Undecodable(_) => seen = seen.saturating_add(1),
             Step::End => return Ok(Some(seen)),
+        }
+    }
+}
+
+/// How many objects of a resource were last written up to this resourceVersion of the collection. An object that cannot be
+/// decoded counts, since its version is not known. `None` where the resource is not served.
+pub async fn count_up_to(
+    cluster: &Cluster,
+    resource: &GroupResource,
+    version: &str,
+) -> Result<Option<u64>, Error> {
+    let Some(served) = discovery::find(cluster, resource).await? else { return Ok(None) };
+    let start = Start::of(Some(version));
+    let mut pager =
+        Pager::<Meta>::of(served.everything(), &resource.to_string(), served.scope()).metadata_only();
+    let mut older = 0_usize;
+    loop {
+        match pager.next(cluster).await? {
+            Step::Page(page) => {
+                let here = page.items.iter().filter(|item| !start.is_before(&item.metadata)).count();
+                older = older.saturating_add(here);
+            }
+            Step::Undecodable(_) => older = older.saturating_add(1),
+            Step::End => return Ok(Some(u64::try_from(older).unwrap_or(u64::MAX))),
         }
     }
 }

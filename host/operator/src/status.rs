@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use keyward_core::api::{
-    ClusterEncryptionStatus, Condition, ConditionStatus, PluginSummary, ReencryptStatus, Since,
+    ClusterEncryptionStatus, Condition, ConditionStatus, PauseStatus, PluginSummary, ReencryptStatus, Since,
 };
 use keyward_core::outcome::Outcome;
 
@@ -57,6 +57,8 @@ pub(crate) fn merged(
         encrypted_resources: view.encrypted.clone().unwrap_or_else(|| before.encrypted_resources.clone()),
         migrations: view.migrations.clone(),
         plugins: plugins(&before.plugins, &view.plugins, now),
+        forget: view.forget.clone(),
+        paused: paused(before.paused.as_ref(), view.paused.as_ref(), now),
         reencrypt: match &view.reencrypted {
             Some(token) => ReencryptStatus { token: Some(token.clone()) },
             None => before.reencrypt.clone(),
@@ -112,6 +114,17 @@ fn plugins(before: &[PluginSummary], decided: &[PluginSummary], now: Timestamp) 
         plugin.since = Some(kept.unwrap_or_else(|| whole_seconds(now).to_string()));
     }
     plugins
+}
+
+/// Since when it is paused, whoever explains it in other words meanwhile.
+fn paused(
+    before: Option<&PauseStatus>,
+    decided: Option<&PauseStatus>,
+    now: Timestamp,
+) -> Option<PauseStatus> {
+    let kept = before.and_then(|stood| stood.since.clone());
+    let since = Some(kept.unwrap_or_else(|| whole_seconds(now).to_string()));
+    decided.map(|pause| PauseStatus { since, ..pause.clone() })
 }
 
 /// A lost precondition is how two writers take turns, and no failure.
@@ -295,6 +308,24 @@ mod tests {
         let second = after(&first, &plugin("Error", "sealed"), 20);
         let third = after(&second, &plugin("Healthy", ""), 30);
         assert_eq!([&first, &second, &third].map(since).map(|at| at[17..19].to_owned()), ["10", "10", "30"]);
+    }
+
+    #[test]
+    fn a_pause_keeps_its_beginning_while_its_reason_is_reworded() {
+        let pause = |reason: &str| Outcome {
+            view: StatusView {
+                paused: Some(PauseStatus { reason: reason.into(), ..Default::default() }),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let first = after(&ClusterEncryptionStatus::default(), &pause("KMS away"), 10);
+        let second = after(&first, &pause("KMS away, ticket 7"), 20);
+        let since = |status: &ClusterEncryptionStatus| status.paused.clone().and_then(|paused| paused.since);
+        assert_eq!(since(&second).as_deref(), Some("1970-01-01T00:00:10Z"));
+        assert_eq!(since(&after(&second, &Outcome::default(), 30)), None);
+        let later = after(&after(&second, &Outcome::default(), 30), &pause("again"), 40);
+        assert_eq!(since(&later).as_deref(), Some("1970-01-01T00:00:40Z"));
     }
 
     #[test]

@@ -46,10 +46,13 @@ pub(crate) fn watch(cluster: &Cluster, bells: &Bells, metrics: &Metrics) -> Join
 
     // The operator writes the status itself: only the wish counts.
     let (wish, mut generations) = (Arc::clone(&bells.wish), Changes::default());
+    // A pause begins or ends with it.
+    let may_run = Arc::clone(&bells.migrate);
     let seen = events(Api::<Meta<ClusterEncryption>>::all(client.clone()), every());
     tasks.spawn(follow("clusterencryptions", metrics.clone(), seen, move |event| {
         if generations.differs(event, |object| object.metadata.generation) {
             wish.notify_one();
+            may_run.notify_one();
         }
     }));
 

@@ -17,6 +17,12 @@ impl Status {
         self.0.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
     }
 
+    /// A condition in a line.
+    pub fn summary_of(&self, type_: &str) -> String {
+        self.condition(type_)
+            .map_or_else(|| "–".to_owned(), |c| format!("{:?} {} {}", c.status, c.reason, c.message))
+    }
+
     /// A key.
     pub fn key(&self, id: u64) -> Option<&KeyStatus> {
         self.0.status.as_ref()?.keys.iter().find(|key| key.key_id.0 == id)
@@ -57,10 +63,6 @@ impl Status {
 
     /// In a line.
     pub fn summary(&self) -> String {
-        let of = |type_: &str| {
-            self.condition(type_)
-                .map_or_else(|| "–".to_owned(), |c| format!("{:?} {} {}", c.status, c.reason, c.message))
-        };
         let keys: Vec<String> = self
             .0
             .status
@@ -70,8 +72,8 @@ impl Status {
             .collect();
         format!(
             "Encrypted {}; Progressing {}; keys [{}]; trouble {:?}",
-            of("Encrypted"),
-            of("Progressing"),
+            self.summary_of("Encrypted"),
+            self.summary_of("Progressing"),
             keys.join(" "),
             self.troubles()
         )

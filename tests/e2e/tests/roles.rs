@@ -27,7 +27,7 @@ const NO_IMAGE: &str = "registry.example.com/nobody/plugin@sha256:44444444444444
 /// A resource that no shipped role gives to the operator.
 const ADDED: &str = "csistoragecapacities.storage.k8s.io";
 /// Roles of people, each by its file's name.
-const PEOPLE: [&str; 6] = ["status", "plan", "reencrypt", "forget-key", "export", "join"];
+const PEOPLE: [&str; 7] = ["status", "plan", "reencrypt", "forget-key", "pause", "export", "join"];
 /// Those that are gone through elsewhere: `kubeadm` and `health_reporter`.
 const ELSEWHERE: [&str; 2] = ["prepare", "health-reporter"];
 
@@ -148,8 +148,16 @@ async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     let again = tokio::time::timeout(PATIENCE, again).await??;
     ensure!(again.status.success(), "{again:?}");
     keyward.wait_settled(3, PATIENCE).await?;
-    let given_up = keyward.command_as(&person("forget-key"), &["forget-key", "1", "--accept-loss"]).await?;
+    let command = ["forget-key", "1", "--accept-loss", "--wait"];
+    let forgetter = person("forget-key");
+    let given_up = keyward.command_as(&forgetter, &command);
+    let given_up = tokio::time::timeout(PATIENCE, given_up).await??;
     ensure!(given_up.status.success(), "{given_up:?}");
+
+    for command in [&["pause", "--reason", "a test", "--by", "ada"][..], &["resume"]] {
+        let done = keyward.command_as(&person("pause"), command).await?;
+        ensure!(done.status.success(), "{done:?}");
+    }
 
     keyward.apply(&json!({"type": "identity"})).await?;
     keyward.wait_settled(4, PATIENCE).await?;

@@ -246,6 +246,7 @@ pub fn action(world: &mut World, action: &Action, asked: [bool; RESOURCES.len()]
         | Action::RequireConfigHash { .. }
         | Action::ApplyManagedConfig { .. }
         | Action::ForgetMigrated { .. }
+        | Action::ReencryptOwn { .. }
         | Action::StartMigration { .. } => None,
     };
     if let Some((rule, what)) = wrong {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use keyward_core::api::ConditionStatus;
+use keyward_core::api::{ConditionStatus, ForgetPhase};
 use keyward_core::ids::{KeyId, Mode};
 
 use crate::invariants::given_up::left_with_its_node;
@@ -21,6 +21,10 @@ pub const ROUNDS: usize = 80;
 
 /// Every fault is mended; the admin corrects a spec that cannot be had.
 pub fn heal(world: &mut World) {
+    world.step(Step::of(Kind::Resume));
+    for n in 0..world.servers.len() {
+        world.step(Step::to(Kind::ResumeAgent, n));
+    }
     for kind in [
         Kind::Readable,
         Kind::AcceptKeys,
@@ -232,7 +236,11 @@ fn give_up(world: &mut World, stuck: bool) -> bool {
         let mut all = world.etcd.stored.iter().chain(&world.etcd.history).flat_map(Ways::iter);
         all.any(|sealed| sealed.key() == Some(id) && is_lost(world, sealed))
     };
-    let forgotten = &world.api.spec.forget;
+    // One that is void has to be asked for again.
+    let snapshot = &world.api.snapshot;
+    let open =
+        world.api.spec.forget.iter().filter(|request| snapshot.phase(request) != Some(ForgetPhase::Void));
+    let forgotten: Vec<KeyId> = open.map(|request| request.key_id).collect();
     // Where its plugin runs, it goes on; where it does not, the status says that nothing shows that it reaches the KEK.
     let waits = if stuck { world.clone().decided().waiting } else { None };
     let waits = waits.map(|waits| waits.message).unwrap_or_default();

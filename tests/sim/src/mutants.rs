@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::api::{
-    ConditionStatus, EncryptionMigrationSpec, HealthStatus, MigrationPhase, NodePlugin, PluginHealth,
+    ConditionStatus, EncryptionMigrationSpec, ForgetPhase, ForgetRequest, ForgetStatus, HealthStatus,
+    MigrationPhase, NodePlugin, PluginHealth,
 };
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, Identity, ProviderConfiguration};
 use keyward_core::formats::key_secret::KeySecret;
@@ -75,6 +76,9 @@ mutants! {
     RetireEarly = "a KMS provider leaves while etcd's history may need it", &[Kind::Spec];
     AbandonPublished = "a key is superseded that was a write key", &[Kind::Spec];
     ServeWithdrawn = "a node that comes back serves the keys that it had", &[Kind::Stop, Kind::Leave, Kind::Return, Kind::Spec];
+    ForgetLate = "a key is forgotten though it works again", &[Kind::Forget, Kind::KmsDown];
+    IgnorePause = "the operator goes on though it is paused", &[Kind::Pause, Kind::Resume];
+    IgnorePauseFile = "an agent goes on though it is paused on its node", &[Kind::PauseAgent, Kind::ResumeAgent];
     BelieveMark = "a number counts as used because one agent says so", &[Kind::AbsurdMark];
     OrphanIsGone = "a 404 for an object's missing namespace counts as a deleted object", &[Kind::Orphan];
     FailureIsSuccess = "a migration that failed for a webhook counts as one that succeeded", &[Kind::Webhook];
@@ -103,6 +107,16 @@ impl Mutant {
             }
             Self::ReuseNumber => {
                 snapshot.highest_key = snapshot.keys.first().map_or(KeyId(0), |key| key.id);
+            }
+            Self::ForgetLate => {
+                let carried_out = |request: &ForgetRequest| ForgetStatus {
+                    key_id: request.key_id,
+                    requested_at: request.requested_at.clone(),
+                    phase: ForgetPhase::CarriedOut,
+                    message: String::new(),
+                };
+                snapshot.told_forget = snapshot.wanted.requests.iter().map(carried_out).collect();
+                snapshot.wanted.forget = snapshot.accepted();
             }
             Self::BelieveMark => {
                 snapshot.highest_key = snapshot.unbelieved_keys.pop_last().unwrap_or(snapshot.highest_key);
@@ -167,6 +181,7 @@ impl Mutant {
                     outcome.actions.insert(0, Action::AbandonKey { key, reason: "it is old".into() });
                 }
             }
+            Self::IgnorePause => outcome.actions.append(&mut outcome.withheld),
             Self::ReadyEarly => {
                 for condition in outcome.conditions.iter_mut().filter(|c| c.type_ == "Ready") {
                     condition.status = ConditionStatus::True;
@@ -196,7 +211,12 @@ impl Mutant {
 
     /// The agent's decision.
     pub(crate) fn agent(self, observed: &Observed) -> Decision {
-        let mut decision = node::next(observed);
+        let mut decision = if self == Self::IgnorePauseFile {
+            let disk = node::Disk { paused: None, ..observed.disk.clone() };
+            node::next(&Observed { disk, ..observed.clone() })
+        } else {
+            node::next(observed)
+        };
         let target = observed.target.as_ref().and_then(|target| target.as_ref().ok());
         let revision = observed.spec.as_ref().map(|seen| seen.spec.revision);
         let serves = |id: KeyId| {

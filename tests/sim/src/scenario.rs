@@ -70,6 +70,11 @@ pub fn mending(world: &World) -> Vec<Step> {
             steps.push(Step::to(Kind::Grant, kek));
         }
     }
+    if world.api.spec.paused.is_some() {
+        steps.push(Step::of(Kind::Resume));
+    }
+    let paused = (0..NAMES.len()).filter(|n| world.servers[*n].observed.disk.paused.is_some());
+    steps.extend(paused.map(|n| Step::to(Kind::ResumeAgent, n)));
     if world.unreadable {
         steps.push(Step::of(Kind::Readable));
     }
@@ -108,7 +113,7 @@ pub fn mending(world: &World) -> Vec<Step> {
 }
 
 /// Faults that depend on nothing in the world.
-const ANYWHERE: [Kind; 10] = [
+const ANYWHERE: [Kind; 11] = [
     Kind::TokenBad,
     Kind::TokenMissing,
     Kind::TokenNew,
@@ -119,10 +124,11 @@ const ANYWHERE: [Kind; 10] = [
     Kind::RefuseKeys,
     Kind::Week,
     Kind::Reencrypt,
+    Kind::Pause,
 ];
 
 /// Those that befall something which has to be there.
-const SOMEWHERE: [Kind; 25] = [
+const SOMEWHERE: [Kind; 26] = [
     Kind::Orphan,
     Kind::Webhook,
     Kind::ReconcileDies,
@@ -131,6 +137,7 @@ const SOMEWHERE: [Kind; 25] = [
     Kind::Stop,
     Kind::Restart,
     Kind::Reboot,
+    Kind::PauseAgent,
     Kind::DeleteNode,
     Kind::Leave,
     Kind::Return,
@@ -167,9 +174,8 @@ pub fn faults(world: &World) -> Vec<Step> {
             Life::Down => steps.push(Step::to(Kind::Reboot, n)),
             Life::Up => {
                 steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k)));
-                steps.extend(
-                    [Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode].map(|k| Step::to(k, n)),
-                );
+                let befall = [Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode, Kind::PauseAgent];
+                steps.extend(befall.map(|k| Step::to(k, n)));
                 steps.push(Step::to(Kind::AbsurdMark, n));
                 if world.running().filter(|n| !world.books.left[*n]).count() > 1 {
                     steps.push(Step::to(Kind::Leave, n));
@@ -196,7 +202,7 @@ pub fn faults(world: &World) -> Vec<Step> {
         let id = usize::try_from(id.0).unwrap_or(0);
         steps.extend([Kind::DeleteKey, Kind::CorruptKey].map(|kind| Step::to(kind, id)));
     }
-    let forget = &world.api.spec.forget;
+    let forget: Vec<KeyId> = world.api.spec.forget.iter().map(|request| request.key_id).collect();
     let small = |id: KeyId| usize::try_from(id.0).unwrap_or(0);
     let known = world.key_ids().filter(|id| !forget.contains(id));
     steps.extend(known.map(|id| Step::to(Kind::Forget, small(id))));
@@ -230,8 +236,16 @@ pub fn small() -> Vec<(String, Bounds)> {
             Bounds { only: vec![Kind::Anew], ..bounds(1, &[], &[3, 5], 1, true) },
         ),
         (
-            "1 API server, 1 key in force (KMS a), forgotten at any moment, all ends well",
-            Bounds { only: vec![Kind::Forget], ..bounds(1, &[3], &[], 1, true) },
+            "1 API server, 1 key in force (KMS a), then KMS b, paused and resumed at any moment, all ends well",
+            Bounds { only: vec![Kind::Pause, Kind::PauseAgent], ..bounds(1, &[3], &[5], 1, true) },
+        ),
+        (
+            "1 API server, 1 key in force (KMS a), given up at any moment, and its KEK made anew, all ends well",
+            Bounds { only: vec![Kind::Forget, Kind::Anew], ..bounds(1, &[3], &[], 2, true) },
+        ),
+        (
+            "1 API server, 1 key in force (KMS a), given up at any moment of an outage and after it, all ends well",
+            Bounds { only: vec![Kind::Forget, Kind::KmsDown], ..bounds(1, &[3], &[], 2, true) },
         ),
     ];
     all.map(|(what, bounds)| (what.to_owned(), bounds)).into()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use keyward_core::ids::KeyId;
 use keyward_test_sim::explore::random::{self, Plan};
 use keyward_test_sim::explore::{Way, exhaustive, replay};
 use keyward_test_sim::mutants::Mutant;
@@ -120,17 +121,28 @@ fn what_a_lost_revision_wrote_is_read_on() {
          reconcile,{a},stop.0,tick.2,leave.0,stop.2,agent.2,agent.1,delete-revision.0,delete-key.2,reconcile,\
          reconcile,reconcile,agent.1"
     );
+    // The KEK of key 1 was recreated, so that the key does not work and may be forgotten. Its only successor writes at once.
+    let accepted =
+        "anew.0,agent.0,agent.1,agent.2,forget.1,reconcile,tick.2,agent.0,agent.1,agent.2,reconcile,spec.1";
     let undecodable = format!(
-        "3/1/forget.1,reconcile,reconcile,reconcile,{a},stop.0,tick.2,leave.0,agent.1,agent.2,delete-revision.0,\
+        "3/3/{accepted},reconcile,reconcile,reconcile,{a},stop.0,tick.2,leave.0,agent.1,agent.2,delete-revision.0,\
          corrupt-key.2,reconcile,reconcile,reconcile,mend-keys"
     );
-    let installed =
-        "3/1/forget.1,reconcile,reconcile,delete-key.2,reconcile,agent-dies.0.4,delete-node,delete-key.1,\
-                     delete-revision,reconcile,agent,tick.2"
-            .to_owned();
-    for text in [deleted, undecodable, installed] {
+    let installed = format!(
+        "3/3/{accepted},reconcile,reconcile,delete-key.2,reconcile,agent-dies.0.4,delete-node,delete-key.1,\
+         delete-revision,reconcile,agent,tick.2"
+    );
+    for (text, forgets) in [(deleted, false), (undecodable, true), (installed, true)] {
         let way: Way = text.parse().unwrap();
-        assert_eq!(replay(&way, None, |_, _| ()), None, "{way}");
+        let mut key_2_writes = false;
+        let violation = replay(&way, None, |world, _| {
+            let is_replaced = world.books.latest.as_ref().is_some_and(|(_, latest)| {
+                latest.keys.contains(&KeyId(2)) && !latest.keys.contains(&KeyId(1))
+            });
+            key_2_writes |= is_replaced && world.books.given_up.contains(&KeyId(1));
+        });
+        assert_eq!(violation, None, "{way}");
+        assert_eq!(key_2_writes, forgets, "{way}");
     }
 }
 

@@ -211,14 +211,19 @@ fn described(outcomes: &[Outcome]) -> Value {
                     json!({"type": c.type_, "status": c.status, "reason": c.reason, "message": c.message})
                 })
                 .collect();
-            json!({
+            let mut decided = json!({
                 "operand": outcome.operand,
                 "converged": outcome.converged,
                 "waiting": waiting,
                 "actions": outcome.actions.iter().map(action).collect::<Vec<_>>(),
                 "conditions": conditions,
                 "explanation": outcome.explanation,
-            })
+            });
+            if let Some(fields) = decided.as_object_mut().filter(|_| !outcome.withheld.is_empty()) {
+                let withheld = outcome.withheld.iter().map(action).collect::<Vec<_>>();
+                fields.insert("withheld".to_owned(), json!(withheld));
+            }
+            decided
         })
         .collect();
     json!({ "operands": operands })
@@ -248,6 +253,9 @@ fn table(outcomes: &[Outcome]) -> String {
         }
         for (index, decided) in outcome.actions.iter().enumerate() {
             let _ = writeln!(text, "⇒ {}. {}", index.saturating_add(1), in_words(&action(decided)));
+        }
+        for (index, decided) in outcome.withheld.iter().enumerate() {
+            let _ = writeln!(text, "  paused: {}. {}", index.saturating_add(1), in_words(&action(decided)));
         }
         for why in &outcome.explanation {
             let _ = writeln!(text, "  because {why}");

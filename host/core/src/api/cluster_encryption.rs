@@ -49,9 +49,44 @@ pub struct ClusterEncryptionSpec {
     /// A token: a new one asks for everything to be re-encrypted once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reencrypt: Option<String>,
-    /// keyIDs whose loss is accepted (`keyward forget-key`).
+    /// Stops the operator and the migration engine at the next safe point: nothing is written but the status, and what is
+    /// under way stays where it is (`keyward pause`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
+    /// Keys whose loss is accepted (`keyward forget-key`). A request is carried out only while its key does not work.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub forget: Vec<KeyId>,
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["keyID"]))]
+    pub forget: Vec<ForgetRequest>,
+}
+
+/// A key whose loss an admin accepts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ForgetRequest {
+    /// The key.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// Tells this request from an earlier one for the same key, which may be void: RFC 3339 by convention.
+    #[schemars(length(min = 1, max = 64))]
+    pub requested_at: String,
+    /// How many objects were not proven to be stored under another key when it was made; absent where they were not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<u64>,
+    /// Keyward's own Secrets may be lost with the key: without it, the request waits until they are stored under another key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accept_keyward_loss: bool,
+}
+
+/// Who stopped Keyward, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// Why; for everybody who finds the cluster like this.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+    /// Who paused it.
+    #[schemars(length(min = 1, max = 256))]
+    pub by: String,
 }
 
 /// The shape of OpenShift's `APIServer.spec.encryption`.
@@ -201,6 +236,13 @@ pub struct ClusterEncryptionStatus {
     /// Health of the plugins as the nodes report it.
     #[serde(default)]
     pub plugins: Vec<PluginSummary>,
+    /// What became of each entry of `spec.forget`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["keyID"]))]
+    pub forget: Vec<ForgetStatus>,
+    /// Present while `spec.paused` is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<PauseStatus>,
     /// The last token of `spec.reencrypt` that was carried out.
     #[serde(default)]
     pub reencrypt: ReencryptStatus,
@@ -289,6 +331,51 @@ pub struct PluginSummary {
     /// What to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
+}
+
+/// What became of one entry of `spec.forget`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ForgetStatus {
+    /// The key.
+    #[serde(rename = "keyID")]
+    pub key_id: KeyId,
+    /// The request's.
+    pub requested_at: String,
+    /// How far it is.
+    pub phase: ForgetPhase,
+    /// Why, and what to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// How far a request to forget a key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ForgetPhase {
+    /// Not decided yet.
+    Pending,
+    /// The key was seen not to work: it is about to leave the configuration.
+    Accepted,
+    /// The newest configuration is without the key.
+    CarriedOut,
+    /// The key worked before the request was carried out. It has to be made again.
+    Void,
+}
+
+/// A pause that is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PauseStatus {
+    /// Who paused it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// RFC 3339; when the operator first saw the pause. Absent in core's output: the writer fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// The operator's next writes, in order: they are carried out when `spec.paused` is removed.
+    #[serde(default)]
+    pub withheld: Vec<String>,
 }
 
 /// What became of `spec.reencrypt`.

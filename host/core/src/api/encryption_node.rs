@@ -150,6 +150,10 @@ pub struct EncryptionNodeStatus {
     /// Keys whose plugin runs with data that an admin replaced on this node by hand (`node-agent recover`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovered: Vec<RecoveredPlugin>,
+    /// Present while the file `/etc/kubernetes/keyward/paused` exists on the node: the agent changes no configuration file, link
+    /// or plugin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<NodePause>,
     /// When the client certificate by which this agent speaks to the API ends; RFC 3339. Absent where it uses none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_expires: Option<String>,
@@ -159,6 +163,20 @@ pub struct EncryptionNodeStatus {
     /// What keeps the agent from the target, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<NodeError>,
+}
+
+/// An agent that an admin has paused on its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePause {
+    /// The content of the file.
+    pub reason: String,
+    /// When the file was last written, by the node's clock; RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// The agent's next steps, in order: it does them when the file is deleted.
+    #[serde(default)]
+    pub withheld: Vec<String>,
 }
 
 /// A plugin whose data are not those of the node's revision: an admin replaced a credential here (DESIGN.md, Decisions 12).

@@ -75,7 +75,7 @@ pub(super) fn refused<'a>(
 }
 
 /// Neither its record nor any revision that exists says that something may be stored under it.
-fn never_wrote(snapshot: &Snapshot, key: &KeySecret) -> bool {
+pub(super) fn never_wrote(snapshot: &Snapshot, key: &KeySecret) -> bool {
     // Others' controllers keep no such record.
     snapshot.openshift().is_none()
         && key.write_published.is_none()

@@ -11,6 +11,7 @@ mod decommission;
 mod diagnosis;
 mod evidence;
 mod expiry;
+mod forget;
 mod health;
 mod in_place;
 mod key;
@@ -18,6 +19,7 @@ mod lost;
 mod managed;
 mod migration;
 mod outage;
+mod pause;
 mod pods;
 mod preflight;
 mod preflight_status;
@@ -46,6 +48,17 @@ pub use rollout::{Assessment, Deployment, assess};
 
 /// The whole decision of one operand.
 pub fn reconcile(snapshot: &Snapshot) -> Outcome {
+    let requests = forget::assess(snapshot);
+    if requests.in_force == snapshot.wanted.forget {
+        return decided(snapshot, requests);
+    }
+    // A key that works again stays, and nothing of this pass may be decided without it.
+    let mut snapshot = snapshot.clone();
+    snapshot.wanted.forget.clone_from(&requests.in_force);
+    decided(&snapshot, requests)
+}
+
+fn decided(snapshot: &Snapshot, requests: forget::Requests) -> Outcome {
     let assessment = rollout::assess(snapshot);
     let deployed = Deployed::of(snapshot, &assessment.deployment);
     let mut turn = Turn::new(snapshot, assessment.deployment.is_converged());
@@ -64,14 +77,16 @@ pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     health::decide(snapshot, &assessment.deployment, &mut turn);
     let expiries = expiry::decide(snapshot, &mut turn);
     pods::tell(snapshot, &mut turn);
+    let forget = forget::report(snapshot, requests, &mut turn);
     if !matches!(assessment.deployment, Deployment::Blocked) {
         decommission::decide(snapshot, &mut turn);
     }
     confirm::decide(snapshot, &mut turn);
     turn.tell_what_waits_behind();
+    let paused = pause::decide(snapshot, &mut turn);
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     let view = view::view(snapshot, &assessment.deployment, &deployed);
-    turn.finish(StatusView { expiries, ..view })
+    turn.finish(StatusView { expiries, forget, paused, ..view })
 }
 
 /// What is deployed, and what should be.
@@ -175,6 +190,8 @@ fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool
 /// What the controllers add to as they go.
 pub(crate) struct Turn {
     actions: Vec<Action>,
+    /// See [`pause`].
+    withheld: Vec<Action>,
     conditions: Vec<Condition>,
     explanation: Vec<String>,
     notices: Vec<Notice>,
@@ -198,6 +215,7 @@ impl Turn {
     fn new(snapshot: &Snapshot, converged: bool) -> Self {
         Self {
             actions: Vec::new(),
+            withheld: Vec::new(),
             conditions: Vec::new(),
             explanation: Vec::new(),
             notices: Vec::new(),
@@ -331,6 +349,7 @@ impl Turn {
             waiting: self.waiting,
             until: self.until,
             actions: self.actions,
+            withheld: self.withheld,
             conditions: self.conditions,
             explanation: self.explanation,
             notices: self.notices,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Deployed, Deployment, Turn, health, lost, managed};
+use super::{Deployed, Deployment, Turn, forget, health, lost, managed};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
@@ -217,6 +217,11 @@ fn apply(
     content: RevisionContent,
     turn: &mut Turn,
 ) {
+    match forget::before_leaving(snapshot, deployed, next) {
+        Ok(None) => {}
+        Ok(Some(action)) => turn.act(action),
+        Err(why) => return turn.wait_above_all("KeywardObjectsAtRisk", why),
+    }
     let mut number = snapshot.next_revision(snapshot.highest_revision);
     if leaves_a_writer(deployed, next) {
         // A node that is off takes the number after its own for one that reads what it writes (`node/late.rs`).

@@ -22,6 +22,8 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
         keys: if blocked(deployment) { snapshot.told_keys.clone() } else { keys(snapshot, deployed) },
         encrypted: encrypted(deployment, deployed),
         migrations: migrations(snapshot),
+        forget: Vec::new(),
+        paused: None,
         reencrypted: reencrypted(snapshot, deployed),
         plugins: plugins(snapshot),
         expiries: Vec::new(),

@@ -6,7 +6,7 @@ use std::fmt;
 use super::instance::Instance;
 use super::observe::{Observed, Question};
 use super::view::{Candidate, Needed, Problem, View};
-use super::{drift, install, late, preflight, probes, report, stop, trial};
+use super::{drift, install, late, paused, preflight, probes, report, stop, trial};
 use crate::api::{Canary, EncryptionNodeStatus, PreflightAnswer};
 use crate::ids::{ConfigHash, KeyId, Revision};
 
@@ -247,9 +247,10 @@ pub fn next(observed: &Observed) -> Decision {
     stop::plugins(&view, &mut draft);
     stop::kept(&view, &mut draft);
     stop::recovered(&view, &mut draft);
+    let pause = paused::withhold(&view, &mut draft);
     let asks = probes::asks(&view, &draft.urgent);
     let starts = probes::starts(&view, &draft.steps);
-    let report = report::report(&view, &asks, answer, draft.problem.as_ref());
+    let report = report::report(&view, &asks, answer, draft.problem.as_ref(), pause);
     Decision {
         steps: draft.steps,
         asks,

@@ -20,6 +20,7 @@ mod install;
 mod instance;
 mod late;
 mod observe;
+mod paused;
 pub mod pod;
 mod policy;
 mod preflight;
@@ -38,8 +39,8 @@ pub use decide::{Ask, Decision, Refused, Step, next};
 pub use first::first_steps;
 pub use instance::{Generation, Instance, SOCKETS};
 pub use observe::{
-    Absence, Disk, Failing, FileSeen, LastProbe, Observed, OnDisk, Pass, Probed, Question, Reading, Refusal,
-    SeenSpec, Socket, StepFailure, Unread, Unusable,
+    Absence, Disk, Failing, FileSeen, LastProbe, Observed, OnDisk, Pass, PauseFile, Probed, Question,
+    Reading, Refusal, SeenSpec, Socket, StepFailure, Unread, Unusable,
 };
 pub use policy::Policy;
 pub use recovered::{Recovered, in_force};

@@ -129,6 +129,17 @@ pub struct Disk {
     pub drift: Option<Revision>,
     /// Files that somebody edited by hand, of which a copy is kept.
     pub aside: BTreeSet<ConfigHash>,
+    /// The file by which an admin pauses the agent; `None` where there is none.
+    pub paused: Option<PauseFile>,
+}
+
+/// The file by which an admin pauses the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PauseFile {
+    /// Its content, or why that cannot be read: what exists pauses, whatever it holds.
+    pub reason: String,
+    /// When it was last written.
+    pub since: Option<Timestamp>,
 }
 
 /// One configuration's file.

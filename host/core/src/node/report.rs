@@ -10,7 +10,8 @@ use super::observe::Socket;
 use super::recovered::in_force;
 use super::view::{Problem, View, plugins_of};
 use crate::api::{
-    EncryptionNodeStatus, HealthStatus, NodeError, NodePlugin, PluginHealth, PreflightAnswer, RecoveredPlugin,
+    EncryptionNodeStatus, HealthStatus, NodeError, NodePause, NodePlugin, PluginHealth, PreflightAnswer,
+    RecoveredPlugin,
 };
 use crate::formats::key_secret::rfc3339;
 use crate::ids::{KeyId, PluginDigest, RemoteKeyId, Revision};
@@ -25,6 +26,7 @@ pub(super) fn report(
     asks: &BTreeMap<Instance, Ask>,
     preflight: Option<PreflightAnswer>,
     problem: Option<&Problem>,
+    paused: Option<NodePause>,
 ) -> Option<EncryptionNodeStatus> {
     let seen = view.o.spec.as_ref()?;
     let unseen = asks.iter().any(|(instance, ask)| {
@@ -52,6 +54,7 @@ pub(super) fn report(
         recovered: recovered(view),
         drifted: view.o.disk.drift,
         kek_mismatch: mismatched(view, asks),
+        paused,
         credential_expires: view.o.credential_expires.map(|at| rfc3339(&at)),
         preflight,
         error: error(view, seen.spec.revision, done, problem),

@@ -1,6 +1,6 @@
 //! Plain Kubernetes: `ClusterEncryption/cluster`, revisions of our own, one agent a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -72,7 +72,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     let retry_key = tried.filter(|id| *id == highest_key && !named_keys.contains(id) && !seen(*id));
     let revision_numbers = named::count_revisions(objects, &keys);
 
-    Some(Snapshot {
+    let mut snapshot = Snapshot {
         component: names::KUBE_APISERVER.to_owned(),
         namespace: names::NAMESPACE.to_owned(),
         referenced_namespace: names::NAMESPACE.to_owned(),
@@ -96,6 +96,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         retry_key,
         told_revisions: status.revisions,
         told_keys: status.keys,
+        told_forget: status.forget,
         last_converged: status.converged_revision,
         servers,
         candidate: candidate_decoded,
@@ -121,7 +122,9 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         ages: given.ages,
         fresh: given.fresh,
         platform: Platform::Kubernetes,
-    })
+    };
+    snapshot.wanted.forget = snapshot.accepted();
+    Some(snapshot)
 }
 
 /// Ends of migrations, where it matters whether what was before can still be read: while there is more than one key, or the
@@ -285,7 +288,9 @@ pub fn read(spec: &ClusterEncryptionSpec) -> Wanted {
         kms_timeout,
         request_timeout,
         external_reason: spec.reencrypt.clone().unwrap_or_default(),
-        forget: spec.forget.iter().copied().collect(),
+        paused: spec.paused.clone(),
+        requests: spec.forget.clone(),
+        forget: BTreeSet::new(),
         mistakes,
     }
 }

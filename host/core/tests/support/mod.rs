@@ -14,8 +14,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::SecretBytes;
 use keyward_core::api::{
     Canary, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationStatus,
-    EncryptionNode, EncryptionNodeStatus, HealthStatus, MigrationPhase, NodeError, NodePlugin, PluginHealth,
-    PreflightAnswer, PreflightResult, RecoveredPlugin,
+    EncryptionNode, EncryptionNodeStatus, ForgetPhase, ForgetRequest, ForgetStatus, HealthStatus,
+    MigrationPhase, NodeError, NodePlugin, PluginHealth, PreflightAnswer, PreflightResult, RecoveredPlugin,
 };
 use keyward_core::formats::encryption_config::REVISION_ZERO;
 use keyward_core::formats::revision::{
@@ -41,6 +41,8 @@ pub struct World {
     pub failing_at: BTreeMap<String, &'static str>,
     /// These KEKs were deleted, and others made under their names: they decrypt nothing of before.
     pub made_anew: BTreeSet<String>,
+    /// Keys whose plugins fail on every node.
+    pub broken: BTreeSet<KeyId>,
     /// Referenced objects that cannot be read.
     pub unreadable: BTreeSet<ObjectRef>,
     /// The API server takes no key secret.
@@ -103,6 +105,7 @@ impl World {
             failing_kek: None,
             failing_at: BTreeMap::new(),
             made_anew: BTreeSet::new(),
+            broken: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             refuses_keys: false,
             compacted: false,
@@ -131,6 +134,32 @@ impl World {
     pub fn want_kms(&mut self, key: &str, image: &str) {
         self.spec().encryption.type_ = Some("KMS".into());
         self.spec().encryption.kms = Some(json!({"type": "Test", "test": {"key": key, "image": image}}));
+    }
+
+    /// Asks for keys to be given up, in place of what was asked before. `at` tells the request from another.
+    pub fn forget(&mut self, ids: &[u64], at: &str) {
+        let request = |id: &u64| ForgetRequest {
+            key_id: KeyId(*id),
+            requested_at: at.to_owned(),
+            objects: None,
+            accept_keyward_loss: true,
+        };
+        self.spec().forget = ids.iter().map(request).collect();
+    }
+
+    /// Asks for keys to be given up whose plugins fail, which was seen and accepted.
+    pub fn give_up(&mut self, ids: &[u64]) {
+        self.broken.extend(ids.iter().map(|id| KeyId(*id)));
+        self.nodes_follow();
+        self.forget(ids, "now");
+        let accepted = |id: &u64| ForgetStatus {
+            key_id: KeyId(*id),
+            requested_at: "now".to_owned(),
+            phase: ForgetPhase::Accepted,
+            message: String::new(),
+        };
+        let status = self.objects.cluster_encryption.as_mut().unwrap().status.get_or_insert_default();
+        status.forget = ids.iter().map(accepted).collect();
     }
 
     /// Only Secrets are to be encrypted, and the decryption of ConfigMaps is confirmed; or both are to be.
@@ -215,6 +244,7 @@ impl World {
         status.converged_revision = outcome.view.converged_revision;
         status.revisions.clone_from(&outcome.view.revisions);
         status.keys.clone_from(&outcome.view.keys);
+        status.forget.clone_from(&outcome.view.forget);
         for action in outcome.actions.clone() {
             if self.refuses_keys && matches!(action, Action::CreateKey { .. }) {
                 break; // as the writer does at the first that fails
@@ -360,6 +390,8 @@ impl World {
                 let name = names::key_secret(names::KUBE_APISERVER, key_id);
                 self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
             }
+            // It changes nothing of what they say.
+            Action::ReencryptOwn { .. } => {}
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {
                 panic!("not on this platform")
             }
@@ -402,7 +434,11 @@ impl World {
                         digest,
                         ready: true,
                         health: PluginHealth {
-                            status: HealthStatus::Healthy,
+                            status: if self.broken.contains(&key_id) {
+                                HealthStatus::Error
+                            } else {
+                                HealthStatus::Healthy
+                            },
                             remote_key_id: RemoteKeyId("kek".into()),
                             last_checked_time: String::new(),
                             detail: None,

@@ -57,6 +57,15 @@ pub async fn recover(
 ) -> Result<Recovery, AgentError> {
     let began = Instant::now();
     let seen = glance(place).await?;
+    if let Some(pause) = &seen.paused {
+        let file = place.paths.paused();
+        let why = format!(
+            "this node is paused ({}), so that no plugin is started here; delete {}, and run the command again",
+            pause.reason,
+            file.display()
+        );
+        return Err(AgentError::CannotRecover { key_id, why });
+    }
     let planned = replacement(&seen, key_id, &files, fresh_salt(key_id)?)?;
     drop(files);
     let objects = objects(&planned.values);

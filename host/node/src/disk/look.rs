@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use keyward_core::SecretBytes;
 use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use keyward_core::names;
-use keyward_core::node::{self, FileSeen, Generation, Instance, OnDisk, pod};
+use keyward_core::node::{self, FileSeen, Generation, Instance, OnDisk, PauseFile, pod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -18,6 +19,9 @@ use super::records::{self, InstanceRecord, Memory, RefusalRecord};
 use super::{Disk, Recoveries, atomic, sha256};
 use crate::error::AgentError;
 use crate::paths::{PLUGIN_MANIFEST, Paths};
+
+/// So many bytes of a pause's reason are read.
+const LONGEST_REASON: u64 = 1024;
 
 /// The disk as core sees it; the refusal's age is for whoever has a clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,6 +94,7 @@ impl Disk {
             recovered: Recoveries::new(self.paths.clone()).all()?,
             drift: memory.drift,
             aside: self.aside()?,
+            paused: paused(&self.paths.paused()),
         };
         Ok(Look { disk, refusal: memory.refusal })
     }
@@ -243,6 +248,30 @@ impl Disk {
             }
         }
         Ok(found)
+    }
+}
+
+/// The file that pauses the agent. What is there pauses, though it is no file, or says nothing.
+pub(crate) fn paused(path: &Path) -> Option<PauseFile> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(PauseFile { reason: format!("{}: {error}", path.display()), since: None }),
+    };
+    let since = found.modified().ok().and_then(|at| jiff::Timestamp::try_from(at).ok());
+    // Only a file is read: a pipe by that name would never end.
+    let text = if found.is_file() { reason(path) } else { "it is no file".to_owned() };
+    let reason = if text.is_empty() { "no reason is given".to_owned() } else { text };
+    Some(PauseFile { reason, since })
+}
+
+/// The text on one line, as much of it as a status carries.
+fn reason(path: &Path) -> String {
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(LONGEST_REASON).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => String::from_utf8_lossy(&bytes).split_whitespace().collect::<Vec<_>>().join(" "),
+        Err(error) => format!("its reason cannot be read: {error}"),
     }
 }
 

@@ -18,7 +18,7 @@ mod progress;
 mod rewrite;
 mod run;
 mod track;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,11 +28,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use keyward_core::api::EncryptionMigration;
+use keyward_core::api::{ClusterEncryption, EncryptionMigration};
 use keyward_core::names;
 
 use crate::backoff::Backoff;
-use crate::cluster::Cluster;
+use crate::cluster::{CallError, Cluster};
 use crate::metrics::Metrics;
 use pace::Pace;
 use run::{End, Run, RunError, Tools};
@@ -104,7 +104,7 @@ impl Engine {
         let mut paused: BTreeMap<String, Paused> = BTreeMap::new();
         let mut runs: JoinSet<Ended> = JoinSet::new();
         while !stop.is_cancelled() {
-            match self.tools.cluster.list::<EncryptionMigration>(None, None).await {
+            match self.wanted().await {
                 Ok(migrations) => self.look_after(migrations, &mut active, &mut paused, &mut runs, &stop),
                 Err(error) => tracing::warn!("migrations are not looked after: {error}"),
             }
@@ -137,6 +137,18 @@ impl Engine {
                 tracing::info!(name, "migration stopped: {result:?}");
             }
         }
+    }
+
+    /// The migrations that may run now: none while `spec.paused` is in force, so that runs under way write their cursors and
+    /// stop. Where it cannot be read whether it is, nothing begins and nothing ends.
+    async fn wanted(&self) -> Result<Vec<EncryptionMigration>, CallError> {
+        let cluster = &self.tools.cluster;
+        let (migrations, wanted) = tokio::try_join!(
+            cluster.list::<EncryptionMigration>(None, None),
+            cluster.get::<ClusterEncryption>(None, names::CLUSTER),
+        )?;
+        let is_paused = wanted.is_some_and(|wanted| wanted.spec.paused.is_some());
+        Ok(if is_paused { Vec::new() } else { migrations })
     }
 
     fn look_after(

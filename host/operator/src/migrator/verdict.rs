@@ -34,15 +34,15 @@ const INTERNAL_ATTEMPTS: u32 = 3;
 
 /// The version from which on the write key, and no other, wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Start(Option<u64>);
+pub(crate) struct Start(Option<u64>);
 
 impl Start {
-    pub(super) fn of(version: Option<&str>) -> Self {
+    pub(crate) fn of(version: Option<&str>) -> Self {
         Self(version.and_then(|version| version.parse().ok()))
     }
 
     /// Whether this object was written since. Versions that cannot be compared prove nothing.
-    pub(super) fn is_before(self, object: &ObjectMeta) -> bool {
+    pub(crate) fn is_before(self, object: &ObjectMeta) -> bool {
         let version = object.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
         matches!((self.0, version), (Some(start), Some(version)) if version > start)
     }

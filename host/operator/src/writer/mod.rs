@@ -11,11 +11,12 @@ use kube::Resource;
 use tokio_util::sync::CancellationToken;
 
 use keyward_core::api::ClusterEncryption;
+use keyward_core::ids::GroupResource;
 use keyward_core::names;
 use keyward_core::outcome::Action;
 use keyward_core::platform::Objects;
 
-use crate::cluster::{CallError, Category, Cluster, Meta};
+use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Scope, Step};
 use crate::error::{ActionError, Error};
 use crate::lease::Authority;
 use crate::metrics::Metrics;
@@ -90,10 +91,34 @@ impl Writer<'_> {
             }
             Write::CreateNode(node) => cluster.create(None, &*node).await.map(drop)?,
             Write::ReplaceNode(node) => cluster.replace(None, &*node).await.map(drop)?,
+            Write::Reencrypt(resources) => {
+                for resource in &resources {
+                    self.reencrypt(resource).await?;
+                }
+            }
             Write::CreateMigration(migration) => cluster.create(None, &*migration).await.map(drop)?,
             Write::ReplaceMigration(migration) => cluster.replace(None, &*migration).await.map(drop)?,
         }
         Ok(())
+    }
+
+    /// Every object of this resource in Keyward's namespace, each by a patch that changes nothing: the API server reads it from
+    /// etcd, and stores it again under its write key. The first that fails ends it, so that nothing is built on the others.
+    async fn reencrypt(&self, resource: &GroupResource) -> Result<(), CallError> {
+        let name = resource.to_string();
+        let collection = format!("/api/v1/namespaces/{}/{name}", names::NAMESPACE);
+        let mut pager: Pager<Meta> = Pager::of(collection.clone(), &name, Scope::Namespace).metadata_only();
+        loop {
+            match pager.next(self.cluster).await? {
+                Step::Page(page) => {
+                    for object in page.items {
+                        self.cluster.touch(&collection, &name, &object.metadata).await?;
+                    }
+                }
+                Step::Undecodable(bad) => return Err(bad.error),
+                Step::End => return Ok(()),
+            }
+        }
     }
 
     /// Our finalizer first, both on the version that was read. A Secret that somebody already asked to delete is gone

@@ -33,6 +33,8 @@ pub(super) enum Write {
     },
     CreateNode(Box<EncryptionNode>),
     ReplaceNode(Box<EncryptionNode>),
+    /// No-op patches of all objects of these resources in Keyward's namespace.
+    Reencrypt(Vec<GroupResource>),
     CreateMigration(Box<EncryptionMigration>),
     ReplaceMigration(Box<EncryptionMigration>),
 }
@@ -67,6 +69,7 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
         Action::ApplyConfig { revision, content } => {
             Write::CreateSecret(Box::new(revision_secret(*revision, content)))
         }
+        Action::ReencryptOwn { resources, .. } => Write::Reencrypt(resources.clone()),
         Action::StartMigration { resource, spec, resource_version } => {
             migration(resource, (**spec).clone(), resource_version.as_deref(), objects)?
         }

@@ -55,7 +55,9 @@ async fn a_wrong_kek_changes_nothing_and_the_right_one_is_enough() -> Result<()>
     ensure!(!told.status.success() && told.said.contains("nothing of them is lost"), "{told:?}");
     let never = keyward.command(&["forget-key", "9", "--accept-loss"]).await?;
     ensure!(never.complained.contains("key 9 was never made; the highest is 2"), "{never:?}");
-    let given_up = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
+    let given_up =
+        tokio::time::timeout(PATIENCE, keyward.command(&["forget-key", "1", "--accept-loss", "--wait"]));
+    let given_up = given_up.await??;
     ensure!(given_up.status.success() && given_up.said.contains("key 1 is given up"), "{given_up:?}");
     keyward
         .wait("key 1 to leave", PATIENCE, |status| {

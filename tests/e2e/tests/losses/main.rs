@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
+mod forget;
 mod keys;
 mod kms;
+mod pause;
 mod revisions;
 
 /// A candidate that ended is started again after a minute.

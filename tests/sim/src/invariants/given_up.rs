@@ -1,11 +1,16 @@
 //! What an admin gives up with `spec.forget` (DESIGN.md, Decisions 15): what is stored under those keys, and nothing else.
 
+use std::sync::Arc;
+
+use keyward_core::api::{EncryptionNodeStatus, ForgetPhase, HealthStatus};
 use keyward_core::ids::KeyId;
+use keyward_core::outcome::{Action, Outcome};
+use keyward_core::snapshot::ServerView;
 
 use super::{has, is_lost};
 use crate::world::World;
 use crate::world::config::{Config, RESOURCES};
-use crate::world::etcd::Sealed;
+use crate::world::etcd::{Sealed, Ways};
 use crate::world::server::Life;
 
 impl World {
@@ -42,7 +47,7 @@ pub(super) fn is_back(world: &World, id: KeyId) -> bool {
             own.all(|sealed| world.reads(n, resource, sealed))
         })
     };
-    !world.api.spec.forget.contains(&id)
+    !world.api.snapshot.accepted().contains(&id)
         && latest.keys.contains(&id)
         && world.api.snapshot.key(id).is_some()
         && known.into_iter().all(|n| at_latest(n) && reads(n))
@@ -59,4 +64,47 @@ pub(crate) fn left_with_its_node(world: &World, resource: usize, sealed: Sealed)
     });
     let in_revisions = world.api.configs.values().any(|config| has(config, resource, sealed));
     !at_servers && !in_revisions && world.api.snapshot.key(key).is_none()
+}
+
+/// What an admin has given up begins with the acceptance that the status reports: until then a request excuses nothing.
+pub(crate) fn accepted(world: &mut World) {
+    let accepted = world.api.snapshot.accepted();
+    if accepted.is_subset(&world.books.given_up) {
+        return;
+    }
+    let books = Arc::make_mut(&mut world.books);
+    books.forgotten.extend(accepted.iter().copied());
+    books.given_up.extend(accepted);
+}
+
+/// A key that a decision takes out of the configuration because that was asked for, though the reports say that it works, and
+/// something is stored under it.
+pub(crate) fn works_and_leaves(world: &World, outcome: &Outcome) -> Option<String> {
+    let (_, latest) = world.books.latest.as_ref()?;
+    let snapshot = &world.api.snapshot;
+    let applied = outcome.actions.iter().find_map(|action| match action {
+        Action::ApplyConfig { content, .. } => Some(content.key_ids()),
+        _ => None,
+    })?;
+    let asked = |id: &KeyId| {
+        let mut requests = world.api.spec.forget.iter().filter(|request| request.key_id == *id);
+        requests.any(|request| snapshot.phase(request) != Some(ForgetPhase::CarriedOut))
+    };
+    let stored = |id: &KeyId| {
+        let mut all = world.etcd.stored.iter().flat_map(Ways::iter);
+        all.any(|sealed| sealed.key() == Some(*id) && !is_lost(world, sealed))
+    };
+    let is_healthy = |status: &EncryptionNodeStatus, id: &KeyId| {
+        status.plugins.iter().any(|plugin| {
+            let matches = !status.kek_mismatch.contains(&plugin.digest);
+            plugin.key_id == *id && plugin.health.status == HealthStatus::Healthy && matches
+        })
+    };
+    let works = |id: &KeyId| {
+        let mut statuses = snapshot.servers.values().filter_map(ServerView::status);
+        statuses.any(|status| is_healthy(status, id))
+    };
+    let mut left = latest.kms.iter().filter(|id| !applied.contains(id));
+    let id = left.find(|id| asked(id) && stored(id) && works(id))?;
+    Some(format!("key {id} works, something is stored under it, and a revision is made without it"))
 }

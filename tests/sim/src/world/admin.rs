@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use keyward_core::api::{ForgetRequest, Pause};
 use keyward_core::ids::KeyId;
+use keyward_core::node::PauseFile;
 use keyward_core::platform::kubernetes::DEFAULT_RESOURCES;
 
 use super::World;
@@ -45,6 +47,10 @@ impl World {
             Kind::Adopt => self.refused.orphans = Default::default(),
             Kind::Admit => self.refused.by_webhook = Default::default(),
             Kind::Bury => self.bury(),
+            Kind::PauseAgent | Kind::ResumeAgent => {
+                let paused = (kind == Kind::PauseAgent).then(PauseFile::default);
+                self.server_mut(a % NAMES.len()).observed.disk.paused = paused;
+            }
             Kind::Week => self.weeks = self.weeks.saturating_add(1),
             Kind::TokenEnds => self.accepts.1 = false,
             Kind::Register => self.register(a % NAMES.len()),
@@ -87,8 +93,20 @@ impl World {
                 api.spec.reencrypt = Some(format!("t{}", tokens + 1));
                 self.tokens += 1;
             }
-            Kind::Forget if !api.spec.forget.contains(&id) => api.spec.forget.push(id),
-            Kind::Unforget => api.spec.forget.retain(|other| *other != id),
+            Kind::Forget | Kind::Unforget => {
+                api.spec.forget.retain(|other| other.key_id != id);
+                if kind == Kind::Forget {
+                    self.tokens += 1;
+                    api.spec.forget.push(ForgetRequest {
+                        key_id: id,
+                        requested_at: format!("t{}", self.tokens),
+                        objects: None,
+                        accept_keyward_loss: true,
+                    });
+                }
+            }
+            Kind::Pause => api.spec.paused = Some(Pause::default()),
+            Kind::Resume => api.spec.paused = None,
             Kind::TokenBad => api.token = Some(200),
             Kind::TokenMissing => api.token = None,
             Kind::TokenMend => api.token = Some(newest),
@@ -107,17 +125,21 @@ impl World {
             }
             _ => {}
         }
-        if matches!(kind, Kind::Spec | Kind::Resources | Kind::Reencrypt | Kind::Forget | Kind::Unforget) {
+        if matches!(
+            kind,
+            Kind::Spec
+                | Kind::Resources
+                | Kind::Reencrypt
+                | Kind::Forget
+                | Kind::Unforget
+                | Kind::Pause
+                | Kind::Resume
+        ) {
             api.cluster_version += 1;
         }
         api.touch();
         if matches!(kind, Kind::DeleteKey | Kind::CorruptKey) {
             Arc::make_mut(&mut self.books).tampered = true;
-        }
-        if kind == Kind::Forget {
-            let books = Arc::make_mut(&mut self.books);
-            books.forgotten.insert(id);
-            books.given_up.insert(id);
         }
     }
 

@@ -40,6 +40,7 @@ impl World {
     /// Whether the engine has something to do for this resource.
     pub(crate) fn migration_is_due(&self, resource: usize) -> bool {
         let stored = self.api.snapshot.migrations.get(&resources()[resource]);
+        let stored = stored.filter(|_| self.api.spec.paused.is_none());
         stored.is_some_and(|stored| {
             !stored.current
                 || matches!(stored.status.phase, MigrationPhase::Pending | MigrationPhase::Running)

@@ -120,6 +120,7 @@ impl Api {
         let wanted = kubernetes::in_force(self.asked.clone(), &BTreeMap::new(), newest);
         let snapshot = &mut self.snapshot;
         snapshot.wanted = wanted;
+        snapshot.wanted.forget = snapshot.accepted();
         let tried = snapshot.candidate.as_ref().and_then(|c| c.as_ref().ok()).map(|c| c.key_id);
         let of_objects: BTreeSet<KeyId> = snapshot
             .keys
@@ -266,6 +267,8 @@ impl Api {
             Action::StartMigration { resource, spec, resource_version } => {
                 self.start_migration(resource, (**spec).clone(), resource_version.as_deref())?;
             }
+            // No object says anything else afterwards.
+            Action::ReencryptOwn { .. } => {}
             // OpenShift's.
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => return Err(Refused),
             Action::DeleteRevision { revision, resource_version } => {
@@ -376,12 +379,14 @@ impl Api {
         if cluster_version != self.cluster_version
             || (snapshot.last_converged == view.converged_revision
                 && snapshot.told_keys == view.keys
+                && snapshot.told_forget == view.forget
                 && snapshot.told_revisions == view.revisions)
         {
             return;
         }
         snapshot.last_converged = view.converged_revision;
         snapshot.told_keys.clone_from(&view.keys);
+        snapshot.told_forget.clone_from(&view.forget);
         snapshot.told_revisions.clone_from(&view.revisions);
         self.cluster_version += 1;
     }

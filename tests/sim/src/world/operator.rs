@@ -8,7 +8,7 @@ use keyward_core::platform::{Age, FreshBytes, Unreadable};
 
 use super::World;
 use super::config::{RESOURCES, resources};
-use crate::invariants;
+use crate::invariants::{self, given_up};
 
 /// One operator process.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +36,12 @@ impl World {
         if self.unreadable && outcome.actions.iter().any(|action| !matches!(action, Action::SetTarget { .. }))
         {
             self.fails("S7", format!("decided though Secrets are unreadable: {}", kinds(&outcome)));
+        }
+        if self.api.spec.paused.is_some() && !outcome.actions.is_empty() {
+            self.fails("P", format!("it is paused, and the operator decided: {}", kinds(&outcome)));
+        }
+        if let Some(what) = given_up::works_and_leaves(self, &outcome) {
+            self.fails("F", what);
         }
         if outcome.converged && outcome.actions.is_empty() && outcome.waiting.is_none() {
             invariants::settled(self);
@@ -132,6 +138,7 @@ impl World {
         let operator = &mut self.operators[who];
         if let Some(view) = operator.view.take() {
             std::sync::Arc::make_mut(&mut self.api).report(&view, operator.cluster_version);
+            given_up::accepted(self);
         }
     }
 

@@ -127,6 +127,7 @@ impl World {
                 p.flag(stored == resource_version.as_ref());
             }
             Action::DeleteRevision { revision, .. } => p.put(rank(revision)),
+            Action::ReencryptOwn { leaving, .. } => p.hash(leaving),
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {}
             Action::RetireKey { key_id, resource_version }
             | Action::DeleteKey { key_id, resource_version } => {
@@ -165,6 +166,12 @@ impl World {
         p.hash(&self.api.spec.resources);
         p.hash(&self.api.spec.reencrypt);
         p.hash(&self.api.spec.forget);
+        for told in &snapshot.told_forget {
+            p.put(told.key_id.0);
+            p.text(&told.requested_at);
+            p.put(told.phase as u64);
+        }
+        p.flag(self.api.spec.paused.is_some());
         p.hash(&self.api.token);
         p.hash(&self.api.compacted);
         p.flag(self.api.lies);
@@ -446,6 +453,7 @@ fn print_disk(p: &mut Print, observed: &Observed, ranks: &BTreeMap<Revision, u64
         p.put(over(refusal.elapsed));
     }
     p.name(disk.loaded.as_ref().map_or("", |hash| hash.0.as_str()).as_bytes());
+    p.flag(disk.paused.is_some());
 }
 
 fn print_probe(p: &mut Print, probed: &Probed, tries: u32) {

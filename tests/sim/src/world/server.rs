@@ -200,6 +200,9 @@ impl World {
         };
         let mut done = 0;
         for step in &decision.steps {
+            if self.servers[n].observed.disk.paused.is_some() && !step.is_record() {
+                self.fails("P", format!("the agent of node {} is paused, and did: {step}", NAMES[n]));
+            }
             if dies_after == Some(done) || !self.node_step(n, step) {
                 break;
             }

@@ -86,6 +86,14 @@ kinds! {
     Forget = "forget",
     /// And takes that back.
     Unforget = "unforget",
+    /// The admin pauses Keyward.
+    Pause = "pause",
+    /// And ends that.
+    Resume = "resume",
+    /// The admin pauses the agent of node `a`.
+    PauseAgent = "pause-agent",
+    /// And ends that.
+    ResumeAgent = "resume-agent",
     /// The admin deletes what was given up and nobody can read.
     Bury = "bury",
     /// Eight days pass by the wall clock.

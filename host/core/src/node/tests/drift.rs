@@ -58,3 +58,41 @@ fn a_loaded_file_with_a_provider_of_its_own_is_left_alone() {
     assert_eq!(reason(&decision), Some("ForeignConfiguration"));
     assert!(!kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.steps);
 }
+
+#[test]
+fn a_paused_agent_leaves_an_edit_alone_records_it_and_lists_its_next_steps() {
+    let mut observed = at_rest();
+    let file = edited(&observed);
+    let loaded = observed.server.as_ref().unwrap().loaded.clone().unwrap();
+    observed.disk.file = Some(file);
+    let since = Some("2026-05-08T12:34:56Z".parse().unwrap());
+    observed.disk.paused = Some(PauseFile { reason: "the KMS is dead".into(), since });
+    let decision = next(&observed);
+    assert_eq!(kinds(&decision), ["RecordDrift", "PutAside"], "{:?}", decision.why);
+    let paused = decision.report.unwrap().paused.unwrap();
+    assert_eq!(
+        (paused.reason.as_str(), paused.since.as_deref()),
+        ("the KMS is dead", Some("2026-05-08T12:34:56Z"))
+    );
+    assert_eq!(paused.withheld, [format!("PutBack {loaded}")]);
+    // Resumed, it does just that.
+    observed.disk.paused = None;
+    let decision = next(&observed);
+    assert!(decision.steps.iter().any(|step| step.to_string() == paused.withheld[0]), "{:?}", decision.steps);
+    assert_eq!(decision.report.unwrap().paused, None);
+}
+
+#[test]
+fn a_paused_agent_starts_stops_and_links_no_plugin_and_goes_on_to_probe() {
+    let mut observed = at_rest();
+    observed.disk.links.clear();
+    observed.disk.instances.values_mut().for_each(|found| found.pod = false);
+    let withheld = kinds(&next(&observed)).join(" ");
+    assert!(withheld.contains("SwitchLink") && withheld.contains("WritePod"), "{withheld}");
+    let asks = next(&observed).asks;
+    observed.disk.paused = Some(PauseFile::default());
+    let decision = next(&observed);
+    assert!(decision.steps.iter().all(Step::is_record), "{:?}", decision.steps);
+    assert_eq!(decision.asks.keys().collect::<Vec<_>>(), asks.keys().collect::<Vec<_>>());
+    assert!(!decision.busy);
+}

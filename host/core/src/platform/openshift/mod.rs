@@ -236,6 +236,7 @@ pub fn snapshot(
         retry_key: None,
         told_revisions: Vec::new(),
         told_keys: Vec::new(),
+        told_forget: Vec::new(),
         last_converged: running,
         servers: servers.hosts,
         candidate: None,

@@ -1,0 +1,60 @@
+//! What an admin has paused: the whole operator (`spec.paused`), or the agent of a node (a file on that node).
+//!
+//! A pause withholds what was decided, and nothing else: the decision is made as always, so that health, conditions and the
+//! status go on, and the status lists what resuming will do. Any state between two actions is safe, since the operator may
+//! die between any two of them.
+
+use super::Turn;
+use crate::api::{ConditionStatus, PauseStatus};
+use crate::snapshot::Snapshot;
+
+const CONDITION: &str = "Paused";
+
+/// Withholds the actions where Keyward is paused, and reports every pause.
+pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Option<PauseStatus> {
+    if snapshot.openshift().is_some() {
+        return None; // neither the field nor the agents are there
+    }
+    let nodes = nodes(snapshot);
+    let Some(pause) = &snapshot.wanted.paused else {
+        report(turn, "NodesPaused", nodes);
+        return None;
+    };
+    turn.withheld = std::mem::take(&mut turn.actions);
+    let withheld: Vec<String> = turn.withheld.iter().map(crate::outcome::Action::sentence).collect();
+    let next = match withheld.len() {
+        0 => "resuming writes nothing now".to_owned(),
+        count => format!("resuming carries out {count} actions (status.paused.withheld)"),
+    };
+    let told = format!("Keyward is paused by {}: {}; {next}", pause.by, pause.reason);
+    if !withheld.is_empty() {
+        turn.wait_above_all("Paused", told.clone());
+    }
+    report(turn, "SpecPaused", std::iter::once(told).chain(nodes).collect());
+    Some(PauseStatus { by: pause.by.clone(), reason: pause.reason.clone(), since: None, withheld })
+}
+
+/// Nodes whose agents an admin has paused.
+fn nodes(snapshot: &Snapshot) -> Vec<String> {
+    let paused = snapshot.servers.values().filter_map(|server| {
+        let pause = server.status()?.paused.as_ref()?;
+        let since = pause.since.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
+        let next = match pause.withheld.len() {
+            0 => "it withholds nothing".to_owned(),
+            count => format!("it withholds {count} steps (EncryptionNode.status.paused.withheld)"),
+        };
+        Some(format!("the agent of node {} is paused{since}: {}; {next}", server.name, pause.reason))
+    });
+    paused.collect()
+}
+
+fn report(turn: &mut Turn, reason: &str, pauses: Vec<String>) {
+    if pauses.is_empty() {
+        return turn.condition(CONDITION, ConditionStatus::False, "AsExpected", "");
+    }
+    for pause in &pauses {
+        turn.explain(pause.clone());
+        turn.notice(true, reason, pause.clone());
+    }
+    turn.condition(CONDITION, ConditionStatus::True, reason, &pauses.join("; "));
+}

@@ -1,0 +1,167 @@
+//! `spec.forget`: a request is bound to what was true when it was made.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+
+mod support;
+
+use keyward_core::api::{ForgetPhase, ForgetStatus};
+use keyward_core::ids::KeyId;
+use keyward_core::outcome::Action;
+use keyward_core::platform::Unreadable;
+use support::World;
+
+fn enabled() -> World {
+    let mut world = World::new(&["a", "b"]);
+    world.want_kms("one", "image:1");
+    world.settle();
+    world
+}
+
+/// Key 2 writes, and re-encryption has not ended: both hold something.
+fn between() -> World {
+    let mut world = enabled();
+    world.want("aescbc");
+    world.stuck = Some("secrets".into());
+    world.settle();
+    assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity");
+    world
+}
+
+fn request(world: &World) -> &ForgetStatus {
+    &world.last.view.forget[0]
+}
+
+fn rounds(world: &mut World, count: usize) {
+    for _ in 0..count {
+        world.follow();
+        world.reconcile();
+    }
+}
+
+/// Asked for in an outage in which nothing can be decided, and the KMS is back before it can.
+#[test]
+fn a_request_of_an_outage_is_void_once_the_key_works_again() {
+    let mut world = between();
+    world.broken.insert(KeyId(1));
+    world.objects.unreadable =
+        vec![Unreadable { what: "secrets in keyward-system".into(), why: "kms away".into() }];
+    world.forget(&[1], "outage");
+    rounds(&mut world, 20);
+    assert_eq!(request(&world).phase, ForgetPhase::Pending, "{:?}", request(&world));
+    // Readable again, and the last reports are from before.
+    world.objects.unreadable.clear();
+    world.reconcile();
+    assert_eq!(request(&world).phase, ForgetPhase::Pending, "{:?}", request(&world));
+    world.broken.clear();
+    rounds(&mut world, 20);
+    let told = request(&world);
+    assert_eq!(told.phase, ForgetPhase::Void, "{told:?}");
+    assert!(told.message.contains("key 1 works (its plugin on node a is Healthy)"), "{told:?}");
+    assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity", "nothing is lost");
+    // It stays void though the key fails again; only another request counts.
+    world.broken.insert(KeyId(1));
+    rounds(&mut world, 20);
+    assert_eq!(request(&world).phase, ForgetPhase::Void);
+    world.forget(&[1], "again");
+    rounds(&mut world, 20);
+    assert_eq!(request(&world).phase, ForgetPhase::CarriedOut, "{:?}", request(&world));
+    assert_eq!(world.config()["secrets"], "aescbc:2,identity");
+}
+
+/// Accepted, and the key works again before a revision without it is made.
+#[test]
+fn an_accepted_request_is_void_where_the_key_works_before_it_leaves() {
+    let mut world = between();
+    world.give_up(&[1]);
+    world.broken.clear();
+    world.nodes_follow();
+    world.reconcile();
+    assert_eq!(request(&world).phase, ForgetPhase::Void);
+    rounds(&mut world, 10);
+    assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity");
+}
+
+#[test]
+fn a_key_that_works_is_forgotten_only_where_nothing_is_stored_under_it() {
+    let mut world = between();
+    world.forget(&[1], "now");
+    rounds(&mut world, 20);
+    assert_eq!(request(&world).phase, ForgetPhase::Void);
+    // A local key is part of the configuration: it works.
+    world.forget(&[2], "now");
+    rounds(&mut world, 20);
+    assert_eq!(request(&world).phase, ForgetPhase::Void);
+    world.stuck = None;
+    world.settle();
+    world.forget(&[1], "later");
+    rounds(&mut world, 4);
+    assert_eq!(request(&world).phase, ForgetPhase::CarriedOut, "{:?}", request(&world));
+    assert_eq!(world.config()["secrets"], "aescbc:2,identity");
+}
+
+#[test]
+fn a_key_of_which_nothing_is_heard_is_not_given_up() {
+    let mut world = between();
+    world.broken.insert(KeyId(1));
+    world.nodes_follow();
+    world.silent.insert("b".into());
+    world.forget(&[1], "now");
+    rounds(&mut world, 40);
+    let told = request(&world);
+    assert_eq!(told.phase, ForgetPhase::Pending, "{told:?}");
+    assert!(told.message.contains("nothing was heard of its plugin on node b"), "{told:?}");
+    assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity");
+}
+
+/// Keyward's own Secrets are stored under the write key first: among them is that of key 2, an AES key.
+#[test]
+fn keyward_s_own_objects_are_re_encrypted_before_a_key_leaves() {
+    let mut world = between();
+    world.broken.insert(KeyId(1));
+    world.forget(&[1], "now");
+    world.spec().forget[0].accept_keyward_loss = false;
+    for _ in 0..20 {
+        world.follow();
+        let outcome = world.reconcile();
+        let at = |kind: &str| outcome.actions.iter().position(|action| action.kind() == kind);
+        if let Some(applied) = at("ApplyConfig") {
+            assert!(at("ReencryptOwn").is_some_and(|own| own < applied), "{:?}", outcome.actions);
+            let own = outcome.actions.iter().find_map(|action| match action {
+                Action::ReencryptOwn { resources, leaving } => Some((resources.clone(), leaving.clone())),
+                _ => None,
+            });
+            let (resources, leaving) = own.unwrap();
+            let resources: Vec<String> = resources.iter().map(ToString::to_string).collect();
+            assert_eq!((resources.join(" "), leaving), ("configmaps secrets".to_owned(), vec![KeyId(1)]));
+            return;
+        }
+    }
+    panic!("key 1 did not leave: {:?}", request(&world));
+}
+
+/// Under the write key itself they cannot be stored otherwise first.
+#[test]
+fn the_write_key_of_secrets_is_kept_until_the_loss_of_keyward_s_own_is_accepted() {
+    let mut world = enabled();
+    world.broken.insert(KeyId(1));
+    world.forget(&[1], "now");
+    world.spec().forget[0].accept_keyward_loss = false;
+    rounds(&mut world, 40);
+    let told = request(&world);
+    assert_eq!(told.phase, ForgetPhase::Pending, "{told:?}");
+    assert!(told.message.contains("it is the write key of Secrets"), "{told:?}");
+    assert!(told.message.contains("docs/recovery.md"), "{told:?}");
+    assert_eq!(world.config()["secrets"], "kms:1,identity");
+    world.spec().forget[0].accept_keyward_loss = true;
+    rounds(&mut world, 40);
+    assert_eq!(request(&world).phase, ForgetPhase::CarriedOut, "{:?}", request(&world));
+}
+
+#[test]
+fn a_number_that_was_never_made_is_refused() {
+    let mut world = enabled();
+    world.forget(&[9], "now");
+    rounds(&mut world, 2);
+    assert_eq!(request(&world).message, "key 9 was never made; the highest is 1");
+    assert_eq!(request(&world).phase, ForgetPhase::Void);
+}

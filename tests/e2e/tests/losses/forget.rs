@@ -1,0 +1,151 @@
+//! Keys that are given up, in an outage and for good: neither locks the cluster out.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use keyward_core::api::{ForgetPhase, ForgetStatus};
+use keyward_core::ids::{KeyId, Mode};
+use keyward_core::names;
+use keyward_test_cluster::{Seen, wait_until};
+use keyward_test_e2e::{Encryption, IMAGE, Install, Keyward, Load, Status, evidence, vault_spec};
+use kube::Resource;
+use kube::ResourceExt as _;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::PATIENCE;
+
+const AESCBC: Encryption = Encryption::Local(Mode::Aescbc);
+
+fn request(status: &Status) -> Option<&ForgetStatus> {
+    status.0.status.as_ref()?.forget.first()
+}
+
+/// Waits until the operator sees that the plugin of key 1 fails.
+async fn fails(keyward: &Keyward) -> Result<()> {
+    let what = "the plugin of key 1 to fail";
+    let fails = |status: &Status| {
+        let plugins = status.0.status.iter().flat_map(|status| &status.plugins);
+        plugins.into_iter().any(|plugin| {
+            plugin.key_id == KeyId(1) && ["Error", "Unhealthy"].contains(&plugin.status.as_str())
+        })
+    };
+    keyward.wait(what, PATIENCE, fails).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_made_in_an_outage_is_void_once_the_kms_is_back() -> Result<()> {
+    let mut keyward = Keyward::start(Install { durable_kms: true, ..Install::default() }).await?;
+    let load = Load::create(&keyward.client, 40, 10).await?;
+    keyward.apply(&vault_spec(&keyward, "a", &IMAGE(1))).await?;
+    keyward.wait_settled(1, PATIENCE).await?;
+    let before = load.contents().await?;
+
+    // While the key works, nothing is requested at all.
+    let refused = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
+    ensure!(!refused.status.success() && refused.complained.contains("key 1 works"), "{refused:?}");
+
+    // Nothing can be read, so that the operator can decide nothing.
+    keyward.bao.stop();
+    keyward.cluster.node(0)?.restart_apiserver().await?;
+    fails(&keyward).await?;
+    ensure!(load.contents().await.is_err(), "what cannot be decrypted was read");
+    let command = ["forget-key", "1", "--accept-loss", "--accept-keyward-loss"];
+    let asked = keyward.command(&command).await?;
+    println!("{}", asked.said);
+    ensure!(asked.status.success() && asked.said.contains("requested: key 1"), "{asked:?}");
+    let pending = |status: &Status| request(status).is_some_and(|told| told.phase == ForgetPhase::Pending);
+    keyward.wait("the request to wait", PATIENCE, pending).await?;
+
+    keyward.bao.start_again().await?;
+    keyward.cluster.wait_ready(0).await?;
+    let void = |status: &Status| request(status).is_some_and(|told| told.phase == ForgetPhase::Void);
+    let status = keyward.wait("the request to be void", PATIENCE, void).await?;
+    println!("{:?}", request(&status));
+    ensure!(
+        request(&status).is_some_and(|told| told.message.contains("key 1 works")),
+        "{:?}",
+        request(&status)
+    );
+    let waited = keyward.command(&["forget-key", "1", "--accept-loss", "--wait"]).await?;
+    ensure!(!waited.status.success() && waited.complained.contains("key 1 works"), "{waited:?}");
+    keyward.wait_settled(1, PATIENCE).await?;
+    keyward.cluster.node(0)?.restart_apiserver().await?;
+    keyward.cluster.wait_ready(0).await?;
+    evidence(&keyward.cluster, &load, &before)
+        .await?
+        .expect(|resource| format!("k8s:enc:kms:v2:1_{resource}:"))
+}
+
+/// Stores every object of this kind outside Keyward's namespace again, as an admin may while API servers still read.
+async fn rewrite<K>(keyward: &Keyward) -> Result<()>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned,
+    K: std::fmt::Debug,
+{
+    let all = Api::<K>::all(keyward.client.clone()).list(&ListParams::default()).await?;
+    for object in all.items.iter().filter(|object| object.namespace().as_deref() != Some(names::NAMESPACE)) {
+        let api = Api::<K>::namespaced(keyward.client.clone(), &object.namespace().unwrap_or_default());
+        api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(json!({}))).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_kek_is_gone_is_forgotten_and_the_aes_key_under_it_is_kept() -> Result<()> {
+    let keyward = Keyward::start(Install::default()).await?;
+    let load = Load::create(&keyward.client, 40, 10).await?;
+    keyward.apply(&vault_spec(&keyward, "a", &IMAGE(1))).await?;
+    keyward.wait_settled(1, PATIENCE).await?;
+    let before = load.contents().await?;
+
+    // An AES key becomes the write key; its own secret, and all else, is stored under key 1 when the KEK of that is deleted.
+    keyward.apply(&AESCBC.spec(&keyward)).await?;
+    let writes = |status: &Status| status.newest_lists().all(|list| list[0] == "aescbc:2");
+    keyward
+        .wait("key 2 to write everywhere", PATIENCE, |status| writes(status) && status.has_converged())
+        .await?;
+    let paused = keyward.command(&["pause", "--reason", "a test", "--by", "ada"]).await?;
+    ensure!(paused.status.success(), "{paused:?}");
+    keyward.bao.delete_key("", "transit", "a").await?;
+    fails(&keyward).await?;
+    let key = format!("/registry/secrets/{}/encryption-key-kube-apiserver-2", names::NAMESPACE);
+    let under_1 = async || {
+        let value = keyward.cluster.etcd().value(&key).await?.unwrap_or_default();
+        anyhow::Ok(value.starts_with(b"k8s:enc:kms:v2:1_secrets:"))
+    };
+    ensure!(under_1().await?, "the AES key is not stored under key 1");
+    let resumed = keyward.command(&["resume"]).await?;
+    ensure!(resumed.status.success(), "{resumed:?}");
+
+    // API servers still read, by data keys that they have unwrapped. What is not Keyward's its admin saves.
+    rewrite::<Secret>(&keyward).await?;
+    rewrite::<ConfigMap>(&keyward).await?;
+    let told = keyward.command(&["forget-key", "1"]).await?;
+    println!("{}", told.said);
+    ensure!(!told.status.success() && told.said.contains("secrets are not proven to be stored"), "{told:?}");
+    let command = ["forget-key", "1", "--accept-loss", "--wait"];
+    let forgotten = tokio::time::timeout(PATIENCE, keyward.command(&command)).await??;
+    println!("{}", forgotten.said);
+    ensure!(forgotten.status.success() && forgotten.said.contains("key 1 is given up"), "{forgotten:?}");
+    ensure!(!under_1().await?, "key 1 left, and the AES key is stored under it");
+
+    keyward
+        .wait("key 1 to leave", PATIENCE, |status| {
+            status.has_converged() && status.newest_lists().flatten().all(|one| one != "kms:1")
+        })
+        .await?;
+    keyward.wait_settled(2, PATIENCE).await?;
+    // Nothing hides in a cache: the API server begins again, and reads all of it, Keyward's own objects too.
+    keyward.cluster.node(0)?.restart_apiserver().await?;
+    keyward.cluster.wait_ready(0).await?;
+    wait_until("Keyward's own objects", PATIENCE, async || {
+        let own = keyward.secrets().list(&ListParams::default()).await;
+        Ok(Seen::when(own.is_ok(), format!("{:?}", own.map(|list| list.items.len()))))
+    })
+    .await?;
+    evidence(&keyward.cluster, &load, &before).await?.expect(|resource| AESCBC.prefix(2, resource))?;
+    // It goes on from there.
+    keyward.apply(&vault_spec(&keyward, "b", &IMAGE(1))).await?;
+    keyward.wait_settled(3, PATIENCE).await.map(drop)
+}
