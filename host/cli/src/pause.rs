@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use keyward_core::api::{ClusterEncryption, EncryptionNode, Pause as Paused};
 use serde_json::json;
@@ -24,6 +24,9 @@ pub(crate) struct Pause {
     /// Who pauses it [default: the user of this shell]
     #[arg(long, value_name = "NAME", env = "USER")]
     by: String,
+    /// Replace the pause of somebody else
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     connection: Connection,
 }
@@ -45,6 +48,13 @@ pub(crate) async fn pause(args: Pause) -> Result<ExitCode> {
     }
     let client = args.connection.client().await?;
     let found = wanted(&client).await?;
+    if let Some(other) = found.spec.paused.as_ref().filter(|other| other.by != args.by && !args.replace) {
+        bail!(
+            "Keyward is paused by {} already: {}; to take the pause over, add --replace",
+            other.by,
+            other.reason
+        );
+    }
     let paused = Paused { reason: args.reason, by: args.by };
     write(&client, &found, json!({ "paused": paused })).await?;
     print(

@@ -26,6 +26,9 @@ const FIELD_MANAGER: &str = "keyward-cli";
 /// One call to the API server may take so long.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The operator writes the status between reading and writing; hardly ever so often in a row.
+const WRITE_ATTEMPTS: usize = 5;
+
 /// With a dead KMS each object that cannot be read costs seconds.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,14 +38,14 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
     after_help = "For a KMS that rotates its key without telling. A new key with the same KEK is made, and everything is\nrewritten under it.\n\nExample:\n  keyward reencrypt --wait"
 )]
 pub(crate) struct Reencrypt {
-    /// Until everything is stored under the new key
+    /// Wait until everything is stored under the new key
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// Give up a key.
+/// Forget a key.
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Without --accept-loss what would be lost is listed, and nothing is done. The operator carries a request out only while\nthe key does not work: one that works again makes the request void.\n\nExample:\n  keyward forget-key 3 --accept-loss --wait"
@@ -51,13 +54,13 @@ pub(crate) struct ForgetKey {
     /// The key's number
     #[arg(value_name = "N")]
     key: u64,
-    /// What is stored under the key need never be read again
+    /// Accept that objects stored under the key become unreadable
     #[arg(long)]
     accept_loss: bool,
-    /// Keyward's own Secrets, which hold keys and credentials, may be lost with it
+    /// Accept that Keyward's own Secrets, which hold keys and credentials, become unreadable too
     #[arg(long, requires = "accept_loss")]
     accept_keyward_loss: bool,
-    /// Until the request is carried out or void
+    /// Wait until the request is carried out or void
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -105,9 +108,11 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
     let asked = found.spec.forget.iter().find(|request| request.key_id == key);
     let is_void =
         asked.is_some_and(|asked| told(&status, asked).is_some_and(|t| t.phase == ForgetPhase::Void));
-    let request = match asked.filter(|_| !is_void) {
+    // One that accepts more than the request that is there replaces it.
+    let accepts_more = |asked: &ForgetRequest| args.accept_keyward_loss && !asked.accept_keyward_loss;
+    let request = match asked.filter(|asked| !is_void && !accepts_more(asked)) {
         Some(asked) => {
-            print(&format!("it was requested at {}\n", asked.requested_at))?;
+            print(&format!("requested already at {}\n", asked.requested_at))?;
             asked.clone()
         }
         None => {
@@ -124,7 +129,7 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
                 );
             }
             if !args.accept_loss {
-                bail!("nothing was done; say --accept-loss to give key {key} up");
+                bail!("nothing was done; to forget key {key}, accept the loss with --accept-loss");
             }
             let request = ForgetRequest {
                 key_id: key,
@@ -136,7 +141,7 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
             let all: Vec<ForgetRequest> = others.chain([request.clone()]).collect();
             write(&client, &found, json!({"forget": all})).await?;
             print(&format!(
-                "requested: key {key} is given up once the operator has seen that it does not work; keyward status shows what becomes of the request\n"
+                "requested: the operator forgets key {key} once it has seen that the key fails; keyward status shows the state of the request\n"
             ))?;
             request
         }
@@ -148,9 +153,9 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
     let ended =
         await_condition(api, names::CLUSTER, ended(request.clone())).await.context("waiting for it")?;
     let status = ended.and_then(|found| found.status).unwrap_or_default();
-    let Some(told) = told(&status, &request) else { bail!("the request was withdrawn") };
+    let Some(told) = told(&status, &request) else { bail!("the request was removed from spec.forget") };
     ensure!(told.phase == ForgetPhase::CarriedOut, "{}", told.message);
-    print(&format!("key {key} is given up: {}\n", told.message))?;
+    print(&format!("key {key} is forgotten: {}\n", told.message))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -263,7 +268,7 @@ fn loss(status: &ClusterEncryptionStatus, key: KeyId) -> Loss {
     loss
 }
 
-/// What giving this key up means, as far as the status tells.
+/// What forgetting this key means, as the status shows.
 fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String {
     let mut text = String::new();
     match status.keys.iter().find(|known| known.key_id == key) {
@@ -280,16 +285,13 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String 
     }
     let Loss { written, perhaps, clean, counts } = loss;
     if !written.is_empty() {
-        let _ = writeln!(
-            text,
-            "  it writes {}: what is stored under it can never be read again",
-            written.join(", ")
-        );
+        let _ =
+            writeln!(text, "  it writes {}: what is stored under it becomes unreadable", written.join(", "));
     }
     if !perhaps.is_empty() {
         let _ = writeln!(
             text,
-            "  {} are not re-encrypted yet: what is still stored under it can never be read again",
+            "  {} are not re-encrypted yet: what is still stored under it becomes unreadable",
             perhaps.join(", ")
         );
     }
@@ -316,18 +318,31 @@ pub(crate) async fn wanted(client: &kube::Client) -> Result<ClusterEncryption> {
     crate::live::current(client).await?.context("there is no ClusterEncryption/cluster; nothing is asked for")
 }
 
-/// On the version that was read: what it was decided from must still be so.
+/// On the spec that was read: what it was decided from must still be so. A status that was written meanwhile, as happens
+/// often in an outage, changes nothing of that.
 pub(crate) async fn write(client: &kube::Client, found: &ClusterEncryption, spec: Value) -> Result<()> {
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
-    let patch = json!({"metadata": {"resourceVersion": found.metadata.resource_version}, "spec": spec});
     let api = Api::<ClusterEncryption>::all(client.clone());
-    match api.patch(names::CLUSTER, &params, &Patch::Merge(&patch)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            bail!("somebody else changed ClusterEncryption/cluster meanwhile; look at it, and say it again")
+    let mut version = found.metadata.resource_version.clone();
+    for _ in 0..WRITE_ATTEMPTS {
+        let patch = json!({"metadata": {"resourceVersion": version}, "spec": spec});
+        match api.patch(names::CLUSTER, &params, &Patch::Merge(&patch)).await {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(error).context("writing ClusterEncryption/cluster"),
         }
-        Err(error) => Err(error).context("writing ClusterEncryption/cluster"),
+        let now = wanted(client).await?;
+        let is_same =
+            now.metadata.generation == found.metadata.generation && now.metadata.uid == found.metadata.uid;
+        ensure!(
+            is_same,
+            "the spec of ClusterEncryption/cluster was changed meanwhile; review it, then run the command again"
+        );
+        version = now.metadata.resource_version;
     }
+    bail!(
+        "the status of ClusterEncryption/cluster changes too often to write its spec; run the command again"
+    )
 }
 
 #[cfg(test)]
@@ -363,7 +378,7 @@ mod tests {
             revisions: vec![revision],
             ..Default::default()
         };
-        let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not re-encrypted yet: what is still stored under it can never be read again\n  secrets are stored under a later key: nothing of them is lost\n  backups of etcd may need it\n";
+        let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not re-encrypted yet: what is still stored under it becomes unreadable\n  secrets are stored under a later key: nothing of them is lost\n  backups of etcd may need it\n";
         let meaning = |id| meaning(&status, KeyId(id), &loss(&status, KeyId(id)));
         assert_eq!(meaning(1), expected);
         let mut counted = loss(&status, KeyId(1));

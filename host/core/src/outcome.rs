@@ -107,6 +107,8 @@ pub enum Action {
         resources: Vec<GroupResource>,
         /// The keys that are about to leave.
         leaving: Vec<KeyId>,
+        /// Whether the actions after it depend on it. They do not where an admin accepts the loss of these objects.
+        required: bool,
     },
     /// Make, or turn to another key, the `EncryptionMigration` of a resource.
     StartMigration {
@@ -206,18 +208,60 @@ impl Action {
         }
     }
 
-    /// For people, on one line: `ApplyConfig revision 4, …`. Never a secret byte.
+    /// Whether the actions after it are carried out where it fails.
+    pub fn is_optional(&self) -> bool {
+        matches!(self, Self::ReencryptOwn { required: false, .. })
+    }
+
+    /// What it does, for people, on one line and in the imperative. Never a secret byte.
     pub fn sentence(&self) -> String {
-        let described = self.describe();
-        let fields = described.as_object().into_iter().flatten();
-        let fields = fields.filter(|(name, value)| *name != "kind" && !value.is_null());
-        let each: Vec<String> = fields
-            .map(|(name, value)| match value {
-                Value::String(text) => format!("{name} {text}"),
-                other => format!("{name} {other}"),
-            })
-            .collect();
-        format!("{} {}", self.kind(), each.join(", ")).trim_end().to_owned()
+        match self {
+            Self::RecordHighWater { key_id, revision } => {
+                format!("record key number {key_id} and revision {revision} as used")
+            }
+            Self::RequirePreflight { candidate, .. } | Self::RequireConfigHash { candidate, .. } => {
+                format!("have a node try the plugin of key {} ({})", candidate.key_id, candidate.purpose)
+            }
+            Self::ClearPreflight { .. } => "end the trial of a plugin".to_owned(),
+            Self::SetTarget { node, what, .. } => format!("node {node}: {what}"),
+            Self::CreateKey { key } => format!("create key {} ({})", key.id, key.mode),
+            Self::UpdateKey { key, fields } => {
+                format!("update key {} in place: {}", key.id, fields.join(", "))
+            }
+            Self::SyncData { key, objects } => format!("copy {} to key {}", objects.join(", "), key.id),
+            Self::ApplyConfig { revision, content } => {
+                format!("create revision {revision}: {}", lists(content))
+            }
+            Self::ApplyManagedConfig { content, .. } => {
+                format!("write the configuration: {}", lists(content))
+            }
+            Self::RecordPublication { key, revision } => {
+                format!("make key {} a write key with revision {revision}", key.id)
+            }
+            Self::ReencryptOwn { .. } => {
+                "re-encrypt the Secrets and ConfigMaps of Keyward's namespace under the write key".to_owned()
+            }
+            Self::StartMigration { resource, spec, .. } if spec.key_id.0 == 0 => {
+                format!("decrypt all {resource}")
+            }
+            Self::StartMigration { resource, spec, .. } => {
+                format!("re-encrypt all {resource} under key {}", spec.key_id)
+            }
+            Self::RecordMigrated { resource, key } => {
+                format!("record that all {resource} are stored under key {}", key.id)
+            }
+            Self::ForgetMigrated { resource, key } => format!(
+                "re-encrypt all {resource} under key {} again, since some may be stored in another way",
+                key.id
+            ),
+            Self::RecordRotation { key, .. } => {
+                format!("record that everything is stored under the rotated KEK of key {}", key.id)
+            }
+            Self::AbandonKey { key, reason } => format!("abandon key {}: {reason}", key.id),
+            Self::RetireKey { key_id, .. } => format!("retire key {key_id}"),
+            Self::DeleteKey { key_id, .. } => format!("delete the unused key {key_id}"),
+            Self::DeleteRevision { revision, .. } => format!("delete revision {revision}"),
+        }
     }
 
     /// CLI.md's form of `plan --objects -o json`. Never a secret byte.
@@ -244,7 +288,7 @@ impl Action {
             }),
             Self::ApplyManagedConfig { content, .. } => json!({"config": content.config.lists()}),
             Self::RecordPublication { key, revision } => json!({"keyID": key.id, "revision": revision}),
-            Self::ReencryptOwn { resources, leaving } => json!({
+            Self::ReencryptOwn { resources, leaving, .. } => json!({
                 "resources": resources.iter().map(ToString::to_string).collect::<Vec<_>>(), "leaving": leaving,
             }),
             Self::StartMigration { resource, spec, .. } => json!({
@@ -266,6 +310,13 @@ impl Action {
         }
         described
     }
+}
+
+/// `configmaps kms:2,kms:1,identity; secrets …`.
+fn lists(content: &RevisionContent) -> String {
+    let lists = content.config.lists();
+    let each = lists.iter().map(|(resource, list)| format!("{resource} {}", list.join(",")));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// What is waited for.
@@ -331,6 +382,10 @@ pub struct Outcome {
 /// Names of facts about what agents report begin with this. A time in which nothing could be looked at does not count as
 /// one in which an agent said nothing.
 pub const REPORT_FACTS: &str = "report/";
+
+/// Names of facts about keys that fail while a request to forget them waits begin with this. They begin again once Keyward's
+/// own objects could not be re-encrypted: where the write key's KMS fails too, a success after that says that it is back.
+pub const FORGET_FACTS: &str = "forget/";
 
 /// A server of which only its identity Lease tells has left when that was not renewed for so long (S2). API servers renew it
 /// every ten seconds, and it is deleted an hour after.

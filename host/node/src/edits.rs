@@ -39,7 +39,12 @@ pub(crate) fn watch(
 /// Until the folder goes, or the bell.
 fn listen(folder: &Path, watched: &impl Fn(&OsStr) -> bool, bell: &Weak<Notify>) -> io::Result<()> {
     let fd = inotify::init(CreateFlags::CLOEXEC)?;
-    let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
+    // A folder, a pipe or a link is created, and never written and closed.
+    let what = WatchFlags::CLOSE_WRITE
+        | WatchFlags::CREATE
+        | WatchFlags::MOVED_TO
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::DELETE;
     let gone = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
     inotify::add_watch(&fd, folder, what | gone | WatchFlags::ONLYDIR)?;
     // What changed while there was no watch.

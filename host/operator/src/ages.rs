@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use keyward_core::api::Since;
-use keyward_core::outcome::REPORT_FACTS;
+use keyward_core::outcome::{FORGET_FACTS, REPORT_FACTS};
 use keyward_core::platform::Age;
 
 /// The facts of the last decision.
@@ -66,6 +66,11 @@ impl Ages {
     /// term still was not heard.
     pub fn blind(&mut self) {
         self.facts.retain(|fact, seen| seen.since.is_none() || !fact.starts_with(REPORT_FACTS));
+    }
+
+    /// Requests to forget keys: they have to fail for as long again.
+    pub fn forget_requests_again(&mut self) {
+        self.facts.retain(|fact, _| !fact.starts_with(FORGET_FACTS));
     }
 
     /// When this fact took its value, for people.

@@ -116,6 +116,11 @@ impl Reconciler {
 
         let applied = self.apply(&objects, role, &outcome, &mut cluster_encryption).await;
         tracing::debug!(count = applied.count, "has written");
+        if let (Some(_), Some(Action::ReencryptOwn { .. })) =
+            (&applied.failure, outcome.actions.get(applied.count))
+        {
+            self.ages.forget_requests_again();
+        }
         let announcements = self.announcements(&outcome, &applied);
         log(announcements.iter().filter(|announcement| announcement.warning));
         self.announce(announcements, &cluster_encryption).await;

@@ -49,30 +49,32 @@ pub struct ClusterEncryptionSpec {
     /// A token: a new one asks for everything to be re-encrypted once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reencrypt: Option<String>,
-    /// Stops the operator and the migration engine at the next safe point: nothing is written but the status, and what is
-    /// under way stays where it is (`keyward pause`).
+    /// The operator and the migration engine stop after the current write (`keyward pause`). Only the status is updated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
-    /// Keys whose loss is accepted (`keyward forget-key`). A request is carried out only while its key does not work.
+    /// Requests to forget keys, with what is stored under them (`keyward forget-key`). A request is carried out only while
+    /// its key fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["keyID"]))]
     pub forget: Vec<ForgetRequest>,
 }
 
-/// A key whose loss an admin accepts.
+/// A request to forget a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ForgetRequest {
-    /// The key.
+    /// Number of the key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// Tells this request from an earlier one for the same key, which may be void: RFC 3339 by convention.
+    /// Identifies the request. Use an RFC 3339 time; change it to request again.
     #[schemars(length(min = 1, max = 64))]
     pub requested_at: String,
-    /// How many objects were not proven to be stored under another key when it was made; absent where they were not counted.
+    /// How many objects were not proven to be stored under another key at the time of the request; absent where they were
+    /// not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objects: Option<u64>,
-    /// Keyward's own Secrets may be lost with the key: without it, the request waits until they are stored under another key.
+    /// Accepts that Keyward's own Secrets become unreadable too. Without it, the request waits until they are stored under
+    /// another key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accept_keyward_loss: bool,
 }
@@ -236,7 +238,7 @@ pub struct ClusterEncryptionStatus {
     /// Health of the plugins as the nodes report it.
     #[serde(default)]
     pub plugins: Vec<PluginSummary>,
-    /// What became of each entry of `spec.forget`.
+    /// The state of each entry of `spec.forget`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["keyID"]))]
     pub forget: Vec<ForgetStatus>,
@@ -333,32 +335,32 @@ pub struct PluginSummary {
     pub remedy: String,
 }
 
-/// What became of one entry of `spec.forget`.
+/// The state of one entry of `spec.forget`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ForgetStatus {
-    /// The key.
+    /// Number of the key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// The request's.
+    /// `requestedAt` of the request.
     pub requested_at: String,
-    /// How far it is.
+    /// Phase of the request.
     pub phase: ForgetPhase,
     /// Why, and what to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 
-/// How far a request to forget a key is.
+/// Phase of a request to forget a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ForgetPhase {
     /// Not decided yet.
     Pending,
-    /// The key was seen not to work: it is about to leave the configuration.
+    /// The key fails: it is about to leave the configuration.
     Accepted,
     /// The newest configuration is without the key.
     CarriedOut,
-    /// The key worked before the request was carried out. It has to be made again.
+    /// The key worked before the request was carried out. Change `requestedAt` to request again.
     Void,
 }
 
@@ -370,10 +372,10 @@ pub struct PauseStatus {
     pub by: String,
     /// Why.
     pub reason: String,
-    /// RFC 3339; when the operator first saw the pause. Absent in core's output: the writer fills it in.
+    /// When the operator first saw the pause, in RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// The operator's next writes, in order: they are carried out when `spec.paused` is removed.
+    /// What the operator and the migration engine do next when `spec.paused` is removed.
     #[serde(default)]
     pub withheld: Vec<String>,
 }

@@ -1,23 +1,24 @@
 //! What becomes of `spec.forget`: a request to give a key up, with all that is stored under it.
 //!
-//! A request is bound to what was true when it was made. It is accepted only while the key does not work, which has to be
-//! seen for as long as agents take to report, from when anything can be decided at all: after an outage the first reports are
-//! from before its end. The acceptance is recorded in the status, and in force from the next pass on. A key that works again
-//! before the newest configuration is without it makes the request void, for good: another has to be made. A key under which
-//! nothing is stored may always leave.
+//! A request is bound to what was true when it was made. It is accepted only while the key fails, and has failed without a
+//! break for as long as agents take to report, as this operator has seen: after an outage the first reports are from before
+//! its end. The acceptance is recorded in the status, is in force from the next pass on, and holds no longer than what it
+//! rests on. A key that works again before the newest configuration is without it makes the request void, for good: another
+//! has to be made. A key under which nothing is stored, as verified, may always leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::reports::{self, Health, health, plugins};
-use super::{Deployed, Deployment, Turn, abandon, rollout};
+use super::{Deployed, Deployment, Turn, abandon, evidence, rollout};
 use crate::api::ForgetPhase::{Accepted, CarriedOut, Pending, Void};
 use crate::api::{ForgetPhase, ForgetRequest, ForgetStatus, NodePlugin};
 use crate::formats::encryption_config::REVISION_ZERO;
+use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, GroupResource, KeyId, Mode};
 use crate::machine::State;
-use crate::outcome::Action;
+use crate::outcome::{Action, FORGET_FACTS};
 use crate::snapshot::{ServerView, Snapshot};
 
 /// The value of the fact that is waited on.
@@ -88,43 +89,42 @@ fn next(
             if let Works::Yes(node) = works_anywhere(snapshot, None, id) {
                 return (Void, works(id, &node));
             }
-            return (before, blocked(snapshot, id));
+            return (Pending, blocked(snapshot, id));
         }
     };
     let Some(content) = content.filter(|content| content.key_ids().contains(&id)) else {
         let is_over = if before == Accepted { CarriedOut } else { Accepted };
         return (is_over, "the newest configuration is without the key".to_owned());
     };
-    if is_unused(snapshot, content, id) {
-        return (
-            Accepted,
-            format!("nothing is stored under key {id}; it is about to leave the configuration"),
-        );
-    }
-    match works_anywhere(snapshot, Some(content), id) {
-        Works::Yes(node) => (Void, works(id, &node)),
-        Works::Unknown(why) => {
-            (before, format!("key {id}: it is not known whether it works, so that the request waits: {why}"))
+    match (usage(snapshot, content, id), works_anywhere(snapshot, Some(content), id)) {
+        (Usage::None, _) => {
+            (Accepted, format!("nothing is stored under key {id}; it is about to leave the configuration"))
         }
-        Works::No(why) if before == Accepted => (Accepted, format!("key {id} is about to leave: {why}")),
-        Works::No(why) => pending(snapshot, content, request, &why, requests),
+        (Usage::Unverified, Works::Yes(_)) => {
+            (Pending, format!("the re-encryption of what was stored under key {id} is not verified yet"))
+        }
+        (Usage::Possible, Works::Yes(node)) => (Void, works(id, &node)),
+        (_, Works::Unknown(why)) => {
+            (Pending, format!("the health of key {id} is unknown; the request is pending: {why}"))
+        }
+        (_, Works::No(why)) => failing(snapshot, content, request, &why, requests),
     }
 }
 
 /// Nothing can be decided. Where that is because Keyward's own Secrets cannot be read, they come first.
 fn blocked(snapshot: &Snapshot, id: KeyId) -> String {
-    let waits = format!("key {id}: nothing can be decided now, so that the request waits");
+    let waits = format!("nothing can be decided about key {id} now; the request is pending");
     match snapshot.unreadable.first() {
         Some(first) => format!(
-            "{waits}: {} cannot be read ({}); Keyward's own Secrets have to be readable first, see docs/recovery.md, \"A KEK is gone\"",
+            "{waits}: {} cannot be read ({}); make Keyward's own Secrets readable first, see docs/recovery.md, \"A KEK is gone\"",
             first.what, first.why
         ),
         None => waits,
     }
 }
 
-/// A key that does not work: not for long enough, or not without a loss that nobody accepted, or accepted.
-fn pending(
+/// A key that fails: not for long enough, or not without a loss that nobody accepted, or accepted.
+fn failing(
     snapshot: &Snapshot,
     content: &RevisionContent,
     request: &ForgetRequest,
@@ -132,12 +132,11 @@ fn pending(
     requests: &mut Requests,
 ) -> (ForgetPhase, String) {
     let id = request.key_id;
-    if !request.accept_keyward_loss
-        && let Some(risk) = at_risk(snapshot, content, id)
-    {
+    let risk = || at_risk(snapshot, content, id).or_else(|| writer_leaves_too(snapshot, content, id));
+    if let Some(risk) = (!request.accept_keyward_loss).then(risk).flatten() {
         return (Pending, risk);
     }
-    let fact = format!("forget/{id}/{}", request.requested_at);
+    let fact = format!("{FORGET_FACTS}{id}/{}", request.requested_at);
     let patience = snapshot.servers.values().map(reports::patience).max().unwrap_or_default();
     let left = patience.saturating_sub(snapshot.age(&fact, FAILS));
     requests.facts.insert(fact, FAILS.to_owned());
@@ -148,7 +147,10 @@ fn pending(
     requests.again_after = Some(requests.again_after.map_or(left, |known| known.min(left)));
     (
         Pending,
-        format!("key {id} does not work: {why}; it is given up if that lasts for {} s", patience.as_secs()),
+        format!(
+            "key {id} fails: {why}; it is forgotten if it fails for {} s without a break",
+            patience.as_secs()
+        ),
     )
 }
 
@@ -175,7 +177,7 @@ pub(super) fn report(snapshot: &Snapshot, requests: Requests, turn: &mut Turn) -
 
 fn works(id: KeyId, node: &str) -> String {
     format!(
-        "the request is void: key {id} works ({node}), so that nothing of it has to be lost; change spec.encryption to leave it, or run keyward forget-key again if it fails again"
+        "the request is void: key {id} works ({node}); to replace the key, change spec.encryption; to forget it, run keyward forget-key again when it fails"
     )
 }
 
@@ -205,7 +207,7 @@ fn works_anywhere(snapshot: &Snapshot, content: Option<&RevisionContent>, id: Ke
         let counts: Vec<&NodePlugin> = plugins(server).iter().filter(|plugin| plugin.key_id == id).collect();
         let may_need = || Loaded::by(snapshot, server).may(|content| content.key_ids().contains(&id));
         if counts.is_empty() && may_need() {
-            unknown.push(format!("nothing is known of its plugin on node {node}"));
+            unknown.push(format!("node {node} reports no plugin of it"));
         }
         for plugin in counts {
             let mismatch = server.status().is_some_and(|status| status.kek_mismatch.contains(&plugin.digest));
@@ -213,7 +215,7 @@ fn works_anywhere(snapshot: &Snapshot, content: Option<&RevisionContent>, id: Ke
                 Health::Healthy if !mismatch => {
                     return Works::Yes(format!("its plugin on node {node} is Healthy"));
                 }
-                Health::Unknown => unknown.push(format!("nothing was heard of its plugin on node {node}")),
+                Health::Unknown => unknown.push(format!("node {node} has not reported its plugin lately")),
                 _ if mismatch => failing.push(format!("its plugin on node {node} reaches another KEK")),
                 other => failing.push(format!("its plugin on node {node} is {}", other.name())),
             }
@@ -266,25 +268,52 @@ fn lacks_canary(snapshot: &Snapshot, server: &ServerView, id: KeyId) -> bool {
     says && snapshot.canary(id).is_none()
 }
 
-/// Nothing is stored under it: a later key holds everything, or it encrypts nothing. What etcd's history holds is not counted.
-fn is_unused(snapshot: &Snapshot, content: &RevisionContent, id: KeyId) -> bool {
-    if snapshot.key(id).is_some_and(|key| key.mode == Mode::Identity) {
-        return true;
+/// What may be stored under a key. What etcd's history holds is not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Usage {
+    /// Nothing: it encrypts nothing, never wrote, or a later key holds everything, which was verified.
+    None,
+    /// A later key is recorded to hold everything, and that is not verified yet.
+    Unverified,
+    /// Anything.
+    Possible,
+}
+
+fn usage(snapshot: &Snapshot, content: &RevisionContent, id: KeyId) -> Usage {
+    let never_wrote = |key: &KeySecret| key.mode == Mode::Identity || abandon::never_wrote(snapshot, key);
+    if snapshot.key(id).is_some_and(never_wrote) {
+        return Usage::None;
     }
-    if snapshot.key(id).is_some_and(|key| abandon::never_wrote(snapshot, key)) {
-        return true;
+    // An edit on a node may have written with anything.
+    if snapshot.servers.values().any(|server| server.status().is_some_and(|status| status.drifted.is_some()))
+    {
+        return Usage::Possible;
     }
     let lists = content.config.lists();
     let later = snapshot.keys.iter().filter(|key| key.id > id && key.write_published.is_some());
     let later: Vec<_> = later.filter(|key| !key.is_abandoned() && !snapshot.is_given_up(key)).collect();
-    let mut with_it = lists.iter().filter(|(_, list)| list.iter().any(|provider| names(provider, id)));
-    with_it.all(|(resource, list)| {
+    let mut is_verified = true;
+    for (resource, list) in lists.iter().filter(|(_, list)| list.iter().any(|provider| names(provider, id))) {
         let resource = GroupResource::parse(resource);
-        let writer = list.first();
-        later
-            .iter()
-            .any(|key| writer.is_some_and(|writer| names(writer, key.id)) && key.migrated.contains(&resource))
-    })
+        let writer = list.first().and_then(|first| later.iter().find(|key| names(first, key.id)));
+        let Some(writer) = writer.filter(|writer| writer.migrated.contains(&resource)) else {
+            return Usage::Possible;
+        };
+        let migration = snapshot.migrations.get(&resource);
+        is_verified &= migration.is_some_and(|migration| {
+            evidence::verified(migration) && evidence::is_for(snapshot, migration, writer)
+        });
+    }
+    if is_verified { Usage::None } else { Usage::Unverified }
+}
+
+/// Whether a request waits until it is verified that a later key holds everything.
+pub(super) fn awaits_verification(snapshot: &Snapshot, content: &RevisionContent) -> bool {
+    let open = snapshot.wanted.requests.iter().filter(|request| {
+        let is_over = matches!(snapshot.phase(request), Some(Void | CarriedOut));
+        !is_over && content.key_ids().contains(&request.key_id)
+    });
+    open.into_iter().any(|request| usage(snapshot, content, request.key_id) == Usage::Unverified)
 }
 
 /// Whether a provider's notation (`kms:3`) is this key's.
@@ -293,23 +322,43 @@ fn names(provider: &str, id: KeyId) -> bool {
 }
 
 /// What of Keyward's own would be lost with this key: its Secrets are stored like any other. `None` where all of it can be
-/// stored under another key first, because each API server writes Secrets under another by now.
+/// stored under another key first, because each API server writes them under another by now.
 fn at_risk(snapshot: &Snapshot, newest: &RevisionContent, id: KeyId) -> Option<String> {
     let writes = |content: &RevisionContent| {
         let lists = content.config.lists();
-        let mut own = OWN.iter().filter_map(|resource| lists.get(*resource)?.first());
-        own.any(|first| names(first, id))
+        let mut own = OWN.iter().filter(|resource| {
+            lists.get(**resource).and_then(|list| list.first()).is_some_and(|first| names(first, id))
+        });
+        own.next().copied()
     };
-    let remedy = "see docs/recovery.md, \"A KEK is gone\", before you accept that too (keyward forget-key --accept-keyward-loss)";
-    if writes(newest) {
+    let remedy = format!(
+        "change spec.encryption to replace the key first; where that cannot work, see docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
+    );
+    if let Some(resource) = writes(newest) {
         return Some(format!(
-            "key {id} is kept: it is the write key of Secrets, so that the Secrets that Keyward needs cannot be stored under another key first; {remedy}"
+            "key {id} is kept: it is the write key of {resource}, so that Keyward's own {resource} cannot be stored under another key; {remedy}"
         ));
     }
-    let server = snapshot.servers.values().find(|server| Loaded::by(snapshot, server).may(writes))?;
+    let may_write =
+        |server: &&ServerView| Loaded::by(snapshot, server).may(|content| writes(content).is_some());
+    let server = snapshot.servers.values().find(may_write)?;
     Some(format!(
-        "key {id} is kept: the API server of node {} may still write Secrets with it, so that the Secrets that Keyward needs cannot be stored under another key first; {remedy}",
+        "key {id} is kept: the API server of node {} may still write with it, so that Keyward's own Secrets cannot be stored under another key; {remedy}",
         server.name
+    ))
+}
+
+/// Where the write key is to be forgotten too, what is stored under it would be lost with it.
+fn writer_leaves_too(snapshot: &Snapshot, newest: &RevisionContent, id: KeyId) -> Option<String> {
+    let others = snapshot
+        .wanted
+        .requests
+        .iter()
+        .filter(|other| other.key_id != id && !matches!(snapshot.phase(other), Some(Void | CarriedOut)));
+    let writer =
+        others.map(|other| other.key_id).find(|other| at_risk(snapshot, newest, *other).is_some())?;
+    Some(format!(
+        "key {id} is kept: Keyward's own Secrets would be stored under key {writer}, which is to be forgotten too; see docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
     ))
 }
 
@@ -330,21 +379,21 @@ pub(super) fn before_leaving(
         is_dropped && snapshot.wanted.forget.contains(&id)
     };
     let leaving: Vec<&ForgetRequest> = snapshot.wanted.requests.iter().filter(leaves).collect();
-    let mut reencrypt = Vec::new();
-    for request in &leaving {
-        let id = request.key_id;
-        if is_unused(snapshot, content, id) {
-            continue;
-        }
-        match at_risk(snapshot, content, id) {
-            None => reencrypt.push(id),
-            Some(_) if request.accept_keyward_loss => {}
-            Some(risk) => return Err(risk),
-        }
-    }
+    let used = |request: &&&ForgetRequest| usage(snapshot, content, request.key_id) != Usage::None;
+    let used: Vec<&ForgetRequest> = leaving.iter().filter(used).copied().collect();
+    // Where the write key itself leaves, nothing can be stored under it that stays readable.
+    let writer = used.iter().find_map(|request| at_risk(snapshot, content, request.key_id));
+    let accepts_loss = |request: &&&ForgetRequest| request.accept_keyward_loss;
+    let refusing = used.iter().find(|request| !request.accept_keyward_loss);
+    let reencrypt: Vec<KeyId> = match (writer, refusing) {
+        (Some(risk), Some(_)) => return Err(risk),
+        (Some(_), None) => Vec::new(),
+        (None, _) => used.iter().map(|request| request.key_id).collect(),
+    };
+    let required = used.iter().filter(accepts_loss).count() < used.len();
     let lists = content.config.lists();
     let resources = OWN.iter().filter(|resource| lists.contains_key(**resource));
     let resources: Vec<GroupResource> = resources.map(|resource| GroupResource::parse(resource)).collect();
     let is_due = !reencrypt.is_empty() && !resources.is_empty();
-    Ok(is_due.then(|| Action::ReencryptOwn { resources, leaving: reencrypt }))
+    Ok(is_due.then(|| Action::ReencryptOwn { resources, leaving: reencrypt, required }))
 }

@@ -232,7 +232,8 @@ pub(super) fn follow<'a>(
     let of_this_attempt = if migration.current { status.done } else { 0 };
     let value = format!("{}/{}/{of_this_attempt}", spec.key_secret_uid, spec.attempt);
     let age = turn.since(snapshot, migration_idle_fact(resource), value);
-    if age >= IDLE {
+    // While Keyward is paused nobody runs it, which the pause reports.
+    if age >= IDLE && snapshot.wanted.paused.is_none() {
         report.trouble.push(format!(
             "the migration of {resource} has made no progress for {} minutes; see whether what runs migrations is up",
             age.as_secs() / 60

@@ -125,7 +125,9 @@ impl<'a> Deployed<'a> {
         let desired = machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources, &facts);
         let waits_for_verification = !facts.verified && {
             let verified = Facts { verified: true, ..facts.clone() };
-            machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources, &verified) != desired
+            let leaves =
+                machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources, &verified) != desired;
+            leaves || content.is_some_and(|content| forget::awaits_verification(snapshot, content))
         };
         let left_behind = match deployment {
             // Where one that is missing may be with somebody, or can be made anew, nothing is decided at all.

@@ -4,7 +4,7 @@
 //! status go on, and the status lists what resuming will do. Any state between two actions is safe, since the operator may
 //! die between any two of them.
 
-use super::Turn;
+use super::{Turn, evidence};
 use crate::api::{ConditionStatus, PauseStatus};
 use crate::snapshot::Snapshot;
 
@@ -21,10 +21,11 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Option<PauseStatus
         return None;
     };
     turn.withheld = std::mem::take(&mut turn.actions);
-    let withheld: Vec<String> = turn.withheld.iter().map(crate::outcome::Action::sentence).collect();
+    let actions = turn.withheld.iter().map(crate::outcome::Action::sentence);
+    let withheld: Vec<String> = actions.chain(migrations(snapshot)).collect();
     let next = match withheld.len() {
         0 => "resuming writes nothing now".to_owned(),
-        count => format!("resuming carries out {count} actions (status.paused.withheld)"),
+        count => format!("withheld: {count} (status.paused.withheld)"),
     };
     let told = format!("Keyward is paused by {}: {}; {next}", pause.by, pause.reason);
     if !withheld.is_empty() {
@@ -34,6 +35,15 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Option<PauseStatus
     Some(PauseStatus { by: pause.by.clone(), reason: pause.reason.clone(), since: None, withheld })
 }
 
+/// Migrations that have not ended: the engine goes on with them, whatever is decided.
+fn migrations(snapshot: &Snapshot) -> impl Iterator<Item = String> + '_ {
+    let open = snapshot.migrations.iter().filter(|(_, migration)| !evidence::succeeded(migration));
+    open.map(|(resource, migration)| match migration.spec.key_id {
+        evidence::NO_KEY => format!("continue the decryption of {resource}"),
+        id => format!("continue the re-encryption of {resource} under key {id}"),
+    })
+}
+
 /// Nodes whose agents an admin has paused.
 fn nodes(snapshot: &Snapshot) -> Vec<String> {
     let paused = snapshot.servers.values().filter_map(|server| {
@@ -41,7 +51,7 @@ fn nodes(snapshot: &Snapshot) -> Vec<String> {
         let since = pause.since.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
         let next = match pause.withheld.len() {
             0 => "it withholds nothing".to_owned(),
-            count => format!("it withholds {count} steps (EncryptionNode.status.paused.withheld)"),
+            count => format!("withheld: {count} (EncryptionNode.status.paused.withheld)"),
         };
         Some(format!("the agent of node {} is paused{since}: {}; {next}", server.name, pause.reason))
     });

@@ -44,7 +44,7 @@ pub(super) fn withhold(view: &View<'_>, draft: &mut Draft) -> Option<NodePause> 
     let (kept, withheld) = std::mem::take(&mut draft.steps).into_iter().partition(Step::is_record);
     draft.steps = kept;
     let withheld: Vec<Step> = withheld;
-    // Nothing comes of looking again soon; the file's end rings.
+    // Looking again soon changes nothing: deleting the file wakes the agent.
     draft.busy = !draft.steps.is_empty();
     draft.why.push(format!("the agent is paused on this node: {}", pause.reason));
     Some(NodePause {

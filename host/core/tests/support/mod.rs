@@ -23,7 +23,7 @@ use keyward_core::formats::revision::{
 };
 use keyward_core::ids::{ConfigHash, GroupResource, KeyId, PluginDigest, RemoteKeyId, Revision};
 use keyward_core::names;
-use keyward_core::outcome::{Action, Outcome, REPORT_FACTS};
+use keyward_core::outcome::{Action, FORGET_FACTS, Outcome, REPORT_FACTS};
 use keyward_core::platform::{Age, Expiry, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
 use keyward_core::provider::{Diagnosis, Failure, ReferenceKind};
 use provider::{diagnose, evaluate, external};
@@ -160,6 +160,10 @@ impl World {
         };
         let status = self.objects.cluster_encryption.as_mut().unwrap().status.get_or_insert_default();
         status.forget = ids.iter().map(accepted).collect();
+        for id in ids {
+            let seen = Age { value: "fails".into(), elapsed: Duration::from_hours(1) };
+            self.ages.insert(format!("{FORGET_FACTS}{id}/now"), seen);
+        }
     }
 
     /// Only Secrets are to be encrypted, and the decryption of ConfigMaps is confirmed; or both are to be.

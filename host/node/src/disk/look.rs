@@ -22,6 +22,8 @@ use crate::paths::{PLUGIN_MANIFEST, Paths};
 
 /// So many bytes of a pause's reason are read.
 const LONGEST_REASON: u64 = 1024;
+/// So many of its characters are shown.
+const LONGEST_SHOWN: usize = 256;
 
 /// The disk as core sees it; the refusal's age is for whoever has a clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -251,7 +253,7 @@ impl Disk {
     }
 }
 
-/// The file that pauses the agent. What is there pauses, though it is no file, or says nothing.
+/// The file that pauses the agent. What is there pauses, though it is not a regular file, or is empty.
 pub(crate) fn paused(path: &Path) -> Option<PauseFile> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -260,19 +262,22 @@ pub(crate) fn paused(path: &Path) -> Option<PauseFile> {
     };
     let since = found.modified().ok().and_then(|at| jiff::Timestamp::try_from(at).ok());
     // Only a file is read: a pipe by that name would never end.
-    let text = if found.is_file() { reason(path) } else { "it is no file".to_owned() };
-    let reason = if text.is_empty() { "no reason is given".to_owned() } else { text };
+    let text = if found.is_file() { reason(path) } else { "not a regular file".to_owned() };
+    let reason = if text.is_empty() { "no reason".to_owned() } else { text };
     Some(PauseFile { reason, since })
 }
 
-/// The text on one line, as much of it as a status carries.
+/// The first line, as much of it as a status carries, without what looks like a secret: anybody may copy anything to there.
 fn reason(path: &Path) -> String {
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(LONGEST_REASON).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => String::from_utf8_lossy(&bytes).split_whitespace().collect::<Vec<_>>().join(" "),
-        Err(error) => format!("its reason cannot be read: {error}"),
+    if let Err(error) = read {
+        return format!("its reason cannot be read: {error}");
     }
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    node::Scrubber::new([]).clean_and_cut(line.trim(), LONGEST_SHOWN)
 }
 
 /// Whether an agent on this node has installed, or seen loaded, a configuration with this hash.

@@ -61,6 +61,9 @@ impl Writer<'_> {
             self.metrics.acted(kind, result.as_ref().map_err(Error::category).err().unwrap_or("ok"));
             match result {
                 Ok(()) => tracing::info!(action = kind, "done: {}", action.describe()),
+                Err(failure) if action.is_optional() && self.authority.holds() => {
+                    tracing::warn!(action = kind, "skipped, since its failure is accepted: {failure}");
+                }
                 Err(failure) => return Applied { count, failure: Some(failure) },
             }
         }
