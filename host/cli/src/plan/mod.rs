@@ -65,4 +65,4 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-pub(crate) use offline::{Plan, verdict};
+pub(crate) use offline::{Plan, verdict, violation};
