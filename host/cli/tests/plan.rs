@@ -368,7 +368,8 @@ fn on_openshift_plan_names_what_another_migrators_success_does_not_prove() {
     let (exit, text) = between(&current, &desired, &[]);
     assert_eq!(exit, Some(2), "{text}");
     assert!(text.contains("the migration to the new key is another migrator's"), "{text}");
-    let (_, text) = specs(json!({"encryption": {"type": LOCAL}}), json!({"encryption": {"type": "aesgcm"}}), &[]);
+    let (_, text) =
+        specs(json!({"encryption": {"type": LOCAL}}), json!({"encryption": {"type": "aesgcm"}}), &[]);
     assert!(!text.contains("another migrator"), "Keyward's own engine looks at each object: {text}");
 }
 
