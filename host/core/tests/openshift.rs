@@ -397,7 +397,10 @@ fn success_of_another_migrator_is_named_as_what_it_is() {
 
     let cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1");
     let outcome = cluster.decide();
-    assert!(!outcome.notices.iter().any(|notice| notice.reason == "MigratedByAnother"), "nothing is recorded");
+    assert!(
+        !outcome.notices.iter().any(|notice| notice.reason == "MigratedByAnother"),
+        "nothing is recorded"
+    );
 }
 
 #[test]

@@ -187,7 +187,10 @@ mod tests {
             let checks = rule(0).strip_prefix("oldSelf.hasValue() || self.all(resource, ");
             let checks = checks.and_then(|rule| rule.strip_suffix(')')).unwrap_or_else(|| panic!("{pair:?}"));
             assert_eq!(rule(1), format!("self.all(resource, {checks} || resource in oldSelf)"));
-            assert_eq!((&pair[0]["optionalOldSelf"], &pair[1]["optionalOldSelf"]), (&json!(true), &Value::Null));
+            assert_eq!(
+                (&pair[0]["optionalOldSelf"], &pair[1]["optionalOldSelf"]),
+                (&json!(true), &Value::Null)
+            );
             assert_eq!(pair[0]["message"], pair[1]["message"]);
         }
     }
