@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::connection::Connection;
 use crate::input::{self, Wish};
-use crate::plan::{Output, Plan, verdict};
+use crate::plan::{Output, Plan, verdict, violation};
 use crate::providers::Providers;
 
 /// One call to the API server may take so long.
@@ -130,10 +130,7 @@ pub(crate) async fn current(client: &kube::Client) -> Result<Option<ClusterEncry
 /// What only the cluster shows to be a mistake: resources that cannot be encrypted in it, Secrets and ConfigMaps that a
 /// plugin cannot be started with.
 fn violations(snapshot: &Snapshot) -> Vec<Violation> {
-    let spec = snapshot.wanted.mistakes.iter().map(|mistake| {
-        let (field, message) = mistake.split_once(": ").unwrap_or(("spec", mistake));
-        Violation { field: field.to_owned(), message: message.to_owned() }
-    });
+    let spec = snapshot.wanted.mistakes.iter().map(|mistake| violation(mistake));
     spec.chain(keyward_core::controllers::violations(snapshot)).collect()
 }
 

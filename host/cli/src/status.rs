@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 use keyward_core::api::{
     ClusterEncryption, Condition, ConditionStatus, EncryptionMigration, EncryptionNode, KeyStatus,
-    PluginSummary,
+    MigrationPhase, PluginSummary,
 };
 use kube::Api;
 use kube::api::ListParams;
@@ -131,22 +131,56 @@ pub(crate) fn render(
         }
     }
     plugins(&mut text, &status.plugins, nodes);
-    if !migrations.is_empty() {
-        let _ = writeln!(text, "\n{:<24} {:<5} {:<10} DONE", "RESOURCE", "KEY", "PHASE");
-        for migration in migrations {
-            let report = migration.status.clone().unwrap_or_default();
-            let phase = format!("{:?}", report.phase);
+    table_of(&mut text, migrations);
+    text
+}
+
+/// Resource by resource; below one that is not simply under way, what failed, was refused, or is waited for.
+fn table_of(text: &mut String, migrations: &[EncryptionMigration]) {
+    if migrations.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n{:<24} {:<5} {:<10} {:<16} FAILED", "RESOURCE", "KEY", "PHASE", "DONE");
+    for migration in migrations {
+        let (spec, report) = (&migration.spec, migration.status.clone().unwrap_or_default());
+        let failed = report.failed.max(u64::try_from(report.failures.len()).unwrap_or_default());
+        let _ = writeln!(
+            text,
+            "{:<24} {:<5} {:<10} {:<16} {}",
+            spec.resource,
+            spec.key_id.to_string(),
+            format!("{:?}", report.phase),
+            format!("{} of {}", report.done, report.total),
+            if failed == 0 { "–".to_owned() } else { failed.to_string() },
+        );
+        if migration.metadata.generation.is_some_and(|generation| report.observed_generation < generation) {
+            let _ =
+                writeln!(text, "  this is about an earlier attempt; attempt {} has not begun", spec.attempt);
+        }
+        if let Some(refused) = &report.refused {
+            let _ = writeln!(text, "  refused: {refused}");
+        }
+        if let Some(waiting) = &report.waiting {
+            let _ = writeln!(text, "  waits since {}: {}", waiting.since, waiting.message);
+        }
+        if let Some(first) = report.failures.first() {
+            let _ = writeln!(text, "  {}: {}", first.object, first.message);
+        }
+        if failed > 1 {
             let _ = writeln!(
                 text,
-                "{:<24} {:<5} {phase:<10} {} of {}",
-                migration.spec.resource,
-                migration.spec.key_id.to_string(),
-                report.done,
-                report.total
+                "  and {} more; kubectl get encryptionmigrations {} -o yaml names the first hundred",
+                failed - 1,
+                migration.metadata.name.as_deref().unwrap_or_default()
+            );
+        }
+        if report.phase == MigrationPhase::Failed {
+            let _ = writeln!(
+                text,
+                "  older keys stay in the configuration; the operator tries it again by itself, after at most 30 minutes"
             );
         }
     }
-    text
 }
 
 /// Whether everything is as the spec asks now. A condition about an earlier generation does not show that.
@@ -233,8 +267,8 @@ fn line(key: &KeyStatus) -> String {
 #[cfg(test)]
 mod tests {
     use keyward_core::api::{
-        ClusterEncryptionSpec, EncryptionNodeSpec, EncryptionNodeStatus, HealthStatus, NodePlugin,
-        PluginHealth,
+        ClusterEncryptionSpec, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec,
+        EncryptionNodeStatus, HealthStatus, MigrationFailure, MigrationWait, NodePlugin, PluginHealth,
     };
     use keyward_core::ids::{KeyId, PluginDigest, RemoteKeyId};
     use keyward_core::provider::Failure;
@@ -307,5 +341,72 @@ mod tests {
         assert_eq!(lines[2], ["cp-1", "2", "Healthy", "2026-05-08T12:34:56Z", "kek-7"]);
         assert_eq!(lines[3], ["cp-2", "2", "Error", "2026-05-08T12:34:56Z", "kek-7"]);
         assert_eq!((lines[4].join(" "), lines[5].join(" ")), ("status: sealed".into(), "Unseal it".into()));
+    }
+
+    fn migration(status: EncryptionMigrationStatus) -> EncryptionMigration {
+        let spec =
+            EncryptionMigrationSpec { resource: "secrets".into(), key_id: KeyId(2), ..Default::default() };
+        let mut migration = EncryptionMigration::new("encryption-migration-core-secrets", spec);
+        migration.metadata.generation = Some(1);
+        migration.status = Some(EncryptionMigrationStatus { observed_generation: 1, ..status });
+        migration
+    }
+
+    #[test]
+    fn a_migration_that_failed_is_shown_with_the_first_object_and_the_servers_words() {
+        let failures = ["n/a", "n/b"].map(|object| MigrationFailure {
+            object: object.into(),
+            message: "namespaces \"n\" not found; recreate the namespace".into(),
+        });
+        let status = EncryptionMigrationStatus {
+            phase: MigrationPhase::Failed,
+            done: 5,
+            total: 7,
+            failed: 2,
+            failures: failures.into(),
+            ..Default::default()
+        };
+        let mut text = String::new();
+        table_of(&mut text, &[migration(status)]);
+        for line in [
+            "secrets                  2     Failed     5 of 7           2\n",
+            "  n/a: namespaces \"n\" not found; recreate the namespace\n",
+            "  and 1 more; kubectl get encryptionmigrations encryption-migration-core-secrets -o yaml",
+            "  older keys stay in the configuration; the operator tries it again",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_migration_that_was_refused_or_waits_says_why() {
+        let refused = EncryptionMigrationStatus {
+            phase: MigrationPhase::Failed,
+            refused: Some("widgets.example.com is not served; recreate it".into()),
+            ..Default::default()
+        };
+        let waits = EncryptionMigrationStatus {
+            phase: MigrationPhase::Running,
+            waiting: Some(MigrationWait {
+                since: "2026-05-08T12:34:56Z".into(),
+                message: "paused: no".into(),
+            }),
+            ..Default::default()
+        };
+        let mut earlier = migration(EncryptionMigrationStatus::default());
+        (earlier.metadata.generation, earlier.spec.attempt) = (Some(2), 1);
+        let mut text = String::new();
+        table_of(&mut text, &[migration(refused), migration(waits), earlier]);
+        for line in [
+            "  refused: widgets.example.com is not served; recreate it\n",
+            "  waits since 2026-05-08T12:34:56Z: paused: no\n",
+            "  this is about an earlier attempt; attempt 1 has not begun\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        let mut text = String::new();
+        let done = EncryptionMigrationStatus { phase: MigrationPhase::Succeeded, ..Default::default() };
+        table_of(&mut text, &[migration(done)]);
+        assert_eq!(text.trim().lines().count(), 2, "nothing is said below one that succeeded: {text}");
     }
 }

@@ -340,6 +340,39 @@ fn what_is_not_understood_is_an_error(#[case] desired: Value, #[case] message: &
     assert_eq!(text.matches("error: ").count(), 1, "one mistake has one message: {text}");
 }
 
+/// As the operator reads it: an older version took the resource, and it goes on being encrypted.
+#[test]
+fn a_refused_resource_that_is_encrypted_already_is_a_warning() {
+    let spec = |mode: &str, resources: &[&str]| json!({"encryption": {"type": mode}, "resources": resources});
+    let current = spec(LOCAL, &["secrets", "services"]);
+    let (exit, text) = specs(current.clone(), spec("aesgcm", &["secrets", "services"]), &[]);
+    assert_eq!(exit, Some(2), "{text}");
+    assert!(text.contains("warning: spec.resources: services: the API server checks these"), "{text}");
+    let (exit, text) = specs(current.clone(), spec(LOCAL, &["secrets", "secrets", "services"]), &[]);
+    assert_eq!(exit, Some(0), "{text}");
+    assert!(text.contains("warning: spec.resources: secrets: it is listed twice"), "{text}");
+    for (current, resource) in
+        [(current, "endpoints"), (spec("identity", &["secrets", "services"]), "services")]
+    {
+        let (exit, text) = specs(current, spec(LOCAL, &["secrets", resource]), &[]);
+        assert_eq!(exit, Some(1), "{text}");
+        assert!(text.contains(&format!("error: spec.resources: {resource}: ")), "{text}");
+    }
+}
+
+#[test]
+fn on_openshift_plan_names_what_another_migrators_success_does_not_prove() {
+    let files = Files(tempfile::tempdir().unwrap());
+    let current = files.api_server("current.yaml", json!({"encryption": {"type": LOCAL}}));
+    let desired = files.api_server("desired.yaml", json!({"encryption": {"type": "aesgcm"}}));
+    let (exit, text) = between(&current, &desired, &[]);
+    assert_eq!(exit, Some(2), "{text}");
+    assert!(text.contains("the migration to the new key is another migrator's"), "{text}");
+    let (_, text) =
+        specs(json!({"encryption": {"type": LOCAL}}), json!({"encryption": {"type": "aesgcm"}}), &[]);
+    assert!(!text.contains("another migrator"), "Keyward's own engine looks at each object: {text}");
+}
+
 #[test]
 fn on_openshift_an_empty_type_is_identity_and_plan_warns() {
     let files = Files(tempfile::tempdir().unwrap());

@@ -42,7 +42,7 @@ impl FromStr for KeyId {
 }
 
 /// The last number that an API object holds exactly: an API server stores integers in 64 bits with a sign.
-const LAST: u64 = i64::MAX.unsigned_abs();
+pub const LAST: u64 = i64::MAX.unsigned_abs();
 
 fn after(number: u64) -> Option<u64> {
     number.checked_add(1).filter(|next| *next <= LAST)

@@ -47,8 +47,13 @@ pub struct Wanted {
     pub requests: Vec<ForgetRequest>,
     /// Those keys of `requests` whose loss is accepted in force ([`Snapshot::accepted`]).
     pub forget: BTreeSet<KeyId>,
+    /// Those of `spec.resources` that must not be encrypted, sorted. They are not in `resources`, and each is a mistake,
+    /// unless it is encrypted already ([`crate::platform::kubernetes::accept_deployed`]).
+    pub refused: Vec<GroupResource>,
     /// Mistakes in the spec that are none of the provider's business, each with its field.
     pub mistakes: Vec<String>,
+    /// What the admin should know about the spec, each with its field. It keeps nothing from being done.
+    pub notices: Vec<String>,
 }
 
 /// A revision as stored.

@@ -85,7 +85,6 @@ fn a_spec_that_does_not_say_identity_decrypts_nothing(
 
 #[rstest]
 #[case::in_both_lists(&[], &["secrets"], "spec.decrypt: secrets: it is in spec.resources too")]
-#[case::listed_twice(&["secrets", "secrets"], &[], "spec.resources: secrets: it is listed twice")]
 #[case::confirmed_twice(&[], &["widgets.x", "widgets.x"], "spec.decrypt: widgets.x: it is listed twice")]
 #[case::wildcard(&["secrets"], &["*"], "spec.decrypt: *: wildcards are refused")]
 fn a_mistake_in_the_lists_changes_nothing(
@@ -102,6 +101,19 @@ fn a_mistake_in_the_lists_changes_nothing(
     assert_eq!((world.config(), world.log.len()), (before, actions));
     let told = world.condition(KEY_CONTROLLER);
     assert!(told.contains(why), "{told}");
+}
+
+/// What is meant is clear, and stays encrypted; so it is a warning, and no mistake that would stop rotations.
+#[test]
+fn a_resource_that_is_listed_twice_changes_nothing_and_is_a_warning() {
+    let mut world = enabled();
+    let (before, actions) = (world.config(), world.log.len());
+    world.spec().resources = Some(vec!["secrets".into(), "secrets".into()]);
+    run(&mut world, 60);
+    assert_eq!((world.config(), world.log.len()), (before, actions));
+    assert_eq!(world.condition(KEY_CONTROLLER), "False AsExpected ");
+    let told: Vec<&str> = world.last.notices.iter().map(|notice| notice.message.as_str()).collect();
+    assert!(told.contains(&"spec.resources: secrets: it is listed twice, and counts once"), "{told:?}");
 }
 
 #[test]

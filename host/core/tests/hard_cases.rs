@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::api::PluginResources;
 use keyward_core::ids::KeyId;
 use keyward_core::names;
-use keyward_core::platform::kubernetes::added;
+use keyward_core::platform::kubernetes::{added, in_force, wanted};
 use keyward_core::platform::{ObjectRef, Serving, Unreadable};
 use keyward_core::provider::{Failure, ReferenceKind};
 use rstest::rstest;
@@ -73,6 +73,49 @@ fn a_refused_resource_changes_nothing(#[case] name: &str, #[case] why: &str) {
     world.spec().resources = None;
     world.settle();
     assert!(world.condition(KEY_CONTROLLER).starts_with("False"));
+}
+
+/// An older version took it: as a mistake it would end every rotation, and every other change of the spec.
+#[test]
+fn a_refused_resource_that_is_deployed_stays_encrypted_with_a_notice() {
+    let mut world = World::new(&["a", "b"]);
+    world.spec().resources = Some(vec!["secrets".into(), "widgets.example.com".into()]);
+    world.want_kms("one", "image:1");
+    world.settle();
+    let (_, mut newest) = world.revisions().pop().unwrap();
+    for name in newest.config.resources.iter_mut().flat_map(|entry| entry.resources.iter_mut().flatten()) {
+        *name = name.replace("widgets.example.com", "services");
+    }
+    world.spec().resources = Some(vec!["secrets".into(), "services".into(), "pods".into()]);
+    let read = wanted(world.spec());
+    assert_eq!(read.mistakes.len(), 2, "a new spec may name neither: {:?}", read.mistakes);
+
+    let deployed = in_force(read, &Default::default(), Some(&newest));
+    assert_eq!(deployed.mistakes.len(), 1, "{:?}", deployed.mistakes);
+    assert!(deployed.mistakes[0].starts_with("spec.resources: pods: "), "{:?}", deployed.mistakes);
+
+    world.spec().resources = Some(vec!["secrets".into(), "services".into()]);
+    let deployed = in_force(wanted(world.spec()), &Default::default(), Some(&newest));
+    assert!(deployed.mistakes.is_empty(), "{:?}", deployed.mistakes);
+    assert_eq!(deployed.resources, [resource("secrets"), resource("services")]);
+    let [notice] = &deployed.notices[..] else { panic!("{:?}", deployed.notices) };
+    for part in ["spec.resources: services: the API server checks these", "encrypted already", "spec.decrypt"]
+    {
+        assert!(notice.contains(part), "{notice}");
+    }
+}
+
+#[test]
+fn a_resource_that_is_listed_twice_counts_once_and_a_new_key_is_made() {
+    let mut world = enabled();
+    world.compacted = true;
+    world.spec().resources = Some(vec!["secrets".into(), "configmaps".into(), "secrets".into()]);
+    world.want_kms("two", "image:1");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
+    let said = "spec.resources: secrets: it is listed twice, and counts once";
+    assert!(world.last.notices.iter().any(|notice| notice.message == said), "{:?}", world.last.notices);
+    assert!(world.condition("Ready").contains(said), "{}", world.condition("Ready"));
 }
 
 /// Rights are looked up before there is any key: a rollout that cannot be migrated is not begun.

@@ -217,8 +217,9 @@ fn absurd_mark_of_the_operator_does_not_stop_the_next_key() {
 }
 
 /// The last number names a key: there is none after it, and it does not begin again.
-#[rstest]
-fn last_number_is_not_followed_by_another(#[values(ABSURD, u64::MAX)] last: u64) {
+#[test]
+fn last_number_is_not_followed_by_another() {
+    let last = ABSURD;
     let mut world = in_force();
     world.objects.secrets.push(secret(&format!("encryption-key-kube-apiserver-{last}"), &[]));
     world.want("aescbc");
@@ -290,4 +291,33 @@ fn lost_revision_is_not_made_again_with_other_bytes_than_a_node_was_given() {
         assert_eq!(said.reason, "RevisionLost");
         assert_eq!(said.message.contains("node a has another configuration by that number"), other);
     }
+}
+
+/// The API stores no such number: a status that held it could not be written, and nothing else could be done.
+#[rstest]
+#[case::labelled("encryption-key-kube-apiserver-9223372036854775808", true)]
+#[case::not_labelled("encryption-key-kube-apiserver-18446744073709551615", false)]
+#[case::revision("encryption-config-9223372036854775808", false)]
+fn a_secret_with_a_number_that_no_key_has_is_named_and_kept_and_stops_nothing(
+    #[case] name: &str,
+    #[case] is_copy: bool,
+) {
+    let mut world = in_force();
+    world.compacted = true;
+    let mut foreign = secret(name, &[("encryption-config", "{}")]);
+    if is_copy {
+        let of_key =
+            |secret: &&Secret| secret.metadata.name.as_deref() == Some("encryption-key-kube-apiserver-1");
+        foreign = world.objects.secrets.iter().find(of_key).unwrap().clone();
+        foreign.metadata.name = Some(name.to_owned());
+    }
+    world.objects.secrets.push(foreign);
+    world.want_kms("two", "example.com/kms:1");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
+    let told = world.condition("EncryptionKeyControllerDegraded");
+    assert!(told.contains(&format!("secret {name}: metadata.name has the number")), "{told}");
+    let highest = world.objects.cluster_encryption.as_ref().unwrap().status.as_ref().unwrap();
+    assert!(highest.highest_key_id == KeyId(2) && highest.highest_revision.0 < 10, "{highest:?}");
+    assert!(world.objects.secrets.iter().any(|secret| secret.metadata.name.as_deref() == Some(name)), "kept");
 }

@@ -385,6 +385,24 @@ fn migrations(
     );
 }
 
+/// CONTRACT's rules let older keys leave by it, and it proves less than Keyward's own evidence: that is said.
+#[test]
+fn success_of_another_migrator_is_named_as_what_it_is() {
+    let cluster = Cluster::new("aescbc").deployed("aescbc:2,aescbc:1,identity").keys("1! 2!");
+    let outcome = cluster.decide();
+    let told: Vec<&str> = outcome.notices.iter().map(|notice| notice.message.as_str()).collect();
+    let named = told.iter().find(|message| message.contains("migration to key 2 is another migrator's"));
+    let named = named.unwrap_or_else(|| panic!("{told:?}"));
+    assert!(named.contains("core/secrets") && named.contains("keep the KEKs of older keys"), "{named}");
+
+    let cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1");
+    let outcome = cluster.decide();
+    assert!(
+        !outcome.notices.iter().any(|notice| notice.reason == "MigratedByAnother"),
+        "nothing is recorded"
+    );
+}
+
 #[test]
 fn migration_that_is_older_than_the_key_is_about_another() {
     let mut cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1");

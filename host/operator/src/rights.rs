@@ -1,6 +1,6 @@
 //! Whether the operator may re-encrypt a resource, by the API server's own word, before anything is rolled out for it.
 //!
-//! The operator asks about itself (SelfSubjectAccessReview, which every authenticated account may create); `keyward plan`
+//! The operator asks about itself (SelfSubjectAccessReview, which its ClusterRole allows); `keyward plan`
 //! asks about the operator's ServiceAccount (SubjectAccessReview).
 
 use k8s_openapi::api::authorization::v1::{
@@ -23,11 +23,23 @@ pub(crate) enum Account {
     Operator,
 }
 
+/// Why a review answers neither yes nor no.
+#[derive(Debug, thiserror::Error)]
+enum Unknown {
+    #[error("{0}")]
+    Call(#[from] CallError),
+    #[error("the review of {0} has no status")]
+    NoStatus(&'static str),
+    /// An authorizer that failed has not denied it, and has not allowed it either.
+    #[error("the API server could not evaluate {verb}: {error}")]
+    Evaluation { verb: &'static str, error: String },
+}
+
 /// [`Serving::Itself`] where the operator has every right on the resource that re-encryption needs.
 pub(crate) async fn of(cluster: &Cluster, account: Account, resource: &GroupResource) -> Serving {
     let asked = VERBS.map(|verb| async move {
-        let allowed = allows(cluster, account, verb, resource).await?;
-        Ok::<_, CallError>((!allowed).then_some(verb))
+        let allowed = answer(verb, review(cluster, account, verb, resource).await?)?;
+        Ok::<_, Unknown>((!allowed).then_some(verb))
     });
     match futures::future::try_join_all(asked).await {
         Ok(lacks) => match lacks.into_iter().flatten().collect::<Vec<_>>() {
@@ -38,23 +50,33 @@ pub(crate) async fn of(cluster: &Cluster, account: Account, resource: &GroupReso
     }
 }
 
-async fn allows(
+/// Whether the review allows it. It is denied only where every authorizer could answer.
+fn answer(verb: &'static str, status: Option<SubjectAccessReviewStatus>) -> Result<bool, Unknown> {
+    let status = status.ok_or(Unknown::NoStatus(verb))?;
+    let error = status.evaluation_error.filter(|error| !error.is_empty());
+    match error {
+        Some(error) if !status.allowed => Err(Unknown::Evaluation { verb, error }),
+        _ => Ok(status.allowed),
+    }
+}
+
+async fn review(
     cluster: &Cluster,
     account: Account,
     verb: &str,
     resource: &GroupResource,
-) -> Result<bool, CallError> {
+) -> Result<Option<SubjectAccessReviewStatus>, CallError> {
     let attributes = ResourceAttributes {
         group: Some(resource.group.clone()),
         resource: Some(resource.resource.clone()),
         verb: Some(verb.to_owned()),
         ..Default::default()
     };
-    let status = match account {
+    match account {
         Account::Own => {
             let spec =
                 SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
-            cluster.review(&SelfSubjectAccessReview { spec, ..Default::default() }).await?.status
+            Ok(cluster.review(&SelfSubjectAccessReview { spec, ..Default::default() }).await?.status)
         }
         Account::Operator => {
             let spec = SubjectAccessReviewSpec {
@@ -71,10 +93,29 @@ async fn allows(
                 ]),
                 ..Default::default()
             };
-            cluster.review(&SubjectAccessReview { spec, ..Default::default() }).await?.status
+            Ok(cluster.review(&SubjectAccessReview { spec, ..Default::default() }).await?.status)
         }
-    };
-    // An authorizer that failed has not denied it, and has not allowed it either.
-    let SubjectAccessReviewStatus { allowed, .. } = status.unwrap_or_default();
-    Ok(allowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_review_that_could_not_be_evaluated_is_unknown_and_not_denied() {
+        let status = |allowed: bool, error: Option<&str>| {
+            Some(SubjectAccessReviewStatus {
+                allowed,
+                evaluation_error: error.map(ToOwned::to_owned),
+                ..Default::default()
+            })
+        };
+        assert!(matches!(answer("patch", status(false, None)), Ok(false)));
+        assert!(matches!(answer("patch", status(false, Some(""))), Ok(false)));
+        assert!(matches!(answer("patch", status(true, Some("webhook timed out"))), Ok(true)));
+        let unknown = answer("patch", status(false, Some("webhook timed out"))).unwrap_err().to_string();
+        assert_eq!(unknown, "the API server could not evaluate patch: webhook timed out");
+        assert!(answer("patch", None).is_err());
+    }
 }

@@ -57,7 +57,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     match (&args.current, &args.desired, &args.file) {
         (Some(current), Some(desired), None) => offline::run(current, desired, args.output, &args.providers),
         (None, None, Some(file)) => {
-            crate::live::plan(file, args.output, &args.providers, &args.connection).await
+            Box::pin(crate::live::plan(file, args.output, &args.providers, &args.connection)).await
         }
         _ => bail!(
             "nothing to plan; give -f NEW.yaml, --current OLD.yaml and --desired NEW.yaml, or --objects FILE…"
@@ -65,4 +65,4 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-pub(crate) use offline::{Plan, verdict};
+pub(crate) use offline::{Plan, verdict, violation};

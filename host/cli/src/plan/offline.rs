@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use keyward_core::api::EncryptionSpec;
-use keyward_core::controllers::confirm;
+use keyward_core::controllers::{by_another_message, confirm};
 use keyward_core::effect::{Change, FieldChange, InForce, Side, between, compare};
 use keyward_core::ids::{GroupResource, Mode};
 use keyward_core::platform::{KMS_REQUIRED, kubernetes, lacks_kms, unmounted_socket};
@@ -86,6 +86,7 @@ impl Plan {
         self.decrypts = names(&mut change.decrypted.iter());
         self.unconfirmed = names(&mut wanted.unconfirmed.iter());
         self.warnings.retain(|warning| !AGAIN.contains(&warning.field.as_str()));
+        self.warnings.extend(wanted.notices.iter().map(|notice| violation(notice)));
         if !self.decrypts.is_empty() {
             self.warnings.push(Violation {
                 field: DECRYPTED.to_owned(),
@@ -128,7 +129,14 @@ pub(super) fn run(current: &str, desired: &str, output: Output, providers: &Prov
 /// The verdict on going from one spec to the other, where what the first asks for is settled. Both are read as the operator
 /// reads them, defaults and all.
 pub(crate) fn verdict(old: &Wish, new: &Wish, evaluator: &dyn Evaluator) -> Result<Plan> {
-    let (current, mut desired) = (old.wanted(), new.wanted());
+    let (mut current, mut desired) = (old.wanted(), new.wanted());
+    // What the first object asks for is settled, as an older version of Keyward may have taken it.
+    let settled = match current.mode {
+        Ok(Mode::Identity) | Err(_) => std::collections::BTreeSet::new(),
+        Ok(_) => current.resources.iter().chain(&current.refused).cloned().collect(),
+    };
+    kubernetes::accept_deployed(&mut current, &settled);
+    kubernetes::accept_deployed(&mut desired, &settled);
     let mut plan = Plan { violations: violations(new, &desired), ..Plan::default() };
     if !plan.violations.is_empty() {
         return Ok(plan);
@@ -179,7 +187,18 @@ pub(crate) fn verdict(old: &Wish, new: &Wish, evaluator: &dyn Evaluator) -> Resu
         plan.warnings.push(Violation { field: "spec.encryption.type".to_owned(), message });
     }
     plan.set(&change, &desired);
+    if !new.is_ours() && !change.reencrypted.is_empty() {
+        let resources: Vec<&GroupResource> = change.reencrypted.iter().collect();
+        let message = by_another_message(&resources, "the new key");
+        plan.warnings.push(Violation { field: "spec.encryption".to_owned(), message });
+    }
     Ok(plan)
+}
+
+/// A mistake, or a notice, of the spec: its field, and what is said of it.
+pub(crate) fn violation(text: &str) -> Violation {
+    let (field, message) = text.split_once(": ").unwrap_or(("spec", text));
+    Violation { field: field.to_owned(), message: message.to_owned() }
 }
 
 /// What is wrong with the spec beside its provider's configuration.
@@ -187,10 +206,7 @@ fn violations(new: &Wish, desired: &Wanted) -> Vec<Violation> {
     let mut found = new.unknown.clone();
     // A field that is misspelled is the reason why another is missing.
     if found.is_empty() {
-        found.extend(desired.mistakes.iter().map(|mistake| {
-            let (field, message) = mistake.split_once(": ").unwrap_or(("spec", mistake));
-            Violation { field: field.to_owned(), message: message.to_owned() }
-        }));
+        found.extend(desired.mistakes.iter().map(|mistake| violation(mistake)));
         // On OpenShift a mode that does not exist is no mistake of the whole spec.
         if let (Err(mode), true) = (&desired.mode, found.is_empty()) {
             let field = "spec.encryption.type".to_owned();

@@ -104,7 +104,7 @@ mod tests {
     #[case::beside_spec(json!({"spce": {}}), &["spce: unknown field; did you mean \"spec\"?"])]
     #[case::nothing_is_close(json!({"spec": {"zzz": 1}}), &["spec.zzz: unknown field"])]
     #[case::map_of_quantities(json!({"spec": {"plugins": {"resources": {"requests": {"cpu": "1"}}}}}), &[])]
-    #[case::provider(json!({"spec": {"encryption": {"type": "KMS", "kms": {"type": "Vault", "any": {"thing": 1}}}}}), &[])]
+    #[case::provider(json!({"spec": {"encryption": {"type": "KMS", "kms": {"type": "Example", "any": {"thing": 1}}}}}), &[])]
     #[case::object(json!({"apiVersion": "v", "kind": "k", "metadata": {"name": "cluster", "x": 1}, "status": {}}), &[])]
     fn unknown_fields_are_named_with_the_spelling_that_was_meant(
         #[case] object: Value,

@@ -19,9 +19,8 @@ pub(super) fn spec(schema: &mut Schema) {
         encryption.remove("default");
     }
     schema.insert("required".to_owned(), json!(["encryption"]));
-    let rules = [named(), refused()].concat();
-    list(schema, "/properties/resources", &rules);
-    list(schema, "/properties/decrypt", &named());
+    list(schema, "/properties/resources", &refused());
+    list(schema, "/properties/decrypt", &[]);
     let rule = json!([{
         "rule": format!("!has(self.decrypt) || self.decrypt.all(resource, !(resource in {}))", resources("self")),
         "message": "a resource must not be in spec.resources (configmaps and secrets where it names none) and in spec.decrypt",
@@ -124,12 +123,16 @@ pub(super) fn plugin_resources(schema: &mut Schema) {
     schema.insert("x-kubernetes-validations".to_owned(), rule);
 }
 
+/// A list of resources, with rules of the whole list.
 fn list(schema: &mut Schema, pointer: &str, rules: &[Value]) {
     if let Some(list) = schema.pointer_mut(pointer).and_then(Value::as_object_mut) {
         list.insert("x-kubernetes-list-type".to_owned(), json!("set"));
         list.insert("maxItems".to_owned(), json!(MOST_RESOURCES));
-        let item = json!({"type": "string", "maxLength": 253, "x-kubernetes-validations": rules});
+        let item = json!({"type": "string", "maxLength": 253, "x-kubernetes-validations": named()});
         list.insert("items".to_owned(), item);
+        if !rules.is_empty() {
+            list.insert("x-kubernetes-validations".to_owned(), json!(rules));
+        }
     }
 }
 
@@ -141,18 +144,54 @@ fn named() -> Vec<Value> {
     ]
 }
 
-/// Those that cannot be encrypted, by the table that the operator refuses them by.
+/// Those that cannot be encrypted, by the table that the operator refuses them by. One that is in the list already stays: an
+/// older version took it, and the list must not become immutable for that. Two rules, since the API server cannot estimate
+/// what it costs to look into an optional `oldSelf`: the first is for a new list, the second for another one.
 fn refused() -> Vec<Value> {
-    let rule = |refused: &Refused| {
+    let rules = |refused: &Refused| {
         let Refused { group, resources, why } = refused;
-        let rule = if resources.is_empty() {
-            format!("!self.matches('^[^.]+[.]{}$')", group.replace('.', "[.]"))
+        let (named, is_refused) = if resources.is_empty() {
+            (format!("*.{group}"), format!("resource.matches('^[^.]+[.]{}$')", group.replace('.', "[.]")))
         } else {
             let suffix = if group.is_empty() { String::new() } else { format!(".{group}") };
-            let names: Vec<String> = resources.iter().map(|name| format!("'{name}{suffix}'")).collect();
-            format!("!(self in [{}])", names.join(", "))
+            let names: Vec<String> = resources.iter().map(|name| format!("{name}{suffix}")).collect();
+            (names.join(", "), format!("resource in ['{}']", names.join("', '")))
         };
-        json!({"rule": rule, "message": why})
+        let message = format!("{named}: {why}");
+        [
+            json!({
+                "rule": format!("oldSelf.hasValue() || self.all(resource, !({is_refused}))"),
+                "message": message,
+                "optionalOldSelf": true,
+            }),
+            json!({
+                "rule": format!("self.all(resource, !({is_refused}) || resource in oldSelf)"),
+                "message": message,
+            }),
+        ]
     };
-    REFUSED.iter().map(rule).collect()
+    REFUSED.iter().flat_map(rules).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A list that is new is checked by the first rule of a pair, another list by the second.
+    #[test]
+    fn refused_resource_that_is_in_the_list_already_may_stay_and_no_other_may_join() {
+        let rules = refused();
+        assert_eq!(rules.len(), 2 * REFUSED.len());
+        for pair in rules.chunks(2) {
+            let rule = |at: usize| pair[at]["rule"].as_str().unwrap_or_default();
+            let checks = rule(0).strip_prefix("oldSelf.hasValue() || self.all(resource, ");
+            let checks = checks.and_then(|rule| rule.strip_suffix(')')).unwrap_or_else(|| panic!("{pair:?}"));
+            assert_eq!(rule(1), format!("self.all(resource, {checks} || resource in oldSelf)"));
+            assert_eq!(
+                (&pair[0]["optionalOldSelf"], &pair[1]["optionalOldSelf"]),
+                (&json!(true), &Value::Null)
+            );
+            assert_eq!(pair[0]["message"], pair[1]["message"]);
+        }
+    }
 }

@@ -88,8 +88,10 @@ fn ready(
         return not("PluginUnhealthy", why);
     }
     let newest = deployed.newest().map(|key| format!("key {} ({})", key.id, key.mode)).unwrap_or_default();
+    let notices: String =
+        snapshot.wanted.notices.iter().map(|notice| format!("; warning: {notice}")).collect();
     let message = format!(
-        "{} stored under {newest}; revision {revision} is loaded by all {} API servers",
+        "{} stored under {newest}; revision {revision} is loaded by all {} API servers{notices}",
         resources(deployed.covered(snapshot)),
         snapshot.servers.len()
     );

@@ -1,10 +1,14 @@
-//! What is not decrypted because nobody confirmed it.
+//! What is not decrypted because nobody confirmed it, and what is encrypted though it should not be.
 
 use super::Turn;
 use crate::snapshot::Snapshot;
 
 /// Says which resources left the spec's list and stay encrypted, and what is missing.
 pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) {
+    for notice in &snapshot.wanted.notices {
+        turn.explain(notice.clone());
+        turn.notice(true, "SpecQuestionable", notice.clone());
+    }
     let Some(message) = message(&snapshot.wanted.unconfirmed) else { return };
     turn.explain(message.clone());
     turn.notice(true, "DecryptionNotConfirmed", message.clone());

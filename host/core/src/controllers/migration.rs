@@ -135,6 +135,7 @@ pub(super) fn decide(
             .trouble
             .push(format!("whether etcd still holds old values of {resource} cannot be seen: {why}"));
     }
+    by_another(snapshot, deployed, turn);
     report.publish(turn);
     if matches!(deployed.desired.step, Step::Migrating | Step::Decrypting) {
         let notes: String = report.notes.iter().map(|note| format!("; {note}")).collect();
@@ -149,6 +150,26 @@ pub(super) fn decide(
             ),
         );
     }
+}
+
+/// On OpenShift another migrator's success lets keys leave (CONTRACT 3.3), and proves less than Keyward's own: it passes
+/// over an object whose patch is answered with 404 or 409, and looks at no object again.
+fn by_another(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
+    let newest = deployed.newest().and_then(|key| snapshot.key(key.id));
+    let Some(key) = newest.filter(|key| snapshot.openshift().is_some() && !key.migrated.is_empty()) else {
+        return;
+    };
+    let message = by_another_message(&key.migrated.iter().collect::<Vec<_>>(), &format!("key {}", key.id));
+    turn.explain(message.clone());
+    turn.notice(false, "MigratedByAnother", message);
+}
+
+/// The same words in `plan`. `key`: under which the other migrator stores everything.
+pub fn by_another_message(resources: &[&GroupResource], key: &str) -> String {
+    format!(
+        "{}: the migration to {key} is another migrator's, which passes over objects that are answered with 404 or 409: its success does not prove that nothing is stored under an older key. The configuration follows it all the same; keep the KEKs of older keys until etcd was scanned",
+        list(resources)
+    )
 }
 
 /// What is under way, what is wrong with it, and what may pass.

@@ -43,6 +43,7 @@ use crate::snapshot::Snapshot;
 
 #[cfg(test)]
 pub(crate) use key::LOGIN_PATIENCE;
+pub use migration::by_another_message;
 pub use record::violations;
 pub use rollout::{Assessment, Deployment, assess};
 

@@ -14,7 +14,7 @@ use crate::SecretBytes;
 use crate::api::{ClusterEncryptionSpec, EncryptionMigration};
 use crate::formats::FormatError;
 use crate::formats::revision::{RevisionContent, SecretData, decode_plugins};
-use crate::ids::{GroupResource, KeyId, Mode, Revision};
+use crate::ids::{GroupResource, KeyId, LAST, Mode, Revision};
 use crate::names;
 use crate::node::pod;
 use crate::outcome::{LEASE_STOPPED, lease_fact};
@@ -25,6 +25,8 @@ use crate::snapshot::{
 
 /// Encrypted where the spec names nothing; every API server serves and stores them itself.
 pub const DEFAULT_RESOURCES: [&str; 2] = ["configmaps", "secrets"];
+const RESOURCES: &str = "spec.resources";
+const TWICE: &str = ": it is listed twice";
 const DEFAULT_KMS_TIMEOUT: &str = "10s";
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -47,7 +49,9 @@ pub fn needed(objects: &Objects, results: &Results) -> Needed {
 pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Snapshot> {
     let cluster = objects.cluster_encryption.as_ref()?;
     let status = cluster.status.clone().unwrap_or_default();
-    let (keys, undecodable) = keys::decode(secrets_of_keys(objects));
+    let (mut keys, undecodable) = keys::decode(secrets_of_keys(objects));
+    let foreign = named::foreign(objects, &keys);
+    keys.retain(|key| key.id.0 <= LAST);
     let revisions = revisions(objects);
     let (servers, leases) = servers(objects, &given.ages);
     let candidate = find(objects, names::PREFLIGHT_SECRET);
@@ -91,7 +95,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
         recorded_key: status.highest_key_id,
         highest_revision: Revision(revision_numbers.highest),
         unbelieved_revisions: revision_numbers.beyond().into_iter().map(Revision).collect(),
-        excess: key_numbers.excess.into_iter().chain(revision_numbers.excess).collect(),
+        excess: key_numbers.excess.into_iter().chain(revision_numbers.excess).chain(foreign).collect(),
         recorded_revision: status.highest_revision,
         retry_key,
         told_revisions: status.revisions,
@@ -160,6 +164,7 @@ pub fn in_force(
     newest: Option<&RevisionContent>,
 ) -> Wanted {
     let deployed = newest.map(RevisionContent::resources).unwrap_or_default();
+    accept_deployed(&mut wanted, &deployed.iter().cloned().collect());
     // What is in force already is no mistake of this spec; that it is not served any more is the migration's to tell.
     let mistakes = &mut wanted.mistakes;
     wanted.resources.retain(|resource| {
@@ -187,6 +192,34 @@ pub fn in_force(
     wanted
 }
 
+/// What a new spec may not say, and one whose resources are deployed may: an older version took it, and a mistake would keep
+/// every later key from being made. The refusals of `deployed` resources become notices, and so do duplicates.
+pub fn accept_deployed(wanted: &mut Wanted, deployed: &BTreeSet<GroupResource>) {
+    // What is no resource's name is in no configuration.
+    let is_accepted =
+        |resource: &GroupResource| deployed.contains(resource) && refused::no_name(resource).is_none();
+    let (accepted, refused): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut wanted.refused).into_iter().partition(is_accepted);
+    wanted.refused = refused;
+    for resource in &accepted {
+        let why = refused::why(resource).unwrap_or_default();
+        let mistake = refusal(resource, why);
+        wanted.mistakes.retain(|found| *found != mistake);
+        wanted.notices.push(format!(
+            "{mistake}; it is encrypted already, and stays so until spec.decrypt confirms its decryption: remove it from spec.resources and add it to spec.decrypt"
+        ));
+    }
+    wanted.resources.extend(accepted);
+    wanted.resources.sort();
+    let is_twice = |mistake: &mut String| mistake.starts_with(RESOURCES) && mistake.ends_with(TWICE);
+    let twice: Vec<String> = wanted.mistakes.extract_if(.., is_twice).collect();
+    wanted.notices.extend(twice.into_iter().map(|duplicate| format!("{duplicate}, and counts once")));
+}
+
+fn refusal(resource: &GroupResource, why: &str) -> String {
+    format!("{RESOURCES}: {resource}: {why}")
+}
+
 /// Names the verbs and the role that gives them, as a command.
 fn lacks_rights(resource: &GroupResource, verbs: &[&str]) -> String {
     let (namespace, account) = (names::NAMESPACE, names::OPERATOR_SERVICE_ACCOUNT);
@@ -202,7 +235,7 @@ fn lacks_rights(resource: &GroupResource, verbs: &[&str]) -> String {
 /// What a spec adds to the newest revision among these Secrets: nothing is rolled out for it before it is known that it can
 /// be encrypted.
 pub fn added(spec: &ClusterEncryptionSpec, secrets: &[Secret]) -> Vec<GroupResource> {
-    let number = |secret: &&Secret| secret.metadata.name.as_deref().and_then(names::parse_revision_secret);
+    let number = |secret: &&Secret| revision_of(secret);
     let newest = secrets.iter().filter(|secret| number(secret).is_some()).max_by_key(number);
     let content = newest.and_then(|secret| {
         RevisionContent::decode(secret.metadata.name.as_deref().unwrap_or_default(), &data(secret)).ok()?
@@ -253,8 +286,11 @@ pub fn read(spec: &ClusterEncryptionSpec) -> Wanted {
     if mode != Ok(Mode::Kms) && spec.encryption.kms.is_some() {
         mistakes.push(format!("spec.encryption.kms: {KMS_REQUIRED}"));
     }
-    let resources = resources(spec, &mut mistakes);
-    let decrypt = decrypt(spec, &resources, &mut mistakes);
+    let named = resources(spec, &mut mistakes);
+    let decrypt = decrypt(spec, &named, &mut mistakes);
+    let (refused, resources): (Vec<_>, Vec<_>) =
+        named.into_iter().partition(|resource| refused::why(resource).is_some());
+    mistakes.extend(refused.iter().filter_map(|resource| Some(refusal(resource, refused::why(resource)?))));
     // The CRD refuses it where it is written; what was stored before it did stays.
     let proxies =
         spec.plugins.proxy.iter().flat_map(|proxy| [("http", &proxy.http), ("https", &proxy.https)]);
@@ -291,26 +327,21 @@ pub fn read(spec: &ClusterEncryptionSpec) -> Wanted {
         paused: spec.paused.clone(),
         requests: spec.forget.clone(),
         forget: BTreeSet::new(),
+        refused,
         mistakes,
+        notices: Vec::new(),
     }
 }
 
-/// What is to be encrypted, sorted, without what is refused.
+/// What is to be encrypted, sorted.
 fn resources(spec: &ClusterEncryptionSpec, mistakes: &mut Vec<String>) -> Vec<GroupResource> {
     let mut resources: Vec<GroupResource> = match &spec.resources {
         Some(names) if !names.is_empty() => names.iter().map(|name| GroupResource::parse(name)).collect(),
         _ => DEFAULT_RESOURCES.iter().map(|name| GroupResource::parse(name)).collect(),
     };
     resources.sort();
-    twice("spec.resources", &resources, mistakes);
+    twice(RESOURCES, &resources, mistakes);
     resources.dedup();
-    resources.retain(|resource| match refused::why(resource) {
-        Some(why) => {
-            mistakes.push(format!("spec.resources: {resource}: {why}"));
-            false
-        }
-        None => true,
-    });
     resources
 }
 
@@ -341,7 +372,7 @@ fn twice(field: &str, sorted: &[GroupResource], mistakes: &mut Vec<String>) {
     let pairs = sorted.iter().zip(sorted.iter().skip(1)).filter(|(one, next)| one == next);
     let mut names: Vec<&GroupResource> = pairs.map(|(one, _)| one).collect();
     names.dedup();
-    mistakes.extend(names.into_iter().map(|name| format!("{field}: {name}: it is listed twice")));
+    mistakes.extend(names.into_iter().map(|name| format!("{field}: {name}{TWICE}")));
 }
 
 /// A Go duration above zero: it is written into the EncryptionConfiguration as it stands.
@@ -356,7 +387,7 @@ fn revisions(objects: &Objects) -> BTreeMap<Revision, StoredRevision> {
         .iter()
         .filter_map(|secret| {
             let name = secret.metadata.name.as_deref()?;
-            let revision = names::parse_revision_secret(name)?;
+            let revision = revision_of(secret)?;
             let content = RevisionContent::decode(name, &data(secret)).and_then(|content| {
                 content.ok_or_else(|| FormatError::Lacks {
                     secret: name.to_owned(),
@@ -367,6 +398,12 @@ fn revisions(objects: &Objects) -> BTreeMap<Revision, StoredRevision> {
             Some((revision, StoredRevision { content, resource_version }))
         })
         .collect()
+}
+
+/// The revision that this Secret is. One with a number above the last that there is, is none ([`named::foreign`]).
+fn revision_of(secret: &Secret) -> Option<Revision> {
+    let revision = names::parse_revision_secret(secret.metadata.name.as_deref()?)?;
+    (revision.0 <= LAST).then_some(revision)
 }
 
 /// A Secret's data with the values wrapped.

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
-use super::numbers::{self, Mark, Numbers};
+use super::numbers::{self, Excess, Mark, Numbers};
 use super::{Objects, kubernetes};
 use crate::api::{ClusterEncryptionStatus, EncryptionNodeStatus};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{RevisionContent, SecretData};
-use crate::ids::{KeyId, Revision};
+use crate::ids::{KeyId, LAST, Revision};
 use crate::names;
 use crate::snapshot::StoredRevision;
 
@@ -20,6 +20,28 @@ const AGENTS_KEY: &str = "If that number was used, as before a restore from an o
 const AGENTS_REVISION: &str = "If that number was used, as before a restore from an older backup, set status.highestRevision of ClusterEncryption cluster to it; else correct the agent's record on that node (state.json)";
 /// The same for the operator's own mark.
 const OWN: &str = "Correct it with kubectl edit clusterencryption cluster --subresource=status";
+
+/// What to do about a Secret that no operator of Keyward can have written.
+const FOREIGN: &str = "Find out who wrote it, and rename or delete it";
+
+/// Secrets whose numbers are above the last that there is. No object of Keyward's has one: the number before it has no
+/// successor. So they count for no sequence, and are reported.
+pub(super) fn foreign(objects: &Objects, decoded: &[KeySecret]) -> Vec<Excess> {
+    let excess = |secret: &str, field: &'static str, number: u64| {
+        let (secret, named) = (Some(secret.to_owned()), LAST);
+        (number > LAST).then_some(Excess { node: None, secret, field, number, named, remedy: FOREIGN })
+    };
+    let named = objects.secrets.iter().filter_map(|secret| {
+        let name = secret.metadata.name.as_deref()?;
+        let revision = || names::parse_revision_secret(name).map(|revision| revision.0);
+        excess(name, "metadata.name", key_secret(secret).map(|id| id.0).or_else(revision)?)
+    });
+    let published = decoded.iter().filter_map(|key| {
+        let name = names::key_secret(names::KUBE_APISERVER, key.id);
+        excess(&name, names::ANNOTATION_WRITE_PUBLISHED, key.write_published?.0)
+    });
+    named.chain(published).collect()
+}
 
 /// Every key that an object names. A candidate is no key's yet: its number is free until an object beside it says otherwise.
 pub(super) fn keys(
@@ -46,6 +68,7 @@ pub(super) fn keys(
         let lists = status.revisions.iter().flat_map(|revision| revision.lists.values()).flatten();
         named.extend(lists.flat_map(|provider| of_provider(provider)));
     }
+    named.retain(|id| id.0 <= LAST);
     named
 }
 
@@ -85,7 +108,8 @@ pub(super) fn count_revisions(objects: &Objects, decoded: &[KeySecret]) -> Numbe
         )
     });
     let own = status.map(|status| own("status.highestRevision", status.highest_revision.0));
-    numbers::count(named.map(|revision| revision.0), agents.chain(own).collect::<Vec<_>>())
+    let named = named.map(|revision| revision.0).filter(|number| *number <= LAST);
+    numbers::count(named, agents.chain(own).collect::<Vec<_>>())
 }
 
 fn own(field: &'static str, number: u64) -> Mark<'static> {

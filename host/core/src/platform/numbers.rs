@@ -8,6 +8,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::ids::LAST;
+
 /// How far above what is named an agent's mark counts. The agent records a number when a configuration or a key check
 /// names it, so that only objects that were lost since then lie between.
 pub const AGENT_BOUND: u64 = 16;
@@ -28,11 +30,13 @@ pub struct Mark<'a> {
     pub remedy: &'static str,
 }
 
-/// A mark that exceeds its bound.
+/// A mark that exceeds its bound, or a Secret whose number is above the last that there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excess {
     /// The node whose agent says so; `None` for the operator's own mark.
     pub node: Option<String>,
+    /// The Secret that says so. It is kept, and used for nothing.
+    pub secret: Option<String>,
     /// The field that says so.
     pub field: &'static str,
     /// What it says.
@@ -45,7 +49,13 @@ pub struct Excess {
 
 impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, field, number, named, remedy } = self;
+        let Self { node, secret, field, number, named, remedy } = self;
+        if let Some(secret) = secret {
+            return write!(
+                f,
+                "secret {secret}: {field} has the number {number}, above the last that an API object stores, {LAST}: it is not used. {remedy}"
+            );
+        }
         match node {
             Some(node) => write!(f, "node {node}: ")?,
             None => write!(f, "ClusterEncryption {}: ", crate::names::CLUSTER)?,
@@ -82,6 +92,7 @@ where
     let highest = marks.clone().map(counts).max().unwrap_or_default().max(named);
     let excess = marks.filter(|mark| mark.number > highest).map(|mark| Excess {
         node: mark.node.map(ToOwned::to_owned),
+        secret: None,
         field: mark.field,
         number: mark.number,
         named,
@@ -105,8 +116,6 @@ mod tests {
     use super::*;
     use crate::ids::KeyId;
     use crate::snapshot::next_free;
-
-    const LAST: u64 = i64::MAX.unsigned_abs();
 
     fn any_number() -> impl Strategy<Value = u64> {
         prop_oneof![3 => 0..60_u64, 1 => LAST - 30..=LAST, 1 => Just(u64::MAX), 1 => any::<u64>()]

@@ -6,7 +6,7 @@ use keyward_core::ids::GroupResource;
 use keyward_core::names;
 use keyward_core::platform::Serving;
 
-use crate::cluster::{CallError, Category, Cluster, Scope};
+use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Scope};
 
 /// A resource as it is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +41,17 @@ impl Served {
     }
 }
 
+/// An `APIGroupList`.
+#[derive(Deserialize)]
+struct Groups {
+    groups: Vec<Group>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Group {
+    #[serde(default)]
+    name: String,
     #[serde(default)]
     versions: Vec<GroupVersion>,
     preferred_version: Option<GroupVersion>,
@@ -81,21 +89,137 @@ struct Resource {
     verbs: Vec<String>,
 }
 
+/// What discovery says of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// With all of [`names::MIGRATION_VERBS`].
+    Served(Served),
+    /// Discovery is complete, no version names it, and it is a custom resource: its CustomResourceDefinition was deleted, and
+    /// its objects with it.
+    Absent,
+    /// Discovery is complete, and no version names it; the API server may store objects of it all the same.
+    Disabled,
+    /// Some version names it and lacks a verb, or what discovery says contradicts itself.
+    Unsuitable,
+}
+
+impl Found {
+    /// Why no object can be rewritten, and the remedy. `decrypts`: the migration is a decryption.
+    pub(crate) fn told(&self, resource: &GroupResource, decrypts: bool) -> String {
+        let confirm = if decrypts {
+            String::new()
+        } else {
+            format!(", or confirm in spec.decrypt that {resource} is decrypted")
+        };
+        match self {
+            Self::Served(_) => format!("{resource} is served"),
+            Self::Absent => {
+                format!("{resource} is not served; recreate its CustomResourceDefinition{confirm}")
+            }
+            Self::Disabled => format!(
+                "{resource} is not served; have kube-apiserver serve it again (--runtime-config): its objects may still be stored"
+            ),
+            Self::Unsuitable => {
+                format!("no served version of {resource} can be read, listed and patched")
+            }
+        }
+    }
+}
+
+/// Groups of kube-apiserver itself whose names have a dot. What it does not serve of them it may still store.
+const BUILT_IN: [&str; 18] = [
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "internal.apiserver.k8s.io",
+    "networking.k8s.io",
+    "node.k8s.io",
+    "rbac.authorization.k8s.io",
+    "resource.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+    "storagemigration.k8s.io",
+];
+
+fn is_built_in(resource: &GroupResource) -> bool {
+    !resource.group.contains('.') || BUILT_IN.contains(&resource.group.as_str())
+}
+
 /// `Ok(None)` where no version of the group serves it with all of [`names::MIGRATION_VERBS`].
 pub(crate) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Option<Served>, CallError> {
+    Ok(match look_up(cluster, wanted).await? {
+        Found::Served(served) => Some(served),
+        Found::Absent | Found::Disabled | Found::Unsuitable => None,
+    })
+}
+
+/// An error where some of it could not be read: that proves nothing.
+pub(crate) async fn look_up(cluster: &Cluster, wanted: &GroupResource) -> Result<Found, CallError> {
+    let mut documents = Vec::new();
     for base in bases(cluster, wanted).await? {
         match cluster.document::<Resources>(&base).await {
             Ok(resources) => {
                 if let Some(served) = among(&base, &resources, wanted) {
-                    return Ok(Some(served));
+                    return Ok(Found::Served(served));
                 }
+                documents.push((base, Some(resources)));
             }
-            Err(error) if is_absent(&error) => {}
+            Err(error) if is_absent(&error) => documents.push((base, None)),
             Err(error) => return Err(error),
         }
     }
-    Ok(None)
+    if names_it(&documents, wanted) {
+        return Ok(Found::Unsuitable);
+    }
+    // A 404 may come from a proxy: the list of all groups has to agree.
+    let groups =
+        if wanted.group.is_empty() { None } else { Some(cluster.document::<Groups>("/apis").await?) };
+    Ok(missing(wanted, &documents, groups.as_ref()))
 }
+
+fn names_it(documents: &[(String, Option<Resources>)], wanted: &GroupResource) -> bool {
+    let mut named = documents.iter().filter_map(|(_, resources)| resources.as_ref());
+    named.any(|resources| resources.resources.iter().any(|resource| resource.name == wanted.resource))
+}
+
+/// What it means that none of these documents names the resource.
+fn missing(
+    wanted: &GroupResource,
+    documents: &[(String, Option<Resources>)],
+    groups: Option<&Groups>,
+) -> Found {
+    let listed = groups.and_then(|groups| groups.groups.iter().find(|group| group.name == wanted.group));
+    let is_read = |base: &str| documents.iter().any(|(read, resources)| read == base && resources.is_some());
+    let is_complete = match (groups, listed) {
+        (None, _) => is_read("/api/v1"),
+        (Some(groups), None) => !groups.groups.is_empty() && documents.iter().all(|(_, r)| r.is_none()),
+        (Some(_), Some(group)) => {
+            !group.versions.is_empty()
+                && group.versions.iter().all(|version| is_read(&format!("/apis/{}", version.group_version)))
+        }
+    };
+    match (is_complete, is_built_in(wanted)) {
+        (false, _) => Found::Unsuitable,
+        (true, true) => Found::Disabled,
+        (true, false) => Found::Absent,
+    }
+}
+
+/// A version of etcd as of now, by a collection that is always there.
+pub(crate) async fn version(cluster: &Cluster) -> Result<String, CallError> {
+    let pager: Pager<Meta> = Pager::of(OWN_COLLECTION.to_owned(), OWN_RESOURCE, Scope::Cluster);
+    pager.metadata_only().version(cluster).await
+}
+
+const OWN_COLLECTION: &str = "/apis/encryption.keyward.dev/v1alpha1/encryptionmigrations";
+const OWN_RESOURCE: &str = "encryptionmigrations.encryption.keyward.dev";
 
 /// How a resource is served, for the question whether it can be encrypted.
 pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Serving {
@@ -124,8 +248,12 @@ pub(crate) async fn is_compacted(
     resource: &GroupResource,
     version: &str,
 ) -> Result<bool, CallError> {
-    let Some(served) = find(cluster, resource).await? else { return Ok(false) };
-    let listed = cluster.list_at(&served.everything(), &resource.to_string(), version).await;
+    let listed = match look_up(cluster, resource).await? {
+        Found::Served(served) => cluster.list_at(&served.everything(), &resource.to_string(), version).await,
+        // Its objects were in the same etcd, whose versions are those of all resources.
+        Found::Absent => cluster.list_at(OWN_COLLECTION, OWN_RESOURCE, version).await,
+        Found::Disabled | Found::Unsuitable => return Ok(false),
+    };
     match listed {
         Ok(()) => Ok(false),
         Err(error) if error.category() == Category::Expired => Ok(true),
@@ -185,11 +313,54 @@ mod tests {
                 {"name":"reviews","namespaced":false,"verbs":["create"]}]}"#,
         )
         .unwrap();
-        let find = |name: &str| among("/apis/g/v1", &resources, &GroupResource::parse(name));
+        let documents = [("/apis/g/v1".to_owned(), Some(resources))];
+        let Some(resources) = &documents[0].1 else { panic!() };
+        let find = |name: &str| among("/apis/g/v1", resources, &GroupResource::parse(name));
         let things = find("things.g").unwrap();
         assert_eq!(things.everything(), "/apis/g/v1/things");
         assert_eq!(things.collection(Some("n")), "/apis/g/v1/namespaces/n/things");
+        assert!(names_it(&documents, &GroupResource::parse("unread.g")));
+        assert!(!names_it(&documents, &GroupResource::parse("other.g")));
         assert_eq!(find("reviews.g"), None);
         assert_eq!(find("unread.g"), None);
+    }
+
+    #[test]
+    fn resource_is_absent_only_where_all_of_discovery_says_so() {
+        let groups = |json: &str| serde_json::from_str::<Groups>(json).unwrap();
+        let none = || serde_json::from_str::<Resources>(r#"{"resources":[]}"#).unwrap();
+        let widgets = GroupResource::parse("widgets.example.com");
+        let v1 = "/apis/example.com/v1".to_owned();
+        let others = groups(r#"{"groups":[{"name":"apps","versions":[{"groupVersion":"apps/v1"}]}]}"#);
+        let listed =
+            groups(r#"{"groups":[{"name":"example.com","versions":[{"groupVersion":"example.com/v1"}]}]}"#);
+        let found =
+            |documents: &[(String, Option<Resources>)], groups| missing(&widgets, documents, Some(groups));
+
+        assert_eq!(found(&[], &others), Found::Absent, "the whole group is gone");
+        assert_eq!(found(&[(v1.clone(), Some(none()))], &listed), Found::Absent);
+        assert_eq!(found(&[], &listed), Found::Unsuitable, "the group is listed, and was answered with 404");
+        assert_eq!(found(&[(v1.clone(), None)], &listed), Found::Unsuitable);
+        assert_eq!(found(&[(v1, Some(none()))], &others), Found::Unsuitable, "the two disagree");
+        assert_eq!(found(&[], &groups(r#"{"groups":[]}"#)), Found::Unsuitable, "no API server has none");
+        assert!(serde_json::from_str::<Groups>("{}").is_err());
+    }
+
+    #[test]
+    fn resource_of_the_api_server_itself_may_be_stored_though_it_is_not_served() {
+        let groups: Groups =
+            serde_json::from_str(r#"{"groups":[{"name":"example.com","versions":[]}]}"#).unwrap();
+        for name in ["deployments.apps", "leases.coordination.k8s.io"] {
+            assert_eq!(missing(&GroupResource::parse(name), &[], Some(&groups)), Found::Disabled, "{name}");
+        }
+    }
+
+    #[test]
+    fn resource_that_is_not_served_is_named_with_the_remedy() {
+        let widgets = GroupResource::parse("widgets.example.com");
+        assert_eq!(
+            Found::Absent.told(&widgets, false),
+            "widgets.example.com is not served; recreate its CustomResourceDefinition, or confirm in spec.decrypt that widgets.example.com is decrypted"
+        );
     }
 }

@@ -17,6 +17,7 @@ mod pace;
 mod progress;
 mod rewrite;
 mod run;
+mod streak;
 mod track;
 pub(crate) mod verdict;
 

@@ -90,6 +90,12 @@ impl Progress {
         self.track = Track::default();
     }
 
+    /// There is no object any more: those that failed are gone, too.
+    pub(super) fn nothing_is_left(&mut self) {
+        self.failures = Failures::default();
+        self.listed = true;
+    }
+
     /// Whether the collection has to be gone through once more: more objects failed than have a name, and those with a name
     /// are done by now.
     pub(super) fn must_list_again(&mut self) -> bool {
@@ -286,6 +292,17 @@ mod tests {
         assert_eq!(progress.finished(now, Timestamp::UNIX_EPOCH).phase, MigrationPhase::Succeeded);
         progress.refused = Some("no".into());
         assert_eq!(progress.finished(now, Timestamp::UNIX_EPOCH).phase, MigrationPhase::Failed);
+    }
+
+    #[test]
+    fn migration_of_which_no_object_is_left_succeeds_whatever_failed_before() {
+        let now = Instant::now();
+        let mut progress = Progress::resumed(&continues(&["n/a", "n/b"], None), now);
+        progress.nothing_is_left();
+        progress.end_version = Some("9".into());
+        let ended = progress.finished(now, Timestamp::UNIX_EPOCH);
+        assert_eq!((ended.phase, ended.failed), (MigrationPhase::Succeeded, 0));
+        assert_eq!(ended.end_version.as_deref(), Some("9"), "etcd's history is looked at as for any other");
     }
 
     #[test]

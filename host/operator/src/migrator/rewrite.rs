@@ -6,13 +6,14 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::ids::GroupResource;
 use keyward_core::names;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::discovery::Served;
 use super::pace::Load;
 use super::run::Tools;
 use super::verdict::{self, Start, Verdict};
-use crate::cluster::CallError;
+use crate::cluster::{CallError, Category};
 
 /// No `Retry-After` is obeyed for longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -24,6 +25,8 @@ pub(super) enum RewriteOutcome {
     Done(&'static str),
     /// Neither, for now.
     Failed(String),
+    /// The same, by no fault of this object.
+    Failing(String),
     /// The API server does not answer.
     Away(String),
     /// This credential may rewrite none.
@@ -41,6 +44,18 @@ pub(super) struct Rewriter<'a> {
     /// What was written since the start needs no patch: an earlier attempt went through everything.
     pub(super) skips_newer: bool,
     pub(super) halt: &'a CancellationToken,
+    /// The answer to the access review of this run: asked once, at the first refusal.
+    pub(super) rights: &'a OnceCell<Rights>,
+}
+
+/// What an access review says of the operator's own permissions on a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Rights {
+    Enough,
+    /// Which are missing, and the remedy.
+    Missing(String),
+    /// The operator may not ask.
+    Unknown(String),
 }
 
 impl Rewriter<'_> {
@@ -65,6 +80,7 @@ impl Rewriter<'_> {
             match verdict {
                 Verdict::Done(outcome) => return RewriteOutcome::Done(outcome),
                 Verdict::Failed(message) => return RewriteOutcome::Failed(message),
+                Verdict::Failing(message) => return RewriteOutcome::Failing(message),
                 Verdict::Away(message) => return RewriteOutcome::Away(message),
                 Verdict::Denied(message) => return self.denied(message).await,
                 Verdict::Again(after) => {
@@ -115,30 +131,74 @@ impl Rewriter<'_> {
 
     /// A webhook's refusal fails one object; a permission that this credential lacks ends the run.
     async fn denied(&self, message: String) -> RewriteOutcome {
-        match missing_right(self.tools, self.resource).await {
-            Ok(None) => RewriteOutcome::Failed(message),
-            Ok(Some(missing)) => RewriteOutcome::Refused(missing),
+        match self.rights.get_or_try_init(|| rights(self.tools, self.resource)).await {
+            Ok(Rights::Enough | Rights::Unknown(_)) => RewriteOutcome::Failed(message),
+            Ok(Rights::Missing(missing)) => RewriteOutcome::Refused(missing.clone()),
             Err(error) => RewriteOutcome::Away(error.to_string()),
         }
     }
 }
 
-/// What the operator may not do to a resource, by the API server's own access review.
-pub(super) async fn missing_right(
-    tools: &Tools,
-    resource: &GroupResource,
-) -> Result<Option<String>, CallError> {
-    let mut missing = Vec::new();
+/// What the operator may do to a resource, by the API server's own access review.
+pub(super) async fn rights(tools: &Tools, resource: &GroupResource) -> Result<Rights, CallError> {
+    let mut answers = Vec::new();
     for verb in names::MIGRATION_VERBS {
-        if !tools.cluster.may(verb, resource).await? {
-            missing.push(verb);
+        answers.push((verb, tools.cluster.may(verb, resource).await));
+    }
+    judged(answers, resource)
+}
+
+/// A review that the operator may not create proves nothing: the requests themselves show what is missing.
+fn judged(
+    answers: Vec<(&'static str, Result<bool, CallError>)>,
+    resource: &GroupResource,
+) -> Result<Rights, CallError> {
+    let (mut missing, mut unknown) = (Vec::new(), None);
+    for (verb, answer) in answers {
+        match answer {
+            Ok(true) => {}
+            Ok(false) => missing.push(verb),
+            Err(error) if error.category() == Category::Forbidden => unknown = Some(error.to_string()),
+            Err(error) => return Err(error),
         }
     }
-    Ok((!missing.is_empty()).then(|| {
-        format!(
+    if !missing.is_empty() {
+        return Ok(Rights::Missing(format!(
             "the operator may not {} {resource} in all namespaces; add the verbs {} on {resource} to the ClusterRole keyward-operator",
             missing.join(", "),
             names::MIGRATION_VERBS.join(", ")
-        )
-    }))
+        )));
+    }
+    Ok(unknown.map_or(Rights::Enough, Rights::Unknown))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::{Cause, Refusal};
+
+    fn error(cause: Cause) -> CallError {
+        CallError { verb: "create", object: "selfsubjectaccessreviews".into(), cause }
+    }
+
+    fn forbidden() -> CallError {
+        let refusal = Refusal { code: 403, reason: "Forbidden".into(), ..Default::default() };
+        error(Cause::Refused(Box::new(refusal)))
+    }
+
+    #[test]
+    fn review_that_is_forbidden_is_unknown_and_ends_no_run() {
+        let secrets = GroupResource::parse("secrets");
+        let all = |answer: fn() -> Result<bool, CallError>| {
+            judged(names::MIGRATION_VERBS.map(|verb| (verb, answer())).into(), &secrets)
+        };
+        assert!(matches!(all(|| Err(forbidden())), Ok(Rights::Unknown(_))));
+        assert!(matches!(all(|| Ok(true)), Ok(Rights::Enough)));
+        assert!(matches!(all(|| Ok(false)), Ok(Rights::Missing(said)) if said.contains("patch secrets")));
+        assert!(all(|| Err(error(Cause::Timeout(Duration::from_secs(1))))).is_err(), "the run pauses");
+        let some = vec![("get", Err(forbidden())), ("patch", Ok(false))];
+        assert!(matches!(judged(some, &secrets), Ok(Rights::Missing(_))));
+    }
 }

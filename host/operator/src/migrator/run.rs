@@ -1,27 +1,30 @@
 //! One migration, from its cursor to its end.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use keyward_core::api::{EncryptionMigration, EncryptionMigrationStatus};
-use keyward_core::ids::GroupResource;
+use keyward_core::ids::{GroupResource, KeyId};
 
-use super::discovery::{self, Served};
+use super::discovery::{self, Found, Served};
 use super::pace::Pace;
 use super::progress::Progress;
-use super::rewrite::{RewriteOutcome, Rewriter, missing_right};
+use super::rewrite::{RewriteOutcome, Rewriter, Rights, rights};
+use super::streak::{Halt, IN_A_ROW, Streak, sample};
 use super::verdict::Start;
 use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Step, full_name};
 use crate::metrics::Metrics;
 
-/// So many failures in a row look like a KMS, an etcd or a webhook that is down rather than like broken objects.
-const IN_A_ROW: u32 = 20;
+/// The `keyID` of a migration that decrypts.
+const NO_KEY: KeyId = KeyId(0);
 /// So many conflicts in a row end a run: it is resumed from its cursor.
 const STATUS_TRIES: u32 = 3;
 
@@ -58,6 +61,12 @@ pub(super) enum RunError {
     /// One object after the other fails. Since when is kept over the pause.
     #[error("paused: {IN_A_ROW} objects in a row could not be rewritten; the last: {message}")]
     AllFail { since: Instant, message: String },
+    /// The same for longer than a run waits, and no object is to blame. The run ends with this as the reason.
+    #[error(
+        "{IN_A_ROW} objects in a row can be read and not written, for longer than {} s; the others were not tried; the last: {message}",
+        .patience.as_secs()
+    )]
+    Outage { patience: Duration, message: String },
 }
 
 /// `Break` holds what [`Run::rewrite_all`] ends with: `None` when nothing is left to do.
@@ -77,10 +86,9 @@ pub(super) struct Run<'a> {
     migration: EncryptionMigration,
     progress: Progress,
     reported: Instant,
-    /// Failures in a row.
-    in_a_row: u32,
-    /// When the first of them was, over pauses.
-    failing_since: Option<Instant>,
+    streak: Streak,
+    /// Asked for once, where a request is refused though the run began with enough of them.
+    rights: Arc<OnceCell<Rights>>,
 }
 
 impl<'a> Run<'a> {
@@ -93,7 +101,8 @@ impl<'a> Run<'a> {
     ) -> Self {
         let now = Instant::now();
         let progress = Progress::resumed(&migration, now);
-        Self { tools, stop, migration, progress, reported: now, in_a_row: 0, failing_since }
+        let streak = Streak::new(failing_since);
+        Self { tools, stop, migration, progress, reported: now, streak, rights: Arc::default() }
     }
 
     pub(super) async fn execute(mut self) -> Result<End, RunError> {
@@ -103,6 +112,10 @@ impl<'a> Run<'a> {
         let (status, ended) = match ended {
             Ok(Some(end)) => (self.progress.running(now), Ok(end)),
             Ok(None) => (self.progress.finished(now, Timestamp::now()), Ok(End::Finished)),
+            Err(error @ RunError::Outage { .. }) => {
+                self.progress.refused = Some(error.to_string());
+                (self.progress.finished(now, Timestamp::now()), Ok(End::Finished))
+            }
             Err(error) => {
                 self.progress.wait(error.to_string(), Timestamp::now());
                 (self.progress.running(now), Err(error))
@@ -121,12 +134,18 @@ impl<'a> Run<'a> {
     /// `Ok(None)` when all are dealt with.
     async fn rewrite_all(&mut self) -> Result<Option<End>, RunError> {
         let resource = GroupResource::parse(&self.migration.spec.resource);
-        let Some(served) = discovery::find(&self.tools.cluster, &resource).await? else {
-            self.progress.refused =
-                Some("no served version of it can be read, listed and patched".to_owned());
-            return Ok(None);
+        let served = match discovery::look_up(&self.tools.cluster, &resource).await? {
+            Found::Served(served) => served,
+            // Kubernetes deletes the objects of a CustomResourceDefinition with it.
+            Found::Absent if self.migration.spec.key_id == NO_KEY => {
+                return self.nothing_is_stored().await;
+            }
+            found => {
+                self.progress.refused = Some(found.told(&resource, self.migration.spec.key_id == NO_KEY));
+                return Ok(None);
+            }
         };
-        if let Some(missing) = missing_right(self.tools, &resource).await? {
+        if let Rights::Missing(missing) = rights(self.tools, &resource).await? {
             self.progress.refused = Some(missing);
             return Ok(None);
         }
@@ -138,7 +157,7 @@ impl<'a> Run<'a> {
         if !self.report().await? {
             return Ok(Some(End::Superseded));
         }
-        if let Some(name) = self.progress.failures.last().filter(|_| self.failing_since.is_some()) {
+        if let Some(name) = self.progress.failures.last().filter(|_| self.streak.since().is_some()) {
             let probe = vec![Work { ticket: None, name, listed: None }];
             if let ControlFlow::Break(end) = self.rewrite(&served, &resource, probe).await? {
                 return Ok(end);
@@ -166,6 +185,16 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
+    /// The end of a decryption of which no object is left.
+    async fn nothing_is_stored(&mut self) -> Result<Option<End>, RunError> {
+        self.progress.nothing_is_left();
+        if self.progress.end_version.is_none() {
+            // Versions of every resource are etcd's own: deleted objects are in its history until that is compacted.
+            self.progress.end_version = Some(discovery::version(&self.tools.cluster).await?);
+        }
+        Ok(None)
+    }
+
     async fn version(&self, served: &Served, resource: &GroupResource) -> Result<String, CallError> {
         let pager: Pager<Meta> = Pager::of(served.everything(), &resource.to_string(), served.scope());
         pager.metadata_only().version(&self.tools.cluster).await
@@ -184,7 +213,7 @@ impl<'a> Run<'a> {
                 step = listed.next(&self.tools.cluster) => step,
                 () = self.stop.cancelled() => return Ok(ControlFlow::Break(Some(End::Stopped))),
             };
-            if step.is_ok() && self.failing_since.is_none() {
+            if step.is_ok() && self.streak.since().is_none() {
                 self.progress.waiting = None;
             }
             match step {
@@ -211,9 +240,16 @@ impl<'a> Run<'a> {
                         name: full_name(&object.metadata),
                         listed: Some(object.metadata),
                     });
-                    let work = work.collect();
-                    if let ControlFlow::Break(end) = self.rewrite(served, resource, work).await? {
-                        return Ok(ControlFlow::Break(end));
+                    let work: Vec<Work> = work.collect();
+                    let (first, rest) = if self.streak.must_sample(Instant::now(), self.tools.patience) {
+                        sample(work, usize::try_from(IN_A_ROW).unwrap_or(usize::MAX))
+                    } else {
+                        (Vec::new(), work)
+                    };
+                    for work in [first, rest] {
+                        if let ControlFlow::Break(end) = self.rewrite(served, resource, work).await? {
+                            return Ok(ControlFlow::Break(end));
+                        }
                     }
                 }
                 // It does not begin behind the cursor. To rewrite an object twice changes nothing.
@@ -222,7 +258,7 @@ impl<'a> Run<'a> {
                     listed = pager(None);
                 }
                 Err(error) if error.category() == Category::Forbidden => {
-                    if let Some(missing) = missing_right(self.tools, resource).await? {
+                    if let Rights::Missing(missing) = rights(self.tools, resource).await? {
                         self.progress.refused = Some(missing);
                         return Ok(ControlFlow::Break(None));
                     }
@@ -271,7 +307,7 @@ impl<'a> Run<'a> {
         resource: &GroupResource,
         work: Vec<Work>,
     ) -> Result<Flow, RunError> {
-        let (halt, tools) = (self.stop.child_token(), self.tools);
+        let (halt, tools, rights) = (self.stop.child_token(), self.tools, Arc::clone(&self.rights));
         let each = Rewriter {
             tools,
             served,
@@ -279,6 +315,7 @@ impl<'a> Run<'a> {
             start: Start::of(self.progress.start_version.as_deref()),
             skips_newer: self.migration.spec.continues.is_some() || self.progress.lists_again,
             halt: &halt,
+            rights: &rights,
         };
         let mut rewrites = futures::stream::iter(work)
             .map(|work| {
@@ -332,10 +369,11 @@ impl<'a> Run<'a> {
         work: &Work,
         outcome: RewriteOutcome,
     ) -> Result<(), RunError> {
+        let shared = matches!(outcome, RewriteOutcome::Failing(_));
         let label = match outcome {
             RewriteOutcome::Skipped | RewriteOutcome::Refused(_) => return Ok(()),
             RewriteOutcome::Away(message) => return Err(RunError::Away(message)),
-            RewriteOutcome::Failed(message) => {
+            RewriteOutcome::Failed(message) | RewriteOutcome::Failing(message) => {
                 tracing::warn!(%resource, object = work.name, "not rewritten: {message}");
                 match work.ticket {
                     Some(_) => self.progress.failures.add(work.name.clone(), message, Instant::now()),
@@ -353,27 +391,36 @@ impl<'a> Run<'a> {
             self.progress.track.finish(ticket, work.name.clone());
         }
         if label != "failed" {
-            (self.in_a_row, self.failing_since) = (0, None);
+            self.streak.ended();
             return Ok(());
         }
-        self.in_a_row += 1;
-        self.failing_since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        self.streak.failed(shared, now);
         // What is tried again by name has pauses of its own.
-        if work.ticket.is_some() && self.in_a_row >= IN_A_ROW { self.pause_if_failing() } else { Ok(()) }
+        match self.streak.halt(now, self.tools.patience).filter(|_| work.ticket.is_some()) {
+            None => Ok(()),
+            Some(Halt::Pause) => Err(self.all_fail(self.streak.since().unwrap_or(now))),
+            Some(Halt::End) => {
+                Err(RunError::Outage { patience: self.tools.patience, message: self.last_failure() })
+            }
+        }
     }
 
     /// One object after the other fails: no more of them are tried before the outage is over, or has lasted for so long that
     /// it is none.
     fn pause_if_failing(&self) -> Result<(), RunError> {
-        match self.failing_since {
-            Some(since) if since.elapsed() < self.tools.patience => {
-                let failures = self.progress.failures.kept();
-                let last = failures.last();
-                let message = last.map(|last| format!("{}: {}", last.object, last.message));
-                Err(RunError::AllFail { since, message: message.unwrap_or_default() })
-            }
-            _ => Ok(()),
-        }
+        let since = self.streak.may_pass(Instant::now(), self.tools.patience);
+        since.map_or(Ok(()), |since| Err(self.all_fail(since)))
+    }
+
+    fn all_fail(&self, since: Instant) -> RunError {
+        RunError::AllFail { since, message: self.last_failure() }
+    }
+
+    fn last_failure(&self) -> String {
+        let failures = self.progress.failures.kept();
+        let last = failures.last();
+        last.map(|last| format!("{}: {}", last.object, last.message)).unwrap_or_default()
     }
 
     async fn report(&mut self) -> Result<bool, CallError> {

@@ -20,6 +20,8 @@ pub(super) enum Verdict {
     Again(Option<Duration>),
     /// This object is not rewritten; the others go on.
     Failed(String),
+    /// The same, and the reason is not this object's: it can be read, and the API server, etcd or the KMS failed to write it.
+    Failing(String),
     /// The API server does not answer. The run pauses.
     Away(String),
     /// Refused with 401 or 403, by a webhook or because this credential may not do it: only an access review shows which.
@@ -82,8 +84,15 @@ pub(super) fn looked(
         Ok(_) => {
             let Some(patch) = patch else { return Verdict::Again(None) };
             let message = format!("{}; {}", patch.cause, remedy(patch));
-            let is_denied = patch.category() == Category::Forbidden;
-            return if is_denied { Verdict::Denied(message) } else { Verdict::Failed(message) };
+            return match patch.category() {
+                Category::Forbidden => Verdict::Denied(message),
+                Category::Unreadable | Category::Timeout | Category::Unavailable | Category::Throttled
+                    if !by_webhook(patch) =>
+                {
+                    Verdict::Failing(message)
+                }
+                _ => Verdict::Failed(message),
+            };
         }
         Err(error) => error,
     };
@@ -102,6 +111,13 @@ pub(super) fn looked(
             ))
         }
     }
+}
+
+/// Whether a webhook, or a policy, answered or failed: it may be asked about some objects and not about others.
+fn by_webhook(patch: &CallError) -> bool {
+    let about =
+        |message: &str| ["webhook", "admission", "AdmissionPolicy"].iter().any(|w| message.contains(w));
+    patch.refusal().is_some_and(|refusal| about(&refusal.message))
 }
 
 /// What to do about an object that is stored as it was, in the imperative.
@@ -187,6 +203,22 @@ mod tests {
         let Verdict::Failed(said) = see(&refused(code, reason, message), Ok(&stored("100"))) else {
             panic!("not failed")
         };
+        assert!(said.contains(message), "{said}");
+    }
+
+    #[rstest]
+    #[case::kms(500, "InternalError", "rpc error: code = Unavailable desc = connection refused")]
+    #[case::etcd(500, "InternalError", "etcdserver: no leader")]
+    #[case::busy(429, "", "Too many requests")]
+    #[case::starting(503, "ServiceUnavailable", "")]
+    #[case::slow(504, "Timeout", "request did not complete")]
+    fn object_that_can_be_read_and_not_written_is_not_to_blame(
+        #[case] code: u16,
+        #[case] reason: &str,
+        #[case] message: &str,
+    ) {
+        let verdict = see(&refused(code, reason, message), Ok(&stored("100")));
+        let Verdict::Failing(said) = verdict else { panic!("{verdict:?}") };
         assert!(said.contains(message), "{said}");
     }
 

@@ -35,7 +35,8 @@ fn starts(machine: &Machine, image: &str) -> Vec<u64> {
     these.map(|(at, _)| *at).collect()
 }
 
-/// The highest count that Vault comes to: a refused login is forgotten after a quarter of an hour without another one.
+/// The highest count that a KMS reaches which counts refused logins, and forgets them after a quarter of an hour without
+/// another one.
 fn highest_count(logins: &[u64]) -> u32 {
     let (mut highest, mut count, mut last) = (0, 0, 0);
     for at in logins {
