@@ -156,7 +156,9 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 fn log(format: LogFormat, level: &str) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("KEYWARD_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // Every failed call is reported by who made it, with what it was for; the client's own line says neither.
+    let usual = || EnvFilter::new(format!("{level},kube_client::client::builder=off"));
+    let filter = EnvFilter::try_from_env("KEYWARD_LOG").unwrap_or_else(|_| usual());
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_ansi(false).init(),

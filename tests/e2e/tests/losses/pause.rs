@@ -68,17 +68,14 @@ async fn an_emergency_edit_stays_while_paused_and_resuming_replaces_and_re_encry
     let status = keyward
         .wait("what resuming does", PATIENCE, |status| {
             let paused = status.0.status.as_ref().and_then(|status| status.paused.as_ref());
-            paused.is_some_and(|paused| {
-                paused.withheld.iter().any(|one| one.contains("re-encrypt all secrets under key 1"))
-            })
+            paused.is_some_and(|paused| paused.withheld.iter().any(|one| one.contains("under key 1 again")))
         })
         .await?;
     ensure!(status.newest_revision() == settled.newest_revision(), "a revision was made while paused");
     let resumed = keyward.command(&["resume"]).await?;
     println!("{}", resumed.said);
     ensure!(
-        resumed.said.contains("resuming begins with:")
-            && resumed.said.contains("re-encrypt all secrets under key 1"),
+        resumed.said.contains("resuming begins with:") && resumed.said.contains("under key 1 again"),
         "{resumed:?}"
     );
 
