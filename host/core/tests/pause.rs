@@ -8,8 +8,8 @@ use keyward_core::api::{NodePause, Pause};
 use keyward_core::outcome::Action;
 use support::World;
 
-fn pause() -> Option<Pause> {
-    Some(Pause { reason: "the KMS is being moved".into(), by: "ada".into() })
+fn pause() -> Pause {
+    Pause { reason: "the KMS is being moved".into(), by: "ada".into() }
 }
 
 fn kinds(actions: &[Action]) -> Vec<&'static str> {
@@ -25,7 +25,7 @@ fn a_pause_withholds_what_resuming_then_does() {
     world.want_kms("two", "image:1");
     let mut withheld_at = 0;
     for _ in 0..80 {
-        world.spec().paused = pause();
+        world.spec().paused = Some(pause());
         let before = world.objects.secrets.len();
         // Both decisions are of one moment: time passes with each.
         let ages = world.ages.clone();
@@ -53,7 +53,7 @@ fn a_pause_is_reported_with_its_reason_and_health_goes_on() {
     world.want_kms("one", "image:1");
     world.settle();
     assert!(world.condition("Paused").starts_with("False AsExpected"), "{}", world.condition("Paused"));
-    world.spec().paused = pause();
+    world.spec().paused = Some(pause());
     world.want_kms("two", "image:1");
     world.made_anew.insert("one".into());
     world.nodes_follow();

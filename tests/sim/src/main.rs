@@ -199,6 +199,9 @@ fn show(world: &World, step: Option<Step>) {
             .collect();
         println!("    revision {revision} {} loaded by [{}]", lists.join(";"), at.join(" "));
     }
+    for request in &world.api.snapshot.told_forget {
+        println!("    forget key {}: {:?} {}", request.key_id, request.phase, request.message);
+    }
     let outcome = world.clone().decided();
     let waiting = outcome.waiting.map(|w| format!("{}: {}", w.reason, w.message)).unwrap_or_default();
     let actions: Vec<&str> = outcome.actions.iter().map(keyward_core::outcome::Action::kind).collect();

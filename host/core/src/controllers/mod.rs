@@ -87,7 +87,7 @@ fn decided(snapshot: &Snapshot, requests: forget::Requests) -> Outcome {
     let paused = pause::decide(snapshot, &mut turn);
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     let view = view::view(snapshot, &assessment.deployment, &deployed);
-    turn.finish(StatusView { expiries, forget, paused, ..view })
+    turn.finish(StatusView { forget, paused, expiries, ..view })
 }
 
 /// What is deployed, and what should be.

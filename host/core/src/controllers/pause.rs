@@ -17,7 +17,7 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Option<PauseStatus
     }
     let nodes = nodes(snapshot);
     let Some(pause) = &snapshot.wanted.paused else {
-        report(turn, "NodesPaused", nodes);
+        report(turn, "NodesPaused", &nodes);
         return None;
     };
     turn.withheld = std::mem::take(&mut turn.actions);
@@ -31,7 +31,7 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Option<PauseStatus
     if !withheld.is_empty() {
         turn.wait_above_all("Paused", told.clone());
     }
-    report(turn, "SpecPaused", std::iter::once(told).chain(nodes).collect());
+    report(turn, "SpecPaused", &std::iter::once(told).chain(nodes).collect::<Vec<_>>());
     Some(PauseStatus { by: pause.by.clone(), reason: pause.reason.clone(), since: None, withheld })
 }
 
@@ -58,11 +58,11 @@ fn nodes(snapshot: &Snapshot) -> Vec<String> {
     paused.collect()
 }
 
-fn report(turn: &mut Turn, reason: &str, pauses: Vec<String>) {
+fn report(turn: &mut Turn, reason: &str, pauses: &[String]) {
     if pauses.is_empty() {
         return turn.condition(CONDITION, ConditionStatus::False, "AsExpected", "");
     }
-    for pause in &pauses {
+    for pause in pauses {
         turn.explain(pause.clone());
         turn.notice(true, reason, pause.clone());
     }
