@@ -183,18 +183,19 @@ struct Loss {
     perhaps: Vec<String>,
     /// A later key holds all of them.
     clean: Vec<String>,
-    /// Objects of `written` and `perhaps` by resource, or why they cannot be counted.
+    /// Objects that are not proven to be stored under another key by resource, or why they cannot be counted.
     counts: Vec<(String, Result<u64, String>)>,
 }
 
 /// Counts what is not proven to be stored under another key. `None` where a resource cannot be counted.
 async fn count(client: &kube::Client, status: &ClusterEncryptionStatus, loss: &mut Loss) -> Option<u64> {
     let cluster = Cluster::new(client.clone(), CALL_TIMEOUT);
-    let migrations = if loss.perhaps.is_empty() { Vec::new() } else { migrations(client).await };
-    for resource in loss.written.iter().chain(&loss.perhaps) {
+    let is_all_written = loss.perhaps.is_empty() && loss.clean.is_empty();
+    let migrations = if is_all_written { Vec::new() } else { migrations(client).await };
+    for resource in loss.written.iter().chain(&loss.perhaps).chain(&loss.clean) {
         // What the key itself writes is proven by nothing.
-        let perhaps = loss.perhaps.contains(resource);
-        let proof = migrations.iter().find_map(|one| proof(status, one, resource)).filter(|_| perhaps);
+        let is_written = loss.written.contains(resource);
+        let proof = migrations.iter().find_map(|one| proof(status, one, resource)).filter(|_| !is_written);
         let resource_of = GroupResource::parse(resource);
         let counting = async {
             match proof {
@@ -304,8 +305,11 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String 
         };
     }
     if !clean.is_empty() {
-        let _ =
-            writeln!(text, "  {} are stored under a later key: nothing of them is lost", clean.join(", "));
+        let _ = writeln!(
+            text,
+            "  {} are recorded as stored under a later key; the operator verifies that before the key leaves",
+            clean.join(", ")
+        );
     }
     if written.is_empty() && perhaps.is_empty() && clean.is_empty() {
         text.push_str("  the newest revision does not have it: nothing is lost that could be read now\n");
@@ -378,7 +382,7 @@ mod tests {
             revisions: vec![revision],
             ..Default::default()
         };
-        let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not re-encrypted yet: what is still stored under it becomes unreadable\n  secrets are stored under a later key: nothing of them is lost\n  backups of etcd may need it\n";
+        let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not re-encrypted yet: what is still stored under it becomes unreadable\n  secrets are recorded as stored under a later key; the operator verifies that before the key leaves\n  backups of etcd may need it\n";
         let meaning = |id| meaning(&status, KeyId(id), &loss(&status, KeyId(id)));
         assert_eq!(meaning(1), expected);
         let mut counted = loss(&status, KeyId(1));

@@ -5,11 +5,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use keyward_core::api::{ForgetPhase, ForgetStatus};
 use keyward_core::ids::{KeyId, Mode};
 use keyward_core::names;
-use keyward_test_cluster::{Seen, wait_until};
+use keyward_test_cluster::{Seen, User, wait_until};
 use keyward_test_e2e::{Encryption, IMAGE, Install, Keyward, Load, Status, evidence, vault_spec};
 use kube::Resource;
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
@@ -94,22 +94,26 @@ where
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_whose_kek_is_gone_is_forgotten_and_the_aes_key_under_it_is_kept() -> Result<()> {
-    let keyward = Keyward::start(Install::default()).await?;
-    let load = Load::create(&keyward.client, 40, 10).await?;
-    keyward.apply(&vault_spec(&keyward, "a", &IMAGE(1))).await?;
+/// An AES key writes everywhere. Its own secret, and all else, is still stored under key 1, whose KEK is in a KMS.
+async fn between(keyward: &Keyward) -> Result<()> {
+    keyward.apply(&vault_spec(keyward, "a", &IMAGE(1))).await?;
     keyward.wait_settled(1, PATIENCE).await?;
-    let before = load.contents().await?;
-
-    // An AES key becomes the write key; its own secret, and all else, is stored under key 1 when the KEK of that is deleted.
-    keyward.apply(&AESCBC.spec(&keyward)).await?;
+    keyward.apply(&AESCBC.spec(keyward)).await?;
     let writes = |status: &Status| status.newest_lists().all(|list| list[0] == "aescbc:2");
     keyward
         .wait("key 2 to write everywhere", PATIENCE, |status| writes(status) && status.has_converged())
         .await?;
     let paused = keyward.command(&["pause", "--reason", "a test", "--by", "ada"]).await?;
     ensure!(paused.status.success(), "{paused:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_kek_is_gone_is_forgotten_and_the_aes_key_under_it_is_kept() -> Result<()> {
+    let keyward = Keyward::start(Install::default()).await?;
+    let load = Load::create(&keyward.client, 40, 10).await?;
+    let before = load.contents().await?;
+    between(&keyward).await?;
     // The API server goes on reading what it has read since it loaded the configuration. A LIST is served from its cache, and
     // reads nothing.
     for own in keyward.secrets().list(&ListParams::default()).await?.items {
@@ -164,4 +168,62 @@ async fn a_key_whose_kek_is_gone_is_forgotten_and_the_aes_key_under_it_is_kept()
     // It goes on from there.
     keyward.apply(&vault_spec(&keyward, "b", &IMAGE(1))).await?;
     keyward.wait_settled(3, PATIENCE).await.map(drop)
+}
+
+/// What an API server has not read since it loaded the configuration it can never read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_kept_while_keyward_s_own_objects_cannot_be_read_and_they_come_back_from_a_disk()
+-> Result<()> {
+    let keyward = Keyward::start(Install::default()).await?;
+    let load = Load::create(&keyward.client, 40, 10).await?;
+    let before = load.contents().await?;
+    between(&keyward).await?;
+    load.contents().await?;
+    let credentials = keyward.secrets().get("vault-approle").await?;
+    keyward.bao.delete_key("", "transit", "a").await?;
+    fails(&keyward).await?;
+    let resumed = keyward.command(&["resume"]).await?;
+    ensure!(resumed.status.success(), "{resumed:?}");
+    rewrite::<Secret>(&keyward).await?;
+    rewrite::<ConfigMap>(&keyward).await?;
+    let asked = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
+    ensure!(asked.status.success(), "{asked:?}");
+    let named = |status: &Status| {
+        let own = |trouble: &String| trouble.contains("keyward-system/encryption-config-");
+        status.troubles().iter().any(own)
+    };
+    let status = keyward.wait("the object to be named", PATIENCE, named).await?;
+    println!("{:?}", status.troubles());
+    ensure!(status.newest_lists().all(|list| list.contains(&"kms:1".to_owned())), "{}", status.summary());
+
+    // What cannot be read any more leaves etcd, and the revision with the AES key comes back from a node.
+    let registry = format!("/registry/secrets/{}/", names::NAMESPACE);
+    for stored in keyward.cluster.etcd().values(&registry).await?.values {
+        if stored.value.starts_with(b"k8s:enc:kms:v2:1_") {
+            println!("deleted: {}", stored.key);
+            keyward.cluster.etcd().delete(&stored.key).await?;
+        }
+    }
+    let kubeconfig = keyward.cluster.kubeconfig(0, &User::Admin)?;
+    let republish = ["node-agent", "republish", "--kubeconfig", &kubeconfig.to_string_lossy()];
+    let republished = keyward.command_on(0, &republish).await?;
+    println!("{} {}", republished.said, republished.complained);
+    ensure!(republished.status.success(), "{republished:?}");
+    let data = json!({"metadata": {"name": "vault-approle"}, "data": credentials.data});
+    keyward.secrets().create(&PostParams::default(), &serde_json::from_value(data)?).await?;
+    let gone =
+        |status: &Status| status.has_converged() && status.newest_lists().flatten().all(|one| one != "kms:1");
+    keyward.wait("key 1 to leave", PATIENCE, gone).await?;
+    let status = keyward
+        .wait("everything under a key whose secret is there", PATIENCE, |status| {
+            status.is_idle() && status.troubles().is_empty()
+        })
+        .await?;
+    println!("{}", status.summary());
+    keyward.cluster.node(0)?.restart_apiserver().await?;
+    keyward.cluster.wait_ready(0).await?;
+    ensure!(load.contents().await? == before, "the load reads otherwise");
+    let own = keyward.secrets().list(&ListParams::default()).await?;
+    println!("{:?}", own.items.iter().map(|secret| secret.name_any()).collect::<Vec<_>>());
+    Ok(())
 }
