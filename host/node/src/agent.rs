@@ -269,6 +269,10 @@ impl Agent {
         }
         let observed = Arc::new(observed.clone());
         for step in &decision.steps {
+            // A pause begins between two steps.
+            if !step.is_record() && self.disk.is_paused() {
+                break;
+            }
             let (disk, task, seen) = (Arc::clone(&self.disk), step.clone(), Arc::clone(&observed));
             let done = tokio::task::spawn_blocking(move || disk.act(&task, &seen)).await;
             if step.touches_configuration() {

@@ -61,6 +61,11 @@ impl Disk {
         names.into_iter().filter_map(read).map(SecretBytes::new).collect()
     }
 
+    /// Whether an admin has paused the agent of this node.
+    pub(crate) fn is_paused(&self) -> bool {
+        paused(&self.paths.paused()).is_some()
+    }
+
     /// Everything that a decision needs.
     pub(crate) fn look(&self) -> Result<Look, AgentError> {
         let memory = self.memory()?;

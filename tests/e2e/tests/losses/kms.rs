@@ -58,7 +58,7 @@ async fn a_wrong_kek_changes_nothing_and_the_right_one_is_enough() -> Result<()>
     let given_up =
         tokio::time::timeout(PATIENCE, keyward.command(&["forget-key", "1", "--accept-loss", "--wait"]));
     let given_up = given_up.await??;
-    ensure!(given_up.status.success() && given_up.said.contains("key 1 is given up"), "{given_up:?}");
+    ensure!(given_up.status.success() && given_up.said.contains("key 1 is forgotten"), "{given_up:?}");
     keyward
         .wait("key 1 to leave", PATIENCE, |status| {
             status.is_idle() && status.newest_lists().flatten().all(|one| one != "kms:1")
