@@ -5,7 +5,7 @@
 mod support;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use keyward_core::ids::KeyId;
+use keyward_core::ids::{KeyId, Revision};
 use keyward_core::names;
 use rstest::rstest;
 use serde_json::json;
@@ -267,6 +267,54 @@ fn a_lost_revision_is_made_anew_from_what_another_has_of_its_key() {
     assert_eq!(world.config()["secrets"], "aesgcm:2,aescbc:1,identity");
     world.settle();
     assert!(world.config()["secrets"].starts_with("aesgcm:3,aesgcm:2,"), "{:?}", world.config());
+}
+
+/// `keyward node-agent republish`: a KEK is gone, and with it the newest revision and all key secrets, which were stored under
+/// it. Once the revision is there again, the AES key is read on from its bytes, and another key is made.
+#[test]
+fn republished_revision_gives_back_a_local_key_whose_secret_is_gone() {
+    let mut world = enabled("one");
+    world.want("aescbc");
+    world.settle();
+    assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity");
+    let (newest, content) = world.revisions().pop().unwrap();
+    let newest = Revision(newest);
+    world.made_anew.insert("one".into());
+    world.objects.secrets.retain(|secret| {
+        let name = secret.metadata.name.as_deref().unwrap();
+        names::parse_revision_secret(name).is_none() && KeyId::from_name(name).is_none()
+    });
+    for _ in 0..3 {
+        world.follow();
+        let waiting = world.reconcile().waiting.unwrap();
+        assert!(
+            waiting.reason == "RevisionLost" && waiting.message.contains("cannot be made anew"),
+            "{waiting:?}"
+        );
+    }
+    assert!(world.revisions().is_empty(), "nothing is made in its place");
+
+    let mut secret = content.secret(newest);
+    secret.metadata.resource_version = Some("republished".into());
+    secret.metadata.uid = Some("republished".into());
+    world.objects.secrets.push(secret);
+    world.log.clear();
+    world.reconcile();
+    assert!(
+        world
+            .last
+            .notices
+            .iter()
+            .any(|notice| notice.reason == "KeyLost" && notice.message.contains("key 2 is lost")),
+        "{:?}",
+        world.last.notices
+    );
+    world.settle();
+    println!("{:#?} {:?} {:?}", world.config(), world.last.waiting, world.kinds());
+    world.give_up(&[1]);
+    world.settle();
+    println!("{:#?} {:?} {:?}", world.config(), world.last.waiting, world.kinds());
+    panic!();
 }
 
 /// Nothing is left of the newest revision, nor of its key, nor anybody who had it. Whoever did may have written by it, so

@@ -31,6 +31,9 @@ use crate::settings::Settings;
 const FIELD_MANAGER: &str = "keyward-node-agent";
 /// Whoever registers a node that joins.
 const JOIN_MANAGER: &str = "keyward-join";
+/// The command that creates the Secret of a revision again.
+const REPUBLISH_MANAGER: &str = "keyward-republish";
+const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const IDENTITY_LEASES: &str = "apiserver.kubernetes.io/identity=kube-apiserver";
 
 /// How the agent reaches the API: its objects by the kubeconfig, the metrics of the local server with the same
@@ -182,6 +185,39 @@ impl Connection {
         let secret: Secret =
             serde_json::from_str(&text).map_err(|_| unexpected("the answer is no Secret"))?;
         Ok(secret.data.into_iter().flatten().map(|(key, value)| (key, SecretBytes::new(value.0))).collect())
+    }
+
+    /// Whether a Secret in Keyward's namespace exists and can be read. Only its metadata is asked for.
+    pub(crate) async fn has_secret(&self, name: &str) -> Result<bool, AgentError> {
+        let api: Api<Secret> = Api::namespaced(self.objects.clone(), names::NAMESPACE);
+        match self.call(format!("get Secret {name}"), api.get_metadata(name)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a Secret, and fails with a conflict where its name is taken. Only metadata is answered. `dry_run`: the API
+    /// server checks the request and stores nothing.
+    pub(crate) async fn create_secret(&self, secret: &Secret, dry_run: bool) -> Result<(), AgentError> {
+        let call = format!("create Secret {}", secret.name_any());
+        let unexpected = |why: &str| AgentError::Unexpected { call: call.clone(), why: why.to_owned() };
+        let body = serde_json::to_vec(secret).map_err(|_| unexpected("it has no JSON form"))?;
+        let params =
+            PostParams { field_manager: Some(REPUBLISH_MANAGER.to_owned()), dry_run, ..Default::default() };
+        let path = <Secret as kube::Resource>::url_path(&(), Some(names::NAMESPACE));
+        let mut request = Request::new(path)
+            .create(&params, body)
+            .map_err(|_| unexpected("the request cannot be built"))?;
+        request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA));
+        self.call(call.clone(), self.objects.request_text(request)).await.map(drop)
+    }
+
+    /// All nodes' objects.
+    pub(crate) async fn all_nodes(&self) -> Result<Vec<EncryptionNode>, AgentError> {
+        let api: Api<EncryptionNode> = self.nodes();
+        let found = self.call("list EncryptionNodes", api.list(&ListParams::default())).await?;
+        Ok(found.items)
     }
 
     /// What the local API server says of itself.

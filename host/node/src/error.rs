@@ -144,6 +144,12 @@ pub enum AgentError {
         /// Why, and what to do.
         why: String,
     },
+    /// The Secret of a kept revision was not created.
+    #[error("nothing was created: {why}")]
+    NotRepublished {
+        /// Why, and what to do.
+        why: String,
+    },
     /// The node was registered, and the operator told it nothing in time.
     #[error(
         "the operator told node {node} no revision within {after:?} ({waiting}); nothing was installed. The node is registered and counts: run this again, or give the node up: kubectl delete encryptionnode {node}"
@@ -196,7 +202,8 @@ impl AgentError {
             | Self::NoSuchKey { .. }
             | Self::NoSuchFile { .. }
             | Self::CannotRecover { .. }
-            | Self::NotInstallable { .. } => Category::Setup,
+            | Self::NotInstallable { .. }
+            | Self::NotRepublished { .. } => Category::Setup,
             Self::Call { .. } | Self::Timeout { .. } | Self::Unexpected { .. } | Self::NotTold { .. } => {
                 Category::Api
             }
@@ -220,6 +227,12 @@ impl AgentError {
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self, Self::Call { source, .. }
             if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))
+    }
+
+    /// The API server failed: for a get of a stored object, it cannot decrypt or decode it.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Call { source, .. }
+            if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 500))
     }
 
     /// The API server says that there is no such object.

@@ -4,7 +4,7 @@
 //! What lives here: files and how they get to disk ([`disk`](Disk)), the API server's metrics, probing of plugins on a
 //! schedule, what a plugin that does not start had to say, and the loop around them ([`Agent`]); what kubeadm makes and
 //! `prepare` changes ([`kubeadm`]); what is done once by hand, beside the agent or without one ([`recover`], [`join`],
-//! [`restore`]); and the [`Reporter`], for API servers whose nodes others run. What may come in: I/O on this node. What never
+//! [`republish`], [`restore`]); and the [`Reporter`], for API servers whose nodes others run. What may come in: I/O on this node. What never
 //! does: a decision (core's), a provider module, the name of a KMS product, a secret byte in a log line or a status.
 
 mod agent;
@@ -29,7 +29,7 @@ mod watch;
 
 pub use agent::{Agent, Counters};
 pub use api::Connection;
-pub use by_hand::{ByHand, Joined, Kept, Recovery, join, recover, restore};
+pub use by_hand::{ByHand, Joined, Kept, Recovery, Republished, join, recover, republish, restore};
 pub use diagnosis::failure;
 pub use disk::Disk;
 pub use error::{AgentError, Category};

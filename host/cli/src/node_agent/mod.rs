@@ -4,6 +4,7 @@ mod join;
 mod place;
 mod prepare;
 mod recover;
+mod republish;
 mod restore;
 
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ enum Once {
     Prepare(Box<prepare::Args>),
     /// Replace a credential of a plugin on this node, without the API
     Recover(Box<recover::Args>),
+    /// Create the Secret of a revision again from this node's disk
+    Republish(republish::Args),
     /// Install an exported revision on a node whose disk is lost
     Restore(Box<restore::Args>),
 }
@@ -91,6 +94,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     match (args.once, args.run) {
         (Some(Once::Prepare(args)), _) => Box::pin(prepare::run(*args)).await,
         (Some(Once::Recover(args)), _) => recover::run(*args).await,
+        (Some(Once::Republish(args)), _) => republish::run(args).await,
         (Some(Once::Restore(args)), _) => restore::run(*args).await,
         (None, Some(args)) => Box::pin(agent(args)).await,
         (None, None) => bail!("--node and --kubeconfig are missing; see keyward node-agent --help"),

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -12,8 +15,8 @@ use super::encryption_config::{EncryptionConfiguration, ResourceConfiguration};
 use super::{FormatError, ReferencedData, digest, envelope, parse_reference, provider_lists, reference_key};
 use crate::SecretBytes;
 use crate::api::PluginSettings;
-use crate::ids::{ConfigHash, GroupResource, KeyId, PluginDigest};
-use crate::names::CONFIG_KEY;
+use crate::ids::{ConfigHash, GroupResource, KeyId, PluginDigest, Revision};
+use crate::names::{self, CONFIG_KEY};
 use crate::provider::{ModuleDigest, Plugin, ReferenceKind};
 
 const PLUGIN_CONFIG: &str = "kms-plugin-config-";
@@ -251,6 +254,15 @@ impl RevisionContent {
         data
     }
 
+    /// Its Secret on plain Kubernetes as it is created (CONTRACT 1.3 and OBJECTS.md): immutable, and protected from a plain
+    /// delete by the finalizer.
+    pub fn secret(&self, revision: Revision) -> Secret {
+        let mut secret = generated_secret(names::revision_secret(revision), &self.encode());
+        secret.metadata.finalizers = Some(vec![names::FINALIZER.to_owned()]);
+        secret.immutable = Some(true);
+        secret
+    }
+
     /// The revision in a Secret's data. `Ok(None)` where there is no configuration (CONTRACT 1.3: no error). One that is not
     /// understood as a whole is an error: another that is made from it would lack a key, or its writer.
     pub fn decode(secret: &str, data: &SecretData) -> Result<Option<Self>, FormatError> {
@@ -259,6 +271,24 @@ impl RevisionContent {
         provider_lists::lists(&config)?;
         let plugins = decode_plugins(secret, data)?;
         Ok(Some(RevisionParts { config, bytes: bytes.clone(), plugins }.into()))
+    }
+}
+
+/// A generated Secret in [`names::NAMESPACE`], with the fixed warning.
+pub fn generated_secret(name: String, data: &SecretData) -> Secret {
+    let bytes = |(key, value): (&String, &SecretBytes)| (key.clone(), ByteString(value.expose().to_vec()));
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(names::NAMESPACE.to_owned()),
+            annotations: Some(
+                [(names::ANNOTATION_DESCRIPTION.to_owned(), names::DESCRIPTION.to_owned())].into(),
+            ),
+            ..Default::default()
+        },
+        type_: Some("Opaque".to_owned()),
+        data: Some(data.iter().map(bytes).collect()),
+        ..Default::default()
     }
 }
 

@@ -1,14 +1,16 @@
 //! What an admin does once on a node, by hand: replace a credential without the API ([`recover()`]), and install a revision
-//! before the API server first starts ([`join()`], [`restore()`]).
+//! before the API server first starts ([`join()`], [`restore()`]); or for the cluster: create the Secret of a revision again
+//! ([`republish()`]).
 //!
 //! What may come in: the node's disk, what decides there (core's `next` and `first_steps`), the other API servers for a
-//! node that joins. What never does: a decision of its own about what runs.
+//! node that joins, and those of the cluster for `republish`. What never does: a decision of its own about what runs.
 
 mod drive;
 mod install;
 mod join;
 mod recover;
 mod replacement;
+mod republish;
 
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use keyward_core::node::Policy;
 pub use install::{Kept, restore};
 pub use join::{Joined, join};
 pub use recover::{Recovery, recover};
+pub use republish::{Republished, republish};
 
 use crate::paths::Paths;
 use crate::settings::Owner;

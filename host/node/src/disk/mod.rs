@@ -6,6 +6,7 @@
 
 mod act;
 pub(crate) mod atomic;
+mod kept;
 mod look;
 mod ports;
 mod records;
@@ -15,6 +16,7 @@ mod tests;
 
 use std::fs::File;
 
+pub(crate) use kept::{KeptRevisions, kept_revisions};
 use keyward_core::ids::hex;
 pub(crate) use look::knows;
 pub(crate) use records::has_memory;

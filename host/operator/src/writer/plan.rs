@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use keyward_core::api::{EncryptionMigration, EncryptionMigrationSpec, EncryptionNode, EncryptionNodeSpec};
 use keyward_core::formats::key_secret::KeySecret;
-use keyward_core::formats::revision::{RevisionContent, SecretData, encode_plugins};
+use keyward_core::formats::revision::{encode_plugins, generated_secret};
 use keyward_core::ids::{GroupResource, KeyId, Revision};
 use keyward_core::names;
 use keyward_core::outcome::{Action, Candidate};
@@ -66,9 +65,7 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
         | Action::ForgetMigrated { key, .. }
         | Action::RecordRotation { key, .. }
         | Action::RecordMigrated { key, .. } => Write::ReplaceSecret(Box::new(key_secret(key, objects)?)),
-        Action::ApplyConfig { revision, content } => {
-            Write::CreateSecret(Box::new(revision_secret(*revision, content)))
-        }
+        Action::ApplyConfig { revision, content } => Write::CreateSecret(Box::new(content.secret(*revision))),
         Action::ReencryptOwn { resources, .. } => Write::Reencrypt(resources.clone()),
         Action::StartMigration { resource, spec, resource_version } => {
             migration(resource, (**spec).clone(), resource_version.as_deref(), objects)?
@@ -87,26 +84,9 @@ pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionE
 
 fn preflight(candidate: &Candidate, resource_version: Option<String>) -> Secret {
     let plugins = BTreeMap::from([(candidate.key_id, candidate.plugin.clone())]);
-    Secret {
-        metadata: ObjectMeta { resource_version, ..generated(names::PREFLIGHT_SECRET.to_owned()) },
-        type_: Some("Opaque".to_owned()),
-        data: Some(bytes(encode_plugins(&plugins))),
-        ..Default::default()
-    }
-}
-
-/// CONTRACT 1.3 and OBJECTS.md: immutable, and not to be lost by a plain delete.
-fn revision_secret(revision: Revision, content: &RevisionContent) -> Secret {
-    Secret {
-        metadata: ObjectMeta {
-            finalizers: Some(vec![names::FINALIZER.to_owned()]),
-            ..generated(names::revision_secret(revision))
-        },
-        type_: Some("Opaque".to_owned()),
-        data: Some(bytes(content.encode())),
-        immutable: Some(true),
-        ..Default::default()
-    }
+    let mut secret = generated_secret(names::PREFLIGHT_SECRET.to_owned(), &encode_plugins(&plugins));
+    secret.metadata.resource_version = resource_version;
+    secret
 }
 
 /// The key secret as core wants it, with what others put into its metadata.
@@ -193,26 +173,11 @@ fn find<'a>(objects: &'a Objects, name: &str) -> Option<&'a Secret> {
     objects.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some(name))
 }
 
-fn generated(name: String) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name),
-        namespace: Some(names::NAMESPACE.to_owned()),
-        annotations: Some(BTreeMap::from([(
-            names::ANNOTATION_DESCRIPTION.to_owned(),
-            names::DESCRIPTION.to_owned(),
-        )])),
-        ..Default::default()
-    }
-}
-
-fn bytes(data: SecretData) -> BTreeMap<String, ByteString> {
-    data.into_iter().map(|(key, value)| (key, ByteString(value.expose().to_vec()))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use keyward_core::SecretBytes;
     use keyward_core::formats::encryption_config::EncryptionConfiguration;
+    use keyward_core::formats::revision::RevisionContent;
     use keyward_core::ids::Mode;
 
     use super::*;
