@@ -8,9 +8,9 @@ mod support;
 use std::time::Duration;
 
 use keyward_core::api::{
-    EncryptionMigration, EncryptionMigrationStatus, MigrationFailure, MigrationPhase, MigrationWait,
+    EncryptionMigration, EncryptionMigrationStatus, MigrationFailure, MigrationPhase, MigrationWait, Pause,
 };
-use keyward_core::ids::KeyId;
+use keyward_core::ids::{KeyId, Revision};
 use keyward_core::names;
 use rstest::rstest;
 use support::World;
@@ -111,6 +111,80 @@ fn verification_that_fails_keeps_the_provider_and_is_reported() {
     world.reconcile();
     let said = world.condition(DEGRADED);
     assert!(said.contains("n/orphan: refused"), "{said}");
+}
+
+/// A machine is restored from a snapshot: its API server writes under the older key until the agent has brought it back.
+fn server_loads_an_older_revision(world: &mut World) {
+    let (older, content) = world.revisions().into_iter().rev().nth(1).unwrap();
+    let status = world.objects.encryption_nodes[0].status.as_mut().unwrap();
+    (status.revision, status.loaded_hash) = (Revision(older), Some(content.hash()));
+    world.reconcile();
+    assert!(!world.last.converged, "{:?}", world.last.waiting);
+    world.follow();
+}
+
+/// Another operator leads, or this one has restarted.
+fn operator_restarts(world: &mut World) {
+    world.ages.clear();
+}
+
+/// What an older write key wrote during the break is newer than the start of the attempt, so that a retry would skip it.
+#[rstest]
+#[case::server_had_an_older_revision(server_loads_an_older_revision)]
+#[case::nobody_watched(operator_restarts)]
+fn verification_that_failed_begins_again_after_a_break(#[case] interrupt: fn(&mut World)) {
+    let mut world = two_keys("kms/one", "kms/two");
+    world.stuck = Some("secrets".into());
+    world.compacted = true;
+    world.reconcile();
+    report(&mut world, "secrets", failed(&["n/orphan"], 1, true));
+    world.reconcile();
+    interrupt(&mut world);
+    let attempt = of(&mut world, "secrets").spec.attempt;
+    for _ in 0..20 {
+        world.reconcile();
+        world.follow();
+    }
+    let spec = of(&mut world, "secrets").spec.clone();
+    assert!(spec.attempt > attempt && spec.verifies(), "{spec:?}");
+    let continues = spec.continues.unwrap();
+    assert_eq!(continues.start_version, None, "from its own start");
+    assert!(continues.objects.is_empty(), "every object");
+    world.stuck = None;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
+}
+
+/// The same while the attempt runs, and after it has succeeded where something else still keeps the key.
+#[rstest]
+#[case::running(MigrationPhase::Running)]
+#[case::succeeded(MigrationPhase::Succeeded)]
+fn verification_counts_only_where_the_cluster_stayed_converged(
+    #[case] phase: MigrationPhase,
+    #[values(server_loads_an_older_revision, operator_restarts)] interrupt: fn(&mut World),
+) {
+    let mut world = two_keys("kms/one", "kms/two");
+    world.stuck = Some("secrets".into());
+    world.compacted = true;
+    world.reconcile();
+    // Now the older values are still in etcd's history.
+    world.compacted = false;
+    let end_version = Some("9".to_owned());
+    report(&mut world, "secrets", EncryptionMigrationStatus { phase, end_version, ..Default::default() });
+    world.reconcile();
+    interrupt(&mut world);
+    world.compacted = true;
+    let attempt = of(&mut world, "secrets").spec.attempt;
+    for _ in 0..20 {
+        world.reconcile();
+        world.follow();
+    }
+    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
+    let spec = of(&mut world, "secrets").spec.clone();
+    assert!(spec.attempt > attempt && spec.verifies(), "{spec:?}");
+    world.stuck = None;
+    world.settle();
+    assert_eq!(world.config()["secrets"], "kms:2,identity");
 }
 
 /// An annotation that another migrator or an admin wrote is no evidence: the engine has to have looked, twice.
@@ -246,6 +320,29 @@ fn migration_without_progress_for_an_hour_is_reported() {
     let progress =
         EncryptionMigrationStatus { phase: MigrationPhase::Running, done: 1, ..Default::default() };
     report(&mut world, "secrets", progress);
+    world.reconcile();
+    assert!(world.condition(DEGRADED).starts_with("False"), "{}", world.condition(DEGRADED));
+}
+
+#[test]
+fn time_of_a_pause_is_no_time_without_progress() {
+    let mut world = World::new(&["a"]);
+    world.stuck = Some("secrets".into());
+    world.want("aescbc");
+    while world.objects.migrations.is_empty() {
+        world.reconcile();
+        world.follow();
+    }
+    let paused = Pause { reason: "maintenance".into(), by: "admin".into() };
+    world.spec().paused = Some(paused);
+    world.reconcile();
+    world.reconcile();
+    for age in world.ages.values_mut() {
+        age.elapsed += Duration::from_mins(90);
+    }
+    world.reconcile();
+    world.spec().paused = None;
+    world.reconcile();
     world.reconcile();
     assert!(world.condition(DEGRADED).starts_with("False"), "{}", world.condition(DEGRADED));
 }

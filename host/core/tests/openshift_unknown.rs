@@ -62,6 +62,22 @@ fn deployed_configuration_that_is_gone_is_not_replaced_by_plain_text(
     assert!(said.starts_with("True RevisionLost "), "{said}");
 }
 
+/// A restore that lost both configurations left the keys, which record what was encrypted.
+#[rstest]
+#[case::both_are_gone(true, None)]
+#[case::both_have_no_configuration(false, Some(String::new()))]
+fn migrated_key_shows_that_there_was_a_configuration(#[case] gone: bool, #[case] managed: Option<String>) {
+    let mut cluster = Cluster::new("aescbc").keys("7! 5!");
+    (cluster.deployed, cluster.managed) = (None, None);
+    cluster.deployed_is_gone = gone;
+    cluster.managed_bytes = managed;
+    let outcome = cluster.decide();
+    assert_eq!(kinds(&outcome), Vec::<&str>::new());
+    let waiting = outcome.waiting.clone().unwrap();
+    assert_eq!(waiting.reason, "RevisionLost");
+    assert!(waiting.message.contains("recorded as migrated to key 7"), "{}", waiting.message);
+}
+
 /// The first configuration is written while no pod has one.
 #[test]
 fn first_configuration_is_waited_for() {

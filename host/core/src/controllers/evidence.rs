@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Deployment, abandon};
-use crate::api::MigrationPhase;
+use super::{Deployment, Turn, abandon};
+use crate::api::{EncryptionMigrationSpec, MigrationPhase};
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, PluginDigest, Revision};
 use crate::machine::{Facts, History, State};
@@ -27,7 +27,7 @@ pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Opt
         refused: refused(snapshot, deployment),
         decrypted,
         history: history(snapshot, state),
-        verified: for_newest(snapshot, state, |_, migration| verified(migration)),
+        verified: for_newest(snapshot, state, |resource, migration| verified(snapshot, resource, migration)),
     }
 }
 
@@ -76,7 +76,7 @@ fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource>
     let looked_at = snapshot.openshift().is_none();
     let done = |resource: &GroupResource, migration: &StoredMigration| {
         succeeded(migration)
-            && (!looked_at || snapshot.compacted.contains(resource) && verified(migration))
+            && (!looked_at || snapshot.compacted.contains(resource) && verified(snapshot, resource, migration))
             && migration.spec.key_id == NO_KEY
             && migration.spec.since == revision
     };
@@ -118,9 +118,44 @@ fn for_newest(
     })
 }
 
-/// The engine went through all objects once more after a migration had succeeded, and found none under another key.
-pub(super) fn verified(migration: &StoredMigration) -> bool {
-    succeeded(migration) && migration.spec.verifies()
+/// The engine went through all objects once more after a migration had succeeded, and found none under another key; and
+/// since that began no API server can have written under another one.
+pub(super) fn verified(snapshot: &Snapshot, resource: &GroupResource, migration: &StoredMigration) -> bool {
+    succeeded(migration) && migration.spec.verifies() && is_unbroken(snapshot, resource, migration)
+}
+
+/// The fact that this operator has seen the whole cluster converged in every pass since it began an attempt. A server that
+/// loads an older configuration (a restored machine) writes under an older key, and what is newer than the attempt's start
+/// would count as rewritten. So the fact is recorded with the attempt, kept only by passes that find the cluster converged,
+/// and never recorded later: another operator, or this one after a restart, begins the verification again.
+fn unbroken(resource: &GroupResource, spec: &EncryptionMigrationSpec) -> (String, String) {
+    let value = format!("{}/{}/{}/{}", spec.key_id, spec.key_secret_uid, spec.since, spec.attempt);
+    (format!("verifying/{resource}"), value)
+}
+
+/// Whether the cluster has been converged without a break since this attempt began.
+pub(super) fn is_unbroken(
+    snapshot: &Snapshot,
+    resource: &GroupResource,
+    migration: &StoredMigration,
+) -> bool {
+    let (fact, value) = unbroken(resource, &migration.spec);
+    snapshot.ages.get(&fact).is_some_and(|age| age.value == value)
+}
+
+/// With the attempt that begins.
+pub(super) fn begin_unbroken(resource: &GroupResource, spec: &EncryptionMigrationSpec, turn: &mut Turn) {
+    let (fact, value) = unbroken(resource, spec);
+    turn.record(fact, value);
+}
+
+/// In each pass that finds the cluster converged.
+pub(super) fn keep_unbroken(snapshot: &Snapshot, turn: &mut Turn) {
+    for (resource, migration) in &snapshot.migrations {
+        if migration.spec.verifies() && is_unbroken(snapshot, resource, migration) {
+            begin_unbroken(resource, &migration.spec, turn);
+        }
+    }
 }
 
 /// The engine reports the end of just this wish.

@@ -80,7 +80,11 @@ pub(super) fn decide(
     settled: bool,
     turn: &mut Turn,
 ) {
-    let (Deployment::Converged { content, revision }, true) = (deployment, settled) else { return };
+    let Deployment::Converged { content, revision } = deployment else { return };
+    evidence::keep_unbroken(snapshot, turn);
+    if !settled {
+        return;
+    }
     // A write that was on its way when the last server switched may still carry the old key.
     let converged_for = turn.since(snapshot, "converged", content.hash().0);
     let mut report = Report::default();
@@ -215,7 +219,7 @@ fn look_again<'a>(
         report.under_way.push(wish.resource);
         let earlier = EarlierAttempts { start_version: status.start_version.clone(), ..Default::default() };
         again(wish.resource, migration, earlier, turn);
-    } else if asked && leaves && !evidence::verified(migration) {
+    } else if asked && leaves && !evidence::verified(snapshot, wish.resource, migration) {
         report.under_way.push(wish.resource);
         let in_flight = snapshot.wanted.request_timeout.saturating_sub(converged_for);
         if !in_flight.is_zero() {
@@ -223,8 +227,7 @@ fn look_again<'a>(
         }
         turn.explain(format!("{}: the evidence is looked at again before older keys leave", wish.resource));
         // From its own start: a server that was away since the first attempt may have written under an older key.
-        let earlier = EarlierAttempts { end_version: status.end_version.clone(), ..Default::default() };
-        again(wish.resource, migration, earlier, turn);
+        again(wish.resource, migration, from_its_own_start(migration), turn);
     } else if decrypts {
         report.under_way.push(wish.resource);
         let what = wish.resource;
@@ -246,15 +249,23 @@ pub(super) fn follow<'a>(
 ) {
     report.under_way.push(resource);
     let (spec, status) = (&migration.spec, &migration.status);
+    let is_over = migration.current && status.phase == MigrationPhase::Failed;
+    if spec.verifies() && !is_over && !evidence::is_unbroken(snapshot, resource, migration) {
+        turn.explain(format!("{resource}: not every API server was seen with this configuration since the verification began, so it begins again"));
+        return again(resource, migration, from_its_own_start(migration), turn);
+    }
     if migration.current && status.phase == MigrationPhase::Failed {
         report.trouble.push(failed(snapshot, resource, migration, turn));
         return;
     }
     let of_this_attempt = if migration.current { status.done } else { 0 };
     let value = format!("{}/{}/{of_this_attempt}", spec.key_secret_uid, spec.attempt);
-    let age = turn.since(snapshot, migration_idle_fact(resource), value);
-    // While Keyward is paused nobody runs it, which the pause reports.
-    if age >= IDLE && snapshot.wanted.paused.is_none() {
+    // While Keyward is paused nobody runs it, which the pause reports; that time does not count afterwards.
+    let age = match snapshot.wanted.paused {
+        Some(_) => Duration::ZERO,
+        None => turn.since(snapshot, migration_idle_fact(resource), value),
+    };
+    if age >= IDLE {
         report.trouble.push(format!(
             "the migration of {resource} has made no progress for {} minutes; see whether what runs migrations is up",
             age.as_secs() / 60
@@ -325,10 +336,27 @@ pub(super) fn start(wish: &Wish<'_>, existing: Option<&StoredMigration>, attempt
     });
 }
 
+/// A verification of every object. A server that was away before it begins may have written under an older key.
+fn from_its_own_start(migration: &StoredMigration) -> EarlierAttempts {
+    let ended = migration.status.end_version.clone();
+    match migration.spec.continues.as_ref().filter(|_| migration.spec.verifies()) {
+        None => EarlierAttempts { end_version: ended, ..Default::default() },
+        // One that was broken off: what has been written since it ended is younger in etcd's history.
+        Some(earlier) => EarlierAttempts {
+            end_version: ended.or_else(|| earlier.end_version.clone()),
+            failures: earlier.failures.max(1),
+            ..Default::default()
+        },
+    }
+}
+
 /// Another attempt of the same request.
 fn again(resource: &GroupResource, migration: &StoredMigration, earlier: EarlierAttempts, turn: &mut Turn) {
     let attempt = migration.spec.attempt.saturating_add(1);
     let spec = EncryptionMigrationSpec { attempt, continues: Some(earlier), ..migration.spec.clone() };
+    if spec.verifies() {
+        evidence::begin_unbroken(resource, &spec, turn);
+    }
     start(&Wish { resource, spec }, Some(migration), attempt, turn);
 }
 
@@ -350,11 +378,16 @@ pub(super) fn failed(
     if age >= pause {
         let all_named = status.listed && u64::try_from(status.failures.len()) == Ok(status.failed);
         let objects = status.failures.iter().map(|failure| failure.object.clone());
-        let left = EarlierAttempts {
-            start_version: status.start_version.clone().or(earlier.start_version),
-            end_version: earlier.end_version,
-            objects: objects.filter(|_| all_named).collect(),
-            failures: earlier.failures.saturating_add(1),
+        let failures = earlier.failures.saturating_add(1);
+        let left = if spec.verifies() && !evidence::is_unbroken(snapshot, resource, migration) {
+            EarlierAttempts { failures, ..from_its_own_start(migration) }
+        } else {
+            EarlierAttempts {
+                start_version: status.start_version.clone().or(earlier.start_version),
+                end_version: earlier.end_version,
+                objects: objects.filter(|_| all_named).collect(),
+                failures,
+            }
         };
         again(resource, migration, left, turn);
     } else {

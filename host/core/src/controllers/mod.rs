@@ -308,8 +308,13 @@ impl Turn {
     pub(crate) fn since(&mut self, snapshot: &Snapshot, fact: impl Into<String>, value: String) -> Duration {
         let fact = fact.into();
         let age = snapshot.age(&fact, &value);
-        self.facts.insert(fact, value);
+        self.record(fact, value);
         age
+    }
+
+    /// From now on the age of this value is kept.
+    pub(crate) fn record(&mut self, fact: String, value: String) {
+        self.facts.insert(fact, value);
     }
 
     pub(crate) fn again_after(&mut self, delay: Duration) {

@@ -9,7 +9,7 @@ use super::state::is_same;
 use super::{Deployed, Turn};
 use crate::api::ConditionStatus;
 use crate::formats::FormatError;
-use crate::ids::{KeyId, Revision};
+use crate::ids::{KeyId, Mode, Revision};
 use crate::machine;
 use crate::names;
 use crate::outcome::{Notice, Waiting};
@@ -71,21 +71,27 @@ pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> As
     }
 }
 
-/// The configuration that the pods run is not there, and the desired one is another than what would begin the encryption of
-/// a cluster that has none. So there was one, and what would be made in its place writes plain text until every pod has it.
-/// Restoring the Secret ends this, and so do pods that run a revision which has its own.
+/// The configuration that the pods run is not there, and something shows that there was one: a desired configuration that is
+/// another than what would begin the encryption of a cluster that has none, or the newest key under which a resource was
+/// recorded as migrated. What would be made in its place writes plain text until every pod has it. Restoring the Secret ends
+/// this, and so do pods that run a revision which has its own.
 fn is_gone(snapshot: &Snapshot, openshift: &OpenShift, revision: Revision) -> Option<String> {
-    let managed = openshift.managed.as_ref()?.content.as_ref().ok()?.as_ref()?;
-    let begun = Deployed::of(snapshot, &Deployment::Nothing).desired.state;
-    if is_same(managed, &machine::encode(&begun, None)) {
-        return None;
-    }
+    let managed = openshift.managed.as_ref().and_then(|managed| managed.content.as_ref().ok()?.as_ref());
+    let shown_by = if let Some(managed) = managed {
+        let begun = Deployed::of(snapshot, &Deployment::Nothing).desired.state;
+        if is_same(managed, &machine::encode(&begun, None)) {
+            return None;
+        }
+        format!("Secret {}/{} has one", snapshot.namespace, names::managed_config(&snapshot.component))
+    } else {
+        let migrated = snapshot.keys.iter().filter(|key| !key.migrated.is_empty());
+        let newest = migrated.max_by_key(|key| key.id).filter(|key| key.mode != Mode::Identity)?;
+        format!("resources are recorded as migrated to key {}", newest.id)
+    };
     Some(format!(
-        "the API server pods run revision {revision}, and Secret {}/{} has no configuration or is gone, while Secret {}/{} has one. Nothing is decided: restore the Secret, for example from a backup of etcd, or let the pods roll out a revision that has a configuration",
+        "the API server pods run revision {revision}, and Secret {}/{} has no configuration or is gone, while {shown_by}. Nothing is decided: restore the Secret, for example from a backup of etcd, or let the pods roll out a revision that has a configuration",
         snapshot.component,
         names::revision_secret(revision),
-        snapshot.namespace,
-        names::managed_config(&snapshot.component)
     ))
 }
 
