@@ -251,6 +251,37 @@ fn retry_is_for_what_the_attempt_left(
     assert_eq!(pauses, [3, 4, 6, 10, 18, 34, 62, 62, 62], "30 s, doubling to 30 minutes");
 }
 
+/// It is 12:34:56, and the operator has just restarted.
+#[rstest]
+#[case::pause_is_not_over("2026-05-08T12:34:40Z", false)]
+#[case::pause_is_over("2026-05-08T12:34:20Z", true)]
+fn pause_before_the_next_attempt_is_reported_and_survives_a_restart(
+    #[case] finished_at: &str,
+    #[case] begins: bool,
+) {
+    let mut world = World::new(&["a"]);
+    world.stuck = Some("secrets".into());
+    world.want("aescbc");
+    while world.objects.migrations.is_empty() {
+        world.reconcile();
+        world.follow();
+    }
+    let finished_at = Some(finished_at.to_owned());
+    report(
+        &mut world,
+        "secrets",
+        EncryptionMigrationStatus { finished_at, ..failed(&["n/orphan"], 1, true) },
+    );
+    let attempt = of(&mut world, "secrets").spec.attempt;
+    operator_restarts(&mut world);
+    world.reconcile();
+    assert_eq!(of(&mut world, "secrets").spec.attempt > attempt, begins);
+    if !begins {
+        let said = world.condition(DEGRADED);
+        assert!(said.contains("; the next attempt begins at 2026-05-08T12:35:10Z"), "{said}");
+    }
+}
+
 #[test]
 fn missing_permission_and_a_list_that_fails_are_in_the_condition_with_since_when() {
     let mut world = World::new(&["a"]);

@@ -374,7 +374,14 @@ pub(super) fn failed(
         None => FIRST_RETRY.saturating_mul(1 << earlier.failures.min(16)).min(LONGEST_RETRY),
     };
     let fact = format!("migration-failed/{resource}");
-    let age = turn.since(snapshot, fact, format!("{}/{}", spec.key_secret_uid, spec.attempt));
+    let seen_for = turn.since(snapshot, fact, format!("{}/{}", spec.key_secret_uid, spec.attempt));
+    // Where the operator has restarted since, the wall clock counts: at worst an attempt comes too early.
+    let ended = status.finished_at.as_ref().filter(|_| snapshot.openshift().is_none());
+    let ended = ended.and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    let age = ended
+        .and_then(|ended| Duration::try_from(snapshot.now.duration_since(ended)).ok())
+        .map_or(seen_for, |age| age.max(seen_for));
+    let next = ended.and_then(|ended| ended.checked_add(pause).ok());
     if age >= pause {
         let all_named = status.listed && u64::try_from(status.failures.len()) == Ok(status.failed);
         let objects = status.failures.iter().map(|failure| failure.object.clone());
@@ -394,7 +401,8 @@ pub(super) fn failed(
         turn.again_after(pause.saturating_sub(age));
     }
     let why = status.refused.clone().unwrap_or_else(|| names(status));
-    format!("migration of {resource} for key \"{}\" failed: {why}", spec.key_id)
+    let next = next.map(|next| format!("; the next attempt begins at {next}")).unwrap_or_default();
+    format!("migration of {resource} for key \"{}\" failed: {why}{next}", spec.key_id)
 }
 
 /// What failed, the first three by name.
