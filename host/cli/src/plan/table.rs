@@ -117,7 +117,9 @@ fn total(plan: &Plan) -> Vec<String> {
     let is_pause = matches!(plan.pause, Some(PauseChange::Begins | PauseChange::Ends));
     if !plan.unknown.is_empty() {
         // What the stored object says is not what is deployed.
-        lines.iter_mut().for_each(|line| *line = format!("{line} (by the stored object alone)"));
+        for line in &mut lines {
+            line.push_str(" (by the stored object alone)");
+        }
     } else if lines.is_empty() && !is_pause {
         lines.push(match plan.provider {
             Some(_) => "⇒ nothing changes: the same KEK, reached in the same way".to_owned(),
