@@ -1,68 +1,193 @@
-//! What is known where `ClusterEncryption/cluster` is gone: it may have been deleted while everything was under a key.
+//! What is known where `ClusterEncryption/cluster` is gone: it may have been deleted while everything was under a key. What
+//! cannot be seen is named; that nothing is encrypted is said only where all of it was seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
 use k8s_openapi::api::core::v1::Secret;
 use keyward_core::api::{EncryptionMigration, EncryptionNode, MigrationPhase};
 use keyward_core::formats::revision::RevisionContent;
 use keyward_core::ids::Revision;
 use keyward_core::names;
-use keyward_core::platform::kubernetes;
+use keyward_core::platform::{Unreadable, kubernetes};
+use keyward_operator::Cluster;
+use keyward_operator::live::own_secrets;
 use kube::Api;
 use kube::api::ListParams;
+use serde_json::{Value, json};
 
-/// Each resource's providers in the newest revision, the writer first.
+use crate::live::INSTALL_CRDS;
+use crate::plan::Unknown;
+
+/// One call to the API server may take so long.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Names of key secrets begin with this.
+const KEY_SECRET: &str = "encryption-key-";
+
+/// Each resource's providers in a revision, the writer first.
 type Lists = BTreeMap<String, Vec<String>>;
 
-/// Reads what is left of it, and says how to go on.
-pub(crate) async fn told(client: &kube::Client) -> Result<String> {
+/// What is left in the cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    /// Whether the API server knows the kind `ClusterEncryption`.
+    is_served: bool,
+    /// The newest revision that is understood.
+    revision: Option<(Revision, Lists)>,
+    /// Names of key secrets.
+    keys: Vec<String>,
+    nodes: Vec<EncryptionNode>,
+    migrations: Vec<EncryptionMigration>,
+    /// What cannot be seen.
+    unknown: Vec<Unknown>,
+}
+
+/// Reads what is left.
+pub(crate) async fn look(client: &kube::Client, is_served: bool) -> Gone {
     let all = ListParams::default();
-    let nodes = Api::<EncryptionNode>::all(client.clone()).list(&all).await?.items;
-    let migrations = Api::<EncryptionMigration>::all(client.clone()).list(&all).await?.items;
-    // Most may not read these, and get the rest all the same.
-    let secrets = Api::<Secret>::namespaced(client.clone(), names::NAMESPACE).list(&all).await;
-    Ok(render(newest(&secrets.map(|found| found.items).unwrap_or_default()), &nodes, &migrations))
+    let nodes = Api::<EncryptionNode>::all(client.clone());
+    let migrations = Api::<EncryptionMigration>::all(client.clone());
+    let cluster = Cluster::new(client.clone(), CALL_TIMEOUT);
+    let (nodes, migrations, secrets) =
+        tokio::join!(nodes.list(&all), migrations.list(&all), own_secrets(&cluster));
+    let nodes = nodes.map(|list| list.items).map_err(|error| why(&error));
+    let migrations = migrations.map(|list| list.items).map_err(|error| why(&error));
+    Gone::of(is_served, secrets, nodes, migrations)
 }
 
-fn newest(secrets: &[Secret]) -> Option<(Revision, Lists)> {
-    let revisions = secrets.iter().filter_map(|secret| {
-        let name = secret.metadata.name.as_deref()?;
-        Some((names::parse_revision_secret(name)?, name, secret))
-    });
-    let (revision, name, secret) = revisions.max_by_key(|(revision, ..)| *revision)?;
-    let content = RevisionContent::decode(name, &kubernetes::data(secret)).ok()??;
-    Some((revision, content.config.lists()))
+fn why(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            format!("the API server does not serve them; {INSTALL_CRDS}")
+        }
+        other => other.to_string(),
+    }
 }
 
-fn render(
-    newest: Option<(Revision, Lists)>,
-    nodes: &[EncryptionNode],
-    migrations: &[EncryptionMigration],
-) -> String {
-    let mut loaded: BTreeMap<Revision, Vec<&str>> = BTreeMap::new();
-    let mut plugins = BTreeSet::new();
-    for node in nodes {
-        let Some(status) = node.status.as_ref().filter(|status| status.revision > Revision(0)) else {
-            continue;
+impl Gone {
+    fn of(
+        is_served: bool,
+        (secrets, unreadable): (Vec<Secret>, Vec<Unreadable>),
+        nodes: Result<Vec<EncryptionNode>, String>,
+        migrations: Result<Vec<EncryptionMigration>, String>,
+    ) -> Self {
+        let mut gone = Self { is_served, ..Self::default() };
+        let unreadable = unreadable.into_iter();
+        gone.unknown.extend(unreadable.map(|one| Unknown { what: one.what, why: one.why }));
+        let mut unseen = |what: &str, why: String| gone.unknown.push(Unknown { what: what.to_owned(), why });
+        gone.nodes = nodes.map_err(|why| unseen("EncryptionNodes", why)).unwrap_or_default();
+        gone.migrations = migrations.map_err(|why| unseen("EncryptionMigrations", why)).unwrap_or_default();
+        let names = secrets.iter().filter_map(|secret| secret.metadata.name.clone());
+        gone.keys = names.filter(|name| name.starts_with(KEY_SECRET)).collect();
+        gone.keys.sort();
+        for secret in &secrets {
+            gone.read(secret);
+        }
+        gone
+    }
+
+    /// One Secret. A revision that is not understood is named: it may be the one in force.
+    fn read(&mut self, secret: &Secret) {
+        let name = secret.metadata.name.as_deref().unwrap_or_default();
+        let Some(revision) = names::parse_revision_secret(name) else { return };
+        let why = match RevisionContent::decode(name, &kubernetes::data(secret)) {
+            Ok(Some(content)) => {
+                if self.revision.as_ref().is_none_or(|(newest, _)| *newest < revision) {
+                    self.revision = Some((revision, content.config.lists()));
+                }
+                return;
+            }
+            Ok(None) => format!("it lacks the key {}", names::CONFIG_KEY),
+            Err(error) => error.to_string(),
         };
-        loaded.entry(status.revision).or_default().push(node.metadata.name.as_deref().unwrap_or_default());
-        plugins.extend(status.plugins.iter().map(|plugin| plugin.key_id.to_string()));
+        let what = format!("revision {revision} (secret {}/{name})", names::NAMESPACE);
+        self.unknown.push(Unknown { what, why });
     }
-    if newest.is_none() && loaded.is_empty() && migrations.is_empty() {
-        return "there is no ClusterEncryption/cluster, and no trace of encryption by Keyward: no revision, no migration, no node that reports one\n".to_owned();
+
+    /// 1 where something cannot be seen.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        if self.unknown.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
-    let mut text = "warning: ClusterEncryption/cluster is gone, and what was encrypted still is\n".to_owned();
-    for (revision, nodes) in loaded {
-        let _ = writeln!(text, "  revision {revision} is loaded on {}", nodes.join(", "));
+
+    /// Nodes by the revision that they have loaded.
+    fn loaded(&self) -> BTreeMap<Revision, Vec<&str>> {
+        let mut loaded: BTreeMap<Revision, Vec<&str>> = BTreeMap::new();
+        for node in &self.nodes {
+            let revision = node.status.as_ref().map(|status| status.revision).unwrap_or_default();
+            if revision > Revision(0) {
+                loaded.entry(revision).or_default().push(node.metadata.name.as_deref().unwrap_or_default());
+            }
+        }
+        loaded
     }
-    if !plugins.is_empty() {
-        let keys: Vec<String> = plugins.into_iter().collect();
-        let _ = writeln!(text, "  plugins run for key {}", keys.join(", "));
+
+    /// For programs: `gone`, and what is known.
+    pub(crate) fn document(&self) -> Value {
+        let nodes: Vec<Value> = self
+            .nodes
+            .iter()
+            .map(|node| json!({"name": node.metadata.name, "spec": node.spec, "status": node.status}))
+            .collect();
+        let migrations: Vec<Value> =
+            self.migrations.iter().map(|one| json!({"spec": one.spec, "status": one.status})).collect();
+        let revision = self.revision.as_ref().map(|(n, lists)| json!({"n": n, "lists": lists}));
+        json!({
+            "gone": true, "served": self.is_served, "revision": revision, "keySecrets": self.keys,
+            "nodes": nodes, "migrations": migrations, "unknown": self.unknown,
+        })
     }
-    match newest {
-        Some((revision, lists)) => {
+
+    /// For people.
+    pub(crate) fn render(&self) -> String {
+        let loaded = self.loaded();
+        let has_trace = self.revision.is_some()
+            || !(self.keys.is_empty() && loaded.is_empty() && self.migrations.is_empty());
+        if !has_trace && self.unknown.is_empty() {
+            return "there is no ClusterEncryption/cluster, and no trace of encryption by Keyward: no revision, no key, no migration, no node that reports one\n".to_owned();
+        }
+        let mut text = match (self.is_served, has_trace) {
+            (false, _) => "warning: the API server does not serve ClusterEncryption, so there is no ClusterEncryption/cluster; what was encrypted still is\n",
+            (true, true) => "warning: ClusterEncryption/cluster is gone, and what was encrypted still is\n",
+            (true, false) => "warning: there is no ClusterEncryption/cluster; whether something is encrypted cannot be seen\n",
+        }
+        .to_owned();
+        for (revision, nodes) in loaded {
+            let _ = writeln!(text, "  revision {revision} is loaded on {}", nodes.join(", "));
+        }
+        let statuses = self.nodes.iter().filter_map(|node| node.status.as_ref());
+        let plugins: BTreeSet<String> =
+            statuses.flat_map(|status| &status.plugins).map(|plugin| plugin.key_id.to_string()).collect();
+        if !plugins.is_empty() {
+            let keys: Vec<String> = plugins.into_iter().collect();
+            let _ = writeln!(text, "  plugins run for key {}", keys.join(", "));
+        }
+        self.stored(&mut text);
+        for migration in &self.migrations {
+            let _ = writeln!(text, "  {}", migrated(migration));
+        }
+        for unknown in &self.unknown {
+            let _ = writeln!(text, "error: {} cannot be seen: {}", unknown.what, unknown.why);
+        }
+        if !self.unknown.is_empty() {
+            text.push_str("where it is forbidden to you, bind the Role keyward-plan in keyward-system, and the ClusterRole keyward-status, to your user (deploy/rbac); else make it readable first, see docs/recovery.md\n");
+        }
+        if !self.is_served {
+            let _ = writeln!(text, "{INSTALL_CRDS}");
+        }
+        text.push_str(
+            "nothing looks after keys, plugins and nodes now; do not delete Secrets of keyward-system, EncryptionNodes, plugins or KEKs: what is stored can only be read with them\n\
+             to go on: create ClusterEncryption/cluster again with the spec that it had; first check it with `keyward plan -f FILE`, which says `nothing changes` where it names the same KEK\n\
+             to decrypt everything: create it with spec.encryption.type identity, and delete it once status.encryptedResources is empty\n",
+        );
+        text
+    }
+
+    /// What Keyward's Secrets say.
+    fn stored(&self, text: &mut String) {
+        if let Some((revision, lists)) = &self.revision {
             for (resource, providers) in lists {
                 let writer = providers.first().map_or("nothing", String::as_str);
                 let how = match writer {
@@ -75,66 +200,162 @@ fn render(
                     providers.join(", ")
                 );
             }
+        } else if self.unknown.is_empty() {
+            let _ = writeln!(text, "  there is no revision in {}", names::NAMESPACE);
         }
-        None => {
-            let _ = writeln!(
-                text,
-                "  the revisions' Secrets in {} cannot be read, or there is none",
-                names::NAMESPACE
-            );
+        if !self.keys.is_empty() {
+            let _ = writeln!(text, "  key secrets in {}: {}", names::NAMESPACE, self.keys.join(", "));
         }
     }
-    for migration in migrations {
-        let phase = migration.status.as_ref().map(|status| status.phase).unwrap_or_default();
-        let done = match phase {
-            MigrationPhase::Succeeded => "everything is stored".to_owned(),
-            other => format!("not everything is stored ({other:?})"),
-        };
-        let under = match migration.spec.key_id.0 {
-            0 => "in plain text".to_owned(),
-            id => format!("under key {id}"),
-        };
-        let _ = writeln!(text, "  {}: {done} {under}", migration.spec.resource);
+}
+
+/// What a migration reports. A report about an earlier spec does not show where anything is stored now.
+fn migrated(migration: &EncryptionMigration) -> String {
+    let resource = &migration.spec.resource;
+    let under = match migration.spec.key_id.0 {
+        0 => "in plain text".to_owned(),
+        id => format!("under key {id}"),
+    };
+    let status = migration.status.as_ref();
+    let current = status.filter(|status| Some(status.observed_generation) == migration.metadata.generation);
+    match current.map(|status| status.phase) {
+        Some(MigrationPhase::Succeeded) => format!("{resource}: everything is stored {under}"),
+        Some(other) => format!("{resource}: not everything is stored {under} ({other:?})"),
+        None => format!(
+            "{resource}: it is not known whether everything is stored {under}; nothing is reported on that migration yet"
+        ),
     }
-    text.push_str(
-        "nothing looks after keys, plugins and nodes now; do not delete Secrets of keyward-system, EncryptionNodes, plugins or KEKs: what is stored can only be read with them\n\
-         to go on: create ClusterEncryption/cluster again with the spec that it had; first check it with `keyward plan -f FILE`, which says `nothing changes` where it names the same KEK\n\
-         to decrypt everything: create it with spec.encryption.type identity, and delete it once status.encryptedResources is empty\n",
-    );
-    text
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::ByteString;
     use keyward_core::api::{EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec};
     use keyward_core::ids::KeyId;
 
     use super::*;
 
-    #[test]
-    fn what_is_encrypted_is_listed_though_its_object_is_gone() {
+    const CONFIG: &str = r#"{"kind":"EncryptionConfiguration","apiVersion":"apiserver.config.k8s.io/v1","resources":[{"resources":["secrets"],"providers":[{"aescbc":{"keys":[{"name":"6","secret":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}]}},{"identity":{}}]}]}"#;
+
+    fn secret(name: &str, config: Option<&str>) -> Secret {
+        let mut secret = Secret::default();
+        secret.metadata.name = Some(name.to_owned());
+        let data = config.map(|text| (names::CONFIG_KEY.to_owned(), ByteString(text.as_bytes().to_vec())));
+        secret.data = Some(data.into_iter().collect());
+        secret
+    }
+
+    fn node() -> EncryptionNode {
         let mut node = EncryptionNode::new("cp-1", EncryptionNodeSpec::default());
         node.status.get_or_insert_default().revision = Revision(9);
+        node
+    }
+
+    fn migration(observed: i64) -> EncryptionMigration {
         let spec = EncryptionMigrationSpec {
             resource: "secrets".into(),
             key_id: KeyId(6),
             ..EncryptionMigrationSpec::default()
         };
         let mut migration = EncryptionMigration::new("m", spec);
-        migration.status =
-            Some(EncryptionMigrationStatus { phase: MigrationPhase::Succeeded, ..Default::default() });
-        let lists = BTreeMap::from([("secrets".to_owned(), vec!["kms:6".to_owned(), "identity".to_owned()])]);
-        let told = render(Some((Revision(9), lists)), &[node.clone()], &[migration.clone()]);
+        migration.metadata.generation = Some(3);
+        migration.status = Some(EncryptionMigrationStatus {
+            phase: MigrationPhase::Succeeded,
+            observed_generation: observed,
+            ..Default::default()
+        });
+        migration
+    }
+
+    fn gone(secrets: &[Secret], unreadable: Option<&str>) -> Gone {
+        let unreadable =
+            unreadable.map(|why| Unreadable { what: "secrets in keyward-system".into(), why: why.into() });
+        let unreadable = unreadable.into_iter().collect();
+        Gone::of(true, (secrets.to_vec(), unreadable), Ok(Vec::new()), Ok(Vec::new()))
+    }
+
+    #[test]
+    fn what_is_encrypted_is_listed_though_its_object_is_gone() {
+        let secrets = vec![secret("encryption-config-9", Some(CONFIG))];
+        let gone = Gone::of(true, (secrets, Vec::new()), Ok(vec![node()]), Ok(vec![migration(3)]));
+        let told = gone.render();
         for part in [
+            "ClusterEncryption/cluster is gone",
             "revision 9 is loaded on cp-1",
-            "secrets are written under kms:6 by revision 9",
+            "secrets are written under aescbc:6 by revision 9",
             "secrets: everything is stored under key 6",
             "to go on: create ClusterEncryption/cluster again",
         ] {
             assert!(told.contains(part), "{told}");
         }
-        let told = render(None, &[node], &[migration]);
-        assert!(told.contains("cannot be read") && told.contains("under key 6"), "{told}");
-        assert!(render(None, &[], &[]).contains("no trace"));
+        assert!(!told.contains("BwcH") && !gone.document().to_string().contains("BwcH"), "a key is shown");
+        assert_eq!(gone.exit_code(), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn no_trace_is_claimed_only_where_every_list_was_read_and_is_empty() {
+        let nothing = gone(&[], None);
+        assert!(nothing.render().contains("no trace"));
+        assert_eq!(nothing.exit_code(), ExitCode::SUCCESS);
+
+        let list = || (Vec::new(), Vec::new());
+        let refused = || "forbidden: not yours".to_owned();
+        for unseen in [
+            gone(&[], Some("forbidden: not yours")),
+            Gone::of(true, list(), Err(refused()), Ok(Vec::new())),
+            Gone::of(true, list(), Ok(Vec::new()), Err(refused())),
+            Gone::of(false, list(), Err(refused()), Err(refused())),
+        ] {
+            let told = unseen.render();
+            assert!(!told.contains("no trace"), "{told}");
+            assert!(told.contains("cannot be seen: forbidden: not yours"), "{told}");
+            assert!(told.contains("Role keyward-plan in keyward-system"), "{told}");
+            assert_eq!(unseen.exit_code(), ExitCode::from(1));
+        }
+        let key = gone(&[secret("encryption-key-kube-apiserver-6", None)], None).render();
+        assert!(!key.contains("no trace") && key.contains("encryption-key-kube-apiserver-6"), "{key}");
+    }
+
+    #[test]
+    fn a_revision_that_is_not_understood_is_named_and_not_skipped() {
+        for bad in [Some("resources: ["), None] {
+            let gone = gone(
+                &[secret("encryption-config-10", bad), secret("encryption-config-9", Some(CONFIG))],
+                None,
+            );
+            let told = gone.render();
+            assert!(
+                told.contains("error: revision 10 (secret keyward-system/encryption-config-10)"),
+                "{told}"
+            );
+            assert!(told.contains("by revision 9"), "{told}");
+            assert_eq!(gone.exit_code(), ExitCode::from(1));
+        }
+    }
+
+    #[test]
+    fn a_migrations_phase_counts_only_where_it_is_about_its_spec() {
+        assert_eq!(migrated(&migration(3)), "secrets: everything is stored under key 6");
+        assert!(
+            migrated(&migration(2))
+                .starts_with("secrets: it is not known whether everything is stored under key 6")
+        );
+    }
+
+    #[test]
+    fn secrets_are_read_though_the_kind_is_not_served() {
+        let unserved = || Err("the API server does not serve them".to_owned());
+        let secrets = vec![secret("encryption-config-9", Some(CONFIG))];
+        let gone = Gone::of(false, (secrets, Vec::new()), unserved(), Err("not served".into()));
+        let told = gone.render();
+        for part in
+            ["does not serve ClusterEncryption", "written under aescbc:6", "install the CRDs", "to go on"]
+        {
+            assert!(told.contains(part), "{told}");
+        }
+        let document = gone.document();
+        assert_eq!((&document["gone"], &document["served"]), (&json!(true), &json!(false)));
+        assert_eq!(document["revision"]["lists"]["secrets"], json!(["aescbc:6", "identity"]));
+        assert_eq!(document["unknown"][0]["what"], "EncryptionNodes");
     }
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use keyward_core::api::{ClusterEncryption, ConditionStatus};
+use keyward_core::api::{ClusterEncryption, ConditionStatus, Pause};
 use keyward_core::effect::{InForce, between};
 use keyward_core::ids::{GroupResource, KeyId};
 use keyward_core::names;
 use keyward_core::outcome::{Action, Outcome};
 use keyward_core::provider::{Evaluator, Origin, Plugin, Violation};
-use keyward_core::snapshot::Snapshot;
+use keyward_core::snapshot::{Snapshot, Wanted};
 use keyward_operator::Cluster;
 use keyward_operator::live::{count, look};
 use kube::Api;
@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::connection::Connection;
 use crate::input::{self, Wish};
-use crate::plan::{Output, Plan, verdict, violation};
+use crate::plan::{Current, Output, Plan, Unknown, verdict, violation};
 use crate::providers::Providers;
 
 /// One call to the API server may take so long.
@@ -50,6 +50,8 @@ pub(crate) struct Live {
     pub(crate) troubles: Vec<String>,
     /// What would be waited for first.
     pub(crate) waiting: Option<String>,
+    /// What a pause keeps from being written: the one that begins, stays or ends.
+    pub(crate) withheld: Vec<String>,
 }
 
 /// Plans a file against the object in the cluster.
@@ -69,26 +71,17 @@ pub(crate) async fn plan(
     let current = current(&client).await?;
     let engine = providers.load()?;
     let before = Wish::of(current.map(|cluster| cluster.spec).unwrap_or_default());
-    let mut plan = verdict(&before, &wish, engine.as_ref())?;
+    let mut plan = verdict(&before, &wish, engine.as_ref(), Current::Stored)?;
     if plan.violations.is_empty() {
         let cluster = Cluster::new(client, CALL_TIMEOUT);
         let evaluator: Arc<dyn Evaluator> = engine;
         let seen = look(&cluster, &evaluator, Some(wish.spec)).await.context("reading the cluster")?;
         let now = jiff::Timestamp::now();
-        if let Some(snapshot) = seen.snapshot(now)? {
-            let violations = violations(&snapshot);
-            if !violations.is_empty() {
-                let refused = Plan { violations, ..Plan::default() };
-                refused.print(output)?;
-                return Ok(refused.exit_code());
-            }
-            // What is deployed counts, whatever the stored spec says: it may be misspelled, or gone.
-            let evaluation =
-                snapshot.wanted.kms.as_ref().and_then(|kms| snapshot.evaluation(Origin::Desired, kms).ok());
-            if let Some(change) = between(&InForce::deployed(&snapshot), &snapshot.wanted, evaluation) {
-                plan.set(&change, &snapshot.wanted);
-            }
+        if let Some(snapshot) = seen.snapshot(now)?
+            && on_deployed(&mut plan, &snapshot, &before.wanted())?
+        {
             let mut live = decided(&snapshot, &keyward_core::reconcile(&snapshot), plan.makes_key);
+            live.withheld = withheld(&snapshot, before.spec.paused.as_ref());
             live.objects_per_second = seen
                 .objects
                 .migrations
@@ -114,17 +107,71 @@ pub(crate) async fn plan(
     Ok(plan.exit_code())
 }
 
-/// The object in the cluster; `None` where there is none. That its kind is not served at all is another thing, and an
-/// error: a list tells the two apart, where a get says "not found" to both.
-pub(crate) async fn current(client: &kube::Client) -> Result<Option<ClusterEncryption>> {
+/// Puts the effect on what is deployed in place of the effect on the stored object, which may be misspelled, or gone. Returns
+/// whether there is more to tell of the cluster: not where it is not known what is deployed, and the stored object is all
+/// that is compared with; and not where the change is refused.
+fn on_deployed(plan: &mut Plan, snapshot: &Snapshot, stored: &Wanted) -> Result<bool> {
+    let before = match InForce::deployed(snapshot, stored) {
+        Ok(before) => before,
+        Err(unknown) => {
+            let unknown = unknown.into_iter();
+            plan.unknown = unknown.map(|one| Unknown { what: one.what, why: one.why }).collect();
+            return Ok(false);
+        }
+    };
+    let violations = violations(snapshot);
+    if !violations.is_empty() {
+        *plan = Plan { violations, ..Plan::default() };
+        return Ok(false);
+    }
+    let kms = snapshot.wanted.kms.as_ref();
+    let evaluation = kms.map(|kms| snapshot.evaluation(Origin::Desired, kms)).transpose()?;
+    let change = between(&before, &snapshot.wanted, evaluation).context("the object has no mode")?;
+    plan.set(&change, &snapshot.wanted);
+    Ok(true)
+}
+
+/// What a pause keeps from being written: that of the desired object, or the one that ends with it.
+fn withheld(snapshot: &Snapshot, stored: Option<&Pause>) -> Vec<String> {
+    let Some(pause) = snapshot.wanted.paused.as_ref().or(stored) else { return Vec::new() };
+    let mut paused = snapshot.clone();
+    paused.wanted.paused = Some(pause.clone());
+    keyward_core::reconcile(&paused).view.paused.map(|paused| paused.withheld).unwrap_or_default()
+}
+
+/// `ClusterEncryption/cluster` in a cluster.
+pub(crate) enum Found {
+    /// It is there.
+    Object(Box<ClusterEncryption>),
+    /// There is none.
+    Absent,
+    /// The API server does not know the kind.
+    NotServed,
+}
+
+/// How the kinds come to be served.
+pub(crate) const INSTALL_CRDS: &str = "install the CRDs: keyward crds | kubectl apply --server-side -f -";
+
+/// Looks for the object. That its kind is not served at all is another thing than that it is absent: a list tells the two
+/// apart, where a get says "not found" to both.
+pub(crate) async fn find(client: &kube::Client) -> Result<Found> {
     let found = Api::<ClusterEncryption>::all(client.clone()).list(&ListParams::default()).await;
-    let list = found.map_err(|error| match error {
-        kube::Error::Api(status) if status.code == 404 => anyhow::anyhow!(
-            "the API server does not serve ClusterEncryption; install the CRDs: keyward crds | kubectl apply --server-side -f -"
-        ),
-        other => anyhow::Error::new(other).context("reading ClusterEncryption/cluster"),
-    })?;
-    Ok(list.items.into_iter().find(|found| found.metadata.name.as_deref() == Some(names::CLUSTER)))
+    let list = match found {
+        Ok(list) => list,
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Found::NotServed),
+        Err(other) => return Err(anyhow::Error::new(other).context("reading ClusterEncryption/cluster")),
+    };
+    let is_it = |found: &ClusterEncryption| found.metadata.name.as_deref() == Some(names::CLUSTER);
+    Ok(list.items.into_iter().find(is_it).map_or(Found::Absent, |found| Found::Object(Box::new(found))))
+}
+
+/// The object in the cluster; `None` where there is none. That its kind is not served is an error.
+pub(crate) async fn current(client: &kube::Client) -> Result<Option<ClusterEncryption>> {
+    match find(client).await? {
+        Found::Object(object) => Ok(Some(*object)),
+        Found::Absent => Ok(None),
+        Found::NotServed => anyhow::bail!("the API server does not serve ClusterEncryption; {INSTALL_CRDS}"),
+    }
 }
 
 /// What only the cluster shows to be a mistake: resources that cannot be encrypted in it, Secrets and ConfigMaps that a
@@ -166,5 +213,79 @@ fn decided(snapshot: &Snapshot, outcome: &Outcome, makes_key: bool) -> Live {
             .filter(|_| outcome.actions.is_empty())
             .map(|waiting| waiting.message.clone()),
         ..Live::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Node;
+    use keyward_core::SecretBytes;
+    use keyward_core::api::ClusterEncryptionSpec;
+    use keyward_core::platform::{FreshBytes, Given, Objects, Results, Unreadable, kubernetes};
+    use keyward_core::provider::Effect;
+
+    use super::*;
+
+    fn spec(mode: &str) -> ClusterEncryptionSpec {
+        let mut spec = ClusterEncryptionSpec::default();
+        spec.encryption.type_ = Some(mode.to_owned());
+        spec
+    }
+
+    fn snapshot(spec: ClusterEncryptionSpec, unreadable: Vec<Unreadable>) -> Snapshot {
+        let cluster_encryption = Some(ClusterEncryption::new(names::CLUSTER, spec));
+        let mut node = Node::default();
+        node.metadata.name = Some("cp-1".to_owned());
+        node.metadata.labels = Some([(names::CONTROL_PLANE.to_owned(), String::new())].into());
+        let objects = Objects { cluster_encryption, unreadable, nodes: vec![node], ..Objects::default() };
+        let bytes = || SecretBytes::new(vec![7; 32]);
+        let given = Given {
+            now: jiff::Timestamp::UNIX_EPOCH,
+            ages: BTreeMap::new(),
+            fresh: FreshBytes { key: bytes(), salt: bytes() },
+        };
+        kubernetes::snapshot(&objects, &Results::default(), given).unwrap()
+    }
+
+    /// The stored object is gone, and everything is to be decrypted. Whoever may not read Secrets sees neither key nor
+    /// revision.
+    #[test]
+    fn what_cannot_be_read_is_no_change_to_nothing() {
+        let why = "list secrets in keyward-system: secrets is forbidden: User \"u\" cannot list resource";
+        let unreadable = Unreadable { what: "secrets in keyward-system".into(), why: why.into() };
+        let snapshot = snapshot(spec("identity"), vec![unreadable]);
+        let mut plan = Plan { effect: Some(Effect::None), ..Plan::default() };
+        let stored = kubernetes::wanted(&ClusterEncryptionSpec::default());
+        assert!(!on_deployed(&mut plan, &snapshot, &stored).unwrap());
+        assert_eq!(plan.exit_code(), ExitCode::from(1));
+        let text = plan.table();
+        for part in ["not known: what is deployed", "secrets in keyward-system: list secrets", "keyward-plan"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!text.contains("nothing changes"), "{text}");
+        let json = serde_json::to_value(&plan).unwrap();
+        assert_eq!(json["unknown"][0]["what"], "secrets in keyward-system");
+    }
+
+    #[test]
+    fn where_all_is_read_and_nothing_is_encrypted_nothing_changes() {
+        let snapshot = snapshot(spec("identity"), Vec::new());
+        let mut plan = Plan::default();
+        let stored = kubernetes::wanted(&spec("identity"));
+        assert!(on_deployed(&mut plan, &snapshot, &stored).unwrap());
+        assert_eq!((plan.exit_code(), plan.effect), (ExitCode::SUCCESS, Some(Effect::None)));
+        assert!(plan.table().contains("nothing changes"), "{}", plan.table());
+    }
+
+    #[test]
+    fn what_a_pause_withholds_is_listed_where_it_begins_and_where_it_ends() {
+        let pause = Pause { reason: "the KMS moves".into(), by: "ada".into() };
+        let ends = withheld(&snapshot(spec("aescbc"), Vec::new()), Some(&pause));
+        assert!(!ends.is_empty(), "a key is to be made");
+        let mut paused = spec("aescbc");
+        paused.paused = Some(pause);
+        assert_eq!(withheld(&snapshot(paused, Vec::new()), None), ends);
+        assert!(withheld(&snapshot(spec("aescbc"), Vec::new()), None).is_empty(), "no pause");
     }
 }

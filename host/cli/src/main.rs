@@ -15,6 +15,7 @@ mod input;
 mod live;
 mod node_agent;
 mod operator;
+mod operator_seen;
 mod output;
 mod pause;
 mod plan;

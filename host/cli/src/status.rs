@@ -14,6 +14,8 @@ use kube::api::ListParams;
 use serde_json::json;
 
 use crate::connection::Connection;
+use crate::live::Found;
+use crate::operator_seen::OperatorSeen;
 use crate::output::{print, print_json, print_yaml};
 use crate::plan::Output;
 
@@ -31,10 +33,19 @@ pub(crate) struct Args {
 /// Reads and prints.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let client = args.connection.client().await?;
-    let Some(cluster) = crate::live::current(&client).await? else {
-        print(&crate::gone::told(&client).await?)?;
-        return Ok(ExitCode::SUCCESS);
+    let cluster = match crate::live::find(&client).await? {
+        Found::Object(cluster) => *cluster,
+        absent => {
+            let gone = crate::gone::look(&client, !matches!(absent, Found::NotServed)).await;
+            match args.output {
+                Output::Json => print_json(&gone.document())?,
+                Output::Yaml => print_yaml(&gone.document())?,
+                Output::Table => print(&gone.render())?,
+            }
+            return Ok(gone.exit_code());
+        }
     };
+    let operator = OperatorSeen::look(&client).await;
     let nodes = Api::<EncryptionNode>::all(client.clone()).list(&ListParams::default()).await?.items;
     let migrations = Api::<EncryptionMigration>::all(client).list(&ListParams::default()).await?.items;
     let documents = || {
@@ -43,12 +54,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
             .map(|n| json!({"name": n.metadata.name, "spec": n.spec, "status": n.status}))
             .collect();
         let work: Vec<_> = migrations.iter().map(|m| json!({"spec": m.spec, "status": m.status})).collect();
-        json!({"spec": cluster.spec, "status": cluster.status, "nodes": spec, "migrations": work})
+        json!({"spec": cluster.spec, "status": cluster.status, "nodes": spec, "migrations": work, "operator": operator})
     };
     match args.output {
         Output::Json => print_json(&documents())?,
         Output::Yaml => print_yaml(&documents())?,
-        Output::Table => print(&render(&cluster, &nodes, &migrations))?,
+        Output::Table => print(&render(&cluster, &nodes, &migrations, &operator))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -58,8 +69,9 @@ pub(crate) fn render(
     cluster: &ClusterEncryption,
     nodes: &[EncryptionNode],
     migrations: &[EncryptionMigration],
+    operator: &OperatorSeen,
 ) -> String {
-    let mut text = String::new();
+    let mut text = operator.warning();
     let mode = cluster.spec.encryption.type_.as_deref().filter(|mode| !mode.is_empty());
     let mode = mode.unwrap_or("nothing (spec.encryption.type is missing)");
     let Some(status) = &cluster.status else {
@@ -67,7 +79,7 @@ pub(crate) fn render(
         return text;
     };
     let condition = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
-    let _ = writeln!(text, "{}", readiness(cluster, condition("Ready")));
+    let _ = writeln!(text, "{}", readiness(cluster, condition("Ready"), operator));
     if let Some(encrypted) = condition("Encrypted") {
         let _ = writeln!(text, "wanted: {mode}; {}: {}", encrypted.reason, encrypted.message);
     } else {
@@ -183,8 +195,9 @@ fn table_of(text: &mut String, migrations: &[EncryptionMigration]) {
     }
 }
 
-/// Whether everything is as the spec asks now. A condition about an earlier generation does not show that.
-fn readiness(cluster: &ClusterEncryption, ready: Option<&Condition>) -> String {
+/// Whether everything is as the spec asks now. A condition about an earlier generation does not show that, and neither does
+/// one that no operator has looked at since.
+fn readiness(cluster: &ClusterEncryption, ready: Option<&Condition>, operator: &OperatorSeen) -> String {
     let generation = cluster.metadata.generation;
     let Some(ready) = ready else { return "ready: unknown; the operator has not decided it yet".to_owned() };
     if ready.observed_generation < generation {
@@ -196,7 +209,11 @@ fn readiness(cluster: &ClusterEncryption, ready: Option<&Condition>) -> String {
         );
     }
     let since = ready.last_transition_time.as_ref().map(|at| format!(" (since {at})")).unwrap_or_default();
-    format!("ready: {:?} {}{since}: {}", ready.status, ready.reason, ready.message)
+    let says = format!("{:?} {}{since}: {}", ready.status, ready.reason, ready.message);
+    if ready.status == ConditionStatus::True && !operator.is_running() {
+        return format!("ready: unknown; an operator last recorded {says}");
+    }
+    format!("ready: {says}")
 }
 
 /// Node by key; below one that is not healthy what is wrong, what to do, when writes fail, and the end of its log.
@@ -267,8 +284,9 @@ fn line(key: &KeyStatus) -> String {
 #[cfg(test)]
 mod tests {
     use keyward_core::api::{
-        ClusterEncryptionSpec, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec,
-        EncryptionNodeStatus, HealthStatus, MigrationFailure, MigrationWait, NodePlugin, PluginHealth,
+        ClusterEncryptionSpec, ClusterEncryptionStatus, EncryptionMigrationSpec, EncryptionMigrationStatus,
+        EncryptionNodeSpec, EncryptionNodeStatus, HealthStatus, MigrationFailure, MigrationWait, NodePlugin,
+        PluginHealth,
     };
     use keyward_core::ids::{KeyId, PluginDigest, RemoteKeyId};
     use keyward_core::provider::Failure;
@@ -280,11 +298,31 @@ mod tests {
         let mut cluster = ClusterEncryption::new("cluster", ClusterEncryptionSpec::default());
         cluster.metadata.generation = Some(2);
         let mut ready = Condition::new("Ready", ConditionStatus::True, "AsRequested", "all of it");
+        let runs = OperatorSeen::Running;
         ready.observed_generation = Some(1);
-        assert!(readiness(&cluster, Some(&ready)).starts_with("ready: unknown;"));
+        assert!(readiness(&cluster, Some(&ready), &runs).starts_with("ready: unknown;"));
         ready.observed_generation = Some(2);
-        assert_eq!(readiness(&cluster, Some(&ready)), "ready: True AsRequested: all of it");
-        assert!(readiness(&cluster, None).starts_with("ready: unknown;"));
+        assert_eq!(readiness(&cluster, Some(&ready), &runs), "ready: True AsRequested: all of it");
+        assert!(readiness(&cluster, None, &runs).starts_with("ready: unknown;"));
+    }
+
+    #[test]
+    fn ready_is_not_shown_as_ready_where_no_operator_runs() {
+        let mut cluster = ClusterEncryption::new("cluster", ClusterEncryptionSpec::default());
+        cluster.metadata.generation = Some(2);
+        let mut ready = Condition::new("Ready", ConditionStatus::True, "AsRequested", "all of it");
+        ready.observed_generation = Some(2);
+        let status =
+            ClusterEncryptionStatus { conditions: vec![ready], ..ClusterEncryptionStatus::default() };
+        cluster.status = Some(status);
+        let stopped = OperatorSeen::Stopped { last_renewed: "2026-05-08T12:34:56Z".parse().unwrap() };
+        let text = render(&cluster, &[], &[], &stopped);
+        assert!(text.starts_with("warning: no operator has run since 2026-05-08T12:34:56Z"), "{text}");
+        for operator in [stopped, OperatorSeen::Never, OperatorSeen::Unknown { why: "forbidden".into() }] {
+            let text = render(&cluster, &[], &[], &operator);
+            assert!(text.starts_with("warning: ") && !text.contains("ready: True"), "{text}");
+        }
+        assert!(render(&cluster, &[], &[], &OperatorSeen::Running).starts_with("ready: True "));
     }
 
     #[test]

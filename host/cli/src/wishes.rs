@@ -10,6 +10,7 @@ use clap::Args as ClapArgs;
 use keyward_core::api::{
     ClusterEncryption, ClusterEncryptionStatus, EncryptionMigration, ForgetPhase, ForgetRequest, ForgetStatus,
 };
+use keyward_core::controllers::forget_kept;
 use keyward_core::ids::{GroupResource, KeyId};
 use keyward_core::names;
 use keyward_operator::Cluster;
@@ -48,7 +49,7 @@ pub(crate) struct Reencrypt {
 /// Forget a key.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Without --accept-loss what would be lost is listed, and nothing is done. The operator carries a request out only while\nthe key does not work: one that works again makes the request void.\n\nExample:\n  keyward forget-key 3 --accept-loss --wait"
+    after_help = "Without --accept-loss what would be lost is listed, and nothing is done. The operator carries a request out only while\nthe key does not work: one that works again makes the request void. Where Keyward's own objects could not be stored under\nanother key, no request is made without --accept-keyward-loss.\n\nExample:\n  keyward forget-key 3 --accept-loss --wait"
 )]
 pub(crate) struct ForgetKey {
     /// The key's number
@@ -113,13 +114,16 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
     let request = match asked.filter(|asked| !is_void && !accepts_more(asked)) {
         Some(asked) => {
             print(&format!("requested already at {}\n", asked.requested_at))?;
+            if let Some(told) = told(&status, asked).filter(|_| !args.wait) {
+                print(&format!("{:?}: {}\n", told.phase, told.message))?;
+            }
             asked.clone()
         }
         None => {
             let mut loss = loss(&status, key);
             let objects = count(&client, &status, &mut loss).await;
             print(&meaning(&status, key, &loss))?;
-            let at_risk = !loss.written.is_empty() || !loss.perhaps.is_empty();
+            let at_risk = loss.is_unknown || !loss.written.is_empty() || !loss.perhaps.is_empty();
             let works =
                 status.plugins.iter().find(|plugin| plugin.key_id == key && plugin.status == "Healthy");
             if let Some(works) = works.filter(|_| at_risk) {
@@ -127,6 +131,9 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
                     "nothing was done: key {key} works, its plugin on node {} is Healthy; change spec.encryption to leave it",
                     works.node
                 );
+            }
+            if let Some(kept) = kept(&found, key).filter(|_| !args.accept_keyward_loss) {
+                bail!("nothing was done: {kept}");
             }
             if !args.accept_loss {
                 bail!("nothing was done; to forget key {key}, accept the loss with --accept-loss");
@@ -150,9 +157,17 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let api = Api::<ClusterEncryption>::all(client);
-    let ended =
-        await_condition(api, names::CLUSTER, ended(request.clone())).await.context("waiting for it")?;
-    let status = ended.and_then(|found| found.status).unwrap_or_default();
+    let mut printed = String::new();
+    let status = loop {
+        let news = news(request.clone(), printed.clone());
+        let seen = await_condition(api.clone(), names::CLUSTER, news).await.context("waiting for it")?;
+        if ended(seen.as_ref(), &request) {
+            break seen.and_then(|found| found.status).unwrap_or_default();
+        }
+        let status = seen.and_then(|found| found.status).unwrap_or_default();
+        printed = told(&status, &request).map(line).unwrap_or_default();
+        print(&format!("{printed}\n"))?;
+    };
     let Some(told) = told(&status, &request) else { bail!("the request was removed from spec.forget") };
     ensure!(told.phase == ForgetPhase::CarriedOut, "{}", told.message);
     print(&format!("key {key} is forgotten: {}\n", told.message))?;
@@ -165,13 +180,45 @@ fn told<'a>(status: &'a ClusterEncryptionStatus, request: &ForgetRequest) -> Opt
     all.find(|told| told.key_id == request.key_id && told.requested_at == request.requested_at)
 }
 
-fn ended(request: ForgetRequest) -> impl Condition<ClusterEncryption> {
+/// Whether there is nothing more to wait for.
+fn ended(found: Option<&ClusterEncryption>, request: &ForgetRequest) -> bool {
+    let Some(found) = found else { return true };
+    let told = found.status.as_ref().and_then(|status| told(status, request));
+    !found.spec.forget.contains(request)
+        || told.is_some_and(|told| matches!(told.phase, ForgetPhase::CarriedOut | ForgetPhase::Void))
+}
+
+/// The request has ended, or the status says something else of it than what was printed last.
+fn news(request: ForgetRequest, printed: String) -> impl Condition<ClusterEncryption> {
     move |found: Option<&ClusterEncryption>| {
-        let Some(found) = found else { return true };
-        let told = found.status.as_ref().and_then(|status| told(status, &request));
-        !found.spec.forget.contains(&request)
-            || told.is_some_and(|told| matches!(told.phase, ForgetPhase::CarriedOut | ForgetPhase::Void))
+        let status = found.and_then(|found| found.status.as_ref());
+        let is_new =
+            status.and_then(|status| told(status, &request)).is_some_and(|told| line(told) != printed);
+        is_new || ended(found, &request)
     }
+}
+
+/// What the status says of a request, on one line.
+fn line(told: &ForgetStatus) -> String {
+    let phase = match told.phase {
+        ForgetPhase::Pending => "pending",
+        ForgetPhase::Accepted => "accepted",
+        ForgetPhase::CarriedOut => "carried out",
+        ForgetPhase::Void => "void",
+    };
+    format!("{phase}: {}", told.message)
+}
+
+/// Why the operator would keep the key, as far as the status shows.
+fn kept(found: &ClusterEncryption, key: KeyId) -> Option<String> {
+    let status = found.status.as_ref()?;
+    let newest = status.revisions.iter().max_by_key(|told| told.n)?;
+    let is_over = |request: &ForgetRequest| {
+        let told = told(status, request);
+        told.is_some_and(|told| matches!(told.phase, ForgetPhase::CarriedOut | ForgetPhase::Void))
+    };
+    let open = found.spec.forget.iter().filter(|request| !is_over(request));
+    forget_kept(&newest.lists, open.map(|request| request.key_id), key)
 }
 
 /// Resources that something of a key may be stored of, by the newest revision.
@@ -181,8 +228,10 @@ struct Loss {
     written: Vec<String>,
     /// It only reads them, and they are not re-encrypted yet.
     perhaps: Vec<String>,
-    /// A later key holds all of them.
+    /// A later key is recorded to hold all of them.
     clean: Vec<String>,
+    /// The status records no revision.
+    is_unknown: bool,
     /// Objects that are not proven to be stored under another key by resource, or why they cannot be counted.
     counts: Vec<(String, Result<u64, String>)>,
 }
@@ -249,7 +298,7 @@ fn proof<'a>(
 /// Where something of this key may be stored, as far as the status tells.
 fn loss(status: &ClusterEncryptionStatus, key: KeyId) -> Loss {
     let newest = status.revisions.iter().max_by_key(|told| told.n);
-    let mut loss = Loss::default();
+    let mut loss = Loss { is_unknown: newest.is_none(), ..Loss::default() };
     for (resource, providers) in newest.iter().flat_map(|told| &told.lists) {
         let at = providers
             .iter()
@@ -284,7 +333,7 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String 
             let _ = writeln!(text, "key {key}: its secret is gone");
         }
     }
-    let Loss { written, perhaps, clean, counts } = loss;
+    let Loss { written, perhaps, clean, counts, is_unknown } = loss;
     if !written.is_empty() {
         let _ =
             writeln!(text, "  it writes {}: what is stored under it becomes unreadable", written.join(", "));
@@ -307,11 +356,13 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String 
     if !clean.is_empty() {
         let _ = writeln!(
             text,
-            "  {} are recorded as stored under a later key; the operator verifies that before the key leaves",
+            "  {} are recorded as stored under a later key: while key {key} works, the operator verifies that before the key leaves; while it fails, that is not verified, and what is still stored under it becomes unreadable",
             clean.join(", ")
         );
     }
-    if written.is_empty() && perhaps.is_empty() && clean.is_empty() {
+    if *is_unknown {
+        text.push_str("  the status records no revision: it is not known what is stored under the key\n");
+    } else if written.is_empty() && perhaps.is_empty() && clean.is_empty() {
         text.push_str("  the newest revision does not have it: nothing is lost that could be read now\n");
     }
     text.push_str("  backups of etcd may need it\n");
@@ -351,7 +402,9 @@ pub(crate) async fn write(client: &kube::Client, found: &ClusterEncryption, spec
 
 #[cfg(test)]
 mod tests {
-    use keyward_core::api::{EncryptionMigrationSpec, EncryptionMigrationStatus, KeyStatus, RevisionStatus};
+    use keyward_core::api::{
+        ClusterEncryptionSpec, EncryptionMigrationSpec, EncryptionMigrationStatus, KeyStatus, RevisionStatus,
+    };
     use keyward_core::ids::{ConfigHash, Mode, Revision};
 
     use super::*;
@@ -382,7 +435,7 @@ mod tests {
             revisions: vec![revision],
             ..Default::default()
         };
-        let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not re-encrypted yet: what is still stored under it becomes unreadable\n  secrets are recorded as stored under a later key; the operator verifies that before the key leaves\n  backups of etcd may need it\n";
+        let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not re-encrypted yet: what is still stored under it becomes unreadable\n  secrets are recorded as stored under a later key: while key 1 works, the operator verifies that before the key leaves; while it fails, that is not verified, and what is still stored under it becomes unreadable\n  backups of etcd may need it\n";
         let meaning = |id| meaning(&status, KeyId(id), &loss(&status, KeyId(id)));
         assert_eq!(meaning(1), expected);
         let mut counted = loss(&status, KeyId(1));
@@ -394,6 +447,75 @@ mod tests {
         assert!(said.contains("it writes configmaps, secrets: what is stored under it"), "{said}");
         let said = meaning(3);
         assert!(said.contains("its secret is gone") && said.contains("nothing is lost"), "{said}");
+    }
+
+    #[test]
+    fn a_status_without_revisions_does_not_show_that_nothing_is_lost() {
+        let status = ClusterEncryptionStatus { keys: vec![key(1, "write", &[])], ..Default::default() };
+        let said = meaning(&status, KeyId(1), &loss(&status, KeyId(1)));
+        assert!(
+            said.contains("it is not known what is stored") && !said.contains("nothing is lost"),
+            "{said}"
+        );
+    }
+
+    fn request(id: u64) -> ForgetRequest {
+        let requested_at = "2026-05-08T12:34:56Z".to_owned();
+        ForgetRequest { key_id: KeyId(id), requested_at, ..Default::default() }
+    }
+
+    fn told_of(id: u64, phase: ForgetPhase, message: &str) -> ForgetStatus {
+        let requested_at = request(id).requested_at;
+        ForgetStatus { key_id: KeyId(id), requested_at, phase, message: message.into() }
+    }
+
+    fn cluster(secrets: &[&str], requests: &[ForgetRequest], forget: Vec<ForgetStatus>) -> ClusterEncryption {
+        let list = secrets.iter().map(ToString::to_string).collect();
+        let lists = [("widgets".to_owned(), vec!["kms:9".to_owned()]), ("secrets".to_owned(), list)];
+        let revision =
+            RevisionStatus { n: Revision(4), config_hash: ConfigHash::of(b"x"), lists: lists.into() };
+        let spec = ClusterEncryptionSpec { forget: requests.to_vec(), ..Default::default() };
+        let mut cluster = ClusterEncryption::new(names::CLUSTER, spec);
+        let status = ClusterEncryptionStatus { revisions: vec![revision], forget, ..Default::default() };
+        cluster.status = Some(status);
+        cluster
+    }
+
+    #[test]
+    fn a_key_under_which_keywards_own_objects_are_written_is_kept_and_no_request_is_made() {
+        let of = |id, cluster: &ClusterEncryption| kept(cluster, KeyId(id)).unwrap_or_default();
+        let plain = cluster(&["kms:2", "kms:1", "identity"], &[], Vec::new());
+        let said = of(2, &plain);
+        assert!(said.starts_with("key 2 is kept: it is the write key of secrets"), "{said}");
+        assert!(said.contains("change spec.encryption") && said.contains("--accept-keyward-loss"), "{said}");
+        assert_eq!(kept(&plain, KeyId(1)), None, "Keyward's own objects can be stored under key 2");
+        assert_eq!(kept(&plain, KeyId(9)), None, "it writes nothing of Keyward's own");
+        // The write key is to be forgotten too.
+        let both = cluster(&["kms:2", "kms:1", "identity"], &[request(2)], Vec::new());
+        assert!(of(1, &both).contains("stored under key 2, which is to be forgotten too"));
+        let void = vec![told_of(2, ForgetPhase::Void, "key 2 works")];
+        let over = cluster(&["kms:2", "kms:1", "identity"], &[request(2)], void);
+        assert_eq!(kept(&over, KeyId(1)), None);
+    }
+
+    #[test]
+    fn waiting_ends_with_the_request_and_stops_at_each_new_message_before() {
+        let at = |phase, message: &str| cluster(&["kms:2"], &[request(1)], vec![told_of(1, phase, message)]);
+        let is_news = |found: &ClusterEncryption, printed: &str| {
+            news(request(1), printed.to_owned()).matches_object(Some(found))
+        };
+        let pending = at(ForgetPhase::Pending, "key 1 is kept");
+        assert!(is_news(&pending, ""));
+        assert!(!is_news(&pending, "pending: key 1 is kept"));
+        assert!(is_news(&at(ForgetPhase::Pending, "key 1 fails"), "pending: key 1 is kept"));
+        assert!(is_news(&at(ForgetPhase::Accepted, "key 1 is kept"), "pending: key 1 is kept"));
+        let silent = cluster(&["kms:2"], &[request(1)], Vec::new());
+        assert!(!is_news(&silent, "") && !ended(Some(&silent), &request(1)));
+        for phase in [ForgetPhase::CarriedOut, ForgetPhase::Void] {
+            assert!(ended(Some(&at(phase, "")), &request(1)));
+        }
+        assert!(!ended(Some(&pending), &request(1)));
+        assert!(ended(None, &request(1)), "the object is gone");
     }
 
     #[test]

@@ -411,3 +411,67 @@ fn a_socket_outside_the_folder_that_is_mounted_is_named(
     );
     assert!(text.contains(message.unwrap_or_default()), "{text}");
 }
+
+#[test]
+fn a_request_to_forget_a_key_is_a_warning_and_a_change() {
+    let current = json!({"encryption": {"type": LOCAL}});
+    let mut desired = current.clone();
+    desired["forget"] = json!([{"keyID": 3, "requestedAt": "2026-05-08T12:34:56Z"}]);
+    let (exit, text) = specs(current.clone(), desired.clone(), &[]);
+    assert_eq!(exit, Some(2), "{text}");
+    for part in [
+        "forget   gives up key 3 and what is stored under it",
+        "warning: spec.forget: gives up key 3: what is stored under it becomes unreadable",
+        "⇒ forget key 3",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("nothing changes"), "{text}");
+    let (_, text) = specs(current.clone(), desired.clone(), &["-o", "json"]);
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&answer["effect"], &answer["forgetKeyIDs"]), (&json!("forget"), &json!([3])), "{text}");
+    // What is requested already, and what is withdrawn, gives nothing up.
+    for after in [desired.clone(), current] {
+        let (exit, text) = specs(desired.clone(), after, &[]);
+        assert_eq!(exit, Some(0), "{text}");
+        assert!(!text.contains("⇒ forget"), "{text}");
+    }
+}
+
+#[test]
+fn a_pause_that_begins_or_ends_is_a_change() {
+    let current = json!({"encryption": {"type": LOCAL}});
+    let mut paused = current.clone();
+    paused["paused"] = json!({"reason": "the KMS moves", "by": "ada"});
+    for (from, to, effect, says) in [
+        (current.clone(), paused.clone(), "pause", "⇒ pause: nothing is written but the status"),
+        (paused.clone(), current, "resume", "⇒ resume: the writes that the pause withholds follow"),
+    ] {
+        let (exit, text) = specs(from.clone(), to.clone(), &[]);
+        assert_eq!(exit, Some(2), "{text}");
+        assert!(text.contains(says) && !text.contains("nothing changes"), "{text}");
+        let (_, text) = specs(from, to, &["-o", "json"]);
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(answer["effect"], effect, "{text}");
+        assert_eq!(answer["fields"][0]["field"], "paused", "{text}");
+    }
+    // Another change waits for the end of the pause.
+    let mut other = paused.clone();
+    other["encryption"]["type"] = json!("aesgcm");
+    let (exit, text) = specs(paused, other, &[]);
+    assert_eq!(exit, Some(2), "{text}");
+    assert!(text.contains("⇒ paused: nothing of this begins until spec.paused is removed"), "{text}");
+}
+
+#[test]
+fn only_where_a_kms_holds_it_does_no_change_speak_of_a_kek() {
+    for mode in [LOCAL, "identity"] {
+        let spec = json!({"encryption": {"type": mode}});
+        let (exit, text) = specs(spec.clone(), spec, &[]);
+        assert_eq!(exit, Some(0), "{text}");
+        assert!(text.contains("⇒ nothing changes") && !text.contains("KEK"), "{text}");
+    }
+    let spec = json!({"encryption": kms(&today())});
+    let (_, text) = specs(spec.clone(), spec, &[]);
+    assert!(text.contains("⇒ nothing changes: the same KEK, reached in the same way"), "{text}");
+}

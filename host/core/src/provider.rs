@@ -25,6 +25,10 @@ pub struct ModuleDigest(pub String);
 pub enum Effect {
     /// Nothing changes.
     None,
+    /// Keyward pauses: nothing is written but the status. It comes from the rest of the spec, as [`Self::Resume`] does.
+    Pause,
+    /// A pause ends, and the writes that it withheld follow.
+    Resume,
     /// The plugin is replaced or restarted; nothing stored is touched.
     InPlace,
     /// The same KEK in another version: in place, then everything is re-encrypted.
@@ -33,16 +37,21 @@ pub enum Effect {
     NewKey,
     /// What is stored is decrypted. It comes from the rest of the spec: no provider's field does that.
     Decrypt,
+    /// A key is given up, and what is stored under it becomes unreadable. It comes from the rest of the spec.
+    Forget,
 }
 
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
             Self::InPlace => "in-place",
             Self::ReEncrypt => "re-encrypt",
             Self::NewKey => "new-key",
             Self::Decrypt => "decrypt",
+            Self::Forget => "forget",
         })
     }
 }

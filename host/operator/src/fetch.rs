@@ -156,7 +156,7 @@ fn noted<T>(answer: Result<Vec<T>, CallError>, what: &str, unreadable: &mut Vec<
 }
 
 /// Our Secrets. One that cannot be decrypted is named, and the others are read past it.
-async fn secrets(cluster: &Cluster) -> (Vec<Secret>, Vec<Unreadable>) {
+pub(crate) async fn secrets(cluster: &Cluster) -> (Vec<Secret>, Vec<Unreadable>) {
     let path = Secret::url_path(&(), Some(names::NAMESPACE));
     let mut pager: Pager<Secret> = Pager::of(path, "secrets in keyward-system", Scope::Namespace);
     let (mut found, mut unreadable) = (Vec::new(), Vec::new());

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
 use keyward_core::api::{ClusterEncryption, ClusterEncryptionSpec};
 use keyward_core::ids::GroupResource;
 use keyward_core::names;
-use keyward_core::platform::{self, Given, Objects, Results, kubernetes};
+use keyward_core::platform::{self, Given, Objects, Results, Unreadable, kubernetes};
 use keyward_core::provider::Evaluator;
 use keyward_core::snapshot::Snapshot;
 
@@ -65,6 +66,11 @@ impl Live {
         let given = Given { now, ages, fresh: reconcile::fresh()? };
         Ok(kubernetes::snapshot(&self.objects, &self.results, given))
     }
+}
+
+/// Keyward's own Secrets, and what of them cannot be read.
+pub async fn own_secrets(cluster: &Cluster) -> (Vec<Secret>, Vec<Unreadable>) {
+    fetch::secrets(cluster).await
 }
 
 /// How many objects of a resource are stored, by one metadata-only page and what the API server says follows it.

@@ -15,7 +15,7 @@ use keyward_core::names;
 use keyward_core::platform::kubernetes;
 use keyward_core::platform::refused::REFUSED;
 use keyward_test_cluster::{Seen, wait_until};
-use keyward_test_e2e::{Contents, Install, Keyward, Load, SHORT_HISTORY, evidence, shipped};
+use keyward_test_e2e::{Contents, Install, Keyward, Load, SHORT_HISTORY, evidence, give, person, shipped};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, ValidationDirective};
 use serde_json::{Value, json};
 
@@ -315,6 +315,7 @@ async fn deleted(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Resu
     ] {
         ensure!(answer.said.contains(part), "{part}: {answer:?}");
     }
+    gone_without_rights(keyward, encryption).await?;
     stored.load.add("secret/without-an-object", "value").await?;
     stored.is_under(keyward, 1).await?;
 
@@ -323,6 +324,48 @@ async fn deleted(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Resu
     keyward.wait_settled(1, PATIENCE).await?;
     protect(keyward).await?;
     stored.is_under(keyward, 1).await
+}
+
+/// A user who may not list Secrets hears that they cannot be seen, not that nothing is encrypted.
+async fn gone_without_rights(keyward: &Keyward, encryption: &Value) -> Result<()> {
+    give(&keyward.cluster, "status").await?;
+    let answer = keyward.command_as(&person("status"), &["status"]).await?;
+    let says = answer.said.contains("secrets in keyward-system cannot be seen: ")
+        && answer.said.contains("bind the Role keyward-plan")
+        && !answer.said.contains("no trace");
+    ensure!(answer.status.code() == Some(1) && says, "{answer:?}");
+    let answer = keyward.command_as(&person("status"), &["status", "-o", "json"]).await?;
+    let document: Value = serde_json::from_str(&answer.said)?;
+    ensure!(document["gone"] == true && document["unknown"][0]["why"] != Value::Null, "{answer:?}");
+    let answer = keyward.command(&["status", "-o", "json"]).await?;
+    let document: Value = serde_json::from_str(&answer.said)?;
+    ensure!(document["revision"]["lists"]["secrets"][0] == "aescbc:1", "{answer:?}");
+
+    // The same user, with all that `plan -f` reads but Secrets, plans to decrypt everything.
+    let mut roles = give(&keyward.cluster, "plan").await?;
+    roles.retain(|role| role["kind"] == "Role" && role["metadata"]["namespace"] == names::NAMESPACE);
+    for mut role in roles {
+        role["rules"] = json!([]);
+        keyward.cluster.apply(&role.to_string()).await?;
+    }
+    let file = keyward.cluster.folder().join("decrypted.json");
+    std::fs::write(&file, keyward.object(&json!({"type": "identity"})).to_string())?;
+    let (file, modules) = (file.to_string_lossy(), keyward.cluster.tools().modules());
+    let arguments = ["plan", "-f", &file, "--providers", &modules.to_string_lossy()];
+    wait_until("the role to be in force", PATIENCE, async || {
+        let answer = keyward.command_as(&person("plan"), &arguments).await?;
+        let says = answer.said.contains("not known: what is deployed")
+            && answer.said.contains("secrets in keyward-system: ")
+            && !answer.said.contains("nothing changes");
+        Ok(Seen::when(answer.status.code() == Some(1) && says, format!("{answer:?}")))
+    })
+    .await?;
+    // And whoever may read them hears what it does.
+    let object = keyward.object(&json!({"type": "identity"}));
+    plan(keyward, &object, 2, &["⇒ decrypt configmaps, secrets"]).await?;
+    let mut object = keyward.object(encryption);
+    object["spec"]["forget"] = json!([{"keyID": 1, "requestedAt": "now"}]);
+    plan(keyward, &object, 2, &["⇒ forget key 1"]).await
 }
 
 /// What is confirmed is done, and no more.

@@ -163,6 +163,7 @@ async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     keyward.wait_settled(4, PATIENCE).await?;
     let told = keyward.command_as(&person("status"), &["status"]).await?;
     ensure!(told.status.success() && told.said.contains("DecryptionCompleted"), "{told:?}");
+    ensure!(told.said.starts_with("ready: "), "an operator runs, and its Lease shows it: {told:?}");
     drop(load);
     Ok(())
 }

@@ -272,7 +272,8 @@ fn claim(world: &World, current: Spec, desired: Spec, wrong: Option<WrongClaim>)
     };
     let (before, after) = (evaluation(&old, Origin::Stored), evaluation(&wanted, Origin::Desired));
     let settled = InForce::settled(&old, before.as_ref());
-    let deployed = InForce::deployed(&world.api.snapshot);
+    let deployed = InForce::deployed(&world.api.snapshot, &old)
+        .map_err(|unknown| format!("what is deployed is not known: {unknown:?}"))?;
     let newest = world.api.snapshot.content(world.api.snapshot.newest_revision());
     let live = kubernetes::in_force(wanted.clone(), &BTreeMap::new(), newest);
     kubernetes::keep_encrypted(&mut wanted, settled.encrypted.iter().cloned());

@@ -65,4 +65,4 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-pub(crate) use offline::{Plan, verdict, violation};
+pub(crate) use offline::{Current, Plan, Unknown, verdict, violation};

@@ -4,10 +4,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use keyward_core::api::EncryptionSpec;
+use keyward_core::api::{EncryptionSpec, ForgetRequest};
 use keyward_core::controllers::{by_another_message, confirm};
 use keyward_core::effect::{Change, FieldChange, InForce, Side, between, compare};
-use keyward_core::ids::{GroupResource, Mode};
+use keyward_core::ids::{GroupResource, KeyId, Mode};
 use keyward_core::platform::{KMS_REQUIRED, kubernetes, lacks_kms, unmounted_socket};
 use keyward_core::provider::{
     Descriptor, Effect, Evaluation, EvaluationRequest, Evaluator, Origin, ProviderError, Violation,
@@ -35,10 +35,18 @@ pub(crate) struct Plan {
     pub(crate) decrypts: Vec<String>,
     /// Resources that leave the list, and stay encrypted until their decryption is confirmed.
     pub(crate) unconfirmed: Vec<String>,
+    /// Keys that are given up, with what is stored under them.
+    #[serde(rename = "forgetKeyIDs")]
+    pub(crate) forgets: Vec<KeyId>,
     /// What the admin should know.
     pub(crate) warnings: Vec<Violation>,
     /// What is wrong with the desired object.
     pub(crate) violations: Vec<Violation>,
+    /// With `-f`: why it is not known what is deployed. The effect is then that on the stored object alone.
+    pub(crate) unknown: Vec<Unknown>,
+    /// What becomes of a pause, for people.
+    #[serde(skip)]
+    pub(crate) pause: Option<PauseChange>,
     /// The provider's type, for people.
     #[serde(skip)]
     pub(crate) provider: Option<String>,
@@ -53,20 +61,54 @@ pub(crate) struct Plan {
     pub(crate) live: Option<Live>,
 }
 
+/// Something that cannot be read, or is not understood.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Unknown {
+    /// For example `secrets in keyward-system`.
+    pub(crate) what: String,
+    /// The API server's words, or what is not understood.
+    pub(crate) why: String,
+}
+
+/// What becomes of a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PauseChange {
+    /// Keyward is paused from then on.
+    Begins,
+    /// It was, and is.
+    Stays,
+    /// It was paused before.
+    Ends,
+}
+
+/// Whose the current object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Current {
+    /// A file, which must be right.
+    File,
+    /// The cluster's. What is planned may be its correction.
+    Stored,
+}
+
 impl Plan {
     /// Writes the answer to standard output.
     pub(crate) fn print(&self, output: Output) -> Result<()> {
         match output {
             Output::Json => print_json(self),
             Output::Yaml => print_yaml(self),
-            Output::Table => print(&table::render(self)),
+            Output::Table => print(&self.table()),
         }
     }
 
-    /// CLI.md: 0 nothing would change, 2 something would, 1 violations.
+    /// For people.
+    pub(crate) fn table(&self) -> String {
+        table::render(self)
+    }
+
+    /// CLI.md: 0 nothing would change, 2 something would, 1 violations, or the effect is not known.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self.effect {
-            _ if !self.violations.is_empty() => ExitCode::from(1),
+            _ if !self.violations.is_empty() || !self.unknown.is_empty() => ExitCode::from(1),
             None | Some(Effect::None) => ExitCode::SUCCESS,
             Some(_) => ExitCode::from(2),
         }
@@ -85,6 +127,7 @@ impl Plan {
         self.reencrypts = names(&mut change.reencrypted.iter());
         self.decrypts = names(&mut change.decrypted.iter());
         self.unconfirmed = names(&mut wanted.unconfirmed.iter());
+        self.forgets = change.forgotten.iter().copied().collect();
         self.warnings.retain(|warning| !AGAIN.contains(&warning.field.as_str()));
         self.warnings.extend(wanted.notices.iter().map(|notice| violation(notice)));
         if !self.decrypts.is_empty() {
@@ -96,6 +139,9 @@ impl Plan {
                 ),
             });
         }
+        for request in wanted.requests.iter().filter(|request| change.forgotten.contains(&request.key_id)) {
+            self.warnings.push(Violation { field: FORGOTTEN.to_owned(), message: forgotten(request) });
+        }
         if let Some(message) = confirm::message(&wanted.unconfirmed) {
             self.warnings.push(Violation { field: UNCONFIRMED.to_owned(), message });
         }
@@ -105,7 +151,18 @@ impl Plan {
 /// Fields of the warnings that [`Plan::set`] gives.
 const DECRYPTED: &str = "spec.encryption";
 const UNCONFIRMED: &str = "spec.resources";
-const AGAIN: [&str; 2] = [DECRYPTED, UNCONFIRMED];
+const FORGOTTEN: &str = "spec.forget";
+const AGAIN: [&str; 3] = [DECRYPTED, UNCONFIRMED, FORGOTTEN];
+
+/// What a request to forget a key means.
+fn forgotten(request: &ForgetRequest) -> String {
+    let id = request.key_id;
+    let own =
+        if request.accept_keyward_loss { "; Keyward's own Secrets may become unreadable too" } else { "" };
+    format!(
+        "gives up key {id}: what is stored under it becomes unreadable{own}; the operator carries the request out only while the key fails; keyward forget-key {id} lists what would be lost"
+    )
+}
 
 pub(super) fn run(current: &str, desired: &str, output: Output, providers: &Providers) -> Result<ExitCode> {
     let (old, new) = (input::read_wish(current)?, input::read_wish(desired)?);
@@ -121,14 +178,19 @@ pub(super) fn run(current: &str, desired: &str, output: Output, providers: &Prov
         "the current object: {}",
         old.unknown.iter().map(|v| format!("{}: {}", v.field, v.message)).collect::<Vec<_>>().join("; ")
     );
-    let plan = verdict(&old, &new, engine.as_ref())?;
+    let plan = verdict(&old, &new, engine.as_ref(), Current::File)?;
     plan.print(output)?;
     Ok(plan.exit_code())
 }
 
 /// The verdict on going from one spec to the other, where what the first asks for is settled. Both are read as the operator
 /// reads them, defaults and all.
-pub(crate) fn verdict(old: &Wish, new: &Wish, evaluator: &dyn Evaluator) -> Result<Plan> {
+pub(crate) fn verdict(
+    old: &Wish,
+    new: &Wish,
+    evaluator: &dyn Evaluator,
+    current_is: Current,
+) -> Result<Plan> {
     let (mut current, mut desired) = (old.wanted(), new.wanted());
     // What the first object asks for is settled, as an older version of Keyward may have taken it.
     let settled = match current.mode {
@@ -149,21 +211,23 @@ pub(crate) fn verdict(old: &Wish, new: &Wish, evaluator: &dyn Evaluator) -> Resu
         },
     };
     // Without a KMS before or after there is nothing to compare.
-    let before = match (&current.kms, &after) {
-        (Some(kms), Some(_)) => {
-            let answer = evaluator.evaluate(&EvaluationRequest::new(Origin::Stored, kms));
-            anyhow::ensure!(
-                !lacks_kms(&old.spec.encryption, &answer),
-                "the current object: spec.encryption.kms: {KMS_REQUIRED}"
-            );
-            Some(answer.context("the current object")?)
-        }
+    let evaluated = match (&current.kms, &after) {
+        (Some(kms), Some(_)) => Some(stored_evaluation(kms, &old.spec.encryption, evaluator)),
         _ => None,
+    };
+    let (before, not_evaluated) = match (evaluated.transpose(), current_is) {
+        (Ok(evaluation), _) => (evaluation, None),
+        (Err(error), Current::File) => return Err(error.context("the current object")),
+        (Err(error), Current::Stored) => (None, Some(error)),
     };
     if let Some(after) = &after {
         plan.provider = Some(after.provider_type.clone());
         plan.requirements.clone_from(&after.requirements);
         plan.warnings.clone_from(&after.warnings);
+    }
+    if let Some(error) = not_evaluated {
+        let message = format!("no fields are compared: the stored object cannot be evaluated: {error:#}");
+        plan.warnings.push(Violation { field: "spec.encryption.kms".to_owned(), message });
     }
     if let (Some(before), Some(after), Some(old_kms), Some(new_kms)) =
         (&before, &after, &current.kms, &desired.kms)
@@ -175,6 +239,7 @@ pub(crate) fn verdict(old: &Wish, new: &Wish, evaluator: &dyn Evaluator) -> Resu
     let change = between(&in_force, &desired, after.as_ref()).context("the desired object has no mode")?;
     mode_change(&mut plan, in_force.mode, &desired);
     settings(&mut plan, &current, &desired, &change);
+    requests(&mut plan, &current, &desired, &change);
     let socket = after.as_ref().filter(|_| new.is_ours()).and_then(unmounted_socket);
     if let Some(message) = socket {
         plan.warnings.push(Violation { field: "spec.encryption.kms".to_owned(), message });
@@ -240,6 +305,17 @@ fn evaluated(
     }
 }
 
+/// What the provider says of the configuration that the current object has.
+fn stored_evaluation(
+    kms: &Value,
+    encryption: &EncryptionSpec,
+    evaluator: &dyn Evaluator,
+) -> Result<Evaluation> {
+    let answer = evaluator.evaluate(&EvaluationRequest::new(Origin::Stored, kms));
+    anyhow::ensure!(!lacks_kms(encryption, &answer), "spec.encryption.kms: {KMS_REQUIRED}");
+    Ok(answer?)
+}
+
 /// Field by field, by the rules of the desired provider.
 fn kms_fields(
     plan: &mut Plan,
@@ -290,17 +366,7 @@ fn mode_change(plan: &mut Plan, before: Mode, desired: &Wanted) {
 /// `spec.plugins` and the rest of the spec: no provider's business.
 fn settings(plan: &mut Plan, old: &Wanted, new: &Wanted, whole: &Change) {
     let mut change = |field: &str, from: Value, to: Value, effect: Effect, reason: &str| {
-        if from != to {
-            let some = |value: Value| (!value.is_null()).then_some(value);
-            let change = FieldChange {
-                field: field.to_owned(),
-                from: some(from),
-                to: some(to),
-                effect,
-                reason: reason.to_owned(),
-            };
-            plan.fields.push(change);
-        }
+        changed(plan, field, (from, to), effect, reason);
     };
     let json = |item: Value| if item == json!([]) || item == json!({}) { Value::Null } else { item };
     // Without a plugin before, its settings are for later.
@@ -352,7 +418,171 @@ fn settings(plan: &mut Plan, old: &Wanted, new: &Wanted, whole: &Change) {
     change("apiServer.requestTimeout", timeout(old), timeout(new), Effect::None, reason);
 }
 
+/// `spec.paused` and `spec.forget`: what is asked of the operator, beside what is encrypted how.
+fn requests(plan: &mut Plan, old: &Wanted, new: &Wanted, whole: &Change) {
+    let pause = match (old.paused.is_some(), new.paused.is_some()) {
+        (false, false) => None,
+        (false, true) => Some(PauseChange::Begins),
+        (true, true) => Some(PauseChange::Stays),
+        (true, false) => Some(PauseChange::Ends),
+    };
+    plan.pause = pause;
+    let (effect, reason) = match pause {
+        Some(PauseChange::Begins) => (Effect::Pause, "pauses: nothing is written but the status"),
+        Some(PauseChange::Ends) => (Effect::Resume, "resumes: the writes that were withheld follow"),
+        Some(PauseChange::Stays) | None => (Effect::None, "who pauses Keyward, and why; it stays paused"),
+    };
+    changed(plan, "paused", (json!(old.paused), json!(new.paused)), effect, reason);
+
+    let requests = |wanted: &Wanted| match wanted.requests.as_slice() {
+        [] => Value::Null,
+        requests => json!(requests),
+    };
+    let (effect, reason) = if whole.forgotten.is_empty() {
+        (Effect::None, "no key is given up by this; a key that has left does not come back".to_owned())
+    } else {
+        let keys: Vec<String> = whole.forgotten.iter().map(ToString::to_string).collect();
+        let (word, them) = if keys.len() == 1 { ("key", "it") } else { ("keys", "them") };
+        (Effect::Forget, format!("gives up {word} {} and what is stored under {them}", keys.join(", ")))
+    };
+    changed(plan, "forget", (requests(old), requests(new)), effect, &reason);
+}
+
+/// A row, where the two values differ.
+fn changed(plan: &mut Plan, field: &str, (from, to): (Value, Value), effect: Effect, reason: &str) {
+    if from != to {
+        let some = |value: Value| (!value.is_null()).then_some(value);
+        plan.fields.push(FieldChange {
+            field: field.to_owned(),
+            from: some(from),
+            to: some(to),
+            effect,
+            reason: reason.to_owned(),
+        });
+    }
+}
+
 /// Absent and empty are one.
 fn token_or_null(token: &str) -> Value {
     if token.is_empty() { Value::Null } else { Value::String(token.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use keyward_core::api::ClusterEncryptionSpec;
+    use keyward_core::provider::{Diagnosis, Failure, Kek, ModuleDigest, Plugin};
+
+    use super::*;
+
+    /// Takes a `kms` object with `ok: true`, and no other.
+    struct Strict;
+
+    impl Evaluator for Strict {
+        fn descriptors(&self) -> Vec<Descriptor> {
+            vec![Descriptor {
+                provider_type: "Test".to_owned(),
+                config_field: "test".to_owned(),
+                image_field: None,
+                config_schema: json!({}),
+                rules: Vec::new(),
+                facts: BTreeMap::new(),
+                module: ModuleDigest("sha256:0".to_owned()),
+            }]
+        }
+
+        fn evaluate(&self, request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
+            let kms: Value = serde_json::from_str(&request.kms).unwrap();
+            if kms["test"]["ok"] != json!(true) {
+                let violation = Violation { field: "test.ok".into(), message: "must be true".into() };
+                return Err(ProviderError::Invalid { violations: vec![violation] });
+            }
+            Ok(Evaluation {
+                provider_type: "Test".to_owned(),
+                normalized: kms["test"].clone(),
+                warnings: Vec::new(),
+                kek: Kek { key: BTreeMap::new(), version: BTreeMap::new() },
+                references: Vec::new(),
+                rendered: Plugin::External("unix:///var/run/kmsplugin/x".to_owned()),
+                image: None,
+                requirements: Vec::new(),
+                facts: BTreeMap::new(),
+                field_order: Vec::new(),
+                module: ModuleDigest("sha256:0".to_owned()),
+            })
+        }
+
+        fn degraded(&self) -> Vec<ProviderError> {
+            Vec::new()
+        }
+
+        fn diagnose(&self, _: &EvaluationRequest, _: &Failure) -> Result<Option<Diagnosis>, ProviderError> {
+            Ok(None)
+        }
+    }
+
+    fn wish(spec: Value) -> Wish {
+        Wish::of(serde_json::from_value(spec).unwrap())
+    }
+
+    fn kms(ok: bool) -> Wish {
+        wish(json!({"encryption": {"type": "KMS", "kms": {"type": "Test", "test": {"ok": ok}}}}))
+    }
+
+    #[test]
+    fn the_correction_of_a_stored_spec_that_cannot_be_evaluated_is_planned() {
+        let error = verdict(&kms(false), &kms(true), &Strict, Current::File).unwrap_err();
+        assert!(format!("{error:#}").starts_with("the current object: "), "{error:#}");
+        let plan = verdict(&kms(false), &kms(true), &Strict, Current::Stored).unwrap();
+        assert!(plan.violations.is_empty() && plan.fields.is_empty(), "{plan:?}");
+        let warning = &plan.warnings[0];
+        assert!(warning.message.starts_with("no fields are compared"), "{warning:?}");
+        // The desired object must be right all the same.
+        let plan = verdict(&kms(true), &kms(false), &Strict, Current::Stored).unwrap();
+        assert_eq!(plan.violations.len(), 1, "{plan:?}");
+    }
+
+    /// No field of the spec changes in silence.
+    #[test]
+    fn each_field_of_the_spec_that_changes_has_a_row() {
+        let current = json!({"encryption": {"type": "aescbc"}});
+        // A field that is added to the spec does not compile until it is here, and below.
+        let ClusterEncryptionSpec {
+            encryption: _,
+            resources: _,
+            decrypt: _,
+            plugins: _,
+            api_server: _,
+            reencrypt: _,
+            paused: _,
+            forget: _,
+        } = ClusterEncryptionSpec::default();
+        for (field, value, row) in [
+            ("encryption", json!({"type": "aesgcm"}), "type"),
+            ("resources", json!(["configmaps", "secrets", "widgets.example.com"]), "resources"),
+            ("decrypt", json!(["widgets.example.com"]), "decrypt"),
+            ("plugins", json!({"timeout": "3s"}), "plugins.timeout"),
+            ("plugins", json!({"proxy": {"https": "http://p:1"}}), "plugins.proxy"),
+            (
+                "plugins",
+                json!({"hostAliases": [{"ip": "10.0.0.1", "hostnames": ["h"]}]}),
+                "plugins.hostAliases",
+            ),
+            ("plugins", json!({"resources": {"requests": {"cpu": "10m"}}}), "plugins.resources"),
+            ("apiServer", json!({"requestTimeout": "90s"}), "apiServer.requestTimeout"),
+            ("reencrypt", json!("1"), "reencrypt"),
+            ("paused", json!({"reason": "r", "by": "b"}), "paused"),
+            ("forget", json!([{"keyID": 3, "requestedAt": "now"}]), "forget"),
+        ] {
+            let mut desired = current.clone();
+            desired[field] = value;
+            let (current, desired) = (wish(current.clone()), wish(desired));
+            let plan = verdict(&current, &desired, &Strict, Current::File).unwrap();
+            let rows: Vec<&str> = plan.fields.iter().map(|change| change.field.as_str()).collect();
+            assert_eq!(rows, [row], "{plan:?}");
+            let back = verdict(&desired, &current, &Strict, Current::File).unwrap();
+            assert!(back.fields.iter().any(|change| change.field == row), "{back:?}");
+        }
+    }
 }

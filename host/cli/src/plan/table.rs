@@ -7,6 +7,7 @@ use keyward_core::provider::Effect;
 use serde_json::Value;
 
 use super::Plan;
+use super::offline::PauseChange;
 use crate::live::Live;
 
 /// Characters of a value, and of its end where it is cut.
@@ -35,7 +36,11 @@ pub(super) fn render(plan: &Plan) -> String {
         let at = if warning.field.is_empty() { String::new() } else { format!("{}: ", warning.field) };
         let _ = writeln!(text, "warning: {at}{}", warning.message);
     }
-    let _ = writeln!(text, "{}", total(plan));
+    for line in total(plan) {
+        let _ = writeln!(text, "{line}");
+    }
+    pause(&mut text, plan);
+    unknown(&mut text, plan);
     if let Some(live) = &plan.live {
         around(&mut text, plan.makes_key, live);
     }
@@ -51,10 +56,13 @@ pub(super) fn render(plan: &Plan) -> String {
 fn row(change: &FieldChange) -> [String; 4] {
     let effect = match change.effect {
         Effect::None => "no effect",
+        Effect::Pause => "pause",
+        Effect::Resume => "resume",
         Effect::InPlace => "in place",
         Effect::ReEncrypt => "re-encrypt",
         Effect::NewKey => "new key",
         Effect::Decrypt => "decrypt",
+        Effect::Forget => "forget",
     };
     let pair = format!("{} → {}", shown(change.from.as_ref()), shown(change.to.as_ref()));
     [change.field.clone(), pair, effect.to_owned(), change.reason.clone()]
@@ -79,7 +87,7 @@ fn shortened(text: &str) -> String {
     format!("{head}…{tail}")
 }
 
-fn total(plan: &Plan) -> String {
+fn total(plan: &Plan) -> Vec<String> {
     let provider = plan.provider.as_ref().map(|provider| format!(" ({provider})")).unwrap_or_default();
     let key = plan.live.as_ref().and_then(|live| live.key_id);
     let key = key.map_or_else(|| "a new key".to_owned(), |id| format!("new key {id}"));
@@ -103,10 +111,63 @@ fn total(plan: &Plan) -> String {
     } else if plan.effect == Some(Effect::Decrypt) {
         lines.push("⇒ decrypt: nothing is encrypted any more".to_owned());
     }
-    if lines.is_empty() {
-        lines.push("⇒ nothing changes: the same KEK, reached in the same way".to_owned());
+    for key in &plan.forgets {
+        lines.push(format!("⇒ forget key {key}: what is stored under it becomes unreadable"));
     }
-    lines.join("\n")
+    let is_pause = matches!(plan.pause, Some(PauseChange::Begins | PauseChange::Ends));
+    if !plan.unknown.is_empty() {
+        // What the stored object says is not what is deployed.
+        for line in &mut lines {
+            line.push_str(" (by the stored object alone)");
+        }
+    } else if lines.is_empty() && !is_pause {
+        lines.push(match plan.provider {
+            Some(_) => "⇒ nothing changes: the same KEK, reached in the same way".to_owned(),
+            None => "⇒ nothing changes: what is stored, and how it is encrypted, stays as it is".to_owned(),
+        });
+    }
+    lines
+}
+
+/// What a pause keeps from being written, and what its end begins with.
+fn pause(text: &mut String, plan: &Plan) {
+    let Some(change) = plan.pause else { return };
+    let withheld = plan.live.as_ref().map(|live| live.withheld.as_slice());
+    let line = match (change, withheld) {
+        (PauseChange::Begins, None | Some([])) => {
+            "⇒ pause: nothing is written but the status until spec.paused is removed"
+        }
+        (PauseChange::Begins, Some(_)) => {
+            "⇒ pause: nothing is written but the status until spec.paused is removed; this is withheld:"
+        }
+        (PauseChange::Ends, None) => "⇒ resume: the writes that the pause withholds follow",
+        (PauseChange::Ends, Some([])) => "⇒ resume: the pause withholds nothing now",
+        (PauseChange::Ends, Some(_)) => "⇒ resume: begins with:",
+        // What is planned waits.
+        (PauseChange::Stays, _) if plan.effect > Some(Effect::None) => {
+            "⇒ paused: nothing of this begins until spec.paused is removed"
+        }
+        (PauseChange::Stays, _) => return,
+    };
+    let _ = writeln!(text, "{line}");
+    let listed = withheld.filter(|_| change != PauseChange::Stays).unwrap_or_default();
+    for (number, write) in (1..).zip(listed) {
+        let _ = writeln!(text, "    {number}. {write}");
+    }
+}
+
+/// Why the effect is not known, and what is missing.
+fn unknown(text: &mut String, plan: &Plan) {
+    if plan.unknown.is_empty() {
+        return;
+    }
+    text.push_str("⇒ not known: what is deployed, and so what this changes in the cluster\n");
+    for unknown in &plan.unknown {
+        let _ = writeln!(text, "error: {}: {}", unknown.what, unknown.why);
+    }
+    text.push_str(
+        "where it is forbidden to you, bind the ClusterRole keyward-plan, and the Roles of that name in keyward-system and kube-system, to your user (deploy/rbac/plan.yaml); else make it readable first, see docs/recovery.md\n",
+    );
 }
 
 /// How much of these resources is rewritten, and how long that takes where a migration before it told.
@@ -215,6 +276,7 @@ mod tests {
             nodes: vec!["a".into(), "b".into(), "c".into()],
             troubles: vec!["secret vault-approle not found".into()],
             waiting: None,
+            withheld: Vec::new(),
         };
         let plan = Plan {
             effect: Some(Effect::NewKey),

@@ -324,28 +324,61 @@ fn names(provider: &str, id: KeyId) -> bool {
 /// What of Keyward's own would be lost with this key: its Secrets are stored like any other. `None` where all of it can be
 /// stored under another key first, because each API server writes them under another by now.
 fn at_risk(snapshot: &Snapshot, newest: &RevisionContent, id: KeyId) -> Option<String> {
-    let writes = |content: &RevisionContent| {
-        let lists = content.config.lists();
-        let mut own = OWN.iter().filter(|resource| {
-            lists.get(**resource).and_then(|list| list.first()).is_some_and(|first| names(first, id))
-        });
-        own.next().copied()
-    };
-    let remedy = format!(
-        "change spec.encryption to replace the key first; where that cannot work, see docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
-    );
-    if let Some(resource) = writes(newest) {
-        return Some(format!(
-            "key {id} is kept: it is the write key of {resource}, so that Keyward's own {resource} cannot be stored under another key; {remedy}"
-        ));
+    if let Some(resource) = writes_own(&newest.config.lists(), id) {
+        return Some(kept_as_writer(id, resource));
     }
-    let may_write =
-        |server: &&ServerView| Loaded::by(snapshot, server).may(|content| writes(content).is_some());
+    let may_write = |server: &&ServerView| {
+        Loaded::by(snapshot, server).may(|content| writes_own(&content.config.lists(), id).is_some())
+    };
     let server = snapshot.servers.values().find(may_write)?;
     Some(format!(
-        "key {id} is kept: the API server of node {} may still write with it, so that Keyward's own Secrets cannot be stored under another key; {remedy}",
-        server.name
+        "key {id} is kept: the API server of node {} may still write with it, so that Keyward's own Secrets cannot be stored under another key; {}",
+        server.name,
+        kept_remedy(id)
     ))
+}
+
+/// Each resource's providers in a configuration, the writer first.
+type Lists = BTreeMap<String, Vec<String>>;
+
+/// The resource of which Keyward has objects of its own, and which this key writes.
+fn writes_own(lists: &Lists, id: KeyId) -> Option<&'static str> {
+    let is_written = |resource: &&str| {
+        lists.get(*resource).and_then(|list| list.first()).is_some_and(|first| names(first, id))
+    };
+    OWN.iter().copied().find(is_written)
+}
+
+fn kept_as_writer(id: KeyId, resource: &str) -> String {
+    format!(
+        "key {id} is kept: it is the write key of {resource}, so that Keyward's own {resource} cannot be stored under another key; {}",
+        kept_remedy(id)
+    )
+}
+
+fn kept_remedy(id: KeyId) -> String {
+    format!(
+        "change spec.encryption to replace the key first; where that cannot work, see docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
+    )
+}
+
+fn kept_with_writer(id: KeyId, writer: KeyId) -> String {
+    format!(
+        "key {id} is kept: Keyward's own Secrets would be stored under key {writer}, which is to be forgotten too; see docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
+    )
+}
+
+/// Why the operator keeps a key, as far as the newest configuration shows, though the loss of what is stored under it is
+/// accepted: Keyward's own objects are among that. `others` are the keys of requests that are not over. `None` does not show
+/// that the key may leave: an API server that has loaded an earlier configuration may still write with it.
+pub fn kept(newest: &Lists, others: impl IntoIterator<Item = KeyId>, id: KeyId) -> Option<String> {
+    if let Some(resource) = writes_own(newest, id) {
+        return Some(kept_as_writer(id, resource));
+    }
+    let reads = newest.values().flatten().any(|provider| names(provider, id));
+    let mut others = others.into_iter().filter(|other| *other != id && reads);
+    let writer = others.find(|other| writes_own(newest, *other).is_some())?;
+    Some(kept_with_writer(id, writer))
 }
 
 /// Where the write key is to be forgotten too, what is stored under it would be lost with it.
@@ -357,9 +390,7 @@ fn writer_leaves_too(snapshot: &Snapshot, newest: &RevisionContent, id: KeyId) -
         .filter(|other| other.key_id != id && !matches!(snapshot.phase(other), Some(Void | CarriedOut)));
     let writer =
         others.map(|other| other.key_id).find(|other| at_risk(snapshot, newest, *other).is_some())?;
-    Some(format!(
-        "key {id} is kept: Keyward's own Secrets would be stored under key {writer}, which is to be forgotten too; see docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
-    ))
+    Some(kept_with_writer(id, writer))
 }
 
 /// Resources of which Keyward has objects of its own.

@@ -41,6 +41,7 @@ use crate::machine::{self, Desired, Facts, Key, State};
 use crate::outcome::{Action, Notice, Outcome, StatusView, Until, Waiting};
 use crate::snapshot::Snapshot;
 
+pub use forget::kept as forget_kept;
 #[cfg(test)]
 pub(crate) use key::LOGIN_PATIENCE;
 pub use migration::by_another_message;

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::{new_key, total};
-use crate::api::PluginSettings;
-use crate::ids::{GroupResource, Mode};
-use crate::provider::{Effect, Evaluation};
+use crate::api::{ForgetRequest, PluginSettings};
+use crate::formats::revision::RevisionContent;
+use crate::ids::{GroupResource, KeyId, Mode, Revision};
+use crate::names;
+use crate::platform::Unreadable;
+use crate::provider::{Effect, Evaluation, Origin};
 use crate::snapshot::{Snapshot, Wanted};
 
 /// What is in force before a change: settled, nothing under way.
@@ -21,6 +24,10 @@ pub struct InForce<'a> {
     pub settings: (&'a PluginSettings, &'a str),
     /// Resources that are written under a key.
     pub encrypted: BTreeSet<GroupResource>,
+    /// Whether Keyward is paused.
+    pub is_paused: bool,
+    /// The requests to forget keys.
+    pub requests: &'a [ForgetRequest],
 }
 
 impl<'a> InForce<'a> {
@@ -38,28 +45,83 @@ impl<'a> InForce<'a> {
             } else {
                 wanted.resources.iter().cloned().collect()
             },
+            is_paused: wanted.paused.is_some(),
+            requests: &wanted.requests,
         }
     }
 
     /// What is deployed, whatever the stored spec says. The evaluation is that of the newest key's configuration, as it was
-    /// stored.
-    pub fn deployed(snapshot: &'a Snapshot) -> Self {
+    /// stored. A pause and the requests to forget keys are those of the stored spec: they are nowhere else.
+    ///
+    /// # Errors
+    /// What cannot be read or is not understood, so that it is not known what is deployed. Nothing that is unknown counts
+    /// as absent: what cannot be read may be the key that everything is stored under.
+    pub fn deployed(snapshot: &'a Snapshot, stored: &'a Wanted) -> Result<Self, Vec<Unreadable>> {
+        let unknown = unknown(snapshot);
+        if !unknown.is_empty() {
+            return Err(unknown);
+        }
         let key = snapshot.usable().next();
         let kms = key.and_then(|key| key.kms.as_ref());
         let accepted = kms.and_then(|kms| kms.plugin.accepted.as_ref());
+        let evaluation = kms.map(|kms| snapshot.evaluation(Origin::Stored, &kms.plugin.kms)).transpose();
+        let evaluation = match evaluation {
+            Ok(evaluation) => evaluation,
+            // It is compared with another KMS configuration alone.
+            Err(_) if snapshot.wanted.mode != Ok(Mode::Kms) => None,
+            Err(error) => {
+                let id = key.map(|key| key.id).unwrap_or_default();
+                let what = format!("the KMS configuration of key {id}");
+                return Err(vec![Unreadable { what, why: error.to_string() }]);
+            }
+        };
         let newest = snapshot.content(snapshot.newest_revision());
-        Self {
+        Ok(Self {
             mode: key.map_or(Mode::Identity, |key| key.mode),
-            evaluation: kms
-                .and_then(|kms| snapshot.evaluation(crate::provider::Origin::Stored, &kms.plugin.kms).ok()),
+            evaluation,
             external_reason: key.map_or("", |key| &key.external_reason),
             settings: (
                 accepted.map_or(&snapshot.wanted.settings, |accepted| &accepted.settings),
                 kms.map_or(&snapshot.wanted.kms_timeout, |kms| &kms.provider.timeout),
             ),
-            encrypted: newest.map(crate::formats::revision::RevisionContent::encrypted).unwrap_or_default(),
-        }
+            encrypted: newest.map(RevisionContent::encrypted).unwrap_or_default(),
+            is_paused: stored.paused.is_some(),
+            requests: &stored.requests,
+        })
     }
+}
+
+/// Why it is not known what is deployed; empty where it is known. A key secret that cannot be decoded is not used by the
+/// operator either, which reports it.
+fn unknown(snapshot: &Snapshot) -> Vec<Unreadable> {
+    let mut unknown = snapshot.unreadable.clone();
+    let secret = |name: &str| format!("secret {}/{name}", snapshot.namespace);
+    let newest = snapshot.newest_revision();
+    let stored = snapshot.revisions.get(&newest).map(|stored| stored.understood().map(drop));
+    if let Some(Err(error)) = stored {
+        let what = secret(&names::revision_secret(newest));
+        unknown.push(Unreadable { what, why: error.to_string() });
+    }
+    // Where the whole list is missing, so is each revision.
+    if snapshot.unreadable.is_empty()
+        && let Some((revision, by)) = recorded(snapshot).filter(|(recorded, _)| *recorded > newest)
+    {
+        unknown.push(Unreadable {
+            what: secret(&names::revision_secret(revision)),
+            why: format!("it does not exist, and {by} records revision {revision}"),
+        });
+    }
+    unknown
+}
+
+/// The newest revision that the status, or a node, records, and which of them.
+fn recorded(snapshot: &Snapshot) -> Option<(Revision, String)> {
+    let status = snapshot.told_revisions.iter().map(|told| (told.n, "the status".to_owned()));
+    let nodes = snapshot
+        .servers
+        .values()
+        .filter_map(|server| Some((server.status()?.revision, format!("the agent of node {}", server.name))));
+    status.chain(nodes).max_by_key(|(revision, _)| *revision)
 }
 
 /// What a change does, once it is carried out to the end.
@@ -75,6 +137,8 @@ pub struct Change {
     pub reencrypted: BTreeSet<GroupResource>,
     /// Resources whose objects are rewritten in plain text.
     pub decrypted: BTreeSet<GroupResource>,
+    /// Keys that the operator is asked to forget, or to forget with more than before.
+    pub forgotten: BTreeSet<KeyId>,
 }
 
 /// What going from what is in force to this spec does. `wanted` is the spec as the operator acts on it: with what it keeps
@@ -95,12 +159,29 @@ pub fn between(before: &InForce<'_>, wanted: &Wanted, evaluation: Option<&Evalua
     let settings = before.settings != (&wanted.settings, wanted.kms_timeout.as_str());
     let in_place =
         before.mode == Mode::Kms && settings || matches!(kek, Some(Effect::InPlace | Effect::ReEncrypt));
+    let forgotten: BTreeSet<KeyId> =
+        requested(before.requests, wanted).map(|request| request.key_id).collect();
+    let is_paused = wanted.paused.is_some();
     let effects = [
+        (is_paused && !before.is_paused, Effect::Pause),
+        (!is_paused && before.is_paused, Effect::Resume),
         (in_place, Effect::InPlace),
         (!reencrypted.is_empty(), Effect::ReEncrypt),
         (new_key.is_some() && mode != Mode::Identity, Effect::NewKey),
         (!decrypted.is_empty() || new_key.is_some() && mode == Mode::Identity, Effect::Decrypt),
+        (!forgotten.is_empty(), Effect::Forget),
     ];
     let effect = effects.into_iter().filter(|(holds, _)| *holds).map(|(_, effect)| effect).max();
-    Some(Change { effect: effect.unwrap_or(Effect::None), new_key, in_place, reencrypted, decrypted })
+    let effect = effect.unwrap_or(Effect::None);
+    Some(Change { effect, new_key, in_place, reencrypted, decrypted, forgotten })
+}
+
+/// Requests to forget keys that are not among those before, or accept more. How many objects were counted asks for nothing.
+fn requested<'w>(before: &[ForgetRequest], wanted: &'w Wanted) -> impl Iterator<Item = &'w ForgetRequest> {
+    let is_same = |one: &ForgetRequest, other: &ForgetRequest| {
+        one.key_id == other.key_id
+            && one.requested_at == other.requested_at
+            && (one.accept_keyward_loss || !other.accept_keyward_loss)
+    };
+    wanted.requests.iter().filter(move |request| !before.iter().any(|known| is_same(known, request)))
 }

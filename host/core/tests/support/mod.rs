@@ -26,6 +26,7 @@ use keyward_core::names;
 use keyward_core::outcome::{Action, FORGET_FACTS, Outcome, REPORT_FACTS};
 use keyward_core::platform::{Age, Expiry, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
 use keyward_core::provider::{Diagnosis, Failure, ReferenceKind};
+use keyward_core::snapshot::Snapshot;
 use provider::{diagnose, evaluate, external};
 use serde_json::{Value, json};
 
@@ -184,8 +185,8 @@ impl World {
         self.spec().encryption.kms = None;
     }
 
-    /// One reconcile; its actions are applied in order.
-    pub fn reconcile(&mut self) -> Outcome {
+    /// What the next reconcile decides from.
+    pub fn snapshot(&mut self) -> Snapshot {
         let mut results = Results::default();
         loop {
             let needed = kubernetes::needed(&self.objects, &results);
@@ -224,7 +225,12 @@ impl World {
                 salt: SecretBytes::new(self.salt.to_be_bytes().repeat(8)),
             },
         };
-        let snapshot = kubernetes::snapshot(&self.objects, &results, given).unwrap();
+        kubernetes::snapshot(&self.objects, &results, given).unwrap()
+    }
+
+    /// One reconcile; its actions are applied in order.
+    pub fn reconcile(&mut self) -> Outcome {
+        let snapshot = self.snapshot();
         let outcome = keyward_core::reconcile(&snapshot);
         // Agents renew their reports, but for those that have fallen silent.
         let renewed = |fact: &str| {

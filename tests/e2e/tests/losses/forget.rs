@@ -50,6 +50,11 @@ async fn a_request_made_in_an_outage_is_void_once_the_kms_is_back() -> Result<()
     keyward.cluster.node(0)?.restart_apiserver().await?;
     fails(&keyward).await?;
     ensure!(load.contents().await.is_err(), "what cannot be decrypted was read");
+    // The operator would keep the write key of Keyward's own objects: nothing is requested either.
+    let kept = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
+    let says = ["nothing was done: key 1 is kept: it is the write key of", "change spec.encryption"];
+    ensure!(!kept.status.success() && says.iter().all(|part| kept.complained.contains(part)), "{kept:?}");
+    ensure!(keyward.status().await?.0.spec.forget.is_empty(), "a request was made");
     let command = ["forget-key", "1", "--accept-loss", "--accept-keyward-loss"];
     let asked = keyward.command(&command).await?;
     println!("{}", asked.said);

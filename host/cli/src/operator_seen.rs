@@ -1,0 +1,134 @@
+//! Whether an operator runs, by its Lease. A condition stays as it was recorded, whoever has stopped since.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
+use keyward_core::names;
+use kube::Api;
+use serde::Serialize;
+
+/// What the clocks of two machines may differ by, and what a renewal may take.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(15);
+
+/// How long a Lease holds that does not say it.
+const DEFAULT_DURATION: i32 = 15;
+
+/// An operator, as its Lease shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all_fields = "camelCase")]
+pub(crate) enum OperatorSeen {
+    /// Its Lease is renewed.
+    Running,
+    /// Its Lease has run out.
+    Stopped {
+        /// By the clock of its machine.
+        last_renewed: Timestamp,
+    },
+    /// There is no Lease, or it was never renewed.
+    Never,
+    /// The Lease does not show it.
+    Unknown {
+        /// Why not.
+        why: String,
+    },
+}
+
+impl OperatorSeen {
+    /// Reads the Lease.
+    pub(crate) async fn look(client: &kube::Client) -> Self {
+        let api = Api::<Lease>::namespaced(client.clone(), names::NAMESPACE);
+        match api.get_opt(names::LEASE).await {
+            Ok(lease) => Self::of(lease.as_ref(), Timestamp::now()),
+            Err(error) => Self::Unknown { why: error.to_string() },
+        }
+    }
+
+    /// One look shows no change of the Lease, so that the clocks of two machines are compared, within a tolerance.
+    fn of(lease: Option<&Lease>, now: Timestamp) -> Self {
+        let spec = lease.and_then(|lease| lease.spec.as_ref());
+        let Some(renewed) = spec.and_then(|spec| spec.renew_time.as_ref()) else { return Self::Never };
+        let last_renewed = renewed.0;
+        let duration = spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(DEFAULT_DURATION);
+        let age = now.duration_since(last_renewed);
+        if age > SignedDuration::from_secs(i64::from(duration)) + TOLERANCE {
+            Self::Stopped { last_renewed }
+        } else if age < -TOLERANCE {
+            let why = format!(
+                "its Lease was renewed at {last_renewed}, which is still to come by this machine's clock; set the clocks"
+            );
+            Self::Unknown { why }
+        } else {
+            Self::Running
+        }
+    }
+
+    /// Whether one is known to run.
+    pub(crate) fn is_running(&self) -> bool {
+        *self == Self::Running
+    }
+
+    /// A line; empty where one runs.
+    pub(crate) fn warning(&self) -> String {
+        let what = match self {
+            Self::Running => return String::new(),
+            Self::Stopped { last_renewed } => format!("no operator has run since {last_renewed}"),
+            Self::Never => format!(
+                "no operator has run: there is no Lease {} in {} that one has renewed",
+                names::LEASE,
+                names::NAMESPACE
+            ),
+            Self::Unknown { why } => {
+                return format!(
+                    "warning: it is not known whether an operator runs: {why}; where it is forbidden to you, bind the Role keyward-status in {} to your user\n",
+                    names::NAMESPACE
+                );
+            }
+        };
+        format!("warning: {what}; what follows is as it was recorded last, and nothing looks after it now\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+    use rstest::rstest;
+
+    use super::*;
+
+    fn lease(renewed: Timestamp, duration: Option<i32>) -> Lease {
+        let spec = LeaseSpec {
+            renew_time: Some(MicroTime(renewed)),
+            lease_duration_seconds: duration,
+            ..LeaseSpec::default()
+        };
+        Lease { spec: Some(spec), ..Lease::default() }
+    }
+
+    #[rstest]
+    #[case::just_renewed(0, Some(15), "Running")]
+    #[case::within_the_tolerance(30, Some(15), "Running")]
+    #[case::run_out(31, Some(15), "Stopped")]
+    #[case::longer_lease(31, Some(60), "Running")]
+    #[case::released(17, Some(1), "Stopped")]
+    #[case::no_duration(31, None, "Stopped")]
+    #[case::clock_a_little_ahead(-15, Some(15), "Running")]
+    #[case::clock_far_ahead(-16, Some(15), "Unknown")]
+    fn an_operator_runs_while_its_lease_is_renewed(
+        #[case] age: i64,
+        #[case] duration: Option<i32>,
+        #[case] state: &str,
+    ) {
+        let now: Timestamp = "2026-05-08T12:34:56Z".parse().unwrap();
+        let renewed = now - SignedDuration::from_secs(age);
+        let seen = OperatorSeen::of(Some(&lease(renewed, duration)), now);
+        assert_eq!(serde_json::to_value(&seen).unwrap()["state"], state);
+        assert_eq!(seen.warning().is_empty(), state == "Running");
+    }
+
+    #[test]
+    fn no_lease_is_no_operator() {
+        let now = Timestamp::UNIX_EPOCH;
+        assert_eq!(OperatorSeen::of(None, now), OperatorSeen::Never);
+        assert_eq!(OperatorSeen::of(Some(&Lease::default()), now), OperatorSeen::Never);
+    }
+}
