@@ -173,7 +173,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case::forbidden(refused(403, "Forbidden", "widgets.example.com"), "may not get customresourcedefinitions")]
+    #[case::forbidden(
+        refused(403, "Forbidden", "widgets.example.com"),
+        "may not get customresourcedefinitions"
+    )]
     #[case::no_credential(refused(401, "Unauthorized", ""), "may not get customresourcedefinitions")]
     #[case::proxy(refused(404, "", ""), "does not answer")]
     #[case::another(refused(404, "NotFound", "gadgets.example.com"), "does not answer")]

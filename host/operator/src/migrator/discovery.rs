@@ -328,8 +328,15 @@ mod tests {
             |documents: &[(String, Option<Resources>)], groups| missing(&widgets, documents, Some(groups));
 
         assert_eq!(found(&[], &others), Discovered::Missing(vec![]), "the whole group is gone");
-        assert_eq!(found(&[(v1.clone(), Some(none()))], &listed), Discovered::Missing(vec!["example.com/v1".to_owned()]));
-        assert_eq!(found(&[], &listed), Discovered::Unsuitable, "the group is listed, and was answered with 404");
+        assert_eq!(
+            found(&[(v1.clone(), Some(none()))], &listed),
+            Discovered::Missing(vec!["example.com/v1".to_owned()])
+        );
+        assert_eq!(
+            found(&[], &listed),
+            Discovered::Unsuitable,
+            "the group is listed, and was answered with 404"
+        );
         assert_eq!(found(&[(v1.clone(), None)], &listed), Discovered::Unsuitable);
         assert_eq!(found(&[(v1, Some(none()))], &others), Discovered::Unsuitable, "the two disagree");
         assert_eq!(found(&[], &groups(r#"{"groups":[]}"#)), Discovered::Unsuitable, "no API server has none");
