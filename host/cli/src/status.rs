@@ -9,6 +9,7 @@ use keyward_core::api::{
     ClusterEncryption, Condition, ConditionStatus, EncryptionMigration, EncryptionNode, KeyStatus,
     MigrationPhase, PluginSummary,
 };
+use keyward_core::provider::Failure;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::json;
@@ -142,7 +143,7 @@ pub(crate) fn render(
             }
         }
     }
-    plugins(&mut text, &status.plugins, nodes);
+    plugins(&mut text, &status.plugins, &status.keys, nodes);
     table_of(&mut text, migrations);
     text
 }
@@ -216,8 +217,9 @@ fn readiness(cluster: &ClusterEncryption, ready: Option<&Condition>, operator: &
     format!("ready: {says}")
 }
 
-/// Node by key; below one that is not healthy what is wrong, what to do, when writes fail, and the end of its log.
-fn plugins(text: &mut String, plugins: &[PluginSummary], nodes: &[EncryptionNode]) {
+/// Node by key; below one that is not healthy what is wrong, what to do, what becomes of writes where its key writes, and the
+/// end of its log.
+fn plugins(text: &mut String, plugins: &[PluginSummary], keys: &[KeyStatus], nodes: &[EncryptionNode]) {
     if plugins.is_empty() {
         return;
     }
@@ -237,18 +239,31 @@ fn plugins(text: &mut String, plugins: &[PluginSummary], nodes: &[EncryptionNode
             let _ = writeln!(text, "  {line}");
         }
         if ["Error", "Unhealthy"].contains(&plugin.status.as_str()) {
-            if let Some(at) = plugin.since.as_deref().and_then(writes_end) {
-                let _ = writeln!(
-                    text,
-                    "  writes under key {} may fail on {} from {at} on; what its API server has decrypted it reads until it restarts: do not restart it",
-                    plugin.key_id, plugin.node
-                );
+            if keys.iter().any(|key| key.key_id == plugin.key_id && key.role == "write") {
+                text.push_str(&writes(plugin, nodes));
             }
             for line in log_of(nodes, plugin) {
                 let _ = writeln!(text, "  log: {line}");
             }
         }
     }
+}
+
+/// What becomes of writes under a key whose plugin fails. kube-apiserver goes by Status alone: an answer with the same key id
+/// counts whatever its `healthz` says.
+fn writes(plugin: &PluginSummary, nodes: &[EncryptionNode]) -> String {
+    let fails_later = failures_of(nodes, plugin)
+        .any(|failure| ["encrypt", "decrypt", "canary"].contains(&failure.phase.as_str()));
+    let when = if plugin.status == "Unhealthy" || fails_later {
+        format!("go on on {} while the plugin answers Status with the same key id", plugin.node)
+    } else {
+        let Some(at) = plugin.since.as_deref().and_then(writes_end) else { return String::new() };
+        format!("may fail on {} from {at} on", plugin.node)
+    };
+    format!(
+        "  writes under key {} {when}; what its API server has decrypted it reads until it restarts: do not restart it\n",
+        plugin.key_id
+    )
 }
 
 /// When writes may begin to fail: kube-apiserver writes for three minutes after a plugin last answered Status without an
@@ -259,11 +274,16 @@ fn writes_end(since: &str) -> Option<jiff::Timestamp> {
 
 /// The end of the log of a plugin that fails, as its node's agent reports it, without secrets.
 fn log_of<'a>(nodes: &'a [EncryptionNode], plugin: &PluginSummary) -> impl Iterator<Item = &'a String> {
+    failures_of(nodes, plugin).flat_map(|failure| &failure.log_tail)
+}
+
+/// How a plugin fails, as its node's agent reports it.
+fn failures_of<'a>(nodes: &'a [EncryptionNode], plugin: &PluginSummary) -> impl Iterator<Item = &'a Failure> {
     let (name, key_id) = (plugin.node.clone(), plugin.key_id);
     let node = nodes.iter().filter(move |node| node.metadata.name.as_deref() == Some(name.as_str()));
     let reported = node.filter_map(|node| node.status.as_ref()).flat_map(|status| &status.plugins);
     let failing = reported.filter(move |reported| reported.key_id == key_id);
-    failing.filter_map(|reported| reported.health.failure.as_ref()).flat_map(|failure| &failure.log_tail)
+    failing.filter_map(|reported| reported.health.failure.as_ref())
 }
 
 fn line(key: &KeyStatus) -> String {
@@ -289,7 +309,6 @@ mod tests {
         PluginHealth,
     };
     use keyward_core::ids::{KeyId, PluginDigest, RemoteKeyId};
-    use keyward_core::provider::Failure;
 
     use super::*;
 
@@ -352,10 +371,21 @@ mod tests {
         };
         let mut node = EncryptionNode::new("cp-1", EncryptionNodeSpec::default());
         node.status = Some(EncryptionNodeStatus { plugins: vec![plugin], ..Default::default() });
-        let mut text = String::new();
-        plugins(&mut text, &[summary], &[node]);
+        let shown = |summary: &PluginSummary, role: &str| {
+            let key = json!({"keyID": 2, "mode": "KMS", "role": role});
+            let key: KeyStatus = serde_json::from_value(key).unwrap();
+            let mut text = String::new();
+            plugins(&mut text, std::slice::from_ref(summary), &[key], std::slice::from_ref(&node));
+            text
+        };
+        let text = shown(&summary, "write");
         let says = "writes under key 2 may fail on cp-1 from 2026-05-08T12:36:21Z on";
         assert!(text.contains(says) && text.contains("  log: no such flag\n"), "{text}");
+        let text = shown(&summary, "read");
+        assert!(!text.contains("writes under key") && text.contains("  log: no such flag\n"), "{text}");
+        let text = shown(&PluginSummary { status: "Unhealthy".into(), ..summary }, "write");
+        let says = "writes under key 2 go on on cp-1 while the plugin answers Status with the same key id";
+        assert!(text.contains(says) && !text.contains("may fail"), "{text}");
     }
 
     #[test]
@@ -373,6 +403,7 @@ mod tests {
         plugins(
             &mut text,
             &[plugin("cp-1", "Healthy", "", ""), plugin("cp-2", "Error", "status: sealed", "Unseal it")],
+            &[],
             &[],
         );
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -55,6 +55,8 @@ pub const ANNOTATION_WRITE_PUBLISHED: &str = "encryption.keyward.dev/write-publi
 pub const ANNOTATION_ABANDONED: &str = "encryption.keyward.dev/abandoned";
 /// On a referenced object, by whoever issued what is in it: when that expires, in RFC 3339.
 pub const ANNOTATION_EXPIRES: &str = "encryption.keyward.dev/expires";
+/// On a CustomResourceDefinition of Keyward or its namespace, by an admin: `true` where deploy/protect.yaml lets it be deleted.
+pub const ANNOTATION_ALLOW_DELETION: &str = "encryption.keyward.dev/allow-deletion";
 /// The module whose rendering was accepted.
 pub const ANNOTATION_PROVIDER_DIGEST: &str = "encryption.keyward.dev/provider-digest";
 

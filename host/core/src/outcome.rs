@@ -342,10 +342,27 @@ pub struct Until {
 pub struct Notice {
     /// CamelCase, bounded.
     pub reason: String,
+    /// What it is about. Two notices of one reason and subject are the same one, whatever their words: a plugin's words
+    /// may have a request id or a port in them that is another in each answer.
+    pub subject: String,
     /// For people; no secret byte.
     pub message: String,
     /// Warning or Normal.
     pub warning: bool,
+}
+
+impl Notice {
+    /// A notice whose words do not change while it holds.
+    pub fn new(warning: bool, reason: &str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { reason: reason.to_owned(), subject: message.clone(), message, warning }
+    }
+
+    /// The same, whatever its words become.
+    #[must_use]
+    pub fn about(self, subject: impl Into<String>) -> Self {
+        Self { subject: subject.into(), ..self }
+    }
 }
 
 /// The whole decision.

@@ -138,6 +138,29 @@ fn a_confirmed_decryption_that_has_begun_goes_on_whatever_else_is_wrong() {
     assert_eq!(world.config()["configmaps"], "identity,kms:1");
 }
 
+/// Without the object the operator takes no provider out of any configuration.
+#[test]
+fn the_status_lists_a_resource_until_no_key_is_in_its_list() {
+    let mut world = enabled();
+    world.compacted = false;
+    world.only_secrets(true);
+    let (mut rewritten, mut before) = (false, true);
+    for compacted in [false, true] {
+        world.compacted = compacted;
+        for _ in 0..60 {
+            let config = world.config();
+            let listed = world.last.view.encrypted.clone().unwrap().contains(&"configmaps".to_owned());
+            let has_key = config.get("configmaps").is_some_and(|list| list.contains("kms:"));
+            assert!(listed || !has_key, "{config:?}");
+            rewritten |= listed && config.get("configmaps").is_some_and(|list| list.starts_with("identity"));
+            before = listed;
+            world.reconcile();
+            world.follow();
+        }
+    }
+    assert!(rewritten && !before, "{:?}", world.config());
+}
+
 /// A policy refuses to delete the object while this lists something.
 #[test]
 fn the_status_lists_what_may_be_stored_under_a_key() {

@@ -84,6 +84,32 @@ fn a_plugin_that_fails_is_told_with_what_was_seen_and_what_to_do(
 }
 
 #[test]
+fn one_outage_is_one_notice_whatever_words_each_probe_has() {
+    let mut world = world();
+    let announced = |world: &mut World, on: &[(&str, &str)]| {
+        for (node, request) in on {
+            let message = format!("status: Unavailable: request {request} from 127.0.0.1:4{request}");
+            fails(world, node, failure("status", None, Some(14), &message));
+        }
+        world.reconcile();
+        let condition = world.condition("KMSPluginsDegraded");
+        let (_, request) = on[0];
+        assert!(
+            condition.contains(&format!("request {request}")),
+            "the condition has its words: {condition}"
+        );
+        let mut notices = world.last.notices.iter().filter(|notice| notice.reason == "PluginUnhealthy");
+        let notice = notices.next().unwrap();
+        assert!(notices.next().is_none() && !notice.message.contains("request"), "{}", notice.message);
+        notice.subject.clone()
+    };
+    let first = announced(&mut world, &[("a", "0112")]);
+    assert_eq!(announced(&mut world, &[("a", "0113"), ("b", "0207")]), first);
+    let condition = world.condition("KMSPluginsDegraded");
+    assert!(condition.contains("key 1 on nodes a, b is Error"), "one line: {condition}");
+}
+
+#[test]
 fn the_providers_diagnosis_comes_first() {
     let mut world = world();
     world.diagnosis = Some(Diagnosis {

@@ -129,7 +129,7 @@ fn a_plugin_that_does_not_work_or_is_not_heard_of_is_not_ready() {
     }
     world.reconcile();
     assert!(
-        ready(&world).starts_with("False PluginUnhealthy Writes of configmaps, secrets fail"),
+        ready(&world).starts_with("False PluginUnhealthy Writes of configmaps, secrets go on while"),
         "{}",
         ready(&world)
     );

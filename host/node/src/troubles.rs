@@ -8,9 +8,19 @@ use tokio::time::Instant;
 
 use crate::paths::PLUGIN_MANIFEST;
 
-/// What every trouble of a plugin means for the API server beside it.
-const IMPACT: &str = "writes under this key fail from about 3 minutes after the plugin last answered Status without an error; the API server \
-                      reads what it has decrypted before until it restarts: do not restart it";
+/// What the trouble of a plugin means for the API server beside it, which may write with the key or only read. It goes by
+/// Status alone, and takes every answer with the same key id for one without an error.
+fn impact(plugin: &NodePlugin) -> &'static str {
+    let phase = plugin.health.failure.as_ref().map(|failure| failure.phase.as_str());
+    match (plugin.health.status, phase) {
+        (HealthStatus::Unhealthy, _) | (HealthStatus::Error, Some("encrypt" | "decrypt" | "canary")) => {
+            "where the API server writes with this key, writes go on while the plugin answers Status with the same key id; they fail once it stops answering, and after a restart of the API server; the API server reads what it has decrypted before until it restarts: do not restart it"
+        }
+        _ => {
+            "where the API server writes with this key, writes fail from about 3 minutes after the plugin last answered Status without an error; the API server reads what it has decrypted before until it restarts: do not restart it"
+        }
+    }
+}
 
 /// What was logged last.
 #[derive(Debug, Default)]
@@ -123,8 +133,9 @@ fn line(node: &str, plugin: &NodePlugin, known: Option<Known>, now: Instant) -> 
         _ => {
             let log = format!("{PLUGIN_MANIFEST}{key}-{}-{node}", plugin.digest.short());
             let text = format!(
-                "the plugin of key {key} is {}: {IMPACT}. Seen: {seen}. Next: keyward status, which has the diagnosis and the end of its log; of a plugin that this agent runs all of it is in /var/log/pods/kube-system_{log}_*",
-                status.name()
+                "the plugin of key {key} is {}: {}. Seen: {seen}. Next: keyward status, which has the diagnosis and the end of its log; of a plugin that this agent runs all of it is in /var/log/pods/kube-system_{log}_*",
+                status.name(),
+                impact(plugin),
             );
             Line { warning: true, text }
         }
@@ -172,7 +183,7 @@ mod tests {
         let [(true, warning)] = began.as_slice() else { panic!("{began:?}") };
         assert!(!warning.contains('\n'), "one line: {warning}");
         for part in [
-            "writes under this key fail from about 3 minutes",
+            "where the API server writes with this key, writes fail from about 3 minutes",
             "do not restart it",
             "Seen: status: 503 sealed.",
             "Next: keyward status",
@@ -184,6 +195,15 @@ mod tests {
         let over = logged(&mut troubles, &healthy, at(136));
         let [(false, line)] = over.as_slice() else { panic!("{over:?}") };
         assert!(line.starts_with("the plugin of key 1 is healthy again after 76 s"), "{line}");
+    }
+
+    #[test]
+    fn writes_go_on_while_a_plugin_answers_that_it_is_unhealthy() {
+        let mut troubles = Troubles::default();
+        let lines = logged(&mut troubles, &report(HealthStatus::Unhealthy, true), Instant::now());
+        let [(true, warning)] = lines.as_slice() else { panic!("{lines:?}") };
+        assert!(warning.contains("writes go on while the plugin answers Status"), "{warning}");
+        assert!(!warning.contains("3 minutes") && warning.contains("do not restart it"), "{warning}");
     }
 
     #[test]

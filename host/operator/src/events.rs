@@ -40,7 +40,7 @@ pub(crate) struct Announcement {
     pub(crate) warning: bool,
 }
 
-/// Remembers which notices hold.
+/// Remembers which notices hold, by reason and subject.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     said: BTreeMap<(String, String), Instant>,
@@ -49,13 +49,12 @@ pub(crate) struct Notices {
 impl Notices {
     /// Those that are new.
     pub(crate) fn new_ones(&mut self, notices: &[Notice], now: Instant) -> Vec<Announcement> {
-        let holding: BTreeSet<(String, String)> =
-            notices.iter().map(|notice| (notice.reason.clone(), notice.message.clone())).collect();
+        let key = |notice: &Notice| (notice.reason.clone(), notice.subject.clone());
+        let holding: BTreeSet<(String, String)> = notices.iter().map(key).collect();
         self.said.retain(|notice, said| holding.contains(notice) && now.duration_since(*said) < FORGOTTEN);
         let mut new = Vec::new();
         for notice in notices {
-            let key = (notice.reason.clone(), notice.message.clone());
-            if self.said.insert(key, now).is_none() {
+            if self.said.insert(key(notice), now).is_none() {
                 new.push(Announcement {
                     reason: notice.reason.clone(),
                     action: "Decide",
@@ -221,7 +220,7 @@ mod tests {
     use super::*;
 
     fn notice(message: &str) -> Notice {
-        Notice { reason: "KEKMismatch".into(), message: message.into(), warning: true }
+        Notice::new(true, "KEKMismatch", message)
     }
 
     #[test]
@@ -233,6 +232,16 @@ mod tests {
         assert_eq!(said(&[notice("b")], now), 1, "another message is news");
         assert_eq!(said(&[notice("a")], now), 1, "it had ceased to hold");
         assert_eq!(said(&[notice("a")], now + FORGOTTEN), 1, "the API server has forgotten it");
+    }
+
+    #[test]
+    fn notice_about_the_same_in_other_words_is_no_news() {
+        let (mut notices, now) = (Notices::default(), Instant::now());
+        let mut said =
+            |message: &str, subject: &str| notices.new_ones(&[notice(message).about(subject)], now).len();
+        assert_eq!(said("request 7f3a failed", "key 1 status"), 1);
+        assert_eq!(said("request 81bc failed", "key 1 status"), 0);
+        assert_eq!(said("request 81bc failed", "key 1 start"), 1);
     }
 
     #[test]

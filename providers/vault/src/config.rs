@@ -36,10 +36,19 @@ pub struct Config {
         max_length = 512,
         check = address::check,
         cel("isURL(self)", "must be a valid URL"),
+        cel(
+            "!isURL(self) || self.matches('^[^:/]+://([^/?#]*@)?([[][^]/?#@]+[]]|[a-zA-Z0-9_~!$&\\x27()*+,;=-]+([.][a-zA-Z0-9_~!$&\\x27()*+,;=-]+)*[.]?)(:(0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)?([/?#]|$)')",
+            "must be a valid URL"
+        ),
+        // A host whose last label is a number is an IPv4 address of four decimal numbers.
+        cel(
+            "!isURL(self) || !self.matches('^[^:/]+://([^/?#]*@)?([^][/?#@:]*[.])?([0-9]+|0[xX][0-9a-fA-F]*)[.]?([:/?#]|$)') || self.matches('^[^:/]+://([^/?#]*@)?((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])([:/?#]|$)')",
+            "must be a valid URL"
+        ),
         cel("!isURL(self) || url(self).getScheme() == 'https'", "must use the 'https' scheme"),
         cel("!isURL(self) || url(self).getEscapedPath() in ['', '/']", "must not contain a path"),
-        cel("!isURL(self) || url(self).getQuery() == {}", "must not have a query"),
-        cel("self.find('#(.+)$') == ''", "must not have a fragment"),
+        cel("!isURL(self) || url(self).getQuery() == {} && !self.matches('[?][^#]')", "must not have a query"),
+        cel("self.find('#') == ''", "must not have a fragment"),
         cel("self.find('@') == ''", "must not have user info")
     )]
     pub vault_address: String,

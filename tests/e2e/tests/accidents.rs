@@ -9,18 +9,23 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use keyward_core::api::ClusterEncryption;
 use keyward_core::names;
 use keyward_core::platform::kubernetes;
 use keyward_core::platform::refused::REFUSED;
 use keyward_test_cluster::{Seen, wait_until};
-use keyward_test_e2e::{Contents, Install, Keyward, Load, SHORT_HISTORY, evidence, give, person, shipped};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, ValidationDirective};
+use keyward_test_e2e::{
+    Contents, IMAGE, Install, Keyward, Load, SHORT_HISTORY, evidence, give, person, shipped, vault_spec,
+};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, ValidationDirective};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 const CRD: &str = "clusterencryptions.encryption.keyward.dev";
+const CRDS: [&str; 3] =
+    [CRD, "encryptionmigrations.encryption.keyward.dev", "encryptionnodes.encryption.keyward.dev"];
 const POLICY: &str = "keyward-protect-clusterencryption";
 
 /// What is stored, and what it said before.
@@ -49,7 +54,9 @@ async fn no_mistake_decrypts_anything_and_a_confirmed_decryption_does() -> Resul
     protect(&keyward).await?;
 
     refused_at_once(&keyward).await.context("refused by the API server")?;
+    the_installation_is_not_deleted(&keyward).await?;
     the_crd_refuses_what_the_operator_refuses(&keyward).await?;
+    the_crd_refuses_what_the_vault_module_refuses(&keyward).await?;
     stored.is_under(&keyward, 1).await.context("after what the API server refused")?;
 
     survived(&keyward, &stored, &encryption).await.context("with a CRD that checks nothing")?;
@@ -57,16 +64,66 @@ async fn no_mistake_decrypts_anything_and_a_confirmed_decryption_does() -> Resul
     confirmed(&keyward, &stored).await.context("confirmed")
 }
 
-/// Installs the policy, and waits until the API server goes by it.
+/// Installs the policies, and waits until the API server goes by them.
 async fn protect(keyward: &Keyward) -> Result<()> {
     keyward.cluster.apply(&shipped(&keyward.cluster, "protect.yaml")?).await?;
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
     wait_until("the policy to be in force", PATIENCE, async || {
         let tried = DeleteParams { dry_run: true, ..Default::default() };
         let deleted = clusters.delete(names::CLUSTER, &tried).await;
-        Ok(Seen::when(deleted.is_err(), "a deletion would be allowed".to_owned()))
+        let namespaces = Api::<Namespace>::all(keyward.client.clone());
+        let emptied = namespaces.delete(names::NAMESPACE, &tried).await;
+        let refused = deleted.is_err() && emptied.is_err();
+        Ok(Seen::when(refused, "a deletion would be allowed".to_owned()))
     })
     .await
+}
+
+/// With a CustomResourceDefinition its objects go, with the namespace the keys: neither is deleted by accident.
+async fn the_installation_is_not_deleted(keyward: &Keyward) -> Result<()> {
+    let crds = Api::<CustomResourceDefinition>::all(keyward.client.clone());
+    let namespaces = Api::<Namespace>::all(keyward.client.clone());
+    let real = DeleteParams::default();
+    let mut refused = Vec::new();
+    for name in CRDS {
+        let deleted = crds.delete(name, &real).await;
+        refused.push((name, "customresourcedefinitions", deleted.err().context(name)?.to_string()));
+    }
+    let deleted = namespaces.delete(names::NAMESPACE, &real).await;
+    refused.push((names::NAMESPACE, "namespaces", deleted.err().context("the namespace")?.to_string()));
+    for (name, resource, said) in refused {
+        let remedy = format!("kubectl annotate {resource} {name} {}=true", names::ANNOTATION_ALLOW_DELETION);
+        for part in ["would be deleted with", "first decrypt everything", &remedy] {
+            ensure!(said.contains(part), "{part}: {said}");
+        }
+    }
+    // As `kubectl delete crd --all` does not, and another client may.
+    let only = ListParams::default().fields(&format!("metadata.name={CRD}"));
+    let collection = crds.delete_collection(&real, &only).await;
+    ensure!(collection.is_err(), "the CRD is deleted with its collection");
+    for name in CRDS {
+        ensure!(crds.get(name).await?.metadata.deletion_timestamp.is_none(), "{name} is being deleted");
+    }
+    let namespace = namespaces.get(names::NAMESPACE).await?;
+    ensure!(namespace.metadata.deletion_timestamp.is_none(), "the namespace is being deleted");
+
+    // What an admin allows; and what is not Keyward's.
+    let tried = DeleteParams { dry_run: true, ..Default::default() };
+    let annotated = |value: Option<&str>| {
+        Patch::Merge(json!({"metadata": {"annotations": {names::ANNOTATION_ALLOW_DELETION: value}}}))
+    };
+    let params = PatchParams::default();
+    for (value, allowed) in [(Some("yes"), false), (Some("true"), true), (None, false)] {
+        crds.patch(CRD, &params, &annotated(value)).await?;
+        namespaces.patch(names::NAMESPACE, &params, &annotated(value)).await?;
+        let deleted = [
+            crds.delete(CRD, &tried).await.is_ok(),
+            namespaces.delete(names::NAMESPACE, &tried).await.is_ok(),
+        ];
+        ensure!(deleted == [allowed; 2], "annotated with {value:?}: deleted {deleted:?}");
+    }
+    namespaces.delete("kube-node-lease", &tried).await.context("another namespace")?;
+    Ok(())
 }
 
 /// The API server names what is wrong, and `plan` too.
@@ -150,6 +207,50 @@ async fn the_crd_refuses_what_the_operator_refuses(keyward: &Keyward) -> Result<
     Ok(())
 }
 
+/// The same for a field that only the provider's module knows, which `plan` asks.
+async fn the_crd_refuses_what_the_vault_module_refuses(keyward: &Keyward) -> Result<()> {
+    let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
+    let dry = PatchParams { dry_run: true, ..Default::default() };
+    for (address, is_valid) in [
+        ("https://vault.example.com", true),
+        ("https://vault.example.com.:8200/", true),
+        ("https://vault.example.com:", true),
+        ("https://vault.example.com:065535?", true),
+        ("https://192.0.2.7:8200", true),
+        ("https://[2001:db8::1]:8200", true),
+        ("https://vault.example.com:0", false),
+        ("https://vault.example.com:00", false),
+        ("https://vault.example.com:65536", false),
+        ("https://vault.example.com:99999999", false),
+        ("https://", false),
+        ("https://:8200", false),
+        ("https:///", false),
+        ("https://.", false),
+        ("https://.example.com", false),
+        ("https://vault..example.com", false),
+        ("https://vault.example.com..", false),
+        ("https://192.0.2.256", false),
+        ("https://127.1", false),
+        ("https://0x7f000001:8200", false),
+        ("https://vault.example.com#", false),
+        ("https://vault.example.com/#fragment", false),
+        ("https://vault.example.com?&", false),
+        ("https://v%61ult.example.com", false),
+    ] {
+        let mut spec = vault_spec(keyward, "a", &IMAGE(1));
+        spec["kms"]["vault"]["vaultAddress"] = json!(address);
+        let patch = Patch::Merge(json!({"spec": {"encryption": spec.clone()}}));
+        let written = clusters.patch(names::CLUSTER, &dry, &patch).await;
+        let said = written.err().map(|error| error.to_string());
+        ensure!(said.is_none() == is_valid, "{address}: the API server says {said:?}");
+        let names_it = said.is_none_or(|said| said.contains("vaultAddress"));
+        ensure!(names_it, "{address}: another field is refused");
+        let (code, words) = if is_valid { (2, "") } else { (1, "vaultAddress") };
+        plan(keyward, &keyward.object(&spec), code, &[words]).await.context(address)?;
+    }
+    Ok(())
+}
+
 fn table() -> Vec<Value> {
     let resources = |name: &str| json!({"resources": ["configmaps", "secrets", name]});
     let mut table = Vec::new();
@@ -172,12 +273,20 @@ fn table() -> Vec<Value> {
         "secrets",
         "widgets.example.com",
         "a-b.c",
+        "pods.",
+        "secrets.",
+        "deployments.apps.",
+        "widgets..example.com",
+        ".",
     ] {
         table.push(resources(name));
     }
-    for name in ["*", "Widgets", "widgets", "pods", "secrets", ""] {
+    for name in ["*", "Widgets", "widgets", "pods", "secrets", "", "secrets.", "widgets.example.com.", "a..b"]
+    {
         table.push(json!({"decrypt": [name]}));
     }
+    table.push(json!({"resources": ["pods."]}));
+    table.push(json!({"resources": ["secrets", "secrets."]}));
     table.push(json!({"decrypt": ["widgets", "widgets"]}));
     table.push(json!({"resources": [], "decrypt": ["secrets"]}));
     for text in [
@@ -368,6 +477,16 @@ async fn gone_without_rights(keyward: &Keyward, encryption: &Value) -> Result<()
     plan(keyward, &object, 2, &["⇒ forget key 1"]).await
 }
 
+/// Fails where another entry of the newest revision than one of these has a key: the status no longer lists its resource.
+fn has_key(status: &keyward_test_e2e::Status, may: impl Fn(&str) -> bool) -> Result<()> {
+    let newest = status.0.status.as_ref().and_then(|status| status.revisions.iter().max_by_key(|r| r.n));
+    for (resource, list) in &newest.context("a revision")?.lists {
+        let entry = format!("{resource}: {}", list.join(", "));
+        ensure!(!entry.contains("aescbc") || may(&entry), "a key is left behind: {entry}");
+    }
+    Ok(())
+}
+
 /// What is confirmed is done, and no more.
 async fn confirmed(keyward: &Keyward, stored: &Stored) -> Result<()> {
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
@@ -376,7 +495,9 @@ async fn confirmed(keyward: &Keyward, stored: &Stored) -> Result<()> {
     let done = |status: &keyward_test_e2e::Status, left: &[&str]| {
         status.0.status.as_ref().is_some_and(|status| status.encrypted_resources == left)
     };
-    keyward.wait("Secrets to be decrypted", PATIENCE, |status| done(status, &["configmaps"])).await?;
+    let status =
+        keyward.wait("Secrets to be decrypted", PATIENCE, |status| done(status, &["configmaps"])).await?;
+    has_key(&status, |list| list.contains("configmaps") && list.contains("aescbc"))?;
     let aescbc = |resource: &str| match resource {
         "configmaps" => "k8s:enc:aescbc:v1:1:".to_owned(),
         _ => "plain".to_owned(),
@@ -384,7 +505,8 @@ async fn confirmed(keyward: &Keyward, stored: &Stored) -> Result<()> {
     evidence(&keyward.cluster, &stored.load, &stored.before).await?.expect(aescbc)?;
 
     keyward.apply(&json!({"type": "identity"})).await?;
-    keyward.wait("everything to be decrypted", PATIENCE, |status| done(status, &[])).await?;
+    let status = keyward.wait("everything to be decrypted", PATIENCE, |status| done(status, &[])).await?;
+    has_key(&status, |_| false)?;
     evidence(&keyward.cluster, &stored.load, &stored.before).await?.expect(|_| "plain".to_owned())?;
     clusters
         .delete(names::CLUSTER, &DeleteParams::default())

@@ -8,13 +8,14 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::events::v1::Event;
 use keyward_core::api::{ClusterEncryption, ConditionStatus};
 use keyward_core::names;
 use keyward_test_cluster::{Seen, wait_until};
 use keyward_test_e2e::{IMAGE, Install, Keyward, SHORT_HISTORY, Said, Status, vault_spec};
-use kube::api::{Api, ListParams};
-use serde_json::Value;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(4);
 /// The agent's default.
@@ -153,6 +154,12 @@ async fn outage(keyward: &mut Keyward) -> Result<()> {
     let found = began.elapsed();
     let first = first.condition("KMSPluginsDegraded").map(|c| c.message.clone()).unwrap_or_default();
     let middle = keyward.command(&["status"]).await?;
+    // So it is: what the first message says of writes.
+    let written = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "written"}});
+    Api::<ConfigMap>::namespaced(keyward.client.clone(), "default")
+        .patch("written", &PatchParams::apply("admin"), &Patch::Apply(&written))
+        .await
+        .context("a write while the plugin answers")?;
     tokio::time::sleep(OUTAGE.saturating_sub(began.elapsed())).await;
     keyward.bao.start_again().await?;
     wait_ready(keyward, 2).await?;
@@ -199,10 +206,12 @@ async fn outage(keyward: &mut Keyward) -> Result<()> {
         operator.iter().find(|line| line.contains("WARN")).context("the operator logged no warning")?;
     for message in [first.as_str(), announced, logged] {
         for part in [
-            "Writes of configmaps, secrets fail from about 3 minutes after",
+            // The plugin answers Status all the while, and says that it is unhealthy.
+            "Writes of configmaps, secrets go on while the plugin answers Status with the same key id",
+            "they fail once it stops answering, and after a restart of the API server",
             "reads what it has decrypted before until it restarts",
             "Do not restart API servers",
-            "Cause: the plugin of key 2 on node node-1 is ",
+            "Cause: the plugin of key 2 on node node-1 is Unhealthy: ",
             " Next: ",
             "keyward status",
         ] {
@@ -229,7 +238,14 @@ async fn outage(keyward: &mut Keyward) -> Result<()> {
     };
     logs_both(&operator, "KMSPluginsDegraded is over after", "the operator")?;
     logs_both(&agent, "the plugin of key 2 is healthy again after", "the agent")?;
-    ensure!(middle.said.contains("writes under key 2 may fail on node-1 from"), "{}", middle.said);
+    ensure!(
+        middle.said.contains("writes under key 2 go on on node-1 while the plugin answers"),
+        "{}",
+        middle.said
+    );
+    let impact = "writes go on while the plugin answers Status with the same key id";
+    let warned = agent.iter().find(|line| line.contains("WARN")).context("the agent logged no warning")?;
+    ensure!(warned.contains(impact), "{warned}");
     ensure!(middle.said.starts_with("ready: False PluginUnhealthy (since "), "{}", middle.said);
     Ok(())
 }

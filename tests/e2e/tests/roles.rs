@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use keyward_core::api::{ClusterEncryption, EncryptionMigration, EncryptionNode};
+use keyward_core::api::{
+    ClusterEncryption, EncryptionMigration, EncryptionMigrationSpec, EncryptionNode, MigrationPhase,
+};
 use keyward_core::names;
 use keyward_core::platform::VERBS;
 use keyward_test_cluster::{Binary, Image, Seen, Tools, wait_until};
@@ -16,7 +18,7 @@ use keyward_test_e2e::{
     Audit, IMAGE, Install, Keyward, Load, On, RIGHTS, Request, SHORT_HISTORY, give, person, shipped,
     shipped_documents, vault_spec,
 };
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -132,6 +134,7 @@ async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     .await?;
     keyward.wait_settled(1, PATIENCE).await?;
 
+    deleted_definition(keyward).await?;
     plan(keyward).await?;
     keyward.apply(&vault_spec(keyward, "b", &IMAGE(1))).await?;
     tokio::try_join!(disturbed(keyward, audit), keyward.wait_settled(2, PATIENCE))?;
@@ -166,6 +169,23 @@ async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     ensure!(told.said.starts_with("ready: "), "an operator runs, and its Lease shows it: {told:?}");
     drop(load);
     Ok(())
+}
+
+/// The decryption of a custom resource whose CustomResourceDefinition was deleted: operator and `plan` look for that.
+async fn deleted_definition(keyward: &Keyward) -> Result<()> {
+    let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
+    let spec = EncryptionMigrationSpec {
+        operand: names::KUBE_APISERVER.to_owned(),
+        resource: "widgets.example.com".to_owned(),
+        ..Default::default()
+    };
+    let name = "encryption-migration-example.com-widgets";
+    migrations.create(&PostParams::default(), &EncryptionMigration::new(name, spec)).await?;
+    wait_until("the decryption of nothing to end", PATIENCE, async || {
+        let status = migrations.get(name).await?.status.unwrap_or_default();
+        Ok(Seen::when(status.phase == MigrationPhase::Succeeded, format!("{status:?}")))
+    })
+    .await
 }
 
 /// The second node is prepared to join, and given up before its API server has started.

@@ -140,7 +140,7 @@ fn list(schema: &mut Schema, pointer: &str, rules: &[Value]) {
 fn named() -> Vec<Value> {
     vec![
         json!({"rule": "!self.contains('*')", "message": WILDCARDS}),
-        json!({"rule": "self.contains('*') || self.matches('^[a-z0-9-][a-z0-9.-]*$')", "message": NO_NAME}),
+        json!({"rule": "self.contains('*') || self.matches('^[a-z0-9-]+([.][a-z0-9-]+)*$')", "message": NO_NAME}),
     ]
 }
 

@@ -9,6 +9,8 @@ const NO_ANSWER: u32 = 4;
 /// The longest text of a provider or a plugin that a status carries, in bytes: a module may return far more, and there
 /// is one for each plugin and node.
 const LONGEST: usize = 2048;
+/// The longest name of a phase, in bytes: agents know six short ones.
+const PHASE: usize = 32;
 /// Where the log is.
 const LOG: &str = "; keyward status shows its log";
 /// In place of the rest.
@@ -17,7 +19,8 @@ const MORE: &str = "…";
 /// What an admin reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Told {
-    /// What is wrong, in a few words: stays the same for as long as the cause does.
+    /// What is wrong, in a few words: stays the same for as long as the cause does. No words of a plugin: a request id or a
+    /// port in them is another at each probe and node.
     pub(super) cause: String,
     /// What was seen, with all its words.
     pub(super) what: String,
@@ -93,14 +96,17 @@ pub(super) fn cut_to(mut text: String, longest: usize) -> String {
 pub(super) fn told(snapshot: &Snapshot, request: Option<EvaluationRequest>, failure: &Failure) -> Told {
     match of(snapshot, request, failure) {
         Some(diagnosis) => diagnosed(diagnosis, failure),
-        None => {
-            let cause = if failure.message.starts_with(&failure.phase) {
-                failure.message.clone()
-            } else {
-                format!("{}: {}", failure.phase, failure.message)
-            };
-            Told { cause: cut(cause), what: cut(seen(failure)), remedy: remedy(failure).to_owned() }
-        }
+        None => Told { cause: kind(failure), what: cut(seen(failure)), remedy: remedy(failure).to_owned() },
+    }
+}
+
+/// The way to fail, where the provider knows no cause: by phase, exit code and gRPC code, without the plugin's words.
+pub(super) fn kind(failure: &Failure) -> String {
+    let phase = cut_to(failure.phase.clone(), PHASE);
+    match (failure.exit_code, failure.grpc_code) {
+        (Some(code), _) => format!("{phase}: it ended with exit code {code}"),
+        (None, Some(code)) => format!("{phase}: it failed with gRPC code {code}"),
+        (None, None) => format!("{phase}: it failed"),
     }
 }
 
@@ -141,6 +147,20 @@ mod tests {
     )]
     fn the_ways_to_fail_are_told_apart(#[case] failure: Failure, #[case] remedy: &str) {
         assert!(super::remedy(&failure).contains(remedy), "{failure:?}");
+    }
+
+    #[rstest]
+    #[case(failure("start", Some(3), None, "ended"), "start: it ended with exit code 3")]
+    #[case(
+        failure("status", None, Some(14), "status: Unavailable: port 40112"),
+        "status: it failed with gRPC code 14"
+    )]
+    #[case(failure("status", None, None, "status: unhealthy: request 7f3a"), "status: it failed")]
+    fn a_failure_without_a_diagnosis_is_known_by_its_phase_and_code(
+        #[case] failure: Failure,
+        #[case] expected: &str,
+    ) {
+        assert_eq!(kind(&failure), expected);
     }
 
     #[test]

@@ -76,7 +76,8 @@ fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource>
     let looked_at = snapshot.openshift().is_none();
     let done = |resource: &GroupResource, migration: &StoredMigration| {
         succeeded(migration)
-            && (!looked_at || snapshot.compacted.contains(resource) && verified(snapshot, resource, migration))
+            && (!looked_at
+                || snapshot.compacted.contains(resource) && verified(snapshot, resource, migration))
             && migration.spec.key_id == NO_KEY
             && migration.spec.since == revision
     };

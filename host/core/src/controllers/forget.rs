@@ -301,7 +301,8 @@ fn usage(snapshot: &Snapshot, content: &RevisionContent, id: KeyId) -> Usage {
         };
         let migration = snapshot.migrations.get(&resource);
         is_verified &= migration.is_some_and(|migration| {
-            evidence::verified(snapshot, &resource, migration) && evidence::is_for(snapshot, migration, writer)
+            evidence::verified(snapshot, &resource, migration)
+                && evidence::is_for(snapshot, migration, writer)
         });
     }
     if is_verified { Usage::None } else { Usage::Unverified }

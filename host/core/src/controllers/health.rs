@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::diagnosis::{self, Told};
-use super::outage::{self, Troubles};
+use super::outage::{self, Answers, Troubles};
 use super::reports::{self, Health, health, plugins};
 use super::{Deployment, Turn, pods};
 use crate::api::{ConditionStatus, NodePlugin};
@@ -69,7 +69,8 @@ pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mu
         for plugin in plugins(server).iter().filter(in_use) {
             let health = health(snapshot, server, plugin);
             if health != Health::Healthy {
-                troubles.add(server, plugin.key_id, health, told(snapshot, server, plugin));
+                let answers = Answers::of(health, plugin.health.failure.as_ref());
+                troubles.add(server, plugin.key_id, (health, answers), told(snapshot, server, plugin));
             }
         }
     }
@@ -87,7 +88,8 @@ pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mu
     }
     let message = troubles.condition(writers.as_ref());
     turn.explain(message.clone());
-    turn.notice(true, troubles.reason(), troubles.event(writers.as_ref()));
+    let event = troubles.event(writers.as_ref());
+    turn.notice_about(troubles.reason(), troubles.subject(), event);
     turn.condition(CONDITION, ConditionStatus::True, troubles.reason(), &message);
 }
 
@@ -155,7 +157,7 @@ pub(super) fn told(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin
     }
     let Some(failure) = &plugin.health.failure else {
         let what = plugin.health.detail.clone().unwrap_or_default();
-        return Told { cause: what.clone(), what, remedy: String::new() };
+        return Told { cause: "status.plugins has what it reports".to_owned(), what, remedy: String::new() };
     };
     let kms = snapshot.key(plugin.key_id).and_then(|key| key.kms.as_ref());
     let request = kms.map(|kms| EvaluationRequest::new(Origin::Stored, &kms.plugin.kms));

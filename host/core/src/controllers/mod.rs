@@ -246,7 +246,12 @@ impl Turn {
     }
 
     pub(crate) fn notice(&mut self, warning: bool, reason: &str, message: impl Into<String>) {
-        self.notices.push(Notice { reason: reason.to_owned(), message: message.into(), warning });
+        self.notices.push(Notice::new(warning, reason, message));
+    }
+
+    /// A notice whose words may change while it holds.
+    pub(crate) fn notice_about(&mut self, reason: &str, subject: String, message: impl Into<String>) {
+        self.notices.push(Notice::new(true, reason, message).about(subject));
     }
 
     /// The first thing that is waited for is the one that is told.
@@ -336,6 +341,13 @@ impl Turn {
             }
             None => self.condition(type_, ConditionStatus::False, "AsExpected", ""),
         }
+    }
+
+    /// A controller's own Degraded condition about a trouble whose words may change while it lasts.
+    pub(crate) fn degraded_by(&mut self, type_: &str, reason: &str, subject: String, message: &str) {
+        self.explain(message);
+        self.notice_about(reason, subject, message);
+        self.condition(type_, ConditionStatus::True, reason, message);
     }
 
     /// Another trouble of a controller that has told its condition already.

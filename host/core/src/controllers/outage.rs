@@ -4,17 +4,21 @@
 //! What kube-apiserver does with a KMS v2 provider that does not answer: it writes until three minutes after the last
 //! Status without an error, with the data key that it has; it reads what is under data keys that it has unwrapped, for as long as it runs;
 //! after a restart it reads nothing under the key. Its `/readyz` fails at `kms-providers`, its `/livez` does not.
+//!
+//! A Status that is answered with the same key id counts as one without an error whatever its `healthz` says: writes go on
+//! while a plugin answers that it is unhealthy, though `/readyz` fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::diagnosis::{Told, cut_to, with_stop};
 use super::reports::Health;
 use crate::ids::KeyId;
+use crate::provider::Failure;
 use crate::snapshot::ServerView;
 
 /// The longest cause, remedy and list of names in an Event, in bytes: with the impact they fit its 1,024.
-const CAUSE: usize = 220;
-const REMEDY: usize = 240;
+const CAUSE: usize = 200;
+const REMEDY: usize = 220;
 const NAMES: usize = 100;
 
 /// The resources that each KMS key writes.
@@ -26,26 +30,54 @@ pub(super) struct Troubles {
     groups: Vec<Group>,
 }
 
+/// How the plugin answers Status, which is what kube-apiserver goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answers {
+    /// With an error, or not at all.
+    No,
+    /// That it is unhealthy.
+    Unhealthy,
+    /// That it is healthy; what fails is asked after that.
+    Healthy,
+}
+
+impl Answers {
+    pub(super) fn of(health: Health, failure: Option<&Failure>) -> Self {
+        match (health, failure.map(|failure| failure.phase.as_str())) {
+            (Health::Unhealthy, _) => Self::Unhealthy,
+            (Health::Error, Some("encrypt" | "decrypt" | "canary")) => Self::Healthy,
+            _ => Self::No,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Group {
     key_id: KeyId,
     health: Health,
+    answers: Answers,
     told: Told,
     nodes: Vec<String>,
 }
 
 impl Troubles {
-    pub(super) fn add(&mut self, server: &ServerView, key_id: KeyId, health: Health, told: Told) {
+    pub(super) fn add(
+        &mut self,
+        server: &ServerView,
+        key_id: KeyId,
+        (health, answers): (Health, Answers),
+        told: Told,
+    ) {
         let node = server.name.clone();
         let same = |group: &&mut Group| {
             group.key_id == key_id
-                && group.health == health
+                && (group.health, group.answers) == (health, answers)
                 && group.told.cause == told.cause
                 && group.told.remedy == told.remedy
         };
         match self.groups.iter_mut().find(same) {
             Some(group) => group.nodes.push(node),
-            None => self.groups.push(Group { key_id, health, told, nodes: vec![node] }),
+            None => self.groups.push(Group { key_id, health, answers, told, nodes: vec![node] }),
         }
     }
 
@@ -56,6 +88,16 @@ impl Troubles {
     /// What is known to be wrong comes before what is not known.
     pub(super) fn reason(&self) -> &'static str {
         if self.groups.iter().all(Group::is_silent) { "PluginHealthUnknown" } else { "PluginUnhealthy" }
+    }
+
+    /// What the Event is about: each key with each way to fail, on whichever nodes.
+    pub(super) fn subject(&self) -> String {
+        let groups: BTreeSet<String> = self
+            .groups
+            .iter()
+            .map(|group| format!("key {} {} {}", group.key_id, group.health.name(), group.told.cause))
+            .collect();
+        groups.into_iter().collect::<Vec<_>>().join("; ")
     }
 
     /// Every cause, with all that was seen.
@@ -82,10 +124,13 @@ impl Troubles {
         format!("{} {}{more}", group.impact(writers, NAMES), group.line(&cause, &remedy, NAMES))
     }
 
-    /// The gravest first: a key that writes, then one that is read with, then what is not known.
+    /// The gravest first: a key that writes, then one that is read with, then what is not known; of these what does not answer.
     fn ordered(&self, writers: Option<&Writers>) -> Vec<&Group> {
         let mut ordered: Vec<&Group> = self.groups.iter().collect();
-        ordered.sort_by_key(|group| (group.is_silent(), group.written(writers).is_none(), group.key_id));
+        ordered.sort_by_key(|group| {
+            let answers = group.answers != Answers::No;
+            (group.is_silent(), group.written(writers).is_none(), answers, group.key_id)
+        });
         ordered
     }
 }
@@ -105,17 +150,28 @@ impl Group {
         if self.is_silent() {
             return "API servers go on as they are; key changes wait until this plugin is known to be healthy.".to_owned();
         }
-        let reads = "until it restarts. Do not restart API servers (/readyz fails at kms-providers, /livez does not).";
-        match self.written(writers) {
-            Some(written) => format!(
-                "Writes of {} fail from about 3 minutes after the plugin last answered Status without an error; each API server reads what it has decrypted before {reads}",
-                cut_to(written, names)
-            ),
-            None => format!(
-                "Writes go on, but no new configuration can be loaded; each API server reads objects under key {} that it has decrypted before {reads}",
+        let reads = match self.answers {
+            Answers::No | Answers::Unhealthy => {
+                "until it restarts. Do not restart API servers (/readyz fails at kms-providers, /livez does not)."
+            }
+            Answers::Healthy => "until it restarts. Do not restart API servers.",
+        };
+        let Some(written) = self.written(writers) else {
+            let load = if self.answers == Answers::Healthy { "may fail to load" } else { "cannot be loaded" };
+            return format!(
+                "Writes go on, but a new configuration {load}; each API server reads objects under key {} that it has decrypted before {reads}",
                 self.key_id
-            ),
+            );
+        };
+        let written = cut_to(written, names);
+        if self.answers == Answers::No {
+            return format!(
+                "Writes of {written} fail from about 3 minutes after the plugin last answered Status without an error; each API server reads what it has decrypted before {reads}"
+            );
         }
+        format!(
+            "Writes of {written} go on while the plugin answers Status with the same key id; they fail once it stops answering, and after a restart of the API server; each API server reads what it has decrypted before {reads}"
+        )
     }
 
     fn line(&self, cause: &str, remedy: &str, names: usize) -> String {
@@ -144,7 +200,8 @@ mod tests {
         let mut troubles = Troubles::default();
         for (node, key, health, told) in all {
             let server = ServerView { name: (*node).to_owned(), ..Default::default() };
-            troubles.add(&server, KeyId(*key), *health, told.clone());
+            let answers = Answers::of(*health, None);
+            troubles.add(&server, KeyId(*key), (*health, answers), told.clone());
         }
         troubles
     }
@@ -175,11 +232,12 @@ mod tests {
             ("b", 2, Health::Unhealthy, told("new", "See")),
         ];
         let order = |all: &[(&str, u64, Health, Told)]| troubles(all).event(Some(&writers()));
-        assert!(order(&all).starts_with("Writes of configmaps, secrets fail"), "{}", order(&all));
+        assert!(order(&all).starts_with("Writes of configmaps, secrets go on while"), "{}", order(&all));
         assert!(order(&all).ends_with("2 more: keyward status."), "{}", order(&all));
         let reads = order(&all[..2]);
         assert!(
-            reads.starts_with("Writes go on, but no new configuration") && reads.contains("key 1"),
+            reads.starts_with("Writes go on, but a new configuration cannot be loaded")
+                && reads.contains("key 1"),
             "{reads}"
         );
         let silent = order(&all[..1]);
@@ -189,16 +247,55 @@ mod tests {
     }
 
     #[test]
+    fn writes_go_on_while_a_plugin_answers_that_it_is_unhealthy() {
+        let sealed = told("sealed: the KMS is sealed", "Unseal the KMS.");
+        let one = troubles(&[("a", 2, Health::Unhealthy, sealed)]);
+        assert_eq!(
+            one.event(Some(&writers())),
+            "Writes of configmaps, secrets go on while the plugin answers Status with the same key id; they fail once it stops answering, and after a restart of the API server; each API server reads what it has decrypted before until it restarts. Do not restart API servers (/readyz fails at kms-providers, /livez does not). Cause: the plugin of key 2 on node a is Unhealthy: sealed: the KMS is sealed. Next: Unseal the KMS. Then run keyward status."
+        );
+    }
+
+    #[test]
+    fn a_plugin_that_only_fails_to_encrypt_answers_status() {
+        let of = |health, phase: &str| {
+            Answers::of(health, Some(&Failure { phase: phase.to_owned(), ..Default::default() }))
+        };
+        for phase in ["encrypt", "decrypt", "canary"] {
+            assert_eq!(of(Health::Error, phase), Answers::Healthy, "{phase}");
+        }
+        for phase in ["status", "start", "image", ""] {
+            assert_eq!(of(Health::Error, phase), Answers::No, "{phase}");
+        }
+        assert_eq!(of(Health::Unhealthy, "status"), Answers::Unhealthy);
+    }
+
+    #[test]
+    fn one_outage_is_one_subject_on_however_many_nodes() {
+        let all = [
+            ("a", 2, Health::Error, told("status: it failed", "See")),
+            ("b", 2, Health::Error, told("status: it failed", "See")),
+        ];
+        let subject = troubles(&all[..1]).subject();
+        assert_eq!(troubles(&all).subject(), subject);
+        let another = [("a", 2, Health::Error, told("start: it failed", "See"))];
+        assert_ne!(troubles(&another).subject(), subject);
+    }
+
+    #[test]
     fn an_event_carries_the_next_step_whatever_a_provider_returns() {
         let long = "é".repeat(3000);
         let nodes: Vec<String> = (0..500).map(|n| format!("control-plane-{n}")).collect();
-        let all: Vec<_> = nodes
-            .iter()
-            .map(|n| (n.as_str(), 2, Health::Error, told(&long, &format!("Do {long}"))))
-            .collect();
-        let many = Writers::from([(KeyId(2), vec![long.clone()])]);
-        let event = troubles(&all).event(Some(&many));
-        assert!(event.len() <= EVENT, "{}", event.len());
-        assert!(event.contains("Next: Do é") && event.ends_with("Then run keyward status."), "{event}");
+        for health in [Health::Error, Health::Unhealthy] {
+            let all: Vec<_> = nodes
+                .iter()
+                .map(|n| (n.as_str(), 2, health, told(&long, &format!("Do {long}"))))
+                .chain([("x", 1, health, told(&long, "See"))])
+                .collect();
+            let many = Writers::from([(KeyId(2), vec![long.clone()])]);
+            let event = troubles(&all).event(Some(&many));
+            assert!(event.len() <= EVENT, "{}", event.len());
+            assert!(event.contains("Next: Do é") && event.ends_with("1 more: keyward status."), "{event}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::reports::plugins;
-use super::rollout::{Assessment, Deployment};
+use super::rollout::{Assessment, Deployment, subject};
 use super::state::is_same;
 use super::{Deployed, Turn};
 use crate::api::ConditionStatus;
@@ -34,7 +34,7 @@ const OTHERS: [&str; 3] = [
 /// Looks at the pods' verdict.
 pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> Assessment<'a> {
     let blocked = |reason: &str, message: String, warning: bool| {
-        let notice = Notice { reason: reason.to_owned(), message: message.clone(), warning };
+        let notice = Notice::new(warning, reason, message.clone()).about(subject(snapshot, &message));
         let waiting = Waiting { reason: reason.to_owned(), message };
         let notices = warning.then_some(notice).into_iter().collect();
         Assessment::of_pods(Deployment::Blocked, Some(waiting), notices)

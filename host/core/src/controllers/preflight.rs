@@ -5,7 +5,7 @@
 //! each when those before it have passed, also where there is a canary from the beginning: a login that is refused is refused
 //! at one node, and not at every one, since there are KMSs that count such refusals and then lock out the plugins in use too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -221,7 +221,7 @@ fn requests(
 
 /// Conditions: which node fails with what, and the provider's diagnosis with its remedy.
 fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &[&String], turn: &mut Turn) {
-    let mut failures = Vec::new();
+    let (mut failures, mut kinds) = (Vec::new(), BTreeSet::new());
     let mut reason = "PreflightCheckFailed";
     let mut waiting = Vec::new();
     for name in names {
@@ -235,15 +235,20 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
                     reason = "KEKMismatch";
                 }
                 failures.push(format!("node {name}: {}", told(snapshot, stored, failure)));
+                let cause = diagnosed(snapshot, stored, failure).map(|found| found.cause.clone());
+                kinds.insert(cause.unwrap_or_else(|| diagnosis::kind(failure)));
             }
             _ => match keeps_from_answering(server, &stored.hash) {
-                Some(error) => failures.push(format!("node {name}: {}: {}", error.reason, error.message)),
+                Some(error) => {
+                    failures.push(format!("node {name}: {}: {}", error.reason, error.message));
+                    kinds.insert(error.reason.clone());
+                }
                 None => waiting.push(name.as_str()),
             },
         }
     }
     let what = format!("preflight of key {} ({})", trial.key_id, trial.purpose);
-    let failed = (!failures.is_empty()).then(|| (reason, format!("{what}: {}", failures.join("; "))));
+    let failed = (!failures.is_empty()).then(|| format!("{what}: {}", failures.join("; ")));
     let mut message = if failures.is_empty() {
         format!("{what}: waiting for node {}", waiting.join(", "))
     } else {
@@ -257,7 +262,14 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
     if !done {
         turn.wait(if failures.is_empty() { "PreflightRunning" } else { reason }, message.clone());
     }
-    turn.degraded(DEGRADED, failed);
+    match failed {
+        Some(message) => {
+            // Each attempt may fail in other words.
+            let kinds = kinds.into_iter().collect::<Vec<_>>().join("; ");
+            turn.degraded_by(DEGRADED, reason, format!("{what}: {kinds}"), &message);
+        }
+        None => turn.degraded(DEGRADED, None),
+    }
     if done {
         turn.condition(PROGRESSING, ConditionStatus::False, "AsExpected", "");
     } else {

@@ -68,6 +68,12 @@ impl<'a> Assessment<'a> {
     }
 }
 
+/// What a notice is about that blocks every decision. Why something cannot be read is in the API server's words, which may be
+/// others in each answer.
+pub(super) fn subject(snapshot: &Snapshot, message: &str) -> String {
+    snapshot.unreadable.first().map_or(message, |unreadable| &unreadable.what).to_owned()
+}
+
 /// Looks at every API server.
 pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     if let Some(openshift) = snapshot.openshift() {
@@ -81,7 +87,7 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
         .collect();
     let blocked = |reason: &str, message: String, targets: BTreeMap<String, Revision>| Assessment {
         deployment: Deployment::Blocked,
-        notices: vec![Notice { reason: reason.to_owned(), message: message.clone(), warning: true }],
+        notices: vec![Notice::new(true, reason, message.clone()).about(subject(snapshot, &message))],
         waiting: Some(Waiting { reason: reason.to_owned(), message }),
         rebuilt: None,
         targets,
@@ -190,10 +196,15 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
             false,
         ),
     };
+    // Why a node fails is in its own words, which may be others at each attempt.
+    let subject = match error {
+        Some(error) => format!("revision {target} on node {}: {}", server.name, error.reason),
+        None => message.clone(),
+    };
     Assessment {
         deployment: Deployment::Rolling { target: *target, content },
         notices: warning
-            .then(|| Notice { reason: reason.to_owned(), message: message.clone(), warning })
+            .then(|| Notice::new(true, reason, message.clone()).about(subject))
             .into_iter()
             .chain(edited(snapshot))
             .collect(),
@@ -214,7 +225,7 @@ fn edited(snapshot: &Snapshot) -> Vec<Notice> {
                 "node {}: the manifest or the files of key {}'s plugin were edited by hand, and written anew {times}",
                 server.name, plugin.key_id
             );
-            Notice { reason: "PluginEdited".to_owned(), message, warning: true }
+            Notice::new(true, "PluginEdited", message)
         })
     });
     let notice = |server: &ServerView| {
@@ -223,7 +234,7 @@ fn edited(snapshot: &Snapshot) -> Vec<Notice> {
             "node {}: its configuration file was edited by hand while revision {revision} was to be in force; once that is over, everything is re-encrypted",
             server.name
         );
-        Some(Notice { reason: "ConfigurationEdited".to_owned(), message, warning: true })
+        Some(Notice::new(true, "ConfigurationEdited", message))
     };
     snapshot.servers.values().filter_map(notice).chain(repaired).collect()
 }
@@ -345,11 +356,7 @@ fn nothing_yet(snapshot: &Snapshot, targets: BTreeMap<String, Revision>) -> Asse
             );
             Assessment {
                 deployment: Deployment::Blocked,
-                notices: vec![Notice {
-                    reason: "ForeignConfiguration".to_owned(),
-                    message: message.clone(),
-                    warning: true,
-                }],
+                notices: vec![Notice::new(true, "ForeignConfiguration", message.clone())],
                 waiting: Some(Waiting { reason: "ForeignConfiguration".to_owned(), message }),
                 rebuilt: None,
                 targets,

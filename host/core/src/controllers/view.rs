@@ -6,7 +6,7 @@ use super::reports::{self, Health};
 use super::{Deployed, Deployment, decommission, diagnosis, health};
 use crate::api::{KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
-use crate::machine::Step;
+use crate::machine::{self, Step};
 use crate::outcome::StatusView;
 use crate::provider::Origin;
 use crate::snapshot::Snapshot;
@@ -20,7 +20,7 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
         },
         revisions: revisions(snapshot, deployment),
         keys: if blocked(deployment) { snapshot.told_keys.clone() } else { keys(snapshot, deployed) },
-        encrypted: encrypted(deployment, deployed),
+        encrypted: encrypted(snapshot, deployment, deployed),
         migrations: migrations(snapshot),
         forget: Vec::new(),
         paused: None,
@@ -30,20 +30,41 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
     }
 }
 
-/// Resources of which something may be stored under a key: every one that has a key in its list, but where everything was
-/// rewritten in plain text since `identity` writes it. One whose entry has left was decrypted before.
-fn encrypted(deployment: &Deployment<'_>, deployed: &Deployed<'_>) -> Option<Vec<String>> {
+/// Resources that have a key in a configuration that an API server has or is given: something may be stored under it, and
+/// the key's provider is in the configuration until the operator takes it out. That everything was rewritten in plain text
+/// does not count: without the operator the provider would stay.
+fn encrypted(
+    snapshot: &Snapshot,
+    deployment: &Deployment<'_>,
+    deployed: &Deployed<'_>,
+) -> Option<Vec<String>> {
     if blocked(deployment) {
         return None;
     }
-    let Some(state) = &deployed.state else { return Some(Vec::new()) };
-    let is_decrypted = |resource: &GroupResource| {
-        let writer = state.write_key(resource).filter(|key| key.mode == Mode::Identity);
-        writer.is_some_and(|key| key.migrated.contains(resource))
+    let before = match deployment {
+        Deployment::Rolling { .. } => revisions_at_nodes(snapshot),
+        _ => BTreeSet::new(),
     };
-    let with_keys = state.resources.iter().filter(|(_, keys)| !keys.read.is_empty());
-    let found = with_keys.map(|(resource, _)| resource).filter(|resource| !is_decrypted(resource));
-    Some(found.map(ToString::to_string).collect())
+    let decoded = before
+        .into_iter()
+        .filter_map(|revision| machine::decode(snapshot.content(revision)?, []).ok())
+        .collect::<Vec<_>>();
+    let mut found = BTreeSet::new();
+    for state in deployed.state.iter().chain(&decoded) {
+        let has_key =
+            |resource: &&GroupResource| state.read_keys(resource).any(|key| key.mode != Mode::Identity);
+        found.extend(state.resources.keys().filter(has_key).cloned());
+    }
+    Some(found.iter().map(ToString::to_string).collect())
+}
+
+/// The revisions that some node has, is given, or had last.
+fn revisions_at_nodes(snapshot: &Snapshot) -> BTreeSet<Revision> {
+    let of_nodes = snapshot.servers.values().flat_map(|server| {
+        let told = server.agent.as_ref().map(|agent| agent.spec.revision);
+        told.into_iter().chain(server.status().map(|status| status.revision))
+    });
+    of_nodes.chain([snapshot.last_converged]).collect()
 }
 
 /// What cannot be read now was told when it could be, and is what a lost revision is made anew from.
@@ -57,15 +78,7 @@ fn revisions(snapshot: &Snapshot, deployment: &Deployment<'_>) -> Vec<RevisionSt
         Some(RevisionStatus { n: *n, config_hash: content.hash(), lists: content.config.lists() })
     });
     let mut all: BTreeMap<Revision, RevisionStatus> = found.map(|told| (told.n, told)).collect();
-    let named: BTreeSet<Revision> = snapshot
-        .servers
-        .values()
-        .flat_map(|server| {
-            let told = server.agent.as_ref().map(|agent| agent.spec.revision);
-            told.into_iter().chain(server.status().map(|status| status.revision))
-        })
-        .chain([snapshot.last_converged])
-        .collect();
+    let named = revisions_at_nodes(snapshot);
     // Until one above it is loaded everywhere: what had it may have written by it.
     for told in &snapshot.told_revisions {
         if blocked(deployment) || named.contains(&told.n) || told.n > snapshot.last_converged {

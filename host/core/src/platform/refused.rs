@@ -126,9 +126,10 @@ pub fn no_name(resource: &GroupResource) -> Option<&'static str> {
     if name.contains('*') {
         return Some(WILDCARDS);
     }
-    let is_name = !resource.resource.is_empty()
-        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'));
-    (!is_name).then_some(NO_NAME)
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    };
+    (!name.split('.').all(is_label)).then_some(NO_NAME)
 }
 
 #[cfg(test)]
@@ -196,6 +197,10 @@ mod tests {
             ("pods/status", NO_NAME),
             ("", NO_NAME),
             (".apps", NO_NAME),
+            ("pods.", NO_NAME),
+            ("secrets.", NO_NAME),
+            ("deployments.apps.", NO_NAME),
+            ("widgets..example.com", NO_NAME),
             ("secrets ", NO_NAME),
             ("secrets\n", NO_NAME),
         ] {

@@ -6,6 +6,7 @@ use keyward_core::ids::GroupResource;
 use keyward_core::names;
 use keyward_core::platform::Serving;
 
+use super::absence;
 use crate::cluster::{CallError, Category, Cluster, Meta, Pager, Scope};
 
 /// A resource as it is served.
@@ -21,6 +22,11 @@ impl Served {
     /// Path of the collection that holds the object of this full name.
     pub(crate) fn collection_of(&self, full_name: &str) -> String {
         self.collection(full_name.split_once('/').map(|(namespace, _)| namespace))
+    }
+
+    /// `GROUP/VERSION`; `None` in the core group.
+    fn group_version(&self) -> Option<&str> {
+        self.base.strip_prefix("/apis/")
     }
 
     /// Path of all its objects.
@@ -63,17 +69,6 @@ struct GroupVersion {
     group_version: String,
 }
 
-/// An `APIService` has a service where another server answers for the group.
-#[derive(Deserialize)]
-struct ApiService {
-    spec: ApiServiceSpec,
-}
-
-#[derive(Deserialize)]
-struct ApiServiceSpec {
-    service: Option<serde::de::IgnoredAny>,
-}
-
 #[derive(Deserialize)]
 struct Resources {
     #[serde(default)]
@@ -94,11 +89,14 @@ struct Resource {
 pub(crate) enum Found {
     /// With all of [`names::MIGRATION_VERBS`].
     Served(Served),
-    /// Discovery is complete, no version names it, and it is a custom resource: its CustomResourceDefinition was deleted, and
-    /// its objects with it.
+    /// No version names it, and it has no CustomResourceDefinition: Kubernetes deletes the objects with that one.
     Absent,
-    /// Discovery is complete, and no version names it; the API server may store objects of it all the same.
+    /// No version names it, though its CustomResourceDefinition exists: its objects are still stored.
+    Unserved,
+    /// No version names it, and it is kube-apiserver's own: its objects may still be stored.
     Disabled,
+    /// This is why nothing proves which objects of it kube-apiserver stores, or that it stores none.
+    Unknown(String),
     /// Some version names it and lacks a verb, or what discovery says contradicts itself.
     Unsuitable,
 }
@@ -113,12 +111,18 @@ impl Found {
         };
         match self {
             Self::Served(_) => format!("{resource} is served"),
-            Self::Absent => {
-                format!("{resource} is not served; recreate its CustomResourceDefinition{confirm}")
-            }
+            Self::Absent => format!(
+                "{resource} is not served, and its CustomResourceDefinition does not exist; create that again{confirm}"
+            ),
+            Self::Unserved => format!(
+                "{resource} is not served, and its objects are still stored; set served: true for a version of its CustomResourceDefinition, and do not delete that: its objects would be deleted with it"
+            ),
             Self::Disabled => format!(
                 "{resource} is not served; have kube-apiserver serve it again (--runtime-config): its objects may still be stored"
             ),
+            Self::Unknown(why) => {
+                format!("it is not known whether kube-apiserver stores objects of {resource}: {why}")
+            }
             Self::Unsuitable => {
                 format!("no served version of {resource} can be read, listed and patched")
             }
@@ -126,48 +130,42 @@ impl Found {
     }
 }
 
-/// Groups of kube-apiserver itself whose names have a dot. What it does not serve of them it may still store.
-const BUILT_IN: [&str; 18] = [
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "apiregistration.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "certificates.k8s.io",
-    "coordination.k8s.io",
-    "discovery.k8s.io",
-    "events.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-    "internal.apiserver.k8s.io",
-    "networking.k8s.io",
-    "node.k8s.io",
-    "rbac.authorization.k8s.io",
-    "resource.k8s.io",
-    "scheduling.k8s.io",
-    "storage.k8s.io",
-    "storagemigration.k8s.io",
-];
-
-fn is_built_in(resource: &GroupResource) -> bool {
-    !resource.group.contains('.') || BUILT_IN.contains(&resource.group.as_str())
-}
-
 /// `Ok(None)` where no version of the group serves it with all of [`names::MIGRATION_VERBS`].
 pub(crate) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Option<Served>, CallError> {
-    Ok(match look_up(cluster, wanted).await? {
-        Found::Served(served) => Some(served),
-        Found::Absent | Found::Disabled | Found::Unsuitable => None,
+    Ok(match discover(cluster, wanted).await? {
+        Discovered::Served(served) => Some(served),
+        Discovered::Missing(_) | Discovered::Unsuitable => None,
     })
 }
 
 /// An error where some of it could not be read: that proves nothing.
 pub(crate) async fn look_up(cluster: &Cluster, wanted: &GroupResource) -> Result<Found, CallError> {
+    match discover(cluster, wanted).await? {
+        Discovered::Served(served) => {
+            let another = absence::own(cluster, served.group_version()).await?;
+            Ok(another.unwrap_or(Found::Served(served)))
+        }
+        Discovered::Missing(versions) => absence::of(cluster, wanted, &versions).await,
+        Discovered::Unsuitable => Ok(Found::Unsuitable),
+    }
+}
+
+/// What the documents of discovery alone say.
+#[derive(Debug, PartialEq, Eq)]
+enum Discovered {
+    Served(Served),
+    /// They are complete, and no version names it. These versions of its group are listed, as `GROUP/VERSION`.
+    Missing(Vec<String>),
+    Unsuitable,
+}
+
+async fn discover(cluster: &Cluster, wanted: &GroupResource) -> Result<Discovered, CallError> {
     let mut documents = Vec::new();
     for base in bases(cluster, wanted).await? {
         match cluster.document::<Resources>(&base).await {
             Ok(resources) => {
                 if let Some(served) = among(&base, &resources, wanted) {
-                    return Ok(Found::Served(served));
+                    return Ok(Discovered::Served(served));
                 }
                 documents.push((base, Some(resources)));
             }
@@ -176,7 +174,7 @@ pub(crate) async fn look_up(cluster: &Cluster, wanted: &GroupResource) -> Result
         }
     }
     if names_it(&documents, wanted) {
-        return Ok(Found::Unsuitable);
+        return Ok(Discovered::Unsuitable);
     }
     // A 404 may come from a proxy: the list of all groups has to agree.
     let groups =
@@ -194,7 +192,7 @@ fn missing(
     wanted: &GroupResource,
     documents: &[(String, Option<Resources>)],
     groups: Option<&Groups>,
-) -> Found {
+) -> Discovered {
     let listed = groups.and_then(|groups| groups.groups.iter().find(|group| group.name == wanted.group));
     let is_read = |base: &str| documents.iter().any(|(read, resources)| read == base && resources.is_some());
     let is_complete = match (groups, listed) {
@@ -205,11 +203,11 @@ fn missing(
                 && group.versions.iter().all(|version| is_read(&format!("/apis/{}", version.group_version)))
         }
     };
-    match (is_complete, is_built_in(wanted)) {
-        (false, _) => Found::Unsuitable,
-        (true, true) => Found::Disabled,
-        (true, false) => Found::Absent,
+    if !is_complete {
+        return Discovered::Unsuitable;
     }
+    let versions = listed.iter().flat_map(|group| &group.versions);
+    Discovered::Missing(versions.map(|version| version.group_version.clone()).collect())
 }
 
 /// A version of etcd as of now, by a collection that is always there.
@@ -225,19 +223,11 @@ const OWN_RESOURCE: &str = "encryptionmigrations.encryption.keyward.dev";
 pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Serving {
     let looked = async {
         let Some(served) = find(cluster, wanted).await? else { return Ok(Serving::Not) };
-        let Some((group, version)) = served.base.strip_prefix("/apis/").and_then(|base| base.split_once('/'))
-        else {
+        let Some(name) = served.group_version().and_then(absence::api_service) else {
             return Ok(Serving::Itself);
         };
-        let name = format!("{version}.{group}");
-        let path = format!("/apis/apiregistration.k8s.io/v1/apiservices/{name}");
-        match cluster.document::<ApiService>(&path).await {
-            Ok(found) if found.spec.service.is_some() => Ok(Serving::Aggregated(name)),
-            Ok(_) => Ok(Serving::Itself),
-            // Without an aggregator nothing is aggregated.
-            Err(error) if is_absent(&error) => Ok(Serving::Itself),
-            Err(error) => Err(error),
-        }
+        let is_aggregated = absence::aggregated(cluster, &name).await?;
+        Ok(if is_aggregated { Serving::Aggregated(name) } else { Serving::Itself })
     };
     looked.await.unwrap_or_else(|error: CallError| Serving::Unknown(error.to_string()))
 }
@@ -252,7 +242,7 @@ pub(crate) async fn is_compacted(
         Found::Served(served) => cluster.list_at(&served.everything(), &resource.to_string(), version).await,
         // Its objects were in the same etcd, whose versions are those of all resources.
         Found::Absent => cluster.list_at(OWN_COLLECTION, OWN_RESOURCE, version).await,
-        Found::Disabled | Found::Unsuitable => return Ok(false),
+        Found::Unserved | Found::Disabled | Found::Unknown(_) | Found::Unsuitable => return Ok(false),
     };
     match listed {
         Ok(()) => Ok(false),
@@ -326,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn resource_is_absent_only_where_all_of_discovery_says_so() {
+    fn resource_is_missing_only_where_all_of_discovery_says_so() {
         let groups = |json: &str| serde_json::from_str::<Groups>(json).unwrap();
         let none = || serde_json::from_str::<Resources>(r#"{"resources":[]}"#).unwrap();
         let widgets = GroupResource::parse("widgets.example.com");
@@ -337,22 +327,20 @@ mod tests {
         let found =
             |documents: &[(String, Option<Resources>)], groups| missing(&widgets, documents, Some(groups));
 
-        assert_eq!(found(&[], &others), Found::Absent, "the whole group is gone");
-        assert_eq!(found(&[(v1.clone(), Some(none()))], &listed), Found::Absent);
-        assert_eq!(found(&[], &listed), Found::Unsuitable, "the group is listed, and was answered with 404");
-        assert_eq!(found(&[(v1.clone(), None)], &listed), Found::Unsuitable);
-        assert_eq!(found(&[(v1, Some(none()))], &others), Found::Unsuitable, "the two disagree");
-        assert_eq!(found(&[], &groups(r#"{"groups":[]}"#)), Found::Unsuitable, "no API server has none");
+        assert_eq!(found(&[], &others), Discovered::Missing(vec![]), "the whole group is gone");
+        assert_eq!(
+            found(&[(v1.clone(), Some(none()))], &listed),
+            Discovered::Missing(vec!["example.com/v1".to_owned()])
+        );
+        assert_eq!(
+            found(&[], &listed),
+            Discovered::Unsuitable,
+            "the group is listed, and was answered with 404"
+        );
+        assert_eq!(found(&[(v1.clone(), None)], &listed), Discovered::Unsuitable);
+        assert_eq!(found(&[(v1, Some(none()))], &others), Discovered::Unsuitable, "the two disagree");
+        assert_eq!(found(&[], &groups(r#"{"groups":[]}"#)), Discovered::Unsuitable, "no API server has none");
         assert!(serde_json::from_str::<Groups>("{}").is_err());
-    }
-
-    #[test]
-    fn resource_of_the_api_server_itself_may_be_stored_though_it_is_not_served() {
-        let groups: Groups =
-            serde_json::from_str(r#"{"groups":[{"name":"example.com","versions":[]}]}"#).unwrap();
-        for name in ["deployments.apps", "leases.coordination.k8s.io"] {
-            assert_eq!(missing(&GroupResource::parse(name), &[], Some(&groups)), Found::Disabled, "{name}");
-        }
     }
 
     #[test]
@@ -360,7 +348,17 @@ mod tests {
         let widgets = GroupResource::parse("widgets.example.com");
         assert_eq!(
             Found::Absent.told(&widgets, false),
-            "widgets.example.com is not served; recreate its CustomResourceDefinition, or confirm in spec.decrypt that widgets.example.com is decrypted"
+            "widgets.example.com is not served, and its CustomResourceDefinition does not exist; create that again, or confirm in spec.decrypt that widgets.example.com is decrypted"
         );
+    }
+
+    #[test]
+    fn remedy_for_a_definition_that_exists_deletes_and_decrypts_nothing() {
+        let widgets = GroupResource::parse("widgets.example.com");
+        for decrypts in [false, true] {
+            let said = Found::Unserved.told(&widgets, decrypts);
+            assert!(said.contains("set served: true") && said.contains("do not delete that"), "{said}");
+            assert!(!said.contains("create") && !said.contains("spec.decrypt"), "{said}");
+        }
     }
 }

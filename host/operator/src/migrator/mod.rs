@@ -11,6 +11,7 @@
 //! writes nothing else and decides nothing: what is migrated, when it may start, whether a failed one is tried again, and
 //! whether one that succeeded is verified, is core's, by a new generation of the spec.
 
+mod absence;
 pub(crate) mod discovery;
 mod failures;
 mod pace;

@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
         let resource = GroupResource::parse(&self.migration.spec.resource);
         let served = match discovery::look_up(&self.tools.cluster, &resource).await? {
             Found::Served(served) => served,
-            // Kubernetes deletes the objects of a CustomResourceDefinition with it.
+            // Kubernetes deleted its objects with its CustomResourceDefinition.
             Found::Absent if self.migration.spec.key_id == NO_KEY => {
                 return self.nothing_is_stored().await;
             }

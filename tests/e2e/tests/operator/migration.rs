@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use keyward_core::api::{
     EncryptionMigration, EncryptionMigrationSpec, EncryptionMigrationStatus, MigrationPhase,
 };
@@ -392,5 +393,94 @@ async fn short_outage_of_a_webhook_pauses_the_run_and_fails_nothing() -> Result<
     assert_eq!((ended.phase, ended.failed, ended.done), (MigrationPhase::Succeeded, 0, 400), "{ended:?}");
     assert_eq!(ended.waiting, None);
     all_under(&cluster, "k8s:enc:aescbc:v1:1:").await?;
+    engine.stop().await
+}
+
+/// A custom resource with one object.
+const WIDGETS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.com}
+spec:
+  group: example.com
+  scope: Cluster
+  names: {plural: widgets, singular: widget, kind: Widget}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object}}
+"#;
+const WIDGET: &str = "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: one}\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_resource_counts_as_deleted_only_with_its_definition() -> Result<()> {
+    let (cluster, admin) = setup::cluster(true).await?;
+    let crds = Api::<CustomResourceDefinition>::all(admin.clone());
+    cluster.apply(WIDGETS).await?;
+    wait_until("a widget to be stored", PATIENCE, async || {
+        let applied = cluster.apply(WIDGET).await;
+        Ok(Seen::when(applied.is_ok(), format!("{applied:?}")))
+    })
+    .await?;
+    let stored = async || {
+        let found = cluster.etcd().values("/registry/example.com/widgets/").await?;
+        anyhow::Ok(found.values.len())
+    };
+    ensure!(stored().await? == 1, "the widget is not where etcd is looked at");
+
+    // No version is served: discovery does not name it, and its object stays.
+    cluster.apply(&WIDGETS.replace("served: true", "served: false")).await?;
+    wait_until("the widgets not to be served", PATIENCE, async || {
+        let applied = cluster.apply(WIDGET).await;
+        Ok(Seen::when(applied.is_err(), "they are".to_owned()))
+    })
+    .await?;
+    let decrypt = EncryptionMigrationSpec {
+        operand: names::KUBE_APISERVER.to_owned(),
+        resource: "widgets.example.com".to_owned(),
+        key_id: KeyId(0),
+        ..Default::default()
+    };
+    let migrations = Api::<EncryptionMigration>::all(admin.clone());
+    migrations.create(&PostParams::default(), &EncryptionMigration::new(NAME, decrypt)).await?;
+    let engine = Running::start(&cluster, 4).await?;
+    let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
+    assert_eq!((ended.phase, &ended.end_version), (MigrationPhase::Failed, &None), "{ended:?}");
+    let said = ended.refused.context("a reason")?;
+    assert!(said.contains("set served: true for a version") && said.contains("do not delete"), "{said}");
+    assert_eq!(stored().await?, 1);
+
+    // Nobody may look: that proves nothing either.
+    let roles = Api::<ClusterRole>::all(admin.clone());
+    let granted = roles.get("keyward-operator").await?;
+    let mut fewer = granted.clone();
+    let rules = fewer.rules.as_mut().context("rules")?;
+    rules.retain(|rule| rule.resources.iter().flatten().all(|name| name != "customresourcedefinitions"));
+    roles.replace("keyward-operator", &PostParams::default(), &fewer).await?;
+    let said = wait_until("the missing right to be named", PATIENCE, async || {
+        next(&admin, json!({})).await?;
+        let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
+        ensure!(ended.phase == MigrationPhase::Failed, "{ended:?}");
+        let said = ended.refused.unwrap_or_default();
+        Ok(if said.contains("may not get") { Seen::Yes(said) } else { Seen::NotYet(said) })
+    })
+    .await?;
+    assert!(said.contains("customresourcedefinitions.apiextensions.k8s.io"), "{said}");
+    cluster.apply(&keyward_test_e2e::shipped(&cluster, "rbac/operator.yaml")?).await?;
+
+    // Deleted, and its object with it.
+    crds.delete("widgets.example.com", &Default::default()).await?;
+    wait_until("the definition to be gone", PATIENCE, async || {
+        Ok(Seen::when(crds.get_opt("widgets.example.com").await?.is_none(), "it is there".to_owned()))
+    })
+    .await?;
+    assert_eq!(stored().await?, 0);
+    wait_until("the decryption to succeed", PATIENCE, async || {
+        next(&admin, json!({})).await?;
+        let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
+        Ok(Seen::when(ended.phase == MigrationPhase::Succeeded, format!("{ended:?}")))
+    })
+    .await?;
     engine.stop().await
 }
