@@ -203,8 +203,7 @@ impl Connection {
         let call = format!("create Secret {}", secret.name_any());
         let unexpected = |why: &str| AgentError::Unexpected { call: call.clone(), why: why.to_owned() };
         let body = serde_json::to_vec(secret).map_err(|_| unexpected("it has no JSON form"))?;
-        let params =
-            PostParams { field_manager: Some(REPUBLISH_MANAGER.to_owned()), dry_run, ..Default::default() };
+        let params = PostParams { field_manager: Some(REPUBLISH_MANAGER.to_owned()), dry_run };
         let path = <Secret as kube::Resource>::url_path(&(), Some(names::NAMESPACE));
         let mut request = Request::new(path)
             .create(&params, body)

@@ -395,6 +395,10 @@ fn strip(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
             fields.remove("x-kubernetes-validations");
+            // The keys of a list that is a map have to be required.
+            for keys in ["x-kubernetes-list-type", "x-kubernetes-list-map-keys"] {
+                fields.remove(keys);
+            }
             // A field of this name is an object.
             fields.retain(|name, value| !(["required", "enum"].contains(&name.as_str()) && value.is_array()));
             fields.values_mut().for_each(strip);
@@ -505,8 +509,7 @@ async fn confirmed(keyward: &Keyward, stored: &Stored) -> Result<()> {
     evidence(&keyward.cluster, &stored.load, &stored.before).await?.expect(aescbc)?;
 
     keyward.apply(&json!({"type": "identity"})).await?;
-    let status = keyward.wait("everything to be decrypted", PATIENCE, |status| done(status, &[])).await?;
-    has_key(&status, |_| false)?;
+    keyward.wait("everything to be decrypted", PATIENCE, |status| done(status, &[])).await?;
     evidence(&keyward.cluster, &stored.load, &stored.before).await?.expect(|_| "plain".to_owned())?;
     clusters
         .delete(names::CLUSTER, &DeleteParams::default())

@@ -228,8 +228,8 @@ pub struct ClusterEncryptionStatus {
     /// The keys in use, newest first.
     #[serde(default)]
     pub keys: Vec<KeyStatus>,
-    /// Resources that have a key in a configuration that an API server has: something may be stored under it, and its provider
-    /// leaves only by the operator. While there is one, the object must not be deleted.
+    /// Resources of which something may be stored under a key, or that have a KMS provider in the configuration of an API
+    /// server. While there is one, the object must not be deleted.
     #[serde(default)]
     #[schemars(transform = validation::status_names)]
     pub encrypted_resources: Vec<String>,

@@ -6,7 +6,7 @@ use super::reports::{self, Health};
 use super::{Deployed, Deployment, decommission, diagnosis, health};
 use crate::api::{KeyStatus, MigrationSummary, PluginSummary, RevisionStatus};
 use crate::ids::{GroupResource, KeyId, Mode, Revision};
-use crate::machine::{self, Step};
+use crate::machine::{self, State, Step};
 use crate::outcome::StatusView;
 use crate::provider::Origin;
 use crate::snapshot::Snapshot;
@@ -30,9 +30,9 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
     }
 }
 
-/// Resources that have a key in a configuration that an API server has or is given: something may be stored under it, and
-/// the key's provider is in the configuration until the operator takes it out. That everything was rewritten in plain text
-/// does not count: without the operator the provider would stay.
+/// Resources of which something may be stored under a key, or that have a KMS provider in a configuration that an API
+/// server has or is given. Without the object that provider would stay there, and API servers fail where its KMS is gone. A
+/// local key may stay as a read key after everything was rewritten in plain text: it needs nothing.
 fn encrypted(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
@@ -41,19 +41,30 @@ fn encrypted(
     if blocked(deployment) {
         return None;
     }
-    let before = match deployment {
+    let at_nodes = match deployment {
         Deployment::Rolling { .. } => revisions_at_nodes(snapshot),
         _ => BTreeSet::new(),
     };
-    let decoded = before
+    let decoded: Vec<State> = at_nodes
         .into_iter()
         .filter_map(|revision| machine::decode(snapshot.content(revision)?, []).ok())
-        .collect::<Vec<_>>();
+        .collect();
+    let newest = deployed.state.as_ref();
+    let is_decrypted = |resource: &GroupResource| {
+        let writer = newest.and_then(|state| state.write_key(resource));
+        writer.is_some_and(|key| key.mode == Mode::Identity && key.migrated.contains(resource))
+    };
     let mut found = BTreeSet::new();
-    for state in deployed.state.iter().chain(&decoded) {
-        let has_key =
-            |resource: &&GroupResource| state.read_keys(resource).any(|key| key.mode != Mode::Identity);
-        found.extend(state.resources.keys().filter(has_key).cloned());
+    for state in newest.into_iter().chain(&decoded) {
+        let counts = |resource: &&GroupResource| {
+            let decrypted = is_decrypted(resource);
+            state.read_keys(resource).any(|key| match key.mode {
+                Mode::Kms => true,
+                Mode::Identity => false,
+                _ => !decrypted,
+            })
+        };
+        found.extend(state.resources.keys().filter(counts).cloned());
     }
     Some(found.iter().map(ToString::to_string).collect())
 }

@@ -8,7 +8,7 @@ use keyward_core::names;
 use keyward_test_cluster::{Seen, User, wait_until};
 use keyward_test_e2e::{Encryption, IMAGE, Install, Keyward, Load, Status, evidence, vault_spec};
 use kube::Resource;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -229,6 +229,6 @@ async fn a_key_is_kept_while_keyward_s_own_objects_cannot_be_read_and_they_come_
     keyward.cluster.wait_ready(0).await?;
     ensure!(load.contents().await? == before, "the load reads otherwise");
     let own = keyward.secrets().list(&ListParams::default()).await?;
-    println!("{:?}", own.items.iter().map(|secret| secret.name_any()).collect::<Vec<_>>());
+    println!("{:?}", own.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>());
     Ok(())
 }
