@@ -244,8 +244,8 @@ pub fn small() -> Vec<(String, Bounds)> {
             Bounds { only: vec![Kind::Forget, Kind::Anew], ..bounds(1, &[3], &[], 2, true) },
         ),
         (
-            "1 API server, 1 key in force (KMS a), given up at any moment of an outage and after it, all ends well",
-            Bounds { only: vec![Kind::Forget, Kind::KmsDown], ..bounds(1, &[3], &[], 2, true) },
+            "1 API server, 2 keys in force (KMS a, KMS b), one given up at any moment of an outage and after it, all ends well",
+            Bounds { only: vec![Kind::Forget, Kind::KmsDown], ..bounds(1, &[3, 5], &[], 3, true) },
         ),
     ];
     all.map(|(what, bounds)| (what.to_owned(), bounds)).into()
