@@ -245,7 +245,7 @@ pub fn small() -> Vec<(String, Bounds)> {
         ),
         (
             "1 API server, 2 keys in force (KMS a, KMS b), one given up at any moment of an outage and after it, all ends well",
-            Bounds { only: vec![Kind::Forget, Kind::KmsDown], ..bounds(1, &[3, 5], &[], 3, true) },
+            Bounds { only: vec![Kind::Forget, Kind::KmsDown], ..bounds(1, &[3, 5], &[], 2, true) },
         ),
     ];
     all.map(|(what, bounds)| (what.to_owned(), bounds)).into()

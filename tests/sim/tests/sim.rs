@@ -21,7 +21,8 @@ fn every_state_within_small_bounds_is_sound() {
         println!("{what}: {} states", found.states);
         let told: Vec<String> = found.violations.iter().map(|(v, way)| format!("{v}\n  {way}")).collect();
         assert!(told.is_empty(), "{what}:\n{}", told.join("\n"));
-        assert!(found.complete && found.states > 500, "{what}: {} states", found.states);
+        // The smallest has 208: an outage and a request, and nothing else may move.
+        assert!(found.complete && found.states > 150, "{what}: {} states", found.states);
     }
 }
 
