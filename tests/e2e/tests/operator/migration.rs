@@ -240,13 +240,13 @@ async fn missing_right_ends_a_migration_with_the_servers_words() -> Result<()> {
     setup::secrets(&admin, "default", 30).await?;
     setup::write_under(&cluster, &[1]).await?;
     // The operator may do everything but rewrite what is encrypted.
-    let roles = Api::<ClusterRole>::all(admin.clone());
-    let mut operator = roles.get("keyward-operator").await?;
+    let api = Api::<ClusterRole>::all(admin.clone());
+    let mut operator = api.get("keyward-operator").await?;
     let granted = operator.rules.as_mut().context("rules")?;
     let before = granted.len();
     granted.retain(|rule| rule.resources.iter().flatten().all(|resource| resource != "secrets"));
     assert_eq!(granted.len() + 1, before);
-    roles.replace("keyward-operator", &PostParams::default(), &operator).await?;
+    api.replace("keyward-operator", &PostParams::default(), &operator).await?;
     wish(&admin, 1).await?;
     let engine = Running::start(&cluster, 4).await?;
     let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
@@ -397,7 +397,7 @@ async fn short_outage_of_a_webhook_pauses_the_run_and_fails_nothing() -> Result<
 }
 
 /// A custom resource with one object.
-const WIDGETS: &str = r#"
+const WIDGETS: &str = r"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: widgets.example.com}
@@ -410,7 +410,7 @@ spec:
       served: true
       storage: true
       schema: {openAPIV3Schema: {type: object}}
-"#;
+";
 const WIDGET: &str = "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: one}\n";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -452,12 +452,12 @@ async fn custom_resource_counts_as_deleted_only_with_its_definition() -> Result<
     assert_eq!(stored().await?, 1);
 
     // Nobody may look: that proves nothing either.
-    let roles = Api::<ClusterRole>::all(admin.clone());
-    let granted = roles.get("keyward-operator").await?;
+    let api = Api::<ClusterRole>::all(admin.clone());
+    let granted = api.get("keyward-operator").await?;
     let mut fewer = granted.clone();
     let rules = fewer.rules.as_mut().context("rules")?;
     rules.retain(|rule| rule.resources.iter().flatten().all(|name| name != "customresourcedefinitions"));
-    roles.replace("keyward-operator", &PostParams::default(), &fewer).await?;
+    api.replace("keyward-operator", &PostParams::default(), &fewer).await?;
     let said = wait_until("the missing right to be named", PATIENCE, async || {
         next(&admin, json!({})).await?;
         let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
