@@ -204,20 +204,18 @@ pub struct GroupResource {
 }
 
 impl GroupResource {
-    /// `resource` or `resource.group`. A dot at the end stays: with it the text is the name of no resource.
+    /// `resource` or `resource.group`, as kube-apiserver reads it: `secrets.` means `secrets`.
     pub fn parse(text: &str) -> Self {
-        match text.split_once('.') {
-            Some((resource, group)) if !group.is_empty() => {
-                Self { group: group.to_owned(), resource: resource.to_owned() }
-            }
-            _ => Self { group: String::new(), resource: text.to_owned() },
-        }
-    }
-
-    /// The same as kube-apiserver reads it in an EncryptionConfiguration, where `secrets.` means `secrets`.
-    pub fn as_configured(text: &str) -> Self {
         let (resource, group) = text.split_once('.').unwrap_or((text, ""));
         Self { group: group.to_owned(), resource: resource.to_owned() }
+    }
+
+    /// The same, where an admin names a resource: a dot at the end stays, so that the text is the name of no resource.
+    pub fn as_written(text: &str) -> Self {
+        match text.split_once('.') {
+            Some((_, "")) => Self { group: String::new(), resource: text.to_owned() },
+            _ => Self::parse(text),
+        }
     }
 
     /// The group as migrations and messages write it: `core` where it is empty.
@@ -273,15 +271,12 @@ mod tests {
     #[test]
     fn a_name_with_a_dot_at_its_end_is_not_the_resource_without_it() {
         for name in ["secrets.", "secrets.apps.", "."] {
-            assert_eq!(GroupResource::parse(name).to_string(), name);
-            assert_ne!(
-                GroupResource::parse(name),
-                GroupResource::parse(name.trim_end_matches('.')),
-                "{name}"
-            );
+            let written = GroupResource::as_written(name);
+            assert_eq!(written.to_string(), name);
+            assert_ne!(written, GroupResource::as_written(name.trim_end_matches('.')), "{name}");
         }
-        assert_eq!(GroupResource::as_configured("secrets."), GroupResource::parse("secrets"));
-        assert_eq!(GroupResource::as_configured("a.b.c"), GroupResource::parse("a.b.c"));
+        assert_eq!(GroupResource::parse("secrets."), GroupResource::parse("secrets"));
+        assert_eq!(GroupResource::as_written("a.b.c"), GroupResource::parse("a.b.c"));
     }
 
     #[test]

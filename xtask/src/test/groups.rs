@@ -109,7 +109,7 @@ impl Group {
 
     /// Whether most of what its programs do is waiting, so that two run beside each other.
     pub(crate) fn waits(self) -> bool {
-        matches!(self, Self::E2e)
+        matches!(self, Self::E2e | Self::Life)
     }
 
     /// Whether it loads provider modules.

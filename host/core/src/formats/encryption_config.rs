@@ -180,7 +180,7 @@ impl EncryptionConfiguration {
     /// no entry names has none, and is stored in plain text. Wildcards are not looked at.
     pub fn providers_of(&self, resource: &GroupResource) -> Vec<&ProviderConfiguration> {
         let names = |entry: &&ResourceConfiguration| {
-            entry.resources.iter().flatten().any(|name| GroupResource::as_configured(name) == *resource)
+            entry.resources.iter().flatten().any(|name| GroupResource::parse(name) == *resource)
         };
         self.resources.iter().filter(names).flat_map(|entry| &entry.providers).collect()
     }

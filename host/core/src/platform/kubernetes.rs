@@ -336,7 +336,9 @@ pub fn read(spec: &ClusterEncryptionSpec) -> Wanted {
 /// What is to be encrypted, sorted.
 fn resources(spec: &ClusterEncryptionSpec, mistakes: &mut Vec<String>) -> Vec<GroupResource> {
     let mut resources: Vec<GroupResource> = match &spec.resources {
-        Some(names) if !names.is_empty() => names.iter().map(|name| GroupResource::parse(name)).collect(),
+        Some(names) if !names.is_empty() => {
+            names.iter().map(|name| GroupResource::as_written(name)).collect()
+        }
         _ => DEFAULT_RESOURCES.iter().map(|name| GroupResource::parse(name)).collect(),
     };
     resources.sort();
@@ -352,7 +354,7 @@ fn decrypt(
     mistakes: &mut Vec<String>,
 ) -> Vec<GroupResource> {
     let mut decrypt: Vec<GroupResource> =
-        spec.decrypt.iter().map(|name| GroupResource::parse(name)).collect();
+        spec.decrypt.iter().map(|name| GroupResource::as_written(name)).collect();
     decrypt.sort();
     twice("spec.decrypt", &decrypt, mistakes);
     decrypt.dedup();

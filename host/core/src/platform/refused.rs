@@ -204,7 +204,7 @@ mod tests {
             ("secrets ", NO_NAME),
             ("secrets\n", NO_NAME),
         ] {
-            assert_eq!(why(&GroupResource::parse(name)), Some(expected), "{name:?}");
+            assert_eq!(why(&GroupResource::as_written(name)), Some(expected), "{name:?}");
         }
     }
 }
