@@ -278,7 +278,7 @@ mod tests {
     fn what_is_encrypted_is_listed_though_its_object_is_gone() {
         let secrets = vec![secret("encryption-config-9", Some(CONFIG))];
         let gone = Gone::of(true, (secrets, Vec::new()), Ok(vec![node()]), Ok(vec![migration(3)]));
-        let told = gone.render();
+        let rendered = gone.render();
         for part in [
             "ClusterEncryption/cluster is gone",
             "revision 9 is loaded on cp-1",
@@ -286,9 +286,12 @@ mod tests {
             "secrets: everything is stored under key 6",
             "to go on: create ClusterEncryption/cluster again",
         ] {
-            assert!(told.contains(part), "{told}");
+            assert!(rendered.contains(part), "{rendered}");
         }
-        assert!(!told.contains("BwcH") && !gone.document().to_string().contains("BwcH"), "a key is shown");
+        assert!(
+            !rendered.contains("BwcH") && !gone.document().to_string().contains("BwcH"),
+            "a key is shown"
+        );
         assert_eq!(gone.exit_code(), ExitCode::SUCCESS);
     }
 
@@ -306,10 +309,10 @@ mod tests {
             Gone::of(true, list(), Ok(Vec::new()), Err(refused())),
             Gone::of(false, list(), Err(refused()), Err(refused())),
         ] {
-            let told = unseen.render();
-            assert!(!told.contains("no trace"), "{told}");
-            assert!(told.contains("cannot be seen: forbidden: not yours"), "{told}");
-            assert!(told.contains("Role keyward-plan in keyward-system"), "{told}");
+            let rendered = unseen.render();
+            assert!(!rendered.contains("no trace"), "{rendered}");
+            assert!(rendered.contains("cannot be seen: forbidden: not yours"), "{rendered}");
+            assert!(rendered.contains("Role keyward-plan in keyward-system"), "{rendered}");
             assert_eq!(unseen.exit_code(), ExitCode::from(1));
         }
         let key = gone(&[secret("encryption-key-kube-apiserver-6", None)], None).render();
@@ -323,12 +326,12 @@ mod tests {
                 &[secret("encryption-config-10", bad), secret("encryption-config-9", Some(CONFIG))],
                 None,
             );
-            let told = gone.render();
+            let rendered = gone.render();
             assert!(
-                told.contains("error: revision 10 (secret keyward-system/encryption-config-10)"),
-                "{told}"
+                rendered.contains("error: revision 10 (secret keyward-system/encryption-config-10)"),
+                "{rendered}"
             );
-            assert!(told.contains("by revision 9"), "{told}");
+            assert!(rendered.contains("by revision 9"), "{rendered}");
             assert_eq!(gone.exit_code(), ExitCode::from(1));
         }
     }
@@ -347,11 +350,11 @@ mod tests {
         let unserved = || Err("the API server does not serve them".to_owned());
         let secrets = vec![secret("encryption-config-9", Some(CONFIG))];
         let gone = Gone::of(false, (secrets, Vec::new()), unserved(), Err("not served".into()));
-        let told = gone.render();
+        let rendered = gone.render();
         for part in
             ["does not serve ClusterEncryption", "written under aescbc:6", "install the CRDs", "to go on"]
         {
-            assert!(told.contains(part), "{told}");
+            assert!(rendered.contains(part), "{rendered}");
         }
         let document = gone.document();
         assert_eq!((&document["gone"], &document["served"]), (&json!(true), &json!(false)));
