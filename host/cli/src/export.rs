@@ -67,7 +67,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         created_at: jiff::Timestamp::now().to_string(),
         highest_key_id: status.highest_key_id,
         data: data(&client, revision).await?,
-        canaries: canaries(&client).await?,
+        key_checks: key_checks(&client).await?,
         keys: annotations(&client).await?,
     };
     let content = bundle.content()?;
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         );
     }
     let bundle = Bundle {
-        canaries: bundle.canaries.into_iter().filter(|(id, _)| content.plugins.contains_key(id)).collect(),
+        key_checks: bundle.key_checks.into_iter().filter(|(id, _)| content.plugins.contains_key(id)).collect(),
         ..bundle
     };
     crate::output::print(&meaning(&bundle, &content, &status))?;
@@ -111,8 +111,8 @@ fn meaning(bundle: &Bundle, content: &RevisionContent, status: &ClusterEncryptio
             .keys()
             .map(|source| format!("{}/{} {}", source.kind, source.name, source.key))
             .collect();
-        let canary = if bundle.canaries.contains_key(key_id) { "" } else { "; it has no canary" };
-        let _ = writeln!(text, "  the plugin of key {key_id}, with {}{canary}", sources.join(", "));
+        let key_check = if bundle.key_checks.contains_key(key_id) { "" } else { "; it has no key check" };
+        let _ = writeln!(text, "  the plugin of key {key_id}, with {}{key_check}", sources.join(", "));
     }
     text.push_str(
         "it holds neither what is stored in etcd nor a KEK: both are needed beside it. Who opens it can do at the KMS what these credentials may\n",
@@ -134,10 +134,10 @@ async fn data(client: &Client, revision: Revision) -> Result<SecretData> {
 }
 
 /// Every node is told those of all keys in use.
-async fn canaries(client: &Client) -> Result<BTreeMap<keyward_core::ids::KeyId, keyward_core::api::Canary>> {
+async fn key_checks(client: &Client) -> Result<BTreeMap<keyward_core::ids::KeyId, keyward_core::api::KeyCheck>> {
     let nodes = Api::<EncryptionNode>::all(client.clone()).list(&ListParams::default()).await?;
-    let all = nodes.items.into_iter().flat_map(|node| node.spec.canaries);
-    Ok(all.map(|told| (told.key_id, told.canary)).collect())
+    let all = nodes.items.into_iter().flat_map(|node| node.spec.key_checks);
+    Ok(all.map(|told| (told.key_id, told.key_check)).collect())
 }
 
 async fn annotations(client: &Client) -> Result<BTreeMap<String, BTreeMap<String, String>>> {

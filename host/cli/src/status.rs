@@ -253,7 +253,7 @@ fn plugins(text: &mut String, plugins: &[PluginSummary], keys: &[KeyStatus], nod
 /// counts whatever its `healthz` says.
 fn writes(plugin: &PluginSummary, nodes: &[EncryptionNode]) -> String {
     let fails_later = failures_of(nodes, plugin)
-        .any(|failure| ["encrypt", "decrypt", "canary"].contains(&failure.phase.as_str()));
+        .any(|failure| ["encrypt", "decrypt", "key-check"].contains(&failure.phase.as_str()));
     let when = if plugin.status == "Unhealthy" || fails_later {
         format!("go on on {} while the plugin answers Status with the same key id", plugin.node)
     } else {

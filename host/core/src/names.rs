@@ -78,8 +78,8 @@ pub const DATA_KMS_PLUGIN_CONFIGMAP: &str =
 pub const DATA_PLUGIN: &str = "encryption.keyward.dev-plugin";
 /// The salt of the digest.
 pub const DATA_SALT: &str = "encryption.keyward.dev-salt";
-/// The canary.
-pub const DATA_CANARY: &str = "encryption.keyward.dev-canary";
+/// The key check.
+pub const DATA_KEY_CHECK: &str = "encryption.keyward.dev-key-check";
 
 /// The serialised EncryptionConfiguration in a revision.
 pub const CONFIG_KEY: &str = "encryption-config";

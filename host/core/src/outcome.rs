@@ -48,7 +48,7 @@ pub enum Action {
         /// Of the Secret as read.
         resource_version: String,
     },
-    /// Write one `EncryptionNode.spec`: target revision, preflight request, canaries.
+    /// Write one `EncryptionNode.spec`: target revision, preflight request, key checks.
     SetTarget {
         /// Which node.
         node: String,

@@ -483,7 +483,7 @@ fn join_violations(violations: &[Violation]) -> String {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
-    /// Open set: `image`, `start`, `status`, `encrypt`, `decrypt`, `canary`, `login`.
+    /// Open set: `image`, `start`, `status`, `encrypt`, `decrypt`, `key_check`, `login`.
     pub phase: String,
     /// The gRPC status code, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

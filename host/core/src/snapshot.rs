@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::api::{
-    Canary, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus,
+    KeyCheck, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus,
     ForgetPhase, ForgetRequest, ForgetStatus, KeyStatus, Pause, PluginSettings, PreflightAnswer,
     RevisionStatus,
 };
@@ -305,14 +305,14 @@ impl Snapshot {
         next_free(after, Revision::next, &self.unbelieved_revisions)
     }
 
-    /// The canary of a key, where it has one. That of a key whose secret is gone is still told to the nodes: one that
+    /// The key check of a key, where it has one. That of a key whose secret is gone is still told to the nodes: one that
     /// joins needs it to run the key's plugin.
-    pub fn canary(&self, id: KeyId) -> Option<&Canary> {
-        let own = self.key(id).and_then(|key| key.kms.as_ref()?.canary.as_ref());
+    pub fn key_check(&self, id: KeyId) -> Option<&KeyCheck> {
+        let own = self.key(id).and_then(|key| key.kms.as_ref()?.key_check.as_ref());
         own.or_else(|| {
             let specs = self.servers.values().filter_map(|server| Some(&server.agent.as_ref()?.spec));
-            let mut told = specs.flat_map(|spec| &spec.canaries);
-            told.find(|told| told.key_id == id).map(|told| &told.canary)
+            let mut told = specs.flat_map(|spec| &spec.key_checks);
+            told.find(|told| told.key_id == id).map(|told| &told.key_check)
         })
     }
 

@@ -42,7 +42,7 @@ fn kms_alone_means_the_plugin_that_somebody_else_runs() {
         "what it means is what is stored"
     );
     assert_eq!(kms.plugin.accepted.clone().unwrap().template, Plugin::External(ENDPOINT.into()));
-    assert!(kms.canary.is_some(), "it was tried like any other");
+    assert!(kms.key_check.is_some(), "it was tried like any other");
     assert_eq!(
         world.condition("Encrypted"),
         "True EncryptionCompleted All resources encrypted: configmaps, secrets"

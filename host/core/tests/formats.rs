@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use keyward_core::api::{Canary, PluginSettings};
+use keyward_core::api::{KeyCheck, PluginSettings};
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, KmsConfiguration, REVISION_ZERO};
 use keyward_core::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use keyward_core::formats::revision::{
@@ -60,7 +60,7 @@ fn key() -> KeySecret {
             timeout: "10s".into(),
         },
         plugin: record(),
-        canary: Some(Canary {
+        key_check: Some(KeyCheck {
             ciphertext: "Y2lwaGVy".into(),
             remote_key_id: RemoteKeyId("kek-1".into()),
             annotations: BTreeMap::new(),

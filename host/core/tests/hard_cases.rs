@@ -268,7 +268,7 @@ fn a_key_that_vanishes_on_its_way_blocks_nothing() {
 }
 
 /// A KEK that is made anew under its name after every node had passed the preflight: no node could go on with the key, nor
-/// could it be given another canary (S5). It gives way to another key, wherever its revision stands.
+/// could it be given another key check (S5). It gives way to another key, wherever its revision stands.
 #[rstest]
 #[case::its_revision_is_made(&["a", "b"], 1)]
 #[case::the_first_node_has_it(&["a", "b"], 2)]
@@ -295,7 +295,7 @@ fn a_key_whose_kek_is_made_anew_on_its_way_gives_way(#[case] nodes: &[&str], #[c
     run(&mut world, 4);
     let waiting = world.last.waiting.clone().unwrap();
     assert!(
-        waiting.message.contains("does not decrypt the key's canary since 2026-05-08T12:3"),
+        waiting.message.contains("does not decrypt the key check since 2026-05-08T12:3"),
         "{waiting:?}"
     );
     assert!(waiting.message.contains("for 10 minutes, another key is made instead"), "{waiting:?}");
@@ -471,12 +471,12 @@ fn trials_that_fail_take_turns_without_using_anything_up(#[case] failure: Failur
 
 /// Another candidate every ten minutes is no reason for the others never to have their turn.
 #[test]
-fn a_canary_that_some_node_never_decrypts_does_not_keep_credentials_from_being_followed() {
+fn a_key_check_that_some_node_never_decrypts_does_not_keep_credentials_from_being_followed() {
     let mut world = World::new(&["a", "b", "c"]);
     world.want_kms("one", "image:1");
     world.settle();
     world.failing_kek = Some("two".into());
-    world.failing_at = [("b".to_owned(), "canary"), ("c".to_owned(), "start")].into();
+    world.failing_at = [("b".to_owned(), "key-check"), ("c".to_owned(), "start")].into();
     world.want_kms("two", "image:1");
     run(&mut world, 30);
     world.renew_credentials();

@@ -173,7 +173,7 @@ fn a_changed_credential_reaches_every_key_in_use() {
 }
 
 #[test]
-fn a_wrong_module_is_caught_by_the_canary() {
+fn a_wrong_module_is_caught_by_the_key_check() {
     let mut world = enabled();
     // The provider's identity folds case: `ONE` is said to be the same KEK, and is another.
     world.want_kms("ONE", "image:1");

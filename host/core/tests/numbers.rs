@@ -8,8 +8,8 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::api::{
-    Adopted, Canary, ClusterEncryptionStatus, EncryptionMigration, EncryptionMigrationSpec,
-    EncryptionNodeStatus, KeyCanary, KeyStatus, NodeError, RevisionStatus,
+    Adopted, KeyCheck, ClusterEncryptionStatus, EncryptionMigration, EncryptionMigrationSpec,
+    EncryptionNodeStatus, KeyCheckEntry, KeyStatus, NodeError, RevisionStatus,
 };
 use keyward_core::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
 use keyward_core::names;
@@ -54,14 +54,14 @@ fn highest_key(world: &World) -> u64 {
     names.filter_map(KeyId::from_name).map(|id| id.0).max().unwrap()
 }
 
-fn restored_canary(world: &mut World) {
-    let canary = Canary {
+fn restored_key_check(world: &mut World) {
+    let key_check = KeyCheck {
         ciphertext: "seven".into(),
         remote_key_id: RemoteKeyId("kek".into()),
         annotations: Default::default(),
         plaintext_sha256: String::new(),
     };
-    world.objects.encryption_nodes[0].spec.canaries.push(KeyCanary { key_id: KeyId(7), canary });
+    world.objects.encryption_nodes[0].spec.key_checks.push(KeyCheckEntry { key_id: KeyId(7), key_check });
 }
 
 fn restored_migration(world: &mut World) {
@@ -123,7 +123,7 @@ fn agents_mark(world: &mut World) {
 #[rstest]
 fn key_never_takes_a_number_that_an_object_names(
     #[values(
-        restored_canary,
+        restored_key_check,
         restored_migration,
         key_of_status,
         list_of_status,
@@ -154,7 +154,7 @@ fn key_never_takes_a_number_that_an_object_names(
 /// What names the number changes while the candidate is tried.
 #[rstest]
 fn number_of_a_restored_object_stays_used_when_the_object_is_gone(
-    #[values(restored_canary, key_of_status, list_of_status)] restored: fn(&mut World),
+    #[values(restored_key_check, key_of_status, list_of_status)] restored: fn(&mut World),
 ) {
     let mut world = in_force();
     restored(&mut world);

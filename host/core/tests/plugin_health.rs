@@ -287,7 +287,7 @@ fn trouble_is_told_while_nothing_can_be_decided_and_not_taken_back() {
         key_id: KeyId(2),
         hash: candidate.digest.clone(),
         purpose: PreflightPurpose::NewKey,
-        canary: None,
+        key_check: None,
     });
     node.status.as_mut().unwrap().plugins.push(candidate);
     world.reconcile();

@@ -50,7 +50,7 @@ fn secret(text: &str) -> KeySecret {
     let kms = (mode == Mode::Kms).then(|| KmsKey {
         provider: provider(id, id.to_string()),
         plugin: plugin(id),
-        canary: None,
+        key_check: None,
     });
     let mut key =
         KeySecret::new(KeyId(id), mode, SecretBytes::new(material(mode, id)), kms, "test".to_owned());
@@ -261,7 +261,7 @@ fn a_dropped_identity_key_makes_no_other_the_writer() {
 }
 
 /// Who takes over from a writer that was given up: no identity key from before it, for encryption is still asked for (S9);
-/// no key whose canary is refused; and rather one that every API server has (S2).
+/// no key whose key check is refused; and rather one that every API server has (S2).
 #[rstest]
 #[case::what_reads("kms:3,aescbc:1,identity", "kms:3! aescbc:1", "", "", "aescbc:1,identity")]
 #[case::no_identity_key_from_before(

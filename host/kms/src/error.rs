@@ -18,8 +18,8 @@ pub enum Phase {
     Encrypt,
     /// Unwrapping bytes that this very plugin has just wrapped.
     Decrypt,
-    /// Unwrapping a canary made earlier, maybe by another instance.
-    Canary,
+    /// Unwrapping a key check made earlier, maybe by another instance.
+    KeyCheck,
 }
 
 impl Phase {
@@ -30,7 +30,7 @@ impl Phase {
             Self::Status => "status",
             Self::Encrypt => "encrypt",
             Self::Decrypt => "decrypt",
-            Self::Canary => "canary",
+            Self::KeyCheck => "key-check",
         }
     }
 }
@@ -137,11 +137,11 @@ pub enum KmsError {
     /// Decrypt of fresh ciphertext succeeded with other bytes.
     #[error("decrypt: the KMS plugin returned other bytes than were encrypted a moment ago")]
     RoundTripMismatch,
-    /// Decrypt of the canary succeeded with other bytes.
+    /// Decrypt of the key check succeeded with other bytes.
     #[error(
-        "canary: the KMS plugin decrypted it to other bytes; it does not reach the KEK that the canary was made under"
+        "key-check: the KMS plugin decrypted it to other bytes; it does not reach the KEK that the key check was made under"
     )]
-    CanaryMismatch,
+    KeyCheckMismatch,
     /// The operating system gave no random bytes.
     #[error("no random bytes for the probe: {reason}")]
     Random {
@@ -164,7 +164,7 @@ impl KmsError {
             | Self::KeyIdMismatch { .. }
             | Self::Random { .. } => Phase::Encrypt,
             Self::RoundTripMismatch => Phase::Decrypt,
-            Self::CanaryMismatch => Phase::Canary,
+            Self::KeyCheckMismatch => Phase::KeyCheck,
         }
     }
 
@@ -182,8 +182,8 @@ impl KmsError {
     /// The bounded label for metrics, Events and condition reasons.
     pub fn category(&self) -> &'static str {
         match self {
-            Self::CanaryMismatch => "KEKMismatch",
-            Self::Rpc { phase: Phase::Canary, code, .. } if speaks_of_the_key(*code) => "KEKMismatch",
+            Self::KeyCheckMismatch => "KEKMismatch",
+            Self::Rpc { phase: Phase::KeyCheck, code, .. } if speaks_of_the_key(*code) => "KEKMismatch",
             Self::Unreachable { .. } => "PluginUnreachable",
             Self::Timeout { .. } => "PluginTimeout",
             Self::Rpc { .. } => "PluginError",
@@ -202,8 +202,8 @@ impl KmsError {
     }
 }
 
-/// Whether a refusal to decrypt the canary is about its key. A backend that is away, overloaded or denies access says
-/// nothing about which key it would have used; every other refusal means that this key cannot read the canary.
+/// Whether a refusal to decrypt the key check is about its key. A backend that is away, overloaded or denies access says
+/// nothing about which key it would have used; every other refusal means that this key cannot read the key check.
 fn speaks_of_the_key(code: Code) -> bool {
     !matches!(
         code,

@@ -21,7 +21,7 @@ const PLAINTEXT_BYTES: usize = 32;
 /// It holds the digest of 32 random bytes and never the bytes themselves, so that it may be kept on a node and in a
 /// status.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Canary {
+pub struct KeyCheck {
     /// The wrapped random bytes.
     pub ciphertext: Vec<u8>,
     /// The remote key id that Encrypt gave with them.
@@ -32,9 +32,9 @@ pub struct Canary {
     pub plaintext_sha256: [u8; 32],
 }
 
-impl fmt::Debug for Canary {
+impl fmt::Debug for KeyCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Canary")
+        f.debug_struct("KeyCheck")
             .field("ciphertext", &v2::Sized(&self.ciphertext))
             .field("remote_key_id", &self.remote_key_id)
             .field("annotations", &self.annotations.keys())
@@ -54,9 +54,9 @@ pub struct ProbeSpec<'a> {
     /// server's next restart (BUILDING), so this is asked of read plugins too.
     pub round_trip: bool,
     /// Decrypt this, after the round trip: a failure then is about the KEK and not about the right to decrypt.
-    pub canary: Option<&'a Canary>,
-    /// Make a canary of what the round trip wrapped; implies `round_trip`.
-    pub make_canary: bool,
+    pub key_check: Option<&'a KeyCheck>,
+    /// Make a key check of what the round trip wrapped; implies `round_trip`.
+    pub make_key_check: bool,
 }
 
 /// How long each call took. None where it was not made or did not succeed.
@@ -70,8 +70,8 @@ pub struct Latencies {
     pub encrypt: Option<Duration>,
     /// Decrypt of what Encrypt returned.
     pub decrypt: Option<Duration>,
-    /// Decrypt of the given canary.
-    pub canary: Option<Duration>,
+    /// Decrypt of the given key check.
+    pub key_check: Option<Duration>,
 }
 
 /// What a probe saw. All that was learnt before a failure is kept.
@@ -83,20 +83,20 @@ pub struct ProbeReport {
     pub latencies: Latencies,
     /// The verdict: everything asked for passed, or the first thing that did not.
     pub result: Result<(), KmsError>,
-    /// The canary asked for by `make_canary`; only where everything passed.
-    pub canary: Option<Canary>,
+    /// The key check asked for by `make_key_check`; only where everything passed.
+    pub key_check: Option<KeyCheck>,
 }
 
 /// Probes the plugin at `socket` once, over a connection of its own.
 ///
 /// Passes if Status is healthy; Encrypt names the same remote key id as Status; Decrypt returns what was encrypted; and
-/// the canary decrypts to bytes of its digest.
+/// the key check decrypts to bytes of its digest.
 pub async fn probe(socket: &Path, spec: &ProbeSpec<'_>) -> ProbeReport {
     let mut report =
-        ProbeReport { status: None, latencies: Latencies::default(), result: Ok(()), canary: None };
+        ProbeReport { status: None, latencies: Latencies::default(), result: Ok(()), key_check: None };
     report.result = run(socket, spec, &mut report).await;
     if report.result.is_err() {
-        report.canary = None;
+        report.key_check = None;
     }
     report
 }
@@ -112,7 +112,7 @@ async fn run(socket: &Path, spec: &ProbeSpec<'_>, report: &mut ProbeReport) -> R
         return Err(KmsError::Unhealthy { healthz: status.healthz });
     }
     let uid = uid()?;
-    if spec.round_trip || spec.make_canary {
+    if spec.round_trip || spec.make_key_check {
         let plaintext = Zeroizing::new(random::<PLAINTEXT_BYTES>()?);
         let encrypted =
             timed(&mut report.latencies.encrypt, client.encrypt(&uid, plaintext.as_slice())).await?;
@@ -129,8 +129,8 @@ async fn run(socket: &Path, spec: &ProbeSpec<'_>, report: &mut ProbeReport) -> R
         if decrypted.as_slice() != plaintext.as_slice() {
             return Err(KmsError::RoundTripMismatch);
         }
-        if spec.make_canary {
-            report.canary = Some(Canary {
+        if spec.make_key_check {
+            report.key_check = Some(KeyCheck {
                 ciphertext: encrypted.ciphertext,
                 remote_key_id: encrypted.remote_key_id,
                 annotations: encrypted.annotations,
@@ -138,16 +138,16 @@ async fn run(socket: &Path, spec: &ProbeSpec<'_>, report: &mut ProbeReport) -> R
             });
         }
     }
-    if let Some(canary) = spec.canary {
+    if let Some(key_check) = spec.key_check {
         let encrypted = Encrypted {
-            ciphertext: canary.ciphertext.clone(),
-            remote_key_id: canary.remote_key_id.clone(),
-            annotations: canary.annotations.clone(),
+            ciphertext: key_check.ciphertext.clone(),
+            remote_key_id: key_check.remote_key_id.clone(),
+            annotations: key_check.annotations.clone(),
         };
-        let decrypting = client.decrypt_in(Phase::Canary, &uid, &encrypted);
-        let decrypted = timed(&mut report.latencies.canary, decrypting).await?;
-        if Sha256::digest(decrypted.as_slice()).as_slice() != canary.plaintext_sha256 {
-            return Err(KmsError::CanaryMismatch);
+        let decrypting = client.decrypt_in(Phase::KeyCheck, &uid, &encrypted);
+        let decrypted = timed(&mut report.latencies.key_check, decrypting).await?;
+        if Sha256::digest(decrypted.as_slice()).as_slice() != key_check.plaintext_sha256 {
+            return Err(KmsError::KeyCheckMismatch);
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Probes the plugin at `socket` until it passes or `within` has gone by, and returns the last report.
 ///
 /// Its error is always what was wrong with the plugin, never that time ran out: no probe begins after `within`, but one
-/// that has begun is finished with its own deadlines. [`KmsError::CanaryMismatch`] ends the wait at once: the plugin
+/// that has begun is finished with its own deadlines. [`KmsError::KeyCheckMismatch`] ends the wait at once: the plugin
 /// works, with another KEK, and waiting does not change that.
 pub async fn wait_ready(socket: &Path, spec: &ProbeSpec<'_>, within: Duration) -> ProbeReport {
     let end = Instant::now() + within;
@@ -27,7 +27,7 @@ pub async fn wait_ready(socket: &Path, spec: &ProbeSpec<'_>, within: Duration) -
     loop {
         let report = probe(socket, spec).await;
         let wait = match &report.result {
-            Ok(()) | Err(KmsError::CanaryMismatch) => return report,
+            Ok(()) | Err(KmsError::KeyCheckMismatch) => return report,
             Err(KmsError::Unreachable { .. }) => UNREACHABLE_PAUSE,
             Err(_) => {
                 let now = pause;

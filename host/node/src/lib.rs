@@ -10,7 +10,7 @@
 mod agent;
 mod api;
 mod by_hand;
-mod canary;
+mod key_check;
 mod diagnosis;
 mod disk;
 mod edits;

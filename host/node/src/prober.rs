@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keyward_core::api::{Canary, HealthStatus};
+use keyward_core::api::{KeyCheck, HealthStatus};
 use keyward_core::ids::RemoteKeyId;
 use keyward_core::node::{
     Ask, Failing, Instance, LastProbe, Pass, Policy, Probed, Question, Scrubber, Socket,
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::canary;
+use crate::key_check;
 use crate::diagnosis::{self, Diagnoser, Finding};
 use crate::paths::Paths;
 use crate::watch::jittered;
@@ -93,7 +93,7 @@ struct Passed {
     remote_key_id: RemoteKeyId,
     latency: Duration,
     started_in: Duration,
-    canary: Option<Canary>,
+    key_check: Option<KeyCheck>,
 }
 
 #[derive(Clone, Debug)]
@@ -202,7 +202,7 @@ async fn run(
 struct Answer {
     remote_key_id: String,
     latency: Duration,
-    canary: Option<Canary>,
+    key_check: Option<KeyCheck>,
 }
 
 /// What was wrong.
@@ -224,10 +224,10 @@ async fn probe(
         Socket::Link => probing.paths.link(instance.key_id),
         Socket::External(endpoint) => PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint)),
     };
-    let canary = match question.canary.as_ref().map(canary::to_probe) {
+    let key_check = match question.key_check.as_ref().map(key_check::to_probe) {
         Some(None) => {
-            let message = "the key's canary cannot be decoded".to_owned();
-            let failure = Failure { phase: "canary".to_owned(), message, ..Default::default() };
+            let message = "the key check cannot be decoded".to_owned();
+            let failure = Failure { phase: "key-check".to_owned(), message, ..Default::default() };
             let status = HealthStatus::Error;
             return Err(Box::new(Trouble { failure, mismatch: false, status, remote_key_id: None }));
         }
@@ -238,8 +238,8 @@ async fn probe(
         call_timeout: probing.timeout,
         status_timeout: Some(probing.timeout.min(soon(probing.policy.probe_interval))),
         round_trip: full,
-        canary: canary.as_ref().filter(|_| full),
-        make_canary: full && question.make_canary,
+        key_check: key_check.as_ref().filter(|_| full),
+        make_key_check: full && question.make_key_check,
     };
     judge(keyward_kms::probe(&socket, &spec).await)
 }
@@ -256,7 +256,7 @@ fn judge(report: ProbeReport) -> Result<Answer, Box<Trouble>> {
         Ok(()) => Ok(Answer {
             remote_key_id: remote_key_id.unwrap_or_default(),
             latency: [report.latencies.encrypt, report.latencies.decrypt].into_iter().flatten().sum(),
-            canary: report.canary.as_ref().map(canary::from_probe),
+            key_check: report.key_check.as_ref().map(key_check::from_probe),
         }),
         Err(error) => {
             let failure = diagnosis::probed(&error);
@@ -347,7 +347,7 @@ impl Seen {
                         latency: answer.latency,
                         started_in,
                         // Made once: what was told already must stay true.
-                        canary: before.and_then(|before| before.canary).or(answer.canary),
+                        key_check: before.and_then(|before| before.key_check).or(answer.key_check),
                     });
                 }
                 self.failing = None;
@@ -415,7 +415,7 @@ impl Seen {
                 remote_key_id: passed.remote_key_id.clone(),
                 latency: passed.latency,
                 started_in: passed.started_in,
-                canary: passed.canary.clone(),
+                key_check: passed.key_check.clone(),
             }),
             last: self.last.clone(),
             failing: self.failing.as_ref().map(|failed| failed.view(now)),
@@ -457,8 +457,8 @@ mod tests {
 
     use super::*;
 
-    fn ask(run: u32, canary: bool) -> Ask {
-        let question = Question { socket: Socket::Generation, canary: None, make_canary: canary, run };
+    fn ask(run: u32, key_check: bool) -> Ask {
+        let question = Question { socket: Socket::Generation, key_check: None, make_key_check: key_check, run };
         Ask { question, urgent: false }
     }
 
@@ -473,7 +473,7 @@ mod tests {
     }
 
     fn answer() -> Answer {
-        Answer { remote_key_id: "k".into(), latency: Duration::ZERO, canary: None }
+        Answer { remote_key_id: "k".into(), latency: Duration::ZERO, key_check: None }
     }
 
     fn scrubber(secret: &[u8]) -> Scrubber {

@@ -26,7 +26,7 @@ pub struct Settings {
     pub call_timeout: Duration,
     /// Limit of one call to a plugin.
     pub plugin_timeout: Duration,
-    /// Every so many probes of a plugin that is well go beyond Status: a round trip and the canary.
+    /// Every so many probes of a plugin that is well go beyond Status: a round trip and the key check.
     pub full_probe_every: u32,
     /// How soon the agent looks again while something is under way.
     pub busy: Duration,

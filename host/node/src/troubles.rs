@@ -13,7 +13,7 @@ use crate::paths::PLUGIN_MANIFEST;
 fn impact(plugin: &NodePlugin) -> &'static str {
     let phase = plugin.health.failure.as_ref().map(|failure| failure.phase.as_str());
     match (plugin.health.status, phase) {
-        (HealthStatus::Unhealthy, _) | (HealthStatus::Error, Some("encrypt" | "decrypt" | "canary")) => {
+        (HealthStatus::Unhealthy, _) | (HealthStatus::Error, Some("encrypt" | "decrypt" | "key-check")) => {
             "where the API server writes with this key, writes go on while the plugin answers Status with the same key id; they fail once it stops answering, and after a restart of the API server; the API server reads what it has decrypted before until it restarts: do not restart it"
         }
         _ => {

@@ -25,7 +25,7 @@ struct Symptom {
     retryable: bool,
 }
 
-const CALLS: &[&str] = &["status", "encrypt", "decrypt", "canary"];
+const CALLS: &[&str] = &["status", "encrypt", "decrypt", "key-check"];
 const DEADLINE_EXCEEDED: u32 = 4;
 const PERMISSION_DENIED: u32 = 7;
 const UNIMPLEMENTED: u32 = 12;
@@ -83,7 +83,7 @@ const SYMPTOMS: &[Symptom] = &[
     },
     Symptom {
         cause: "other-kek",
-        phases: &["canary"],
+        phases: &["key-check"],
         codes: &[],
         seen: &["does not reach the kek", "other bytes"],
         summary: "the plugin at {endpoint} reaches another KEK than the one that this key was made with",

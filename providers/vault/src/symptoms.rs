@@ -470,7 +470,7 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
     },
     Symptom {
         cause: "decrypt-denied",
-        phases: &["decrypt", "canary"],
+        phases: &["decrypt", "key-check"],
         seen: &[DENIED],
         summary: "the AppRole may not decrypt with {key}",
         remedy: "grant \"update\" on {mount}/decrypt/{name} in {namespace}, \

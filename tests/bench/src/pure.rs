@@ -207,7 +207,7 @@ fn key(id: u64, resources: &[GroupResource], results: &mut Results) -> KeySecret
         endpoint: names::endpoint(KeyId(id)),
         timeout: "10s".to_owned(),
     };
-    let kms = KmsKey { provider, plugin, canary: None };
+    let kms = KmsKey { provider, plugin, key_check: None };
     let material = SecretBytes::new(NULL_KEY.to_vec());
     let mut key = KeySecret::new(KeyId(id), Mode::Kms, material, Some(kms), "bench".to_owned());
     key.migrated = resources.to_vec();

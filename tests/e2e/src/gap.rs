@@ -129,8 +129,8 @@ impl Watcher {
             call_timeout: CALL,
             status_timeout: None,
             round_trip: true,
-            canary: None,
-            make_canary: false,
+            key_check: None,
+            make_key_check: false,
         };
         let mut kept: Option<Kept> = None;
         let mut anew = true;

@@ -236,8 +236,8 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
 
     // Candidates: an image that nobody has; a login that is refused; then a good one, which runs beside what serves.
     let record = good.plugins.get(&KeyId(1)).context("key 1")?;
-    let canary =
-        nodes(&keyward).get("node-1").await?.spec.canaries.first().context("a canary")?.canary.clone();
+    let key_check =
+        nodes(&keyward).get("node-1").await?.spec.key_checks.first().context("a key check")?.key_check.clone();
     let running = keyward.plugins()?;
     let answer = async |candidate: PluginRecord, wanted: PreflightResult| -> Result<PreflightAnswer> {
         let hash = candidate.digest(KeyId(1)).context("a digest")?;
@@ -249,7 +249,7 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
                 key_id: KeyId(1),
                 hash: hash.clone(),
                 purpose: PreflightPurpose::InPlace,
-                canary: Some(canary.clone()),
+                key_check: Some(key_check.clone()),
             });
         })
         .await?;
@@ -278,7 +278,7 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     let once = matches!(trial.containers[0].state, State::Terminated(_)) && trial.containers[0].restarts == 0;
     ensure!(once, "one login, and no more: {trial:?}");
     let passed = answer(with_image(record, &IMAGE(7)), PreflightResult::Succeeded).await?;
-    ensure!(passed.canary.as_ref() == Some(&canary) && passed.latency_millis.is_some(), "{passed:?}");
+    ensure!(passed.key_check.as_ref() == Some(&key_check) && passed.latency_millis.is_some(), "{passed:?}");
     let now = keyward.plugins()?;
     let serving = now.iter().find(|pod| pod.uid == running[0].uid).context("what serves goes on")?;
     ensure!(serving.containers == running[0].containers);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 const A: u64 = 0x9E37_79B9_7F4A_7C15;
 const B: u64 = 0xC2B2_AE3D_27D4_EB4F;
 
-/// Collects what makes up a state. Names that only have to be told apart (salts, digests, canaries) are numbered in the
+/// Collects what makes up a state. Names that only have to be told apart (salts, digests, key checks) are numbered in the
 /// order in which they are met, so that states that differ in them alone are one.
 #[derive(Debug)]
 pub(crate) struct Print {

@@ -270,7 +270,7 @@ fn created(world: &mut World, key: &KeySecret) -> Wrong {
         (kek, world.kms[usize::from(kek)].made)
     });
     // A candidate that passed makes its key a second time where nobody ever saw the first; it is the same key then, with
-    // the canary of the KEK that there was, though another may have its name by now.
+    // the key check of the KEK that there was, though another may have its name by now.
     if let Some(before) = world.books.keys.get(&id) {
         let name = |kek: Option<(Kek, u8)>| kek.map(|(kek, _)| kek);
         let same = before.mode == Mode::Kms && key.mode == Mode::Kms && name(before.kek) == name(kek);

@@ -213,7 +213,7 @@ pub fn check_told(
     Some((Violation { rule: "L", what: format!("after {ROUNDS} rounds: {why}") }, ROUNDS))
 }
 
-/// What an admin has to do where a KEK was deleted that is needed, or a key secret with the only canary (Decisions 15):
+/// What an admin has to do where a KEK was deleted that is needed, or a key secret with the only key check (Decisions 15):
 /// nobody inside can know that it is gone for good. A key that only reads, and whose secret is there, is superseded without (Decisions 5). Tells whether there
 /// was such a key.
 fn give_up(world: &mut World, stuck: bool) -> bool {
@@ -245,7 +245,7 @@ fn give_up(world: &mut World, stuck: bool) -> bool {
     let waits = if stuck { world.clone().decided().waiting } else { None };
     let waits = waits.map(|waits| waits.message).unwrap_or_default();
     let unproven = |id: KeyId| {
-        let told = ["CanaryMissing", "KEKMismatch"].iter().any(|reason| waits.contains(reason));
+        let told = ["KeyCheckMissing", "KEKMismatch"].iter().any(|reason| waits.contains(reason));
         unbacked(id) && told && waits.contains(&format!("key {id}"))
     };
     let lost = |id: KeyId| is_gone(world, id) && (may_write(id) || stored(id));
@@ -265,22 +265,22 @@ fn left_with_nodes(world: &World) -> bool {
     })
 }
 
-/// Whether a node that joins needs a key whose canary is told nowhere (its secret is gone, and the EncryptionNodes too),
-/// or whose KEK was deleted. Without a canary nothing shows that the plugin there reaches the KEK; with that of a KEK that
-/// is gone nothing ever will, and the preflight of the next key asks that node too. The agent says `CanaryMissing` or
+/// Whether a node that joins needs a key whose key check is told nowhere (its secret is gone, and the EncryptionNodes too),
+/// or whose KEK was deleted. Without a key check nothing shows that the plugin there reaches the KEK; with that of a KEK that
+/// is gone nothing ever will, and the preflight of the next key asks that node too. The agent says `KeyCheckMissing` or
 /// `KEKMismatch`, and the admin takes the node away until another key is the only one.
 fn cannot_join(world: &World) -> bool {
     let Some((_, newest)) = world.api.configs.last_key_value() else { return false };
     let held = world.servers.iter().any(|server| server.life == Life::Held);
-    held && newest.kms.iter().any(|id| world.api.snapshot.canary(*id).is_none() || is_gone(world, *id))
+    held && newest.kms.iter().any(|id| world.api.snapshot.key_check(*id).is_none() || is_gone(world, *id))
 }
 
-/// Whether the KEK of a key was deleted; or was when its canary had been made, and the key not yet.
+/// Whether the KEK of a key was deleted; or was when its key check had been made, and the key not yet.
 fn is_gone(world: &World, id: KeyId) -> bool {
     let meant = world.books.keys.get(&id).and_then(|meaning| meaning.kek);
-    let decrypts = |canary| (0..).zip(world.kms).any(|(kek, kms)| kms::decrypts(kek, kms, canary));
+    let decrypts = |key_check| (0..).zip(world.kms).any(|(kek, kms)| kms::decrypts(kek, kms, key_check));
     meant.is_some_and(|(kek, made)| world.kms[usize::from(kek)].made != made)
-        || world.api.snapshot.canary(id).is_some_and(|canary| !decrypts(canary))
+        || world.api.snapshot.key_check(id).is_some_and(|key_check| !decrypts(key_check))
 }
 
 impl World {

@@ -56,7 +56,7 @@ mutants! {
     MigrateEarly = "re-encryption starts before every API server has switched", &[];
     NoWaitForWrites = "re-encryption does not wait for writes under way", &[];
     ReuseNumber = "the number of a deleted key is used again", &[Kind::DeleteKey];
-    NoCanary = "a plugin passes without decrypting the canary", &[Kind::Lie];
+    NoKeyCheck = "a plugin passes without decrypting the key check", &[Kind::Lie];
     DecideBlind = "what cannot be read counts as absent", &[Kind::Unreadable];
     ForgetServer = "a server whose node was deleted is not counted any more", &[Kind::Leave];
     NoPublication = "it is not recorded that a key was published as write key", &[];

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_core::SecretBytes;
-use keyward_core::api::Canary;
+use keyward_core::api::KeyCheck;
 use keyward_core::formats::revision::{RevisionContent, SecretData};
 use keyward_core::ids::{ConfigHash, KeyId, Revision};
 use keyward_core::names;
@@ -37,7 +37,7 @@ struct Document {
     #[serde(rename = "highestKeyID")]
     highest_key_id: KeyId,
     data: BTreeMap<String, String>,
-    canaries: BTreeMap<u64, Canary>,
+    key_checks: BTreeMap<u64, KeyCheck>,
     /// The key secrets' annotations, for whoever has to find out what was.
     #[serde(default)]
     keys: BTreeMap<String, BTreeMap<String, String>>,
@@ -50,7 +50,7 @@ pub(crate) struct Bundle {
     pub(crate) created_at: String,
     pub(crate) highest_key_id: KeyId,
     pub(crate) data: SecretData,
-    pub(crate) canaries: BTreeMap<KeyId, Canary>,
+    pub(crate) key_checks: BTreeMap<KeyId, KeyCheck>,
     pub(crate) keys: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -75,7 +75,7 @@ impl Bundle {
                 .iter()
                 .map(|(key, value)| (key.clone(), STANDARD.encode(value.expose())))
                 .collect(),
-            canaries: self.canaries.iter().map(|(key_id, canary)| (key_id.0, canary.clone())).collect(),
+            key_checks: self.key_checks.iter().map(|(key_id, key_check)| (key_id.0, key_check.clone())).collect(),
             keys: self.keys.clone(),
         };
         let text = serde_json::to_vec(&document).map(Zeroizing::new);
@@ -105,7 +105,7 @@ impl Bundle {
             created_at: document.created_at,
             highest_key_id: document.highest_key_id,
             data: document.data.into_iter().map(decoded).collect::<Result<_>>()?,
-            canaries: document.canaries.into_iter().map(|(key_id, canary)| (KeyId(key_id), canary)).collect(),
+            key_checks: document.key_checks.into_iter().map(|(key_id, key_check)| (KeyId(key_id), key_check)).collect(),
             keys: document.keys,
         };
         ensure!(
@@ -130,7 +130,7 @@ mod tests {
             created_at: "2026-01-01T00:00:00Z".into(),
             highest_key_id: KeyId(2),
             data: data.into(),
-            canaries: BTreeMap::new(),
+            key_checks: BTreeMap::new(),
             keys: [("encryption-key-kube-apiserver-2".to_owned(), BTreeMap::new())].into(),
         }
     }
@@ -206,11 +206,11 @@ mod tests {
         for (text, why) in [
             (r#"{"kind":"Other"}"#, "no bundle of Keyward"),
             (
-                r#"{"kind":"KeywardBundle","version":2,"revision":1,"configHash":"sha256:0","createdAt":"","highestKeyID":1,"data":{},"canaries":{}}"#,
+                r#"{"kind":"KeywardBundle","version":2,"revision":1,"configHash":"sha256:0","createdAt":"","highestKeyID":1,"data":{},"keyChecks":{}}"#,
                 "version 2",
             ),
             (
-                r#"{"kind":"KeywardBundle","version":1,"revision":1,"configHash":"sha256:0","createdAt":"","highestKeyID":1,"data":{},"canaries":{}}"#,
+                r#"{"kind":"KeywardBundle","version":1,"revision":1,"configHash":"sha256:0","createdAt":"","highestKeyID":1,"data":{},"keyChecks":{}}"#,
                 "holds no configuration",
             ),
         ] {

@@ -23,7 +23,7 @@ pub(super) async fn run(place: Place, kubeconfig: PathBuf, timeout: Duration) ->
             .to_owned()
     } else {
         format!(
-            "revision {} is installed: the API server of {} may start. It becomes ready once the node's agent has seen its plugins decrypt the canaries\n",
+            "revision {} is installed: the API server of {} may start. It becomes ready once the node's agent has seen its plugins decrypt the key checks\n",
             joined.revision, place.node
         )
     };

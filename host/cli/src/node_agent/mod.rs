@@ -66,7 +66,7 @@ struct Run {
     /// How often running plugins are probed
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     probe_interval: Duration,
-    /// Every so many probes go beyond Status: an Encrypt/Decrypt round trip, and the canary
+    /// Every so many probes go beyond Status: an Encrypt/Decrypt round trip, and the key check
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     full_probe_every: u32,
     /// Limit of one call to a plugin

@@ -16,7 +16,7 @@ const LONGEST: u64 = 1 << 20;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  keyward node-agent recover --key 1 --file secret-id=new-secret-id\n\nIt needs neither operator nor API. It replaces the file in what this node keeps, starts another plugin beside the\nrunning one, and leads the API server to it once it answers, encrypts, decrypts, and decrypts the key's canary. Where it\ndoes not, nothing is changed. Afterwards the object that the file comes from has to be updated, so that all nodes follow:\nuntil then no key is promoted and nothing is retired."
+    after_help = "Example:\n  keyward node-agent recover --key 1 --file secret-id=new-secret-id\n\nIt needs neither operator nor API. It replaces the file in what this node keeps, starts another plugin beside the\nrunning one, and leads the API server to it once it answers, encrypts, decrypts, and decrypts the key check. Where it\ndoes not, nothing is changed. Afterwards the object that the file comes from has to be updated, so that all nodes follow:\nuntil then no key is promoted and nothing is retired."
 )]
 pub(crate) struct Args {
     /// Which key's plugin

@@ -57,13 +57,13 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let kept = Kept {
         revision,
         data: bundle.data,
-        canaries: bundle.canaries,
+        key_checks: bundle.key_checks,
         highest_key_id: bundle.highest_key_id,
     };
     let done = keyward_node::restore(&place, kept).await?;
     let mut text: String = done.iter().map(|step| format!("done: {step}\n")).collect();
     text.push_str(
-        "the API server may start. It becomes ready once the node's agent has seen its plugins decrypt the canaries\n",
+        "the API server may start. It becomes ready once the node's agent has seen its plugins decrypt the key checks\n",
     );
     crate::output::print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -283,7 +283,7 @@ pub struct KeyStatus {
     /// Which KEK it names, for KMS keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kek: Option<std::collections::BTreeMap<String, String>>,
-    /// The remote key id of its canary.
+    /// The remote key id of its key check.
     #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
     pub remote_key_id: Option<RemoteKeyId>,
     /// Why it was made.

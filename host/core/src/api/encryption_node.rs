@@ -33,9 +33,9 @@ pub struct EncryptionNodeSpec {
     /// A candidate to try, next to what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightRequest>,
-    /// The canaries of the keys in use; each plugin must be able to decrypt its key's.
+    /// The key checks of the keys in use; each plugin must be able to decrypt its key's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub canaries: Vec<KeyCanary>,
+    pub key_checks: Vec<KeyCheckEntry>,
 }
 
 /// Why a candidate is tried.
@@ -73,13 +73,13 @@ pub struct PreflightRequest {
     pub purpose: PreflightPurpose,
     /// What the candidate must decrypt; absent on the first node of a new key, which makes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub canary: Option<Canary>,
+    pub key_check: Option<KeyCheck>,
 }
 
 /// A ciphertext that only the right KEK decrypts. The plaintext is random, and nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Canary {
+pub struct KeyCheck {
     /// Base64.
     pub ciphertext: String,
     /// The remote key id under which it was made.
@@ -92,15 +92,15 @@ pub struct Canary {
     pub plaintext_sha256: String,
 }
 
-/// A key's canary.
+/// A key check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct KeyCanary {
+pub struct KeyCheckEntry {
     /// The key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// Its canary.
-    pub canary: Canary,
+    /// Its key check.
+    pub key_check: KeyCheck,
 }
 
 /// What the agent sees. No secret byte: digests are keyed, messages cleaned.
@@ -143,7 +143,7 @@ pub struct EncryptionNodeStatus {
     /// written meanwhile may be under any of the revision's keys. Told until a later revision is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drifted: Option<Revision>,
-    /// Plugins that run here and do not decrypt their key's canary: they reach another KEK than the one that it was made
+    /// Plugins that run here and do not decrypt their key check: they reach another KEK than the one that it was made
     /// with, by their digests.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kek_mismatch: BTreeSet<PluginDigest>,
@@ -230,7 +230,7 @@ pub struct NodePlugin {
     pub key_id: KeyId,
     /// The digest of spec and files of the *running* instance.
     pub digest: PluginDigest,
-    /// Whether it passed Status, a round trip and the canary, and serves the key's socket.
+    /// Whether it passed Status, a round trip and the key check, and serves the key's socket.
     pub ready: bool,
     /// The last probe.
     pub health: PluginHealth,
@@ -290,7 +290,7 @@ impl HealthStatus {
 pub enum PreflightResult {
     /// The candidate is being started or tried.
     Running,
-    /// Status, round trip and canary passed.
+    /// Status, round trip and key check passed.
     Succeeded,
     /// It failed; the agent tries again with back-off.
     Failed,
@@ -313,9 +313,9 @@ pub struct PreflightAnswer {
     /// From the candidate's start to its first good answer, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_in_millis: Option<u64>,
-    /// The canary that was made, or the one that was decrypted.
+    /// The key check that was made, or the one that was decrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub canary: Option<Canary>,
+    pub key_check: Option<KeyCheck>,
     /// What went wrong; while it runs, what it has logged though nobody can talk to it yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,

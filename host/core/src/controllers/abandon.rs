@@ -1,6 +1,6 @@
 //! When may a key be superseded that is still on its way? Only while no revision ever had it first: then nothing is
 //! stored under it (DESIGN.md, Decisions 5). And when must it be? When no node could ever go on with it: its KEK was
-//! made anew under its name after every node had passed the preflight, so that its canary is refused.
+//! made anew under its name after every node had passed the preflight, so that its key check is refused.
 //!
 //! Publication and abandonment write the same object, each depending on the version that was read: of two controllers
 //! that decide differently, one loses.
@@ -26,7 +26,7 @@ pub(super) fn overtaken(snapshot: &Snapshot) -> Option<(&KeySecret, &KeySecret)>
     Some((older, newest))
 }
 
-/// A key on its way whose plugins do not decrypt its canary on some node.
+/// A key on its way whose plugins do not decrypt its key check on some node.
 pub(super) struct Refused<'a> {
     pub(super) key: &'a KeySecret,
     /// What is wrong, since when, and what is waited for.
@@ -35,7 +35,7 @@ pub(super) struct Refused<'a> {
     pub(super) is_over: bool,
 }
 
-/// The newest key, where it was deployed and some node refuses it. A new canary would not do: the KEK that passed the
+/// The newest key, where it was deployed and some node refuses it. A new key check would not do: the KEK that passed the
 /// preflight is gone, and one number names one KEK for ever (S5).
 pub(super) fn refused<'a>(
     snapshot: &'a Snapshot,
@@ -57,14 +57,14 @@ pub(super) fn refused<'a>(
         return None;
     }
     let age = turn.since(snapshot, "kek-mismatch", format!("{}/{}", key.id, digest.0));
-    let left = preflight::CANARY_PATIENCE.saturating_sub(age);
+    let left = preflight::KEY_CHECK_PATIENCE.saturating_sub(age);
     turn.again_after(left.max(Duration::from_secs(1)));
     let since = snapshot.now.checked_sub(age).map_or_else(|_| String::new(), |at| rfc3339(&at));
     let told = format!(
-        "the plugin of key {} on node {} does not decrypt the key's canary since {since}: another KEK answers by its name. Nothing was written with this key; if that lasts for {} minutes, another key is made instead",
+        "the plugin of key {} on node {} does not decrypt the key check since {since}: another KEK answers by its name. Nothing was written with this key; if that lasts for {} minutes, another key is made instead",
         key.id,
         nodes.join(", "),
-        preflight::CANARY_PATIENCE.as_secs() / 60
+        preflight::KEY_CHECK_PATIENCE.as_secs() / 60
     );
     // Said beside what keeps the rollout: this is what it waits for.
     match &mut turn.waiting {

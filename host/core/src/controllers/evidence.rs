@@ -31,7 +31,7 @@ pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Opt
     }
 }
 
-/// Keys of the configuration whose plugins do not decrypt their canary on some node.
+/// Keys of the configuration whose plugins do not decrypt their key check on some node.
 fn refused(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> {
     let (Deployment::Converged { content, .. } | Deployment::Rolling { content, .. }) = deployment else {
         return BTreeSet::new();
@@ -49,7 +49,7 @@ fn refused(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> 
 }
 
 /// Keys on their way, newer than any that is loaded everywhere, whose secrets are gone again: the configuration that is being rolled out adds them as read keys, and
-/// a KMS key without its secret has no canary, so that no node could ever finish (OBJECTS.md, "Between revisions", b).
+/// a KMS key without its secret has no key check, so that no node could ever finish (OBJECTS.md, "Between revisions", b).
 /// What was loaded everywhere before does not have them, and no revision has them first: nothing is stored under them.
 fn vanished(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> {
     let Deployment::Rolling { content, .. } = deployment else { return BTreeSet::new() };

@@ -200,7 +200,7 @@ fn works_anywhere(snapshot: &Snapshot, content: Option<&RevisionContent>, id: Ke
     let (mut failing, mut unknown) = (Vec::new(), Vec::new());
     for server in snapshot.servers.values() {
         let node = &server.name;
-        if lacks_canary(snapshot, server, id) {
+        if lacks_key_check(snapshot, server, id) {
             failing.push(format!("nothing shows on node {node} that its plugin reaches its KEK"));
             continue;
         }
@@ -259,13 +259,13 @@ impl<'a> Loaded<'a> {
     }
 }
 
-/// A node that has no canary of the key says so, and nobody can give it one.
-fn lacks_canary(snapshot: &Snapshot, server: &ServerView, id: KeyId) -> bool {
+/// A node that has no key check of the key says so, and nobody can give it one.
+fn lacks_key_check(snapshot: &Snapshot, server: &ServerView, id: KeyId) -> bool {
     let error = server.status().and_then(|status| status.error.as_ref());
     let says = error.is_some_and(|error| {
-        error.reason == "CanaryMissing" && error.message.contains(&format!("key {id} "))
+        error.reason == "KeyCheckMissing" && error.message.contains(&format!("key {id} "))
     });
-    says && snapshot.canary(id).is_none()
+    says && snapshot.key_check(id).is_none()
 }
 
 /// What may be stored under a key. What etcd's history holds is not counted.

@@ -56,7 +56,7 @@ pub(super) fn trials(
             key_id: key.id,
             purpose: if update { PreflightPurpose::InPlace } else { PreflightPurpose::Sync },
             record: now.record.clone(),
-            canary: stored.canary.clone(),
+            key_check: stored.key_check.clone(),
             then: if update {
                 Then::Update { fields: [difference.fields, difference.objects].concat() }
             } else {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::record::{self, Trouble, Wanted};
 use super::{Deployed, Deployment, Turn, abandon, in_place, preflight_status};
 use crate::SecretBytes;
-use crate::api::{Canary, PreflightPurpose, PreflightResult};
+use crate::api::{KeyCheck, PreflightPurpose, PreflightResult};
 use crate::effect::{self, MODE_CHANGED, PROVIDER_CHANGED};
 use crate::formats::key_secret::{KeySecret, NULL_KEY};
 use crate::formats::revision::PluginRecord;
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// after the last one, and locks out at the fifth: with turns of this length they come to four at the most.
 pub(crate) const LOGIN_PATIENCE: Duration = Duration::from_mins(30);
 /// Phases of a preflight that only a plugin comes to whose login was good.
-const LOGGED_IN: [&str; 3] = ["encrypt", "decrypt", "canary"];
+const LOGGED_IN: [&str; 3] = ["encrypt", "decrypt", "key-check"];
 /// Since when the candidate fails.
 const FAILED: &str = "preflight-failed";
 
@@ -49,7 +49,7 @@ pub(super) struct Trial {
     /// Without a salt.
     pub(super) record: PluginRecord,
     /// What it must decrypt; absent for a new key.
-    pub(super) canary: Option<Canary>,
+    pub(super) key_check: Option<KeyCheck>,
     pub(super) then: Then,
     /// What is tried after it, where it keeps failing.
     pub(super) queued: Vec<(KeyId, PreflightPurpose)>,
@@ -145,7 +145,7 @@ fn decided(
     }
     if let Some(refused) = abandon::refused(snapshot, deployed, turn) {
         if refused.is_over {
-            abandon::abandon(snapshot, refused.key, "its canary is refused", turn);
+            abandon::abandon(snapshot, refused.key, "its key check is refused", turn);
             return Wish::Hold;
         }
         trouble.push(Trouble::Wrong(refused.told));
@@ -218,7 +218,7 @@ fn new_key(key_id: KeyId, record: PluginRecord, reason: String) -> Trial {
         key_id,
         purpose: PreflightPurpose::NewKey,
         record,
-        canary: None,
+        key_check: None,
         then: Then::Create { reason },
         queued: Vec::new(),
     }

@@ -45,7 +45,7 @@ impl Answers {
     pub(super) fn of(health: Health, failure: Option<&Failure>) -> Self {
         match (health, failure.map(|failure| failure.phase.as_str())) {
             (Health::Unhealthy, _) => Self::Unhealthy,
-            (Health::Error, Some("encrypt" | "decrypt" | "canary")) => Self::Healthy,
+            (Health::Error, Some("encrypt" | "decrypt" | "key-check")) => Self::Healthy,
             _ => Self::No,
         }
     }
@@ -261,7 +261,7 @@ mod tests {
         let of = |health, phase: &str| {
             Answers::of(health, Some(&Failure { phase: phase.to_owned(), ..Default::default() }))
         };
-        for phase in ["encrypt", "decrypt", "canary"] {
+        for phase in ["encrypt", "decrypt", "key-check"] {
             assert_eq!(of(Health::Error, phase), Answers::Healthy, "{phase}");
         }
         for phase in ["status", "start", "image", ""] {

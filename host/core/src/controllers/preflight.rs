@@ -1,8 +1,8 @@
 //! Gates new keys and in-place updates: on every control-plane node, next to the running plugins (Decisions 3).
 //!
-//! One node is asked first. A new key's canary is in its answer; the others must decrypt it, so that all nodes are shown to
+//! One node is asked first. A new key check is in its answer; the others must decrypt it, so that all nodes are shown to
 //! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1). The others are asked one after another,
-//! each when those before it have passed, also where there is a canary from the beginning: a login that is refused is refused
+//! each when those before it have passed, also where there is a key check from the beginning: a login that is refused is refused
 //! at one node, and not at every one, since there are KMSs that count such refusals and then lock out the plugins in use too.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use super::key::{self, Then, Trial, Wish};
 use super::{Turn, diagnosis, preflight_status, record, reports};
 use crate::SecretBytes;
 use crate::api::{
-    Canary, ConditionStatus, NodeError, PreflightAnswer, PreflightPurpose, PreflightRequest, PreflightResult,
+    KeyCheck, ConditionStatus, NodeError, PreflightAnswer, PreflightPurpose, PreflightRequest, PreflightResult,
 };
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use crate::ids::{KeyId, Mode, PluginDigest};
@@ -23,8 +23,8 @@ use crate::snapshot::{ServerView, Snapshot, StoredCandidate};
 
 const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
 const PROGRESSING: &str = "EncryptionKMSPreflightControllerProgressing";
-/// So long a canary may fail on some node before another is made. Each costs every node a start of the plugin.
-pub(super) const CANARY_PATIENCE: Duration = Duration::from_mins(10);
+/// So long a key check may fail on some node before another is made. Each costs every node a start of the plugin.
+pub(super) const KEY_CHECK_PATIENCE: Duration = Duration::from_mins(10);
 
 /// Each node's request.
 pub(super) fn decide(snapshot: &Snapshot, wish: Wish, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
@@ -98,12 +98,12 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
         .values()
         .filter_map(|server| Some((&server.name, server.answer(&stored.hash)?)))
         .collect();
-    let canary = trial.canary.clone().or_else(|| {
-        // The first node's: the only one that was asked without a canary. It may have made another one since the others
+    let key_check = trial.key_check.clone().or_else(|| {
+        // The first node's: the only one that was asked without a key check. It may have made another one since the others
         // answered, which they decrypt anew then.
         let without = |name: &&&String| {
             let agent = snapshot.servers.get(**name).and_then(|server| server.agent.as_ref());
-            agent.and_then(|agent| agent.spec.preflight.as_ref()).is_some_and(|asked| asked.canary.is_none())
+            agent.and_then(|agent| agent.spec.preflight.as_ref()).is_some_and(|asked| asked.key_check.is_none())
         };
         let first = names.iter().filter(without);
         let rest = names.iter().filter(|name| !without(name));
@@ -111,21 +111,21 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
             .chain(rest)
             .filter_map(|name| answers.get(*name))
             .filter(|answer| answer.result == PreflightResult::Succeeded)
-            .find_map(|answer| answer.canary.clone())
+            .find_map(|answer| answer.key_check.clone())
     });
-    let requests = requests(&trial, &stored.hash, canary.as_ref(), &names, snapshot);
+    let requests = requests(&trial, &stored.hash, key_check.as_ref(), &names, snapshot);
     report(snapshot, &trial, stored, &names, turn);
 
-    // An answer counts for the canary that it names: one that is made anew by the first node has to be decrypted anew.
+    // An answer counts for the key check that it names: one that is made anew by the first node has to be decrypted anew.
     let passed = names.iter().all(|name| {
         let answer = answers.get(*name);
-        answer.is_some_and(|answer| answer.result == PreflightResult::Succeeded && answer.canary == canary)
+        answer.is_some_and(|answer| answer.result == PreflightResult::Succeeded && answer.key_check == key_check)
     });
-    if let (true, Some(canary)) = (passed, canary) {
-        accept(snapshot, trial, stored, canary, turn);
-    } else if trial.queued.is_empty() && canary_fails(snapshot, &trial, stored, turn) {
+    if let (true, Some(key_check)) = (passed, key_check) {
+        accept(snapshot, trial, stored, key_check, turn);
+    } else if trial.queued.is_empty() && key_check_fails(snapshot, &trial, stored, turn) {
         turn.explain(format!(
-            "not every node decrypts the canary of the candidate for key {}: another is made",
+            "not every node decrypts the key check of the candidate for key {}: another is made",
             trial.key_id
         ));
         return write_candidate(snapshot, &trial, turn);
@@ -133,17 +133,17 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
     requests
 }
 
-/// Whether a new key's canary has been undecryptable somewhere for long; where others wait, their turn comes instead, after
+/// Whether a new key check has been undecryptable somewhere for long; where others wait, their turn comes instead, after
 /// which this one has another candidate too. The node that made it is not asked again, and
 /// the KMS may have another key by that name since: only another candidate shows whether all reach the same one now.
-fn canary_fails(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, turn: &mut Turn) -> bool {
+fn key_check_fails(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, turn: &mut Turn) -> bool {
     let failed = snapshot.servers.values().filter_map(|server| server.answer(&stored.hash)?.failure.as_ref());
-    if trial.purpose != PreflightPurpose::NewKey || !failed.into_iter().any(|f| f.phase == "canary") {
+    if trial.purpose != PreflightPurpose::NewKey || !failed.into_iter().any(|f| f.phase == "key-check") {
         return false;
     }
-    let age = turn.since(snapshot, "canary-failed", stored.hash.0.clone());
-    turn.again_after(CANARY_PATIENCE.saturating_sub(age).max(Duration::from_secs(1)));
-    age >= CANARY_PATIENCE
+    let age = turn.since(snapshot, "key-check-failed", stored.hash.0.clone());
+    turn.again_after(KEY_CHECK_PATIENCE.saturating_sub(age).max(Duration::from_secs(1)));
+    age >= KEY_CHECK_PATIENCE
 }
 
 /// The nodes are asked in the same decision: actions are carried out in order, so the Secret is there when the first
@@ -157,7 +157,7 @@ fn write_candidate(
     plugin.salt = Some(snapshot.fresh.salt.clone());
     let Some(hash) = plugin.digest(trial.key_id) else { return BTreeMap::new() };
     let names = asked(snapshot, trial.purpose);
-    let requests = requests(trial, &hash, trial.canary.as_ref(), &names, snapshot);
+    let requests = requests(trial, &hash, trial.key_check.as_ref(), &names, snapshot);
     let message = format!("writing the candidate for key {} ({})", trial.key_id, trial.purpose);
     // Whatever the candidate before this one failed with is not about this one.
     turn.degraded(DEGRADED, None);
@@ -170,12 +170,12 @@ fn write_candidate(
     requests
 }
 
-/// One node first; when it has passed, and there is a canary that they must decrypt, the others, one more whenever all that
-/// were asked have passed. Whoever was asked goes on being asked while there is a canary.
+/// One node first; when it has passed, and there is a key check that they must decrypt, the others, one more whenever all that
+/// were asked have passed. Whoever was asked goes on being asked while there is a key check.
 fn requests(
     trial: &Trial,
     hash: &PluginDigest,
-    canary: Option<&Canary>,
+    key_check: Option<&KeyCheck>,
     names: &[&String],
     snapshot: &Snapshot,
 ) -> BTreeMap<String, PreflightRequest> {
@@ -183,9 +183,9 @@ fn requests(
         let asked = snapshot.servers.get(name)?.agent.as_ref()?.spec.preflight.as_ref()?;
         (asked.hash == *hash).then_some(asked)
     };
-    let without_canary = names.iter().find(|name| asked(name).is_some_and(|asked| asked.canary.is_none()));
+    let without_key_check = names.iter().find(|name| asked(name).is_some_and(|asked| asked.key_check.is_none()));
     let asked_before = || names.iter().find(|name| asked(name).is_some());
-    let first = without_canary.or_else(asked_before).or(names.first()).copied();
+    let first = without_key_check.or_else(asked_before).or(names.first()).copied();
     let passed = |name: &str| {
         let answer = snapshot.servers.get(name).and_then(|server| server.answer(hash));
         answer.is_some_and(|answer| answer.result == PreflightResult::Succeeded)
@@ -200,7 +200,7 @@ fn requests(
         .iter()
         .filter(|name| {
             let goes_on = asked(name).is_some() || Some(**name) == next;
-            Some(**name) == first || canary.is_some() && goes_on
+            Some(**name) == first || key_check.is_some() && goes_on
         })
         .map(|name| {
             let makes_it = trial.purpose == PreflightPurpose::NewKey && Some(*name) == first;
@@ -208,10 +208,10 @@ fn requests(
                 key_id: trial.key_id,
                 hash: hash.clone(),
                 purpose: trial.purpose,
-                canary: if makes_it || trial.canary.is_none() && Some(*name) == first {
+                key_check: if makes_it || trial.key_check.is_none() && Some(*name) == first {
                     None
                 } else {
-                    canary.cloned()
+                    key_check.cloned()
                 },
             };
             ((*name).clone(), request)
@@ -231,7 +231,7 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
             Some(PreflightAnswer { result, failure: Some(failure), .. })
                 if *result == PreflightResult::Failed || diagnosed(snapshot, stored, failure).is_some() =>
             {
-                if failure.phase == "canary" {
+                if failure.phase == "key-check" {
                     reason = "KEKMismatch";
                 }
                 failures.push(format!("node {name}: {}", told(snapshot, stored, failure)));
@@ -304,12 +304,12 @@ fn diagnosed<'s>(
 }
 
 /// Every node passed: the key secret is made, or updated, from exactly the candidate's bytes.
-fn accept(snapshot: &Snapshot, trial: Trial, stored: &StoredCandidate, canary: Canary, turn: &mut Turn) {
+fn accept(snapshot: &Snapshot, trial: Trial, stored: &StoredCandidate, key_check: KeyCheck, turn: &mut Turn) {
     let Some(template) = stored.plugin.accepted.as_ref().map(|accepted| &accepted.template) else { return };
     let kms = KmsKey {
         provider: record::provider(snapshot, trial.key_id, template),
         plugin: stored.plugin.clone(),
-        canary: Some(canary),
+        key_check: Some(key_check),
     };
     let passed = format!("every node passed the preflight of key {}", trial.key_id);
     done(snapshot, trial.key_id, trial.then, kms, &passed, turn);

@@ -111,7 +111,7 @@ fn accept(snapshot: &Snapshot, trial: Trial, hash: &str, turn: &mut Turn) {
     let kms = KmsKey {
         provider: record::provider(snapshot, trial.key_id, template),
         plugin: PluginRecord { salt: Some(snapshot.fresh.salt.clone()), ..trial.record.clone() },
-        canary: trial.canary,
+        key_check: trial.key_check,
     };
     let passed = format!("the preflight of key {} passed for hash {hash}", trial.key_id);
     preflight::done(snapshot, trial.key_id, trial.then, kms, &passed, turn);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Turn, lost, pods, reports};
-use crate::api::{EncryptionNodeSpec, KeyCanary, PreflightRequest};
+use crate::api::{EncryptionNodeSpec, KeyCheckEntry, PreflightRequest};
 use crate::formats::encryption_config::{REVISION_ZERO, zero_hash};
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, KeyId, Revision};
@@ -437,16 +437,16 @@ fn behind(
     by_hand.map(Behind::ByHand)
 }
 
-/// Each node's spec: target, preflight request, canaries.
+/// Each node's spec: target, preflight request, key checks.
 pub(super) fn decide(
     snapshot: &Snapshot,
     assessment: &Assessment<'_>,
     mut requests: BTreeMap<String, PreflightRequest>,
     turn: &mut Turn,
 ) {
-    let canaries: Vec<KeyCanary> = kms_keys(snapshot)
+    let key_checks: Vec<KeyCheckEntry> = kms_keys(snapshot)
         .into_iter()
-        .filter_map(|key_id| Some(KeyCanary { key_id, canary: snapshot.canary(key_id)?.clone() }))
+        .filter_map(|key_id| Some(KeyCheckEntry { key_id, key_check: snapshot.key_check(key_id)?.clone() }))
         .collect();
     for (name, revision) in &assessment.targets {
         let Some(server) = snapshot.servers.get(name) else { continue };
@@ -464,7 +464,7 @@ pub(super) fn decide(
             revision: *revision,
             config_hash,
             preflight: requests.remove(name),
-            canaries: canaries.clone(),
+            key_checks: key_checks.clone(),
         };
         if current == Some(&spec) {
             continue;
@@ -475,7 +475,7 @@ pub(super) fn decide(
             (Some(old), Some(request)) if old.preflight != spec.preflight => {
                 format!("preflight of key {}", request.key_id)
             }
-            _ => "canaries".to_owned(),
+            _ => "key checks".to_owned(),
         };
         turn.explain(format!("node {name}: {what}"));
         turn.act(Action::SetTarget {

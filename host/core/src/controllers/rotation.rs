@@ -112,10 +112,10 @@ fn began_since(snapshot: &Snapshot, migration: &StoredMigration, stable: Duratio
     })
 }
 
-/// The id under which everything is stored: the one of the last rotation that was followed, else the canary's.
+/// The id under which everything is stored: the one of the last rotation that was followed, else the key check's.
 fn known(secret: &KeySecret) -> Option<&RemoteKeyId> {
-    let canary = || secret.kms.as_ref()?.canary.as_ref().map(|canary| &canary.remote_key_id);
-    secret.remote_key_id.as_ref().or_else(canary)
+    let key_check = || secret.kms.as_ref()?.key_check.as_ref().map(|key_check| &key_check.remote_key_id);
+    secret.remote_key_id.as_ref().or_else(key_check)
 }
 
 /// What every API server's plugin says, while it is heard; servers that disagree are named.

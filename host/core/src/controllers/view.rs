@@ -123,7 +123,7 @@ fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
                 role: role.to_owned(),
                 provider: kms.and_then(|kms| kms.plugin.kms.get("type")?.as_str().map(ToOwned::to_owned)),
                 kek: evaluation.map(|evaluation| evaluation.kek.key.clone()),
-                remote_key_id: kms.and_then(|kms| kms.canary.as_ref()).map(|c| c.remote_key_id.clone()),
+                remote_key_id: kms.and_then(|kms| kms.key_check.as_ref()).map(|c| c.remote_key_id.clone()),
                 reason: key.internal_reason.clone(),
                 migrated: key.migrated.iter().map(ToString::to_string).collect(),
             }

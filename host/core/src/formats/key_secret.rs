@@ -12,7 +12,7 @@ use super::encryption_config::KmsConfiguration;
 use super::revision::{PluginRecord, decode_accepted};
 use super::{FormatError, check_reference, envelope, parse_reference, reference_key};
 use crate::SecretBytes;
-use crate::api::Canary;
+use crate::api::KeyCheck;
 use crate::ids::{GroupResource, KeyId, Mode, RemoteKeyId, Revision};
 use crate::names;
 use crate::provider::{ModuleDigest, ReferenceKind};
@@ -63,7 +63,7 @@ pub struct KmsKey {
     /// What its plugin needs.
     pub plugin: PluginRecord,
     /// What its KEK must decrypt.
-    pub canary: Option<Canary>,
+    pub key_check: Option<KeyCheck>,
 }
 
 /// The capitals are Go's, which has no JSON tags there; any case is read ([`any_case`]).
@@ -218,8 +218,8 @@ impl KeySecret {
         if let Some(salt) = &kms.plugin.salt {
             put(names::DATA_SALT.to_owned(), salt.expose().to_vec());
         }
-        if let Some(canary) = &kms.canary {
-            put(names::DATA_CANARY.to_owned(), serde_json::to_vec(canary).unwrap_or_default());
+        if let Some(key_check) = &kms.key_check {
+            put(names::DATA_KEY_CHECK.to_owned(), serde_json::to_vec(key_check).unwrap_or_default());
         }
         Ok(data)
     }
@@ -341,14 +341,14 @@ fn decode_kms(full: &str, data: &BTreeMap<String, ByteString>, module: &str) -> 
         plugin.accepted = Some(accepted);
     }
     plugin.salt = data.get(names::DATA_SALT).map(|value| SecretBytes::new(value.0.clone()));
-    let canary = match data.get(names::DATA_CANARY) {
+    let key_check = match data.get(names::DATA_KEY_CHECK) {
         None => None,
         Some(value) => Some(
             serde_json::from_slice(&value.0)
-                .map_err(|_| invalid(names::DATA_CANARY, "not a canary".to_owned()))?,
+                .map_err(|_| invalid(names::DATA_KEY_CHECK, "not a key check".to_owned()))?,
         ),
     };
-    Ok(KmsKey { provider, plugin, canary })
+    Ok(KmsKey { provider, plugin, key_check })
 }
 
 /// Go's RFC 3339: whole seconds, `Z`.

@@ -55,7 +55,7 @@ fn unbacked(found: ListedKey<'_>, plugins: &BTreeMap<KeyId, PluginRecord>) -> Ke
         Arc::new(KmsKey {
             provider: KmsConfiguration { name: id.to_string(), ..kms.clone() },
             plugin: plugin.clone(),
-            canary: None,
+            key_check: None,
         })
     });
     Key { id, mode, material, kms, migrated: Vec::new(), backed: false }

@@ -44,7 +44,7 @@ pub struct Facts {
     /// Keys that leave whatever needs them: abandoned ones that no revision ever had first, and those that the admin gave
     /// up (`spec.forget`).
     pub dropped: BTreeSet<KeyId>,
-    /// Keys whose canary some node refuses: none of them takes over from a key that leaves.
+    /// Keys whose key check some node refuses: none of them takes over from a key that leaves.
     pub refused: BTreeSet<KeyId>,
     /// Resources that left the list and of which everything was rewritten in plain text.
     pub decrypted: BTreeSet<GroupResource>,

@@ -7,7 +7,7 @@ use super::instance::Instance;
 use super::observe::{Observed, Question};
 use super::view::{Candidate, Needed, Problem, View};
 use super::{drift, install, late, paused, preflight, probes, report, stop, trial};
-use crate::api::{Canary, EncryptionNodeStatus, PreflightAnswer};
+use crate::api::{KeyCheck, EncryptionNodeStatus, PreflightAnswer};
 use crate::ids::{ConfigHash, KeyId, Revision};
 
 /// One thing to do. Each can be done again without harm, and each leaves the node in a state from which [`next`] goes
@@ -16,9 +16,9 @@ use crate::ids::{ConfigHash, KeyId, Revision};
 pub enum Step {
     /// Raise the high-water mark of keyIDs on disk (S5).
     RecordHighWater(KeyId),
-    /// Keep these canaries on disk, and no other.
-    KeepCanaries(BTreeMap<KeyId, Canary>),
-    /// Keep this preflight's success on disk, before it is told: a canary is made once.
+    /// Keep these key checks on disk, and no other.
+    KeepKeyChecks(BTreeMap<KeyId, KeyCheck>),
+    /// Keep this preflight's success on disk, before it is told: a key check is made once.
     KeepPreflight(Box<PreflightAnswer>),
     /// Keep the target on disk.
     KeepRevision(Revision),
@@ -99,7 +99,7 @@ impl Step {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::RecordHighWater(_) => "RecordHighWater",
-            Self::KeepCanaries(_) => "KeepCanaries",
+            Self::KeepKeyChecks(_) => "KeepKeyChecks",
             Self::KeepPreflight(_) => "KeepPreflight",
             Self::KeepRevision(_) => "KeepRevision",
             Self::MakeFolder(_) => "MakeFolder",
@@ -132,7 +132,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
         match self {
-            Self::KeepCanaries(_) | Self::KeepPreflight(_) | Self::ForgetRefusal | Self::ForgetDrift => {
+            Self::KeepKeyChecks(_) | Self::KeepPreflight(_) | Self::ForgetRefusal | Self::ForgetDrift => {
                 Ok(())
             }
             Self::RecordHighWater(key_id)
@@ -265,10 +265,10 @@ pub fn next(observed: &Observed) -> Decision {
 /// What must be on disk before anything is built on it.
 fn record(view: &View<'_>, draft: &mut Draft) {
     let disk = &view.o.disk;
-    let canaries = view.o.spec.iter().flat_map(|seen| &seen.spec.canaries);
+    let key_checks = view.o.spec.iter().flat_map(|seen| &seen.spec.key_checks);
     // A candidate's number is nobody's yet: only what a configuration names has been written with (S5).
     let named = view.target.iter().flat_map(|target| target.content.key_ids());
-    let highest = named.chain(canaries.clone().map(|canary| canary.key_id)).max().unwrap_or_default();
+    let highest = named.chain(key_checks.clone().map(|key_check| key_check.key_id)).max().unwrap_or_default();
     if highest > disk.highest_key_id {
         draft.step(Step::RecordHighWater(highest), format!("key {highest} is the highest seen here"));
     }
@@ -276,19 +276,19 @@ fn record(view: &View<'_>, draft: &mut Draft) {
         draft.step(Step::RecordLoaded(loaded.clone()), format!("the API server has loaded {loaded}"));
     }
     let Some(seen) = &view.o.spec else { return };
-    // A key whose secret was deleted has lost its canary in the spec; while it is in use, the last one still holds.
+    // A key whose secret was deleted has lost its key check in the spec; while it is in use, the last one still holds.
     let in_use = |key_id: &KeyId| match &view.target {
         Some(target) => {
             target.plugins.contains_key(key_id) || !view.is_complete(&target.hash, &target.plugins)
         }
         None => true,
     };
-    let kept = disk.canaries.iter().filter(|(key_id, _)| in_use(key_id));
-    let told = seen.spec.canaries.iter().map(|told| (&told.key_id, &told.canary));
-    let wanted: BTreeMap<KeyId, Canary> =
-        kept.chain(told).map(|(key_id, canary)| (*key_id, canary.clone())).collect();
-    if wanted != disk.canaries {
-        draft.step(Step::KeepCanaries(wanted), "the canaries changed");
+    let kept = disk.key_checks.iter().filter(|(key_id, _)| in_use(key_id));
+    let told = seen.spec.key_checks.iter().map(|told| (&told.key_id, &told.key_check));
+    let wanted: BTreeMap<KeyId, KeyCheck> =
+        kept.chain(told).map(|(key_id, key_check)| (*key_id, key_check.clone())).collect();
+    if wanted != disk.key_checks {
+        draft.step(Step::KeepKeyChecks(wanted), "the key checks changed");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing runs there, so no plugin can be asked first, and the file must be there before the API server: one that starts
 //! without it would write in plain text (S9). No link leads to a plugin yet. The API server starts unready; the agent, which
-//! needs nobody's word for it (`View::standing`), leads each key's link to its plugin once that has decrypted the canary.
+//! needs nobody's word for it (`View::standing`), leads each key's link to its plugin once that has decrypted the key check.
 
 use super::decide::Step;
 use super::observe::Observed;
@@ -39,14 +39,14 @@ pub fn first_steps(o: &Observed) -> Result<Vec<Step>, String> {
     };
     let plugins = plugins_of(target.content, &o.disk.recovered)?;
     let mut steps = Vec::new();
-    let canaries = o.spec.iter().flat_map(|seen| &seen.spec.canaries);
-    let canaries: std::collections::BTreeMap<KeyId, _> =
-        canaries.map(|told| (told.key_id, told.canary.clone())).collect();
-    let highest = plugins.keys().chain(canaries.keys()).max().copied().unwrap_or_default();
+    let key_checks = o.spec.iter().flat_map(|seen| &seen.spec.key_checks);
+    let key_checks: std::collections::BTreeMap<KeyId, _> =
+        key_checks.map(|told| (told.key_id, told.key_check.clone())).collect();
+    let highest = plugins.keys().chain(key_checks.keys()).max().copied().unwrap_or_default();
     if highest > o.disk.highest_key_id {
         steps.push(Step::RecordHighWater(highest));
     }
-    steps.push(Step::KeepCanaries(canaries));
+    steps.push(Step::KeepKeyChecks(key_checks));
     steps.push(Step::KeepRevision(target.revision));
     for (key_id, needed) in plugins {
         if needed.external.is_some() {

@@ -6,7 +6,7 @@ use super::late;
 use super::observe::Refusal;
 use super::view::{Needed, Problem, Target, View};
 
-/// Renames a key's link over to an instance that passed, canary included. What stands there already stays.
+/// Renames a key's link over to an instance that passed, key check included. What stands there already stays.
 pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
     for (key_id, needed) in view.to_serve() {
         let instance = &needed.instance;
@@ -22,12 +22,12 @@ pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
             draft.wait(why);
             continue;
         }
-        if view.question(instance, None).canary.is_none() {
+        if view.question(instance, None).key_check.is_none() {
             // Nothing else would show that it reaches the KEK under which objects are stored (DESIGN.md, "Provider ABI").
             let why = format!(
-                "key {key_id} has no canary, so its plugin cannot be shown to reach the KEK; restore the key's Secret, or give the key up (spec.forget)"
+                "key {key_id} has no key check, so its plugin cannot be shown to reach the KEK; restore the key's Secret, or give the key up (spec.forget)"
             );
-            draft.problem(Problem::new("CanaryMissing", why));
+            draft.problem(Problem::new("KeyCheckMissing", why));
             continue;
         }
         match view.pass(instance, None) {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::instance::{Generation, Instance, SOCKETS};
 use super::policy::Policy;
 use super::recovered::Recovered;
-use crate::api::{Adopted, Canary, EncryptionNodeSpec, HealthStatus, PreflightAnswer};
+use crate::api::{Adopted, KeyCheck, EncryptionNodeSpec, HealthStatus, PreflightAnswer};
 use crate::formats::encryption_config::EncryptionConfiguration;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{ConfigHash, KeyId, PluginDigest, RemoteKeyId, Revision};
@@ -113,8 +113,8 @@ pub struct Disk {
     pub links: BTreeMap<KeyId, Generation>,
     /// Where they should point, as recorded: a reboot empties the folder of the sockets.
     pub serving: BTreeMap<KeyId, Generation>,
-    /// Canaries, as last told by a spec.
-    pub canaries: BTreeMap<KeyId, Canary>,
+    /// Key checks, as last told by a spec.
+    pub key_checks: BTreeMap<KeyId, KeyCheck>,
     /// The last preflight that succeeded.
     pub preflight: Option<PreflightAnswer>,
     /// High-water mark of keyIDs (S5).
@@ -230,9 +230,9 @@ pub struct Question {
     /// Where.
     pub socket: Socket,
     /// What it must decrypt, beside Status and a round trip.
-    pub canary: Option<Canary>,
-    /// Whether a canary is to be made of the round trip.
-    pub make_canary: bool,
+    pub key_check: Option<KeyCheck>,
+    /// Whether a key check is to be made of the round trip.
+    pub make_key_check: bool,
     /// Which start of a trial answers; 0 where it is none. What is known of one process says nothing of the next.
     pub run: u32,
 }
@@ -267,7 +267,7 @@ pub struct Probed {
     pub attempts: u32,
 }
 
-/// Status, a round trip and the canary, all good.
+/// Status, a round trip and the key check, all good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pass {
     /// How long ago.
@@ -278,8 +278,8 @@ pub struct Pass {
     pub latency: Duration,
     /// From the first question to this instance until its first good answer.
     pub started_in: Duration,
-    /// The canary that was asked for by `make_canary`; made once a question, however often that is asked again.
-    pub canary: Option<Canary>,
+    /// The key check that was asked for by `make_key_check`; made once a question, however often that is asked again.
+    pub key_check: Option<KeyCheck>,
 }
 
 /// One probe.

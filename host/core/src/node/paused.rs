@@ -14,7 +14,7 @@ impl Step {
     pub fn is_record(&self) -> bool {
         match self {
             Self::RecordHighWater(_)
-            | Self::KeepCanaries(_)
+            | Self::KeepKeyChecks(_)
             | Self::KeepPreflight(_)
             | Self::KeepRevision(_)
             | Self::RecordLoaded(_)

@@ -169,7 +169,7 @@ mod tests {
         let pause = |run| {
             let since = Duration::from_mins(10);
             policy.pause(&Probed {
-                question: Question { socket: Socket::Generation, canary: None, make_canary: false, run },
+                question: Question { socket: Socket::Generation, key_check: None, make_key_check: false, run },
                 age: since,
                 pass: None,
                 last: None,

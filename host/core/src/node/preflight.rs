@@ -40,9 +40,9 @@ fn tried(
     let question = view.question(instance, external);
     let probed = view.probed(instance, external);
     if let Some(Probed { pass: Some(pass), failing: None, attempts, .. }) = probed {
-        let canary = question.canary.or_else(|| pass.canary.clone());
-        if canary.is_none() {
-            draft.wait("the running plugin has to make the canary that the candidate must decrypt");
+        let key_check = question.key_check.or_else(|| pass.key_check.clone());
+        if key_check.is_none() {
+            draft.wait("the running plugin has to make the key check that the candidate must decrypt");
             return running(request);
         }
         let answer = PreflightAnswer {
@@ -50,7 +50,7 @@ fn tried(
             remote_key_id: Some(pass.remote_key_id.clone()),
             latency_millis: Some(millis(pass.latency)),
             started_in_millis: Some(millis(pass.started_in)),
-            canary,
+            key_check,
             attempts: attempts.saturating_add(1),
             ..running(request)
         };
@@ -89,7 +89,7 @@ fn running(request: &PreflightRequest) -> PreflightAnswer {
         remote_key_id: None,
         latency_millis: None,
         started_in_millis: None,
-        canary: None,
+        key_check: None,
         failure: None,
         attempts: 0,
     }

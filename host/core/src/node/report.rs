@@ -112,7 +112,7 @@ fn interval(interval: Duration) -> u32 {
     u32::try_from(seconds.max(1)).unwrap_or(u32::MAX)
 }
 
-/// Plugins that answer with another KEK than their canary's.
+/// Plugins that answer with another KEK than their key check's.
 fn mismatched(view: &View<'_>, asks: &BTreeMap<Instance, Ask>) -> BTreeSet<PluginDigest> {
     let is_other = |instance: &&Instance| {
         let failing = view.o.probes.get(*instance).and_then(|probed| probed.failing.as_ref());

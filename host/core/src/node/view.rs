@@ -8,7 +8,7 @@ use super::instance::Instance;
 use super::observe::{Observed, OnDisk, Pass, Probed, Question, Socket, Unusable, linked_keys};
 use super::pod::{self, RenderError};
 use super::recovered::{self, Recovered};
-use crate::api::{Canary, PreflightRequest, PreflightResult};
+use crate::api::{KeyCheck, PreflightRequest, PreflightResult};
 use crate::formats::encryption_config::{EncryptionConfiguration, zero_hash};
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{ConfigHash, KeyId, PluginDigest, Revision};
@@ -166,12 +166,12 @@ impl<'a> View<'a> {
         matches!(&self.candidate, Candidate::Ready(needed) if needed.instance == *instance)
     }
 
-    /// The canary of a key in use: the spec's, else the last one that any spec told.
-    pub(super) fn canary(&self, key_id: KeyId) -> Option<&'a Canary> {
+    /// The key check of a key in use: the spec's, else the last one that any spec told.
+    pub(super) fn key_check(&self, key_id: KeyId) -> Option<&'a KeyCheck> {
         let told = self.o.spec.as_ref().and_then(|seen| {
-            seen.spec.canaries.iter().find(|canary| canary.key_id == key_id).map(|found| &found.canary)
+            seen.spec.key_checks.iter().find(|key_check| key_check.key_id == key_id).map(|found| &found.key_check)
         });
-        told.or_else(|| self.o.disk.canaries.get(&key_id))
+        told.or_else(|| self.o.disk.key_checks.get(&key_id))
     }
 
     /// The preflight that succeeded and answers the present request; success sticks.
@@ -179,7 +179,7 @@ impl<'a> View<'a> {
         let request = self.request()?;
         let answer = self.o.disk.preflight.as_ref()?;
         let same = answer.hash == request.hash && answer.result == PreflightResult::Succeeded;
-        let decrypted = request.canary.is_none() || request.canary == answer.canary;
+        let decrypted = request.key_check.is_none() || request.key_check == answer.key_check;
         (same && decrypted).then_some(answer)
     }
 
@@ -194,28 +194,28 @@ impl<'a> View<'a> {
         let found = self.o.disk.instances.get(instance).filter(|found| found.trial);
         let run = found.map_or(0, |found| found.tries);
         if !self.is_candidate(instance) {
-            let canary = self.canary(key_id);
-            let make_canary = canary.is_none() && self.must_make_canary(instance);
-            return Question { socket, canary: canary.cloned(), make_canary, run };
+            let key_check = self.key_check(key_id);
+            let make_key_check = key_check.is_none() && self.must_make_key_check(instance);
+            return Question { socket, key_check: key_check.cloned(), make_key_check, run };
         }
-        let asked = self.request().and_then(|request| request.canary.as_ref());
-        let made = self.settled().and_then(|answer| answer.canary.as_ref());
-        let canary = asked.or(made).or(self.canary(key_id)).or_else(|| self.running_canary(key_id));
-        let make_canary = canary.is_none() && self.running_rival(instance).is_none();
-        Question { socket, canary: canary.cloned(), make_canary, run }
+        let asked = self.request().and_then(|request| request.key_check.as_ref());
+        let made = self.settled().and_then(|answer| answer.key_check.as_ref());
+        let key_check = asked.or(made).or(self.key_check(key_id)).or_else(|| self.running_key_check(key_id));
+        let make_key_check = key_check.is_none() && self.running_rival(instance).is_none();
+        Question { socket, key_check: key_check.cloned(), make_key_check, run }
     }
 
-    /// A key that has no canary gets one from its running plugin, so that a candidate can be held against it.
-    fn must_make_canary(&self, instance: &Instance) -> bool {
+    /// A key that has no key check gets one from its running plugin, so that a candidate can be held against it.
+    fn must_make_key_check(&self, instance: &Instance) -> bool {
         matches!(&self.candidate, Candidate::Ready(candidate)
             if candidate.instance.key_id == instance.key_id && self.serves(instance))
-            && self.request().is_some_and(|request| request.canary.is_none())
+            && self.request().is_some_and(|request| request.key_check.is_none())
             && self.settled().is_none()
     }
 
-    fn running_canary(&self, key_id: KeyId) -> Option<&'a Canary> {
+    fn running_key_check(&self, key_id: KeyId) -> Option<&'a KeyCheck> {
         let instance = self.serving(key_id)?;
-        self.o.probes.get(&instance)?.pass.as_ref()?.canary.as_ref()
+        self.o.probes.get(&instance)?.pass.as_ref()?.key_check.as_ref()
     }
 
     /// The instance that serves the candidate's key, where that is another one.

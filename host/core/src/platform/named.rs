@@ -61,7 +61,7 @@ pub(super) fn keys(
     });
     named.extend(undecodable.flat_map(of_undecodable));
     let specs = objects.encryption_nodes.iter().map(|node| &node.spec);
-    named.extend(specs.flat_map(|spec| &spec.canaries).map(|canary| canary.key_id));
+    named.extend(specs.flat_map(|spec| &spec.key_checks).map(|key_check| key_check.key_id));
     named.extend(objects.migrations.iter().map(|migration| migration.spec.key_id));
     if let Some(status) = status(objects) {
         named.extend(status.keys.iter().map(|key| key.key_id));

@@ -6,7 +6,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_core::SecretBytes;
-use keyward_core::api::{Canary, HostAlias, PluginResources, PluginSettings, ProxySettings};
+use keyward_core::api::{KeyCheck, HostAlias, PluginResources, PluginSettings, ProxySettings};
 use keyward_core::formats::encryption_config::{
     EncryptionConfiguration, Identity, KeysConfiguration, KmsConfiguration, NamedKey, ProviderConfiguration,
     ResourceConfiguration,
@@ -159,14 +159,14 @@ pub fn kms_configuration(name: String) -> impl Strategy<Value = KmsConfiguration
         })
 }
 
-pub fn canary() -> impl Strategy<Value = Canary> {
+pub fn key_check() -> impl Strategy<Value = KeyCheck> {
     (
         vec(any::<u8>(), 0..40),
         any::<String>(),
         btree_map(any::<String>(), any::<String>(), 0..3),
         "[0-9a-f]{64}",
     )
-        .prop_map(|(ciphertext, remote, annotations, plaintext_sha256)| Canary {
+        .prop_map(|(ciphertext, remote, annotations, plaintext_sha256)| KeyCheck {
             ciphertext: STANDARD.encode(ciphertext),
             remote_key_id: RemoteKeyId(remote),
             annotations,
@@ -191,10 +191,10 @@ pub fn material(mode: Mode) -> BoxedStrategy<SecretBytes> {
 }
 
 pub fn kms_key(id: KeyId) -> impl Strategy<Value = KmsKey> {
-    (kms_configuration(id.to_string()), record(), option::of(canary())).prop_map(
-        |(provider, plugin, canary)| {
+    (kms_configuration(id.to_string()), record(), option::of(key_check())).prop_map(
+        |(provider, plugin, key_check)| {
             let provider = KmsConfiguration { api_version: "v2".to_owned(), ..provider };
-            KmsKey { provider, plugin, canary }
+            KmsKey { provider, plugin, key_check }
         },
     )
 }

@@ -27,7 +27,7 @@ fn keys() -> impl Strategy<Value = BTreeMap<KeyId, Key>> {
         (any::material(mode), kms).prop_map(move |(material, kms)| {
             let kms = kms.map(|(provider, plugin)| {
                 let provider = KmsConfiguration { api_version: "v2".to_owned(), ..provider };
-                Arc::new(keyward_core::formats::key_secret::KmsKey { provider, plugin, canary: None })
+                Arc::new(keyward_core::formats::key_secret::KmsKey { provider, plugin, key_check: None })
             });
             Key { id, mode, material, kms, migrated: Vec::new(), backed: false }
         })

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::SecretBytes;
 use keyward_core::api::{
-    Canary, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationStatus,
+    KeyCheck, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationStatus,
     EncryptionNode, EncryptionNodeStatus, ForgetPhase, ForgetRequest, ForgetStatus, HealthStatus,
     MigrationPhase, NodeError, NodePlugin, PluginHealth, PreflightAnswer, PreflightResult, RecoveredPlugin,
 };
@@ -487,8 +487,8 @@ impl World {
             status.preflight = node.spec.preflight.as_ref().map(|request| {
                 let record = &candidate.as_ref().expect("a candidate")[&request.key_id];
                 assert_eq!(record.digest(request.key_id).as_ref(), Some(&request.hash));
-                let made = canary(record, &self.made_anew);
-                let mismatch = request.canary.as_ref().is_some_and(|canary| *canary != made);
+                let made = key_check(record, &self.made_anew);
+                let mismatch = request.key_check.as_ref().is_some_and(|key_check| *key_check != made);
                 let kek = record.kms["test"]["key"].as_str();
                 let here = self.failing_at.get(node.metadata.name.as_deref().unwrap_or_default());
                 let phase = if self.failing_at.is_empty() { Some("encrypt") } else { here.copied() };
@@ -500,7 +500,7 @@ impl World {
                 });
                 let failure = self.preflight_failure.clone().or(denied).or_else(|| {
                     mismatch.then(|| Failure {
-                        phase: "canary".into(),
+                        phase: "key-check".into(),
                         message: "mismatch".into(),
                         ..Default::default()
                     })
@@ -515,7 +515,7 @@ impl World {
                     remote_key_id: None,
                     latency_millis: None,
                     started_in_millis: None,
-                    canary: Some(made),
+                    key_check: Some(made),
                     failure,
                     attempts: 1,
                 }
@@ -556,10 +556,10 @@ impl World {
 }
 
 /// What a plugin of this configuration would make, and decrypts.
-fn canary(record: &PluginRecord, made_anew: &BTreeSet<String>) -> Canary {
+fn key_check(record: &PluginRecord, made_anew: &BTreeSet<String>) -> KeyCheck {
     let name = record.kms["test"]["key"].as_str().unwrap_or("external");
     let anew = if made_anew.contains(name) { "/anew" } else { "" };
-    Canary {
+    KeyCheck {
         ciphertext: format!("{name}{anew}"),
         remote_key_id: RemoteKeyId("kek".into()),
         annotations: BTreeMap::new(),
@@ -567,7 +567,7 @@ fn canary(record: &PluginRecord, made_anew: &BTreeSet<String>) -> Canary {
     }
 }
 
-/// A plugin that does not decrypt its key's canary: it is unwell, and no configuration that needs it is installed.
+/// A plugin that does not decrypt its key check: it is unwell, and no configuration that needs it is installed.
 fn refuse(
     node: &EncryptionNode,
     content: Option<&RevisionContent>,
@@ -575,9 +575,9 @@ fn refuse(
     status: &mut EncryptionNodeStatus,
 ) {
     let Some(content) = content else { return };
-    let told = |id| node.spec.canaries.iter().find(|told| told.key_id == id).map(|told| &told.canary);
+    let told = |id| node.spec.key_checks.iter().find(|told| told.key_id == id).map(|told| &told.key_check);
     for (id, digest) in content.digests() {
-        if told(id).is_none_or(|told| *told == canary(&content.plugins[&id], made_anew)) {
+        if told(id).is_none_or(|told| *told == key_check(&content.plugins[&id], made_anew)) {
             continue;
         }
         status.kek_mismatch.insert(digest.clone());

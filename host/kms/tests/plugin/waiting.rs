@@ -11,8 +11,8 @@ const SPEC: ProbeSpec<'static> = ProbeSpec {
     call_timeout: Duration::from_secs(1),
     status_timeout: None,
     round_trip: true,
-    canary: None,
-    make_canary: false,
+    key_check: None,
+    make_key_check: false,
 };
 /// Long enough for a slow machine; no test that passes waits for it.
 const LONG: Duration = Duration::from_secs(30);
@@ -52,9 +52,9 @@ async fn gives_the_real_error_when_time_is_up() {
 #[tokio::test]
 async fn another_key_ends_the_wait() {
     let made = Running::start(Plugin::new(Fault::None));
-    let canary = probe(&made.socket, &ProbeSpec { make_canary: true, ..SPEC }).await.canary.unwrap();
+    let key_check = probe(&made.socket, &ProbeSpec { make_key_check: true, ..SPEC }).await.key_check.unwrap();
     let other = Running::start(Plugin { kek: 0x77, checks_key: false, ..Plugin::new(Fault::None) });
-    let report = wait_ready(&other.socket, &ProbeSpec { canary: Some(&canary), ..SPEC }, LONG).await;
-    assert_eq!(report.result, Err(KmsError::CanaryMismatch));
+    let report = wait_ready(&other.socket, &ProbeSpec { key_check: Some(&key_check), ..SPEC }, LONG).await;
+    assert_eq!(report.result, Err(KmsError::KeyCheckMismatch));
     assert_eq!(other.plugin.statuses.load(Ordering::SeqCst), 1);
 }

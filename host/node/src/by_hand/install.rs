@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::api::{Canary, EncryptionNodeSpec, KeyCanary};
+use keyward_core::api::{KeyCheck, EncryptionNodeSpec, KeyCheckEntry};
 use keyward_core::formats::encryption_config::REVISION_ZERO;
 use keyward_core::formats::revision::{RevisionContent, SecretData};
 use keyward_core::ids::{ConfigHash, KeyId, Revision};
@@ -23,8 +23,8 @@ pub struct Kept {
     pub revision: Revision,
     /// Its Secret's data.
     pub data: SecretData,
-    /// The canaries of its keys.
-    pub canaries: BTreeMap<KeyId, Canary>,
+    /// The key checks of its keys.
+    pub key_checks: BTreeMap<KeyId, KeyCheck>,
     /// The highest keyID that was ever used (S5).
     pub highest_key_id: KeyId,
 }
@@ -47,12 +47,12 @@ pub async fn restore(place: &ByHand, kept: Kept) -> Result<Vec<String>, AgentErr
     {
         return Err(unusable(format!("this node has another configuration ({own}), and is left alone")));
     }
-    let canaries = kept.canaries.into_iter().map(|(key_id, canary)| KeyCanary { key_id, canary }).collect();
+    let key_checks = kept.key_checks.into_iter().map(|(key_id, key_check)| KeyCheckEntry { key_id, key_check }).collect();
     let spec = EncryptionNodeSpec {
         revision: kept.revision,
         config_hash: Some(content.hash()),
         preflight: None,
-        canaries,
+        key_checks,
     };
     install(place, spec, Some(Arc::new(content)), kept.highest_key_id).await
 }

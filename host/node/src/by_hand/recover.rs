@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keyward_core::SecretBytes;
-use keyward_core::api::Canary;
+use keyward_core::api::KeyCheck;
 use keyward_core::ids::KeyId;
 use keyward_core::node::{
     Ask, Disk as Seen, Instance, Probed, Question, Recovered, Scrubber, Socket, Step, pod::CONTAINER,
@@ -85,8 +85,8 @@ pub async fn recover(
     let records = seen.revisions.values().flat_map(|content| content.plugins.values());
     let by_hand = seen.recovered.iter().chain([&one]).map(|one| &one.values);
     let mut asking = Asking::new(place, Scrubber::new(records).and(by_hand));
-    let canary = seen.canaries.get(&key_id).cloned();
-    let mut watch = Watch { place, instance: &instance, canary, driver: None, stop };
+    let key_check = seen.key_checks.get(&key_id).cloned();
+    let mut watch = Watch { place, instance: &instance, key_check, driver: None, stop };
     let passed = watch.until_it_serves(&mut asking, began + patience, &say).await;
     let led = glance(place).await.is_ok_and(|seen| leads_to(&instance, &seen));
     let warning = match passed {
@@ -169,7 +169,7 @@ impl Stop {
 struct Watch<'a> {
     place: &'a ByHand,
     instance: &'a Instance,
-    canary: Option<Canary>,
+    key_check: Option<KeyCheck>,
     /// There while no agent holds the disk.
     driver: Option<Driver>,
     stop: Stop,
@@ -234,8 +234,8 @@ impl Watch<'_> {
         let Some(driver) = &mut self.driver else {
             let question = Question {
                 socket: Socket::Generation,
-                canary: self.canary.clone(),
-                make_canary: false,
+                key_check: self.key_check.clone(),
+                make_key_check: false,
                 run: 0,
             };
             asking.ask(&BTreeMap::from([(self.instance.clone(), Ask { question, urgent: false })]));

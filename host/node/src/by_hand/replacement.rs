@@ -42,9 +42,9 @@ pub(super) fn replacement(
             ));
         }
     }
-    if !disk.canaries.contains_key(&key_id) {
+    if !disk.key_checks.contains_key(&key_id) {
         return Err(cannot(
-            "no canary of it is kept on this node, so a plugin could not be shown to reach its KEK",
+            "no key check of it is kept on this node, so a plugin could not be shown to reach its KEK",
         ));
     }
     let mut values = before.map(|before| before.values.clone()).unwrap_or_default();
@@ -120,7 +120,7 @@ pub(super) fn objects(values: &ReferencedData) -> Vec<String> {
 mod tests {
     use std::sync::Arc;
 
-    use keyward_core::api::Canary;
+    use keyward_core::api::KeyCheck;
     use keyward_core::formats::encryption_config::{EncryptionConfiguration, REVISION_ZERO};
     use keyward_core::formats::revision::AcceptedPlugin;
     use keyward_core::ids::{RemoteKeyId, Revision};
@@ -161,7 +161,7 @@ mod tests {
         };
         let config = EncryptionConfiguration::decode(REVISION_ZERO.as_bytes()).unwrap();
         let content = RevisionContent::new(config, [(KeyId(1), record)].into());
-        let canary = Canary {
+        let key_check = KeyCheck {
             ciphertext: String::new(),
             remote_key_id: RemoteKeyId("k".into()),
             annotations: BTreeMap::new(),
@@ -169,7 +169,7 @@ mod tests {
         };
         Disk {
             revisions: [(Revision(3), Arc::new(content))].into(),
-            canaries: [(KeyId(1), canary)].into(),
+            key_checks: [(KeyId(1), key_check)].into(),
             ..Disk::default()
         }
     }
@@ -206,8 +206,8 @@ mod tests {
         assert_eq!(told, "no revision that is kept on this node has a plugin of key 7; it has 1");
         assert!(tried(&disk, 1, &[("secret-id", "s")]).unwrap_err().contains("exactly these files"));
         assert!(tried(&disk, 1, &[("secret-id", "")]).unwrap_err().contains("is empty"));
-        disk.canaries.clear();
-        assert!(tried(&disk, 1, &[("secret-id", "x")]).unwrap_err().contains("no canary"));
+        disk.key_checks.clear();
+        assert!(tried(&disk, 1, &[("secret-id", "x")]).unwrap_err().contains("no key check"));
     }
 
     #[test]

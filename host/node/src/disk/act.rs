@@ -28,9 +28,9 @@ impl Disk {
                 // Never lowered, whatever is asked.
                 self.remember(|memory| memory.highest_key_id = memory.highest_key_id.max(*key_id))
             }
-            Step::KeepCanaries(canaries) => self.remember(|memory| {
-                memory.canaries =
-                    canaries.iter().map(|(key_id, canary)| (key_id.0, canary.clone())).collect();
+            Step::KeepKeyChecks(key_checks) => self.remember(|memory| {
+                memory.key_checks =
+                    key_checks.iter().map(|(key_id, key_check)| (key_id.0, key_check.clone())).collect();
             }),
             Step::KeepPreflight(answer) => {
                 self.remember(|memory| memory.preflight = Some((**answer).clone()))

@@ -85,7 +85,7 @@ impl Disk {
             .iter()
             .filter_map(|(key, generation)| Some((KeyId(*key), Generation::parse(generation)?)))
             .collect();
-        let canaries = memory.canaries.iter().map(|(key, canary)| (KeyId(*key), canary.clone())).collect();
+        let key_checks = memory.key_checks.iter().map(|(key, key_check)| (KeyId(*key), key_check.clone())).collect();
         let disk = node::Disk {
             file,
             revisions: self.revisions()?,
@@ -93,7 +93,7 @@ impl Disk {
             instances: self.instances()?,
             links,
             serving,
-            canaries,
+            key_checks,
             preflight: memory.preflight,
             highest_key_id: memory.highest_key_id,
             refusal: None,

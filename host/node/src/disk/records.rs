@@ -6,7 +6,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_core::SecretBytes;
-use keyward_core::api::{Canary, PreflightAnswer};
+use keyward_core::api::{KeyCheck, PreflightAnswer};
 use keyward_core::formats::revision::{RevisionContent, SecretData};
 use keyward_core::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ pub(super) struct Memory {
     pub(super) highest_key_id: KeyId,
     /// Which generation each key's link is to lead to.
     pub(super) serving: BTreeMap<u64, String>,
-    pub(super) canaries: BTreeMap<u64, Canary>,
+    pub(super) key_checks: BTreeMap<u64, KeyCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) preflight: Option<PreflightAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -72,7 +72,7 @@ mod tests {
 
     fn report(healthz: &str, id: &str, result: Result<(), KmsError>) -> ProbeReport {
         let status = StatusAnswer { version: "v2".into(), healthz: healthz.into(), remote_key_id: id.into() };
-        ProbeReport { status: Some(status), latencies: Latencies::default(), result, canary: None }
+        ProbeReport { status: Some(status), latencies: Latencies::default(), result, key_check: None }
     }
 
     fn told(report: Option<&ProbeReport>, known: Option<&str>) -> (&'static str, String, Option<String>) {

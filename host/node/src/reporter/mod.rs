@@ -2,7 +2,7 @@
 //! publishes all the answers at once in the operator's CR (CONTRACT 3.8, 3.10).
 //!
 //! What lives here: the loop and its write; what an answer becomes in [`entry`]. It asks for Status and nothing else:
-//! what goes deeper is the node agent's, which knows canaries. Unlike upstream's, what it writes always satisfies the
+//! what goes deeper is the node agent's, which knows key checks. Unlike upstream's, what it writes always satisfies the
 //! CRD (CONTRACT 5, defect 2), so that bad news arrive, and no plugin hides the others' reports.
 
 mod entry;
@@ -108,8 +108,8 @@ impl Reporter {
             call_timeout: limit,
             status_timeout: None,
             round_trip: false,
-            canary: None,
-            make_canary: false,
+            key_check: None,
+            make_key_check: false,
         };
         let asked = self.settings.sockets.iter().map(|socket| async move {
             // Connecting and asking have a deadline each; together they are to have no more.

@@ -133,14 +133,14 @@ async fn rights() -> Seen {
     let (bao, credentials) = vault().await;
     let plugin = plan(&bao, &credentials).start();
     plugin.ready().await;
-    let canary = plugin.canary().await;
-    let canary = ProbeSpec { canary: Some(&canary), ..STATUS };
+    let key_check = plugin.key_check().await;
+    let key_check = ProbeSpec { key_check: Some(&key_check), ..STATUS };
     let mut all = Vec::new();
     for (name, right, spec) in [
         ("a policy without read is named", "keys", &STATUS),
         ("a policy without encrypt is named", "encrypt", &ROUND_TRIP),
         ("a policy without decrypt is named", "decrypt", &ROUND_TRIP),
-        ("a canary that may not be decrypted is told by its phase", "decrypt", &canary),
+        ("a key check that may not be decrypted is told by its phase", "decrypt", &key_check),
     ] {
         let without = policy("transit", "kek").replace(&format!("transit/{right}"), "transit/none");
         bao.set_policy("", &without).await;
@@ -154,11 +154,11 @@ async fn keys() -> Seen {
     let (bao, credentials) = vault().await;
     let plugin = plan(&bao, &credentials).start();
     plugin.ready().await;
-    let first = plugin.canary().await;
+    let first = plugin.key_check().await;
     bao.post("", "transit/keys/kek/rotate", json!({})).await;
     plugin.ready().await;
-    let second = plugin.canary().await;
-    let of = |canary| ProbeSpec { canary: Some(canary), ..STATUS };
+    let second = plugin.key_check().await;
+    let of = |key_check| ProbeSpec { key_check: Some(key_check), ..STATUS };
     let mut all = Vec::new();
     let mut tell = |name, failure: Failure| all.push((name, told(&failure, &bao.address, &credentials)));
 

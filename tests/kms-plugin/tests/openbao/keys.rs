@@ -14,13 +14,13 @@ async fn what_one_instance_wraps_another_unwraps() {
     let status = first.ready().await;
     assert_eq!(status.version, "v2");
     assert!(status.remote_key_id.starts_with("transit/keys/k@v1#"), "{status:?}");
-    let canary = first.canary().await;
-    assert!(canary.ciphertext.starts_with(b"vault:v1:"));
+    let key_check = first.key_check().await;
+    assert!(key_check.ciphertext.starts_with(b"vault:v1:"));
     drop(first);
 
     let second = Plan::new(&bao, &credentials).start();
     assert_eq!(second.ready().await, status);
-    assert_eq!(second.decrypts(&canary).await, Ok(()));
+    assert_eq!(second.decrypts(&key_check).await, Ok(()));
 }
 
 #[tokio::test]
@@ -28,14 +28,14 @@ async fn a_rotation_changes_the_key_id_and_old_ciphertext_stays_readable() {
     let (bao, credentials) = Bao::with_key().await;
     let plugin = Plan::new(&bao, &credentials).start();
     let before = plugin.ready().await.remote_key_id;
-    let canary = plugin.canary().await;
+    let key_check = plugin.key_check().await;
 
     bao.post("", "transit/keys/k/rotate", json!({})).await;
     let after = plugin.ready().await.remote_key_id;
     assert_ne!(before, after);
     assert!(after.starts_with("transit/keys/k@v2#"), "{after}");
-    assert!(plugin.canary().await.ciphertext.starts_with(b"vault:v2:"));
-    assert_eq!(plugin.decrypts(&canary).await, Ok(()));
+    assert!(plugin.key_check().await.ciphertext.starts_with(b"vault:v2:"));
+    assert_eq!(plugin.decrypts(&key_check).await, Ok(()));
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn a_key_made_anew_under_its_name_is_another_key() {
     let (bao, credentials) = Bao::with_key().await;
     let plugin = Plan::new(&bao, &credentials).start();
     let before = plugin.ready().await.remote_key_id;
-    let canary = plugin.canary().await;
+    let key_check = plugin.key_check().await;
 
     let made = |key: &serde_json::Value| key.pointer("/data/keys/1").cloned();
     let first = made(&bao.get("", "transit/keys/k").await);
@@ -58,7 +58,7 @@ async fn a_key_made_anew_under_its_name_is_another_key() {
 
     let after = plugin.ready().await.remote_key_id;
     assert_ne!(before, after);
-    let error = plugin.decrypts(&canary).await.unwrap_err();
+    let error = plugin.decrypts(&key_check).await.unwrap_err();
     assert_eq!(error.category(), "KEKMismatch");
     assert!(error.to_string().contains("cipher: message authentication failed"), "{error}");
 }
@@ -100,19 +100,19 @@ async fn a_namespace_holds_key_and_login() {
     let plugin = Plan::new(&bao, &own).with("vault-namespace", "org/team").start();
     let status = plugin.ready().await;
     assert!(status.remote_key_id.starts_with("org/team/transit/keys/k@v1#"), "{status:?}");
-    let canary = plugin.canary().await;
+    let key_check = plugin.key_check().await;
 
     // A login in the parent, for the same key.
     let parents = bao.credentials("org", &policy("team/transit", "k"), json!({})).await;
     let plan = Plan::new(&bao, &parents).with("vault-namespace", "/org/team/");
     let plugin = plan.with("vault-auth-namespace", "org").start();
     assert_eq!(plugin.ready().await, status);
-    assert_eq!(plugin.decrypts(&canary).await, Ok(()));
+    assert_eq!(plugin.decrypts(&key_check).await, Ok(()));
 
     // The same name in another namespace is another key.
     bao.set_policy("org", &policy("transit", "k")).await;
     let plugin = Plan::new(&bao, &parents).with("vault-namespace", "org").start();
     assert!(plugin.ready().await.remote_key_id.starts_with("org/transit/keys/k@v1#"));
-    assert_eq!(plugin.decrypts(&canary).await.unwrap_err().category(), "KEKMismatch");
+    assert_eq!(plugin.decrypts(&key_check).await.unwrap_err().category(), "KEKMismatch");
     assert_eq!(plugin.probe(&ROUND_TRIP).await.result, Ok(()));
 }

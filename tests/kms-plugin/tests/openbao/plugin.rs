@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use keyward_kms::{Canary, KmsError, ProbeReport, ProbeSpec, StatusAnswer, probe, wait_ready};
+use keyward_kms::{KeyCheck, KmsError, ProbeReport, ProbeSpec, StatusAnswer, probe, wait_ready};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
@@ -20,8 +20,8 @@ pub(crate) const STATUS: ProbeSpec<'static> = ProbeSpec {
     call_timeout: Duration::from_secs(10),
     status_timeout: None,
     round_trip: false,
-    canary: None,
-    make_canary: false,
+    key_check: None,
+    make_key_check: false,
 };
 /// How long a plugin tries to log in where it cannot: long enough for an answer on a busy machine.
 pub(crate) const PATIENCE: &str = "4s";
@@ -121,14 +121,14 @@ impl Plugin {
         report.status.unwrap()
     }
 
-    pub(crate) async fn canary(&self) -> Canary {
-        let report = self.probe(&ProbeSpec { make_canary: true, ..STATUS }).await;
+    pub(crate) async fn key_check(&self) -> KeyCheck {
+        let report = self.probe(&ProbeSpec { make_key_check: true, ..STATUS }).await;
         assert_eq!(report.result, Ok(()), "{}", self.log());
-        report.canary.unwrap()
+        report.key_check.unwrap()
     }
 
-    pub(crate) async fn decrypts(&self, canary: &Canary) -> Result<(), KmsError> {
-        self.probe(&ProbeSpec { canary: Some(canary), ..STATUS }).await.result
+    pub(crate) async fn decrypts(&self, key_check: &KeyCheck) -> Result<(), KmsError> {
+        self.probe(&ProbeSpec { key_check: Some(key_check), ..STATUS }).await.result
     }
 
     pub(crate) async fn failure(&self, spec: &ProbeSpec<'_>) -> KmsError {

@@ -195,16 +195,16 @@ impl World {
         self.servers[n] = Arc::new(Server::new(&zero, Life::Held));
         let api = Arc::make_mut(&mut self.api);
         let (revision, hash) = in_force.map_or((Default::default(), None), |(n, hash)| (n, Some(hash)));
-        let canaries = api
+        let key_checks = api
             .snapshot
             .servers
             .values()
-            .find_map(|view| view.agent.as_ref().map(|agent| agent.spec.canaries.clone()));
+            .find_map(|view| view.agent.as_ref().map(|agent| agent.spec.key_checks.clone()));
         let spec = keyward_core::api::EncryptionNodeSpec {
             revision,
             config_hash: hash,
             preflight: None,
-            canaries: canaries.unwrap_or_default(),
+            key_checks: key_checks.unwrap_or_default(),
         };
         let version = api.next_version();
         let view = api.snapshot.servers.entry(NAMES[n].to_owned()).or_default();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyward_core::api::Canary;
+use keyward_core::api::KeyCheck;
 use keyward_core::formats::revision::PluginRecord;
 use keyward_core::ids::RemoteKeyId;
 use keyward_core::provider::{
@@ -105,8 +105,8 @@ pub fn remote_key_id(kek: Kek, kms: Kms) -> RemoteKeyId {
 }
 
 /// A ciphertext that this KEK alone decrypts; `n` tells it from every other.
-pub fn canary(kek: Kek, kms: Kms, n: u64) -> Canary {
-    Canary {
+pub fn key_check(kek: Kek, kms: Kms, n: u64) -> KeyCheck {
+    KeyCheck {
         ciphertext: format!("{}/{}#{n}", KEKS[usize::from(kek)], kms.made),
         remote_key_id: remote_key_id(kek, kms),
         annotations: BTreeMap::new(),
@@ -114,8 +114,8 @@ pub fn canary(kek: Kek, kms: Kms, n: u64) -> Canary {
     }
 }
 
-/// Whether this KEK decrypts that canary.
-pub fn decrypts(kek: Kek, kms: Kms, canary: &Canary) -> bool {
+/// Whether this KEK decrypts that key check.
+pub fn decrypts(kek: Kek, kms: Kms, key_check: &KeyCheck) -> bool {
     let own = format!("{}/{}", KEKS[usize::from(kek)], kms.made);
-    canary.ciphertext.split('#').next() == Some(own.as_str())
+    key_check.ciphertext.split('#').next() == Some(own.as_str())
 }

@@ -75,7 +75,7 @@ pub struct World {
     pub mutant: Option<Mutant>,
     /// What went wrong first.
     pub violation: Option<Violation>,
-    /// Salts and canaries that were made.
+    /// Salts and key checks that were made.
     made: u64,
 }
 

@@ -129,12 +129,12 @@ impl Api {
             .chain(self.corrupt.keys().copied())
             .chain(self.configs.values().flat_map(|config| config.keys.iter().copied()))
             .collect();
-        let canaries =
-            snapshot.servers.values().filter_map(|server| Some(&server.agent.as_ref()?.spec.canaries));
+        let key_checks =
+            snapshot.servers.values().filter_map(|server| Some(&server.agent.as_ref()?.spec.key_checks));
         let lists = snapshot.told_revisions.iter().flat_map(|told| told.lists.values()).flatten();
         let named: BTreeSet<KeyId> = of_objects
             .into_iter()
-            .chain(canaries.flatten().map(|canary| canary.key_id))
+            .chain(key_checks.flatten().map(|key_check| key_check.key_id))
             .chain(snapshot.migrations.values().map(|migration| migration.spec.key_id))
             .chain(snapshot.told_keys.iter().map(|key| key.key_id))
             .chain(lists.filter_map(|provider| provider.split_once(':')?.1.parse().ok()))

@@ -1,13 +1,13 @@
 //! The fingerprint of a world: two worlds with the same one go on in the same way.
 //!
 //! Left out is what nobody looks at (counts of attempts, times by a wall clock, resourceVersions as numbers); waits
-//! count as over or not; revisions count by their order, salts, digests and canaries by which are equal.
+//! count as over or not; revisions count by their order, salts, digests and key checks by which are equal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keyward_core::api::{
-    Canary, EncryptionMigrationSpec, EncryptionNodeSpec, EncryptionNodeStatus, PreflightAnswer,
+    KeyCheck, EncryptionMigrationSpec, EncryptionNodeSpec, EncryptionNodeStatus, PreflightAnswer,
     PreflightRequest,
 };
 use keyward_core::formats::key_secret::KeySecret;
@@ -253,8 +253,8 @@ fn print_key(p: &mut Print, key: &KeySecret) {
     p.put(key.migrated_at.map_or(0, |at| u64::try_from(at.as_second()).unwrap_or(0)));
     if let Some(kms) = &key.kms {
         print_record(p, &kms.plugin);
-        if let Some(canary) = &kms.canary {
-            print_canary(p, canary);
+        if let Some(key_check) = &kms.key_check {
+            print_key_check(p, key_check);
         }
     }
 }
@@ -279,9 +279,9 @@ fn print_content(p: &mut Print, content: &RevisionContent) {
     }
 }
 
-fn print_canary(p: &mut Print, canary: &Canary) {
-    p.name(canary.ciphertext.as_bytes());
-    p.text(canary.ciphertext.split('#').next().unwrap_or_default());
+fn print_key_check(p: &mut Print, key_check: &KeyCheck) {
+    p.name(key_check.ciphertext.as_bytes());
+    p.text(key_check.ciphertext.split('#').next().unwrap_or_default());
 }
 
 fn print_request(p: &mut Print, request: Option<&PreflightRequest>) {
@@ -290,9 +290,9 @@ fn print_request(p: &mut Print, request: Option<&PreflightRequest>) {
         p.put(request.key_id.0);
         p.name(request.hash.0.as_bytes());
         p.put(request.purpose as u64);
-        p.flag(request.canary.is_some());
-        if let Some(canary) = &request.canary {
-            print_canary(p, canary);
+        p.flag(request.key_check.is_some());
+        if let Some(key_check) = &request.key_check {
+            print_key_check(p, key_check);
         }
     }
 }
@@ -302,8 +302,8 @@ fn print_answer(p: &mut Print, answer: Option<&PreflightAnswer>) {
     if let Some(answer) = answer {
         p.name(answer.hash.0.as_bytes());
         p.put(answer.result as u64);
-        if let Some(canary) = &answer.canary {
-            print_canary(p, canary);
+        if let Some(key_check) = &answer.key_check {
+            print_key_check(p, key_check);
         }
         p.text(answer.failure.as_ref().map_or("", |failure| failure.phase.as_str()));
     }
@@ -313,10 +313,10 @@ fn print_spec(p: &mut Print, spec: &EncryptionNodeSpec, rank: &dyn Fn(&Revision)
     p.put(rank(&spec.revision));
     p.flag(spec.config_hash.is_some());
     print_request(p, spec.preflight.as_ref());
-    p.len(spec.canaries.len());
-    for canary in &spec.canaries {
-        p.put(canary.key_id.0);
-        print_canary(p, &canary.canary);
+    p.len(spec.key_checks.len());
+    for key_check in &spec.key_checks {
+        p.put(key_check.key_id.0);
+        print_key_check(p, &key_check.key_check);
     }
 }
 
@@ -439,10 +439,10 @@ fn print_disk(p: &mut Print, observed: &Observed, ranks: &BTreeMap<Revision, u64
             p.name(generation.as_str().as_bytes());
         }
     }
-    for (id, canary) in &disk.canaries {
+    for (id, key_check) in &disk.key_checks {
         let id: &KeyId = id;
         p.put(id.0);
-        print_canary(p, canary);
+        print_key_check(p, key_check);
     }
     print_answer(p, disk.preflight.as_ref());
     p.put(disk.highest_key_id.0);
@@ -457,24 +457,24 @@ fn print_disk(p: &mut Print, observed: &Observed, ranks: &BTreeMap<Revision, u64
 }
 
 fn print_probe(p: &mut Print, probed: &Probed, tries: u32) {
-    let Question { socket, canary, make_canary, run } = &probed.question;
+    let Question { socket, key_check, make_key_check, run } = &probed.question;
     p.put(match socket {
         Socket::Generation => 0,
         Socket::Link => 1,
         Socket::External(_) => 2,
     });
-    if let Some(canary) = canary {
-        print_canary(p, canary);
+    if let Some(key_check) = key_check {
+        print_key_check(p, key_check);
     }
-    p.flag(*make_canary);
+    p.flag(*make_key_check);
     p.flag(*run == tries);
     p.put(over(probed.age));
     p.flag(probed.pass.is_some());
     if let Some(pass) = &probed.pass {
         p.put(over(pass.age));
         p.text(&pass.remote_key_id.0);
-        if let Some(canary) = &pass.canary {
-            print_canary(p, canary);
+        if let Some(key_check) = &pass.key_check {
+            print_key_check(p, key_check);
         }
     }
     p.flag(probed.last.as_ref().is_some_and(|last| last.answered));

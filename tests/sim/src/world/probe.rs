@@ -57,11 +57,11 @@ impl World {
         });
         match (answer, remote) {
             (Ok(kek), Some(remote_key_id)) if whole => {
-                let made = probed.pass.take().and_then(|pass| pass.canary);
-                let canary = made.or_else(|| {
-                    probed.question.make_canary.then(|| {
+                let made = probed.pass.take().and_then(|pass| pass.key_check);
+                let key_check = made.or_else(|| {
+                    probed.question.make_key_check.then(|| {
                         self.made += 1;
-                        kms::canary(kek, self.kms[usize::from(kek)], self.made)
+                        kms::key_check(kek, self.kms[usize::from(kek)], self.made)
                     })
                 });
                 probed.pass = Some(Pass {
@@ -69,7 +69,7 @@ impl World {
                     remote_key_id,
                     latency: Duration::from_millis(2),
                     started_in: Duration::from_secs(1),
-                    canary,
+                    key_check,
                 });
                 (probed.failing, probed.earlier) = (None, None);
             }
@@ -114,9 +114,9 @@ impl World {
         if !kms.encrypts {
             return Err((failure("encrypt", "permission denied"), false));
         }
-        match question.canary.as_ref().filter(|_| self.mutant != Some(Mutant::NoCanary)) {
-            Some(canary) if !kms::decrypts(process.kek, kms, canary) => {
-                Err((failure("canary", "another KEK"), true))
+        match question.key_check.as_ref().filter(|_| self.mutant != Some(Mutant::NoKeyCheck)) {
+            Some(key_check) if !kms::decrypts(process.kek, kms, key_check) => {
+                Err((failure("key-check", "another KEK"), true))
             }
             _ => Ok(process.kek),
         }

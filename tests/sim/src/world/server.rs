@@ -240,7 +240,7 @@ impl World {
         let disk = &mut server.observed.disk;
         match step {
             Step::RecordHighWater(id) => disk.highest_key_id = disk.highest_key_id.max(*id),
-            Step::KeepCanaries(canaries) => disk.canaries.clone_from(canaries),
+            Step::KeepKeyChecks(key_checks) => disk.key_checks.clone_from(key_checks),
             Step::KeepPreflight(answer) => disk.preflight = Some((**answer).clone()),
             Step::KeepRevision(revision) => {
                 let Some(Ok(content)) = server.observed.target.clone() else { return false };

@@ -67,7 +67,7 @@ fn two_secrets_of_one_number_say_the_same() {
                 accepted: None,
                 salt: None,
             },
-            canary: None,
+            key_check: None,
         };
         let material = SecretBytes::new(NULL_KEY.to_vec());
         KeySecret::new(KeyId(7), Mode::Kms, material, Some(kms), String::new())

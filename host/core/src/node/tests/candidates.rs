@@ -13,7 +13,7 @@ fn candidate(record: PluginRecord) -> Observed {
     let mut observed = at_rest();
     let hash = record.digest(KeyId(2)).unwrap();
     spec(&mut observed).preflight =
-        Some(PreflightRequest { key_id: KeyId(2), hash, purpose: PreflightPurpose::NewKey, canary: None });
+        Some(PreflightRequest { key_id: KeyId(2), hash, purpose: PreflightPurpose::NewKey, key_check: None });
     observed.candidate = Some(Ok(Arc::new([(KeyId(2), record)].into())));
     observed
 }
@@ -92,7 +92,7 @@ fn a_candidate_that_cannot_be_had_starts_nothing(
 }
 
 #[test]
-fn success_sticks_and_covers_the_canary_it_made() {
+fn success_sticks_and_covers_the_key_check_it_made() {
     let mut memory = Memory::default();
     let mut machine = settled(&mut memory);
     machine.candidate = Some((KeyId(2), record("c")));
@@ -103,16 +103,16 @@ fn success_sticks_and_covers_the_canary_it_made() {
     let first = decision.report.unwrap().preflight.unwrap();
     assert_eq!((first.result, first.attempts), (PreflightResult::Succeeded, 1));
 
-    // Its KMS dies, the agent restarts, the operator hands the canary round: the answer stands.
+    // Its KMS dies, the agent restarts, the operator hands the key check round: the answer stands.
     machine.plugins.insert(instance(2, "c"), Err("sealed".into()));
-    for canary in [None, first.canary.clone()] {
-        asked.preflight = Some(request(2, "c", canary));
+    for key_check in [None, first.key_check.clone()] {
+        asked.preflight = Some(request(2, "c", key_check));
         machine.ask(asked.clone());
         let decision = settle(&mut machine, &mut Memory::default(), &mut None);
         assert_eq!(decision.report.unwrap().preflight.as_ref(), Some(&first));
     }
-    // Another canary is another question.
-    asked.preflight = Some(request(2, "c", Some(canary("kek-2"))));
+    // Another key check is another question.
+    asked.preflight = Some(request(2, "c", Some(key_check("kek-2"))));
     machine.ask(asked.clone());
     let decision = settle(&mut machine, &mut memory, &mut None);
     let second = decision.report.unwrap().preflight.unwrap();
@@ -150,7 +150,7 @@ fn numbers_count_once_a_configuration_names_them() {
     let recorded: Vec<Step> = next(&observed).steps;
     assert!(recorded.contains(&Step::RecordHighWater(KeyId(1))), "{recorded:?}");
     assert!(!recorded.contains(&Step::RecordHighWater(KeyId(2))), "{recorded:?}");
-    spec(&mut observed).canaries = vec![key_canary(3, "kek-3")];
+    spec(&mut observed).key_checks = vec![key_check_entry(3, "kek-3")];
     assert!(next(&observed).steps.contains(&Step::RecordHighWater(KeyId(3))));
 }
 

@@ -22,7 +22,7 @@ fn its_old_key_is_never_served_again_and_the_target_is_there_before_the_server_a
     let mut machine = boots(&mut memory);
     let content = revision(&[(2, "c")]);
     machine.publish(3, &content);
-    machine.ask(target(3, &content, &[key_canary(2, "kek-2")]));
+    machine.ask(target(3, &content, &[key_check_entry(2, "kek-2")]));
     for _ in 0..60 {
         turn(&mut machine, &mut memory, usize::MAX);
         assert_eq!(machine.at_link(KeyId(1)), None);
@@ -50,7 +50,7 @@ fn a_key_that_the_target_has_for_another_resource_comes_with_the_target() {
     let records = [(1, "a"), (2, "c")].map(|(key, image)| (KeyId(key), record(image)));
     let content = Arc::new(RevisionContent::new(config, records.into()));
     machine.publish(3, &content);
-    machine.ask(target(3, &content, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]));
+    machine.ask(target(3, &content, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]));
     let installed = |machine: &Machine| machine.disk.file.as_ref().is_some_and(|f| f.hash == content.hash());
     for _ in 0..60 {
         turn(&mut machine, &mut memory, usize::MAX);
@@ -79,7 +79,7 @@ fn a_link_is_made_again_after_a_reboot_unless_its_key_was_withdrawn(
     let seen = observed.spec.take();
     observed.target = now.map(|plugins| Ok(revision(plugins)));
     observed.spec = observed.target.iter().flatten().next().map(|content| SeenSpec {
-        spec: target(3, content, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]),
+        spec: target(3, content, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]),
         ..seen.unwrap()
     });
     let again = Step::SwitchLink { key_id: KeyId(1), instance: instance(1, "a") };
@@ -120,7 +120,7 @@ fn plain_text_of_long_ago_is_replaced_while_the_server_is_away(#[case] n: u64, #
     machine.away = true;
     let content = revision(&[(2, "c")]);
     machine.publish(n, &content);
-    machine.ask(target(n, &content, &[key_canary(2, "kek-2")]));
+    machine.ask(target(n, &content, &[key_check_entry(2, "kek-2")]));
     for _ in 0..60 {
         turn(&mut machine, &mut memory, usize::MAX);
     }
@@ -138,7 +138,7 @@ fn what_was_withdrawn_is_not_put_back(#[case] now: &[(u64, &str)], #[case] expec
     observed.disk.configurations.insert(old.hash.clone(), old.clone());
     observed.disk.revisions.insert(Revision(3), content.clone());
     observed.spec.as_mut().unwrap().spec =
-        target(3, &content, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]);
+        target(3, &content, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]);
     observed.target = Some(Ok(content));
     observed.server = silent();
     observed.file_age = Duration::from_hours(1);

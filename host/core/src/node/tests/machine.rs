@@ -52,7 +52,7 @@ pub(super) struct Memory {
 struct Seen {
     question: Question,
     asked: u64,
-    pass: Option<(u64, Option<Canary>)>,
+    pass: Option<(u64, Option<KeyCheck>)>,
     last: LastProbe,
     failing: Option<(Failure, bool, u64, u32)>,
     earlier: Option<Failure>,
@@ -118,12 +118,12 @@ impl Machine {
             refusal.elapsed = age(self.refused_at);
         }
         let probes = memory.probes.iter().map(|(instance, seen)| {
-            let pass = seen.pass.as_ref().map(|(at, canary)| Pass {
+            let pass = seen.pass.as_ref().map(|(at, key_check)| Pass {
                 age: age(*at),
                 remote_key_id: RemoteKeyId("k".into()),
                 latency: Duration::from_millis(2),
                 started_in: seconds(1),
-                canary: canary.clone(),
+                key_check: key_check.clone(),
             });
             let failing = seen.failing.as_ref().map(|(failure, mismatch, since, times)| Failing {
                 failure: failure.clone(),
@@ -218,7 +218,7 @@ impl Machine {
         let disk = &mut self.disk;
         match step {
             Step::RecordHighWater(key_id) => disk.highest_key_id = *key_id,
-            Step::KeepCanaries(canaries) => disk.canaries = canaries.clone(),
+            Step::KeepKeyChecks(key_checks) => disk.key_checks = key_checks.clone(),
             Step::KeepPreflight(answer) => disk.preflight = Some((**answer).clone()),
             Step::KeepRevision(revision) => {
                 let content = observed.target.clone().unwrap().unwrap();
@@ -308,9 +308,9 @@ impl Machine {
         match self.plugins.get(&reached) {
             None => Err((failure("start", "nobody listens"), false)),
             Some(Err(why)) => Err((failure("status", why), false)),
-            Some(Ok(kek)) => match &question.canary {
-                Some(canary) if canary.ciphertext.split('#').next() != Some(kek) => {
-                    Err((failure("canary", "another KEK"), true))
+            Some(Ok(kek)) => match &question.key_check {
+                Some(key_check) if key_check.ciphertext.split('#').next() != Some(kek) => {
+                    Err((failure("key-check", "another KEK"), true))
                 }
                 _ => Ok(()),
             },
@@ -357,11 +357,11 @@ impl Machine {
             seen.last = last;
             match outcome {
                 Ok(()) => {
-                    let made = seen.pass.take().and_then(|(_, canary)| canary);
+                    let made = seen.pass.take().and_then(|(_, key_check)| key_check);
                     let made = made.or_else(|| {
                         self.made += 1;
                         let kek = self.plugins.get(instance)?.clone().ok()?;
-                        ask.question.make_canary.then(|| canary(&format!("{kek}#{}", self.made)))
+                        ask.question.make_key_check.then(|| key_check(&format!("{kek}#{}", self.made)))
                     });
                     seen.pass = Some((self.now, made));
                     (seen.failing, seen.earlier) = (None, None);

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::*;
 use crate::SecretBytes;
-use crate::api::{Canary, EncryptionNodeSpec, KeyCanary, PluginSettings, PreflightPurpose, PreflightRequest};
+use crate::api::{KeyCheck, EncryptionNodeSpec, KeyCheckEntry, PluginSettings, PreflightPurpose, PreflightRequest};
 use crate::formats::encryption_config::{
     EncryptionConfiguration, Identity, KmsConfiguration, ProviderConfiguration, ResourceConfiguration,
 };
@@ -102,8 +102,8 @@ fn content(keys: impl Iterator<Item = u64>, records: BTreeMap<KeyId, PluginRecor
 }
 
 /// The proof of a KEK: only a plugin that reaches this KEK decrypts it.
-fn canary(kek: &str) -> Canary {
-    Canary {
+fn key_check(kek: &str) -> KeyCheck {
+    KeyCheck {
         ciphertext: kek.to_owned(),
         remote_key_id: RemoteKeyId(kek.to_owned()),
         annotations: BTreeMap::new(),
@@ -111,25 +111,25 @@ fn canary(kek: &str) -> Canary {
     }
 }
 
-fn key_canary(key: u64, kek: &str) -> KeyCanary {
-    KeyCanary { key_id: KeyId(key), canary: canary(kek) }
+fn key_check_entry(key: u64, kek: &str) -> KeyCheckEntry {
+    KeyCheckEntry { key_id: KeyId(key), key_check: key_check(kek) }
 }
 
-fn request(key: u64, image: &str, canary: Option<Canary>) -> PreflightRequest {
+fn request(key: u64, image: &str, key_check: Option<KeyCheck>) -> PreflightRequest {
     PreflightRequest {
         key_id: KeyId(key),
         hash: digest(key, image),
         purpose: PreflightPurpose::NewKey,
-        canary,
+        key_check,
     }
 }
 
-fn target(n: u64, content: &RevisionContent, canaries: &[KeyCanary]) -> EncryptionNodeSpec {
+fn target(n: u64, content: &RevisionContent, key_checks: &[KeyCheckEntry]) -> EncryptionNodeSpec {
     EncryptionNodeSpec {
         revision: Revision(n),
         config_hash: Some(content.hash()),
         preflight: None,
-        canaries: canaries.to_vec(),
+        key_checks: key_checks.to_vec(),
     }
 }
 

@@ -24,30 +24,30 @@ fn life(mut kill: Option<usize>) -> (Machine, bool) {
     let both = revision(&[(1, "b"), (2, "c")]);
     let steps =
         [(1, 1, "a", revision(&[(1, "a")])), (2, 1, "b", revision(&[(1, "b")])), (3, 2, "c", both.clone())];
-    let mut canaries: Vec<KeyCanary> = Vec::new();
+    let mut key_checks: Vec<KeyCheckEntry> = Vec::new();
     for (n, key, image, content) in steps {
         let known =
-            canaries.iter().find(|found| found.key_id == KeyId(key)).map(|found| found.canary.clone());
+            key_checks.iter().find(|found| found.key_id == KeyId(key)).map(|found| found.key_check.clone());
         machine.candidate = Some((KeyId(key), record(image)));
         let mut spec = machine.spec.clone().map(|seen| seen.spec).unwrap_or_default();
         spec.preflight = Some(request(key, image, known.clone()));
         machine.ask(spec);
         let decision = settle(&mut machine, &mut memory, &mut kill);
         assert_eq!(answer(&decision).result, PreflightResult::Succeeded, "{:?}", decision.why);
-        let made = answer(&decision).canary.clone().expect("the canary");
+        let made = answer(&decision).key_check.clone().expect("the key check");
         assert_eq!(known.as_ref().unwrap_or(&made), &made);
         if known.is_none() {
-            canaries.push(KeyCanary { key_id: KeyId(key), canary: made });
+            key_checks.push(KeyCheckEntry { key_id: KeyId(key), key_check: made });
         }
         machine.publish(n, &content);
-        machine.ask(target(n, &content, &canaries));
+        machine.ask(target(n, &content, &key_checks));
         let decision = settle(&mut machine, &mut memory, &mut kill);
         assert_eq!(status(&decision).revision, Revision(n), "{:?}", decision.why);
         assert_eq!(status(&decision).error, None);
     }
     let last = revision(&[(2, "c")]);
     machine.publish(4, &last);
-    machine.ask(target(4, &last, &canaries));
+    machine.ask(target(4, &last, &key_checks));
     let decision = settle(&mut machine, &mut memory, &mut kill);
     assert_eq!(status(&decision).revision, Revision(4), "{:?}", decision.why);
     (machine, kill.is_none())
@@ -69,13 +69,13 @@ fn killed_between_any_two_steps_the_node_ends_the_same() {
         }
         kills += 1;
         let (mut a, mut b) = (whole.disk.clone(), killed.disk);
-        // Which canary was made depends on who was killed when; that there is one does not.
+        // Which key check was made depends on who was killed when; that there is one does not.
         for disk in [&mut a, &mut b] {
-            for canary in disk.canaries.values_mut() {
-                canary.ciphertext.truncate(5);
-                canary.remote_key_id.0.truncate(5);
+            for key_check in disk.key_checks.values_mut() {
+                key_check.ciphertext.truncate(5);
+                key_check.remote_key_id.0.truncate(5);
             }
-            disk.preflight.iter_mut().for_each(|answer| answer.canary = None);
+            disk.preflight.iter_mut().for_each(|answer| answer.key_check = None);
         }
         assert_eq!(a, b, "killed after {after} steps");
     }
@@ -101,7 +101,7 @@ fn a_node_boots_without_operator_and_api() {
     let decision = settle(&mut machine, &mut memory, &mut None);
     assert!(decision.report.is_none(), "nobody asked");
     assert_eq!(
-        decision.asks[&instance(2, "c")].question.canary.as_ref().map(|c| &c.ciphertext[..5]),
+        decision.asks[&instance(2, "c")].question.key_check.as_ref().map(|c| &c.ciphertext[..5]),
         Some("kek-2")
     );
 }
@@ -114,7 +114,7 @@ fn a_refused_configuration_is_put_back_and_tried_again_with_back_off() {
     // The API server sees another world than the agent: it refuses what the agent found well.
     let content = revision(&[(1, "a")]);
     machine.publish(1, &content);
-    machine.ask(target(1, &content, &[key_canary(1, "kek-1")]));
+    machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     machine.poll = 0;
     let zero = ConfigHash::of(REVISION_ZERO.as_bytes());
     let (mut installed, mut put_back) = (Vec::new(), Vec::new());
@@ -150,7 +150,7 @@ fn a_refused_configuration_is_put_back_and_tried_again_with_back_off() {
     let mended = revision(&[(1, "a"), (2, "c")]);
     machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
     machine.publish(2, &mended);
-    machine.ask(target(2, &mended, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]));
+    machine.ask(target(2, &mended, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]));
     machine.poll = 3;
     let decision = settle(&mut machine, &mut memory, &mut None);
     assert_eq!(status(&decision).revision, Revision(2));
@@ -164,7 +164,7 @@ fn a_failed_reload_is_put_back_at_once() {
     machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
     let content = revision(&[(1, "a")]);
     machine.publish(1, &content);
-    machine.ask(target(1, &content, &[key_canary(1, "kek-1")]));
+    machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     let mut back = 0;
     for _ in 0..20 {
         let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
@@ -188,17 +188,17 @@ fn an_in_place_candidate_of_another_kek_changes_nothing() {
     machine.plugins.insert(instance(1, "wrong"), Ok("kek-9".into()));
     let content = revision(&[(1, "a")]);
     machine.publish(1, &content);
-    let known = [key_canary(1, "kek-1")];
+    let known = [key_check_entry(1, "kek-1")];
     machine.ask(target(1, &content, &known));
     settle(&mut machine, &mut memory, &mut None);
 
     machine.candidate = Some((KeyId(1), record("wrong")));
     let mut spec = target(1, &content, &known);
-    spec.preflight = Some(request(1, "wrong", Some(canary("kek-1"))));
+    spec.preflight = Some(request(1, "wrong", Some(key_check("kek-1"))));
     machine.ask(spec);
     let decision = settle(&mut machine, &mut memory, &mut None);
     let failure = answer(&decision).failure.clone().unwrap();
-    assert_eq!((answer(&decision).result, failure.phase.as_str()), (PreflightResult::Failed, "canary"));
+    assert_eq!((answer(&decision).result, failure.phase.as_str()), (PreflightResult::Failed, "key-check"));
     assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "a")));
     assert_eq!(status(&decision).revision, Revision(1));
 
@@ -213,7 +213,7 @@ fn an_in_place_candidate_of_another_kek_changes_nothing() {
 }
 
 #[test]
-fn a_key_without_a_canary_gets_one_from_its_running_plugin() {
+fn a_key_without_a_key_check_gets_one_from_its_running_plugin() {
     let mut machine = Machine::new();
     let mut memory = Memory::default();
     machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
@@ -221,9 +221,9 @@ fn a_key_without_a_canary_gets_one_from_its_running_plugin() {
     machine.plugins.insert(instance(1, "wrong"), Ok("kek-9".into()));
     let content = revision(&[(1, "a")]);
     machine.publish(1, &content);
-    machine.ask(target(1, &content, &[key_canary(1, "kek-1")]));
+    machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     settle(&mut machine, &mut memory, &mut None);
-    machine.disk.canaries.clear();
+    machine.disk.key_checks.clear();
     for (image, result) in [("wrong", PreflightResult::Failed), ("b", PreflightResult::Succeeded)] {
         machine.candidate = Some((KeyId(1), record(image)));
         let mut spec = target(1, &content, &[]);
@@ -232,7 +232,7 @@ fn a_key_without_a_canary_gets_one_from_its_running_plugin() {
         let decision = settle(&mut machine, &mut memory, &mut None);
         assert_eq!(answer(&decision).result, result, "{image}");
         let made =
-            answer(&decision).canary.as_ref().is_some_and(|made| made.ciphertext.starts_with("kek-1#"));
+            answer(&decision).key_check.as_ref().is_some_and(|made| made.ciphertext.starts_with("kek-1#"));
         assert_eq!(made, result == PreflightResult::Succeeded);
     }
 }
@@ -247,7 +247,7 @@ fn plugins_of_others_are_only_asked() {
     let instance = Instance::new(KeyId(1), &digest);
     machine.plugins.insert(instance.clone(), Ok("kek-1".into()));
     machine.publish(1, &content);
-    machine.ask(target(1, &content, &[key_canary(1, "kek-1")]));
+    machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     for _ in 0..5 {
         let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
         let kinds: Vec<_> = decision.steps.iter().map(Step::kind).collect();
@@ -268,11 +268,11 @@ fn restarted_on_what_it_cannot_load() -> (Machine, Memory, Arc<RevisionContent>)
     machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
     let (good, bad) = (revision(&[(1, "a")]), revision(&[(1, "a"), (2, "c")]));
     machine.publish(1, &good);
-    machine.ask(target(1, &good, &[key_canary(1, "kek-1")]));
+    machine.ask(target(1, &good, &[key_check_entry(1, "kek-1")]));
     settle(&mut machine, &mut memory, &mut None);
     machine.unloadable.insert(bad.hash());
     machine.publish(2, &bad);
-    machine.ask(target(2, &bad, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]));
+    machine.ask(target(2, &bad, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]));
     for _ in 0..100 {
         let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
         if decision.steps.iter().any(|step| step.kind() == "InstallConfiguration") {

@@ -14,7 +14,7 @@ fn settled(memory: &mut Memory) -> Machine {
     }
     let content = revision(&[(1, "a")]);
     machine.publish(1, &content);
-    machine.ask(target(1, &content, &[key_canary(1, KEK)]));
+    machine.ask(target(1, &content, &[key_check_entry(1, KEK)]));
     settle(&mut machine, memory, &mut None);
     machine
 }
@@ -48,7 +48,7 @@ fn dead(memory: &mut Memory, works: bool) -> (Machine, Instance) {
 
 fn told(machine: &mut Machine) {
     machine.away = false;
-    machine.ask(target(1, &revision(&[(1, "a")]), &[key_canary(1, KEK)]));
+    machine.ask(target(1, &revision(&[(1, "a")]), &[key_check_entry(1, KEK)]));
 }
 
 fn has_pod(machine: &Machine, instance: &Instance) -> bool {
@@ -87,7 +87,7 @@ fn what_is_replaced_by_hand_serves_without_operator_or_api_and_goes_when_newer_d
 
     let newer = revision(&[(1, "b")]);
     machine.publish(2, &newer);
-    machine.ask(target(2, &newer, &[key_canary(1, KEK)]));
+    machine.ask(target(2, &newer, &[key_check_entry(1, KEK)]));
     let decision = settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "b")));
     assert_eq!(machine.disk.recovered, []);
@@ -174,13 +174,13 @@ fn a_node_that_joins_has_the_file_first_and_a_link_only_when_its_plugin_has_pass
         machine.plugins.insert(instance(1, "a"), Ok(kek.into()));
         let content = revision(&[(1, "a")]);
         machine.publish(1, &content);
-        machine.ask(target(1, &content, &[key_canary(1, KEK)]));
+        machine.ask(target(1, &content, &[key_check_entry(1, KEK)]));
         let kinds = first(&mut machine, &mut memory);
         assert_eq!(
             kinds,
             [
                 "RecordHighWater",
-                "KeepCanaries",
+                "KeepKeyChecks",
                 "KeepRevision",
                 "WriteFiles",
                 "MakeFolder",

@@ -21,7 +21,7 @@ pub(super) fn settled(memory: &mut Memory) -> Machine {
     machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
     let content = revision(&[(1, "a")]);
     machine.publish(1, &content);
-    machine.ask(target(1, &content, &[key_canary(1, "kek-1")]));
+    machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     settle(&mut machine, memory, &mut None);
     machine
 }
@@ -32,7 +32,7 @@ fn about_to_install() -> Observed {
     let mut machine = settled(&mut memory);
     let content = revision(&[(1, "a"), (2, "c")]);
     machine.publish(2, &content);
-    machine.ask(target(2, &content, &[key_canary(1, "kek-1"), key_canary(2, "kek-2")]));
+    machine.ask(target(2, &content, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]));
     for _ in 0..50 {
         let observed = machine.observe(&mut memory);
         if kinds(&next(&observed)).contains(&"InstallConfiguration") {
@@ -156,13 +156,13 @@ fn nothing_is_installed_then_and_the_reason_is_told(
 #[rstest]
 #[case::not_probed(|probed: &mut Probed| probed.pass = None, None, false)]
 #[case::at_its_own_socket_only(|probed: &mut Probed| probed.question.socket = Socket::Generation, None, false)]
-#[case::with_another_canary(|probed: &mut Probed| probed.question.canary = Some(canary("other")), None, false)]
+#[case::with_another_key_check(|probed: &mut Probed| probed.question.key_check = Some(key_check("other")), None, false)]
 #[case::a_while_ago(|probed: &mut Probed| probed.pass.as_mut().unwrap().age = seconds(11), None, true)]
 #[case::unwell_for_a_moment(|probed: &mut Probed| probed.failing = Some(failing("status", 1, false)), None, false)]
 #[case::unwell(|probed: &mut Probed| probed.failing = Some(failing("encrypt", 5, false)), Some("PluginNotReady"), false)]
 #[case::gone_for_a_moment(|probed: &mut Probed| { probed.age = seconds(29); probed.failing = Some(failing("start", 29, false)); }, None, false)]
 #[case::gone(|probed: &mut Probed| { probed.age = seconds(30); probed.failing = Some(failing("start", 30, false)); }, Some("PluginNotReady"), false)]
-#[case::another_kek(|probed: &mut Probed| probed.failing = Some(failing("canary", 0, true)), Some("KEKMismatch"), false)]
+#[case::another_kek(|probed: &mut Probed| probed.failing = Some(failing("key-check", 0, true)), Some("KEKMismatch"), false)]
 fn no_configuration_whose_plugins_do_not_answer(
     #[case] change: fn(&mut Probed),
     #[case] expected: Option<&str>,
@@ -180,26 +180,26 @@ fn no_configuration_whose_plugins_do_not_answer(
 }
 
 #[test]
-fn a_link_is_not_switched_without_a_canary() {
+fn a_link_is_not_switched_without_a_key_check() {
     let mut memory = Memory::default();
     let mut machine = settled(&mut memory);
     let content = revision(&[(1, "b")]);
     machine.publish(2, &content);
     machine.ask(target(2, &content, &[]));
-    machine.disk.canaries.clear();
+    machine.disk.key_checks.clear();
     let decision = settle(&mut machine, &mut memory, &mut None);
-    assert_eq!(reason(&decision), Some("CanaryMissing"));
+    assert_eq!(reason(&decision), Some("KeyCheckMissing"));
     assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "a")));
 }
 
 #[test]
-fn a_lost_canary_does_not_stop_what_already_serves() {
+fn a_lost_key_check_does_not_stop_what_already_serves() {
     let mut memory = Memory::default();
     let mut machine = settled(&mut memory);
     let content = revision(&[(1, "a"), (2, "c")]);
     machine.publish(2, &content);
-    machine.ask(target(2, &content, &[key_canary(2, "kek-2")]));
-    machine.disk.canaries.clear();
+    machine.ask(target(2, &content, &[key_check_entry(2, "kek-2")]));
+    machine.disk.key_checks.clear();
     let decision = settle(&mut machine, &mut memory, &mut None);
     assert_eq!(decision.report.unwrap().revision, Revision(2), "{:?}", decision.why);
 }

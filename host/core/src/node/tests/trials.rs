@@ -17,7 +17,7 @@ fn asked() -> (Machine, Memory) {
     }
     let content = revision(&[(1, "a")]);
     machine.publish(1, &content);
-    machine.ask(target(1, &content, &[key_canary(1, "kek-1")]));
+    machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     settle(&mut machine, &mut memory, &mut None);
     ask_for(&mut machine, "c");
     (machine, memory)
@@ -131,13 +131,13 @@ fn what_was_mended_passes_at_the_next_start_and_another_candidate_at_once() {
 fn what_passed_is_started_once_more_to_stay_and_serves_only_then() {
     let (mut machine, mut memory) = asked();
     let decision = settle(&mut machine, &mut memory, &mut None);
-    let made = answer(&decision).canary.clone().unwrap();
+    let made = answer(&decision).key_check.clone().unwrap();
     assert!(machine.disk.instances[&instance(2, "c")].trial);
 
     let content = revision(&[(1, "a"), (2, "c")]);
     machine.publish(2, &content);
-    let canaries = [key_canary(1, "kek-1"), KeyCanary { key_id: KeyId(2), canary: made }];
-    let mut spec = target(2, &content, &canaries);
+    let key_checks = [key_check_entry(1, "kek-1"), KeyCheckEntry { key_id: KeyId(2), key_check: made }];
+    let mut spec = target(2, &content, &key_checks);
     // The operator lets the request stand until the revision is deployed.
     spec.preflight = machine.spec.clone().unwrap().spec.preflight;
     machine.ask(spec);
@@ -173,7 +173,7 @@ fn a_plugin_in_use_is_kept_running_by_the_kubelet() {
     machine.refused.insert(instance(1, "b"));
     let content = revision(&[(1, "b")]);
     machine.publish(2, &content);
-    machine.ask(target(2, &content, &[key_canary(1, "kek-1")]));
+    machine.ask(target(2, &content, &[key_check_entry(1, "kek-1")]));
     for _ in 0..45 {
         turn(&mut machine, &mut memory, usize::MAX);
     }

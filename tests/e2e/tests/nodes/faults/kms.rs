@@ -52,7 +52,7 @@ async fn keys(faulty: &Faulty) -> Result<()> {
     faulty.detected("the key deleted", PROBE, &["plugin of key 2", "transit/keys/b"]).await?;
 
     bao.create_key("", "transit", "b").await?;
-    faulty.detected("the key made anew", FULL_PROBE, &["plugin of key 2", "canary"]).await?;
+    faulty.detected("the key made anew", FULL_PROBE, &["plugin of key 2", "key-check"]).await?;
     bao.delete_key("", "transit", "b").await?;
     bao.restore_key("", "transit", "b", &backup).await?;
     faulty.healed("the key made anew").await

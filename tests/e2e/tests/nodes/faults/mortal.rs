@@ -22,7 +22,7 @@ const KINDS: [&str; 21] = [
     "ForgetRefusal",
     "ForgetRevision",
     "InstallConfiguration",
-    "KeepCanaries",
+    "KeepKeyChecks",
     "KeepPreflight",
     "KeepRevision",
     "MakeFolder",

@@ -1,35 +1,35 @@
-//! Canaries as they stand in objects (base64, hex) and as the probe takes them (bytes).
+//! Key checks as they stand in objects (base64, hex) and as the probe takes them (bytes).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use keyward_core::api::Canary;
+use keyward_core::api::KeyCheck;
 use keyward_core::ids::{RemoteKeyId, hex};
 
 /// `None` where it is not what a probe once made.
-pub(crate) fn to_probe(canary: &Canary) -> Option<keyward_kms::Canary> {
+pub(crate) fn to_probe(key_check: &KeyCheck) -> Option<keyward_kms::KeyCheck> {
     let decode = |text: &String| STANDARD.decode(text).ok();
-    Some(keyward_kms::Canary {
-        ciphertext: decode(&canary.ciphertext)?,
-        remote_key_id: canary.remote_key_id.0.clone(),
-        annotations: canary
+    Some(keyward_kms::KeyCheck {
+        ciphertext: decode(&key_check.ciphertext)?,
+        remote_key_id: key_check.remote_key_id.0.clone(),
+        annotations: key_check
             .annotations
             .iter()
             .map(|(name, value)| Some((name.clone(), decode(value)?)))
             .collect::<Option<_>>()?,
-        plaintext_sha256: unhex(&canary.plaintext_sha256)?,
+        plaintext_sha256: unhex(&key_check.plaintext_sha256)?,
     })
 }
 
-pub(crate) fn from_probe(canary: &keyward_kms::Canary) -> Canary {
-    Canary {
-        ciphertext: STANDARD.encode(&canary.ciphertext),
-        remote_key_id: RemoteKeyId(canary.remote_key_id.clone()),
-        annotations: canary
+pub(crate) fn from_probe(key_check: &keyward_kms::KeyCheck) -> KeyCheck {
+    KeyCheck {
+        ciphertext: STANDARD.encode(&key_check.ciphertext),
+        remote_key_id: RemoteKeyId(key_check.remote_key_id.clone()),
+        annotations: key_check
             .annotations
             .iter()
             .map(|(name, value)| (name.clone(), STANDARD.encode(value)))
             .collect(),
-        plaintext_sha256: hex(&canary.plaintext_sha256),
+        plaintext_sha256: hex(&key_check.plaintext_sha256),
     }
 }
 
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn what_was_made_is_read_back() {
-        let made = keyward_kms::Canary {
+        let made = keyward_kms::KeyCheck {
             ciphertext: vec![0, 255, 7],
             remote_key_id: "k".into(),
             annotations: [("a.example.com".to_owned(), vec![1, 2])].into(),
@@ -62,8 +62,8 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_canary() {
-        let good = Canary {
+    fn anything_else_is_no_key_check() {
+        let good = KeyCheck {
             ciphertext: "AP8H".into(),
             remote_key_id: RemoteKeyId("k".into()),
             annotations: [("a.example.com".to_owned(), "AQI=".to_owned())].into(),
@@ -71,10 +71,10 @@ mod tests {
         };
         assert!(to_probe(&good).is_some());
         for change in [
-            |c: &mut Canary| c.ciphertext.push('!'),
-            |c: &mut Canary| c.plaintext_sha256.truncate(62),
-            |c: &mut Canary| c.plaintext_sha256.replace_range(0..2, "+1"),
-            |c: &mut Canary| drop(c.annotations.insert("b.example.com".into(), "?".into())),
+            |c: &mut KeyCheck| c.ciphertext.push('!'),
+            |c: &mut KeyCheck| c.plaintext_sha256.truncate(62),
+            |c: &mut KeyCheck| c.plaintext_sha256.replace_range(0..2, "+1"),
+            |c: &mut KeyCheck| drop(c.annotations.insert("b.example.com".into(), "?".into())),
         ] {
             let mut bad = good.clone();
             change(&mut bad);
