@@ -1,4 +1,4 @@
-//! The provider ABI, generated from `wit/v0/provider.wit`. The world lives there; nothing is added here.
+//! The provider ABI, generated from `wit/v0/provider.wit`. Nothing is added here.
 
 #![allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::pedantic, clippy::indexing_slicing)]
 

@@ -1,22 +1,22 @@
-//! The identity of a KEK, put together by hand where the default (`config::identity`) does not fit.
+//! Builds a KEK identity in code, for modules that the default (`config::identity`) does not fit.
 
 use crate::bindings::keyward::provider::types::{Kek, Setting};
 
 impl Kek {
-    /// An identity that nothing was added to yet.
+    /// An empty identity.
     pub fn new() -> Self {
         Self { key: Vec::new(), version: Vec::new() }
     }
 
-    /// Two configurations name the same KEK if and only if all of these are equal. An empty value is the same
-    /// as none.
+    /// Adds a part of the key: two configurations name the same KEK if and only if all parts are equal. An
+    /// empty value counts as absent.
     #[must_use]
     pub fn key(mut self, name: &str, value: impl Into<String>) -> Self {
         add(&mut self.key, name, value.into());
         self
     }
 
-    /// Where only these differ, it is another version of the same KEK.
+    /// Adds a part of the version: if only these parts differ, it is another version of the same KEK.
     #[must_use]
     pub fn version(mut self, name: &str, value: impl Into<String>) -> Self {
         add(&mut self.version, name, value.into());

@@ -1,23 +1,23 @@
-//! What the author of a Keyward provider module uses.
+//! The SDK for authors of Keyward provider modules.
 //!
-//! A provider knows one KMS product: how it is configured, which configurations name the same key encryption
-//! key, how the product's plugin is run, what its failures mean. It is a WebAssembly component that imports
-//! no function: it can look at its input, and answer. An author writes a struct ([`config`] says how),
-//! implements [`Provider`] for a type, and ends with [`export!`].
+//! A provider module knows one KMS product: how it is configured, which configurations name the same key
+//! encryption key (KEK), how the product's plugin is started, what its failures mean. It is a WebAssembly
+//! component that imports no function: its answer depends on its input alone. An author writes a struct (see
+//! [`config`]), implements [`Provider`] for a type, and exports it with [`export!`].
 //!
 //! ```
 //! use keyward_guest::prelude::*;
 //!
-//! /// Where the KMS is, and which of its keys is used.
+//! /// The KMS, and the key to use in it.
 //! #[derive(ProviderConfig)]
 //! struct Config {
 //!     /// The plugin's image, by digest.
 //!     #[keyward(in_place = "the plugin's program, not the KEK")]
 //!     image: String,
-//!     /// Where the KMS answers.
+//!     /// Address of the KMS.
 //!     #[keyward(new_key = "another KMS holds other keys", matches("^https://", "must use https"))]
 //!     address: String,
-//!     /// Which key encrypts.
+//!     /// Name of the key that encrypts.
 //!     #[keyward(new_key = "names another KEK", min_length = 1)]
 //!     key: String,
 //! }
@@ -58,7 +58,7 @@
 //! );
 //! ```
 //!
-//! Fixtures, the author's unit of testing, are described in this crate's README.
+//! The README of this crate describes fixtures, the tests of a module.
 
 #[cfg(target_arch = "wasm32")]
 mod alloc;
@@ -71,7 +71,7 @@ mod reference;
 pub mod render;
 mod report;
 
-/// The JSON values that `upgrade` works on.
+/// The JSON values that `upgrade` gets and returns.
 pub use serde_json as json;
 
 pub use bindings::keyward::provider::types::{
@@ -84,7 +84,7 @@ pub use module::Module;
 pub use provider::{Content, Credentials, Facts, Provider, RemoteKeyId, Status};
 pub use report::{Findings, Path, Report};
 
-/// Everything that a provider usually needs.
+/// Everything that a module usually needs.
 pub mod prelude {
     pub use crate::render::{Managed, Text, external, host, rendered};
     pub use crate::{

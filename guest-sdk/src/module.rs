@@ -1,7 +1,7 @@
-//! A provider as a module: the ABI's functions on one side, the author's trait on the other.
+//! Connects the functions of the ABI with the author's trait.
 //!
-//! Everything that all providers have in common happens here, once: JSON is parsed, all violations are
-//! collected, the canonical form is written.
+//! This file contains all that is the same in every module: it parses JSON, collects all violations and
+//! writes the normal form.
 
 use std::marker::PhantomData;
 
@@ -15,13 +15,13 @@ use crate::config;
 use crate::provider::{Content, Provider};
 use crate::report::{Path, Report};
 
-/// The module of a provider. [`export!`](crate::export) makes the component of it; natively its functions
-/// serve unit tests.
+/// The module of a [`Provider`]. [`export!`](crate::export) makes a component of it; native unit tests call
+/// its functions.
 #[derive(Debug)]
 pub struct Module<P>(PhantomData<P>);
 
 impl<P: Provider> Module<P> {
-    /// What the provider says of itself.
+    /// The descriptor of the module.
     pub fn describe() -> Descriptor {
         Descriptor {
             provider_type: P::TYPE.to_owned(),
@@ -42,7 +42,7 @@ impl<P: Provider> Module<P> {
         P::facts().settings().into_iter().chain(contents).collect()
     }
 
-    /// The canonical form of what an admin wrote, or all that is wrong with it.
+    /// The normal form of a configuration as an admin wrote it, or all its violations.
     pub fn normalize(config: &str) -> Result<Normalized, Vec<Violation>> {
         let value = parse(config)?;
         let mut report = Report::new();
@@ -50,21 +50,21 @@ impl<P: Provider> Module<P> {
         if !report.violations.is_empty() {
             return Err(report.violations);
         }
-        let canonical = P::normalize(read, &mut report.at(&Path::Root));
+        let normal_form = P::normalize(read, &mut report.at(&Path::Root));
         if !report.violations.is_empty() {
             return Err(report.violations);
         }
-        Ok(Normalized { config: config::write(&canonical).to_string(), warnings: report.warnings })
+        Ok(Normalized { config: config::write(&normal_form).to_string(), warnings: report.warnings })
     }
 
-    /// What `normalize` accepts, out of what an earlier version stored.
+    /// Converts a configuration that an earlier version stored into one that `normalize` accepts.
     pub fn upgrade(stored: &str) -> Result<String, Vec<Violation>> {
         P::upgrade(parse(stored)?).map(|value| value.to_string())
     }
 
-    /// Reads what `normalize` returned. Anything else breaks the ABI's contract, and the call ends in a trap:
-    /// an identity or a plugin made of half a configuration would be worse.
-    fn settled(config: &str) -> P::Config {
+    /// Reads a configuration that `normalize` returned. Any other input breaks the contract of the ABI, and
+    /// the call traps: an identity or a plugin from an incomplete configuration would be worse.
+    fn read_normal_form(config: &str) -> P::Config {
         let mut report = Report::default();
         let read = parse(config).map(|value| config::read(&value, &mut report));
         match read {
@@ -93,32 +93,32 @@ impl<P: Provider> policy::Guest for Module<P> {
     }
 
     fn kek_identity(config: String) -> Kek {
-        P::identity(&Self::settled(&config))
+        P::identity(&Self::read_normal_form(&config))
     }
 
     fn references(config: String) -> Vec<Reference> {
-        P::references(&Self::settled(&config))
+        P::references(&Self::read_normal_form(&config))
     }
 }
 
 impl<P: Provider> plugins::Guest for Module<P> {
     fn render(config: String, options: Vec<Setting>) -> Result<Plugin, Vec<Violation>> {
-        P::render(&Self::settled(&config), &options)
+        P::render(&Self::read_normal_form(&config), &options)
     }
 }
 
 impl<P: Provider> diagnostics::Guest for Module<P> {
     fn diagnose(config: String, failure: Failure) -> Option<Diagnosis> {
-        P::diagnose(&Self::settled(&config), &failure)
+        P::diagnose(&Self::read_normal_form(&config), &failure)
     }
 
     fn requirements(config: String) -> Vec<String> {
-        P::requirements(&Self::settled(&config))
+        P::requirements(&Self::read_normal_form(&config))
     }
 }
 
-/// Makes the module out of a provider: the one line that a provider's `lib.rs` ends with. On other targets
-/// than wasm32 it does nothing, so that the crate's tests run natively.
+/// Exports a [`Provider`](crate::Provider) as a module: the last line of the author's `lib.rs`. It does
+/// nothing on targets other than wasm32, so that the tests of the crate run natively.
 #[macro_export]
 macro_rules! export {
     ($provider:ty) => {

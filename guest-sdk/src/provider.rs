@@ -1,4 +1,4 @@
-//! What an author writes: one trait.
+//! The trait that an author implements.
 
 use serde_json::Value;
 
@@ -8,7 +8,8 @@ use crate::bindings::keyward::provider::types::{
 use crate::config::{self, ProviderConfig};
 use crate::report::Findings;
 
-/// A provider: how one KMS product is configured, told apart, run and diagnosed.
+/// A provider module: how one KMS product is configured, which KEK a configuration names, how the plugin is
+/// started, and what its failures mean.
 ///
 /// Every function is pure: the same input gives the same answer, on every host, for ever.
 pub trait Provider {
@@ -21,58 +22,57 @@ pub trait Provider {
     /// The field beside `type` that holds the configuration, for example `vault`.
     const FIELD: &'static str;
 
-    /// The field of the canonical configuration that names the plugin's image; `None` where somebody else
-    /// runs the plugin.
+    /// The field of the normal form that names the plugin's image; `None` for an external plugin.
     const IMAGE_FIELD: Option<&'static str>;
 
-    /// What the host must know about the plugin.
+    /// Facts about the plugin for the host.
     fn facts() -> Facts;
 
-    /// What must be in the data keys that [`references`](Self::references) names: the host looks at the values, which
-    /// no module ever sees, before a plugin is started with them.
+    /// What the values of the data keys that [`references`](Self::references) names must contain. The host
+    /// checks the values, which no module ever sees, before it starts a plugin with them.
     fn contents() -> &'static [(&'static str, Content)] {
         &[]
     }
 
-    /// Puts an accepted configuration into its one canonical form, so that what means the same is the same.
-    /// Called only when the fields' own rules hold; it may still refuse, and warn.
+    /// Converts a configuration into its normal form: configurations that mean the same have the same normal
+    /// form. It is called only if the fields' own rules hold; it can still refuse, and warn.
     fn normalize(config: Self::Config, findings: &mut Findings<'_>) -> Self::Config {
         let _ = findings;
         config
     }
 
-    /// Turns what any released version of this module has ever stored into what `normalize` accepts. Doing it
-    /// twice changes nothing.
+    /// Converts a configuration that any released version of this module has stored into one that `normalize`
+    /// accepts. Applied to its own result, it changes nothing.
     fn upgrade(stored: Value) -> Result<Value, Vec<Violation>> {
         Ok(stored)
     }
 
-    /// Which KEK a canonical configuration names. The default follows the fields' effects; replace it where
-    /// several fields together make one name, and let fixtures show that rules and identity agree.
+    /// Returns the KEK that a normal form names. The default follows the fields' effects. Override it if
+    /// several fields together make one name, and show with fixtures that rules and identity agree.
     fn identity(config: &Self::Config) -> Kek {
         config::identity(config)
     }
 
-    /// What the configuration needs from Secrets and ConfigMaps.
+    /// The data keys of Secrets and ConfigMaps that the plugin needs.
     fn references(config: &Self::Config) -> Vec<Reference>;
 
-    /// How the plugin is started. `options` is an open set; ignore what is not known.
+    /// How the plugin is started. `options` is an open set: ignore names that you do not know.
     fn render(config: &Self::Config, options: &[Setting]) -> Result<Plugin, Vec<Violation>>;
 
-    /// What a failure of the plugin means; `None` where that is not known.
+    /// What a failure of the plugin means; `None` if the module does not know it.
     fn diagnose(config: &Self::Config, failure: &Failure) -> Option<Diagnosis> {
         let _ = (config, failure);
         None
     }
 
-    /// What the KMS must permit, in words that an admin can act on.
+    /// The permissions that the KMS must grant, in words that an admin can act on.
     fn requirements(config: &Self::Config) -> Vec<String> {
         let _ = config;
         Vec::new()
     }
 }
 
-/// What must be in a data key.
+/// What the value of a data key must contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// One line of text without a line break at its end: an id, a token, a password.
@@ -82,26 +82,26 @@ pub enum Content {
 }
 
 impl Content {
-    /// All of them, by the facts that the host knows them by.
+    /// All contents, with the names of their facts in the ABI (provider-abi: facts).
     pub(crate) const FACTS: [(&'static str, Self); 2] =
         [("one-line-data", Self::OneLine), ("certificate-data", Self::Certificates)];
 }
 
-/// What the plugin's `key_id` says.
+/// Whether the plugin's `key_id` shows a rotation of the KEK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemoteKeyId {
     /// It changes when the KEK is rotated.
     TracksRotation,
-    /// It stays the same: a rotation is not seen.
+    /// It stays the same: a rotation is not visible.
     Static,
 }
 
-/// What the plugin's Status is worth.
+/// What a healthy Status of the plugin proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It asks the KMS.
+    /// The plugin asks the KMS.
     ProbesBackend,
-    /// It is always fine; only Encrypt and Decrypt tell the truth.
+    /// Nothing: it is always healthy. Only Encrypt and Decrypt show the state of the KMS.
     Constant,
 }
 
@@ -114,21 +114,21 @@ pub enum Credentials {
     Restart,
 }
 
-/// What the host must know about a plugin beyond its configuration.
+/// Facts about a plugin that its configuration does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// What its `key_id` says.
+    /// Whether its `key_id` shows a rotation of the KEK.
     pub remote_key_id: RemoteKeyId,
-    /// What its Status is worth.
+    /// What a healthy Status proves.
     pub status: Status,
     /// When changed credentials take effect.
     pub credentials: Credentials,
-    /// Where the product documents it.
+    /// Address of the product's documentation of the plugin.
     pub docs: &'static str,
 }
 
 impl Facts {
-    /// As the ABI has them.
+    /// The facts as settings of the ABI.
     pub(crate) fn settings(self) -> Vec<Setting> {
         let remote_key_id = match self.remote_key_id {
             RemoteKeyId::TracksRotation => "tracks-rotation",

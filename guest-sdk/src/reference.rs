@@ -1,5 +1,5 @@
-//! References: what a configuration needs from Secrets and ConfigMaps. A module names them; no byte of them
-//! ever reaches it.
+//! References: the data keys of Secrets and ConfigMaps that a plugin needs. A module names them; it never
+//! gets a byte of their values.
 
 use crate::bindings::keyward::provider::types::{Exposure, KeyRef, Part, Reference, ReferenceKind};
 
@@ -23,22 +23,23 @@ impl Reference {
         }
     }
 
-    /// The field of the configuration that names the object. The host looks: the object's name stands there in the
-    /// normal form, and somewhere in the configuration as the admin wrote it; any other reference is refused.
+    /// The field of the configuration that names the object. The host checks that this field of the normal
+    /// form is the object's name, and that the configuration as the admin wrote it contains this name
+    /// (provider-abi: references).
     #[must_use]
     pub fn from_field(mut self, field: &str) -> Self {
         field.clone_into(&mut self.field);
         self
     }
 
-    /// The value is no secret and may stand in arguments.
+    /// The value is not secret and is allowed in arguments.
     #[must_use]
     pub fn as_public_value(mut self) -> Self {
         self.exposure = Exposure::PublicValue;
         self
     }
 
-    /// The value goes into the environment or a rendered file, put there by the host.
+    /// The host puts the value into the environment or a rendered file.
     #[must_use]
     pub fn as_secret_value(mut self) -> Self {
         self.exposure = Exposure::SecretValue;
@@ -57,7 +58,7 @@ impl Reference {
         Part::Path(self.source.clone())
     }
 
-    /// The value itself, filled in by the host; in arguments only for a public value.
+    /// The value itself, which the host fills in; allowed in arguments only for a public value.
     pub fn value(&self) -> Part {
         Part::Value(self.source.clone())
     }

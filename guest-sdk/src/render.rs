@@ -1,5 +1,5 @@
-//! Rendering a plugin in words: arguments, environment and files made of text, of what the host fills in, and
-//! of references.
+//! Builds a rendering: arguments, environment and files, made of text, values that the host fills in, and
+//! references.
 //!
 //! ```
 //! use keyward_guest::Reference;
@@ -21,7 +21,7 @@ use crate::bindings::keyward::provider::types::{
     Container, EnvVar, HttpProbe, Part, Plugin, RenderedFile, Setting,
 };
 
-/// What the host fills in, differently on each node and for each generation of a plugin.
+/// Values that the host fills in, different on each node and for each plugin instance.
 pub mod host {
     use super::Part;
 
@@ -45,23 +45,23 @@ pub mod host {
         Part::Host("node-name".to_owned())
     }
 
-    /// The number of a port that the plugin asked for by name: several plugins share a host's network.
+    /// The number of a port that the plugin requested by name: several plugins share the network of a node.
     pub fn port(name: &str) -> Part {
         Part::Host(format!("port:{name}"))
     }
 }
 
-/// The path of a file that the plugin has rendered under this name.
+/// The path of the rendered file with this name.
 pub fn rendered(name: &str) -> Part {
     Part::Rendered(name.to_owned())
 }
 
-/// Text made of parts.
+/// A text made of parts.
 #[derive(Debug, Default)]
 pub struct Text(Vec<Part>);
 
 impl Text {
-    /// The same, with more at its end.
+    /// Appends `more`.
     #[must_use]
     pub fn then(mut self, more: impl Into<Self>) -> Self {
         for part in more.into().0 {
@@ -98,8 +98,8 @@ impl From<String> for Text {
     }
 }
 
-/// A plugin that the host runs. It asks for nothing beyond this: image, privileges, mounts and limits are the
-/// host's.
+/// A plugin that Keyward starts. It cannot request more than this: the host sets image, privileges, mounts
+/// and limits.
 #[derive(Debug)]
 pub struct Managed(Container);
 
@@ -125,7 +125,7 @@ impl Managed {
         })
     }
 
-    /// Another entry point than the image's.
+    /// Replaces the entry point of the image.
     #[must_use]
     pub fn command(mut self, words: &[&str]) -> Self {
         self.0.command = words.iter().map(|word| (*word).to_owned()).collect();
@@ -139,7 +139,7 @@ impl Managed {
         self
     }
 
-    /// As [`arg`](Self::arg), where there is a value; no argument otherwise.
+    /// As [`arg`](Self::arg) if there is a value; otherwise no argument.
     #[must_use]
     pub fn arg_if(self, flag: &str, value: Option<impl Into<Text>>) -> Self {
         match value {
@@ -148,15 +148,15 @@ impl Managed {
         }
     }
 
-    /// One argument that is a word of its own.
+    /// One argument without a flag.
     #[must_use]
     pub fn word(mut self, word: impl Into<Text>) -> Self {
         self.0.args.push(word.into().0);
         self
     }
 
-    /// One environment variable. It stands readable in the Pod: a `secret-value` is refused by platforms
-    /// where that matters.
+    /// One environment variable. Everybody who can read Pods can read it, so the host refuses a
+    /// `secret-value` here (provider-abi: exposure).
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<Text>) -> Self {
         self.0.env.push(EnvVar { name: name.to_owned(), value: value.into().0 });
@@ -170,14 +170,14 @@ impl Managed {
         self
     }
 
-    /// One port, by a name of the plugin's choice; the host allots the number ([`host::port`]).
+    /// One port, by a name that the author chooses; the host allots the number ([`host::port`]).
     #[must_use]
     pub fn port(mut self, name: &str) -> Self {
         self.0.ports.push(name.to_owned());
         self
     }
 
-    /// Where the plugin says over HTTP that it is alive.
+    /// The HTTP readiness probe of the plugin.
     #[must_use]
     pub fn health(mut self, port: &str, path: &str) -> Self {
         self.0.health = Some(HttpProbe { port: port.to_owned(), path: path.to_owned() });
@@ -211,8 +211,8 @@ impl Managed {
     }
 }
 
-/// A plugin that somebody else runs, at this endpoint: `unix:///PATH`. The host only talks to it, and writes the
-/// endpoint into the API servers' configuration as it stands.
+/// An external plugin at this endpoint: `unix:///PATH`. Keyward only probes it, and writes the endpoint
+/// unchanged into the API servers' configuration.
 pub fn external(endpoint: impl Into<String>) -> Plugin {
     Plugin::External(endpoint.into())
 }
@@ -222,7 +222,7 @@ mod tests {
     use super::{Managed, Part, Plugin, host};
 
     #[test]
-    fn adjacent_text_is_one_part_and_missing_values_leave_no_argument() {
+    fn adjacent_texts_become_one_part_and_a_missing_value_makes_no_argument() {
         let plugin = Managed::new()
             .arg("-a=", "b")
             .arg_if("-c=", None::<&str>)

@@ -1,10 +1,10 @@
-//! What is found wrong with a configuration, and where.
+//! Violations and warnings about a configuration, with their paths.
 
 use std::fmt;
 
 use crate::bindings::keyward::provider::types::Violation;
 
-/// Where in a configuration something is: `tls.serverName`, `hosts[2]`, `labels.team`; empty for the whole.
+/// A path in a configuration: `tls.serverName`, `hosts[2]`, `labels.team`; empty for the whole configuration.
 #[derive(Clone, Copy, Debug)]
 pub enum Path<'p> {
     /// The configuration itself.
@@ -26,15 +26,15 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// Everything found while a configuration is read. Reading never stops at the first violation: an admin sees
-/// all of them at once.
+/// All violations and warnings about a configuration. Reading never stops at the first violation: an admin
+/// sees all of them at once.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Why the configuration is refused.
+    /// The reasons why the configuration is refused.
     pub violations: Vec<Violation>,
-    /// What the admin should know though it is accepted.
+    /// What the admin should know although the configuration is accepted.
     pub warnings: Vec<Violation>,
-    /// Whether values are checked; what `normalize` once returned is only read.
+    /// Whether values are checked. A configuration that `normalize` returned is only read.
     pub(crate) checking: bool,
 }
 
@@ -44,13 +44,13 @@ impl Report {
         Self { checking: true, ..Self::default() }
     }
 
-    /// What is found at `at` goes here.
+    /// Findings at the path `at` go into this report.
     pub fn at<'r>(&'r mut self, at: &'r Path<'r>) -> Findings<'r> {
         Findings { report: self, at }
     }
 }
 
-/// Takes what a check finds at one place of a configuration.
+/// Receives the findings of a check at one path of a configuration.
 #[derive(Debug)]
 pub struct Findings<'r> {
     report: &'r mut Report,
@@ -58,18 +58,18 @@ pub struct Findings<'r> {
 }
 
 impl Findings<'_> {
-    /// This value is refused; `message` says what is wrong with it, to the admin, and never repeats a value
-    /// that could be secret.
+    /// Refuses this value. `message` describes the mistake to the admin, and never repeats a value that can
+    /// be secret.
     pub fn violation(&mut self, message: impl Into<String>) {
         self.report.violations.push(Violation { field: self.at.to_string(), message: message.into() });
     }
 
-    /// The field `field` (a path below this value) is refused.
+    /// Refuses the field `field`, a path below this value.
     pub fn violation_at(&mut self, field: &str, message: impl Into<String>) {
         self.report.violations.push(Violation { field: self.below(field), message: message.into() });
     }
 
-    /// This value is accepted, but the admin should know something.
+    /// Accepts this value, with a warning for the admin.
     pub fn warning(&mut self, message: impl Into<String>) {
         self.report.warnings.push(Violation { field: self.at.to_string(), message: message.into() });
     }
@@ -79,7 +79,7 @@ impl Findings<'_> {
         self.report.warnings.push(Violation { field: self.below(field), message: message.into() });
     }
 
-    /// Whether the field `field` below this value, or something in it, was refused already: saying that it is
+    /// Whether the field `field` below this value, or a part of it, was already refused. To report it as
     /// missing too would only confuse.
     pub fn refused(&self, field: &str) -> bool {
         if self.report.violations.is_empty() {
@@ -104,7 +104,7 @@ mod tests {
     use super::{Path, Report};
 
     #[test]
-    fn paths_read_as_admins_write_them() {
+    fn paths_are_written_as_an_admin_writes_them() {
         let tls = Path::Field(&Path::Root, "tls");
         let hosts = Path::Field(&tls, "hosts");
         assert_eq!(Path::Root.to_string(), "");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn findings_carry_the_place() {
+    fn findings_have_the_path_of_their_field() {
         let mut report = Report::new();
         let tls = Path::Field(&Path::Root, "tls");
         report.at(&tls).violation_at("serverName", "no");

@@ -1,4 +1,4 @@
-//! `#[derive(ProviderConfig)]`: reading, canonical form, schema, rules and identity of every kind of field.
+//! `#[derive(ProviderConfig)]`: reading, normal form, schema, rules and KEK identity of every kind of field.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use keyward_guest::config::{self, identity, read, rules, schema, write};
 use keyward_guest::json::{Value, json};
 use keyward_guest::{Effect, Findings, ProviderConfig, Report};
 
-/// Everything that a configuration may hold.
+/// All kinds of fields.
 #[derive(ProviderConfig)]
 #[keyward(check = not_both)]
 struct Sample {
@@ -98,7 +98,7 @@ fn with(changes: Value) -> Value {
 }
 
 #[test]
-fn all_violations_are_told_at_once_each_at_its_field() {
+fn all_violations_are_reported_at_once_each_with_its_field() {
     assert_eq!(violations(&valid()), Vec::<String>::new());
     let everything = json!({
         "adress": "x",
@@ -134,13 +134,13 @@ fn all_violations_are_told_at_once_each_at_its_field() {
 }
 
 #[test]
-fn several_rules_of_one_text_are_all_applied() {
+fn all_rules_of_one_text_are_applied() {
     let found = violations(&with(json!({"address": "http://a.very.long.address.example"})));
     assert_eq!(found, ["address: too long", "address: must use https"]);
 }
 
 #[test]
-fn types_ranges_and_absence() {
+fn wrong_types_values_out_of_range_and_absent_fields_are_violations() {
     for (change, expected) in [
         (json!({"address": null}), "address: Required value"),
         (json!({"address": 1}), "address: must be a string, not a number"),
@@ -159,24 +159,24 @@ fn types_ranges_and_absence() {
 }
 
 #[test]
-fn the_canonical_form_has_nothing_empty_and_reads_back() {
+fn the_normal_form_omits_empty_values_and_reads_back_unchanged() {
     let written = with(json!({
         "labels": {}, "allowedOPS": [], "tls": null, "enabled": false, "replicas": [{"ca": "ca"}], "keyVersion": 2,
     }));
     let mut report = Report::new();
     let config: Sample = read(&written, &mut report);
     assert!(report.violations.is_empty(), "{report:?}");
-    let canonical = write(&config);
+    let normal_form = write(&config);
     let expected = json!({
         "address": "https://kms", "enabled": false, "keyVersion": 2, "mode": "Direct", "replicas": [{"ca": "ca"}],
     });
-    assert_eq!(canonical, expected);
-    let again: Sample = read(&canonical, &mut Report::new());
-    assert_eq!(write(&again).to_string(), canonical.to_string(), "byte for byte");
+    assert_eq!(normal_form, expected);
+    let again: Sample = read(&normal_form, &mut Report::new());
+    assert_eq!(write(&again).to_string(), normal_form.to_string(), "byte for byte");
 }
 
 #[test]
-fn every_leaf_has_its_rule() {
+fn every_leaf_has_a_rule() {
     let rules: Vec<String> =
         rules::<Sample>().iter().map(|r| format!("{} {} {}", r.field, effect(r.effect), r.reason)).collect();
     assert_eq!(
@@ -205,7 +205,7 @@ fn effect(effect: Effect) -> &'static str {
 }
 
 #[test]
-fn the_default_identity_follows_the_effects() {
+fn the_default_kek_identity_follows_the_effects() {
     let config: Sample = read(
         &with(json!({"keyVersion": 3, "labels": {"b": "y", "a": "x"}, "allowedOPS": ["read"]})),
         &mut Report::new(),
@@ -225,7 +225,7 @@ fn the_schema_is_structural_and_has_no_defaults() {
         schema,
         json!({
             "type": "object",
-            "description": "Everything that a configuration may hold.",
+            "description": "All kinds of fields.",
             "required": ["address", "mode"],
             "properties": {
                 "address": {
@@ -296,7 +296,7 @@ fn needs_one(config: &Shared, findings: &mut Findings<'_>) {
 }
 
 #[test]
-fn a_value_can_carry_its_rules() {
+fn a_type_can_have_its_own_rules() {
     let found = |value: Value| -> Vec<String> {
         let mut report = Report::new();
         let _: Shared = read(&value, &mut report);
@@ -330,7 +330,7 @@ fn a_value_can_carry_its_rules() {
 }
 
 #[test]
-fn a_pattern_with_quotes_and_backslashes_stays_the_same_in_cel() {
+fn a_pattern_with_quotes_and_backslashes_is_escaped_in_cel() {
     #[derive(ProviderConfig)]
     struct Quoted {
         #[keyward(in_place = "x", matches(r"^\.'$", "m"))]

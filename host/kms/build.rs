@@ -1,12 +1,12 @@
-//! Compiles proto/kms.proto with a compiler written in Rust: nobody has to install protoc.
+//! Compiles proto/kms.proto with a compiler written in Rust, so that the build needs no protoc.
 
 use std::error::Error;
 
-/// Messages that carry plaintext or ciphertext. Their `Debug` is written by hand in src/v2.rs.
+/// Messages that carry plaintext or ciphertext. src/v2.rs implements their `Debug`.
 const CARRY_BYTES: [&str; 4] =
     [".v2.EncryptRequest", ".v2.EncryptResponse", ".v2.DecryptRequest", ".v2.DecryptResponse"];
 
-/// Messages that carry plaintext: their memory is wiped when they are dropped.
+/// Messages that carry plaintext. Their memory is wiped on drop.
 const CARRY_PLAINTEXT: [&str; 2] = [".v2.EncryptRequest", ".v2.DecryptResponse"];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -23,16 +23,18 @@ import (
 	"k8s.io/apiserver/pkg/storage/value"
 )
 
-// marker is what is stored under each resource's writer.
+// marker is the value that the first provider of each resource stores.
 const marker = "marker"
 
-// understood is what the API server makes of one file.
+// understood is the result of the API server's decoder for one file.
 type understood struct {
-	// Error is empty where the API server loads the file.
+	// Error is empty if the API server loads the file.
 	Error string `json:"error,omitempty"`
-	// Lists has the providers of each resource, in their order; the lists of entries that name one resource are appended.
+	// Lists has the ordered providers of each resource. If several entries name a resource, their lists are
+	// appended.
 	Lists map[string][]provider `json:"lists,omitempty"`
-	// Stored has the marker as each resource's writer stores it, in hex; only where no provider is a KMS plugin.
+	// Stored has the marker as the first provider of each resource stores it, in hex. It is set only if no
+	// provider is a KMS plugin.
 	Stored map[string]string `json:"stored,omitempty"`
 }
 
@@ -55,8 +57,8 @@ type kms struct {
 	CacheSize    *int32 `json:"cacheSize"`
 }
 
-// encryptionConfigurations reads files from standard input, each behind its length in decimal digits and a line break, and
-// prints one line of JSON for each: what the API server understands.
+// encryptionConfigurations reads files from standard input, each after its length in decimal digits and a
+// line break, and prints one line of JSON for each: how the API server reads it.
 func encryptionConfigurations() {
 	if err := understandAll(); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -72,7 +74,7 @@ func understandAll() error {
 	if err := apiserverv1.AddToScheme(scheme); err != nil {
 		return err
 	}
-	// The API server's own decoder, which is not exported: see LoadEncryptionConfig.
+	// The same decoder as in LoadEncryptionConfig, which does not export it.
 	decoder := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDecoder()
 	folder, err := os.MkdirTemp("", "encryption-configurations")
 	if err != nil {
@@ -110,7 +112,7 @@ func understand(decoder runtime.Decoder, folder string, file []byte) (*understoo
 	}
 	config, ok := object.(*apiserver.EncryptionConfiguration)
 	if !ok {
-		return nil, fmt.Errorf("it is a %T", object)
+		return nil, fmt.Errorf("the object is a %T", object)
 	}
 	if err := validation.ValidateEncryptionConfiguration(config, true).ToAggregate(); err != nil {
 		return nil, err
@@ -130,7 +132,7 @@ func understand(decoder runtime.Decoder, folder string, file []byte) (*understoo
 			found.Lists[resource] = append(found.Lists[resource], providers...)
 		}
 	}
-	// A KMS provider would be asked, and would block for its timeout.
+	// Loading a KMS provider would call its plugin, and block for its timeout.
 	if local {
 		found.Stored, err = stored(folder, file, found.Lists)
 	}
@@ -181,7 +183,7 @@ func local(kind string, keys []apiserver.Key) (provider, error) {
 	return found, nil
 }
 
-// stored loads the file as the API server does, and stores the marker as each resource would be.
+// stored loads the file as the API server does, and transforms the marker as an object of each resource.
 func stored(folder string, file []byte, lists map[string][]provider) (map[string]string, error) {
 	path := filepath.Join(folder, "config")
 	if err := os.WriteFile(path, file, 0o600); err != nil {
@@ -206,7 +208,7 @@ func stored(folder string, file []byte, lists map[string][]provider) (map[string
 		}
 		read, _, err := transformer.TransformFromStorage(ctx, bytesStored, at)
 		if err != nil || !bytes.Equal(read, []byte(marker)) {
-			return nil, fmt.Errorf("%s does not read what it writes: %v", resource, err)
+			return nil, fmt.Errorf("%s cannot read what it writes: %v", resource, err)
 		}
 		all[resource] = hex.EncodeToString(bytesStored)
 	}

@@ -1,5 +1,5 @@
-// The control plane of the tests: kube-apiserver, kube-controller-manager and etcd as subcommands of one
-// binary, since no package registry carries them as binaries; and kubeadm. This file takes them of Kubernetes 1.37.
+// The control plane of the tests: kube-apiserver, kube-controller-manager, etcd and kubeadm as subcommands of one
+// binary, because no package registry has them as binaries. This file selects Kubernetes 1.37.
 module keyward.dev/tests/control-plane
 
 go 1.26.0

@@ -1,5 +1,5 @@
-// The control plane of the tests: kube-apiserver, kube-controller-manager and etcd as subcommands of one
-// binary, since no package registry carries them as binaries; and kubeadm.
+// The control plane of the tests: kube-apiserver, kube-controller-manager, etcd and kubeadm as subcommands of one
+// binary, because no package registry has them as binaries.
 module keyward.dev/tests/control-plane
 
 go 1.26.0

@@ -1,9 +1,9 @@
-// Command control-plane is the real control plane that the tests run against: etcd, kube-apiserver and
-// kube-controller-manager as subcommands of one binary; kubeadm, which makes the manifests that are prepared; and what
-// shows how upstream reads files, to compare with.
+// Command control-plane is the real control plane of the tests: etcd, kube-apiserver and
+// kube-controller-manager as subcommands of one binary; kubeadm, which writes the manifests that `prepare`
+// edits; and subcommands that show how upstream reads files, for comparison.
 //
-// What may come in: the start of upstream commands, and knobs that upstream exports as variables. Nothing here
-// changes how an API server stores, encrypts or serves.
+// What may come in: the start of upstream commands, and variables that upstream exports. What never does: a
+// change of how an API server stores, encrypts or serves.
 package main
 
 import (
@@ -22,8 +22,8 @@ import (
 	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app"
 )
 
-// filePoll names the variable that shortens the API server's poll of its encryption configuration (a Go duration;
-// one minute where it is unset), so that a test sees a reload in a second.
+// filePoll is the environment variable with the interval at which the API server reads its encryption
+// configuration (a Go duration, one minute by default), so that a test sees a reload within a second.
 const filePoll = "KEYWARD_TEST_ENCRYPTION_CONFIG_POLL"
 
 func main() {

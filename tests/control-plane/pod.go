@@ -24,26 +24,26 @@ import (
 	"k8s.io/kubernetes/pkg/apis/core/validation"
 )
 
-// question is one line of the input. Exactly one field is set.
+// question is one input line. Exactly one field is set.
 type question struct {
 	// Pod is a static pod manifest.
 	Pod *string `json:"pod"`
-	// Words are arguments of kube-apiserver, without the program's name.
+	// Words are arguments of kube-apiserver, without the program name.
 	Words    []string `json:"words"`
 	Quantity *string  `json:"quantity"`
 	Duration *string  `json:"duration"`
-	// Names asks for the names of kube-apiserver's flags.
+	// Names requests the names of kube-apiserver's flags.
 	Names bool `json:"names"`
 }
 
-// answer is one line of the output. Without an error, what was asked for is set.
+// answer is one output line. Without an error, the requested field is set.
 type answer struct {
 	Error    string            `json:"error,omitempty"`
 	Pod      *pod              `json:"pod,omitempty"`
 	Flags    map[string]string `json:"flags,omitempty"`
 	Quantity string            `json:"quantity,omitempty"`
 	Duration int64             `json:"duration,omitempty"`
-	// Names maps each flag to whether it takes no word after it.
+	// Names maps each flag to true if it takes no value as a separate argument.
 	Names map[string]bool `json:"names,omitempty"`
 }
 
@@ -69,13 +69,13 @@ type mount struct {
 
 type volume struct {
 	Name string `json:"name"`
-	// HostPath is absent where the volume is not a path of the node.
+	// HostPath is absent if the volume is not a path of the node.
 	HostPath *string `json:"hostPath"`
 	Type     string  `json:"type"`
 }
 
-// answerPods reads questions, a JSON object a line, and writes an answer a line: how the kubelet reads static pod manifests,
-// kube-apiserver its flags, and both quantities and durations.
+// answerPods reads questions, one JSON object per line, and writes one answer per line: how the kubelet reads
+// static pod manifests, how kube-apiserver reads its flags, and how both read quantities and durations.
 func answerPods(in io.Reader, out io.Writer) error {
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 64<<20)
@@ -118,7 +118,7 @@ func reply(asked *question) (found answer) {
 			found.Names[flag.Name] = flag.NoOptDefVal != ""
 		})
 	default:
-		err = fmt.Errorf("nothing is asked")
+		err = fmt.Errorf("the question has no field")
 	}
 	if err != nil {
 		return answer{Error: err.Error()}
@@ -126,7 +126,8 @@ func reply(asked *question) (found answer) {
 	return found
 }
 
-// readPod does what the kubelet does with a file of its folder: pkg/kubelet/config keeps its own function to itself.
+// readPod does what the kubelet does with a file in its manifest folder. pkg/kubelet/config does not export
+// its function.
 func readPod(manifest []byte) (*pod, error) {
 	text, err := utilyaml.ToJSON(manifest)
 	if err != nil {
@@ -138,10 +139,10 @@ func readPod(manifest []byte) (*pod, error) {
 	}
 	decoded, ok := object.(*api.Pod)
 	if !ok {
-		return nil, fmt.Errorf("it is a %T", object)
+		return nil, fmt.Errorf("the object is a %T", object)
 	}
 	if decoded.Name == "" {
-		return nil, fmt.Errorf("it has no name")
+		return nil, fmt.Errorf("the pod has no name")
 	}
 	if decoded.Namespace == "" {
 		decoded.Namespace = "default"
@@ -191,7 +192,7 @@ func readContainer(from *api.Container) container {
 	return read
 }
 
-// flagSet is kube-apiserver's, as its command makes it.
+// flagSet is the flag set of kube-apiserver's command.
 func flagSet() *pflag.FlagSet {
 	all := pflag.NewFlagSet("kube-apiserver", pflag.ContinueOnError)
 	all.SetOutput(io.Discard)
@@ -206,7 +207,7 @@ func flagSet() *pflag.FlagSet {
 	return all
 }
 
-// readFlags gives the flags that Keyward looks at, those that are given.
+// readFlags returns the given flags that Keyward reads.
 func readFlags(words []string) (map[string]string, error) {
 	set := flagSet()
 	if err := set.Parse(words); err != nil {
@@ -214,7 +215,7 @@ func readFlags(words []string) (map[string]string, error) {
 	}
 	for _, word := range set.Args() {
 		if word != "" {
-			return nil, fmt.Errorf("it does not take any arguments, got %q", set.Args())
+			return nil, fmt.Errorf("kube-apiserver does not take any arguments, got %q", set.Args())
 		}
 	}
 	read := map[string]string{}

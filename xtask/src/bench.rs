@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: prepares everything, then hands over to the program of tests/bench, built as it ships.
+//! `cargo xtask bench`: prepares everything, then runs the program of tests/bench, built as it ships.
 
 use std::process::{Command, ExitCode};
 
@@ -8,11 +8,11 @@ use keyward_test_tools::{BIN_DIR, Tools, progress};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Benchmarks to run; all of them where none is named
+    /// Benchmarks to run [default: all]
     names: Vec<String>,
 }
 
-/// The benchmarks' program and all that it starts: one build, so that they share every dependency.
+/// The benchmarks' program and all programs that it starts. One build, so that they share every dependency.
 const PACKAGES: [&str; 4] =
     ["keyward", "keyward-test-bench", "keyward-test-cluster", "keyward-test-kms-plugin"];
 
@@ -20,7 +20,7 @@ pub(crate) fn run(tools: &Tools, options: &Options) -> Result<ExitCode> {
     tools.control_plane()?;
     tools.bao()?;
     tools.providers()?;
-    progress::say("building what ships, optimised (about a quarter of an hour the first time)");
+    progress::say("building the release programs (about a quarter of an hour the first time)");
     let mut cargo = tools.cargo();
     cargo.args(["build", "--release", "--quiet", "--bins"]);
     cargo.args(PACKAGES.iter().flat_map(|package| ["--package", package]));

@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: every check that a change must pass, each one tried even when an earlier one failed.
+//! `cargo xtask ci`: every check that a change must pass. Each check runs even if an earlier one failed.
 
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -17,18 +17,19 @@ pub(crate) fn run(tools: &Tools) -> Result<ExitCode> {
             failed.push(name);
         }
     }
-    // Last, so that its `N passed, N failed` is what a run ends with.
+    // The tests run last, so that a run ends with their `N passed, N failed`.
     for name in &failed {
         progress::say(&format!("== {name}: failed"));
     }
-    // What went wrong in there is tried again, and told, where it is needed. No test runs beside it.
+    // A failed preparation is repeated, and reported, by the step that needs it. No test runs at the same
+    // time.
     let _ = preparing.join();
     let tested = test::run(tools, &test::Options::everything());
     Ok(if failed.is_empty() { tested } else { ExitCode::FAILURE })
 }
 
-/// What tests need beside this workspace's crates, fetched and built while the checks run: much of it is waiting for the
-/// network and for the one last thing that is linked.
+/// Fetches and builds what tests need beside this workspace's crates, while the checks run: much of that time
+/// is waiting for the network and for linking.
 fn prepare(tools: &Tools) -> thread::JoinHandle<()> {
     let tools = tools.clone();
     thread::spawn(move || {
@@ -39,10 +40,10 @@ fn prepare(tools: &Tools) -> thread::JoinHandle<()> {
     })
 }
 
-/// The same three checks of both workspaces: the host's, and the providers' with their SDK.
+/// The same three checks for both workspaces: the host, and the provider modules with their SDK.
 fn checks(tools: &Tools) -> Vec<(String, Command)> {
     let build = tools.target().join("providers-build");
-    // Also what only a fuzzer builds.
+    // Includes code that only a fuzzer builds.
     let fuzz: &[&str] = &["--features", "keyward-fuzz/targets"];
     let mut checks = Vec::new();
     for (whose, manifest, target, features) in [
@@ -58,8 +59,8 @@ fn checks(tools: &Tools) -> Vec<(String, Command)> {
         add("formatting", "fmt", &[&["--all", "--check"]]);
         let lints = ["--quiet", "--workspace", "--all-targets"];
         add("lints", "clippy", &[&lints, features, &["--", "-D", "warnings"]]);
-        // There are no examples. Where cargo looks for them it resolves the features of what tests need, too: as for the
-        // lints, so that nothing that those looked at is looked at once more.
+        // There are no examples. With `--examples` cargo also resolves the features that tests need, as the
+        // lints do, so it checks nothing a second time.
         let documented = ["--lib", "--bins", "--examples", "--no-deps", "--document-private-items"];
         add("documentation", "doc", &[&["--quiet", "--workspace"], &documented]);
     }

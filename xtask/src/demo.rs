@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: prepares everything, then hands over to the program `keyward-demo` of tests/e2e, which has the
+//! `cargo xtask demo`: prepares everything, then runs the program `keyward-demo` of tests/e2e, which has the
 //! cluster harness.
 
 use std::process::{Command, ExitCode};
@@ -11,7 +11,7 @@ use crate::test::Built;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Leave everything up at the end, and print how to connect
+    /// Keep everything running at the end, and print how to connect
     #[arg(long)]
     keep: bool,
 }

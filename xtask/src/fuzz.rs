@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: the targets of fuzz/, one after another, each for a while.
+//! `cargo xtask fuzz`: runs the targets of fuzz/ one after another, each for a while.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,23 +13,23 @@ use keyward_test_tools::{Tools, progress};
 /// Every target of fuzz/Cargo.toml.
 pub(crate) const TARGETS: [&str; 6] =
     ["key_secret", "revision", "encryption_configuration", "evaluation", "digest", "names"];
-/// Longest input in bytes: key secrets and configurations of a few keys fit in.
+/// Maximum input in bytes: enough for key secrets and for configurations of a few keys.
 const LONGEST: u32 = 16 * 1024;
-/// An input that takes longer than so many seconds is a finding, as is one that takes so much memory.
+/// An input that takes more seconds, or more memory, is a finding.
 const SLOWEST_SECONDS: u32 = 10;
 const MOST_MIB: u32 = 1024;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// How long each target runs
+    /// Number of seconds that each target runs
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Targets to run; all of them where none is named
+    /// Targets to run [default: all]
     #[arg(value_parser = TARGETS)]
     targets: Vec<String>,
 }
 
-/// Prints each target's executions, and ends with `N passed, N failed`.
+/// Prints the number of executions of each target, and ends with `N passed, N failed`.
 pub(crate) fn run(tools: &Tools, options: &Options) -> Result<ExitCode> {
     let named: Vec<&str> = options.targets.iter().map(String::as_str).collect();
     let targets = if named.is_empty() { TARGETS.to_vec() } else { named };
@@ -46,7 +46,7 @@ pub(crate) fn run(tools: &Tools, options: &Options) -> Result<ExitCode> {
             }
             Err(error) => {
                 failed += 1;
-                println!("{target:<26} FOUND SOMETHING: {error:#}");
+                println!("{target:<26} FINDING: {error:#}");
             }
         }
     }
@@ -62,12 +62,13 @@ struct Fuzzer {
 }
 
 impl Fuzzer {
-    /// Builds the targets, and has core's property tests write the seeds.
+    /// Builds the targets. Core's property tests write the seeds.
     fn prepare(tools: &Tools) -> Result<Self> {
         let folder = tools.target().join("fuzz");
         let mut build = tools.cargo();
-        // Of the whole workspace, as all else is built: only core and the targets are compiled once more, with counters in
-        // them. With overflow checks and without a sanitizer: all is safe Rust, and what can be found are panics and hangs.
+        // Builds the whole workspace, as every other build does, so that only core and the targets are
+        // compiled again, with counters. With overflow checks and without a sanitizer: all code is safe Rust,
+        // so findings are panics and hangs.
         build.args(["build", "--workspace", "--features", "keyward-fuzz/targets"]);
         build.args(TARGETS.iter().flat_map(|target| ["--bin".to_owned(), program(target)]));
         build.env("RUSTC_WORKSPACE_WRAPPER", tools.root().join("fuzz/instrumented"));
@@ -76,7 +77,7 @@ impl Fuzzer {
 
         let seeds = folder.join("seeds");
         let mut write = tools.cargo();
-        // With the features of one package much would be built again.
+        // With `--package`, cargo would resolve other features and build much again.
         write.args(["test", "--workspace", "--test", "properties", "seeds::"]);
         write.env("KEYWARD_FUZZ_SEEDS", &seeds);
         progress::run("writing seeds of valid objects", write, &log("fuzz-seeds"))?;
@@ -84,14 +85,15 @@ impl Fuzzer {
         Ok(Self { programs, seeds, corpora: folder.join("corpus"), findings: folder.join("findings") })
     }
 
-    /// Runs a target; answers how many inputs were tried. An error tells what was found, and how to see it again.
+    /// Runs a target and returns the number of executions. The error describes the finding and how to
+    /// reproduce it.
     fn run(&self, target: &str, seconds: u64) -> Result<u64> {
         let (corpus, findings) = (self.corpora.join(target), self.findings.join(target));
         for folder in [&corpus, &findings] {
             fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         let mut command = Command::new(self.programs.join(program(target)));
-        // What was worth keeping goes into the first folder.
+        // libFuzzer stores new inputs in the first folder.
         command.arg(&corpus).arg(self.seeds.join(target));
         command.arg(format!("-max_total_time={seconds}")).arg("-print_final_stats=1");
         command.arg(format!("-max_len={LONGEST}")).arg(format!("-timeout={SLOWEST_SECONDS}"));
@@ -104,39 +106,39 @@ impl Fuzzer {
             .spawn()
             .with_context(|| format!("starting the fuzz target {target}"))?;
         let mut executions = None;
-        let (mut told, mut more) = (Vec::new(), 0);
+        let (mut finding, mut more) = (Vec::new(), 0);
         let stderr = child.stderr.take().context("the fuzz target's output")?;
         for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             if let Some(count) = line.strip_prefix("stat::number_of_executed_units:") {
                 executions = count.trim().parse().ok();
             }
-            // What a panic says stands below where it was.
-            more = if is_telling(&line) { 3 } else { more };
+            // The message of a panic follows the line with its place.
+            more = if is_finding(&line) { 3 } else { more };
             if more > 0 {
                 more -= 1;
-                told.push(line);
+                finding.push(line);
             }
         }
         let status = child.wait().with_context(|| format!("waiting for the fuzz target {target}"))?;
         match executions {
             Some(executions) if status.success() => Ok(executions),
             _ => bail!(
-                "{status}\n  {}\n  again: {} FILE",
-                told.join("\n  "),
+                "{status}\n  {}\n  to reproduce: {} FILE",
+                finding.join("\n  "),
                 self.programs.join(program(target)).display()
             ),
         }
     }
 }
 
-/// A target's program; cargo puts it among those of the other crates.
+/// The program of a target. Cargo puts it in the folder of all programs, so its name has a prefix.
 fn program(target: &str) -> String {
     format!("fuzz_{target}")
 }
 
-/// A line that tells what was found: the panic, what libFuzzer makes of it, and where the input is.
-fn is_telling(line: &str) -> bool {
+/// Whether a line describes a finding: the panic, libFuzzer's report of it, and the path of the input.
+fn is_finding(line: &str) -> bool {
     ["panicked at", "ERROR: libFuzzer", "SUMMARY", "Test unit written"].iter().any(|word| line.contains(word))
 }
 

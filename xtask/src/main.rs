@@ -1,7 +1,8 @@
-//! `cargo xtask`: what developers and CI run. Each command does its own set-up and says what it does.
+//! `cargo xtask`: the commands of developers and CI. Each command does its own set-up and prints what it
+//! does.
 //!
-//! What may come in: a file a command, which prepares tools (keyward-test-tools) and runs cargo or a program of
-//! tests/. What never does: logic of the product, a Kubernetes client, an async runtime.
+//! What may come in: one file for each command, which prepares tools (keyward-test-tools) and runs cargo or a
+//! program of tests/. What never does: logic of the product, a Kubernetes client, an async runtime.
 
 mod bench;
 mod ci;
@@ -25,17 +26,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// The main job from nothing, on a real kube-apiserver, etcd and OpenBao
+    /// Demonstrate Keyward on a new cluster with a real kube-apiserver, etcd and OpenBao
     Demo(demo::Options),
-    /// All tests, or the groups named
+    /// Run all tests, or the named groups
     Test(test::Options),
-    /// Formatting, lints, documentation and all tests: what CI runs
+    /// Run what CI runs: formatting, lints, documentation and all tests
     Ci,
-    /// Whole-process benchmarks: a table each, and the JSON behind it
+    /// Run benchmarks of whole processes; each prints a table and writes JSON
     Bench(bench::Options),
-    /// The fuzz targets, each for a while; a finding is an error
+    /// Run each fuzz target for a while; a finding is an error
     Fuzz(fuzz::Options),
-    /// The world around Keyward's decisions, explored: completely for small bounds, and by chance
+    /// Simulate the world around Keyward's decisions: completely within small bounds, and randomly
     Sim(sim::Options),
     /// Build the provider modules into target/providers/NAME.wasm
     Providers,

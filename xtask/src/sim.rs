@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: builds the simulator and hands over to it.
+//! `cargo xtask sim`: builds and runs the simulator.
 
 use std::process::{Command, ExitCode};
 
@@ -9,7 +9,8 @@ use keyward_test_tools::Tools;
 #[derive(Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Options {
-    /// What the simulator is told: `--schedules N --seed S`, `--complete large`, `--mutants`, `--replay WAY`, `--help`
+    /// Arguments of the simulator: `--schedules N --seed S`, `--complete large`, `--mutants`, `--replay WAY`,
+    /// `--help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }

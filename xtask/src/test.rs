@@ -1,5 +1,5 @@
-//! `cargo xtask test`: everything is compiled once, in one graph, so that no crate is built twice with other features;
-//! then each group's test programs run one after another.
+//! `cargo xtask test`: compiles everything once, in one graph, so that no crate is built twice with other
+//! features. Then it runs the test programs of each group one after another.
 
 mod built;
 mod groups;
@@ -21,7 +21,7 @@ use tally::Tally;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Groups to run; where none is named all, and of `life` a part
+    /// Groups to run [default: all, and of `life` and `nodes` a part]
     #[arg(value_enum)]
     groups: Vec<Group>,
     /// Count an ignored test as a failed one
@@ -30,13 +30,13 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What CI asks for.
+    /// The options of CI.
     pub(crate) fn everything() -> Self {
         Self { groups: Vec::new(), nothing_ignored: true }
     }
 }
 
-/// Runs the groups and ends with a line that ends with `N passed, N failed`.
+/// Runs the groups. The last line of the output ends with `N passed, N failed`.
 pub(crate) fn run(tools: &Tools, options: &Options) -> ExitCode {
     let wanted: BTreeSet<Group> = match options.groups.as_slice() {
         [] => Group::ALL.into_iter().collect(),
@@ -48,8 +48,8 @@ pub(crate) fn run(tools: &Tools, options: &Options) -> ExitCode {
     match prepare(tools, &wanted) {
         Ok(built) => {
             if !built.is_complete() {
-                progress::say("the workspace does not build: only what did is tested");
-                total += Tally::ungraceful();
+                progress::say("the workspace does not build; only the crates that built are tested");
+                total += Tally::one_failure();
             }
             for group in wanted {
                 progress::say(&format!("\n== {}: {}", group.name(), group.about()));
@@ -65,13 +65,13 @@ pub(crate) fn run(tools: &Tools, options: &Options) -> ExitCode {
         }
         Err(error) => {
             progress::say(&format!("error: {error:#}"));
-            total += Tally::ungraceful();
+            total += Tally::one_failure();
         }
     }
     println!("\n{}", summary.join("\n"));
     if options.nothing_ignored && total.ignored > 0 {
-        println!("{} ignored: counted as failed, since nothing may be left out here", total.ignored);
-        total = total.leaving_nothing_out();
+        println!("{} ignored tests count as failed, because of --nothing-ignored", total.ignored);
+        total = total.with_ignored_as_failed();
     }
     println!("{total}");
     if total.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -97,7 +97,8 @@ fn one_by_one(programs: impl Iterator<Item = (String, Command)>) -> Tally {
     tally
 }
 
-/// Two at a time, since most of what they do is waiting. What one says comes when it has ended.
+/// Runs two programs at a time, because they mostly wait. The output of a program is printed when it has
+/// ended.
 fn side_by_side(programs: Vec<(String, Command)>) -> Tally {
     let left = Mutex::new(programs.into_iter());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -106,13 +107,13 @@ fn side_by_side(programs: Vec<(String, Command)>) -> Tally {
         for _ in 0..2 {
             scope.spawn(|| {
                 while let Some((what, command)) = next() {
-                    let mut said = Vec::new();
-                    let tally = tally::of(command, &mut said);
+                    let mut output = Vec::new();
+                    let tally = tally::of(command, &mut output);
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     *total += tally;
                     progress::say(&what);
-                    // Whoever does not listen any more does not miss it.
-                    let _ = std::io::stdout().write_all(&said);
+                    // A closed standard output must not stop the tests.
+                    let _ = std::io::stdout().write_all(&output);
                 }
             });
         }
@@ -120,9 +121,9 @@ fn side_by_side(programs: Vec<(String, Command)>) -> Tally {
     total.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `smaller`: less of the same, of groups that take long.
+/// Runs one group. `smaller` runs only a part of the groups that take long.
 fn run_group(tools: &Tools, built: &Built, group: Group, smaller: bool) -> Tally {
-    // What is set in the environment says how much.
+    // A size that is set in the environment wins.
     let sizes = group.sizes().into_iter().filter(|(name, _)| smaller && std::env::var_os(name).is_none());
     let programs = built.tests().filter(|program| group.has(program)).map(|program| {
         let mut command = Command::new(&program.executable);
@@ -141,7 +142,7 @@ fn run_group(tools: &Tools, built: &Built, group: Group, smaller: bool) -> Tally
         }
         Err(error) => {
             progress::say(&format!("error: {error:#}"));
-            tally += Tally::ungraceful();
+            tally += Tally::one_failure();
         }
     }
     tally

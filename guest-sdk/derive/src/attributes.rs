@@ -1,11 +1,11 @@
-//! What stands in `#[keyward(…)]`, parsed and checked for sense.
+//! Parses and checks the attributes `#[keyward(…)]`.
 
 use proc_macro2::Span;
 use quote::ToTokens;
 use syn::meta::ParseNestedMeta;
 use syn::{Attribute, Error, Expr, ExprLit, Lit, LitInt, LitStr, Meta, Path, Result, Token, parenthesized};
 
-/// What a change of a field does to what is stored.
+/// How a change of a field affects stored objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     NewKey,
@@ -13,7 +13,7 @@ pub(crate) enum Effect {
     InPlace,
 }
 
-/// A number and, where the author gave one, the message for a value beyond it.
+/// A bound and, if the author gave one, the message for a value beyond it.
 pub(crate) struct Bound {
     pub(crate) value: LitInt,
     pub(crate) message: Option<LitStr>,
@@ -26,13 +26,13 @@ pub(crate) struct PatternRule {
     pub(crate) message: Option<LitStr>,
 }
 
-/// `cel(rule, message)`: for the API server alone.
+/// `cel(rule, message)`: only the API server evaluates it.
 pub(crate) struct CelRule {
     pub(crate) rule: LitStr,
     pub(crate) message: LitStr,
 }
 
-/// Everything said of one field.
+/// All attributes of one field.
 #[derive(Default)]
 pub(crate) struct FieldAttributes {
     pub(crate) name: Option<LitStr>,
@@ -46,7 +46,7 @@ pub(crate) struct FieldAttributes {
     pub(crate) check: Vec<Path>,
 }
 
-/// Everything said of a struct.
+/// All attributes of a struct.
 #[derive(Default)]
 pub(crate) struct StructAttributes {
     pub(crate) min_properties: Option<Bound>,
@@ -60,14 +60,14 @@ impl FieldAttributes {
     pub(crate) fn parse(attributes: &[Attribute]) -> Result<Self> {
         let mut this = Self::default();
         for attribute in attributes.iter().filter(|a| a.path().is_ident("keyward")) {
-            attribute.parse_nested_meta(|meta| this.take(&meta))?;
+            attribute.parse_nested_meta(|meta| this.parse_one(&meta))?;
         }
         Ok(this)
     }
 
-    fn take(&mut self, meta: &ParseNestedMeta<'_>) -> Result<()> {
-        let word = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
-        match word.as_str() {
+    fn parse_one(&mut self, meta: &ParseNestedMeta<'_>) -> Result<()> {
+        let name = meta.path.get_ident().map(ToString::to_string).unwrap_or_default();
+        match name.as_str() {
             "new_key" => self.effect(Effect::NewKey, meta),
             "re_encrypt" => self.effect(Effect::ReEncrypt, meta),
             "in_place" => self.effect(Effect::InPlace, meta),
@@ -97,7 +97,7 @@ impl FieldAttributes {
                     return Ok(());
                 }
                 Err(meta.error(
-                    "unknown attribute; a field has one of new_key, re_encrypt, in_place or nested, and may have name, \
+                    "unknown attribute; a field has one of new_key, re_encrypt, in_place or nested, and optionally name, \
                      required, min_length, max_length, min, max, min_items, max_items, one_of, matches, never, cel, check",
                 ))
             }
@@ -108,9 +108,9 @@ impl FieldAttributes {
         let reason: LitStr = meta
             .value()
             .and_then(syn::parse::ParseBuffer::parse)
-            .map_err(|_| meta.error("say why, for the admin who reads the plan: `… = \"reason\"`"))?;
+            .map_err(|_| meta.error("a reason is required: `… = \"reason\"`; `keyward plan` shows it"))?;
         if reason.value().trim().is_empty() {
-            return Err(Error::new(reason.span(), "the reason is shown to admins: it cannot be empty"));
+            return Err(Error::new(reason.span(), "the reason must not be empty: `keyward plan` shows it"));
         }
         if self.effect.is_some() || self.nested.is_some() {
             return Err(both(meta));
@@ -122,7 +122,7 @@ impl FieldAttributes {
     fn pattern(&mut self, wanted: bool, meta: &ParseNestedMeta<'_>) -> Result<()> {
         let mut given = texts(meta)?.into_iter();
         let (Some(regex), message, None) = (given.next(), given.next(), given.next()) else {
-            return Err(meta.error("expected a pattern and, at most, a message: (\"pattern\", \"message\")"));
+            return Err(meta.error("expected a pattern and optionally a message: (\"pattern\", \"message\")"));
         };
         self.patterns.push(PatternRule { wanted, regex, message });
         Ok(())
@@ -141,7 +141,7 @@ impl StructAttributes {
                 } else if meta.path.is_ident("check") {
                     this.check.push(meta.value()?.parse()?);
                 } else {
-                    return Err(meta.error("unknown attribute; a struct may have min_properties, cel, check"));
+                    return Err(meta.error("unknown attribute; a struct can have min_properties, cel, check"));
                 }
                 Ok(())
             })?;
@@ -150,7 +150,7 @@ impl StructAttributes {
     }
 }
 
-/// `#[keyward(name = "…")]` of an enum's variant.
+/// `#[keyward(name = "…")]` of a variant of an enum.
 pub(crate) fn variant_name(attributes: &[Attribute]) -> Result<Option<LitStr>> {
     let mut name = None;
     for attribute in attributes.iter().filter(|a| a.path().is_ident("keyward")) {
@@ -158,13 +158,13 @@ pub(crate) fn variant_name(attributes: &[Attribute]) -> Result<Option<LitStr>> {
             if meta.path.is_ident("name") {
                 return set(&mut name, &meta);
             }
-            Err(meta.error("unknown attribute; a variant may have name"))
+            Err(meta.error("unknown attribute; a variant can have name"))
         })?;
     }
     Ok(name)
 }
 
-/// The doc comment as one text: lines joined, paragraphs kept.
+/// The doc comment as one text, with joined lines and separate paragraphs.
 pub(crate) fn description(attributes: &[Attribute]) -> String {
     let mut text = String::new();
     for attribute in attributes.iter().filter(|a| a.path().is_ident("doc")) {

@@ -1,4 +1,4 @@
-//! What the derive writes: tables of what the author said, and glue between fields and tables.
+//! The code that the derive generates: tables of the attributes, and glue between fields and tables.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
@@ -12,7 +12,7 @@ use crate::pattern;
 
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
     if !input.generics.params.is_empty() {
-        return Err(Error::new(input.generics.span(), "a configuration has no type parameters"));
+        return Err(Error::new(input.generics.span(), "a configuration must not have type parameters"));
     }
     match &input.data {
         Data::Struct(data) => match &data.fields {
@@ -21,17 +21,18 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
                 Some(inner) if fields.unnamed.len() == 1 => expand_newtype(input, inner),
                 _ => Err(Error::new(
                     input.ident.span(),
-                    "a value with rules of its own is a struct around one value",
+                    "a type with its own rules must be a struct around one value",
                 )),
             },
             Fields::Unit => {
-                Err(Error::new(input.ident.span(), "a configuration is a struct with named fields"))
+                Err(Error::new(input.ident.span(), "a configuration must be a struct with named fields"))
             }
         },
         Data::Enum(data) => expand_enum(input, data),
-        Data::Union(_) => {
-            Err(Error::new(input.ident.span(), "a configuration is a struct, a value of it perhaps an enum"))
-        }
+        Data::Union(_) => Err(Error::new(
+            input.ident.span(),
+            "a configuration must be a struct; only a value can be an enum",
+        )),
     }
 }
 
@@ -87,7 +88,7 @@ fn expand_struct(input: &DeriveInput, fields: &[&Field]) -> Result<TokenStream> 
     })
 }
 
-/// One field's share of the generated code.
+/// The generated code for one field.
 struct FieldPart {
     spec: TokenStream,
     read: TokenStream,
@@ -97,12 +98,12 @@ struct FieldPart {
 }
 
 fn expand_field(index: usize, field: &Field) -> Result<FieldPart> {
-    let said = FieldAttributes::parse(&field.attrs)?;
+    let attributes = FieldAttributes::parse(&field.attrs)?;
     let Some(ident) = &field.ident else {
-        return Err(Error::new(field.span(), "a configuration is a struct with named fields"));
+        return Err(Error::new(field.span(), "a configuration must be a struct with named fields"));
     };
     let kind = &field.ty;
-    let effect = match (&said.effect, said.nested) {
+    let effect = match (&attributes.effect, attributes.nested) {
         (Some((effect, reason)), _) => {
             let effect = effect_tokens(*effect);
             quote! { Some((#effect, #reason)) }
@@ -110,25 +111,26 @@ fn expand_field(index: usize, field: &Field) -> Result<FieldPart> {
         (None, Some(_)) => quote! { None },
         (None, None) => return Err(Error::new(ident.span(), missing_effect(ident))),
     };
-    let name = said.name.as_ref().map_or_else(|| camel_case(&ident.to_string()), LitStr::value);
+    let name = attributes.name.as_ref().map_or_else(|| camel_case(&ident.to_string()), LitStr::value);
     let description = description(&field.attrs);
-    let required = match &said.required {
+    let required = match &attributes.required {
         Some(message) => quote! { required: Some(#message), },
         None => quote! {},
     };
-    let limits = limits_tokens(&said);
-    let patterns = pattern_tokens(&said)?;
-    let cel = cel_tokens(&said.cel);
-    let read_check = check_tokens(&said);
-    let plain = said.bounds.is_empty() && said.one_of.is_empty() && said.patterns.is_empty();
-    let marker = if said.nested.is_some() { format_ident!("Nested") } else { format_ident!("Leaf") };
+    let limits = limits_tokens(&attributes);
+    let patterns = pattern_tokens(&attributes)?;
+    let cel = cel_tokens(&attributes.cel);
+    let read_check = check_tokens(&attributes);
+    let plain =
+        attributes.bounds.is_empty() && attributes.one_of.is_empty() && attributes.patterns.is_empty();
+    let marker = if attributes.nested.is_some() { format_ident!("Nested") } else { format_ident!("Leaf") };
     let bound = quote_spanned! { kind.span() =>
         const _: () = {
             const fn fits<T: ::keyward_guest::config::#marker>() {}
             fits::<#kind>();
             assert!(
                 #plain || !<#kind as ::keyward_guest::config::ConfigValue>::OWN_RULES,
-                "this type has rules of its own: put these there too"
+                "this type has its own rules; move these attributes to the type"
             );
         };
     };
@@ -152,8 +154,8 @@ fn expand_field(index: usize, field: &Field) -> Result<FieldPart> {
     })
 }
 
-fn check_tokens(said: &FieldAttributes) -> TokenStream {
-    let check = &said.check;
+fn check_tokens(attributes: &FieldAttributes) -> TokenStream {
+    let check = &attributes.check;
     if check.is_empty() {
         return quote! { |_, _| {} };
     }
@@ -162,12 +164,12 @@ fn check_tokens(said: &FieldAttributes) -> TokenStream {
 
 fn missing_effect(ident: &Ident) -> String {
     format!(
-        "`{ident}` does not say what changing it does to what is stored; add one of\n\
+        "`{ident}` does not declare how a change of it affects stored objects; add one of\n\
          \x20 #[keyward(new_key = \"reason\")]     it names another KEK: a new key, and everything is re-encrypted under it\n\
-         \x20 #[keyward(re_encrypt = \"reason\")]  the same KEK in another version: in place, then everything is re-encrypted\n\
-         \x20 #[keyward(in_place = \"reason\")]    only the plugin changes, nothing stored is touched\n\
-         \x20 #[keyward(nested)]                 a struct whose own fields say so\n\
-         the reason is shown to admins by `keyward plan`"
+         \x20 #[keyward(re_encrypt = \"reason\")]  another version of the same KEK: in place, then everything is re-encrypted\n\
+         \x20 #[keyward(in_place = \"reason\")]    only the plugin changes; stored objects stay as they are\n\
+         \x20 #[keyward(nested)]                 a struct whose own fields declare their effects\n\
+         `keyward plan` shows the reason to admins"
     )
 }
 
@@ -189,16 +191,16 @@ fn option_tokens(text: Option<&LitStr>) -> TokenStream {
     text.map_or_else(|| quote! { None }, |text| quote! { Some(#text) })
 }
 
-fn limits_tokens(said: &FieldAttributes) -> TokenStream {
-    if said.bounds.is_empty() && said.one_of.is_empty() {
+fn limits_tokens(attributes: &FieldAttributes) -> TokenStream {
+    if attributes.bounds.is_empty() && attributes.one_of.is_empty() {
         return quote! { ::keyward_guest::config::Limits::NONE };
     }
-    let bounds = said.bounds.iter().map(|(name, bound)| {
+    let bounds = attributes.bounds.iter().map(|(name, bound)| {
         let name = format_ident!("{name}");
         let bound = bound_tokens(Some(bound));
         quote! { #name: #bound, }
     });
-    let one_of = &said.one_of;
+    let one_of = &attributes.one_of;
     quote! {
         ::keyward_guest::config::Limits {
             #(#bounds)*
@@ -208,9 +210,9 @@ fn limits_tokens(said: &FieldAttributes) -> TokenStream {
     }
 }
 
-fn pattern_tokens(said: &FieldAttributes) -> Result<TokenStream> {
+fn pattern_tokens(attributes: &FieldAttributes) -> Result<TokenStream> {
     let mut tokens = Vec::new();
-    for rule in &said.patterns {
+    for rule in &attributes.patterns {
         let source = &rule.regex;
         let table =
             pattern::compile(&source.value()).map_err(|why| Error::new(source.span(), why))?.to_tokens();
@@ -230,19 +232,23 @@ fn cel_tokens(rules: &[CelRule]) -> TokenStream {
     quote! { &[#(#rules),*] }
 }
 
-/// A value with rules of its own: a struct around one value.
+/// A type with its own rules: a struct around one value.
 fn expand_newtype(input: &DeriveInput, inner: &Field) -> Result<TokenStream> {
-    let said = FieldAttributes::parse(&input.attrs)?;
-    if said.effect.is_some() || said.nested.is_some() || said.name.is_some() || said.required.is_some() {
-        let problem = "effect, name and required belong to the fields that hold this value";
+    let attributes = FieldAttributes::parse(&input.attrs)?;
+    if attributes.effect.is_some()
+        || attributes.nested.is_some()
+        || attributes.name.is_some()
+        || attributes.required.is_some()
+    {
+        let problem = "effect, name and required belong to the fields of this type";
         return Err(Error::new(input.ident.span(), problem));
     }
     let ident = &input.ident;
     let kind = &inner.ty;
-    let limits = limits_tokens(&said);
-    let patterns = pattern_tokens(&said)?;
-    let cel = cel_tokens(&said.cel);
-    let check = check_tokens(&said);
+    let limits = limits_tokens(&attributes);
+    let patterns = pattern_tokens(&attributes)?;
+    let cel = cel_tokens(&attributes.cel);
+    let check = check_tokens(&attributes);
     Ok(quote! {
         #[automatically_derived]
         impl ::keyward_guest::config::ConfigNewtype for #ident {
@@ -277,7 +283,7 @@ fn expand_enum(input: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
     let mut variants = Vec::new();
     for variant in &data.variants {
         if !matches!(variant.fields, Fields::Unit) {
-            return Err(Error::new(variant.span(), "a value of a closed set has no fields"));
+            return Err(Error::new(variant.span(), "a variant of a closed set must not have fields"));
         }
         names.push(
             variant_name(&variant.attrs)?.map_or_else(|| variant.ident.to_string(), |name| name.value()),
@@ -285,7 +291,7 @@ fn expand_enum(input: &DeriveInput, data: &DataEnum) -> Result<TokenStream> {
         variants.push(&variant.ident);
     }
     let Some(first) = variants.first() else {
-        return Err(Error::new(ident.span(), "a closed set has at least one value"));
+        return Err(Error::new(ident.span(), "a closed set must have at least one value"));
     };
     Ok(quote! {
         #[automatically_derived]
@@ -325,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_without_an_effect_is_refused_with_what_to_write() {
+    fn the_error_for_a_field_without_an_effect_lists_the_attributes_to_choose_from() {
         let error = refusal(&parse_quote! {
             struct Config {
                 address: String,
@@ -334,18 +340,21 @@ mod tests {
                 key: String,
             }
         });
-        assert!(error.contains("`address` does not say what changing it does to what is stored"), "{error}");
+        assert!(
+            error.contains("`address` does not declare how a change of it affects stored objects"),
+            "{error}"
+        );
         assert!(error.contains("#[keyward(new_key = \"reason\")]"), "{error}");
-        assert!(error.contains("`key` does not say"), "all such fields are named: {error}");
+        assert!(error.contains("`key` does not declare"), "all such fields are named: {error}");
         assert!(!error.contains("server_name"), "{error}");
     }
 
     #[test]
-    fn a_reason_is_needed() {
+    fn an_effect_needs_a_reason() {
         let error = refusal(&parse_quote! { struct Config { #[keyward(new_key)] key: String } });
-        assert!(error.contains("say why"), "{error}");
+        assert!(error.contains("a reason is required"), "{error}");
         let error = refusal(&parse_quote! { struct Config { #[keyward(new_key = " ")] key: String } });
-        assert!(error.contains("cannot be empty"), "{error}");
+        assert!(error.contains("must not be empty"), "{error}");
     }
 
     #[test]
@@ -361,18 +370,18 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_word_and_a_bad_pattern_are_refused() {
+    fn an_unknown_attribute_and_a_pattern_that_does_not_compile_are_refused() {
         let error = refusal(
             &parse_quote! { struct Config { #[keyward(in_place = "a", minlength = 1)] key: String } },
         );
         assert!(error.contains("unknown attribute") && error.contains("min_length"), "{error}");
         let error =
             refusal(&parse_quote! { struct Config { #[keyward(in_place = "a", matches("("))] key: String } });
-        assert!(error.contains("not a usable pattern"), "{error}");
+        assert!(error.contains("not a valid pattern"), "{error}");
     }
 
     #[test]
-    fn a_value_with_rules_of_its_own_has_no_effect() {
+    fn a_type_with_its_own_rules_has_no_effect() {
         let error = refusal(&parse_quote! { #[keyward(in_place = "x")] struct Image(String); });
         assert!(error.contains("belong to the fields"), "{error}");
         assert!(expand(&parse_quote! { #[keyward(min_length = 1)] struct Image(String); }).is_ok());

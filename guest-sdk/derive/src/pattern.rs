@@ -1,8 +1,8 @@
-//! A pattern as a table.
+//! Compiles patterns into tables.
 //!
-//! Patterns are Kubernetes' (RE2): the API server applies them from the schema, the module applies the same
-//! ones from these tables. A table is a complete, minimal automaton over bytes; running it is one look-up a
-//! byte, so no module carries a regex engine and no input makes one slow.
+//! Patterns have Kubernetes' syntax (RE2): the API server applies them from the schema, and the module
+//! applies the same patterns from these tables. A table is a complete, minimal automaton over bytes. It needs
+//! one look-up for each byte, so no module contains a regex engine and no input makes a match slow.
 
 use std::collections::HashMap;
 
@@ -12,11 +12,11 @@ use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::util::primitives::StateID;
 use regex_automata::{Anchored, Input, MatchKind};
 
-/// More states than any pattern of a configuration field needs; a counted repetition of thousands is a job
-/// for `check`.
+/// More states than any pattern of a configuration field needs. For a counted repetition of thousands, use
+/// `check`.
 const MAX_STATES: usize = 4096;
 
-/// `classes[byte]` is the column of a byte, `next[state * width + class]` the following state; state 0 is the
+/// `classes[byte]` is the column of a byte, `next[state * width + class]` the next state; state 0 is the
 /// start.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -25,14 +25,12 @@ pub(crate) struct Table {
     accepting: Vec<u16>,
 }
 
-/// Compiles a pattern, or says what is wrong with it.
+/// Compiles a pattern, or returns the reason why it is refused.
 pub(crate) fn compile(pattern: &str) -> Result<Table, String> {
-    // RE2's \d, \w, \s and \b are ASCII, those of this engine are not: the two sides must agree.
+    // RE2's \d, \w, \s and \b are ASCII, those of this engine are Unicode. API server and module must agree.
     for class in [r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", r"\b", r"\B"] {
         if pattern.replace(r"\\", "").contains(class) {
-            return Err(format!(
-                "write the characters out, for example [0-9]: `{class}` differs between engines"
-            ));
+            return Err(format!("list the characters, for example [0-9]: `{class}` differs between engines"));
         }
     }
     let dfa = dense::Builder::new()
@@ -46,19 +44,15 @@ pub(crate) fn compile(pattern: &str) -> Result<Table, String> {
         )
         .build(&format!("(?s:.*)(?:{pattern})(?s:.*)"))
         .map_err(|error| {
-            if error.is_size_limit_exceeded() {
-                too_large()
-            } else {
-                format!("not a usable pattern: {error}")
-            }
+            if error.is_size_limit_exceeded() { too_large() } else { format!("not a valid pattern: {error}") }
         })?;
     let start = dfa
         .start_state_forward(&Input::new("").anchored(Anchored::Yes))
-        .map_err(|error| format!("not a usable pattern: {error}"))?;
+        .map_err(|error| format!("not a valid pattern: {error}"))?;
     tabulate(&dfa, start)
 }
 
-/// Walks the automaton from its start and numbers what it reaches.
+/// Numbers the states that can be reached from the start.
 fn tabulate<A: Automaton>(dfa: &A, start: StateID) -> Result<Table, String> {
     let mut numbers = HashMap::from([(start, 0u16)]);
     let mut states = vec![start];
@@ -100,10 +94,10 @@ fn tabulate<A: Automaton>(dfa: &A, start: StateID) -> Result<Table, String> {
 }
 
 fn too_large() -> String {
-    "this pattern needs too large a table: bound the length with max_length, or use `check`".to_owned()
+    "the table of this pattern is too large; limit the length with max_length, or use `check`".to_owned()
 }
 
-/// Bytes that every state treats alike share a class; one byte of each class comes with it.
+/// Bytes that every state treats alike share a class. Also returns one byte of each class.
 fn merge_columns(rows: &[Vec<u16>]) -> ([u8; 256], Vec<u8>) {
     let mut classes = [0u8; 256];
     let mut seen: HashMap<Vec<u16>, u8> = HashMap::new();
@@ -112,7 +106,7 @@ fn merge_columns(rows: &[Vec<u16>]) -> ([u8; 256], Vec<u8>) {
         let column: Vec<u16> = rows.iter().filter_map(|row| row.get(usize::from(byte)).copied()).collect();
         let class = *seen.entry(column).or_insert_with(|| {
             columns.push(byte);
-            // At most 256 classes, so the number of the last one fits.
+            // There are at most 256 classes, so the last number fits.
             u8::try_from(columns.len() - 1).unwrap_or(u8::MAX)
         });
         if let Some(slot) = classes.get_mut(usize::from(byte)) {
@@ -184,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn negated_classes_take_whole_characters() {
+    fn a_negated_class_matches_whole_characters() {
         check("^[^@]{2}$", &["é!"], &["é", "a@"]);
     }
 
     #[test]
-    fn a_useless_pattern_is_refused_with_the_reason() {
-        assert!(compile("(").unwrap_err().contains("not a usable pattern"));
+    fn a_refused_pattern_has_a_reason() {
+        assert!(compile("(").unwrap_err().contains("not a valid pattern"));
         assert!(compile(r"^\d+$").unwrap_err().contains("[0-9]"));
         assert!(compile("^[a-z]{20000}$").unwrap_err().contains("table"));
     }

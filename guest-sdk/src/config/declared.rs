@@ -1,6 +1,6 @@
-//! Types that an author declares for values: closed sets (enums), and values with rules of their own (structs
-//! around one value). The derive implements the traits here; macros add what a blanket implementation could
-//! not, since it would overlap with the one for structs.
+//! Types that an author declares for values: closed sets (enums), and types with their own rules (structs
+//! around one value). The derive implements the traits of this file. Macros implement the rest, because a
+//! blanket implementation would overlap with the one for structs.
 
 use serde_json::{Value, json};
 
@@ -11,11 +11,11 @@ use super::value::{ConfigValue, Leaf, identify_leaf, mistyped};
 use crate::bindings::keyward::provider::types::Kek;
 use crate::report::{Findings, Path, Report};
 
-/// A closed set of values; made by `#[derive(ProviderConfig)]` on an enum without fields.
+/// A closed set of values: `#[derive(ProviderConfig)]` on an enum without fields.
 pub trait ConfigEnum: Copy + PartialEq + 'static {
     /// The values and their names in JSON.
     const VARIANTS: &'static [(&'static str, Self)];
-    /// The first of them.
+    /// The first value.
     const FIRST: Self;
 
     /// Its name in JSON.
@@ -23,7 +23,7 @@ pub trait ConfigEnum: Copy + PartialEq + 'static {
         Self::VARIANTS.iter().find(|(_, variant)| *variant == self).map_or("", |(name, _)| name)
     }
 
-    /// Reads a name, reporting one that is not in the set.
+    /// Reads a name, and reports one that is not in the set.
     fn read_name(value: &Value, at: &Path<'_>, report: &mut Report) -> Option<Self> {
         let Value::String(name) = value else {
             mistyped(value, "a string", at, report);
@@ -45,13 +45,13 @@ pub trait ConfigEnum: Copy + PartialEq + 'static {
         json!({"type": "string", "enum": Self::VARIANTS.iter().map(|(name, _)| *name).collect::<Vec<_>>()})
     }
 
-    /// Adds it to the identity of the KEK.
+    /// Adds it to the KEK identity.
     fn identify_name(self, spec: &FieldSpec, at: &Path<'_>, kek: &mut Kek) {
         identify_leaf(self.name().to_owned(), spec, at, kek);
     }
 }
 
-/// The derive's glue for an enum: a blanket implementation would overlap with the one for structs.
+/// The glue of the derive for an enum: a blanket implementation would overlap with the one for structs.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __config_enum {
@@ -91,8 +91,8 @@ macro_rules! __config_enum {
     };
 }
 
-/// A value with rules of its own, for fields that share them; made by `#[derive(ProviderConfig)]` on a struct
-/// around one value.
+/// A type with its own rules, for fields that share them: `#[derive(ProviderConfig)]` on a struct around one
+/// value.
 pub trait ConfigNewtype: Sized {
     /// The value inside.
     type Inner: Leaf;
@@ -102,7 +102,7 @@ pub trait ConfigNewtype: Sized {
     fn wrap(inner: Self::Inner) -> Self;
     /// The value inside.
     fn inner(&self) -> &Self::Inner;
-    /// Whatever else its author checks.
+    /// The author's own check.
     fn check(value: &<Self::Inner as ConfigValue>::Checked, findings: &mut Findings<'_>);
 
     /// Its schema, with its own rules.
@@ -120,7 +120,7 @@ pub trait ConfigNewtype: Sized {
     }
 }
 
-/// The derive's glue for a struct around one value, for the same reason.
+/// The glue of the derive for a struct around one value, for the same reason.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __config_newtype {

@@ -1,61 +1,62 @@
-//! A provider's configuration: what `#[derive(ProviderConfig)]` says of a struct, and what is made of it.
+//! The configuration of a provider module: the attributes of `#[derive(ProviderConfig)]`, and what follows
+//! from them.
 //!
-//! Here lives the reading of a configuration with all its violations, its canonical form, its schema, its
-//! field rules and the default identity of its KEK. JSON comes in, and the tables that the derive wrote down.
-//! No product's rule is in here, and a provider never reads JSON by hand.
+//! This folder reads a configuration and reports all its violations, and makes its normal form, its schema,
+//! its field rules and its default KEK identity. The input is JSON and the tables that the derive generated.
+//! No file here contains a rule of a KMS product, and a module never parses JSON itself.
 //!
-//! # What a field may say
+//! # Attributes of a field
 //!
-//! Each field has **exactly one** of these, or the struct does not compile:
+//! Each field has **exactly one** of these; otherwise the struct does not compile:
 //!
 //! | attribute | a change of the field |
 //! |---|---|
 //! | `new_key = "reason"` | names another KEK: a new key, and everything is re-encrypted under it |
 //! | `re_encrypt = "reason"` | names another version of the same KEK: in place, then everything is re-encrypted |
 //! | `in_place = "reason"` | changes the plugin only |
-//! | `nested` | is said by the fields of that struct |
+//! | `nested` | has the effect of the changed field of that struct |
 //!
-//! The reason is what an admin reads in `keyward plan`. A field is a `String`, `bool`, integer, an enum
-//! without fields or a struct around one value (`struct Image(String);`, for rules that several fields share)
-//! that derives `ProviderConfig` too, a nested struct, or an `Option`, `Vec` or `BTreeMap<String, _>` of one.
-//! A field is required unless it is an `Option`, `Vec` or map. Its name is the camel case of the Rust name,
-//! its description the doc comment.
+//! An admin reads the reason in `keyward plan`. A field is a `String`, `bool`, integer, an enum without
+//! fields or a struct around one value (`struct Image(String);`, for rules that several fields share) that
+//! derives `ProviderConfig` too, a nested struct, or an `Option`, `Vec` or `BTreeMap<String, _>` of one. A
+//! field is required unless it is an `Option`, `Vec` or map. Its name is the Rust name in camel case, its
+//! description the doc comment.
 //!
-//! | attribute | means |
+//! | attribute | meaning |
 //! |---|---|
-//! | `name = "vaultKMSPluginImage"` | another name than the camel case |
-//! | `required = "message"` | the message when it is absent; makes a `Vec` or map required |
+//! | `name = "vaultKMSPluginImage"` | replaces the name in camel case |
+//! | `required = "message"` | the message if the field is absent; makes a `Vec` or map required |
 //! | `min_length`, `max_length` | characters of a text; `= 1` or `(1, "message")` |
-//! | `min`, `max` | an integer's range |
-//! | `min_items`, `max_items` | of a `Vec` or map |
-//! | `one_of("a", "b")` | the only texts allowed; an enum is better |
-//! | `matches("pattern", "message")` | the text must match. Kubernetes' pattern syntax; compiled by the macro, enforced by the API server too |
+//! | `min`, `max` | the range of an integer |
+//! | `min_items`, `max_items` | the number of entries of a `Vec` or map |
+//! | `one_of("a", "b")` | the only texts allowed; prefer an enum |
+//! | `matches("pattern", "message")` | the text must match. Kubernetes' pattern syntax; the macro compiles it, and the API server enforces it too |
 //! | `never("pattern", "message")` | the text must not match |
-//! | `check = path` | `fn(&str, &mut Findings)` (`&T` for other types): whatever else |
-//! | `cel("rule", "message")` | a CEL rule for the API server alone; a `check` must say the same, since the module is the authority |
+//! | `check = path` | any other check: `fn(&str, &mut Findings)` (`&T` for other types) |
+//! | `cel("rule", "message")` | a CEL rule for the API server only; a `check` must enforce the same, because the module decides what is valid |
 //!
-//! Limits and patterns of a `Vec` or map hold for each entry. A struct around one value says limits,
-//! patterns, `check` and `cel` of that value; the fields that hold it say their effect. A struct with fields
-//! may say `min_properties`, `cel` and `check` (`fn(&Self, &mut Findings)`). Checks always see the whole
-//! value, even where a required part is missing (it is empty then), so that an admin learns everything at
-//! once.
+//! Limits and patterns of a `Vec` or map apply to each entry. A struct around one value has the limits,
+//! patterns, `check` and `cel` of that value; the fields of this type have the effects. A struct with fields
+//! can have `min_properties`, `cel` and `check` (`fn(&Self, &mut Findings)`). A check always gets the whole
+//! value, even if a required part is missing (the part is empty then), so that an admin sees all violations
+//! at once.
 //!
 //! ```
 //! use keyward_guest::ProviderConfig;
 //!
-//! /// How to reach the KMS.
+//! /// The connection to the KMS.
 //! #[derive(ProviderConfig)]
 //! struct Config {
-//!     /// Where the KMS answers.
+//!     /// Address of the KMS.
 //!     #[keyward(new_key = "another KMS holds other keys", max_length = 512, matches("^https://", "must use https"))]
 //!     address: String,
-//!     /// The server's name, where it differs from the address.
+//!     /// The server's name, if it differs from the address.
 //!     #[keyward(in_place = "connection only", max_length = 253)]
 //!     server_name: Option<String>,
 //! }
 //! ```
 //!
-//! A field that says no effect does not compile:
+//! A field without an effect does not compile:
 //!
 //! ```compile_fail
 //! use keyward_guest::ProviderConfig;
@@ -66,7 +67,7 @@
 //! }
 //! ```
 //!
-//! Nor does a struct that is given an effect as a whole (each of its fields needs its own):
+//! A nested struct with an effect as a whole does not compile either (each of its fields needs its own):
 //!
 //! ```compile_fail
 //! use keyward_guest::ProviderConfig;
@@ -101,30 +102,29 @@ pub use object::{ObjectIdentity, ObjectReader, ObjectWriter, ProviderConfig};
 pub use spec::{Bound, Cel, FieldSpec, Limits, ObjectSpec, Pattern, Table};
 pub use value::{ConfigValue, Leaf, Nested};
 
-/// Reads what an admin wrote. The report holds all violations; with any, what is returned is incomplete.
+/// Reads a configuration. The report contains all violations; if there are any, the result is incomplete.
 pub fn read<C: ProviderConfig>(config: &Value, report: &mut Report) -> C {
     C::read(config, FieldSpec::ROOT, &Path::Root, report).unwrap_or_else(C::placeholder)
 }
 
-/// The canonical form: sorted by key, nothing empty in it, no defaults added.
+/// The configuration as JSON: sorted by key, without empty values, without added defaults.
 pub fn write<C: ProviderConfig>(config: &C) -> Value {
     config.write().unwrap_or_else(|| Value::Object(serde_json::Map::new()))
 }
 
-/// The Kubernetes structural schema, CEL rules included. It never holds a default.
+/// The Kubernetes structural schema with CEL rules. It never contains a default.
 pub fn schema<C: ProviderConfig>() -> Value {
     C::schema(FieldSpec::ROOT)
 }
 
-/// One rule for every leaf of the schema.
+/// One rule for each leaf of the schema.
 pub fn rules<C: ProviderConfig>() -> Vec<FieldRule> {
     let mut rules = Vec::new();
     C::rules(FieldSpec::ROOT, String::new(), &mut rules);
     rules
 }
 
-/// The default identity of the KEK: `key` is every `new_key` field by its path, `version` every `re_encrypt`
-/// field.
+/// The default KEK identity: `key` has every `new_key` field by its path, `version` every `re_encrypt` field.
 pub fn identity<C: ProviderConfig>(config: &C) -> Kek {
     let mut kek = Kek { key: Vec::new(), version: Vec::new() };
     config.identify(FieldSpec::ROOT, &Path::Root, &mut kek);

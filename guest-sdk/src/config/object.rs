@@ -1,4 +1,4 @@
-//! Structs: fields by name, unknown ones told, nothing skipped because something else is wrong.
+//! Structs: fields by name. Unknown fields are reported, and a violation never hides another one.
 
 use serde_json::{Map, Value};
 
@@ -8,9 +8,9 @@ use super::value::ConfigValue;
 use crate::bindings::keyward::provider::types::Kek;
 use crate::report::{Findings, Path, Report};
 
-/// A provider's configuration, or a nested part of it. Derive it; `crate::config` says what a field may say.
+/// A module's configuration, or a nested part of it. Derive it; see [`crate::config`] for the attributes.
 pub trait ProviderConfig: Sized {
-    /// What was said of the struct and its fields.
+    /// The attributes of the struct and its fields.
     const OBJECT: &'static ObjectSpec;
 
     /// Reads each field.
@@ -19,7 +19,7 @@ pub trait ProviderConfig: Sized {
     /// Writes each field.
     fn write_fields(&self, object: &mut ObjectWriter);
 
-    /// Adds each field to the identity.
+    /// Adds each field to the KEK identity.
     fn identify_fields(&self, object: &mut ObjectIdentity<'_, '_>);
 }
 
@@ -43,7 +43,7 @@ impl<'v, 'r> ObjectReader<'v, 'r> {
         T::read_fields(&mut reader)
     }
 
-    /// Unknown members are refused by name: an admin's typing error must not silently mean something else.
+    /// Refuses unknown members by name: a typing error of an admin must not silently change the meaning.
     fn check_members(&mut self) {
         if !self.report.checking {
             return;
@@ -59,7 +59,7 @@ impl<'v, 'r> ObjectReader<'v, 'r> {
         self.spec.min_properties.at_least(set, Count::Fields, &mut self.report.at(self.at));
     }
 
-    /// Reads the field at `index` of the struct. `null` means absent, as the API server has it.
+    /// Reads the field at `index` of the struct. `null` means absent, as in the API server.
     pub fn field<T: ConfigValue>(
         &mut self,
         index: usize,
@@ -88,7 +88,7 @@ impl<'v, 'r> ObjectReader<'v, 'r> {
     }
 }
 
-/// Collects the members of one object, without what is empty.
+/// Collects the members of one object that are not empty.
 #[derive(Debug, Default)]
 pub struct ObjectWriter {
     members: Map<String, Value>,
@@ -101,7 +101,7 @@ impl ObjectWriter {
         (!writer.members.is_empty()).then_some(Value::Object(writer.members))
     }
 
-    /// Writes a field, unless there is nothing to write.
+    /// Writes a field unless it is empty.
     pub fn field<T: ConfigValue>(&mut self, name: &str, value: &T) {
         if let Some(value) = value.write() {
             self.members.insert(name.to_owned(), value);
@@ -109,7 +109,7 @@ impl ObjectWriter {
     }
 }
 
-/// Collects what the fields of one object add to the identity of the KEK.
+/// Collects the parts of the KEK identity that the fields of one object add.
 #[derive(Debug)]
 pub struct ObjectIdentity<'k, 'p> {
     spec: &'static ObjectSpec,

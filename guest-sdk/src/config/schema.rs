@@ -1,7 +1,7 @@
-//! Kubernetes structural schemas: the OpenAPI v3 subset of CRDs, with CEL rules where a message needs them.
+//! Kubernetes structural schemas: the OpenAPI v3 subset of CRDs, with CEL rules for messages.
 //!
-//! A pattern without a message becomes `pattern`; one with a message, or one that must not match, becomes a
-//! CEL rule, since only those carry the author's words.
+//! A pattern without a message becomes `pattern`. A pattern with a message, or one that must not match,
+//! becomes a CEL rule: only CEL rules can have a message or a negation.
 
 use serde_json::{Map, Value, json};
 
@@ -109,7 +109,7 @@ fn add_rules(schema: &mut Map<String, Value>, rules: Vec<Value>) {
     }
 }
 
-/// A schema with rules that its type carries.
+/// The schema with the CEL rules of its type.
 pub(crate) fn with_cel(mut schema: Value, cel: &[Cel]) -> Value {
     if let Value::Object(schema) = &mut schema {
         add_rules(schema, cel.iter().map(cel_rule).collect());
@@ -122,7 +122,7 @@ fn cel_rule(cel: &Cel) -> Value {
 }
 
 fn pattern_rule(pattern: &Pattern) -> Value {
-    // A CEL text takes backslashes for itself; a pattern has them as they are.
+    // A backslash is an escape in a CEL text, so the backslashes of the pattern are doubled.
     let literal = pattern.source.replace('\\', r"\\").replace('\'', r"\'");
     let negation = if pattern.wanted { "" } else { "!" };
     json!({"rule": format!("{negation}self.matches('{literal}')"), "message": pattern.message()})

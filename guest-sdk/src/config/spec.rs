@@ -1,4 +1,4 @@
-//! The tables that the derive writes down, and the checks that need nothing else.
+//! The tables that the derive generates, and the checks that need nothing else.
 
 use serde_json::Value;
 
@@ -6,33 +6,33 @@ use super::value::ConfigValue;
 use crate::bindings::keyward::provider::types::{Effect, FieldRule};
 use crate::report::Findings;
 
-/// What is said of a struct.
+/// The attributes of a struct.
 #[derive(Debug)]
 pub struct ObjectSpec {
     /// The doc comment.
     pub description: &'static str,
-    /// How many fields must be set at least.
+    /// The minimum number of fields that are set.
     pub min_properties: Option<Bound>,
     /// Rules for the API server.
     pub cel: &'static [Cel],
-    /// Its fields, as written.
+    /// Its fields, in the order of the struct.
     pub fields: &'static [FieldSpec],
 }
 
-/// What is said of a field.
+/// The attributes of a field.
 #[derive(Debug)]
 pub struct FieldSpec {
     /// The name in JSON.
     pub name: &'static str,
     /// The doc comment.
     pub description: &'static str,
-    /// What a change does, and why; `None` for a nested struct.
+    /// The effect of a change, and the reason; `None` for a nested struct.
     pub effect: Option<(Effect, &'static str)>,
-    /// The message when it is absent, where it must not be.
+    /// The message if a required field is absent; `None` for an optional field.
     pub required: Option<&'static str>,
-    /// Lengths, ranges and numbers.
+    /// Limits of lengths, values and numbers of entries.
     pub limits: Limits,
-    /// What its text must match, or must not.
+    /// Patterns that its text must match, or must not match.
     pub patterns: &'static [Pattern],
     /// Rules for the API server.
     pub cel: &'static [Cel],
@@ -43,10 +43,10 @@ pub struct FieldSpec {
 }
 
 impl FieldSpec {
-    /// The whole configuration, as if it were a field.
+    /// The whole configuration, treated as a field.
     pub(crate) const ROOT: &'static Self = &Self::of::<String>();
 
-    /// What follows from the type alone.
+    /// The attributes that follow from the type alone.
     pub const fn of<T: ConfigValue>() -> Self {
         Self {
             name: "",
@@ -61,8 +61,9 @@ impl FieldSpec {
         }
     }
 
-    /// Limits and patterns of a text. One mistake is one violation: an empty text is empty and nothing else; where a text holds
-    /// what it must not, it is not also said to lack the required form, nor to be too short for it.
+    /// Checks limits and patterns of a text. One mistake gives one violation: an empty text is only reported
+    /// as empty. If a text matches a pattern that it must not match, it is not also reported for a pattern
+    /// that it must match, nor as too short.
     pub(crate) fn check_text(&self, text: &str, findings: &mut Findings<'_>) {
         let length = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
         if text.is_empty() && self.limits.min_length.as_ref().is_some_and(|bound| bound.message.is_none()) {
@@ -90,22 +91,22 @@ impl FieldSpec {
     }
 }
 
-/// Limits that the author gave; where one has no message, it makes its own.
+/// Limits that the author set. A limit without a message has a default message.
 #[derive(Debug)]
 pub struct Limits {
-    /// Characters of a text, at least.
+    /// Minimum number of characters of a text.
     pub min_length: Option<Bound>,
-    /// Characters of a text, at most.
+    /// Maximum number of characters of a text.
     pub max_length: Option<Bound>,
-    /// The least integer.
+    /// Minimum of an integer.
     pub min: Option<Bound>,
-    /// The greatest integer.
+    /// Maximum of an integer.
     pub max: Option<Bound>,
-    /// Entries of a list or map, at least.
+    /// Minimum number of entries of a list or map.
     pub min_items: Option<Bound>,
-    /// Entries of a list or map, at most.
+    /// Maximum number of entries of a list or map.
     pub max_items: Option<Bound>,
-    /// The only texts allowed; empty for any.
+    /// The only texts allowed; empty if every text is allowed.
     pub one_of: &'static [&'static str],
 }
 
@@ -122,19 +123,19 @@ impl Limits {
     };
 }
 
-/// A bound, and the message for a value beyond it where the author wrote one.
+/// A bound, and the author's message for a value beyond it.
 #[derive(Debug)]
 pub struct Bound {
     /// The last value allowed.
     pub value: i64,
-    /// The author's message.
+    /// The author's message; `None` for the default message.
     pub message: Option<&'static str>,
 }
 
 /// What a bound counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Count {
-    /// Nothing: the value itself.
+    /// The value itself.
     Value,
     Characters,
     Items,
@@ -153,7 +154,7 @@ impl Count {
     }
 }
 
-/// Comparing against a bound that may not be there.
+/// Checks a value against an optional bound.
 pub(crate) trait Limit {
     /// `value` must not be less.
     fn at_least(&self, value: i64, count: Count, findings: &mut Findings<'_>);
@@ -187,16 +188,16 @@ impl Limit for Option<Bound> {
 pub struct Cel {
     /// The CEL expression, `self` being the value.
     pub rule: &'static str,
-    /// What the API server says when it does not hold.
+    /// The API server's message if the rule does not hold.
     pub message: &'static str,
 }
 
-/// A pattern and what it was compiled into.
+/// A pattern and its compiled table.
 #[derive(Debug)]
 pub struct Pattern {
     /// As the author wrote it, for the schema.
     pub source: &'static str,
-    /// Whether a text must match, or must not.
+    /// Whether a text must match; otherwise it must not match.
     pub wanted: bool,
     /// The author's message.
     pub message: Option<&'static str>,
@@ -205,7 +206,7 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// What to say when it does not hold.
+    /// The message if the text violates the pattern.
     pub(crate) fn message(&self) -> String {
         match self.message {
             Some(message) => message.to_owned(),
@@ -215,20 +216,20 @@ impl Pattern {
     }
 }
 
-/// A complete automaton over bytes, made by the derive: one look-up a byte, whatever the pattern. A state is
-/// known by where its row begins.
+/// A complete automaton over bytes, generated by the derive: one look-up for each byte, for every pattern.
+/// The number of a state is the index at which its row begins.
 #[derive(Debug)]
 pub struct Table {
     /// The column of each byte.
     pub classes: &'static [u8; 256],
     /// `next[state + class]` is the following state; 0 is the start.
     pub next: &'static [u16],
-    /// The states that a text may end in.
+    /// The states in which a matching text ends.
     pub accepting: &'static [u16],
 }
 
 impl Table {
-    /// Whether the pattern matches somewhere in the text (or where its anchors say).
+    /// Whether the pattern matches the text, at any position that its anchors allow.
     pub fn accepts(&self, text: &str) -> bool {
         let mut state = 0u16;
         for byte in text.bytes() {

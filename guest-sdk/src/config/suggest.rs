@@ -1,6 +1,6 @@
-//! "Did you mean": the known name that somebody probably meant.
+//! "Did you mean": the known name that is closest to a misspelled one.
 
-/// The closest of `known`, if it is close: the same but for case, or a third of its letters wrong at most.
+/// The closest name of `known`, if at most a third of its letters differ. Case is ignored.
 pub(crate) fn closest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     let wanted = written.to_ascii_lowercase();
     known
@@ -10,7 +10,7 @@ pub(crate) fn closest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -
         .map(|(_, name)| name)
 }
 
-/// Insertions, deletions and replacements of bytes from one to the other.
+/// The number of insertions, deletions and replacements of bytes between two texts.
 fn distance(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (line, left) in from.bytes().enumerate() {

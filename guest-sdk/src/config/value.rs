@@ -1,4 +1,4 @@
-//! The types that a configuration is made of: how each is read, written, described and told apart.
+//! The types of the fields of a configuration: how each is read, written, described and identified.
 
 use std::collections::BTreeMap;
 
@@ -10,54 +10,54 @@ use super::spec::{Count, FieldSpec, Limit};
 use crate::bindings::keyward::provider::types::{Effect, FieldRule, Kek, Setting};
 use crate::report::{Path, Report};
 
-/// A type that a field of a configuration may have.
+/// A type that a field of a configuration can have.
 pub trait ConfigValue: Sized {
-    /// What a field's `check` is given.
+    /// The type that a field's `check` gets.
     type Checked: ?Sized;
 
-    /// Whether it must be there.
+    /// Whether a field of this type is required.
     const REQUIRED: bool = true;
 
-    /// Whether its type carries limits and patterns, so that a field of it cannot have others.
+    /// Whether the type has its own limits and patterns, so that a field of this type cannot have others.
     const OWN_RULES: bool = false;
 
     /// Its structural schema, with the limits of the field.
     fn schema(spec: &FieldSpec) -> Value;
 
-    /// The rules of the leaves in it.
+    /// The rules of its leaves.
     fn rules(spec: &FieldSpec, field: String, rules: &mut Vec<FieldRule>) {
         if let Some((effect, reason)) = spec.effect {
             rules.push(FieldRule { field, effect, reason: reason.to_owned() });
         }
     }
 
-    /// Reads a value, reporting all that is wrong with it. `None`: it is of another type, which was reported.
+    /// Reads a value and reports all its violations. `None`: it has another type, which is reported.
     fn read(value: &Value, spec: &FieldSpec, at: &Path<'_>, report: &mut Report) -> Option<Self>;
 
-    /// What stands in for a value that is missing or unreadable, until all violations are known.
+    /// Replaces a value that is missing or unreadable, until all violations are known.
     fn placeholder() -> Self;
 
-    /// What to check, if it is there.
+    /// The value to check, if there is one.
     fn checked(&self) -> Option<&Self::Checked>;
 
-    /// Canonical JSON; `None` where there is nothing to write.
+    /// The value as JSON; `None` if it is empty.
     fn write(&self) -> Option<Value>;
 
-    /// Adds its leaves to the identity of the KEK.
+    /// Adds its leaves to the KEK identity.
     fn identify(&self, spec: &FieldSpec, at: &Path<'_>, kek: &mut Kek);
 }
 
-/// A value without fields of its own: an effect can be said of it.
+/// A value without fields of its own, which can have an effect.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be given an effect as a whole",
+    message = "`{Self}` cannot have an effect as a whole",
     label = "write #[keyward(nested)] here, and an effect on each field of that struct",
     note = "plain values are String, bool, integers, enums that derive ProviderConfig, and Option, Vec or BTreeMap<String, _> of them"
 )]
 pub trait Leaf: ConfigValue {}
 
-/// A struct that derives `ProviderConfig`, or an `Option`, `Vec` or map of one: its fields say their effects.
+/// A struct that derives `ProviderConfig`, or an `Option`, `Vec` or map of one: its fields have effects.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` has no fields that could say their effects",
+    message = "`{Self}` has no fields with effects",
     label = "write new_key, re_encrypt or in_place with a reason instead of `nested`, or derive ProviderConfig for that struct"
 )]
 pub trait Nested: ConfigValue {}
@@ -83,7 +83,8 @@ pub(super) fn mistyped(value: &Value, wanted: &str, at: &Path<'_>, report: &mut 
     report.at(at).violation(format!("must be {wanted}, not {is}"));
 }
 
-/// A leaf takes part in the identity by its effect; an empty one does not, so that absent and empty are one.
+/// The effect of a leaf decides its part of the identity. An empty leaf is in none: absent and empty are
+/// equal.
 pub(super) fn identify_leaf(text: String, spec: &FieldSpec, at: &Path<'_>, kek: &mut Kek) {
     let part = match spec.effect {
         Some((Effect::NewKey, _)) => &mut kek.key,
@@ -256,7 +257,7 @@ impl<T: ConfigValue> ConfigValue for Option<T> {
     }
 }
 
-/// A list: limits and patterns hold for each entry.
+/// A list: limits and patterns apply to each entry.
 impl<T: ConfigValue> ConfigValue for Vec<T> {
     type Checked = [T];
     const REQUIRED: bool = false;
@@ -304,7 +305,7 @@ impl<T: ConfigValue> ConfigValue for Vec<T> {
     }
 }
 
-/// A map: limits and patterns hold for each value; its keys are free.
+/// A map: limits and patterns apply to each value. Its keys have no rules.
 impl<T: ConfigValue> ConfigValue for BTreeMap<String, T> {
     type Checked = Self;
     const REQUIRED: bool = false;

@@ -1,9 +1,9 @@
-//! How a command reaches the cluster: everyone's flags.
+//! The connection to the cluster: flags that all commands share.
 
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 
-/// Which cluster.
+/// Flags that select the cluster.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub(crate) struct Connection {
     /// Path of the kubeconfig [default: KUBECONFIG, ~/.kube/config, or the Pod's own credential]
@@ -15,7 +15,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// The client.
+    /// Creates the client.
     pub(crate) async fn client(&self) -> Result<kube::Client> {
         let config =
             keyward_operator::cluster::config(self.kubeconfig.as_deref(), self.context.as_deref()).await?;

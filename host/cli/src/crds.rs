@@ -1,4 +1,4 @@
-//! `keyward crds`: the CRDs, from the types and the loaded providers.
+//! `keyward crds`: the CRDs, from the Rust types and the loaded provider modules.
 
 use std::process::ExitCode;
 
@@ -12,18 +12,19 @@ use serde_json::{Value, json};
 use crate::output::print;
 use crate::providers::Providers;
 
-/// Prints the CRDs as YAML (JSON documents, which are YAML).
+/// Prints the CRDs as YAML: JSON documents, which are valid YAML.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  keyward crds | kubectl apply --server-side -f -")]
 pub(crate) struct Args {
-    /// Leave the providers' schemas out: any configuration is taken by the API server, and checked by the operator
+    /// Leave out the provider modules' schemas: the API server accepts any configuration, and only the
+    /// operator checks it
     #[arg(long)]
     plain: bool,
     #[command(flatten)]
     providers: Providers,
 }
 
-/// Prints.
+/// Prints the CRDs.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let descriptors = if args.plain { Vec::new() } else { args.providers.load()?.descriptors() };
     let documents = all(&descriptors)?
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The CRDs, with the providers' schemas laid over `spec.encryption.kms`.
+/// The CRDs, with the provider modules' schemas in `spec.encryption.kms`.
 pub(crate) fn all(descriptors: &[Descriptor]) -> Result<Vec<Value>> {
     let mut cluster = serde_json::to_value(ClusterEncryption::crd())?;
     let schema = "/spec/versions/0/schema/openAPIV3Schema";
@@ -52,8 +53,8 @@ pub(crate) fn all(descriptors: &[Descriptor]) -> Result<Vec<Value>> {
     ])
 }
 
-/// Early errors and `kubectl explain` for what is loaded; unknown fields stay, so that a provider that is loaded later
-/// needs no new CRD.
+/// Adds the schema and the rules of each loaded module, for early errors and `kubectl explain`. Unknown
+/// fields are preserved, so that a module that is loaded later needs no new CRD.
 fn overlay(kms: &mut Value, descriptors: &[Descriptor]) {
     for descriptor in descriptors {
         if let Some(properties) = kms.get_mut("properties").and_then(Value::as_object_mut) {
@@ -67,7 +68,7 @@ fn overlay(kms: &mut Value, descriptors: &[Descriptor]) {
             "message": format!("unsupported KMS provider type; did you mean {kind:?}?"),
             "fieldPath": ".type",
         });
-        // One mistake has one message.
+        // Each mistake gives one message only.
         let union = json!({
             "rule": format!("{other_case} || (self.type == '{kind}' ? has(self.{field}) : !has(self.{field}))"),
             "message": format!("{field} config is required when kms provider type is {kind}, and forbidden otherwise"),

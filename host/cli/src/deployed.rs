@@ -1,4 +1,4 @@
-//! What deploy/ says is understood by this very program.
+//! Tests that this program understands the manifests in deploy/.
 
 use std::path::{Path, PathBuf};
 
@@ -21,11 +21,11 @@ fn parsed(container: &Value, more: &[&str]) -> Command {
     assert_eq!(strings("command"), ["/usr/bin/keyward"]);
     let more = more.iter().map(ToString::to_string);
     let words = strings("command").into_iter().chain(strings("args")).chain(more);
-    Cli::try_parse_from(words).unwrap_or_else(|told| panic!("{told}")).command
+    Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).command
 }
 
 #[test]
-fn arguments_of_the_operator_s_deployment_are_taken() {
+fn operator_deployment_has_valid_arguments() {
     let deployment =
         documents("operator.yaml").into_iter().find(|object| object["kind"] == "Deployment").unwrap();
     let container = &deployment["spec"]["template"]["spec"]["containers"][0];
@@ -33,7 +33,7 @@ fn arguments_of_the_operator_s_deployment_are_taken() {
 }
 
 #[test]
-fn arguments_of_the_agent_s_pod_are_taken() {
+fn node_agent_pod_has_valid_arguments() {
     let [pod]: [Value; 1] = documents("node-agent.yaml").try_into().unwrap();
     let container = &pod["spec"]["containers"][0];
     assert_eq!(container["env"][0]["name"], "NODE_NAME");
@@ -41,7 +41,7 @@ fn arguments_of_the_agent_s_pod_are_taken() {
 }
 
 #[test]
-fn nothing_that_is_deployed_mounts_what_is_encrypted() {
+fn deployed_pods_mount_no_encrypted_object_and_have_no_privileges() {
     let deployment =
         documents("operator.yaml").into_iter().find(|object| object["kind"] == "Deployment").unwrap();
     let pods = [&deployment["spec"]["template"]["spec"], &documents("node-agent.yaml")[0]["spec"]];
@@ -63,7 +63,7 @@ fn nothing_that_is_deployed_mounts_what_is_encrypted() {
 }
 
 #[test]
-fn kustomization_names_every_file_but_the_static_pod_s() {
+fn kustomization_names_every_file_except_the_static_pod() {
     let [base]: [Value; 1] = documents("kustomization.yaml").try_into().unwrap();
     let mut named: Vec<String> = serde_json::from_value(base["resources"].clone()).unwrap();
     named.sort();
@@ -73,9 +73,9 @@ fn kustomization_names_every_file_but_the_static_pod_s() {
         let yaml = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
         yaml.map(|path| format!("{folder}{}", path.file_name().unwrap().to_str().unwrap())).collect()
     };
-    let mut there = in_folder("");
-    there.extend(in_folder("rbac/"));
-    there.retain(|name| name != "kustomization.yaml" && name != "node-agent.yaml");
-    there.sort();
-    assert_eq!(named, there);
+    let mut files = in_folder("");
+    files.extend(in_folder("rbac/"));
+    files.retain(|name| name != "kustomization.yaml" && name != "node-agent.yaml");
+    files.sort();
+    assert_eq!(named, files);
 }

@@ -1,4 +1,4 @@
-//! `keyward export`: a revision, encrypted, for the day on which nodes and etcd are lost.
+//! `keyward export`: writes an encrypted revision, for the recovery of lost nodes and a lost etcd.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,16 +24,16 @@ use crate::connection::Connection;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  keyward export --out keyward-4.age --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\n\nIt is restored by keyward node-agent restore. What it holds is listed before it is written."
+    after_help = "Example:\n  keyward export --out keyward-4.age --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\n\nRestore the file with keyward node-agent restore. Its content is listed before it is written."
 )]
 pub(crate) struct Args {
-    /// The new file
+    /// Path of the new file
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Which revision [default: the one that every API server has loaded]
+    /// Number of the revision [default: the revision that every API server has loaded]
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
-    /// Who can open it: an age recipient (age1…), more than once for several
+    /// Who can open it: an age recipient (age1…); repeat for several
     #[arg(
         long,
         value_name = "AGE-KEY",
@@ -41,7 +41,7 @@ pub(crate) struct Args {
         conflicts_with = "passphrase_file"
     )]
     recipient: Vec<String>,
-    /// Encrypt by the passphrase in the first line of this file instead
+    /// Encrypt with the passphrase in the first line of this file instead
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
     #[command(flatten)]
@@ -50,18 +50,15 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let (seal, whom) = match &args.passphrase_file {
-        Some(file) => (Seal::by_passphrase(file)?, "whoever has the passphrase".to_owned()),
+        Some(file) => (Seal::by_passphrase(file)?, "anyone who has the passphrase".to_owned()),
         None => (Seal::to(&args.recipient)?, args.recipient.join(", ")),
     };
-    ensure!(!args.out.exists(), "{} exists already; nothing is overwritten", args.out.display());
+    ensure!(!args.out.exists(), "{} already exists; choose another path for --out", args.out.display());
     let client = args.connection.client().await?;
     let cluster = crate::live::current(&client).await?.context("there is no ClusterEncryption/cluster")?;
     let status = cluster.status.unwrap_or_default();
     let revision = args.revision.map_or(status.converged_revision, Revision);
-    ensure!(
-        revision > Revision(0),
-        "there is no revision that every API server has loaded; give one by --revision"
-    );
+    ensure!(revision > Revision(0), "no revision is loaded by every API server; choose one with --revision");
     let bundle = Bundle {
         revision,
         created_at: jiff::Timestamp::now().to_string(),
@@ -71,39 +68,41 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         keys: annotations(&client).await?,
     };
     let content = bundle.content()?;
-    let told = status.revisions.iter().find(|told| told.n == revision);
-    if let Some(told) = told.filter(|told| told.config_hash != content.hash()) {
+    let recorded = status.revisions.iter().find(|recorded| recorded.n == revision);
+    if let Some(recorded) = recorded.filter(|recorded| recorded.config_hash != content.hash()) {
         bail!(
-            "revision {revision} has the hash {}, but the status says {}",
+            "revision {revision} has the hash {}, but the status records {}",
             content.hash(),
-            told.config_hash
+            recorded.config_hash
         );
     }
     let bundle = Bundle {
-        key_checks: bundle.key_checks.into_iter().filter(|(id, _)| content.plugins.contains_key(id)).collect(),
+        key_checks: bundle
+            .key_checks
+            .into_iter()
+            .filter(|(id, _)| content.plugins.contains_key(id))
+            .collect(),
         ..bundle
     };
-    crate::output::print(&meaning(&bundle, &content, &status))?;
+    crate::output::print(&listing(&bundle, &content, &status))?;
     let sealed = tokio::task::spawn_blocking(move || bundle.seal(&seal)).await??;
     write(&args.out, &sealed).with_context(|| format!("writing {}", args.out.display()))?;
     crate::output::print(&format!("written to {}, encrypted to {whom}\n", args.out.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What somebody is about to carry away.
-fn meaning(bundle: &Bundle, content: &RevisionContent, status: &ClusterEncryptionStatus) -> String {
+/// Lists what the bundle contains, and what it allows.
+fn listing(bundle: &Bundle, content: &RevisionContent, status: &ClusterEncryptionStatus) -> String {
     let mut text = format!("revision {} ({})\n", bundle.revision, content.hash());
-    let told = status.revisions.iter().find(|told| told.n == bundle.revision);
-    for (resource, list) in told.iter().flat_map(|told| &told.lists) {
+    let recorded = status.revisions.iter().find(|recorded| recorded.n == bundle.revision);
+    for (resource, list) in recorded.iter().flat_map(|recorded| &recorded.lists) {
         let _ = writeln!(text, "  {resource}: {}", list.join(", "));
     }
-    text.push_str("the bundle holds:\n");
+    text.push_str("the bundle contains:\n");
     let local = content.key_ids().len() - content.kms_keys().len();
     if local > 0 {
-        let _ = writeln!(
-            text,
-            "  {local} keys of the API server itself: whoever opens it reads what they encrypt"
-        );
+        let _ =
+            writeln!(text, "  local keys: {local}; anyone who opens the bundle can read what they encrypt");
     }
     for (key_id, plugin) in &content.plugins {
         let sources: Vec<String> = plugin
@@ -111,33 +110,35 @@ fn meaning(bundle: &Bundle, content: &RevisionContent, status: &ClusterEncryptio
             .keys()
             .map(|source| format!("{}/{} {}", source.kind, source.name, source.key))
             .collect();
-        let key_check = if bundle.key_checks.contains_key(key_id) { "" } else { "; it has no key check" };
+        let key_check = if bundle.key_checks.contains_key(key_id) { "" } else { ", without a key check" };
         let _ = writeln!(text, "  the plugin of key {key_id}, with {}{key_check}", sources.join(", "));
     }
     text.push_str(
-        "it holds neither what is stored in etcd nor a KEK: both are needed beside it. Who opens it can do at the KMS what these credentials may\n",
+        "the bundle contains neither the data in etcd nor a KEK; you need both as well. Anyone who opens the bundle has the permissions of these credentials at the KMS\n",
     );
     text
 }
 
-/// As text first: kube's typed calls log an answer that does not parse.
+/// Reads the revision's Secret as text, because kube's typed calls log a response that they cannot parse.
 async fn data(client: &Client, revision: Revision) -> Result<SecretData> {
     let name = names::revision_secret(revision);
     let path = <Secret as kube::Resource>::url_path(&(), Some(names::NAMESPACE));
     let request = Request::new(path).get(&name, &GetParams::default())?;
     let text = client.request_text(request).await.with_context(|| format!("reading Secret {name}"))?;
     let text = Zeroizing::new(text);
-    let secret: Secret =
-        serde_json::from_str(&text).map_err(|_| anyhow::anyhow!("Secret {name}: the answer is no Secret"))?;
+    let secret: Secret = serde_json::from_str(&text)
+        .map_err(|_| anyhow::anyhow!("Secret {name}: the response is not a Secret"))?;
     let data = secret.data.into_iter().flatten();
     Ok(data.map(|(key, value)| (key, SecretBytes::new(value.0))).collect())
 }
 
-/// Every node is told those of all keys in use.
-async fn key_checks(client: &Client) -> Result<BTreeMap<keyward_core::ids::KeyId, keyward_core::api::KeyCheck>> {
+/// The key checks of all keys in use. The spec of every node has them.
+async fn key_checks(
+    client: &Client,
+) -> Result<BTreeMap<keyward_core::ids::KeyId, keyward_core::api::KeyCheck>> {
     let nodes = Api::<EncryptionNode>::all(client.clone()).list(&ListParams::default()).await?;
     let all = nodes.items.into_iter().flat_map(|node| node.spec.key_checks);
-    Ok(all.map(|told| (told.key_id, told.key_check)).collect())
+    Ok(all.map(|listed| (listed.key_id, listed.key_check)).collect())
 }
 
 async fn annotations(client: &Client) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
@@ -151,13 +152,12 @@ async fn annotations(client: &Client) -> Result<BTreeMap<String, BTreeMap<String
         .collect())
 }
 
-/// A new file, its owner's alone: an existing one, and a terminal is one, is never written to.
+/// Writes a new file that only its owner can read. It never writes to an existing file, such as a terminal.
 fn write(path: &Path, sealed: &[u8]) -> Result<()> {
     let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
     let written = file.write_all(sealed).and_then(|()| file.sync_all());
     if written.is_err() {
-        // It is ours, and of no use: left there, it would be in the way of the next attempt. What is told is the first
-        // error.
+        // An incomplete file would block the next attempt. The first error is the one to report.
         let _ = std::fs::remove_file(path);
     }
     Ok(written?)

@@ -1,5 +1,6 @@
-//! What is known where `ClusterEncryption/cluster` is gone: it may have been deleted while everything was under a key. What
-//! cannot be seen is named; that nothing is encrypted is said only where all of it was seen.
+//! What `keyward status` shows if `ClusterEncryption/cluster` is gone: it may have been deleted while objects
+//! were encrypted. The output names everything that cannot be read, and reports that nothing is encrypted
+//! only if everything was read (invariant: unknown-is-not-absent).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,10 +22,10 @@ use serde_json::{Value, json};
 use crate::live::INSTALL_CRDS;
 use crate::plan::Unknown;
 
-/// One call to the API server may take so long.
+/// Timeout of one call to the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Names of key secrets begin with this.
+/// The beginning of the names of key secrets.
 const KEY_SECRET: &str = "encryption-key-";
 
 /// Each resource's providers in a revision, the writer first.
@@ -33,15 +34,15 @@ type Lists = BTreeMap<String, Vec<String>>;
 /// What is left in the cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Gone {
-    /// Whether the API server knows the kind `ClusterEncryption`.
+    /// Whether the API server serves the kind `ClusterEncryption`.
     is_served: bool,
-    /// The newest revision that is understood.
+    /// The newest revision that can be decoded.
     revision: Option<(Revision, Lists)>,
     /// Names of key secrets.
     keys: Vec<String>,
     nodes: Vec<EncryptionNode>,
     migrations: Vec<EncryptionMigration>,
-    /// What cannot be seen.
+    /// What cannot be read or decoded.
     unknown: Vec<Unknown>,
 }
 
@@ -77,9 +78,9 @@ impl Gone {
         let mut gone = Self { is_served, ..Self::default() };
         let unreadable = unreadable.into_iter();
         gone.unknown.extend(unreadable.map(|one| Unknown { what: one.what, why: one.why }));
-        let mut unseen = |what: &str, why: String| gone.unknown.push(Unknown { what: what.to_owned(), why });
-        gone.nodes = nodes.map_err(|why| unseen("EncryptionNodes", why)).unwrap_or_default();
-        gone.migrations = migrations.map_err(|why| unseen("EncryptionMigrations", why)).unwrap_or_default();
+        let mut unread = |what: &str, why: String| gone.unknown.push(Unknown { what: what.to_owned(), why });
+        gone.nodes = nodes.map_err(|why| unread("EncryptionNodes", why)).unwrap_or_default();
+        gone.migrations = migrations.map_err(|why| unread("EncryptionMigrations", why)).unwrap_or_default();
         let names = secrets.iter().filter_map(|secret| secret.metadata.name.clone());
         gone.keys = names.filter(|name| name.starts_with(KEY_SECRET)).collect();
         gone.keys.sort();
@@ -89,7 +90,7 @@ impl Gone {
         gone
     }
 
-    /// One Secret. A revision that is not understood is named: it may be the one in force.
+    /// Reads one Secret. A revision that cannot be decoded is reported: it may be the one in force.
     fn read(&mut self, secret: &Secret) {
         let name = secret.metadata.name.as_deref().unwrap_or_default();
         let Some(revision) = names::parse_revision_secret(name) else { return };
@@ -100,14 +101,14 @@ impl Gone {
                 }
                 return;
             }
-            Ok(None) => format!("it lacks the key {}", names::CONFIG_KEY),
+            Ok(None) => format!("it is missing required key {:?}", names::CONFIG_KEY),
             Err(error) => error.to_string(),
         };
         let what = format!("revision {revision} (secret {}/{name})", names::NAMESPACE);
         self.unknown.push(Unknown { what, why });
     }
 
-    /// 1 where something cannot be seen.
+    /// 1 if something cannot be read.
     pub(crate) fn exit_code(&self) -> ExitCode {
         if self.unknown.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
@@ -124,7 +125,7 @@ impl Gone {
         loaded
     }
 
-    /// For programs: `gone`, and what is known.
+    /// JSON for programs: `gone`, and everything that is known.
     pub(crate) fn document(&self) -> Value {
         let nodes: Vec<Value> = self
             .nodes
@@ -140,18 +141,18 @@ impl Gone {
         })
     }
 
-    /// For people.
+    /// Text for people.
     pub(crate) fn render(&self) -> String {
         let loaded = self.loaded();
         let has_trace = self.revision.is_some()
             || !(self.keys.is_empty() && loaded.is_empty() && self.migrations.is_empty());
         if !has_trace && self.unknown.is_empty() {
-            return "there is no ClusterEncryption/cluster, and no trace of encryption by Keyward: no revision, no key, no migration, no node that reports one\n".to_owned();
+            return "there is no ClusterEncryption/cluster, and nothing shows that Keyward has encrypted here: no revision, no key secret, no migration, no node that reports a revision\n".to_owned();
         }
         let mut text = match (self.is_served, has_trace) {
-            (false, _) => "warning: the API server does not serve ClusterEncryption, so there is no ClusterEncryption/cluster; what was encrypted still is\n",
-            (true, true) => "warning: ClusterEncryption/cluster is gone, and what was encrypted still is\n",
-            (true, false) => "warning: there is no ClusterEncryption/cluster; whether something is encrypted cannot be seen\n",
+            (false, _) => "warning: the API server does not serve ClusterEncryption, so there is no ClusterEncryption/cluster; objects that were encrypted still are\n",
+            (true, true) => "warning: ClusterEncryption/cluster is gone, but objects that were encrypted still are\n",
+            (true, false) => "warning: there is no ClusterEncryption/cluster; it is not known whether objects are encrypted\n",
         }
         .to_owned();
         for (revision, nodes) in loaded {
@@ -162,41 +163,41 @@ impl Gone {
             statuses.flat_map(|status| &status.plugins).map(|plugin| plugin.key_id.to_string()).collect();
         if !plugins.is_empty() {
             let keys: Vec<String> = plugins.into_iter().collect();
-            let _ = writeln!(text, "  plugins run for key {}", keys.join(", "));
+            let _ = writeln!(text, "  running plugins: key {}", keys.join(", key "));
         }
         self.stored(&mut text);
         for migration in &self.migrations {
             let _ = writeln!(text, "  {}", migrated(migration));
         }
         for unknown in &self.unknown {
-            let _ = writeln!(text, "error: {} cannot be seen: {}", unknown.what, unknown.why);
+            let _ = writeln!(text, "error: {} cannot be read: {}", unknown.what, unknown.why);
         }
         if !self.unknown.is_empty() {
-            text.push_str("where it is forbidden to you, bind the Role keyward-plan in keyward-system, and the ClusterRole keyward-status, to your user (deploy/rbac); else make it readable first, see docs/recovery.md\n");
+            text.push_str("if you are not allowed to read it, bind the Role keyward-plan in keyward-system and the ClusterRole keyward-status to your user (deploy/rbac); otherwise make it readable first, see docs/recovery.md\n");
         }
         if !self.is_served {
             let _ = writeln!(text, "{INSTALL_CRDS}");
         }
         text.push_str(
-            "nothing looks after keys, plugins and nodes now; do not delete Secrets of keyward-system, EncryptionNodes, plugins or KEKs: what is stored can only be read with them\n\
-             to go on: create ClusterEncryption/cluster again with the spec that it had; first check it with `keyward plan -f FILE`, which says `nothing changes` where it names the same KEK\n\
-             to decrypt everything: create it with spec.encryption.type identity, and delete it once status.encryptedResources is empty\n",
+            "keys, plugins and nodes are not managed now; do not delete Secrets of keyward-system, EncryptionNodes, plugins or KEKs: stored objects can be read only with them\n\
+             to continue: create ClusterEncryption/cluster with the spec that it had; first check it with `keyward plan -f FILE`, which prints `nothing changes` if it names the same KEK\n\
+             to decrypt everything: create it with spec.encryption.type identity, and delete it when status.encryptedResources is empty\n",
         );
         text
     }
 
-    /// What Keyward's Secrets say.
+    /// What Keyward's Secrets show.
     fn stored(&self, text: &mut String) {
         if let Some((revision, lists)) = &self.revision {
             for (resource, providers) in lists {
                 let writer = providers.first().map_or("nothing", String::as_str);
                 let how = match writer {
-                    "identity" => "are written in plain text".to_owned(),
-                    writer => format!("are written under {writer}"),
+                    "identity" => "in plain text".to_owned(),
+                    writer => format!("under {writer}"),
                 };
                 let _ = writeln!(
                     text,
-                    "  {resource} {how} by revision {revision}, and read with {}",
+                    "  revision {revision} writes {resource} {how} and reads them with {}",
                     providers.join(", ")
                 );
             }
@@ -209,7 +210,7 @@ impl Gone {
     }
 }
 
-/// What a migration reports. A report about an earlier spec does not show where anything is stored now.
+/// The state of a migration. A report about an earlier spec does not show how objects are stored now.
 fn migrated(migration: &EncryptionMigration) -> String {
     let resource = &migration.spec.resource;
     let under = match migration.spec.key_id.0 {
@@ -219,10 +220,12 @@ fn migrated(migration: &EncryptionMigration) -> String {
     let status = migration.status.as_ref();
     let current = status.filter(|status| Some(status.observed_generation) == migration.metadata.generation);
     match current.map(|status| status.phase) {
-        Some(MigrationPhase::Succeeded) => format!("{resource}: everything is stored {under}"),
-        Some(other) => format!("{resource}: not everything is stored {under} ({other:?})"),
+        Some(MigrationPhase::Succeeded) => {
+            format!("migration of {resource}: everything is stored {under}")
+        }
+        Some(other) => format!("migration of {resource}: not everything is stored {under} ({other:?})"),
         None => format!(
-            "{resource}: it is not known whether everything is stored {under}; nothing is reported on that migration yet"
+            "migration of {resource}: it is not known whether everything is stored {under}; there is no report about this migration yet"
         ),
     }
 }
@@ -275,16 +278,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encrypted_is_listed_though_its_object_is_gone() {
+    fn encrypted_resources_are_listed_although_the_object_is_gone() {
         let secrets = vec![secret("encryption-config-9", Some(CONFIG))];
         let gone = Gone::of(true, (secrets, Vec::new()), Ok(vec![node()]), Ok(vec![migration(3)]));
         let rendered = gone.render();
         for part in [
             "ClusterEncryption/cluster is gone",
             "revision 9 is loaded on cp-1",
-            "secrets are written under aescbc:6 by revision 9",
+            "revision 9 writes secrets under aescbc:6",
             "secrets: everything is stored under key 6",
-            "to go on: create ClusterEncryption/cluster again",
+            "to continue: create ClusterEncryption/cluster with the spec that it had",
         ] {
             assert!(rendered.contains(part), "{rendered}");
         }
@@ -296,31 +299,31 @@ mod tests {
     }
 
     #[test]
-    fn no_trace_is_claimed_only_where_every_list_was_read_and_is_empty() {
+    fn nothing_encrypted_is_reported_only_if_every_list_was_read_and_is_empty() {
         let nothing = gone(&[], None);
-        assert!(nothing.render().contains("no trace"));
+        assert!(nothing.render().contains("nothing shows"));
         assert_eq!(nothing.exit_code(), ExitCode::SUCCESS);
 
         let list = || (Vec::new(), Vec::new());
         let refused = || "forbidden: not yours".to_owned();
-        for unseen in [
+        for unread in [
             gone(&[], Some("forbidden: not yours")),
             Gone::of(true, list(), Err(refused()), Ok(Vec::new())),
             Gone::of(true, list(), Ok(Vec::new()), Err(refused())),
             Gone::of(false, list(), Err(refused()), Err(refused())),
         ] {
-            let rendered = unseen.render();
-            assert!(!rendered.contains("no trace"), "{rendered}");
-            assert!(rendered.contains("cannot be seen: forbidden: not yours"), "{rendered}");
+            let rendered = unread.render();
+            assert!(!rendered.contains("nothing shows"), "{rendered}");
+            assert!(rendered.contains("cannot be read: forbidden: not yours"), "{rendered}");
             assert!(rendered.contains("Role keyward-plan in keyward-system"), "{rendered}");
-            assert_eq!(unseen.exit_code(), ExitCode::from(1));
+            assert_eq!(unread.exit_code(), ExitCode::from(1));
         }
         let key = gone(&[secret("encryption-key-kube-apiserver-6", None)], None).render();
-        assert!(!key.contains("no trace") && key.contains("encryption-key-kube-apiserver-6"), "{key}");
+        assert!(!key.contains("nothing shows") && key.contains("encryption-key-kube-apiserver-6"), "{key}");
     }
 
     #[test]
-    fn a_revision_that_is_not_understood_is_named_and_not_skipped() {
+    fn revision_that_cannot_be_decoded_is_reported() {
         for bad in [Some("resources: ["), None] {
             let gone = gone(
                 &[secret("encryption-config-10", bad), secret("encryption-config-9", Some(CONFIG))],
@@ -331,28 +334,29 @@ mod tests {
                 rendered.contains("error: revision 10 (secret keyward-system/encryption-config-10)"),
                 "{rendered}"
             );
-            assert!(rendered.contains("by revision 9"), "{rendered}");
+            assert!(rendered.contains("revision 9 writes secrets"), "{rendered}");
             assert_eq!(gone.exit_code(), ExitCode::from(1));
         }
     }
 
     #[test]
-    fn a_migrations_phase_counts_only_where_it_is_about_its_spec() {
-        assert_eq!(migrated(&migration(3)), "secrets: everything is stored under key 6");
+    fn migration_phase_of_an_earlier_spec_does_not_count() {
+        assert_eq!(migrated(&migration(3)), "migration of secrets: everything is stored under key 6");
         assert!(
-            migrated(&migration(2))
-                .starts_with("secrets: it is not known whether everything is stored under key 6")
+            migrated(&migration(2)).starts_with(
+                "migration of secrets: it is not known whether everything is stored under key 6"
+            )
         );
     }
 
     #[test]
-    fn secrets_are_read_though_the_kind_is_not_served() {
+    fn secrets_are_read_although_the_kind_is_not_served() {
         let unserved = || Err("the API server does not serve them".to_owned());
         let secrets = vec![secret("encryption-config-9", Some(CONFIG))];
         let gone = Gone::of(false, (secrets, Vec::new()), unserved(), Err("not served".into()));
         let rendered = gone.render();
         for part in
-            ["does not serve ClusterEncryption", "written under aescbc:6", "install the CRDs", "to go on"]
+            ["does not serve ClusterEncryption", "secrets under aescbc:6", "install the CRDs", "to continue"]
         {
             assert!(rendered.contains(part), "{rendered}");
         }

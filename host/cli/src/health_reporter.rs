@@ -1,4 +1,5 @@
-//! `keyward health-reporter`: the sidecar of CONTRACT 3.8.
+//! `keyward health-reporter`: the sidecar that reports the health of KMS plugins on OpenShift
+//! (openshift: health-reporter).
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,23 +20,23 @@ pub(crate) struct Args {
     /// The plugins' sockets, separated by commas
     #[arg(long, value_name = "unix:///var/run/kmsplugin/kms-N.sock", value_delimiter = ',', required = true)]
     kms_sockets: Vec<KmsSocket>,
-    /// How often all plugins are asked and the answers written; up to a tenth is added
+    /// Interval between reports; up to a tenth is added
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     interval: Duration,
-    /// Limit of asking one plugin
+    /// Timeout of one call to a plugin
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     read_timeout: Duration,
-    /// Limit of the write
+    /// Timeout of the write
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     write_timeout: Duration,
-    /// The node in whose name it is reported
+    /// Name of the node that the reports are for
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: String,
     /// Path of the kubeconfig [default: the Pod's own credential]
     #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
     kubeconfig: String,
-    /// The kind of the operator's CR `cluster` in whose status the reports stand [default: that of the Pod's namespace, else
-    /// KubeAPIServer]
+    /// Kind of the operator's CR `cluster` whose status gets the reports [default: from the Pod's namespace,
+    /// else KubeAPIServer]
     #[arg(
         long, value_name = "KIND",
         value_parser = PossibleValuesParser::new(COMPONENTS.iter().map(|component| component.operator))
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     resource: Option<String>,
 }
 
-/// Where reports stand of which nobody says it.
+/// The default of `--resource` outside the components' namespaces.
 const RESOURCE: &str = "KubeAPIServer";
 
 /// Runs until SIGTERM or SIGINT.
@@ -51,16 +52,20 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut keys: Vec<&str> = args.kms_sockets.iter().map(KmsSocket::key_id).collect();
     keys.sort_unstable();
     for pair in keys.windows(2) {
-        ensure!(pair.first() != pair.last(), "--kms-sockets names {} twice", pair.join(" and "));
+        ensure!(
+            pair.first() != pair.last(),
+            "--kms-sockets names key {} twice; give each key once",
+            pair.first().copied().unwrap_or_default()
+        );
     }
     ensure!(
         is_node_name(&args.node_name),
-        "--node-name {:?} is no node's name: lower-case letters, digits, '-' and '.', 253 at most",
+        "--node-name {:?} is not a valid node name; use lower-case letters, digits, '-' and '.', at most 253",
         args.node_name
     );
     let (client, namespace) = client(&args.kubeconfig).await?;
-    let component =
-        component(args.resource.as_deref(), namespace.as_deref()).context("--resource is not known")?;
+    let component = component(args.resource.as_deref(), namespace.as_deref())
+        .context("--resource must be one of KubeAPIServer, OpenShiftAPIServer, Authentication")?;
     let settings = ReporterSettings {
         sockets: args.kms_sockets,
         interval: args.interval,
@@ -69,20 +74,21 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         node_name: args.node_name,
         component,
     };
-    Reporter::new(settings, client).run(crate::stop::until_asked()?).await;
+    Reporter::new(settings, client).run(crate::stop::on_signal()?).await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whose reports they are. CONTRACT 3.8 has no flag that says so, and three API servers of a node, whose keys have the same
-/// numbers: by one default for all of them each would write over the others' entries.
+/// The component whose plugins are reported (openshift: reports-of-one-component). The three API servers of a
+/// node have keys with the same numbers: with one default for all of them, each would overwrite the others'
+/// entries.
 fn component(resource: Option<&str>, namespace: Option<&str>) -> Option<&'static Component> {
     let own = namespace.and_then(Component::named).filter(|_| resource.is_none());
     let resource = resource.unwrap_or(RESOURCE);
     own.or_else(|| COMPONENTS.iter().find(|component| component.operator == resource))
 }
 
-/// Without a kubeconfig by the Pod's own credential, whatever `KUBECONFIG` and `~/.kube/config` say (CONTRACT 3.8); then the
-/// Pod's namespace is known too.
+/// Connects. Without `--kubeconfig` it takes the Pod's own credential, never `KUBECONFIG` or `~/.kube/config`
+/// (openshift: health-reporter), and also returns the Pod's namespace.
 async fn client(kubeconfig: &str) -> Result<(kube::Client, Option<String>)> {
     if !kubeconfig.is_empty() {
         let connection =
@@ -90,15 +96,15 @@ async fn client(kubeconfig: &str) -> Result<(kube::Client, Option<String>)> {
         return Ok((keyward_operator::connect(&connection).await?, None));
     }
     let mut config = kube::Config::incluster()
-        .context("--kubeconfig is empty, and the Pod's own credential cannot be used")?;
-    // As `keyward_operator::connect` has it: the reporter has limits of its own.
+        .context("--kubeconfig is not set, and the Pod's own credential cannot be used")?;
+    // As in `keyward_operator::connect`: the reporter has its own timeouts.
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     let namespace = config.default_namespace.clone();
     Ok((kube::Client::try_from(config)?, Some(namespace)))
 }
 
-/// RFC 1123, as CONTRACT 3.10 has it.
+/// An RFC 1123 subdomain of at most 253 characters (openshift: encryption-status).
 fn is_node_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -117,12 +123,12 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case::said(Some("Authentication"), Some("openshift-apiserver"), "Authentication")]
-    #[case::beside_openshift_s(None, Some("openshift-apiserver"), "OpenShiftAPIServer")]
-    #[case::beside_oauth_s(None, Some("openshift-oauth-apiserver"), "Authentication")]
-    #[case::elsewhere(None, Some("default"), "KubeAPIServer")]
+    #[case::flag(Some("Authentication"), Some("openshift-apiserver"), "Authentication")]
+    #[case::in_the_namespace_of_openshift_apiserver(None, Some("openshift-apiserver"), "OpenShiftAPIServer")]
+    #[case::in_the_namespace_of_oauth_apiserver(None, Some("openshift-oauth-apiserver"), "Authentication")]
+    #[case::in_another_namespace(None, Some("default"), "KubeAPIServer")]
     #[case::with_a_kubeconfig(None, None, "KubeAPIServer")]
-    fn reports_stand_with_their_own_api_server_s(
+    fn flag_decides_the_operator_resource_then_the_namespace_then_the_default(
         #[case] resource: Option<&str>,
         #[case] namespace: Option<&str>,
         #[case] operator: &str,
@@ -131,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn node_names_are_those_of_kubernetes() {
+    fn node_name_must_be_a_kubernetes_name() {
         for good in ["cp-1", "a", "ip-10-0-0-1.ec2.internal"] {
             assert!(is_node_name(good), "{good}");
         }

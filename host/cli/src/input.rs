@@ -1,4 +1,4 @@
-//! Objects from files and standard input: YAML or JSON, of which an object's `spec.encryption` is read.
+//! Reads objects from files and standard input, as YAML or JSON.
 
 use std::io::Read as _;
 
@@ -11,7 +11,7 @@ use keyward_core::provider::Violation;
 use keyward_core::snapshot::Wanted;
 use serde_json::Value;
 
-/// The most that is read of one file: a cluster's objects are smaller by far.
+/// At most this many bytes of a file are read. The objects of a cluster are much smaller.
 const MOST: u64 = 64 * 1024 * 1024;
 
 /// The text of a file, or of standard input for `-`.
@@ -26,25 +26,25 @@ pub(crate) fn read(path: &str) -> Result<String> {
     Ok(text)
 }
 
-/// One object of a file.
+/// The one object in a file.
 pub(crate) fn object(path: &str) -> Result<Value> {
     let text = read(path)?;
-    // `no` and `on` are booleans here, as they are to kubectl: what is planned is what would be sent.
+    // `no` and `on` are booleans, as in kubectl: the plan is about the object that kubectl would send.
     serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{path}: not YAML or JSON: {error}"))
 }
 
-/// What a `ClusterEncryption` or an OpenShift `APIServer` asks for.
-pub(crate) struct Wish {
+/// The spec of a `ClusterEncryption` or an OpenShift `APIServer`.
+pub(crate) struct ObjectSpec {
     /// `ClusterEncryption` or `APIServer`.
     pub(crate) kind: String,
-    /// The spec, as far as both have it.
+    /// The spec. That of an `APIServer` has only `encryption`.
     pub(crate) spec: ClusterEncryptionSpec,
     /// Fields of the object that its kind does not have.
     pub(crate) unknown: Vec<Violation>,
 }
 
-impl Wish {
-    /// A `ClusterEncryption` with this spec.
+impl ObjectSpec {
+    /// The spec of a `ClusterEncryption`.
     pub(crate) fn of(spec: ClusterEncryptionSpec) -> Self {
         Self { kind: "ClusterEncryption".to_owned(), spec, unknown: Vec::new() }
     }
@@ -54,12 +54,12 @@ impl Wish {
         self.kind == "ClusterEncryption"
     }
 
-    /// What it asks for, as the operator of its platform reads it.
+    /// The spec as the operator of its platform reads it.
     pub(crate) fn wanted(&self) -> Wanted {
         if self.is_ours() {
             return kubernetes::wanted(&self.spec);
         }
-        // Which resources there are is each component's to say, and no field of the object.
+        // The components define the resources; the object has no field for them.
         let names = COMPONENTS.iter().flat_map(|component| component.resources);
         let mut wanted = kubernetes::read(&self.spec);
         wanted.resources = names.map(|name| GroupResource::parse(name)).collect();
@@ -68,8 +68,8 @@ impl Wish {
     }
 }
 
-/// Reads such an object.
-pub(crate) fn read_wish(path: &str) -> Result<Wish> {
+/// Reads the spec of the object in a file.
+pub(crate) fn read_spec(path: &str) -> Result<ObjectSpec> {
     let value = object(path)?;
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kind, version) = (text("/kind"), text("/apiVersion"));
@@ -89,8 +89,8 @@ pub(crate) fn read_wish(path: &str) -> Result<Wish> {
             (spec, fields::unknown_in_api_server(&value))
         }
         _ => bail!(
-            "{path}: {version}/{kind} is neither a ClusterEncryption (encryption.keyward.dev/v1alpha1) nor an APIServer (config.openshift.io/v1)"
+            "{path}: {version}/{kind} is not supported; use a ClusterEncryption (encryption.keyward.dev/v1alpha1) or an APIServer (config.openshift.io/v1)"
         ),
     };
-    Ok(Wish { kind, spec, unknown })
+    Ok(ObjectSpec { kind, spec, unknown })
 }

@@ -1,5 +1,5 @@
-//! `plan -f`: the change against the live cluster. The verdict is the same as offline; beside it stands what the operator
-//! would decide of it there, how much is stored, and what happens to the plugins.
+//! `plan -f`: compares a file with the live cluster. The verdict is the same as offline. In addition it shows
+//! what the operator would decide, how much is stored, and what happens to the plugins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -21,18 +21,18 @@ use kube::api::ListParams;
 use serde::Serialize;
 
 use crate::connection::Connection;
-use crate::input::{self, Wish};
+use crate::input::{self, ObjectSpec};
 use crate::plan::{Current, Output, Plan, Unknown, verdict, violation};
 use crate::providers::Providers;
 
-/// One call to the API server may take so long.
+/// Timeout of one call to the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the live cluster adds to a verdict.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Live {
-    /// The key that would be made.
+    /// The key that would be created.
     #[serde(rename = "keyID")]
     pub(crate) key_id: Option<KeyId>,
     /// Keys in the newest revision that have plugins.
@@ -40,42 +40,43 @@ pub(crate) struct Live {
     pub(crate) plugins: Vec<KeyId>,
     /// Whether the new key has a plugin that Keyward runs.
     pub(crate) plugin_starts: bool,
-    /// Objects stored of each resource that is to be encrypted or decrypted; null where it is not served or cannot be listed.
+    /// Stored objects of each resource that is to be encrypted or decrypted; null if it is not served or
+    /// cannot be listed.
     pub(crate) objects: BTreeMap<String, Option<u64>>,
-    /// Objects a second that the last migration came to.
+    /// Objects per second of the last migration.
     pub(crate) objects_per_second: Option<u64>,
     /// Control-plane nodes with an agent.
     pub(crate) nodes: Vec<String>,
-    /// What stands in the way: the conditions that would be degraded.
+    /// Messages of the Degraded conditions that the operator would set.
     pub(crate) troubles: Vec<String>,
-    /// What would be waited for first.
+    /// What the operator would wait for first.
     pub(crate) waiting: Option<String>,
-    /// What a pause keeps from being written: the one that begins, stays or ends.
+    /// Writes that a pause withholds: a pause that begins, stays or ends.
     pub(crate) withheld: Vec<String>,
 }
 
-/// Plans a file against the object in the cluster.
+/// Compares a file with the object in the cluster.
 pub(crate) async fn plan(
     file: &str,
     output: Output,
     providers: &Providers,
     connection: &Connection,
 ) -> Result<ExitCode> {
-    let wish = input::read_wish(file)?;
+    let desired = input::read_spec(file)?;
     anyhow::ensure!(
-        wish.kind == "ClusterEncryption",
-        "{file}: a {} cannot be compared with this cluster's ClusterEncryption",
-        wish.kind
+        desired.kind == "ClusterEncryption",
+        "{file}: {} cannot be compared with a cluster's ClusterEncryption; compare two files with --current and --desired",
+        desired.kind
     );
     let client = connection.client().await?;
     let current = current(&client).await?;
     let engine = providers.load()?;
-    let before = Wish::of(current.map(|cluster| cluster.spec).unwrap_or_default());
-    let mut plan = verdict(&before, &wish, engine.as_ref(), Current::Stored)?;
+    let before = ObjectSpec::of(current.map(|cluster| cluster.spec).unwrap_or_default());
+    let mut plan = verdict(&before, &desired, engine.as_ref(), Current::Stored)?;
     if plan.violations.is_empty() {
         let cluster = Cluster::new(client, CALL_TIMEOUT);
         let evaluator: Arc<dyn Evaluator> = engine;
-        let seen = look(&cluster, &evaluator, Some(wish.spec)).await.context("reading the cluster")?;
+        let seen = look(&cluster, &evaluator, Some(desired.spec)).await.context("reading the cluster")?;
         let now = jiff::Timestamp::now();
         if let Some(snapshot) = seen.snapshot(now)?
             && on_deployed(&mut plan, &snapshot, &before.wanted())?
@@ -93,7 +94,7 @@ pub(crate) async fn plan(
             let resources: BTreeSet<GroupResource> =
                 snapshot.wanted.resources.iter().cloned().chain(decrypts).collect();
             for resource in &resources {
-                // Whoever may not list them gets the rest of the plan all the same.
+                // A user who is not allowed to list them still gets the rest of the plan.
                 let counted = count(&cluster, resource).await.unwrap_or_else(|error| {
                     tracing::warn!(%error, "{resource} cannot be counted");
                     None
@@ -107,9 +108,9 @@ pub(crate) async fn plan(
     Ok(plan.exit_code())
 }
 
-/// Puts the effect on what is deployed in place of the effect on the stored object, which may be misspelled, or gone. Returns
-/// whether there is more to tell of the cluster: not where it is not known what is deployed, and the stored object is all
-/// that is compared with; and not where the change is refused.
+/// Replaces the effect on the stored object, which may have a mistake or be gone, by the effect on what is
+/// deployed. Returns whether the plan can show more of the cluster. It cannot if it is not known what is
+/// deployed (then the plan compares with the stored object alone), or if the change is refused.
 fn on_deployed(plan: &mut Plan, snapshot: &Snapshot, stored: &Wanted) -> Result<bool> {
     let before = match InForce::deployed(snapshot, stored) {
         Ok(before) => before,
@@ -126,12 +127,13 @@ fn on_deployed(plan: &mut Plan, snapshot: &Snapshot, stored: &Wanted) -> Result<
     }
     let kms = snapshot.wanted.kms.as_ref();
     let evaluation = kms.map(|kms| snapshot.evaluation(Origin::Desired, kms)).transpose()?;
-    let change = between(&before, &snapshot.wanted, evaluation).context("the object has no mode")?;
+    let change = between(&before, &snapshot.wanted, evaluation)
+        .context("the object has no valid spec.encryption.type")?;
     plan.set(&change, &snapshot.wanted);
     Ok(true)
 }
 
-/// What a pause keeps from being written: that of the desired object, or the one that ends with it.
+/// Writes that a pause withholds: the pause of the desired object, or the stored one that it ends.
 fn withheld(snapshot: &Snapshot, stored: Option<&Pause>) -> Vec<String> {
     let Some(pause) = snapshot.wanted.paused.as_ref().or(stored) else { return Vec::new() };
     let mut paused = snapshot.clone();
@@ -141,19 +143,19 @@ fn withheld(snapshot: &Snapshot, stored: Option<&Pause>) -> Vec<String> {
 
 /// `ClusterEncryption/cluster` in a cluster.
 pub(crate) enum Found {
-    /// It is there.
+    /// It exists.
     Object(Box<ClusterEncryption>),
     /// There is none.
     Absent,
-    /// The API server does not know the kind.
+    /// The API server does not serve the kind.
     NotServed,
 }
 
-/// How the kinds come to be served.
+/// The remedy if the API server does not serve Keyward's kinds.
 pub(crate) const INSTALL_CRDS: &str = "install the CRDs: keyward crds | kubectl apply --server-side -f -";
 
-/// Looks for the object. That its kind is not served at all is another thing than that it is absent: a list tells the two
-/// apart, where a get says "not found" to both.
+/// Looks for the object. It lists, because a get returns 404 both for an absent object and for a kind that is
+/// not served.
 pub(crate) async fn find(client: &kube::Client) -> Result<Found> {
     let found = Api::<ClusterEncryption>::all(client.clone()).list(&ListParams::default()).await;
     let list = match found {
@@ -165,7 +167,7 @@ pub(crate) async fn find(client: &kube::Client) -> Result<Found> {
     Ok(list.items.into_iter().find(is_it).map_or(Found::Absent, |found| Found::Object(Box::new(found))))
 }
 
-/// The object in the cluster; `None` where there is none. That its kind is not served is an error.
+/// The object in the cluster, or `None`. A kind that is not served is an error.
 pub(crate) async fn current(client: &kube::Client) -> Result<Option<ClusterEncryption>> {
     match find(client).await? {
         Found::Object(object) => Ok(Some(*object)),
@@ -174,16 +176,16 @@ pub(crate) async fn current(client: &kube::Client) -> Result<Option<ClusterEncry
     }
 }
 
-/// What only the cluster shows to be a mistake: resources that cannot be encrypted in it, Secrets and ConfigMaps that a
-/// plugin cannot be started with.
+/// Mistakes that only the cluster shows: resources that it cannot encrypt, and Secrets and ConfigMaps that do
+/// not fit the plugin.
 fn violations(snapshot: &Snapshot) -> Vec<Violation> {
     let spec = snapshot.wanted.mistakes.iter().map(|mistake| violation(mistake));
     spec.chain(keyward_core::controllers::violations(snapshot)).collect()
 }
 
 fn decided(snapshot: &Snapshot, outcome: &Outcome, makes_key: bool) -> Live {
-    // A pause keeps nothing from being planned.
-    let made = outcome.actions.iter().chain(&outcome.withheld).find_map(|action| match action {
+    // The plan includes the writes that a pause withholds.
+    let created = outcome.actions.iter().chain(&outcome.withheld).find_map(|action| match action {
         Action::CreateKey { key } => Some(key.id),
         Action::RequirePreflight { candidate, .. } => Some(candidate.key_id),
         _ => None,
@@ -191,9 +193,9 @@ fn decided(snapshot: &Snapshot, outcome: &Outcome, makes_key: bool) -> Live {
     let newest = snapshot.revisions.values().next_back().and_then(|stored| stored.content.as_ref().ok());
     let deployed = newest.map(|content| content.kms_keys().into_iter().collect()).unwrap_or_default();
     Live {
-        key_id: made.or_else(|| snapshot.next_key()).filter(|_| makes_key),
+        key_id: created.or_else(|| snapshot.next_key()).filter(|_| makes_key),
         plugins: deployed,
-        // One that somebody else runs is there already.
+        // An external plugin runs already.
         plugin_starts: snapshot.wanted.kms.as_ref().is_some_and(|kms| {
             let evaluation = snapshot.evaluation(Origin::Desired, kms);
             evaluation.is_ok_and(|evaluation| matches!(evaluation.rendered, Plugin::Managed(_)))
@@ -206,7 +208,7 @@ fn decided(snapshot: &Snapshot, outcome: &Outcome, makes_key: bool) -> Live {
             .filter(|condition| condition.status == ConditionStatus::True)
             .map(|condition| condition.message.clone())
             .collect(),
-        // Where there is something to do, that comes first.
+        // Actions come before a wait.
         waiting: outcome
             .waiting
             .as_ref()
@@ -247,10 +249,10 @@ mod tests {
         kubernetes::snapshot(&objects, &Results::default(), given).unwrap()
     }
 
-    /// The stored object is gone, and everything is to be decrypted. Whoever may not read Secrets sees neither key nor
-    /// revision.
+    /// The stored object is gone, and the desired one decrypts everything. A user who is not allowed to read
+    /// Secrets sees no key and no revision.
     #[test]
-    fn what_cannot_be_read_is_no_change_to_nothing() {
+    fn plan_does_not_claim_that_nothing_changes_if_secrets_cannot_be_read() {
         let why = "list secrets in keyward-system: secrets is forbidden: User \"u\" cannot list resource";
         let unreadable = Unreadable { what: "secrets in keyward-system".into(), why: why.into() };
         let snapshot = snapshot(spec("identity"), vec![unreadable]);
@@ -259,7 +261,7 @@ mod tests {
         assert!(!on_deployed(&mut plan, &snapshot, &stored).unwrap());
         assert_eq!(plan.exit_code(), ExitCode::from(1));
         let text = plan.table();
-        for part in ["not known: what is deployed", "secrets in keyward-system: list secrets", "keyward-plan"]
+        for part in ["not known what is deployed", "secrets in keyward-system: list secrets", "keyward-plan"]
         {
             assert!(text.contains(part), "{text}");
         }
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_is_read_and_nothing_is_encrypted_nothing_changes() {
+    fn identity_changes_nothing_in_a_cluster_that_encrypts_nothing() {
         let snapshot = snapshot(spec("identity"), Vec::new());
         let mut plan = Plan::default();
         let stored = kubernetes::wanted(&spec("identity"));
@@ -279,10 +281,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pause_withholds_is_listed_where_it_begins_and_where_it_ends() {
+    fn plan_lists_withheld_writes_of_a_pause_that_begins_or_ends() {
         let pause = Pause { reason: "the KMS moves".into(), by: "ada".into() };
         let ends = withheld(&snapshot(spec("aescbc"), Vec::new()), Some(&pause));
-        assert!(!ends.is_empty(), "a key is to be made");
+        assert!(!ends.is_empty(), "a key is to be created");
         let mut paused = spec("aescbc");
         paused.paused = Some(pause);
         assert_eq!(withheld(&snapshot(paused, Vec::new()), None), ends);

@@ -1,7 +1,7 @@
 //! The one binary, `keyward`: parses the command line and wires the crates together.
 //!
-//! What may come in: flags, output for people, the choice of crates. What never does: decisions (they are core's), I/O
-//! against the cluster that an operator or an agent also does (it is theirs).
+//! What may come in: flags, output for people, the choice of crates. What never does: decisions (core makes
+//! them), and cluster I/O that the operator or an agent also does (their crates have it).
 
 mod bundle;
 mod connection;
@@ -30,8 +30,8 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
-/// Threads of the runtime, at most: what is done waits for API servers nearly all the time, and each thread of a large
-/// machine would keep memory of its own for nothing.
+/// The maximum number of runtime threads. The work waits for API servers nearly all the time, and each
+/// further thread of a large machine only costs memory.
 const WORKERS: usize = 4;
 
 #[derive(Parser)]
@@ -39,17 +39,17 @@ const WORKERS: usize = 4;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// How log lines are written
+    /// Format of log lines
     #[arg(long, global = true, env = "KEYWARD_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum LogFormat {
-    /// For people.
+    /// Text for people
     #[default]
     Text,
-    /// One object a line.
+    /// JSON, one object per line
     Json,
 }
 
@@ -62,33 +62,33 @@ enum Command {
         #[command(flatten)]
         providers: providers::Providers,
     },
-    /// Run a control-plane node's agent
+    /// Run the agent of a control-plane node
     NodeAgent(Box<node_agent::Args>),
-    /// Report on OpenShift how the KMS plugins beside an API server are
+    /// Report the health of the KMS plugins beside an API server (OpenShift)
     #[command(alias = "kms-health-reporter")]
     HealthReporter(Box<health_reporter::Args>),
-    /// Show what a change would do, and why; exit 0 nothing, 2 something, 1 an error
+    /// Show what a change would do, and why; exit code 0: nothing, 2: something, 1: an error
     Plan(Box<plan::Args>),
-    /// Show what is: keys, nodes, plugins, migrations, and what is waited for
+    /// Show keys, nodes, plugins, migrations, and what Keyward waits for
     Status(status::Args),
     /// Re-encrypt everything now, under a new key with the same KEK
     Reencrypt(wishes::Reencrypt),
-    /// Stop the operator's writes until keyward resume
+    /// Stop the operator's writes until `keyward resume`
     Pause(pause::Pause),
-    /// End a pause, and list what comes of it
+    /// End a pause, and list the writes that follow
     Resume(pause::Resume),
-    /// Give up a key whose KEK is gone for good, and what is stored under it
+    /// Forget a key whose KEK is gone for good, and accept that what is stored under it is lost
     ForgetKey(wishes::ForgetKey),
     /// Write a revision to an encrypted file, for disaster recovery
     Export(export::Args),
     /// Print the CRDs
     Crds(crds::Args),
-    /// For authors of provider modules
+    /// Inspect and test a provider module, as its author
     Provider(provider::Args),
 }
 
 impl Command {
-    /// What runs for long tells what it does; what answers a question tells the answer.
+    /// A long-running command logs what it does. Any other command prints its result, and logs warnings only.
     fn default_level(&self) -> &'static str {
         match self {
             Self::Operator { .. } | Self::NodeAgent(_) | Self::HealthReporter(_) => "info",
@@ -100,16 +100,16 @@ impl Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(told) => {
-            let _ = told.print();
-            // Help and version are answers. A mistake is 1: 2 would say that something would change.
-            return ExitCode::from(u8::from(told.use_stderr()));
+        Err(error) => {
+            let _ = error.print();
+            // 0 for help and version, 1 for a wrong argument: 2 means that `plan` found a change.
+            return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
     log(cli.log_format, cli.command.default_level());
-    // One TLS provider for everything in the process.
+    // One TLS provider for the whole process.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        tracing::debug!("a TLS provider was installed before");
+        tracing::debug!("a TLS provider is already installed");
     }
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
@@ -127,7 +127,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Operator { args, providers } => {
             let engine = tokio::task::spawn_blocking(move || {
-                providers.compile_apart();
+                providers.compile_separately();
                 providers.load()
             });
             let engine = engine.await??;
@@ -148,7 +148,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// CLI.md: `error: what; what to do`, and never a backtrace.
+/// Errors read `error: what; what to do`, and never show a backtrace.
 fn failed(error: &anyhow::Error) -> ExitCode {
     let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
     eprintln!("error: {}", chain.join(": "));
@@ -157,7 +157,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 fn log(format: LogFormat, level: &str) {
     use tracing_subscriber::EnvFilter;
-    // Every failed call is reported by who made it, with what it was for; the client's own line says neither.
+    // The caller of each failed request logs it with its purpose. The client's own log line has neither.
     let usual = || EnvFilter::new(format!("{level},kube_client::client::builder=off"));
     let filter = EnvFilter::try_from_env("KEYWARD_LOG").unwrap_or_else(|_| usual());
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

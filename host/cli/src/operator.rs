@@ -1,4 +1,4 @@
-//! `keyward operator`: settings, signals, and the operator they belong to.
+//! `keyward operator`: flags and signals of the operator.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use keyward_operator::{Operator, Settings};
 
 use crate::connection::Connection;
 
-/// What objects the operator works on.
+/// The platform whose objects the operator manages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Platform {
     /// `ClusterEncryption/cluster` and Keyward's own node agents.
@@ -33,45 +33,46 @@ enum Platform {
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
-    /// Path of a token that is renewed, in a Pod that mounts nothing else of the API
+    /// Path of a token that is renewed, for a Pod that mounts nothing else from the API
     #[arg(long, value_name = "FILE", requires = "ca_file", conflicts_with_all = ["kubeconfig", "context"])]
     token_file: Option<PathBuf>,
     /// Path of the cluster's CA, with --token-file
     #[arg(long, value_name = "FILE", requires = "token_file")]
     ca_file: Option<PathBuf>,
-    /// Which objects to work on
+    /// Platform whose objects the operator manages
     #[arg(long, value_enum, default_value_t)]
     platform: Platform,
-    /// Where /metrics, /readyz and /livez are served; port 0 takes a free one
+    /// Address of /metrics, /readyz and /livez; port 0 chooses a free port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8440")]
     listen: SocketAddr,
-    /// How long the Lease of a writer that says nothing more holds; 2s at least
+    /// Duration of the leader's Lease without renewal; at least 2s
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     lease_duration: Duration,
-    /// Limit of one call to the API server
+    /// Timeout of one call to the API server
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     call_timeout: Duration,
-    /// How often everything is looked at though nothing was announced
+    /// Interval of reconcile passes without any change
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     resync: Duration,
-    /// Objects that are re-encrypted at once, over all resources
+    /// Number of objects that are re-encrypted at the same time, over all resources
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     migration_concurrency: u16,
-    /// How long the work at hand may take after SIGTERM
+    /// Time that the current work has after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     shutdown_timeout: Duration,
 }
 
-/// Runs until SIGTERM or SIGINT, then ends in order: the write under way, the migration's cursor, the Lease.
+/// Runs until SIGTERM or SIGINT. It then finishes the current write, stores the migration's cursor and
+/// releases the Lease.
 pub(crate) async fn run(args: Args, evaluator: Arc<dyn Evaluator>) -> Result<ExitCode> {
     if args.platform == Platform::Openshift {
-        bail!("--platform openshift cannot be operated yet; `keyward plan` understands its objects");
+        bail!("--platform openshift is not supported yet; `keyward plan` understands its objects");
     }
     if args.lease_duration < Duration::from_secs(2) {
-        bail!("--lease-duration must be 2s or more: it is renewed three times in that time");
+        bail!("--lease-duration must be at least 2s: the Lease is renewed three times in that time");
     }
     let providers: Vec<String> = evaluator.descriptors().into_iter().map(|d| d.provider_type).collect();
-    tracing::info!(?providers, "providers in force");
+    tracing::info!(?providers, "provider modules loaded");
 
     let mounted = args.token_file.zip(args.ca_file);
     let connection = keyward_operator::Connection {
@@ -94,6 +95,6 @@ pub(crate) async fn run(args: Args, evaluator: Arc<dyn Evaluator>) -> Result<Exi
     };
     let operator = Operator::bind(client, evaluator, settings).await?;
     println!("listening on http://{}", operator.address());
-    Box::pin(operator.run(crate::stop::until_asked()?)).await?;
+    Box::pin(operator.run(crate::stop::on_signal()?)).await?;
     Ok(ExitCode::SUCCESS)
 }

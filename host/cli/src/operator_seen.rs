@@ -1,4 +1,5 @@
-//! Whether an operator runs, by its Lease. A condition stays as it was recorded, whoever has stopped since.
+//! Whether an operator runs, by its Lease. Conditions alone do not show it: they stay as recorded when the
+//! operator stops.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -6,28 +7,28 @@ use keyward_core::names;
 use kube::Api;
 use serde::Serialize;
 
-/// What the clocks of two machines may differ by, and what a renewal may take.
+/// Allows for a difference between the clocks of two machines, and for the time of a renewal.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(15);
 
-/// How long a Lease holds that does not say it.
+/// Duration in seconds of a Lease without `leaseDurationSeconds`.
 const DEFAULT_DURATION: i32 = 15;
 
-/// An operator, as its Lease shows.
+/// State of the operator, by its Lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all_fields = "camelCase")]
 pub(crate) enum OperatorSeen {
-    /// Its Lease is renewed.
+    /// The Lease is renewed.
     Running,
-    /// Its Lease has run out.
+    /// The Lease has expired.
     Stopped {
         /// By the clock of its machine.
         last_renewed: Timestamp,
     },
     /// There is no Lease, or it was never renewed.
     Never,
-    /// The Lease does not show it.
+    /// The Lease cannot be read, or its time is in the future.
     Unknown {
-        /// Why not.
+        /// The reason.
         why: String,
     },
 }
@@ -42,7 +43,8 @@ impl OperatorSeen {
         }
     }
 
-    /// One look shows no change of the Lease, so that the clocks of two machines are compared, within a tolerance.
+    /// A single read cannot observe a change of the Lease, so this compares the clocks of two machines, with
+    /// a tolerance.
     fn of(lease: Option<&Lease>, now: Timestamp) -> Self {
         let spec = lease.and_then(|lease| lease.spec.as_ref());
         let Some(renewed) = spec.and_then(|spec| spec.renew_time.as_ref()) else { return Self::Never };
@@ -53,7 +55,7 @@ impl OperatorSeen {
             Self::Stopped { last_renewed }
         } else if age < -TOLERANCE {
             let why = format!(
-                "its Lease was renewed at {last_renewed}, which is still to come by this machine's clock; set the clocks"
+                "its Lease was renewed at {last_renewed}, which is in the future by this machine's clock; synchronize the clocks"
             );
             Self::Unknown { why }
         } else {
@@ -66,24 +68,24 @@ impl OperatorSeen {
         *self == Self::Running
     }
 
-    /// A line; empty where one runs.
+    /// A line with a warning; empty if an operator runs.
     pub(crate) fn warning(&self) -> String {
         let what = match self {
             Self::Running => return String::new(),
             Self::Stopped { last_renewed } => format!("no operator has run since {last_renewed}"),
             Self::Never => format!(
-                "no operator has run: there is no Lease {} in {} that one has renewed",
+                "no operator has run: Lease {} in {} does not exist or was never renewed",
                 names::LEASE,
                 names::NAMESPACE
             ),
             Self::Unknown { why } => {
                 return format!(
-                    "warning: it is not known whether an operator runs: {why}; where it is forbidden to you, bind the Role keyward-status in {} to your user\n",
+                    "warning: it is not known whether an operator runs: {why}; if you are not allowed to read the Lease, bind the Role keyward-status in {} to your user\n",
                     names::NAMESPACE
                 );
             }
         };
-        format!("warning: {what}; what follows is as it was recorded last, and nothing looks after it now\n")
+        format!("warning: {what}; the output shows the last recorded state, and nothing manages it now\n")
     }
 }
 
@@ -107,13 +109,13 @@ mod tests {
     #[rstest]
     #[case::just_renewed(0, Some(15), "Running")]
     #[case::within_the_tolerance(30, Some(15), "Running")]
-    #[case::run_out(31, Some(15), "Stopped")]
+    #[case::expired(31, Some(15), "Stopped")]
     #[case::longer_lease(31, Some(60), "Running")]
     #[case::released(17, Some(1), "Stopped")]
     #[case::no_duration(31, None, "Stopped")]
     #[case::clock_a_little_ahead(-15, Some(15), "Running")]
     #[case::clock_far_ahead(-16, Some(15), "Unknown")]
-    fn an_operator_runs_while_its_lease_is_renewed(
+    fn operator_runs_while_its_lease_is_renewed(
         #[case] age: i64,
         #[case] duration: Option<i32>,
         #[case] state: &str,
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn no_lease_is_no_operator() {
+    fn no_operator_has_run_without_a_renewed_lease() {
         let now = Timestamp::UNIX_EPOCH;
         assert_eq!(OperatorSeen::of(None, now), OperatorSeen::Never);
         assert_eq!(OperatorSeen::of(Some(&Lease::default()), now), OperatorSeen::Never);

@@ -1,10 +1,10 @@
-//! Standard output that somebody may stop reading.
+//! Standard output, whose reader may close it early.
 
 use std::io::{ErrorKind, Write as _};
 
 use anyhow::{Context as _, Result};
 
-/// Writes all of it. That the reader went away (`| head`) is no error: it has what it wanted.
+/// Writes the text. A reader that closed the pipe early (`| head`) is not an error.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -13,13 +13,13 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
-/// The same as one JSON document, ended by a newline.
+/// Writes the value as one JSON document with a newline at the end.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
-/// The same as YAML.
+/// Writes the value as YAML.
 pub(crate) fn print_yaml(value: &impl serde::Serialize) -> Result<()> {
-    // By way of JSON values, so that both have the same names and the same order.
+    // Through JSON values, so that both formats have the same names in the same order.
     print(&serde_saphyr::to_string(&serde_json::to_value(value)?)?)
 }

@@ -1,4 +1,4 @@
-//! `keyward pause` and `keyward resume`: one field of the spec, written on the version that was read.
+//! `keyward pause` and `keyward resume`: write `spec.paused`, on condition that the object is as it was read.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -10,15 +10,15 @@ use serde_json::json;
 
 use crate::connection::Connection;
 use crate::output::print;
-use crate::wishes::{wanted, write};
+use crate::wishes::{cluster_encryption, write};
 
 /// Pause.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "The operator and the migration engine stop at the next safe point; health and status go on. Agents go on too:\nthe file /etc/kubernetes/keyward/paused on a node pauses the agent of that node.\n\nExample:\n  keyward pause --reason 'the KMS is being moved' --by ada"
+    after_help = "The operator finishes its current reconcile pass, the migration engine its writes in flight; then both stop. Health and\nstatus continue. Agents continue too: to pause the agent of a node, create /etc/kubernetes/keyward/paused on it.\n\nExample:\n  keyward pause --reason 'the KMS is being moved' --by ada"
 )]
 pub(crate) struct Pause {
-    /// Why, for everybody who finds the cluster paused
+    /// Why; shown to everybody who finds the cluster paused
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Who pauses it [default: the user of this shell]
@@ -34,7 +34,7 @@ pub(crate) struct Pause {
 /// Resume.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "The withheld writes are listed first, as keyward status does. The operator decides again before it writes.\n\nExample:\n  keyward resume"
+    after_help = "It first lists the withheld writes, as keyward status does. The operator decides again before it writes.\n\nExample:\n  keyward resume"
 )]
 pub(crate) struct Resume {
     #[command(flatten)]
@@ -47,10 +47,10 @@ pub(crate) async fn pause(args: Pause) -> Result<ExitCode> {
         ensure!(!text.trim().is_empty(), "{name} is empty; say who pauses Keyward, and why");
     }
     let client = args.connection.client().await?;
-    let found = wanted(&client).await?;
+    let found = cluster_encryption(&client).await?;
     if let Some(other) = found.spec.paused.as_ref().filter(|other| other.by != args.by && !args.replace) {
         bail!(
-            "Keyward is paused by {} already: {}; to take the pause over, add --replace",
+            "Keyward is already paused by {}: {}; to replace that pause, add --replace",
             other.by,
             other.reason
         );
@@ -58,7 +58,7 @@ pub(crate) async fn pause(args: Pause) -> Result<ExitCode> {
     let paused = Paused { reason: args.reason, by: args.by };
     write(&client, &found, json!({ "paused": paused })).await?;
     print(
-        "paused: the operator finishes the decision under way, and writes nothing after it but the status; keyward status lists what it withholds\n",
+        "paused: the operator finishes its current reconcile pass, then writes only the status; keyward status lists what it withholds\n",
     )?;
     Ok(ExitCode::SUCCESS)
 }
@@ -66,23 +66,23 @@ pub(crate) async fn pause(args: Pause) -> Result<ExitCode> {
 /// Removes `spec.paused`.
 pub(crate) async fn resume(args: Resume) -> Result<ExitCode> {
     let client = args.connection.client().await?;
-    let found = wanted(&client).await?;
+    let found = cluster_encryption(&client).await?;
     if found.spec.paused.is_none() {
         print("Keyward is not paused\n")?;
         return Ok(ExitCode::SUCCESS);
     }
     print(&withheld(&found))?;
-    write(&client, &found, json!({ "paused": null })).await.context("spec.paused stays")?;
+    write(&client, &found, json!({ "paused": null })).await.context("the pause was not removed")?;
     print("resumed\n")?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pause, and what resuming does; empty where there is none.
+/// The pause and the writes that follow it; empty if there is no pause.
 pub(crate) fn withheld(cluster: &ClusterEncryption) -> String {
     let mut text = String::new();
     let Some(paused) = &cluster.spec.paused else { return text };
     let status = cluster.status.as_ref();
-    // Another generation's list is about another spec.
+    // The list of another generation is about another spec.
     let current =
         status.is_some_and(|status| Some(status.observed_generation) == cluster.metadata.generation);
     let seen = status.and_then(|status| status.paused.as_ref()).filter(|_| current);
@@ -90,17 +90,19 @@ pub(crate) fn withheld(cluster: &ClusterEncryption) -> String {
         seen.and_then(|seen| seen.since.as_ref()).map(|at| format!(" since {at}")).unwrap_or_default();
     let _ = writeln!(text, "paused: by {}{since}: {}", paused.by, paused.reason);
     match seen {
-        None => text.push_str("  the operator has not reported yet what it withholds\n"),
-        Some(seen) if seen.withheld.is_empty() => text.push_str("  resuming writes nothing now\n"),
+        None => text.push_str("  the operator has not yet reported what it withholds\n"),
+        Some(seen) if seen.withheld.is_empty() => {
+            text.push_str("  if you resume now, nothing is written\n");
+        }
         Some(seen) => {
-            text.push_str("  resuming begins with:\n");
+            text.push_str("  after resume the operator first writes:\n");
             list(&mut text, &seen.withheld);
         }
     }
     text
 }
 
-/// Nodes whose agents are paused, and what those withhold.
+/// Nodes whose agents are paused, and what these agents withhold.
 pub(crate) fn nodes(nodes: &[EncryptionNode]) -> String {
     let mut text = String::new();
     for node in nodes {
@@ -152,12 +154,12 @@ mod tests {
     }
 
     #[test]
-    fn what_resuming_does_is_listed_where_it_was_decided_for_this_spec() {
+    fn withheld_writes_are_listed_only_if_they_were_decided_for_this_spec() {
         let text = withheld(&paused(2));
         assert!(text.starts_with("paused: by ada since 2026-05-08T12:34:56Z: the KMS moves\n"), "{text}");
         assert!(text.contains("    1. ApplyConfig revision 4\n"), "{text}");
         let text = withheld(&paused(1));
-        assert!(text.contains("has not reported yet") && !text.contains("ApplyConfig"), "{text}");
+        assert!(text.contains("has not yet reported") && !text.contains("ApplyConfig"), "{text}");
         let mut other = paused(2);
         other.spec.paused = None;
         assert_eq!(withheld(&other), "");

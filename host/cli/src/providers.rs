@@ -1,4 +1,4 @@
-//! Where provider modules come from, for every command that needs them.
+//! Flags that select the provider modules, for every command that needs them.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,25 +9,27 @@ use clap::Args as ClapArgs;
 use keyward_engine::sources::{Search, locate};
 use keyward_engine::{Engine, Options};
 
-/// Which modules, and where their compiled form is kept.
+/// The folder of modules, and the cache of their compiled form.
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub(crate) struct Providers {
     /// Folder of provider modules [default: providers beside the program, then /usr/share/keyward/providers]
     #[arg(long, env = "KEYWARD_PROVIDERS", value_name = "DIR")]
     providers: Option<String>,
-    /// Folder for compiled modules, which nobody else may write to [default: none, modules are compiled at each start]
+    /// Folder for compiled modules; no other user may write to it [default: none, modules are compiled at
+    /// each start]
     #[arg(long, env = "KEYWARD_MODULE_CACHE", value_name = "DIR")]
     module_cache: Option<PathBuf>,
 }
 
-/// The hidden command that [`Providers::compile_apart`] runs.
+/// The hidden command that [`Providers::compile_separately`] runs.
 pub(crate) const COMPILE: &str = "compile";
 
 impl Providers {
-    /// Has what the cache lacks compiled by a process of its own. A compiler takes several times the memory that all else
-    /// does, and leaves pages of code behind that nobody needs again; both go with that process. It has the same limits,
-    /// so it ends. Should it fail, modules are compiled here, and what is wrong with one is told here in any case.
-    pub(crate) fn compile_apart(&self) {
+    /// Compiles modules that the cache lacks in a separate process (decision 0027). The compiler takes
+    /// several times the memory of everything else, and its pages of code stay in memory; both go when that
+    /// process ends. The process has the same limits, so it ends. If it fails, this process compiles the
+    /// modules. This process reports any error of a module.
+    pub(crate) fn compile_separately(&self) {
         let Some(cache) = &self.module_cache else { return };
         let run = || -> std::io::Result<std::process::ExitStatus> {
             let mut compile = Command::new(std::env::current_exe()?);
@@ -39,12 +41,12 @@ impl Providers {
         };
         match run() {
             Ok(status) if status.success() => {}
-            Ok(status) => tracing::debug!(%status, "modules were not compiled apart"),
-            Err(error) => tracing::debug!(%error, "modules were not compiled apart"),
+            Ok(status) => tracing::debug!(%status, "modules were not compiled in a separate process"),
+            Err(error) => tracing::debug!(%error, "modules were not compiled in a separate process"),
         }
     }
 
-    /// Loads them. Modules that are refused are told in the log and degrade themselves alone.
+    /// Loads the modules. A refused module is logged, and the others work without it.
     pub(crate) fn load(&self) -> Result<Arc<Engine>> {
         let executable = std::env::current_exe().ok();
         let search =

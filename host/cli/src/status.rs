@@ -1,4 +1,5 @@
-//! `keyward status`: what is, and what is waited for, from the status that the operator and the agents wrote.
+//! `keyward status`: the state of keys, nodes, plugins and migrations, from the statuses that the operator
+//! and the agents wrote.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -20,18 +21,18 @@ use crate::operator_seen::OperatorSeen;
 use crate::output::{print, print_json, print_yaml};
 use crate::plan::Output;
 
-/// Which cluster, and how the answer is written.
+/// Flags that select the cluster and the output format.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  keyward status\n  keyward status -o json")]
 pub(crate) struct Args {
-    /// How the answer is written
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// Reads and prints.
+/// Reads and prints the status.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let client = args.connection.client().await?;
     let cluster = match crate::live::find(&client).await? {
@@ -65,7 +66,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// For people.
+/// Text for people.
 pub(crate) fn render(
     cluster: &ClusterEncryption,
     nodes: &[EncryptionNode],
@@ -74,17 +75,17 @@ pub(crate) fn render(
 ) -> String {
     let mut text = operator.warning();
     let mode = cluster.spec.encryption.type_.as_deref().filter(|mode| !mode.is_empty());
-    let mode = mode.unwrap_or("nothing (spec.encryption.type is missing)");
+    let mode = mode.unwrap_or("nothing (spec.encryption.type is not set)");
     let Some(status) = &cluster.status else {
-        let _ = writeln!(text, "wanted: {mode}; the operator has not looked at it yet");
+        let _ = writeln!(text, "requested: {mode}; the operator has not processed it yet");
         return text;
     };
     let condition = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_);
     let _ = writeln!(text, "{}", readiness(cluster, condition("Ready"), operator));
     if let Some(encrypted) = condition("Encrypted") {
-        let _ = writeln!(text, "wanted: {mode}; {}: {}", encrypted.reason, encrypted.message);
+        let _ = writeln!(text, "requested: {mode}; {}: {}", encrypted.reason, encrypted.message);
     } else {
-        let _ = writeln!(text, "wanted: {mode}");
+        let _ = writeln!(text, "requested: {mode}");
     }
     text.push_str(&crate::pause::withheld(cluster));
     text.push_str(&crate::pause::nodes(nodes));
@@ -94,13 +95,13 @@ pub(crate) fn render(
     if let Some(progress) = condition("Progressing").filter(|c| c.status == ConditionStatus::True) {
         let since =
             progress.last_transition_time.as_ref().map(|at| format!(" (since {at})")).unwrap_or_default();
-        let _ = writeln!(text, "now: {}: {}{since}", progress.reason, progress.message);
+        let _ = writeln!(text, "in progress: {}: {}{since}", progress.reason, progress.message);
     }
-    for trouble in &status.conditions {
-        if trouble.type_.ends_with("Degraded") && trouble.status == ConditionStatus::True {
-            let at = trouble.last_transition_time.as_ref();
+    for problem in &status.conditions {
+        if problem.type_.ends_with("Degraded") && problem.status == ConditionStatus::True {
+            let at = problem.last_transition_time.as_ref();
             let since = at.map(|at| format!(" (since {at})")).unwrap_or_default();
-            let _ = writeln!(text, "trouble: {}{since}: {}", trouble.reason, trouble.message);
+            let _ = writeln!(text, "problem: {}{since}: {}", problem.reason, problem.message);
         }
     }
     if let Some(expiring) = condition("KMSCredentialsExpiring").filter(|c| c.status == ConditionStatus::True)
@@ -137,8 +138,9 @@ pub(crate) fn render(
             if let Some(error) = report.and_then(|status| status.error.as_ref()) {
                 let _ = writeln!(text, "  {}: {}", error.reason, error.message);
             }
-            let tried = report.and_then(|status| status.preflight.as_ref());
-            for line in tried.and_then(|answer| answer.failure.as_ref()).iter().flat_map(|f| &f.log_tail) {
+            let preflight = report.and_then(|status| status.preflight.as_ref());
+            for line in preflight.and_then(|answer| answer.failure.as_ref()).iter().flat_map(|f| &f.log_tail)
+            {
                 let _ = writeln!(text, "  log of the candidate: {line}");
             }
         }
@@ -148,7 +150,7 @@ pub(crate) fn render(
     text
 }
 
-/// Resource by resource; below one that is not simply under way, what failed, was refused, or is waited for.
+/// One line for each resource. Lines below it show what failed, was refused, or is waited for.
 fn table_of(text: &mut String, migrations: &[EncryptionMigration]) {
     if migrations.is_empty() {
         return;
@@ -167,14 +169,17 @@ fn table_of(text: &mut String, migrations: &[EncryptionMigration]) {
             if failed == 0 { "–".to_owned() } else { failed.to_string() },
         );
         if migration.metadata.generation.is_some_and(|generation| report.observed_generation < generation) {
-            let _ =
-                writeln!(text, "  this is about an earlier attempt; attempt {} has not begun", spec.attempt);
+            let _ = writeln!(
+                text,
+                "  this describes an earlier attempt; attempt {} has not started",
+                spec.attempt
+            );
         }
         if let Some(refused) = &report.refused {
             let _ = writeln!(text, "  refused: {refused}");
         }
         if let Some(waiting) = &report.waiting {
-            let _ = writeln!(text, "  waits since {}: {}", waiting.since, waiting.message);
+            let _ = writeln!(text, "  waiting since {}: {}", waiting.since, waiting.message);
         }
         if let Some(first) = report.failures.first() {
             let _ = writeln!(text, "  {}: {}", first.object, first.message);
@@ -190,35 +195,35 @@ fn table_of(text: &mut String, migrations: &[EncryptionMigration]) {
         if report.phase == MigrationPhase::Failed {
             let _ = writeln!(
                 text,
-                "  older keys stay in the configuration; the operator tries it again by itself, after at most 30 minutes"
+                "  older keys stay in the configuration; the operator retries after at most 30 minutes"
             );
         }
     }
 }
 
-/// Whether everything is as the spec asks now. A condition about an earlier generation does not show that, and neither does
-/// one that no operator has looked at since.
+/// Whether everything is as the spec asks now. A condition of an earlier generation does not show that.
+/// Neither does a condition while no operator runs.
 fn readiness(cluster: &ClusterEncryption, ready: Option<&Condition>, operator: &OperatorSeen) -> String {
     let generation = cluster.metadata.generation;
-    let Some(ready) = ready else { return "ready: unknown; the operator has not decided it yet".to_owned() };
+    let Some(ready) = ready else { return "ready: unknown; the operator has not set it yet".to_owned() };
     if ready.observed_generation < generation {
         let of = ready.observed_generation.unwrap_or_default();
         return format!(
-            "ready: unknown; the operator has not looked at generation {} of the spec yet, and was {:?} for generation {of}",
+            "ready: unknown; the operator has not processed generation {} of the spec yet; for generation {of} it was {:?}",
             generation.unwrap_or_default(),
             ready.status
         );
     }
     let since = ready.last_transition_time.as_ref().map(|at| format!(" (since {at})")).unwrap_or_default();
-    let says = format!("{:?} {}{since}: {}", ready.status, ready.reason, ready.message);
+    let recorded = format!("{:?} {}{since}: {}", ready.status, ready.reason, ready.message);
     if ready.status == ConditionStatus::True && !operator.is_running() {
-        return format!("ready: unknown; an operator last recorded {says}");
+        return format!("ready: unknown; an operator last recorded {recorded}");
     }
-    format!("ready: {says}")
+    format!("ready: {recorded}")
 }
 
-/// Node by key; below one that is not healthy what is wrong, what to do, what becomes of writes where its key writes, and the
-/// end of its log.
+/// One line for each node and key. Lines below a plugin that is not healthy show what is wrong, what to do,
+/// what happens to writes if its key is the write key, and the end of its log.
 fn plugins(text: &mut String, plugins: &[PluginSummary], keys: &[KeyStatus], nodes: &[EncryptionNode]) {
     if plugins.is_empty() {
         return;
@@ -249,30 +254,32 @@ fn plugins(text: &mut String, plugins: &[PluginSummary], keys: &[KeyStatus], nod
     }
 }
 
-/// What becomes of writes under a key whose plugin fails. kube-apiserver goes by Status alone: an answer with the same key id
-/// counts whatever its `healthz` says.
+/// What happens to writes under a key whose plugin fails. kube-apiserver continues to write as long as Status
+/// returns the same key id, even if `healthz` reports an error (kubernetes: unhealthy-status-extends-writes).
 fn writes(plugin: &PluginSummary, nodes: &[EncryptionNode]) -> String {
     let fails_later = failures_of(nodes, plugin)
         .any(|failure| ["encrypt", "decrypt", "key-check"].contains(&failure.phase.as_str()));
     let when = if plugin.status == "Unhealthy" || fails_later {
-        format!("go on on {} while the plugin answers Status with the same key id", plugin.node)
+        format!("continue on {} while the plugin answers Status with the same key id", plugin.node)
     } else {
         let Some(at) = plugin.since.as_deref().and_then(writes_end) else { return String::new() };
-        format!("may fail on {} from {at} on", plugin.node)
+        format!("may fail on {} from {at}", plugin.node)
     };
     format!(
-        "  writes under key {} {when}; what its API server has decrypted it reads until it restarts: do not restart it\n",
+        "  writes under key {} {when}; until its API server restarts, it can read what it has decrypted before: do not restart it\n",
         plugin.key_id
     )
 }
 
-/// When writes may begin to fail: kube-apiserver writes for three minutes after a plugin last answered Status without an
-/// error, which it asks for each minute. The agent reports a failure up to 35 seconds later, as its probes are shipped.
+/// When writes may begin to fail. kube-apiserver writes for three minutes after the last successful Status
+/// (kubernetes: writes-stop-after-three-minutes) and polls Status each minute
+/// (kubernetes: status-is-polled-each-minute). With the default probe interval the agent reports a failure
+/// up to 35 seconds later.
 fn writes_end(since: &str) -> Option<jiff::Timestamp> {
     since.parse::<jiff::Timestamp>().ok()?.checked_add(jiff::SignedDuration::from_secs(180 - 60 - 35)).ok()
 }
 
-/// The end of the log of a plugin that fails, as its node's agent reports it, without secrets.
+/// The end of the log of a failing plugin, as its node's agent reports it, without secrets.
 fn log_of<'a>(nodes: &'a [EncryptionNode], plugin: &PluginSummary) -> impl Iterator<Item = &'a String> {
     failures_of(nodes, plugin).flat_map(|failure| &failure.log_tail)
 }
@@ -313,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_of_an_earlier_generation_is_not_shown_as_ready() {
+    fn ready_of_an_earlier_generation_is_shown_as_unknown() {
         let mut cluster = ClusterEncryption::new("cluster", ClusterEncryptionSpec::default());
         cluster.metadata.generation = Some(2);
         let mut ready = Condition::new("Ready", ConditionStatus::True, "AsRequested", "all of it");
@@ -326,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_not_shown_as_ready_where_no_operator_runs() {
+    fn ready_is_shown_as_unknown_while_no_operator_runs() {
         let mut cluster = ClusterEncryption::new("cluster", ClusterEncryptionSpec::default());
         cluster.metadata.generation = Some(2);
         let mut ready = Condition::new("Ready", ConditionStatus::True, "AsRequested", "all of it");
@@ -345,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_fails_is_shown_with_when_writes_end_and_the_end_of_its_log() {
+    fn failing_plugin_is_shown_with_the_end_of_writes_and_the_end_of_its_log() {
         let summary = PluginSummary {
             node: "cp-1".into(),
             key_id: KeyId(2),
             status: "Error".into(),
             remote_key_id: None,
             since: Some("2026-05-08T12:34:56Z".into()),
-            detail: "start: exit code 3; keyward status shows its log".into(),
+            detail: "start: exit code 3; its log is in keyward status".into(),
             remedy: String::new(),
         };
         let failure = Failure { log_tail: vec!["no such flag".into()], ..Default::default() };
@@ -379,17 +386,18 @@ mod tests {
             text
         };
         let text = shown(&summary, "write");
-        let says = "writes under key 2 may fail on cp-1 from 2026-05-08T12:36:21Z on";
-        assert!(text.contains(says) && text.contains("  log: no such flag\n"), "{text}");
+        let expected = "writes under key 2 may fail on cp-1 from 2026-05-08T12:36:21Z;";
+        assert!(text.contains(expected) && text.contains("  log: no such flag\n"), "{text}");
         let text = shown(&summary, "read");
         assert!(!text.contains("writes under key") && text.contains("  log: no such flag\n"), "{text}");
         let text = shown(&PluginSummary { status: "Unhealthy".into(), ..summary }, "write");
-        let says = "writes under key 2 go on on cp-1 while the plugin answers Status with the same key id";
-        assert!(text.contains(says) && !text.contains("may fail"), "{text}");
+        let expected =
+            "writes under key 2 continue on cp-1 while the plugin answers Status with the same key id";
+        assert!(text.contains(expected) && !text.contains("may fail"), "{text}");
     }
 
     #[test]
-    fn one_line_a_node_and_key_and_below_what_is_wrong_and_what_to_do() {
+    fn each_plugin_has_one_line_and_below_it_the_error_and_the_remedy() {
         let plugin = |node: &str, status: &str, detail: &str, remedy: &str| PluginSummary {
             node: node.into(),
             key_id: KeyId(2),
@@ -422,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_that_failed_is_shown_with_the_first_object_and_the_servers_words() {
+    fn failed_migration_is_shown_with_its_first_object_and_the_api_servers_message() {
         let failures = ["n/a", "n/b"].map(|object| MigrationFailure {
             object: object.into(),
             message: "namespaces \"n\" not found; recreate the namespace".into(),
@@ -441,14 +449,14 @@ mod tests {
             "secrets                  2     Failed     5 of 7           2\n",
             "  n/a: namespaces \"n\" not found; recreate the namespace\n",
             "  and 1 more; kubectl get encryptionmigrations encryption-migration-core-secrets -o yaml",
-            "  older keys stay in the configuration; the operator tries it again",
+            "  older keys stay in the configuration; the operator retries",
         ] {
             assert!(text.contains(line), "{text}");
         }
     }
 
     #[test]
-    fn a_migration_that_was_refused_or_waits_says_why() {
+    fn refused_and_waiting_migrations_show_the_reason() {
         let refused = EncryptionMigrationStatus {
             phase: MigrationPhase::Failed,
             refused: Some("widgets.example.com is not served; recreate it".into()),
@@ -468,14 +476,14 @@ mod tests {
         table_of(&mut text, &[migration(refused), migration(waits), earlier]);
         for line in [
             "  refused: widgets.example.com is not served; recreate it\n",
-            "  waits since 2026-05-08T12:34:56Z: paused: no\n",
-            "  this is about an earlier attempt; attempt 1 has not begun\n",
+            "  waiting since 2026-05-08T12:34:56Z: paused: no\n",
+            "  this describes an earlier attempt; attempt 1 has not started\n",
         ] {
             assert!(text.contains(line), "{text}");
         }
         let mut text = String::new();
         let done = EncryptionMigrationStatus { phase: MigrationPhase::Succeeded, ..Default::default() };
         table_of(&mut text, &[migration(done)]);
-        assert_eq!(text.trim().lines().count(), 2, "nothing is said below one that succeeded: {text}");
+        assert_eq!(text.trim().lines().count(), 2, "a migration that succeeded has no further line: {text}");
     }
 }

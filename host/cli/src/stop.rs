@@ -1,16 +1,16 @@
-//! When what runs for long is to end: operator and node agent alike.
+//! Stop signals of the long-running commands: operator, node agent and health reporter.
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Cancelled by the first SIGTERM or SIGINT. A second one ends the process at once, as without a handler: whatever was
-/// under way, the next start goes on from what is.
-pub(crate) fn until_asked() -> Result<CancellationToken> {
+/// A token that the first SIGTERM or SIGINT cancels. A second signal ends the process at once, as without a
+/// handler: the next start continues from the state that it finds.
+pub(crate) fn on_signal() -> Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
     let stop = CancellationToken::new();
-    let asked = stop.clone();
+    let cancelled = stop.clone();
     tokio::spawn(async move {
         for patient in [true, false] {
             tokio::select! {
@@ -18,8 +18,8 @@ pub(crate) fn until_asked() -> Result<CancellationToken> {
                 _ = interrupt.recv() => {}
             }
             if patient {
-                tracing::info!("asked to stop; ask again to stop at once");
-                asked.cancel();
+                tracing::info!("stopping; send the signal again to stop at once");
+                cancelled.cancel();
             } else {
                 std::process::exit(130);
             }

@@ -1,5 +1,5 @@
-//! What is asked for by a verb: `keyward reencrypt`, `keyward forget-key`. Each writes one field of the spec, on the
-//! version that was read; what becomes of it is the operator's.
+//! Requests of an admin: `keyward reencrypt` and `keyward forget-key`. Each writes one field of the spec, on
+//! condition that the spec is as it was read. The operator carries the request out.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -22,21 +22,21 @@ use serde_json::{Value, json};
 use crate::connection::Connection;
 use crate::output::print;
 
-/// Who writes, in `managedFields`.
+/// The writer in `managedFields`.
 const FIELD_MANAGER: &str = "keyward-cli";
-/// One call to the API server may take so long.
+/// Timeout of one call to the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The operator writes the status between reading and writing; hardly ever so often in a row.
+/// The operator may write the status between the read and the write, but hardly ever so often in a row.
 const WRITE_ATTEMPTS: usize = 5;
 
-/// With a dead KMS each object that cannot be read costs seconds.
+/// Timeout of counting one resource: while the KMS fails, each object that cannot be read takes seconds.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Re-encrypt.
+/// Flags of `keyward reencrypt`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "For a KMS that rotates its key without telling. A new key with the same KEK is made, and everything is\nrewritten under it.\n\nExample:\n  keyward reencrypt --wait"
+    after_help = "For a KMS that does not report a rotation of its key. The operator creates a new key with the same KEK and re-encrypts\neverything under it.\n\nExample:\n  keyward reencrypt --wait"
 )]
 pub(crate) struct Reencrypt {
     /// Wait until everything is stored under the new key
@@ -46,13 +46,13 @@ pub(crate) struct Reencrypt {
     connection: Connection,
 }
 
-/// Forget a key.
+/// Flags of `keyward forget-key`.
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Without --accept-loss what would be lost is listed, and nothing is done. The operator carries a request out only while\nthe key does not work: one that works again makes the request void. Where Keyward's own objects could not be stored under\nanother key, no request is made without --accept-keyward-loss.\n\nExample:\n  keyward forget-key 3 --accept-loss --wait"
+    after_help = "Without --accept-loss the command only lists what would be lost. The operator carries a request out only while the key\nfails; if the key works again, the request is void. If Keyward's own objects cannot be stored under another key, the\ncommand also needs --accept-keyward-loss.\n\nExample:\n  keyward forget-key 3 --accept-loss --wait"
 )]
 pub(crate) struct ForgetKey {
-    /// The key's number
+    /// Number of the key
     #[arg(value_name = "N")]
     key: u64,
     /// Accept that objects stored under the key become unreadable
@@ -71,7 +71,7 @@ pub(crate) struct ForgetKey {
 /// Raises `spec.reencrypt`.
 pub(crate) async fn reencrypt(args: Reencrypt) -> Result<ExitCode> {
     let client = args.connection.client().await?;
-    let found = wanted(&client).await?;
+    let found = cluster_encryption(&client).await?;
     let mode = found.spec.encryption.type_.as_deref().unwrap_or_default();
     ensure!(
         !matches!(mode, "" | "identity"),
@@ -79,10 +79,11 @@ pub(crate) async fn reencrypt(args: Reencrypt) -> Result<ExitCode> {
     );
     let token = jiff::Timestamp::now().to_string();
     write(&client, &found, json!({"reencrypt": token})).await?;
-    print(&format!("asked for: spec.reencrypt is {token}\n"))?;
+    print(&format!("requested: spec.reencrypt is {token}\n"))?;
     if args.wait {
         let api = Api::<ClusterEncryption>::all(client);
-        await_condition(api, names::CLUSTER, carried_out(token)).await.context("waiting for it")?;
+        let done = await_condition(api, names::CLUSTER, carried_out(token)).await;
+        done.context("waiting for the re-encryption")?;
         print("done: everything is stored under a new key\n")?;
     }
     Ok(ExitCode::SUCCESS)
@@ -95,48 +96,48 @@ fn carried_out(token: String) -> impl Condition<ClusterEncryption> {
     }
 }
 
-/// Adds to `spec.forget`, after telling what that means.
+/// Adds a request to `spec.forget`, after it lists what would be lost.
 pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
     let client = args.connection.client().await?;
-    let found = wanted(&client).await?;
+    let found = cluster_encryption(&client).await?;
     let key = KeyId(args.key);
     let status = found.status.clone().unwrap_or_default();
     ensure!(
         key.0 > 0 && key <= status.highest_key_id,
-        "key {key} was never made; the highest is {}",
+        "key {key} does not exist; the highest key number is {}",
         status.highest_key_id
     );
-    let asked = found.spec.forget.iter().find(|request| request.key_id == key);
-    let is_void =
-        asked.is_some_and(|asked| told(&status, asked).is_some_and(|t| t.phase == ForgetPhase::Void));
-    // One that accepts more than the request that is there replaces it.
-    let accepts_more = |asked: &ForgetRequest| args.accept_keyward_loss && !asked.accept_keyward_loss;
-    let request = match asked.filter(|asked| !is_void && !accepts_more(asked)) {
-        Some(asked) => {
-            print(&format!("requested already at {}\n", asked.requested_at))?;
-            if let Some(told) = told(&status, asked).filter(|_| !args.wait) {
-                print(&format!("{:?}: {}\n", told.phase, told.message))?;
+    let existing = found.spec.forget.iter().find(|request| request.key_id == key);
+    let is_void = existing
+        .is_some_and(|request| recorded(&status, request).is_some_and(|r| r.phase == ForgetPhase::Void));
+    // A request that accepts more replaces the existing one.
+    let accepts_more = |request: &ForgetRequest| args.accept_keyward_loss && !request.accept_keyward_loss;
+    let request = match existing.filter(|request| !is_void && !accepts_more(request)) {
+        Some(request) => {
+            print(&format!("already requested at {}\n", request.requested_at))?;
+            if let Some(recorded) = recorded(&status, request).filter(|_| !args.wait) {
+                print(&format!("{:?}: {}\n", recorded.phase, recorded.message))?;
             }
-            asked.clone()
+            request.clone()
         }
         None => {
             let mut loss = loss(&status, key);
             let objects = count(&client, &status, &mut loss).await;
-            print(&meaning(&status, key, &loss))?;
+            print(&listing(&status, key, &loss))?;
             let at_risk = loss.is_unknown || !loss.written.is_empty() || !loss.perhaps.is_empty();
             let works =
                 status.plugins.iter().find(|plugin| plugin.key_id == key && plugin.status == "Healthy");
             if let Some(works) = works.filter(|_| at_risk) {
                 bail!(
-                    "nothing was done: key {key} works, its plugin on node {} is Healthy; change spec.encryption to leave it",
+                    "nothing was changed: key {key} works, its plugin on node {} is Healthy; to replace the key, change spec.encryption",
                     works.node
                 );
             }
             if let Some(kept) = kept(&found, key).filter(|_| !args.accept_keyward_loss) {
-                bail!("nothing was done: {kept}");
+                bail!("nothing was changed: {kept}");
             }
             if !args.accept_loss {
-                bail!("nothing was done; to forget key {key}, accept the loss with --accept-loss");
+                bail!("nothing was changed; to forget key {key}, accept the loss with --accept-loss");
             }
             let request = ForgetRequest {
                 key_id: key,
@@ -148,7 +149,7 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
             let all: Vec<ForgetRequest> = others.chain([request.clone()]).collect();
             write(&client, &found, json!({"forget": all})).await?;
             print(&format!(
-                "requested: the operator forgets key {key} once it has seen that the key fails; keyward status shows the state of the request\n"
+                "requested: the operator forgets key {key} when it has seen that the key fails; keyward status shows the state of the request\n"
             ))?;
             request
         }
@@ -160,89 +161,93 @@ pub(crate) async fn forget_key(args: ForgetKey) -> Result<ExitCode> {
     let mut printed = String::new();
     let status = loop {
         let news = news(request.clone(), printed.clone());
-        let seen = await_condition(api.clone(), names::CLUSTER, news).await.context("waiting for it")?;
+        let seen = await_condition(api.clone(), names::CLUSTER, news).await;
+        let seen = seen.context("waiting for the request")?;
         if ended(seen.as_ref(), &request) {
             break seen.and_then(|found| found.status).unwrap_or_default();
         }
         let status = seen.and_then(|found| found.status).unwrap_or_default();
-        printed = told(&status, &request).map(line).unwrap_or_default();
+        printed = recorded(&status, &request).map(line).unwrap_or_default();
         print(&format!("{printed}\n"))?;
     };
-    let Some(told) = told(&status, &request) else { bail!("the request was removed from spec.forget") };
-    ensure!(told.phase == ForgetPhase::CarriedOut, "{}", told.message);
-    print(&format!("key {key} is forgotten: {}\n", told.message))?;
+    let Some(outcome) = recorded(&status, &request) else {
+        bail!("the request was removed from spec.forget")
+    };
+    ensure!(outcome.phase == ForgetPhase::CarriedOut, "{}", outcome.message);
+    print(&format!("key {key} is forgotten: {}\n", outcome.message))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the status says of just this request.
-fn told<'a>(status: &'a ClusterEncryptionStatus, request: &ForgetRequest) -> Option<&'a ForgetStatus> {
+/// What the status records about this request, not about an earlier request for the same key.
+fn recorded<'a>(status: &'a ClusterEncryptionStatus, request: &ForgetRequest) -> Option<&'a ForgetStatus> {
     let mut all = status.forget.iter();
-    all.find(|told| told.key_id == request.key_id && told.requested_at == request.requested_at)
+    all.find(|one| one.key_id == request.key_id && one.requested_at == request.requested_at)
 }
 
-/// Whether there is nothing more to wait for.
+/// Whether the request has ended: carried out, void or removed.
 fn ended(found: Option<&ClusterEncryption>, request: &ForgetRequest) -> bool {
     let Some(found) = found else { return true };
-    let told = found.status.as_ref().and_then(|status| told(status, request));
+    let state = found.status.as_ref().and_then(|status| recorded(status, request));
     !found.spec.forget.contains(request)
-        || told.is_some_and(|told| matches!(told.phase, ForgetPhase::CarriedOut | ForgetPhase::Void))
+        || state.is_some_and(|state| matches!(state.phase, ForgetPhase::CarriedOut | ForgetPhase::Void))
 }
 
-/// The request has ended, or the status says something else of it than what was printed last.
+/// The request has ended, or its line in the status differs from the last printed one.
 fn news(request: ForgetRequest, printed: String) -> impl Condition<ClusterEncryption> {
     move |found: Option<&ClusterEncryption>| {
         let status = found.and_then(|found| found.status.as_ref());
-        let is_new =
-            status.and_then(|status| told(status, &request)).is_some_and(|told| line(told) != printed);
+        let state = status.and_then(|status| recorded(status, &request));
+        let is_new = state.is_some_and(|state| line(state) != printed);
         is_new || ended(found, &request)
     }
 }
 
-/// What the status says of a request, on one line.
-fn line(told: &ForgetStatus) -> String {
-    let phase = match told.phase {
+/// The state of a request, on one line.
+fn line(state: &ForgetStatus) -> String {
+    let phase = match state.phase {
         ForgetPhase::Pending => "pending",
         ForgetPhase::Accepted => "accepted",
         ForgetPhase::CarriedOut => "carried out",
         ForgetPhase::Void => "void",
     };
-    format!("{phase}: {}", told.message)
+    format!("{phase}: {}", state.message)
 }
 
-/// Why the operator would keep the key, as far as the status shows.
+/// The reason why the operator would keep the key, as far as the status shows.
 fn kept(found: &ClusterEncryption, key: KeyId) -> Option<String> {
     let status = found.status.as_ref()?;
-    let newest = status.revisions.iter().max_by_key(|told| told.n)?;
+    let newest = status.revisions.iter().max_by_key(|revision| revision.n)?;
     let is_over = |request: &ForgetRequest| {
-        let told = told(status, request);
-        told.is_some_and(|told| matches!(told.phase, ForgetPhase::CarriedOut | ForgetPhase::Void))
+        let state = recorded(status, request);
+        state.is_some_and(|state| matches!(state.phase, ForgetPhase::CarriedOut | ForgetPhase::Void))
     };
     let open = found.spec.forget.iter().filter(|request| !is_over(request));
     forget_kept(&newest.lists, open.map(|request| request.key_id), key)
 }
 
-/// Resources that something of a key may be stored of, by the newest revision.
+/// Resources with objects that may be stored under a key, by the newest revision.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Loss {
-    /// It writes them.
+    /// The key is their write key.
     written: Vec<String>,
-    /// It only reads them, and they are not re-encrypted yet.
+    /// The key only reads them, and they are not completely re-encrypted.
     perhaps: Vec<String>,
-    /// A later key is recorded to hold all of them.
+    /// All of them are recorded as stored under a newer key.
     clean: Vec<String>,
     /// The status records no revision.
     is_unknown: bool,
-    /// Objects that are not proven to be stored under another key by resource, or why they cannot be counted.
+    /// By resource: the number of objects that are not proven to be stored under another key, or why it is
+    /// not known.
     counts: Vec<(String, Result<u64, String>)>,
 }
 
-/// Counts what is not proven to be stored under another key. `None` where a resource cannot be counted.
+/// Counts objects that are not proven to be stored under another key. `None` if a resource cannot be counted.
 async fn count(client: &kube::Client, status: &ClusterEncryptionStatus, loss: &mut Loss) -> Option<u64> {
     let cluster = Cluster::new(client.clone(), CALL_TIMEOUT);
     let is_all_written = loss.perhaps.is_empty() && loss.clean.is_empty();
     let migrations = if is_all_written { Vec::new() } else { migrations(client).await };
     for resource in loss.written.iter().chain(&loss.perhaps).chain(&loss.clean) {
-        // What the key itself writes is proven by nothing.
+        // No migration proves anything about objects that the key itself writes.
         let is_written = loss.written.contains(resource);
         let proof = migrations.iter().find_map(|one| proof(status, one, resource)).filter(|_| !is_written);
         let resource_of = GroupResource::parse(resource);
@@ -254,28 +259,28 @@ async fn count(client: &kube::Client, status: &ClusterEncryptionStatus, loss: &m
         };
         let counted = match tokio::time::timeout(COUNT_TIMEOUT, counting).await {
             Ok(Ok(Some(count))) => Ok(count),
-            Ok(Ok(None)) => Err("the API server does not serve them".to_owned()),
+            Ok(Ok(None)) => Err("the API server does not serve this resource".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("that took longer than {} s", COUNT_TIMEOUT.as_secs())),
+            Err(_) => Err(format!("the API server did not answer within {} s", COUNT_TIMEOUT.as_secs())),
         };
         loss.counts.push((resource.clone(), counted));
     }
     loss.counts.iter().map(|(_, counted)| counted.as_ref().ok()).sum()
 }
 
-/// Without them nothing is proven, so that every object counts.
+/// The migrations; none if they cannot be read. Without them nothing is proven, so every object counts.
 async fn migrations(client: &kube::Client) -> Vec<EncryptionMigration> {
     match Api::<EncryptionMigration>::all(client.clone()).list(&ListParams::default()).await {
         Ok(list) => list.items,
         Err(error) => {
-            tracing::warn!(%error, "EncryptionMigrations cannot be read: every object is counted");
+            tracing::warn!(%error, "EncryptionMigrations cannot be read; every object is counted");
             Vec::new()
         }
     }
 }
 
-/// The resourceVersion from which on objects of this resource are stored under the key that writes it. A migration under
-/// that key records it. It proves nothing where another key has written since.
+/// The resourceVersion from which on objects of this resource are stored under its write key, as recorded by
+/// a migration to that key. It proves nothing if another key has written since.
 fn proof<'a>(
     status: &ClusterEncryptionStatus,
     migration: &'a EncryptionMigration,
@@ -289,21 +294,21 @@ fn proof<'a>(
         let first = list.first().and_then(|first| first.split_once(':'));
         first.is_some_and(|(_, id)| id == spec.key_id.to_string())
     };
-    let mut since = status.revisions.iter().filter(|told| told.n >= spec.since).peekable();
+    let mut since = status.revisions.iter().filter(|revision| revision.n >= spec.since).peekable();
     let is_known = since.peek().is_some();
-    let writes_since = since.all(|told| told.lists.get(resource).is_some_and(writes));
+    let writes_since = since.all(|revision| revision.lists.get(resource).is_some_and(writes));
     seen.start_version.as_deref().filter(|_| is_of_now && is_known && writes_since)
 }
 
-/// Where something of this key may be stored, as far as the status tells.
+/// Resources with objects that may be stored under this key, as far as the status shows.
 fn loss(status: &ClusterEncryptionStatus, key: KeyId) -> Loss {
-    let newest = status.revisions.iter().max_by_key(|told| told.n);
+    let newest = status.revisions.iter().max_by_key(|revision| revision.n);
     let mut loss = Loss { is_unknown: newest.is_none(), ..Loss::default() };
-    for (resource, providers) in newest.iter().flat_map(|told| &told.lists) {
+    for (resource, providers) in newest.iter().flat_map(|revision| &revision.lists) {
         let at = providers
             .iter()
             .position(|name| name.split_once(':').is_some_and(|(_, id)| *id == key.to_string()));
-        // A resource that the writer claims is stored under that one alone.
+        // A resource that the write key's secret records as migrated is stored under that key alone.
         let writer = providers.first().and_then(|name| name.split_once(':'));
         let writer =
             writer.and_then(|(_, id)| status.keys.iter().find(|known| known.key_id.to_string() == id));
@@ -318,8 +323,8 @@ fn loss(status: &ClusterEncryptionStatus, key: KeyId) -> Loss {
     loss
 }
 
-/// What forgetting this key means, as the status shows.
-fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String {
+/// Lists what is lost if this key is forgotten, as far as the status shows.
+fn listing(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String {
     let mut text = String::new();
     match status.keys.iter().find(|known| known.key_id == key) {
         Some(known) => {
@@ -335,20 +340,26 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String 
     }
     let Loss { written, perhaps, clean, counts, is_unknown } = loss;
     if !written.is_empty() {
-        let _ =
-            writeln!(text, "  it writes {}: what is stored under it becomes unreadable", written.join(", "));
+        let _ = writeln!(
+            text,
+            "  it is the write key of {}: what is stored under it becomes unreadable",
+            written.join(", ")
+        );
     }
     if !perhaps.is_empty() {
         let _ = writeln!(
             text,
-            "  {} are not re-encrypted yet: what is still stored under it becomes unreadable",
+            "  {} are not completely re-encrypted: what is still stored under it becomes unreadable",
             perhaps.join(", ")
         );
     }
     for (resource, counted) in counts {
         let _ = match counted {
             Ok(count) => {
-                writeln!(text, "  {count} {resource} are not proven to be stored under another key")
+                writeln!(
+                    text,
+                    "  {count} {resource} may still be stored under it: they are not proven to be under another key"
+                )
             }
             Err(why) => writeln!(text, "  {resource} cannot be counted: {why}"),
         };
@@ -356,25 +367,27 @@ fn meaning(status: &ClusterEncryptionStatus, key: KeyId, loss: &Loss) -> String 
     if !clean.is_empty() {
         let _ = writeln!(
             text,
-            "  {} are recorded as stored under a later key: while key {key} works, the operator verifies that before the key leaves; while it fails, that is not verified, and what is still stored under it becomes unreadable",
+            "  {} are recorded as stored under a newer key: while key {key} works, the operator verifies that before the key leaves; while it fails, that is not verified, and what is still stored under it becomes unreadable",
             clean.join(", ")
         );
     }
     if *is_unknown {
         text.push_str("  the status records no revision: it is not known what is stored under the key\n");
     } else if written.is_empty() && perhaps.is_empty() && clean.is_empty() {
-        text.push_str("  the newest revision does not have it: nothing is lost that could be read now\n");
+        text.push_str("  the newest revision does not contain it: nothing that can be read now is lost\n");
     }
-    text.push_str("  backups of etcd may need it\n");
+    text.push_str("  backups of etcd may still need it\n");
     text
 }
 
-pub(crate) async fn wanted(client: &kube::Client) -> Result<ClusterEncryption> {
-    crate::live::current(client).await?.context("there is no ClusterEncryption/cluster; nothing is asked for")
+/// The object in the cluster. An absent object is an error.
+pub(crate) async fn cluster_encryption(client: &kube::Client) -> Result<ClusterEncryption> {
+    let found = crate::live::current(client).await?;
+    found.context("there is no ClusterEncryption/cluster, so there is nothing to change")
 }
 
-/// On the spec that was read: what it was decided from must still be so. A status that was written meanwhile, as happens
-/// often in an outage, changes nothing of that.
+/// Patches the spec on condition that it is the spec that was read, because the command decided from it. A
+/// status that was written meanwhile, as often happens in an outage, does not matter.
 pub(crate) async fn write(client: &kube::Client, found: &ClusterEncryption, spec: Value) -> Result<()> {
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
     let api = Api::<ClusterEncryption>::all(client.clone());
@@ -386,7 +399,7 @@ pub(crate) async fn write(client: &kube::Client, found: &ClusterEncryption, spec
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(error).context("writing ClusterEncryption/cluster"),
         }
-        let now = wanted(client).await?;
+        let now = cluster_encryption(client).await?;
         let is_same =
             now.metadata.generation == found.metadata.generation && now.metadata.uid == found.metadata.uid;
         ensure!(
@@ -423,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_told_by_resource() {
+    fn loss_is_listed_by_resource() {
         let lists = [
             ("configmaps".to_owned(), vec!["kms:2".to_owned(), "kms:1".to_owned(), "identity".to_owned()]),
             ("secrets".to_owned(), vec!["kms:2".to_owned(), "kms:1".to_owned(), "identity".to_owned()]),
@@ -435,27 +448,27 @@ mod tests {
             revisions: vec![revision],
             ..Default::default()
         };
-        let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not re-encrypted yet: what is still stored under it becomes unreadable\n  secrets are recorded as stored under a later key: while key 1 works, the operator verifies that before the key leaves; while it fails, that is not verified, and what is still stored under it becomes unreadable\n  backups of etcd may need it\n";
-        let meaning = |id| meaning(&status, KeyId(id), &loss(&status, KeyId(id)));
-        assert_eq!(meaning(1), expected);
+        let expected = "key 1: KMS, read, vaultKeyPath transit/keys/1\n  configmaps are not completely re-encrypted: what is still stored under it becomes unreadable\n  secrets are recorded as stored under a newer key: while key 1 works, the operator verifies that before the key leaves; while it fails, that is not verified, and what is still stored under it becomes unreadable\n  backups of etcd may still need it\n";
+        let listing = |id| listing(&status, KeyId(id), &loss(&status, KeyId(id)));
+        assert_eq!(listing(1), expected);
         let mut counted = loss(&status, KeyId(1));
         counted.counts = vec![("configmaps".into(), Ok(8)), ("widgets".into(), Err("forbidden".into()))];
-        let said = super::meaning(&status, KeyId(1), &counted);
-        assert!(said.contains("  8 configmaps are not proven to be stored under another key\n"), "{said}");
-        assert!(said.contains("  widgets cannot be counted: forbidden\n"), "{said}");
-        let said = meaning(2);
-        assert!(said.contains("it writes configmaps, secrets: what is stored under it"), "{said}");
-        let said = meaning(3);
-        assert!(said.contains("its secret is gone") && said.contains("nothing is lost"), "{said}");
+        let text = super::listing(&status, KeyId(1), &counted);
+        assert!(text.contains("  8 configmaps may still be stored under it: they are not proven"), "{text}");
+        assert!(text.contains("  widgets cannot be counted: forbidden\n"), "{text}");
+        let text = listing(2);
+        assert!(text.contains("it is the write key of configmaps, secrets: what is stored"), "{text}");
+        let text = listing(3);
+        assert!(text.contains("its secret is gone") && text.contains("nothing that can be read"), "{text}");
     }
 
     #[test]
     fn a_status_without_revisions_does_not_show_that_nothing_is_lost() {
         let status = ClusterEncryptionStatus { keys: vec![key(1, "write", &[])], ..Default::default() };
-        let said = meaning(&status, KeyId(1), &loss(&status, KeyId(1)));
+        let text = listing(&status, KeyId(1), &loss(&status, KeyId(1)));
         assert!(
-            said.contains("it is not known what is stored") && !said.contains("nothing is lost"),
-            "{said}"
+            text.contains("it is not known what is stored") && !text.contains("nothing that can be read"),
+            "{text}"
         );
     }
 
@@ -464,7 +477,7 @@ mod tests {
         ForgetRequest { key_id: KeyId(id), requested_at, ..Default::default() }
     }
 
-    fn told_of(id: u64, phase: ForgetPhase, message: &str) -> ForgetStatus {
+    fn state(id: u64, phase: ForgetPhase, message: &str) -> ForgetStatus {
         let requested_at = request(id).requested_at;
         ForgetStatus { key_id: KeyId(id), requested_at, phase, message: message.into() }
     }
@@ -482,25 +495,25 @@ mod tests {
     }
 
     #[test]
-    fn a_key_under_which_keywards_own_objects_are_written_is_kept_and_no_request_is_made() {
+    fn write_key_of_keywards_own_objects_is_kept() {
         let of = |id, cluster: &ClusterEncryption| kept(cluster, KeyId(id)).unwrap_or_default();
         let plain = cluster(&["kms:2", "kms:1", "identity"], &[], Vec::new());
-        let said = of(2, &plain);
-        assert!(said.starts_with("key 2 is kept: it is the write key of secrets"), "{said}");
-        assert!(said.contains("change spec.encryption") && said.contains("--accept-keyward-loss"), "{said}");
+        let why = of(2, &plain);
+        assert!(why.starts_with("key 2 is kept because it is the write key of secrets"), "{why}");
+        assert!(why.contains("change spec.encryption") && why.contains("--accept-keyward-loss"), "{why}");
         assert_eq!(kept(&plain, KeyId(1)), None, "Keyward's own objects can be stored under key 2");
         assert_eq!(kept(&plain, KeyId(9)), None, "it writes nothing of Keyward's own");
         // The write key is to be forgotten too.
         let both = cluster(&["kms:2", "kms:1", "identity"], &[request(2)], Vec::new());
-        assert!(of(1, &both).contains("stored under key 2, which is to be forgotten too"));
-        let void = vec![told_of(2, ForgetPhase::Void, "key 2 works")];
+        assert!(of(1, &both).contains("stored under key 2, for which a forget request exists too"));
+        let void = vec![state(2, ForgetPhase::Void, "key 2 works")];
         let over = cluster(&["kms:2", "kms:1", "identity"], &[request(2)], void);
         assert_eq!(kept(&over, KeyId(1)), None);
     }
 
     #[test]
-    fn waiting_ends_with_the_request_and_stops_at_each_new_message_before() {
-        let at = |phase, message: &str| cluster(&["kms:2"], &[request(1)], vec![told_of(1, phase, message)]);
+    fn waiting_prints_each_new_message_and_ends_with_the_request() {
+        let at = |phase, message: &str| cluster(&["kms:2"], &[request(1)], vec![state(1, phase, message)]);
         let is_news = |found: &ClusterEncryption, printed: &str| {
             news(request(1), printed.to_owned()).matches_object(Some(found))
         };
@@ -519,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_proves_where_objects_are_stored_while_its_key_writes() {
+    fn migration_proves_where_objects_are_stored_while_its_key_writes() {
         let revision = |n: u64, writer: &str| RevisionStatus {
             n: Revision(n),
             config_hash: ConfigHash::of(b"x"),

@@ -1,4 +1,4 @@
-//! What is deployed is what this program says.
+//! deploy/ matches this program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -19,7 +19,7 @@ fn shipped_crds_are_current() {
     let same = shipped.lines().filter(|line| !line.starts_with('#')).eq(now.lines());
     assert!(
         same,
-        "deploy/crds.yaml is of another version; write it anew: \
+        "deploy/crds.yaml is not current; generate it again: \
          cargo run -p keyward -- crds --providers target/providers > deploy/crds.yaml"
     );
 }

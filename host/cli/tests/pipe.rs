@@ -1,4 +1,4 @@
-//! What is printed goes into pipes whose readers stop reading: `keyward crds | head -1`.
+//! Output into a pipe whose reader stops early: `keyward crds | head -1`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use keyward_test_hostile::Forge;
 
-/// Runs `keyward` with nobody to read what it prints; its exit code and standard error.
+/// Runs `keyward` with a closed standard output. Returns the exit code and standard error.
 fn unread(args: &[&str]) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -28,7 +28,7 @@ fn path(path: &Path) -> &str {
 }
 
 #[test]
-fn a_reader_that_went_away_is_no_failure() {
+fn closed_output_is_not_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let module = folder.path().join("acme.wasm");
     std::fs::write(&module, Forge::sound("Acme", "acme").component().unwrap()).unwrap();
@@ -41,19 +41,19 @@ fn a_reader_that_went_away_is_no_failure() {
         &["provider", "inspect", path(&module), "-o", "json"],
         &["provider", "test", path(&module), "--fixtures", path(folder.path())],
     ] {
-        let (code, said) = unread(args);
-        assert_eq!(code, Some(0), "{args:?}: {said}");
-        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        let (code, error) = unread(args);
+        assert_eq!(code, Some(0), "{args:?}: {error}");
+        assert!(!error.contains("panicked"), "{args:?}: {error}");
     }
 }
 
 #[test]
-fn what_fails_still_fails() {
+fn failing_command_still_fails_with_a_closed_output() {
     let folder = tempfile::tempdir().unwrap();
     let module = folder.path().join("acme.wasm");
     std::fs::write(&module, Forge::sound("Acme", "acme").component().unwrap()).unwrap();
     let fixtures = "cases:\n- name: itself\n  describe: {providerType: Other}\n";
     std::fs::write(folder.path().join("a.yaml"), fixtures).unwrap();
-    let (code, said) = unread(&["provider", "test", path(&module), "--fixtures", path(folder.path())]);
-    assert_eq!(code, Some(1), "{said}");
+    let (code, error) = unread(&["provider", "test", path(&module), "--fixtures", path(folder.path())]);
+    assert_eq!(code, Some(1), "{error}");
 }

@@ -14,7 +14,7 @@ fn image(n: u8) -> String {
     format!("registry.example.com/vault/kms@sha256:{}", format!("{n:02x}").repeat(32))
 }
 
-/// Today's spelling.
+/// The current spelling.
 fn today() -> Value {
     json!({
         "kmsPluginImage": image(1),
@@ -26,7 +26,7 @@ fn today() -> Value {
     })
 }
 
-/// The second spelling of the same KEK.
+/// An earlier spelling of the same KEK.
 fn second() -> Value {
     json!({
         "vaultKMSPluginImage": image(1),
@@ -39,7 +39,7 @@ fn second() -> Value {
     })
 }
 
-/// Today's spelling with changes; `null` leaves a field out.
+/// The current spelling with changes; `null` removes a field.
 fn with(changes: Value) -> Value {
     let mut config = today();
     for (field, value) in changes.as_object().unwrap() {
@@ -94,7 +94,7 @@ fn kms(config: &Value) -> Value {
     json!({"type": "KMS", "kms": {"type": "Vault", "vault": config}})
 }
 
-/// What it answers, its exit code, and everything that it printed.
+/// The exit code, and everything that was printed.
 fn between(current: &Path, desired: &Path, more: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_keyward"))
         .arg("plan")
@@ -150,7 +150,7 @@ fn plan_with(modules: &Path, current: Value, desired: Value, more: &[&str]) -> O
 #[case::two_changes_of_which_one_makes_a_key(today(), with(json!({"kmsPluginImage": image(2), "vaultKeyPath": "transit/keys/b"})), "new-key", 2, &["kmsPluginImage", "vaultKeyPath"])]
 #[case::another_spelling(today(), second(), "in-place", 2, &["transitKey", "vaultKeyPath"])]
 #[case::and_back(second(), today(), "in-place", 2, &["transitKey", "vaultKeyPath"])]
-fn the_verdict(
+fn effect_follows_from_the_kek_and_the_normal_form(
     #[case] current: Value,
     #[case] desired: Value,
     #[case] effect: &str,
@@ -166,9 +166,9 @@ fn the_verdict(
     for field in fields {
         let found = answer["fields"].as_array().unwrap().iter().find(|f| f["field"] == *field);
         let found = found.unwrap_or_else(|| panic!("{field} is shown: {text}"));
-        assert!(!found["reason"].as_str().unwrap().is_empty(), "a reason that a person understands: {text}");
+        assert!(!found["reason"].as_str().unwrap().is_empty(), "each field has a reason: {text}");
     }
-    // No field shows more than the total.
+    // No field has a greater effect than the total.
     let order = ["none", "in-place", "re-encrypt", "new-key", "decrypt"];
     let rank = |value: &Value| order.iter().position(|e| value == e).unwrap();
     for field in answer["fields"].as_array().unwrap() {
@@ -177,12 +177,12 @@ fn the_verdict(
 }
 
 #[test]
-fn a_field_is_lowered_to_the_total_with_the_reason_same_kek() {
+fn effect_of_a_field_is_lowered_to_the_total_with_the_reason_same_kek() {
     let output = plan(kms(&today()), kms(&second()), &["-o", "json"]);
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     let path = answer["fields"].as_array().unwrap().iter().find(|f| f["field"] == "vaultKeyPath").unwrap();
     assert_eq!((path["effect"].as_str(), path["reason"].as_str()), (Some("in-place"), Some("same KEK")));
-    assert!(!answer["warnings"].as_array().unwrap().is_empty(), "the second spelling gives a warning");
+    assert!(!answer["warnings"].as_array().unwrap().is_empty(), "the earlier spelling gives a warning");
 }
 
 #[test]
@@ -200,29 +200,29 @@ fn violations_name_the_field_and_exit_1() {
 }
 
 #[test]
-fn the_table_is_for_people() {
+fn table_has_field_change_effect_and_reason() {
     let desired = with(json!({"kmsPluginImage": image(2), "vaultKeyPath": "transit/keys/b"}));
     let output = plan(kms(&today()), kms(&desired), &[]);
     let text = String::from_utf8_lossy(&output.stdout);
     let row = text.lines().find(|line| line.starts_with("vaultKeyPath")).unwrap();
     let cells: Vec<&str> = row.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     assert_eq!(cells, ["vaultKeyPath", "transit/keys/a → transit/keys/b", "new key", "names another KEK"]);
-    assert!(text.contains("⇒ a new key (Vault), then everything is re-encrypted under it"), "{text}");
+    assert!(text.contains("⇒ a new key (Vault); then everything is re-encrypted under it"), "{text}");
 }
 
 #[test]
-fn a_mode_is_a_new_key() {
+fn another_mode_is_a_new_key() {
     let output = plan(kms(&today()), json!({"type": "aescbc"}), &["-o", "json"]);
     assert_eq!(output.status.code(), Some(2));
     let output = plan(json!({}), json!({"type": "identity"}), &["-o", "json"]);
-    assert_eq!(output.status.code(), Some(0), "nothing was encrypted, and nothing is");
+    assert_eq!(output.status.code(), Some(0), "nothing was encrypted, and nothing will be");
     let output = plan(json!({}), json!({"type": "rot13"}), &[]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("unknown encryption mode configured: rot13"));
 }
 
 #[test]
-fn an_unknown_provider_is_named() {
+fn unknown_provider_type_is_named() {
     let output = plan(json!({}), json!({"type": "KMS", "kms": {"type": "Nimbus", "nimbus": {}}}), &[]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
@@ -246,7 +246,7 @@ fn external(config: Value) -> Value {
 #[case::from_nothing(json!({}), json!({"type": "KMS"}), "new-key", 2)]
 #[case::to_a_managed_one(json!({"type": "KMS"}), kms(&today()), "new-key", 2)]
 #[case::the_same(json!({"type": "KMS"}), json!({"type": "KMS"}), "none", 0)]
-fn kms_alone_is_a_plugin_that_somebody_else_runs(
+fn type_kms_alone_means_an_external_plugin(
     #[case] current: Value,
     #[case] desired: Value,
     #[case] effect: &str,
@@ -260,9 +260,9 @@ fn kms_alone_is_a_plugin_that_somebody_else_runs(
     assert_eq!(answer["effect"], effect, "{text}");
 }
 
-/// Where no module knows such a plugin, CONTRACT 4's message is the answer.
+/// Without the module `External`, the message is OpenShift's (openshift: encryption-type).
 #[test]
-fn kms_alone_lacks_its_config_where_no_module_knows_better() {
+fn type_kms_alone_needs_kms_config_if_the_external_module_is_not_loaded() {
     let modules = tempfile::tempdir().unwrap();
     std::fs::copy(Tools::here().providers().unwrap().join("vault.wasm"), modules.path().join("vault.wasm"))
         .unwrap();
@@ -280,7 +280,7 @@ fn kms_alone_lacks_its_config_where_no_module_knows_better() {
 
 const LOCAL: &str = "aescbc";
 
-/// Spec, what is rewritten, what is decrypted, what is not confirmed.
+/// Change, effect, exit code, resources that are re-encrypted, decrypted, and not confirmed.
 #[rstest]
 #[case::leaves(json!({"resources": ["configmaps"]}), "none", 0, &[], &[], &["secrets"])]
 #[case::leaves_confirmed(json!({"resources": ["configmaps"], "decrypt": ["secrets"]}), "decrypt", 2, &[], &["secrets"], &[])]
@@ -292,7 +292,7 @@ const LOCAL: &str = "aescbc";
 #[case::another_mode_takes_along_what_is_not_confirmed(
     json!({"encryption": {"type": "aesgcm"}, "resources": ["configmaps"]}), "new-key", 2, &["configmaps", "secrets"], &[], &["secrets"])]
 #[case::token(json!({"reencrypt": "1"}), "new-key", 2, &["configmaps", "secrets"], &[], &[])]
-fn what_is_decrypted_and_what_is_not_is_said(
+fn plan_lists_resources_that_are_re_encrypted_decrypted_and_unconfirmed(
     #[case] change: Value,
     #[case] effect: &str,
     #[case] code: i32,
@@ -331,23 +331,23 @@ fn what_is_decrypted_and_what_is_not_is_said(
     "unsupported KMS provider type \"vault\"; loaded providers: External, Vault; did you mean \"Vault\"?")]
 #[case::field_of_a_provider(json!({"encryption": {"type": "KMS", "kms": {"type": "Vault", "Vault": {}}}}),
     "error: spec.encryption.kms.Vault: unknown field; did you mean \"vault\"?")]
-#[case::in_both_lists(json!({"encryption": {"type": LOCAL}, "decrypt": ["secrets"]}), "error: spec.decrypt: secrets: it is in spec.resources too")]
-fn what_is_not_understood_is_an_error(#[case] desired: Value, #[case] message: &str) {
+#[case::in_both_lists(json!({"encryption": {"type": LOCAL}, "decrypt": ["secrets"]}), "error: spec.decrypt: secrets: it is also in spec.resources")]
+fn mistake_in_the_spec_is_one_error(#[case] desired: Value, #[case] message: &str) {
     let (exit, text) = specs(json!({"encryption": {"type": LOCAL}}), desired, &[]);
     assert_eq!(exit, Some(1), "{text}");
     assert!(text.contains(message), "{text}");
-    assert!(!text.contains("⇒"), "nothing is claimed: {text}");
-    assert_eq!(text.matches("error: ").count(), 1, "one mistake has one message: {text}");
+    assert!(!text.contains("⇒"), "a spec with a mistake has no effect: {text}");
+    assert_eq!(text.matches("error: ").count(), 1, "one mistake gives one message: {text}");
 }
 
-/// As the operator reads it: an older version took the resource, and it goes on being encrypted.
+/// As the operator reads it: an older version accepted the resource, and it stays encrypted (decision 0063).
 #[test]
-fn a_refused_resource_that_is_encrypted_already_is_a_warning() {
+fn refused_resource_that_is_already_encrypted_is_a_warning() {
     let spec = |mode: &str, resources: &[&str]| json!({"encryption": {"type": mode}, "resources": resources});
     let current = spec(LOCAL, &["secrets", "services"]);
     let (exit, text) = specs(current.clone(), spec("aesgcm", &["secrets", "services"]), &[]);
     assert_eq!(exit, Some(2), "{text}");
-    assert!(text.contains("warning: spec.resources: services: the API server checks these"), "{text}");
+    assert!(text.contains("warning: spec.resources: services: the API server reads these"), "{text}");
     let (exit, text) = specs(current.clone(), spec(LOCAL, &["secrets", "secrets", "services"]), &[]);
     assert_eq!(exit, Some(0), "{text}");
     assert!(text.contains("warning: spec.resources: secrets: it is listed twice"), "{text}");
@@ -361,16 +361,16 @@ fn a_refused_resource_that_is_encrypted_already_is_a_warning() {
 }
 
 #[test]
-fn on_openshift_plan_names_what_another_migrators_success_does_not_prove() {
+fn on_openshift_plan_warns_what_the_success_of_another_migrator_does_not_prove() {
     let files = Files(tempfile::tempdir().unwrap());
     let current = files.api_server("current.yaml", json!({"encryption": {"type": LOCAL}}));
     let desired = files.api_server("desired.yaml", json!({"encryption": {"type": "aesgcm"}}));
     let (exit, text) = between(&current, &desired, &[]);
     assert_eq!(exit, Some(2), "{text}");
-    assert!(text.contains("the migration to the new key is another migrator's"), "{text}");
+    assert!(text.contains("another migrator runs the migration to the new key"), "{text}");
     let (_, text) =
         specs(json!({"encryption": {"type": LOCAL}}), json!({"encryption": {"type": "aesgcm"}}), &[]);
-    assert!(!text.contains("another migrator"), "Keyward's own engine looks at each object: {text}");
+    assert!(!text.contains("another migrator"), "Keyward's own engine patches each object: {text}");
 }
 
 #[test]
@@ -390,17 +390,14 @@ fn on_openshift_an_empty_type_is_identity_and_plan_warns() {
 }
 
 #[rstest]
-#[case::elsewhere("unix:///run/kms/kms.sock", Some("mount /run/kms of the host at /run/kms"))]
+#[case::elsewhere("unix:///run/kms/kms.sock", Some("mount the host's folder /run/kms at /run/kms"))]
 #[case::the_other_path(
     "unix:///run/kmsplugin/kms.sock",
-    Some("mount /run/kmsplugin of the host at /run/kmsplugin")
+    Some("mount the host's folder /run/kmsplugin at /run/kmsplugin")
 )]
-#[case::beside("unix:///var/run/kmsplugins/kms.sock", Some("mount /var/run/kmsplugins"))]
+#[case::beside("unix:///var/run/kmsplugins/kms.sock", Some("mount the host's folder /var/run/kmsplugins"))]
 #[case::within("unix:///var/run/kmsplugin/vault/kms.sock", None)]
-fn a_socket_outside_the_folder_that_is_mounted_is_named(
-    #[case] endpoint: &str,
-    #[case] message: Option<&str>,
-) {
+fn socket_outside_the_mounted_folder_is_a_warning(#[case] endpoint: &str, #[case] message: Option<&str>) {
     let desired = json!({"encryption": external(json!({"endpoint": endpoint}))});
     let (exit, text) = specs(json!({"encryption": {"type": "identity"}}), desired, &[]);
     assert_eq!(exit, Some(2), "{text}");
@@ -413,15 +410,15 @@ fn a_socket_outside_the_folder_that_is_mounted_is_named(
 }
 
 #[test]
-fn a_request_to_forget_a_key_is_a_warning_and_a_change() {
+fn request_to_forget_a_key_is_a_change_with_a_warning() {
     let current = json!({"encryption": {"type": LOCAL}});
     let mut desired = current.clone();
     desired["forget"] = json!([{"keyID": 3, "requestedAt": "2026-05-08T12:34:56Z"}]);
     let (exit, text) = specs(current.clone(), desired.clone(), &[]);
     assert_eq!(exit, Some(2), "{text}");
     for part in [
-        "forget   gives up key 3 and what is stored under it",
-        "warning: spec.forget: gives up key 3: what is stored under it becomes unreadable",
+        "forget   forgets key 3 and what is stored under it",
+        "warning: spec.forget: forgets key 3: what is stored under it becomes unreadable",
         "⇒ forget key 3",
     ] {
         assert!(text.contains(part), "{text}");
@@ -430,7 +427,7 @@ fn a_request_to_forget_a_key_is_a_warning_and_a_change() {
     let (_, text) = specs(current.clone(), desired.clone(), &["-o", "json"]);
     let answer: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&answer["effect"], &answer["forgetKeyIDs"]), (&json!("forget"), &json!([3])), "{text}");
-    // What is requested already, and what is withdrawn, gives nothing up.
+    // An existing request and a removed request have no effect.
     for after in [desired.clone(), current] {
         let (exit, text) = specs(desired.clone(), after, &[]);
         assert_eq!(exit, Some(0), "{text}");
@@ -439,17 +436,17 @@ fn a_request_to_forget_a_key_is_a_warning_and_a_change() {
 }
 
 #[test]
-fn a_pause_that_begins_or_ends_is_a_change() {
+fn pause_that_begins_or_ends_is_a_change() {
     let current = json!({"encryption": {"type": LOCAL}});
     let mut paused = current.clone();
     paused["paused"] = json!({"reason": "the KMS moves", "by": "ada"});
-    for (from, to, effect, says) in [
-        (current.clone(), paused.clone(), "pause", "⇒ pause: nothing is written but the status"),
-        (paused.clone(), current, "resume", "⇒ resume: the writes that the pause withholds follow"),
+    for (from, to, effect, line) in [
+        (current.clone(), paused.clone(), "pause", "⇒ pause: only the status is written"),
+        (paused.clone(), current, "resume", "⇒ resume: the withheld writes follow"),
     ] {
         let (exit, text) = specs(from.clone(), to.clone(), &[]);
         assert_eq!(exit, Some(2), "{text}");
-        assert!(text.contains(says) && !text.contains("nothing changes"), "{text}");
+        assert!(text.contains(line) && !text.contains("nothing changes"), "{text}");
         let (_, text) = specs(from, to, &["-o", "json"]);
         let answer: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(answer["effect"], effect, "{text}");
@@ -460,11 +457,11 @@ fn a_pause_that_begins_or_ends_is_a_change() {
     other["encryption"]["type"] = json!("aesgcm");
     let (exit, text) = specs(paused, other, &[]);
     assert_eq!(exit, Some(2), "{text}");
-    assert!(text.contains("⇒ paused: nothing of this begins until spec.paused is removed"), "{text}");
+    assert!(text.contains("⇒ paused: this change starts when spec.paused is removed"), "{text}");
 }
 
 #[test]
-fn only_where_a_kms_holds_it_does_no_change_speak_of_a_kek() {
+fn unchanged_spec_mentions_a_kek_only_in_mode_kms() {
     for mode in [LOCAL, "identity"] {
         let spec = json!({"encryption": {"type": mode}});
         let (exit, text) = specs(spec.clone(), spec, &[]);
@@ -473,5 +470,5 @@ fn only_where_a_kms_holds_it_does_no_change_speak_of_a_kek() {
     }
     let spec = json!({"encryption": kms(&today())});
     let (_, text) = specs(spec.clone(), spec, &[]);
-    assert!(text.contains("⇒ nothing changes: the same KEK, reached in the same way"), "{text}");
+    assert!(text.contains("⇒ nothing changes: the same KEK with the same connection"), "{text}");
 }

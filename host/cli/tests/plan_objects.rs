@@ -1,4 +1,5 @@
-//! `keyward plan --objects` as it is run on a dump: the real binary, the real provider module, answers compared whole.
+//! `keyward plan --objects` on a dump, with the real binary and the real provider module. Results are
+//! compared as a whole.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
@@ -32,35 +33,35 @@ fn text(bytes: &[u8]) -> String {
 fn answer(files: &[&str], platform: &str, more: &[&str]) -> Value {
     let output = plan(files, platform, &[&["-o", "json"], more].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let said = text(&output.stdout);
+    let printed = text(&output.stdout);
     for secret in ["fake-role", "fake-secret-id", "fake-key", "ZmFrZS"] {
-        assert!(!said.contains(secret), "no secret byte: {said}");
+        assert!(!printed.contains(secret), "no secret byte: {printed}");
     }
-    serde_json::from_str(&said).unwrap()
+    serde_json::from_str(&printed).unwrap()
 }
 
-/// Compared whole, and the same each time.
+/// The result is compared as a whole, and is the same each time.
 #[rstest]
 #[case("kubernetes-kms.yaml", "kubernetes", &[], "kubernetes-kms.expected.json")]
 #[case("kubernetes-aescbc.json", "kubernetes", &["--now", "2026-05-08T12:00:30Z"], "kubernetes-aescbc-waits.expected.json")]
 #[case("kubernetes-aescbc.json", "kubernetes", &["--now", "2026-05-08T12:01:00Z"], "kubernetes-aescbc.expected.json")]
 #[case("openshift.yaml", "openshift", &["--now", "2026-05-08T12:00:00Z"], "openshift.expected.json")]
-fn the_whole_decision(
+fn dump_gives_the_expected_decision(
     #[case] dump: &str,
     #[case] platform: &str,
     #[case] more: &[&str],
     #[case] expected: &str,
 ) {
-    let said = answer(&[dump], platform, more);
-    assert_eq!(said, answer(&[dump], platform, more), "the same input, the same answer");
+    let decision = answer(&[dump], platform, more);
+    assert_eq!(decision, answer(&[dump], platform, more), "the same input gives the same result");
     let expected: Value = serde_json::from_str(&std::fs::read_to_string(fixture(expected)).unwrap()).unwrap();
-    assert_eq!(said, expected, "{}", serde_json::to_string_pretty(&said).unwrap());
+    assert_eq!(decision, expected, "{}", serde_json::to_string_pretty(&decision).unwrap());
 }
 
 #[test]
-fn one_operand_alone() {
-    let said = answer(&["openshift.yaml"], "openshift", &["--operand", "openshift-apiserver"]);
-    let operands = said["operands"].as_array().unwrap();
+fn operand_flag_decides_only_for_that_operand() {
+    let decision = answer(&["openshift.yaml"], "openshift", &["--operand", "openshift-apiserver"]);
+    let operands = decision["operands"].as_array().unwrap();
     assert_eq!(operands.len(), 1);
     assert_eq!(operands[0]["operand"], "openshift-apiserver");
     assert_eq!(operands[0]["converged"], false);
@@ -71,45 +72,46 @@ fn one_operand_alone() {
     assert_eq!(operands[0]["actions"], json!([]));
 }
 
-/// CONTRACT 1.7, computed apart: the fields in Go's order, whatever order they were written in.
+/// The hash was computed separately, with the fields in Go's order (openshift: config-hash). The dump has
+/// another order.
 #[test]
-fn the_hash_is_that_of_openshifts_controllers() {
-    let said = answer(&["openshift.yaml"], "openshift", &["--operand", "openshift-kube-apiserver"]);
-    let actions = &said["operands"][0]["actions"];
+fn hash_is_that_of_openshifts_controllers() {
+    let decision = answer(&["openshift.yaml"], "openshift", &["--operand", "openshift-kube-apiserver"]);
+    let actions = &decision["operands"][0]["actions"];
     assert_eq!(
         *actions,
         json!([{"kind": "RequirePreflight", "hash": "2y19Mg==", "for": "new-key", "keyID": 3}]),
-        "{said:#}"
+        "{decision:#}"
     );
 }
 
 #[test]
-fn without_now_it_is_the_newest_time_of_the_objects() {
-    // Leases were renewed 20 s after the revision had converged: writes may still be under way.
-    let said = answer(&["kubernetes-aescbc.json"], "kubernetes", &[]);
-    let waiting = said["operands"][0]["waiting"].as_str().unwrap();
+fn without_the_now_flag_the_newest_time_in_the_objects_counts() {
+    // Leases were renewed 20 s after the revision had converged: writes may still be in flight.
+    let decision = answer(&["kubernetes-aescbc.json"], "kubernetes", &[]);
+    let waiting = decision["operands"][0]["waiting"].as_str().unwrap();
     assert!(waiting.starts_with("WritesInFlight"), "{waiting}");
 }
 
 #[test]
-fn the_table_is_for_people() {
+fn table_shows_convergence_and_actions() {
     let output = plan(&["openshift.yaml"], "openshift", &["--operand", "openshift-oauth-apiserver"]);
-    let said = text(&output.stdout);
-    assert!(said.starts_with("openshift-oauth-apiserver\n  converged   yes\n"), "{said}");
+    let printed = text(&output.stdout);
+    assert!(printed.starts_with("openshift-oauth-apiserver\n  converged   yes\n"), "{printed}");
     let done = "RecordMigrated resource oauthauthorizetokens.oauth.openshift.io, keyID 4";
-    assert!(said.contains(done), "{said}");
+    assert!(printed.contains(done), "{printed}");
 }
 
 #[test]
-fn what_is_not_looked_at_is_told_on_standard_error() {
+fn ignored_and_missing_kinds_are_noted_on_standard_error() {
     let output = plan(&["kubernetes-kms.yaml"], "kubernetes", &[]);
-    let told = text(&output.stderr);
-    assert!(told.contains("note: 1 of v1/Service: nothing is decided from it"), "{told}");
+    let error = text(&output.stderr);
+    assert!(error.contains("note: ignored 1 object of kind v1/Service"), "{error}");
     let output = plan(&["openshift.yaml"], "kubernetes", &[]);
     assert_eq!(output.status.code(), Some(1));
-    let told = text(&output.stderr);
-    assert!(told.contains("note: there is no Lease among the objects"), "{told}");
-    assert!(told.contains("error: there is no ClusterEncryption/cluster among the objects"), "{told}");
+    let error = text(&output.stderr);
+    assert!(error.contains("note: the dump contains no Lease"), "{error}");
+    assert!(error.contains("error: the dump contains no ClusterEncryption/cluster"), "{error}");
 }
 
 #[test]
@@ -120,17 +122,17 @@ fn mistakes_name_file_and_document_and_no_secret() {
     std::fs::write(&path, bad).unwrap();
     let output = plan(&[path.to_str().unwrap()], "kubernetes", &[]);
     assert_eq!(output.status.code(), Some(1));
-    let told = text(&output.stderr);
+    let error = text(&output.stderr);
     let expected =
         format!("error: {}: document 2: v1/Secret s: its data.token cannot be read\n", path.display());
-    assert_eq!(told, expected);
+    assert_eq!(error, expected);
 }
 
 #[rstest]
-#[case(&["--operand", "etcd"], "error: there is no operand etcd on kubernetes; it has kube-apiserver")]
+#[case(&["--operand", "etcd"], "error: operand etcd does not exist on kubernetes; use kube-apiserver")]
 #[case(&["--now", "yesterday"], "invalid value 'yesterday' for '--now")]
-fn wrong_flags_are_named(#[case] more: &[&str], #[case] told: &str) {
+fn wrong_flags_are_named(#[case] more: &[&str], #[case] expected: &str) {
     let output = plan(&["kubernetes-kms.yaml"], "kubernetes", more);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
 }

@@ -1,22 +1,23 @@
-//! Go's durations, exactly: what is written into an EncryptionConfiguration must be read by the API server.
+//! Go's durations, exactly: the API server must be able to parse a duration in an EncryptionConfiguration.
 
 use std::time::Duration;
 
-/// Parses what Go's `time.ParseDuration` takes and is not negative: `10s`, `1m30s`, `1.5h`, `0`. Limit: 2⁶³−1 nanoseconds.
+/// Parses a duration that Go's `time.ParseDuration` accepts and that is not negative: `10s`, `1m30s`, `1.5h`, `0`.
+/// Limit: 2⁶³−1 nanoseconds.
 pub fn go(text: &str) -> Result<Duration, String> {
     let nanos = nanos(text).ok_or_else(|| format!("{text:?} is not a duration such as 10s or 1m30s"))?;
     let nanos = u64::try_from(nanos).map_err(|_| format!("{text:?} is negative"))?;
     Ok(Duration::from_nanos(nanos))
 }
 
-/// What Go's `time.ParseDuration` takes, in nanoseconds.
+/// A duration that Go's `time.ParseDuration` accepts, in nanoseconds.
 fn nanos(text: &str) -> Option<i64> {
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     let nanos = parse(unsigned)?;
     if text.starts_with('-') { 0_i64.checked_sub_unsigned(nanos) } else { i64::try_from(nanos).ok() }
 }
 
-/// Up to 2⁶³.
+/// A duration without a sign, up to 2⁶³ nanoseconds.
 fn parse(text: &str) -> Option<u64> {
     if text == "0" {
         return Some(0);
@@ -54,8 +55,8 @@ fn parse(text: &str) -> Option<u64> {
     (total <= 1 << 63).then_some(total)
 }
 
-/// As many nanoseconds as Go makes of a fraction of a unit: it counts them in floating point, drops what is less than
-/// one, and does not look at digits beyond 63 bits.
+/// The nanoseconds of a fraction of a unit, as Go computes them: in floating point, rounded down, and without the
+/// digits beyond 63 bits.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as Go does
 fn part(fraction: &str, unit: u64) -> u64 {
     let (mut value, mut scale) = (0_u64, 1.0_f64);
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_gos() {
+    fn durations_are_parsed_as_in_go() {
         for (text, millis) in [
             ("10s", 10_000),
             ("1m30s", 90_000),

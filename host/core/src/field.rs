@@ -1,20 +1,20 @@
-//! Paths of fields below a provider's configuration, as rules and violations spell them.
+//! Paths of fields below the configuration of a KMS, in the notation of rules and violations.
 //!
 //! `tls.serverName` is a field of an object, `labels.*` any value of a map, `hosts[]` any item of a list, and
-//! `hosts[2]` one of them. A pattern (with `*` or `[]`) stands in rules; a concrete path in what is told to people.
+//! `hosts[2]` one of them. Rules contain patterns (with `*` or `[]`), messages contain concrete paths.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// One step from a value to one below it.
+/// One step from a value to a value below it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     /// The field of this name.
     Key(String),
     /// Any value of a map.
     AnyKey,
-    /// The item at this place of a list.
+    /// The item with this index of a list.
     Item(usize),
     /// Any item of a list.
     AnyItem,
@@ -24,7 +24,7 @@ pub enum Step {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FieldPath(Vec<Step>);
 
-/// Why a text is no [`FieldPath`].
+/// The error for a text that is not a [`FieldPath`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a field path such as `tls.serverName`, `labels.*` or `hosts[]`")]
 pub struct FieldPathError {
@@ -33,7 +33,7 @@ pub struct FieldPathError {
 }
 
 impl FieldPath {
-    /// Reads `tls.serverName`, `labels.*`, `hosts[].name`. The empty text is no path.
+    /// Parses `tls.serverName`, `labels.*`, `hosts[].name`. The empty text is not a path.
     pub fn parse(text: &str) -> Result<Self, FieldPathError> {
         let error = || FieldPathError { text: text.to_owned() };
         let mut steps = Vec::new();
@@ -76,7 +76,7 @@ impl FieldPath {
         self.0.is_empty()
     }
 
-    /// This path and one step more.
+    /// This path with one more step.
     #[must_use]
     pub fn then(&self, step: Step) -> Self {
         let mut steps = self.0.clone();
@@ -84,7 +84,7 @@ impl FieldPath {
         Self(steps)
     }
 
-    /// Whether this pattern covers `path`: `*` stands for any key, `[]` for any item or for itself.
+    /// Whether this pattern covers `path`: `*` matches any key, `[]` matches any item or itself.
     pub fn covers(&self, path: &Self) -> bool {
         self.0.len() == path.0.len()
             && self.0.iter().zip(&path.0).all(|pair| match pair {
@@ -93,7 +93,7 @@ impl FieldPath {
             })
     }
 
-    /// The value at this path; `None` where there is none, or where the path is a pattern.
+    /// The value at this path; `None` if there is none, or if the path is a pattern.
     pub fn get<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         self.0.iter().try_fold(value, |value, step| match step {
             Step::Key(name) => value.get(name),
@@ -134,7 +134,7 @@ mod tests {
     #[case("hosts[]")]
     #[case("hosts[].ports[][].name")]
     #[case("hosts[2].name")]
-    fn what_is_read_is_written_the_same(#[case] text: &str) {
+    fn path_is_displayed_as_it_was_parsed(#[case] text: &str) {
         assert_eq!(FieldPath::parse(text).unwrap().to_string(), text);
     }
 
@@ -149,7 +149,7 @@ mod tests {
     #[case("a[]b")]
     #[case("a*")]
     #[case("a b")]
-    fn anything_else_is_no_path(#[case] text: &str) {
+    fn other_texts_are_not_paths(#[case] text: &str) {
         assert!(FieldPath::parse(text).is_err(), "{text:?}");
     }
 
@@ -161,13 +161,13 @@ mod tests {
     #[case("hosts[].name", "hosts[3].name", true)]
     #[case("hosts[]", "hosts[]", true)]
     #[case("hosts[]", "hosts.name", false)]
-    fn patterns_cover(#[case] pattern: &str, #[case] path: &str, #[case] covered: bool) {
+    fn patterns_cover_paths(#[case] pattern: &str, #[case] path: &str, #[case] covered: bool) {
         let parse = |text| FieldPath::parse(text).unwrap();
         assert_eq!(parse(pattern).covers(&parse(path)), covered);
     }
 
     #[test]
-    fn values_are_found() {
+    fn path_gets_the_value_below_it() {
         let value = json!({"a": {"b": [1, {"c": 2}]}});
         let get = |text| FieldPath::parse(text).unwrap().get(&value).cloned();
         assert_eq!(get("a.b[1].c"), Some(json!(2)));

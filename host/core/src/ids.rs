@@ -1,4 +1,4 @@
-//! Identifiers of the domain, each a type of its own, so that a keyID is never mixed up with a remote key id.
+//! Identifiers, each with a type of its own, so that a keyID is never mixed up with a remote key id.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The number of a key secret. Not the id of a cryptographic key (DESIGN.md, "Words").
+/// Number of a key.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -14,14 +14,13 @@ use serde::{Deserialize, Serialize};
 pub struct KeyId(pub u64);
 
 impl KeyId {
-    /// The number after this one. `None` after the last: a number that comes twice, or that
-    /// wraps, would name two keys.
+    /// The number after this one. `None` after the last: a number that repeats or wraps would name two keys.
     #[must_use]
     pub fn next(self) -> Option<Self> {
         after(self.0).map(Self)
     }
 
-    /// CONTRACT 1.2: the text after the last `-` (or the whole string), base 10, unsigned.
+    /// The text after the last `-` (or the whole string), base 10, unsigned (openshift: key-numbers).
     pub fn from_name(name: &str) -> Option<Self> {
         name.rsplit('-').next().and_then(parse_decimal).map(Self)
     }
@@ -41,24 +40,24 @@ impl FromStr for KeyId {
     }
 }
 
-/// The last number that an API object holds exactly: an API server stores integers in 64 bits with a sign.
+/// The highest number that an API object stores exactly: integers are signed (kubernetes: integers-are-signed).
 pub const LAST: u64 = i64::MAX.unsigned_abs();
 
 fn after(number: u64) -> Option<u64> {
     number.checked_add(1).filter(|next| *next <= LAST)
 }
 
-/// Digits only: Go's `ParseUint` takes no sign, and neither does this.
+/// Digits only, without a sign, like Go's `ParseUint`.
 pub(crate) fn parse_decimal(text: &str) -> Option<u64> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
-/// A text that should have been a number.
+/// The error for a text that is not a number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid keyID \"{0}\": must be a non-negative integer")]
 pub struct InvalidId(pub String);
 
-/// The number of one rollout: `encryption-config-{n}`. Revision 0 is what `prepare` installs.
+/// Number of a revision: `encryption-config-{n}`. Revision 0 is the configuration that `prepare` installs.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -79,7 +78,7 @@ impl fmt::Display for Revision {
     }
 }
 
-/// What a KMS v2 plugin reports as `Status.key_id`: names the KEK (version) in use. 1 to 1,024 bytes.
+/// The `key_id` in the Status answer of a KMS v2 plugin: it identifies the KEK version in use. 1 to 1,024 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct RemoteKeyId(pub String);
@@ -110,13 +109,13 @@ impl fmt::Display for ConfigHash {
     }
 }
 
-/// OBJECTS.md's keyed digest of one key's entries, in hex: it says "same bytes" and publishes nothing about them.
+/// A keyed digest of the configuration and data of one plugin, in hex. It shows only whether two plugins have the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct PluginDigest(pub String);
 
 impl PluginDigest {
-    /// The first 16 hex digits: the name of a plugin generation's folder.
+    /// The first 16 hex digits: the name of the folder of a plugin instance.
     pub fn short(&self) -> &str {
         self.0.get(..16).unwrap_or(&self.0)
     }
@@ -136,7 +135,7 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// How a key encrypts. Spelled as in OpenShift's API and key secrets.
+/// Mode of encryption of a key, in the spelling of OpenShift's API and key secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Mode {
     /// Plain text.
@@ -157,7 +156,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Every mode.
+    /// All modes.
     pub const ALL: [Self; 5] = [Self::Identity, Self::Aescbc, Self::Aesgcm, Self::Secretbox, Self::Kms];
 
     /// The spelling in annotations and the API.
@@ -171,18 +170,18 @@ impl Mode {
         }
     }
 
-    /// The mode of this spelling; case matters.
+    /// The mode with this spelling; case matters.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.as_str() == text)
     }
 
-    /// The error for a mode that does not exist, with the spelling that was probably meant.
+    /// The error for an unknown mode, with the spelling that was probably meant.
     pub fn unknown(text: &str) -> String {
         let hint = crate::spelling::hint(text, Self::ALL.map(Self::as_str));
         format!("unknown encryption mode configured: {text}{hint}")
     }
 
-    /// Whether the key's bytes are ours (and so rotate weekly).
+    /// Whether the bytes of the key are in the configuration (and so rotate weekly).
     pub fn is_local(self) -> bool {
         matches!(self, Self::Aescbc | Self::Aesgcm | Self::Secretbox)
     }
@@ -210,7 +209,8 @@ impl GroupResource {
         Self { group: group.to_owned(), resource: resource.to_owned() }
     }
 
-    /// The same, where an admin names a resource: a dot at the end stays, so that the text is the name of no resource.
+    /// The same, for a resource that an admin wrote: a dot at the end stays, so that the text is not the name of a
+    /// resource.
     pub fn as_written(text: &str) -> Self {
         match text.split_once('.') {
             Some((_, "")) => Self { group: String::new(), resource: text.to_owned() },
@@ -218,7 +218,7 @@ impl GroupResource {
         }
     }
 
-    /// The group as migrations and messages write it: `core` where it is empty.
+    /// The group as migrations and messages write it: `core` if it is empty.
     pub fn group_or_core(&self) -> &str {
         if self.group.is_empty() { "core" } else { &self.group }
     }
@@ -231,7 +231,8 @@ impl fmt::Display for GroupResource {
     }
 }
 
-/// CONTRACT 1.4: entries are sorted by the string form, which is not made for it: maps compare all the time.
+/// Entries are sorted by the string form (openshift: one-entry-per-resource). The comparison allocates no string,
+/// because maps compare often.
 impl Ord for GroupResource {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         fn text(of: &GroupResource) -> impl Iterator<Item = u8> {
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_a_dot_at_its_end_is_not_the_resource_without_it() {
+    fn name_that_ends_with_a_dot_is_not_the_resource_without_the_dot() {
         for name in ["secrets.", "secrets.apps.", "."] {
             let written = GroupResource::as_written(name);
             assert_eq!(written.to_string(), name);
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn hex_is_two_digits_a_byte() {
+    fn hex_has_two_digits_per_byte() {
         assert_eq!(hex(&[0x00, 0x09, 0x0a, 0x9f, 0xa0, 0xff]), "00090a9fa0ff");
     }
 }

@@ -1,6 +1,6 @@
-//! The domain of Keyward: formats, the state machine, and one pure function a controller.
+//! The decisions of Keyward: formats, the state machine, and one pure function per controller.
 //!
-//! What may come in: types of Kubernetes objects, serde, hashing. What never does: I/O, a clock, randomness, async, a
+//! Allowed dependencies: types of Kubernetes objects, serde, hashing. Never: I/O, a clock, randomness, async, a
 //! Kubernetes client, wasmtime, or the name of a KMS product.
 
 pub mod api;

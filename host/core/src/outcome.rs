@@ -1,4 +1,4 @@
-//! What one reconcile decides: actions in order, conditions, and why.
+//! The outcome of one reconcile pass: actions in order, conditions, and an explanation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,178 +13,181 @@ use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, PluginDigest, RemoteKeyId, Revision};
 
-/// The fact that tells for how long a resource's migration has made no progress.
+/// The fact whose age is the time that the migration of a resource has made no progress.
 pub fn migration_idle_fact(resource: &GroupResource) -> String {
     format!("migration-idle/{resource}")
 }
 
-/// One write, with its precondition: create-only where there is no resourceVersion, else exactly that version. The
-/// writer applies them in order and stops at the first that fails; the next reconcile decides again.
+/// One write, with its precondition: create-only if there is no resourceVersion, otherwise exactly that version. The
+/// writer applies the actions in order and stops at the first that fails; the next reconcile pass decides again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Raise the high-water marks in `ClusterEncryption.status` (S5), before what they speak of is made.
+    /// Raise the high-water marks in `ClusterEncryption.status`, before the object with that number is created
+    /// (invariant: one-number-one-kek).
     RecordHighWater {
-        /// `status.highestKeyID` to be.
+        /// The new `status.highestKeyID`.
         key_id: KeyId,
-        /// `status.highestRevision` to be.
+        /// The new `status.highestRevision`.
         revision: Revision,
     },
     /// Write the Secret `encryption-preflight`: create it, or replace the version that was read.
     RequirePreflight {
-        /// What is to be tried.
+        /// The candidate to try.
         candidate: Box<Candidate>,
-        /// Of the Secret as read; `None` where there is none.
+        /// Of the Secret as read; `None` if there is none.
         resource_version: Option<String>,
     },
-    /// OpenShift: ask for a preflight by writing the candidate's hash into the operator CR's status (CONTRACT 3.1, 7).
+    /// OpenShift: request a preflight, by writing the candidate's hash to the status of the operator's CR
+    /// (openshift: preflight-before-a-key).
     RequireConfigHash {
-        /// What is to be tried; its digest goes beside the hash (Decisions 3).
+        /// The candidate to try. Its digest is written beside the hash (decision 0003).
         candidate: Box<Candidate>,
-        /// CONTRACT 1.7.
+        /// The hash of its configuration (openshift: config-hash).
         config_hash: String,
     },
-    /// Delete the Secret `encryption-preflight`: nothing is to be tried any more.
+    /// Delete the Secret `encryption-preflight`: there is no candidate to try any more.
     ClearPreflight {
         /// Of the Secret as read.
         resource_version: String,
     },
     /// Write one `EncryptionNode.spec`: target revision, preflight request, key checks.
     SetTarget {
-        /// Which node.
+        /// The node.
         node: String,
         /// The whole spec.
         spec: Box<EncryptionNodeSpec>,
-        /// Of the object as read; `None` where it does not exist yet.
+        /// Of the object as read; `None` if it does not exist yet.
         resource_version: Option<String>,
-        /// In words: `revision 3`, `preflight of key 2`.
+        /// The change in words: `revision 3`, `preflight of key 2`.
         what: String,
     },
-    /// Make a key secret (create-only).
+    /// Create a key secret (create-only).
     CreateKey {
-        /// All of it.
+        /// The complete key secret.
         key: Box<KeySecret>,
     },
-    /// In-place update of a key secret (Decisions 1).
+    /// Update a key secret in place (decision 0001).
     UpdateKey {
-        /// All of it, with the resourceVersion that it depends on.
+        /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
-        /// Which fields of the configuration changed.
+        /// The fields of the configuration that changed.
         fields: Vec<String>,
     },
-    /// Copies of referenced objects follow (Decisions 2).
+    /// Update the copies of referenced objects (decision 0002).
     SyncData {
-        /// All of it, with the resourceVersion that it depends on.
+        /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
-        /// Which objects changed, as `secret/name`.
+        /// The objects that changed, as `secret/name`.
         objects: Vec<String>,
     },
-    /// Make the Secret `encryption-config-{n}` (create-only): the next one, or a lost one anew.
+    /// Create the Secret `encryption-config-{n}` (create-only): the next revision, or a lost one again.
     ApplyConfig {
-        /// Its number.
+        /// Number of the revision.
         revision: Revision,
-        /// All of it.
+        /// The complete content.
         content: Box<RevisionContent>,
     },
-    /// OpenShift: write the Secret `encryption-config-{component}` as a whole (CONTRACT 3.2).
+    /// OpenShift: write the complete Secret `encryption-config-{component}` (openshift: apply-desired-configuration).
     ApplyManagedConfig {
-        /// All of it.
+        /// The complete content.
         content: Box<RevisionContent>,
-        /// Of the Secret as read; `None` where there is none.
+        /// Of the Secret as read; `None` if there is none.
         resource_version: Option<String>,
     },
-    /// Annotate the key secret before a revision may have it first (Decisions 5), and again before each that makes it the
-    /// writer of something once more.
+    /// Annotate the key secret before a revision may have the key first (invariant: publication-first), and again
+    /// before each revision that makes it a write key once more (decision 0056).
     RecordPublication {
-        /// All of it, with the resourceVersion that it depends on.
+        /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
-        /// That revision.
+        /// The revision.
         revision: Revision,
     },
-    /// Rewrite the Secrets and ConfigMaps of Keyward's namespace, so that they are stored under the write key, before a key
-    /// leaves that was given up. Changes nothing of what they say.
+    /// Rewrite the Secrets and ConfigMaps of Keyward's namespace, so that they are stored under the write key, before a
+    /// forgotten key leaves. Their content does not change.
     ReencryptOwn {
-        /// Which resources of the namespace.
+        /// The resources to rewrite.
         resources: Vec<GroupResource>,
         /// The keys that are about to leave.
         leaving: Vec<KeyId>,
-        /// Whether the actions after it depend on it. They do not where an admin accepts the loss of these objects.
+        /// Whether the following actions depend on it. They do not if an admin accepts the loss of these objects.
         required: bool,
     },
-    /// Make, or turn to another key, the `EncryptionMigration` of a resource.
+    /// Create the `EncryptionMigration` of a resource, or change it to another key.
     StartMigration {
-        /// What is rewritten.
+        /// The resource to rewrite.
         resource: GroupResource,
         /// The whole spec.
         spec: Box<EncryptionMigrationSpec>,
-        /// Of the object as read; `None` where there is none.
+        /// Of the object as read; `None` if there is none.
         resource_version: Option<String>,
     },
     /// Record a resource as migrated on the key secret.
     RecordMigrated {
-        /// Which.
+        /// The resource.
         resource: GroupResource,
-        /// All of it, with the resourceVersion that it depends on.
+        /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
     },
-    /// Take back that a resource is recorded as migrated, before it is written in another way again (Decisions 11).
+    /// Remove the record that a resource is migrated, before it is written under another key or in plain text
+    /// (decision 0011, decision 0056).
     ForgetMigrated {
-        /// Which.
+        /// The resource.
         resource: GroupResource,
-        /// All of it, with the resourceVersion that it depends on.
+        /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
     },
-    /// Record that everything was re-encrypted after the KMS rotated its key (Decisions 6).
+    /// Record that everything was re-encrypted after a rotation in the KMS (decision 0006).
     RecordRotation {
-        /// All of it, with the resourceVersion that it depends on.
+        /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
-        /// What the plugin calls its KEK now.
+        /// The remote key id that the plugin reports now.
         remote_key_id: RemoteKeyId,
     },
-    /// Annotate a key that no revision ever had first as superseded (Decisions 5).
+    /// Annotate a key that no revision ever had first as abandoned (decision 0005).
     AbandonKey {
-        /// All of it, with the resourceVersion that it depends on.
+        /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
-        /// Why it is superseded.
+        /// Why it is abandoned.
         reason: String,
     },
-    /// Delete the key secret of a KMS provider that has left every configuration (Decisions 7).
+    /// Delete the key secret of a KMS provider that has left every configuration (decision 0007).
     RetireKey {
-        /// Its number.
+        /// Number of the key.
         key_id: KeyId,
         /// Of the Secret as read.
         resource_version: String,
     },
-    /// Delete an unused key secret beyond the ten newest (CONTRACT 3.4).
+    /// Delete an unused key secret beyond the ten newest (openshift: keep-ten-unused-keys).
     DeleteKey {
-        /// Its number.
+        /// Number of the key.
         key_id: KeyId,
         /// Of the Secret as read.
         resource_version: String,
     },
-    /// Delete a revision that nothing names any more.
+    /// Delete a revision that is not kept (objects: kept-revisions).
     DeleteRevision {
-        /// Which.
+        /// The revision.
         revision: Revision,
         /// Of the Secret as read.
         resource_version: String,
     },
 }
 
-/// What a preflight tries: one key's entries as a revision would carry them.
+/// The candidate of a preflight: the data of one key, as a revision would contain it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// The key that it is for.
+    /// The key that the candidate is for.
     pub key_id: KeyId,
-    /// Why.
+    /// Why it is tried.
     pub purpose: PreflightPurpose,
-    /// What its plugin needs; has a salt.
+    /// The data of its plugin, with a salt.
     pub plugin: PluginRecord,
     /// Its digest.
     pub hash: PluginDigest,
 }
 
 impl Action {
-    /// CLI.md's `kind`; also the bounded label of metrics.
+    /// The `kind` in the output of `plan`; also the bounded label of metrics.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::RecordHighWater { .. } => "RecordHighWater",
@@ -208,21 +211,21 @@ impl Action {
         }
     }
 
-    /// Whether the actions after it are carried out where it fails.
+    /// Whether the following actions are carried out even if this one fails.
     pub fn is_optional(&self) -> bool {
         matches!(self, Self::ReencryptOwn { required: false, .. })
     }
 
-    /// What it does, for people, on one line and in the imperative. Never a secret byte.
+    /// The action in words, on one line and in the imperative. It contains no secret byte.
     pub fn sentence(&self) -> String {
         match self {
             Self::RecordHighWater { key_id, revision } => {
                 format!("record key number {key_id} and revision {revision} as used")
             }
             Self::RequirePreflight { candidate, .. } | Self::RequireConfigHash { candidate, .. } => {
-                format!("have a node try the plugin of key {} ({})", candidate.key_id, candidate.purpose)
+                format!("start a preflight of key {} ({})", candidate.key_id, candidate.purpose)
             }
-            Self::ClearPreflight { .. } => "end the trial of a plugin".to_owned(),
+            Self::ClearPreflight { .. } => "end the preflight".to_owned(),
             Self::SetTarget { node, what, .. } => format!("node {node}: {what}"),
             Self::CreateKey { key } => format!("create key {} ({})", key.id, key.mode),
             Self::UpdateKey { key, fields } => {
@@ -251,7 +254,7 @@ impl Action {
                 format!("record that all {resource} are stored under key {}", key.id)
             }
             Self::ForgetMigrated { resource, key } => format!(
-                "re-encrypt all {resource} under key {} again, since some may be stored in another way",
+                "re-encrypt all {resource} under key {} again, because some may be stored under another key",
                 key.id
             ),
             Self::RecordRotation { key, .. } => {
@@ -264,7 +267,7 @@ impl Action {
         }
     }
 
-    /// CLI.md's form of `plan --objects -o json`. Never a secret byte.
+    /// The action in the output of `plan --objects -o json`. It contains no secret byte.
     pub fn describe(&self) -> Value {
         let mut value = match self {
             Self::RecordHighWater { key_id, revision } => json!({"keyID": key_id, "revision": revision}),
@@ -319,16 +322,16 @@ fn lists(content: &RevisionContent) -> String {
     each.collect::<Vec<_>>().join("; ")
 }
 
-/// What is waited for.
+/// The reason why the next step waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// Bounded label, for example `APIServerRevisionNotConverged`.
     pub reason: String,
-    /// For people: what, and where. Since when is told by the condition `Progressing`.
+    /// What it waits for, and where. The condition `Progressing` shows since when.
     pub message: String,
 }
 
-/// When a wait ends where nothing else delays it: so long after a fact took the value that it has.
+/// When a wait ends if nothing else delays it: this long after a fact got its current value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Until {
     /// One of [`Outcome::facts`].
@@ -337,28 +340,28 @@ pub struct Until {
     pub after: Duration,
 }
 
-/// Something worth an Event: said once when it begins to hold.
+/// An observation to report in an Event, once when it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// CamelCase, bounded.
     pub reason: String,
-    /// What it is about. Two notices of one reason and subject are the same one, whatever their words: a plugin's words
-    /// may have a request id or a port in them that is another in each answer.
+    /// The subject. Two notices with the same reason and subject are the same notice, even if their messages differ:
+    /// the message of a plugin may contain a request id or a port that changes with each answer.
     pub subject: String,
-    /// For people; no secret byte.
+    /// A message for people. It contains no secret byte.
     pub message: String,
-    /// Warning or Normal.
+    /// Whether the Event has type Warning; otherwise Normal.
     pub warning: bool,
 }
 
 impl Notice {
-    /// A notice whose words do not change while it holds.
+    /// A notice whose message does not change while it holds.
     pub fn new(warning: bool, reason: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { reason: reason.to_owned(), subject: message.clone(), message, warning }
     }
 
-    /// The same, whatever its words become.
+    /// The same notice for a message that may change.
     #[must_use]
     pub fn about(self, subject: impl Into<String>) -> Self {
         Self { subject: subject.into(), ..self }
@@ -368,67 +371,72 @@ impl Notice {
 /// The whole decision.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// The operand's component, CONTRACT 1.1.
+    /// The component (openshift: components).
     pub operand: String,
-    /// Every API server has loaded the same revision, observed.
+    /// Whether every API server was observed to have loaded the same revision.
     pub converged: bool,
-    /// What the next step waits for.
+    /// Why the next step waits.
     pub waiting: Option<Waiting>,
-    /// When that wait ends, where it can be known.
+    /// When that wait ends, if it is known.
     pub until: Option<Until>,
-    /// In order. Empty while Keyward is paused.
+    /// The writes, in order. Empty while Keyward is paused.
     pub actions: Vec<Action>,
-    /// What `actions` would be if Keyward were not paused.
+    /// The writes that `actions` would contain if Keyward were not paused.
     pub withheld: Vec<Action>,
-    /// Those of this reconcile; a type that is not here keeps what it had (CONTRACT 3.5).
+    /// The conditions of this reconcile pass. A type that is not here keeps its previous condition
+    /// (openshift: encrypted-condition).
     pub conditions: Vec<Condition>,
-    /// Why, in order, for people.
+    /// Explanations for people, in order.
     pub explanation: Vec<String>,
     /// Events to emit when they are new.
     pub notices: Vec<Notice>,
-    /// Facts whose age matters: the operator tells how long each has had its value (OBJECTS.md, "Time").
+    /// Facts whose age matters: the operator measures how long each has had its value (objects: time).
     pub facts: BTreeMap<String, String>,
-    /// Those of them that are not to be told in `status.since[]`: they change all the time, and mean nothing while they do.
+    /// Facts that are not recorded in `status.since[]`: they change all the time, and mean nothing while they do
+    /// (decision 0065).
     pub unrecorded: BTreeSet<String>,
-    /// The rest of the aggregate status.
+    /// The rest of the status.
     pub view: StatusView,
-    /// When to look again though nothing changes.
+    /// When to reconcile again even if nothing changes.
     pub requeue_after: Option<Duration>,
 }
 
-/// Names of facts about what agents report begin with this. A time in which nothing could be looked at does not count as
-/// one in which an agent said nothing.
+/// Prefix of the facts about reports of agents. Their ages begin at zero when the cluster could not be read: an agent
+/// is not silent because the operator could not read its report (objects: time).
 pub const REPORT_FACTS: &str = "report/";
 
-/// Names of facts about keys that fail while a request to forget them waits begin with this. They begin again once Keyward's
-/// own objects could not be re-encrypted: where the write key's KMS fails too, a success after that says that it is back.
+/// Prefix of the facts about keys that fail while a request to forget them waits. Their age begins again when Keyward's
+/// own objects could not be re-encrypted: if the KMS of the write key also fails, only a success after that shows that
+/// it is available again.
 pub const FORGET_FACTS: &str = "forget/";
 
-/// A server of which only its identity Lease tells has left when that was not renewed for so long (S2). API servers renew it
-/// every ten seconds, and it is deleted an hour after.
+/// An API server that is known only by its identity Lease has left when the Lease has not been renewed for this time
+/// (objects: api-servers). API servers renew it every ten seconds, and one of them deletes it one to two hours after
+/// the last renewal (kubernetes: identity-leases).
 pub const LEASE_STOPPED: Duration = Duration::from_mins(5);
 
-/// The fact that an identity Lease was renewed. As with reports, a time in which nothing could be looked at does not count.
+/// The fact that an identity Lease was renewed. Like a report, its age begins at zero when the cluster could not be
+/// read.
 pub fn lease_fact(lease: &str) -> String {
     format!("{REPORT_FACTS}lease/{lease}")
 }
 
-/// When the first of what is in one data key of a referenced object expires, or the credential of a node's agent.
+/// When the content of one data key of a referenced object first expires, or the credential of a node agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expires {
-    /// Bounded: `secret`, `configmap`, `node`.
+    /// `secret`, `configmap` or `node`.
     pub kind: String,
-    /// Whose.
+    /// Name of the object or node.
     pub name: String,
-    /// Which data key; `None` where the object itself says so, and for a node.
+    /// The data key; `None` if an annotation of the object gives the time, and for a node.
     pub key: Option<String>,
-    /// When.
+    /// The time.
     pub at: jiff::Timestamp,
-    /// Seconds from now; below zero once it has expired.
+    /// Seconds from now; negative if it has expired.
     pub seconds_left: i64,
 }
 
-/// Those parts of `ClusterEncryption.status` that are computed anew each time.
+/// The parts of `ClusterEncryption.status` that each reconcile pass computes again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatusView {
     /// `status.convergedRevision`.
@@ -437,7 +445,7 @@ pub struct StatusView {
     pub revisions: Vec<RevisionStatus>,
     /// `status.keys`.
     pub keys: Vec<KeyStatus>,
-    /// `status.encryptedResources`; `None` leaves what is there, where it cannot be known now.
+    /// `status.encryptedResources`; `None` keeps the stored value, because the current one is unknown.
     pub encrypted: Option<Vec<String>>,
     /// `status.migrations`.
     pub migrations: Vec<MigrationSummary>,
@@ -445,10 +453,10 @@ pub struct StatusView {
     pub forget: Vec<ForgetStatus>,
     /// `status.paused`.
     pub paused: Option<PauseStatus>,
-    /// `status.reencrypt.token`; `None` leaves what stands there.
+    /// `status.reencrypt.token`; `None` keeps the stored value.
     pub reencrypted: Option<String>,
     /// `status.plugins`.
     pub plugins: Vec<PluginSummary>,
-    /// When what configurations refer to expires; no part of the status.
+    /// When referenced objects expire; not in the status.
     pub expiries: Vec<Expires>,
 }

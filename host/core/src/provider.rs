@@ -1,8 +1,8 @@
-//! What a provider module says, as data.
+//! The answers of provider modules, as data.
 //!
-//! These are the records of `wit/v0/provider.wit` in the host's own words, plus the [`Evaluator`] trait that the
-//! engine implements. Core never calls it: the operator and the CLI have each evaluation made once and put the
-//! result into the snapshot (DESIGN.md, "How data flows").
+//! These are the records of `wit/v0/provider.wit` as types of the host, and the [`Evaluator`] trait that the engine
+//! implements. Core never calls it: the operator and the CLI request each evaluation once and put the result into the
+//! snapshot (decision 0016).
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -14,30 +14,31 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
-/// `sha256:` and the hex digest of a component's bytes: says which module gave an answer.
+/// `sha256:` and the hex digest of a component's bytes: it identifies the provider module that answered.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ModuleDigest(pub String);
 
-/// What a change does to what is stored, in ascending order of cost.
+/// The effect of a change on stored data, in ascending order of cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Nothing changes.
     None,
-    /// Keyward pauses: nothing is written but the status. It comes from the rest of the spec, as [`Self::Resume`] does.
+    /// Keyward pauses: only the status is written. This effect and [`Self::Resume`] come from the rest of the spec.
     Pause,
-    /// A pause ends, and the writes that it withheld follow.
+    /// A pause ends, and the withheld writes follow.
     Resume,
-    /// The plugin is replaced or restarted; nothing stored is touched.
+    /// The plugin is replaced or restarted; stored data does not change.
     InPlace,
-    /// The same KEK in another version: in place, then everything is re-encrypted.
+    /// Another version of the same KEK: the key changes in place, then everything is re-encrypted.
     ReEncrypt,
     /// Another KEK: a new key secret, then everything is re-encrypted under it.
     NewKey,
-    /// What is stored is decrypted. It comes from the rest of the spec: no provider's field does that.
+    /// Stored data is decrypted. This effect comes from the rest of the spec: no field of a KMS configuration has it.
     Decrypt,
-    /// A key is given up, and what is stored under it becomes unreadable. It comes from the rest of the spec.
+    /// A key is forgotten, and the data that is stored under it becomes unreadable. This effect comes from the rest of
+    /// the spec.
     Forget,
 }
 
@@ -56,38 +57,38 @@ impl fmt::Display for Effect {
     }
 }
 
-/// What a change of one field does, with the reason that an admin reads.
+/// The effect of a change of one field, with a reason for the admin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldRule {
-    /// Path below the provider's configuration: `tls.serverName`, `labels.*`, `hosts[]`.
+    /// Path below the KMS configuration: `tls.serverName`, `labels.*`, `hosts[]`.
     pub field: String,
     /// The effect of changing it.
     pub effect: Effect,
-    /// Why, in the admin's words.
+    /// The reason, for the admin.
     pub reason: String,
 }
 
-/// A provider as it describes itself; the host knows nothing else of the product.
+/// A provider module's description of itself. The host knows nothing else about the KMS product.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// The value of `kms.type`, for example `Vault`.
     pub provider_type: String,
-    /// The field beside `type` that holds the configuration, for example `vault`.
+    /// The field beside `type` that contains the configuration, for example `vault`.
     pub config_field: String,
-    /// Path of the plugin's image in the *normalized* configuration; absent where no plugin is run.
+    /// Path of the plugin's image in the *normalized* configuration; absent if Keyward runs no plugin.
     pub image_field: Option<String>,
     /// Kubernetes structural schema of the configuration.
     pub config_schema: Value,
-    /// One rule for every leaf of the schema.
+    /// One rule for each leaf of the schema.
     pub rules: Vec<FieldRule>,
-    /// Open set of facts: `remote-key-id`, `status`, `credentials`, `docs`.
+    /// Facts; an open set: `remote-key-id`, `status`, `credentials`, `docs`.
     pub facts: BTreeMap<String, String>,
-    /// The module that said so.
+    /// The provider module that returned this description.
     pub module: ModuleDigest,
 }
 
-/// What kind of object is referred to.
+/// Kind of a referenced object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReferenceKind {
@@ -111,66 +112,67 @@ impl fmt::Display for ReferenceKind {
 pub struct KeyRef {
     /// Secret or ConfigMap.
     pub kind: ReferenceKind,
-    /// Its name, in the platform's namespace for referenced objects.
+    /// Name of the object, in the platform's namespace for referenced objects.
     pub name: String,
     /// The data key.
     pub key: String,
 }
 
-/// How the host hands a referenced value to the plugin.
+/// How the host passes a referenced value to the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Exposure {
     /// As a mounted file.
     File,
-    /// In the environment or a rendered file; refused where that would stand readable in a Pod.
+    /// In the environment or a rendered file. Refused if the value would be readable in a Pod.
     SecretValue,
-    /// May stand in arguments.
+    /// Allowed in arguments.
     PublicValue,
 }
 
-/// Something outside the configuration that it needs.
+/// An object outside the configuration that the configuration needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reference {
-    /// What is referred to.
+    /// The referenced data key.
     pub source: KeyRef,
-    /// How it reaches the plugin.
+    /// How its value is passed to the plugin.
     pub exposure: Exposure,
     /// Whether the plugin cannot start without it.
     pub required: bool,
-    /// The configuration's field that refers to it.
+    /// The field of the configuration that references it.
     pub field: String,
 }
 
-/// One thing that is wrong with a configuration, or a warning about it.
+/// One mistake in a configuration, or one warning about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
-    /// Path below the provider's configuration; empty for the whole.
+    /// Path below the KMS configuration; empty for the whole.
     pub field: String,
-    /// What is wrong, in the admin's words.
+    /// The mistake, for the admin.
     pub message: String,
 }
 
-/// The identity of a KEK. Two configurations name the same KEK if and only if their `key` parts are equal.
+/// The identity of a KEK. Two configurations use the same KEK if and only if their `key` parts are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Kek {
-    /// Where these differ, the KEK differs.
+    /// If these differ, the KEK differs.
     pub key: BTreeMap<String, String>,
-    /// Where only these differ, it is another version of the same KEK.
+    /// If only these differ, it is another version of the same KEK.
     pub version: BTreeMap<String, String>,
 }
 
-/// What text in a rendered plugin is made of.
+/// A part of a text in a rendered plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
     /// Literal text.
     Text(String),
-    /// Filled in by the host per node and generation: `socket-uri`, `socket-path`, `key-id`, `node-name`, `port:NAME`.
+    /// A value that the host fills in per node and plugin instance: `socket-uri`, `socket-path`, `key-id`, `node-name`,
+    /// `port:NAME`.
     Host(String),
     /// The path at which a referenced value is mounted.
     Path(KeyRef),
-    /// A referenced value itself; in arguments only for [`Exposure::PublicValue`].
+    /// A referenced value; in arguments only with [`Exposure::PublicValue`].
     Value(KeyRef),
     /// The path of a rendered file.
     Rendered(String),
@@ -179,22 +181,22 @@ pub enum Part {
 /// One environment variable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnvVar {
-    /// Its name.
+    /// Name of the variable.
     pub name: String,
-    /// Its value.
+    /// Value of the variable.
     pub value: Vec<Part>,
 }
 
 /// One file that the host renders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenderedFile {
-    /// Its name, without a path.
+    /// Name of the file, without a path.
     pub name: String,
-    /// Its content.
+    /// Content of the file.
     pub content: Vec<Part>,
 }
 
-/// An HTTP probe on one of the container's ports.
+/// An HTTP probe on a port of the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpProbe {
     /// The name of a port in [`Container::ports`].
@@ -203,11 +205,11 @@ pub struct HttpProbe {
     pub path: String,
 }
 
-/// All that a plugin may ask for. Image, privileges, mounts and limits are the host's.
+/// Everything that a plugin may request. The host decides about image, privileges, mounts and limits (decision 0025).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Container {
-    /// The entry point; empty for the image's own.
+    /// The entry point; empty for the one of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     /// Arguments, each made of parts.
@@ -219,49 +221,49 @@ pub struct Container {
     /// Files that the host renders.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<RenderedFile>,
-    /// Names of the ports that the host allots.
+    /// Names of the ports that the host assigns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
-    /// A probe of the plugin's own.
+    /// A probe of the plugin itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HttpProbe>,
     /// CPU request in millicores.
     pub cpu_request_millis: u32,
     /// Memory request in MiB.
     pub memory_request_mib: u32,
-    /// Open set of settings.
+    /// Settings; an open set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
 }
 
-/// How the plugin comes to be.
+/// Who runs the plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Plugin {
     /// The host runs this container.
     Managed(Container),
-    /// Somebody else runs it, at this endpoint (`unix:///…`).
+    /// Somebody else runs it; it listens at this endpoint (`unix:///…`).
     External(String),
 }
 
-/// Whether a configuration comes from the spec or out of a key secret.
+/// The source of a configuration: the spec or a key secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Origin {
-    /// As the admin wants it now: taken as it is.
+    /// The spec: used as it is.
     Desired,
-    /// As some earlier version accepted it: run through the module's `upgrade` first.
+    /// A key secret. An earlier module version may have accepted it, so the module's `upgrade` runs first.
     Stored,
 }
 
-/// One evaluation that the snapshot wants: the whole `kms` object (`type` and the configuration beside it). Every
-/// decision looks many of them up, so that they are found by the object itself ([`Asked`]), without its JSON.
+/// A request to evaluate a complete `kms` object (`type` and the configuration beside it). Each decision looks up many
+/// evaluations, so the lookup compares the objects ([`EvaluationKey`]) and does not serialize them.
 #[derive(Clone, Debug)]
 pub struct EvaluationRequest {
-    /// Where it comes from.
+    /// The source of the object.
     pub origin: Origin,
-    /// Compact JSON of the `kms` object, so that equal requests are equal keys.
+    /// Compact JSON of the `kms` object: equal requests are equal keys.
     pub kms: Arc<str>,
-    /// What `kms` is the JSON of.
+    /// The object whose JSON is `kms`.
     object: Arc<Value>,
 }
 
@@ -272,55 +274,55 @@ impl EvaluationRequest {
     }
 }
 
-/// What an evaluation is found by: two are equal if and only if the JSON of their objects is, the order of fields
-/// included.
-pub trait Asked {
-    /// Origin and `kms` object.
-    fn asked(&self) -> (Origin, &Value);
+/// The key of an evaluation. Two are equal if and only if the JSON of their objects is equal, including the order of
+/// fields.
+pub trait EvaluationKey {
+    /// The origin and the `kms` object.
+    fn parts(&self) -> (Origin, &Value);
 }
 
-impl Asked for EvaluationRequest {
-    fn asked(&self) -> (Origin, &Value) {
+impl EvaluationKey for EvaluationRequest {
+    fn parts(&self) -> (Origin, &Value) {
         (self.origin, &self.object)
     }
 }
 
-impl Asked for (Origin, &Value) {
-    fn asked(&self) -> (Origin, &Value) {
+impl EvaluationKey for (Origin, &Value) {
+    fn parts(&self) -> (Origin, &Value) {
         *self
     }
 }
 
-impl<'a> Borrow<dyn Asked + 'a> for EvaluationRequest {
-    fn borrow(&self) -> &(dyn Asked + 'a) {
+impl<'a> Borrow<dyn EvaluationKey + 'a> for EvaluationRequest {
+    fn borrow(&self) -> &(dyn EvaluationKey + 'a) {
         self
     }
 }
 
-impl Ord for dyn Asked + '_ {
+impl Ord for dyn EvaluationKey + '_ {
     fn cmp(&self, other: &Self) -> Ordering {
-        let ((origin, kms), (other_origin, other_kms)) = (self.asked(), other.asked());
+        let ((origin, kms), (other_origin, other_kms)) = (self.parts(), other.parts());
         origin.cmp(&other_origin).then_with(|| order(kms, other_kms))
     }
 }
 
-impl PartialOrd for dyn Asked + '_ {
+impl PartialOrd for dyn EvaluationKey + '_ {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for dyn Asked + '_ {
+impl PartialEq for dyn EvaluationKey + '_ {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for dyn Asked + '_ {}
+impl Eq for dyn EvaluationKey + '_ {}
 
 impl Ord for EvaluationRequest {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self as &dyn Asked).cmp(other)
+        (self as &dyn EvaluationKey).cmp(other)
     }
 }
 
@@ -344,7 +346,7 @@ impl Hash for EvaluationRequest {
     }
 }
 
-/// Some total order of JSON values in which those are equal that are written alike.
+/// A total order of JSON values. Values are equal if and only if their JSON is equal.
 fn order(one: &Value, other: &Value) -> Ordering {
     let kind = |value: &Value| match value {
         Value::Null => 0,
@@ -357,7 +359,7 @@ fn order(one: &Value, other: &Value) -> Ordering {
     match (one, other) {
         (Value::Bool(one), Value::Bool(other)) => one.cmp(other),
         (Value::Number(one), Value::Number(other)) => {
-            // 1 and 1.0 are written differently, 0.0 and -0.0 too.
+            // The JSON of 1 and 1.0 differs, and so does that of 0.0 and -0.0.
             let number = |n: &Number| (n.as_u64(), n.as_i64(), n.as_f64().map(f64::to_bits));
             number(one).cmp(&number(other))
         }
@@ -380,80 +382,82 @@ fn order(one: &Value, other: &Value) -> Ordering {
     }
 }
 
-/// All that a module says of one configuration.
+/// The result of a provider module for one configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Evaluation {
     /// The value of `kms.type`.
     pub provider_type: String,
-    /// The canonical form of the configuration (the value of the config field).
+    /// The normal form of the configuration (the value of the config field).
     pub normalized: Value,
-    /// What the admin should know though it is accepted; paths as rules have them, below the configuration.
+    /// Warnings about an accepted configuration; paths are below the configuration, as in rules.
     pub warnings: Vec<Violation>,
-    /// Which KEK it names.
+    /// Identity of the KEK.
     pub kek: Kek,
-    /// What it refers to.
+    /// The referenced objects.
     pub references: Vec<Reference>,
-    /// How its plugin is started.
+    /// The rendering: how the plugin is started.
     pub rendered: Plugin,
     /// The image, from the descriptor's `image-field`; absent for an external plugin.
     pub image: Option<String>,
-    /// What the KMS must permit, in the admin's words.
+    /// Permissions that the plugin needs in the KMS, for the admin.
     pub requirements: Vec<String>,
     /// Facts of the descriptor.
     pub facts: BTreeMap<String, String>,
-    /// Paths of the configuration's fields in the order of the descriptor's rules: as their type declares them.
+    /// Paths of the fields of the configuration, in the order of the descriptor's rules, which is the order in their
+    /// type.
     #[serde(default)]
     pub field_order: Vec<String>,
-    /// Which module said so.
+    /// The provider module that returned this.
     pub module: ModuleDigest,
 }
 
-/// Why there is no evaluation. A fact like any other: the key is carried on as deployed, its condition degrades.
+/// Why there is no evaluation. The key stays as deployed, and a condition reports the error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "kind", rename_all = "camelCase")]
 pub enum ProviderError {
-    /// No module of this type is loaded.
+    /// No provider module of this type is loaded.
     #[error(
         "unsupported KMS provider type {provider_type:?}; loaded providers: {}{}{}",
         or_none(loaded),
-        told_refused(refused),
+        rejected(refused),
         crate::spelling::hint(provider_type, loaded.iter().map(String::as_str))
     )]
     NotLoaded {
-        /// The type that was asked for.
+        /// The requested type.
         provider_type: String,
         /// The types that are loaded.
         loaded: Vec<String>,
-        /// Modules that were found and are not loaded, each with its file and the reason; bounded in number and length.
+        /// Provider modules that were found but not loaded, each with its file and the reason; bounded in number and
+        /// length.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         refused: Vec<String>,
     },
-    /// The module is loaded, but is refused or keeps failing.
-    #[error("provider {provider_type} is not usable: {message}")]
+    /// The provider module is loaded, but it is refused or fails repeatedly.
+    #[error("provider module {provider_type} is not usable: {message}")]
     Degraded {
-        /// Its type, or its file where not even that is known.
+        /// Its type, or its file if the type is not known.
         provider_type: String,
         /// Why.
         message: String,
     },
-    /// The configuration is not valid: all violations, with field paths below `spec.encryption.kms`.
+    /// The configuration is invalid.
     #[error("the KMS configuration is invalid: {}", join_violations(violations))]
     Invalid {
-        /// Each with a path such as `vault.vaultAddress`.
+        /// All violations, with paths below `spec.encryption.kms` such as `vault.vaultAddress`.
         violations: Vec<Violation>,
     },
-    /// The call did not end well; `category` is bounded (`fuel`, `deadline`, `memory`, `trap`, `input`, `output`,
-    /// `contract`, and `instantiate` or `runtime` where the host could not even call).
-    #[error("provider {provider_type} failed in {function} ({category}): {message}")]
+    /// The call failed. `category` is one of `fuel`, `deadline`, `memory`, `trap`, `input`, `output` and `contract`, or
+    /// `instantiate` or `runtime` if the host could not make the call.
+    #[error("provider module {provider_type} failed in {function} ({category}): {message}")]
     Failed {
-        /// The provider's type.
+        /// The provider type.
         provider_type: String,
         /// The ABI function.
         function: String,
-        /// Bounded label for metrics and condition reasons.
+        /// A bounded label for metrics and condition reasons.
         category: String,
-        /// What happened.
+        /// What failed.
         message: String,
     },
 }
@@ -462,10 +466,10 @@ fn or_none(loaded: &[String]) -> String {
     if loaded.is_empty() { "none".to_owned() } else { loaded.join(", ") }
 }
 
-fn told_refused(refused: &[String]) -> String {
+fn rejected(refused: &[String]) -> String {
     match refused {
         [] => String::new(),
-        refused => format!("; refused: ({})", refused.join("), (")),
+        refused => format!("; rejected modules: ({})", refused.join("), (")),
     }
 }
 
@@ -477,50 +481,53 @@ fn join_violations(violations: &[Violation]) -> String {
     each.join("; ")
 }
 
-/// What the host saw go wrong with a plugin, for the provider's diagnosis. Cleaned of secrets before it gets here.
+/// A failure of a plugin that the host observed, for a diagnosis by the provider module. It contains no secrets: they
+/// are removed before.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
-    /// Open set: `image`, `start`, `status`, `encrypt`, `decrypt`, `key_check`, `login`.
+    /// The phase that failed: `image`, `start`, `status`, `encrypt`, `decrypt`, `key-check`, `login`; more may be
+    /// added.
     pub phase: String,
-    /// The gRPC status code, where there was one.
+    /// The gRPC status code, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpc_code: Option<u32>,
-    /// The process's exit code, where it exited.
+    /// The exit code of the process, if it exited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// The message as seen.
+    /// The error message.
     pub message: String,
-    /// The plugin's last log lines.
+    /// The last log lines of the plugin.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log_tail: Vec<String>,
 }
 
-/// What a failure means and what to do.
+/// The cause of a failure, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnosis {
-    /// Bounded label.
+    /// A bounded label.
     pub cause: String,
-    /// One line.
+    /// A summary in one line.
     pub summary: String,
     /// What to do.
     pub remedy: String,
-    /// Whether trying again may help without anybody doing anything.
+    /// Whether a retry may succeed without a change by the admin.
     pub retryable: bool,
 }
 
-/// Evaluates configurations with provider modules. Implemented by the engine; only the CLI knows both sides.
+/// Evaluates configurations with provider modules. The engine implements it; only the CLI depends on both sides.
 pub trait Evaluator: Send + Sync {
-    /// The providers in force, by type.
+    /// The loaded provider modules, by type.
     fn descriptors(&self) -> Vec<Descriptor>;
-    /// Why a module file or type is not in force, one error each.
+    /// One error for each provider module file or type that cannot be used.
     fn degraded(&self) -> Vec<ProviderError>;
-    /// Everything a module says of one configuration: checks the `kms` union, (upgrades and) normalizes, then
-    /// asks for identity, references, rendering and requirements. Deterministic; may block for milliseconds.
+    /// Evaluates one configuration: checks the `kms` union, (upgrades and) normalizes, then calls the provider module
+    /// for KEK identity, references, rendering and requirements. Deterministic; may block for milliseconds.
     fn evaluate(&self, request: &EvaluationRequest) -> Result<Evaluation, ProviderError>;
-    /// What a failure of this configuration's plugin means; `None` where the provider does not know it.
+    /// The diagnosis of a failure of this configuration's plugin; `None` if the provider module does not know the
+    /// failure.
     fn diagnose(
         &self,
         request: &EvaluationRequest,
@@ -529,7 +536,7 @@ pub trait Evaluator: Send + Sync {
 }
 
 #[cfg(test)]
-#[allow(clippy::cmp_owned)] // the text is what is compared
+#[allow(clippy::cmp_owned)] // compares the text
 mod tests {
     use proptest::prelude::*;
     use serde_json::json;
@@ -560,15 +567,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_are_equal_exactly_where_their_json_is(one in value(), other in value(), third in value()) {
+        fn requests_are_equal_if_and_only_if_their_json_is(one in value(), other in value(), third in value()) {
             let [a, b, c] = [&one, &other, &third].map(|value| EvaluationRequest::new(Origin::Stored, value));
             prop_assert_eq!(a.cmp(&b).is_eq(), one.to_string() == other.to_string());
             prop_assert_eq!(a == b, a.cmp(&b).is_eq());
             prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
             prop_assert!(!(a <= b && b <= c) || a <= c);
             let map = BTreeMap::from([(a, 1), (b.clone(), 2), (c, 3)]);
-            prop_assert_eq!(map.get(&(Origin::Stored, &other) as &dyn Asked), map.get(&b));
-            prop_assert_eq!(map.get(&(Origin::Desired, &other) as &dyn Asked), None);
+            prop_assert_eq!(map.get(&(Origin::Stored, &other) as &dyn EvaluationKey), map.get(&b));
+            prop_assert_eq!(map.get(&(Origin::Desired, &other) as &dyn EvaluationKey), None);
         }
     }
 }

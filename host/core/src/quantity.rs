@@ -1,10 +1,10 @@
-//! Kubernetes' quantities: what is written into a static pod must be read by the kubelet, and as the same amount.
+//! Kubernetes quantities: the kubelet must read a quantity in a static pod as the same amount.
 
-/// One unit, in the parts that are counted.
+/// One unit, in billionths.
 const UNIT: u128 = 1_000_000_000;
-/// More digits are refused: the amount need not be exact for any resource.
+/// The most digits. More are refused: no resource needs such an exact amount.
 const DIGITS: usize = 18;
-/// Kubernetes takes a larger amount for this one.
+/// The largest amount. Kubernetes reads a larger amount as this one.
 const LARGEST: u128 = i64::MAX.unsigned_abs() as u128 * UNIT;
 
 /// An amount above or equal to zero, exact to a billionth of a unit.
@@ -14,11 +14,12 @@ pub struct Quantity {
 }
 
 impl Quantity {
-    /// Parses a part of what Kubernetes' `resource.ParseQuantity` takes, to the same amount: `2`, `0.5`, `100m`, `64Mi`, `1e3`.
+    /// Parses a quantity such as `2`, `0.5`, `100m`, `64Mi` or `1e3` to the same amount as Kubernetes'
+    /// `resource.ParseQuantity`. It accepts fewer forms.
     ///
     /// # Errors
-    /// Kubernetes refuses it; or it is negative, has more than 18 digits, is finer than a billionth, or above 2⁶³−1, where
-    /// Kubernetes rounds.
+    /// Kubernetes refuses it; or it is negative; or it has more than 18 digits or 9 decimal places, or is above 2⁶³−1,
+    /// so that Kubernetes would round it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let refuse = |why: &str| format!("{text:?} is not a quantity such as 100m, 0.5 or 64Mi: {why}");
         let unsigned = text.strip_prefix('+').unwrap_or(text);
@@ -42,7 +43,7 @@ impl Quantity {
         let (multiplied, divided) =
             if exponent < 0 { (0, exponent.unsigned_abs()) } else { (exponent.unsigned_abs(), 0) };
         let power = |base: u128, exponent: u32| base.checked_pow(exponent);
-        // The unit first: what is left over then is finer than a billionth.
+        // The unit first: a remainder of the division is then finer than a billionth.
         let parts = power(base, multiplied).and_then(|factor| number.checked_mul(UNIT)?.checked_mul(factor));
         let places = u32::try_from(fraction.len()).ok().and_then(|places| power(10, places));
         let divisor = places.and_then(|places| places.checked_mul(power(base, divided)?));
@@ -51,21 +52,21 @@ impl Quantity {
                 Ok(Self { nanos: parts / divisor })
             }
             (Some(parts), Some(divisor)) if parts / divisor <= LARGEST => {
-                Err(refuse("it is finer than a billionth"))
+                Err(refuse("it has more than 9 decimal places"))
             }
-            (_, None) => Err(refuse("it is finer than a billionth")),
+            (_, None) => Err(refuse("it has more than 9 decimal places")),
             _ => Err(refuse("it is too large")),
         }
     }
 
-    /// So many times as much; `None` where that is too large.
+    /// The amount times `factor`; `None` if the product is too large.
     #[must_use]
     pub fn times(self, factor: u32) -> Option<Self> {
         let nanos = self.nanos.checked_mul(u128::from(factor)).filter(|nanos| *nanos <= LARGEST)?;
         Some(Self { nanos })
     }
 
-    /// In billionths.
+    /// The amount in billionths.
     pub fn nanos(self) -> u128 {
         self.nanos
     }
@@ -139,8 +140,8 @@ mod tests {
             ("1e999", "its suffix is unknown"),
             ("0x10", "its suffix is unknown"),
             ("1.2.3", "its suffix is unknown"),
-            ("0.0000000001", "it is finer than a billionth"),
-            ("1e-99", "it is finer than a billionth"),
+            ("0.0000000001", "it has more than 9 decimal places"),
+            ("1e-99", "it has more than 9 decimal places"),
             ("16Ei", "it is too large"),
             ("1e30", "it is too large"),
             ("1234567890123456789", "it has more than 18 digits"),
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_is_exact_or_there_is_none() {
+    fn product_is_exact_or_none() {
         assert_eq!(Quantity::parse("100m").unwrap().times(4), Quantity::parse("0.4").ok());
         assert_eq!(Quantity::parse("8E").unwrap().times(4), None);
     }

@@ -1,4 +1,4 @@
-//! All that one decision is made from: decoded once, by [`platform`](crate::platform), and never changed.
+//! The input of one decision: decoded once, by [`platform`](crate::platform), and never changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::api::{
-    KeyCheck, EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus,
-    ForgetPhase, ForgetRequest, ForgetStatus, KeyStatus, Pause, PluginSettings, PreflightAnswer,
+    EncryptionMigrationSpec, EncryptionMigrationStatus, EncryptionNodeSpec, EncryptionNodeStatus,
+    ForgetPhase, ForgetRequest, ForgetStatus, KeyCheck, KeyStatus, Pause, PluginSettings, PreflightAnswer,
     RevisionStatus,
 };
 use crate::formats::FormatError;
@@ -18,74 +18,75 @@ use crate::ids::{GroupResource, KeyId, Mode, PluginDigest, Revision};
 use crate::platform::numbers;
 use crate::platform::openshift::OpenShift;
 use crate::platform::{Age, DiagnosisRequest, Expiry, FreshBytes, ObjectRef, ReferencedObject, Unreadable};
-use crate::provider::{Asked, Diagnosis, Evaluation, EvaluationRequest, Origin, ProviderError};
+use crate::provider::{Diagnosis, Evaluation, EvaluationKey, EvaluationRequest, Origin, ProviderError};
 
-/// What the admin wants.
+/// The request of the admin.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// `Err` holds an unknown mode as it was written.
+    /// `Err` contains an unknown mode as it was written.
     pub mode: Result<Mode, String>,
     /// The `kms` object as written.
     pub kms: Option<Value>,
-    /// What is to be encrypted, sorted.
+    /// The resources to encrypt, sorted.
     pub resources: Vec<GroupResource>,
-    /// `spec.decrypt`: what may be decrypted where it is not in `resources`, sorted.
+    /// `spec.decrypt`: resources that may be decrypted if they are not in `resources`, sorted.
     pub decrypt: Vec<GroupResource>,
-    /// Those of `resources` that left the spec's list, and are encrypted until their decryption is confirmed.
+    /// The part of `resources` that left the list in the spec, and stays encrypted until its decryption is confirmed.
     pub unconfirmed: Vec<GroupResource>,
     /// `spec.plugins`.
     pub settings: PluginSettings,
     /// How long the API server waits for a plugin: a Go duration.
     pub kms_timeout: String,
-    /// How long a write may be under way.
+    /// How long a write may be in flight.
     pub request_timeout: Duration,
     /// `spec.reencrypt`, or OpenShift's external reason; empty for none.
     pub external_reason: String,
-    /// `spec.paused`: nothing is written but the status.
+    /// `spec.paused`: only the status is written.
     pub paused: Option<Pause>,
-    /// `spec.forget` as it is written.
+    /// `spec.forget` as written.
     pub requests: Vec<ForgetRequest>,
-    /// Those keys of `requests` whose loss is accepted in force ([`Snapshot::accepted`]).
+    /// The keys of `requests` that are accepted ([`Snapshot::accepted`]).
     pub forget: BTreeSet<KeyId>,
-    /// Those of `spec.resources` that must not be encrypted, sorted. They are not in `resources`, and each is a mistake,
-    /// unless it is encrypted already ([`crate::platform::kubernetes::accept_deployed`]).
+    /// The part of `spec.resources` that must not be encrypted, sorted. It is not in `resources`, and each one is a
+    /// mistake, unless it is encrypted already ([`crate::platform::kubernetes::accept_deployed`]).
     pub refused: Vec<GroupResource>,
-    /// Mistakes in the spec that are none of the provider's business, each with its field.
+    /// Mistakes in the spec outside the KMS configuration, each with its field.
     pub mistakes: Vec<String>,
-    /// What the admin should know about the spec, each with its field. It keeps nothing from being done.
+    /// Warnings about the spec, each with its field. They block nothing.
     pub notices: Vec<String>,
 }
 
 /// A revision as stored.
 #[derive(Clone, Debug)]
 pub struct StoredRevision {
-    /// Decoded.
+    /// The decoded content.
     pub content: Result<RevisionContent, FormatError>,
     /// As read.
     pub resource_version: String,
 }
 
 impl StoredRevision {
-    /// The content, where every list in it is understood as a whole: else nothing may be decided from it.
+    /// The content, if each list in it is understood as a whole. Otherwise nothing may be decided from it.
     pub fn understood(&self) -> Result<&RevisionContent, FormatError> {
         let content = self.content.as_ref().map_err(Clone::clone)?;
         provider_lists::lists(&content.config).map(|_| content)
     }
 }
 
-/// The candidate as stored in `encryption-preflight`.
+/// The candidate in the Secret `encryption-preflight`.
 #[derive(Clone, Debug)]
 pub struct StoredCandidate {
-    /// The key that it is for.
+    /// The key that the candidate is for.
     pub key_id: KeyId,
-    /// What its plugin needs.
+    /// The data of its plugin.
     pub plugin: PluginRecord,
     /// Its digest.
     pub hash: PluginDigest,
 }
 
 impl StoredCandidate {
-    /// How its provider is asked about it: by what it runs with, which a key that follows its credentials has of its own.
+    /// The request to evaluate the configuration that the candidate runs with. A candidate for changed credentials runs
+    /// with the stored configuration of its key.
     pub fn request(&self, desired: Option<&Value>) -> EvaluationRequest {
         let kms = &self.plugin.kms;
         EvaluationRequest::new(if desired == Some(kms) { Origin::Desired } else { Origin::Stored }, kms)
@@ -95,27 +96,27 @@ impl StoredCandidate {
 /// A migration as stored.
 #[derive(Clone, Debug)]
 pub struct StoredMigration {
-    /// The wish.
+    /// The spec.
     pub spec: EncryptionMigrationSpec,
-    /// The engine's report.
+    /// The status, which the migration engine writes.
     pub status: EncryptionMigrationStatus,
-    /// Whether the report is about this wish.
+    /// Whether the status is about this spec.
     pub current: bool,
     /// As read.
     pub resource_version: String,
 }
 
-/// One API server's node (S2): the union of control-plane Nodes, node states and identity Leases.
+/// The node of one API server: from control-plane Nodes, EncryptionNodes and identity Leases (objects: api-servers).
 #[derive(Clone, Debug, Default)]
 pub struct ServerView {
-    /// The node's name.
+    /// Name of the node.
     pub name: String,
-    /// There is a control-plane Node of this name.
+    /// There is a control-plane Node with this name.
     pub is_node: bool,
-    /// There is a Node of this name, and it does not have the label of control-plane nodes.
+    /// There is a Node with this name, and it lacks the label of control-plane nodes.
     pub lacks_label: bool,
-    /// There is an identity Lease of an API server on a host of this name; where nothing else is known of the node, one that
-    /// is renewed.
+    /// There is an identity Lease of an API server on a host with this name. If nothing else is known of the node, only
+    /// a Lease that is renewed counts.
     pub has_lease: bool,
     /// Its `EncryptionNode`.
     pub agent: Option<AgentView>,
@@ -124,21 +125,21 @@ pub struct ServerView {
 /// One `EncryptionNode`.
 #[derive(Clone, Debug, Default)]
 pub struct AgentView {
-    /// What it was told.
+    /// The spec, which the operator writes.
     pub spec: EncryptionNodeSpec,
-    /// What it says; `None` before its agent said anything.
+    /// The status; `None` before its agent has reported.
     pub status: Option<EncryptionNodeStatus>,
     /// As read.
     pub resource_version: String,
 }
 
 impl ServerView {
-    /// What its agent says.
+    /// The status that its agent reported.
     pub fn status(&self) -> Option<&EncryptionNodeStatus> {
         self.agent.as_ref()?.status.as_ref()
     }
 
-    /// Its agent's answer about this candidate.
+    /// The answer of its agent about this candidate.
     pub fn answer(&self, hash: &PluginDigest) -> Option<&PreflightAnswer> {
         self.status()?.preflight.as_ref().filter(|answer| answer.hash == *hash)
     }
@@ -147,40 +148,40 @@ impl ServerView {
 /// The whole input of [`reconcile`](crate::reconcile).
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// CONTRACT 1.1.
+    /// The component (openshift: components).
     pub component: String,
-    /// Where key secrets and revisions live.
+    /// The namespace of key secrets and revisions.
     pub namespace: String,
-    /// Where referenced objects live.
+    /// The namespace of referenced objects.
     pub referenced_namespace: String,
-    /// The spec's generation.
+    /// The generation of the spec.
     pub generation: i64,
-    /// What the admin wants.
+    /// The request of the admin.
     pub wanted: Wanted,
     /// Decodable key secrets, newest first.
     pub keys: Vec<KeySecret>,
-    /// The others, by name.
+    /// Key secrets that cannot be decoded, by name.
     pub undecodable: BTreeMap<String, FormatError>,
-    /// Revisions that exist.
+    /// The revisions that exist.
     pub revisions: BTreeMap<Revision, StoredRevision>,
-    /// The highest keyID that was ever used, from every trace of it ([`numbers`]).
+    /// The highest keyID that counts as used ([`numbers`]).
     pub highest_key: KeyId,
     /// The highest keyID that an object names.
     pub named_key: KeyId,
-    /// KeyIDs above the highest that a mark names which is not believed: they are not used all the same.
+    /// KeyIDs above `highest_key`, from marks that are ignored. No key gets one of them.
     pub unbelieved_keys: BTreeSet<KeyId>,
     /// `status.highestKeyID` as stored.
     pub recorded_key: KeyId,
-    /// The highest revision that was ever used, from every trace of it ([`numbers`]).
+    /// The highest revision that counts as used ([`numbers`]).
     pub highest_revision: Revision,
-    /// Revisions above it that a mark names which is not believed.
+    /// Revisions above `highest_revision`, from marks that are ignored. No revision gets one of them.
     pub unbelieved_revisions: BTreeSet<Revision>,
-    /// The marks that are not believed.
+    /// The ignored marks.
     pub excess: Vec<numbers::Excess>,
     /// `status.highestRevision` as stored.
     pub recorded_revision: Revision,
-    /// The number of the candidate, where it was recorded as used and no object has it: it is free for this very
-    /// candidate, and for no other.
+    /// The number of the candidate, if it was recorded as used and no object has it: it is free for this candidate, and
+    /// for no other.
     pub retry_key: Option<KeyId>,
     /// `status.revisions` as stored.
     pub told_revisions: Vec<RevisionStatus>,
@@ -190,53 +191,54 @@ pub struct Snapshot {
     pub told_forget: Vec<ForgetStatus>,
     /// `status.convergedRevision` as stored.
     pub last_converged: Revision,
-    /// Every API server, by name.
+    /// Every API server, by node name.
     pub servers: BTreeMap<String, ServerView>,
-    /// The Secret `encryption-preflight`: undecodable ones are replaced.
+    /// The candidate. One that cannot be decoded is replaced.
     pub candidate: Option<Result<StoredCandidate, FormatError>>,
-    /// Its resourceVersion.
+    /// The resourceVersion of its Secret.
     pub candidate_version: Option<String>,
-    /// By resource.
+    /// The migrations, by resource.
     pub migrations: BTreeMap<GroupResource, StoredMigration>,
-    /// Resources of which nothing from before the end of the stored migration can be read from etcd any more.
+    /// Resources of which etcd has compacted the values from before the end of the stored migration.
     pub compacted: BTreeSet<GroupResource>,
-    /// Resources of which that cannot be seen, and why. An object that cannot be decoded is found so, too.
+    /// Resources of which that is not known, and why. An object that cannot be decoded is also found in this way.
     pub history_trouble: BTreeMap<GroupResource, String>,
-    /// Identity Leases of hosts of which nothing else is known: when each was last renewed, by its API server's clock.
+    /// Identity Leases of hosts of which nothing else is known: when each was last renewed, by the clock of its API
+    /// server.
     pub leases: BTreeMap<String, String>,
-    /// By request.
+    /// The evaluations, by request.
     pub evaluations: BTreeMap<EvaluationRequest, Result<Evaluation, ProviderError>>,
-    /// By object.
+    /// The referenced objects.
     pub objects: BTreeMap<ObjectRef, ReferencedObject>,
-    /// What of them expires when, as far as known.
+    /// When the content of the referenced objects expires, as far as known.
     pub expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
-    /// By failure.
+    /// The diagnoses, by failure.
     pub diagnoses: BTreeMap<DiagnosisRequest, Result<Option<Diagnosis>, ProviderError>>,
-    /// What could not be read.
+    /// Reads that failed.
     pub unreadable: Vec<Unreadable>,
-    /// Wall clock.
+    /// The wall clock.
     pub now: jiff::Timestamp,
-    /// How long facts have had their values.
+    /// The ages of facts.
     pub ages: BTreeMap<String, Age>,
-    /// Random bytes.
+    /// Random bytes for a new key.
     pub fresh: FreshBytes,
-    /// What is stored where, and by whom it is rolled out.
+    /// The platform.
     pub platform: Platform,
 }
 
-/// The platforms, with what only one of them has.
+/// The platforms, with the data that only one of them has.
 #[derive(Clone, Debug)]
 pub enum Platform {
-    /// Revisions of our own, which agents install.
+    /// Keyward's own revisions, which agents install.
     Kubernetes,
-    /// A desired configuration, which OpenShift's controllers roll out.
+    /// A desired configuration, which OpenShift's operators roll out.
     OpenShift(Box<OpenShift>),
 }
 
 impl Snapshot {
-    /// The evaluation of a `kms` object; an error where the platform did not ask for it, which is a bug of ours.
+    /// The evaluation of a `kms` object. An error if the platform did not request it, which is a bug of Keyward.
     pub fn evaluation(&self, origin: Origin, kms: &Value) -> Result<&Evaluation, ProviderError> {
-        match self.evaluations.get(&(origin, kms) as &dyn Asked) {
+        match self.evaluations.get(&(origin, kms) as &dyn EvaluationKey) {
             Some(Ok(evaluation)) => Ok(evaluation),
             Some(Err(error)) => Err(error.clone()),
             None => Err(ProviderError::Degraded {
@@ -246,12 +248,12 @@ impl Snapshot {
         }
     }
 
-    /// For how long this fact has had this value; zero where it was not seen with it yet.
+    /// How long this fact has had this value; zero if it was not observed with this value yet.
     pub fn age(&self, fact: &str, value: &str) -> Duration {
         self.ages.get(fact).filter(|age| age.value == value).map_or(Duration::ZERO, |age| age.elapsed)
     }
 
-    /// What only OpenShift has.
+    /// The data that only OpenShift has.
     pub fn openshift(&self) -> Option<&OpenShift> {
         match &self.platform {
             Platform::Kubernetes => None,
@@ -259,18 +261,20 @@ impl Snapshot {
         }
     }
 
-    /// The key secret of this number.
+    /// The key secret with this number.
     pub fn key(&self, id: KeyId) -> Option<&KeySecret> {
         self.keys.iter().find(|key| key.id == id)
     }
 
-    /// What the status says of a request; `None` where it says nothing, or speaks of an earlier request for the same key.
+    /// The phase of a request in the status; `None` if the status has none, or is about an earlier request for the same
+    /// key.
     pub fn phase(&self, request: &ForgetRequest) -> Option<ForgetPhase> {
-        let told = self.told_forget.iter().find(|told| told.key_id == request.key_id)?;
-        (told.requested_at == request.requested_at).then_some(told.phase)
+        let recorded = self.told_forget.iter().find(|recorded| recorded.key_id == request.key_id)?;
+        (recorded.requested_at == request.requested_at).then_some(recorded.phase)
     }
 
-    /// Keys whose requests were accepted, by the status: what is not recorded there is not in force.
+    /// Keys whose requests are accepted by the status. A request that the status does not record as accepted is not in
+    /// force.
     pub fn accepted(&self) -> BTreeSet<KeyId> {
         let requests = self.wanted.requests.iter();
         let accepted = requests.filter(|request| {
@@ -279,62 +283,63 @@ impl Snapshot {
         accepted.map(|request| request.key_id).collect()
     }
 
-    /// The key secrets that count, newest first: an abandoned key, and one that the admin gave up, is neither latest nor
-    /// backed (OBJECTS.md, "Beginnings and ends"; DESIGN.md, Decisions 15).
+    /// The key secrets that count, newest first: an abandoned or forgotten key is neither the latest key nor backed
+    /// (objects: abandoned, objects: forgotten).
     pub fn usable(&self) -> impl Iterator<Item = &KeySecret> + Clone {
         let counts = |key: &&KeySecret| !key.is_abandoned() && !self.is_given_up(key);
         self.keys.iter().filter(counts)
     }
 
-    /// With a key leave the identity keys from before it: what is stored was given up, not encryption, and the one that is
-    /// newest without it would become the writer (S9). They read nothing that `identity` does not. A number that was never
-    /// made takes nobody along.
+    /// Whether a key counts as forgotten. The identity keys from before a forgotten key leave with it: the admin
+    /// accepted the loss of stored data, not of encryption, and otherwise the newest of them would become the write key
+    /// (invariant: no-unrequested-plain-text). They read nothing that `identity` does not read. A number above the
+    /// highest key has no effect.
     pub fn is_given_up(&self, key: &KeySecret) -> bool {
         let forget = &self.wanted.forget;
-        let before = |given_up: &KeyId| key.id < *given_up && *given_up <= self.highest_key;
+        let before = |forgotten: &KeyId| key.id < *forgotten && *forgotten <= self.highest_key;
         forget.contains(&key.id) || key.mode == Mode::Identity && forget.iter().any(before)
     }
 
-    /// The number of the next key; `None` where none is left.
+    /// The number of the next key; `None` if no number is left.
     pub fn next_key(&self) -> Option<KeyId> {
         next_free(self.highest_key, KeyId::next, &self.unbelieved_keys)
     }
 
-    /// The first number above this one that no revision had; `None` where none is left.
+    /// The first number above this one that no revision had; `None` if no number is left.
     pub fn next_revision(&self, after: Revision) -> Option<Revision> {
         next_free(after, Revision::next, &self.unbelieved_revisions)
     }
 
-    /// The key check of a key, where it has one. That of a key whose secret is gone is still told to the nodes: one that
-    /// joins needs it to run the key's plugin.
+    /// The key check of a key, if it has one. If the key secret is gone, it is taken from the EncryptionNodes, which
+    /// keep it: a node that joins needs it to run the plugin of the key.
     pub fn key_check(&self, id: KeyId) -> Option<&KeyCheck> {
         let own = self.key(id).and_then(|key| key.kms.as_ref()?.key_check.as_ref());
         own.or_else(|| {
             let specs = self.servers.values().filter_map(|server| Some(&server.agent.as_ref()?.spec));
-            let mut told = specs.flat_map(|spec| &spec.key_checks);
-            told.find(|told| told.key_id == id).map(|told| &told.key_check)
+            let mut entries = specs.flat_map(|spec| &spec.key_checks);
+            entries.find(|entry| entry.key_id == id).map(|entry| &entry.key_check)
         })
     }
 
-    /// The newest revision that is there; 0 where there is none.
+    /// The newest revision that exists; 0 if there is none.
     pub fn newest_revision(&self) -> Revision {
         self.revisions.keys().next_back().copied().unwrap_or_default()
     }
 
-    /// A revision's content, where it exists and can be read.
+    /// The content of a revision, if it exists and can be read.
     pub fn content(&self, revision: Revision) -> Option<&RevisionContent> {
         self.revisions.get(&revision)?.content.as_ref().ok()
     }
 }
 
-/// The first number above `highest` that is not among these; `None` after the last.
+/// The first number above `highest` that no ignored mark has; `None` after the last.
 pub(crate) fn next_free<N: Copy + Ord>(
     highest: N,
     next: impl Fn(N) -> Option<N>,
-    unbelieved: &BTreeSet<N>,
+    excess: &BTreeSet<N>,
 ) -> Option<N> {
     let mut free = next(highest)?;
-    while unbelieved.contains(&free) {
+    while excess.contains(&free) {
         free = next(free)?;
     }
     Some(free)

@@ -1,7 +1,7 @@
 //! The spelling that was probably meant.
 
-/// The known word that is closest to this one: the same but for letter case, or else at most two letters off, and fewer
-/// than half of them.
+/// The known word that is closest to this one. It may differ in letter case, in at most two letters, and in fewer than
+/// half of the letters.
 pub fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word = word.to_lowercase();
     let distances =
@@ -10,16 +10,16 @@ pub fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     closest.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 
-/// The hint at the end of an error; empty where nothing known is close.
+/// The hint at the end of an error; empty if no known word is close.
 pub fn hint<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
     closest(word, known).map(|known| format!("; did you mean {known:?}?")).unwrap_or_default()
 }
 
-/// Letters to insert, delete or replace, and neighbours to exchange.
+/// Number of letters to insert, delete or replace, and of neighbours to exchange.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
-    // The letter before, and the row before its own.
+    // The previous letter, and the row before the one of that letter.
     let mut before: Option<(char, Vec<usize>)> = None;
     for (i, letter) in one.chars().enumerate() {
         let mut next = vec![i.saturating_add(1)];

@@ -86,7 +86,7 @@ fn a_spec_that_does_not_say_identity_decrypts_nothing(
 #[rstest]
 #[case::in_both_lists(&[], &["secrets"], "spec.decrypt: secrets: it is in spec.resources too")]
 #[case::confirmed_twice(&[], &["widgets.x", "widgets.x"], "spec.decrypt: widgets.x: it is listed twice")]
-#[case::wildcard(&["secrets"], &["*"], "spec.decrypt: *: wildcards are refused")]
+#[case::wildcard(&["secrets"], &["*"], "spec.decrypt: *: wildcards are not allowed")]
 fn a_mistake_in_the_lists_changes_nothing(
     #[case] resources: &[&str],
     #[case] decrypt: &[&str],
@@ -113,7 +113,7 @@ fn a_resource_that_is_listed_twice_changes_nothing_and_is_a_warning() {
     assert_eq!((world.config(), world.log.len()), (before, actions));
     assert_eq!(world.condition(KEY_CONTROLLER), "False AsExpected ");
     let told: Vec<&str> = world.last.notices.iter().map(|notice| notice.message.as_str()).collect();
-    assert!(told.contains(&"spec.resources: secrets: it is listed twice, and counts once"), "{told:?}");
+    assert!(told.contains(&"spec.resources: secrets: it is listed twice; it counts once"), "{told:?}");
 }
 
 #[test]

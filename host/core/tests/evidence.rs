@@ -301,11 +301,11 @@ fn missing_permission_and_a_list_that_fails_are_in_the_condition_with_since_when
     world.reconcile();
     assert!(world.condition(DEGRADED).starts_with("False"), "a short outage is no trouble");
     let said = world.condition("Progressing");
-    assert!(said.contains("waits since 2026-05-08T12:34:30Z: list secrets: no answer"), "{said}");
+    assert!(said.contains("has been waiting since 2026-05-08T12:34:30Z: list secrets: no answer"), "{said}");
     report(&mut world, "secrets", waiting("2026-05-08T12:30:00Z"));
     world.reconcile();
     let said = world.condition(DEGRADED);
-    assert!(said.contains("waits since 2026-05-08T12:30:00Z: list secrets: no answer"), "{said}");
+    assert!(said.contains("has been waiting since 2026-05-08T12:30:00Z: list secrets: no answer"), "{said}");
     let refused = Some("the operator may not get secrets".to_owned());
     report(&mut world, "secrets", EncryptionMigrationStatus { refused, ..failed(&[], 0, false) });
     world.reconcile();
@@ -325,7 +325,7 @@ fn object_that_fails_is_named_while_the_run_is_under_way() {
     report(&mut world, "secrets", running);
     world.reconcile();
     let said = world.condition("Progressing");
-    assert!(said.contains("not rewritten so far: n/a: refused"), "{said}");
+    assert!(said.contains("objects that are not rewritten yet: n/a: refused"), "{said}");
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn a_key_of_which_nothing_is_heard_is_not_given_up() {
     rounds(&mut world, 40);
     let told = request(&world);
     assert_eq!(told.phase, ForgetPhase::Pending, "{told:?}");
-    assert!(told.message.contains("node b has not reported its plugin lately"), "{told:?}");
+    assert!(told.message.contains("node b is silent: its report about the plugin is too old"), "{told:?}");
     assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity");
 }
 
@@ -223,6 +223,6 @@ fn a_number_that_was_never_made_is_refused() {
     let mut world = enabled();
     world.forget(&[9], "now");
     rounds(&mut world, 2);
-    assert_eq!(request(&world).message, "key 9 was never made; the highest is 1");
+    assert_eq!(request(&world).message, "key 9 does not exist; the highest key number is 1");
     assert_eq!(request(&world).phase, ForgetPhase::Void);
 }

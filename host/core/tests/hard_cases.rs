@@ -41,17 +41,23 @@ fn credentials() -> ObjectRef {
 
 /// Decisions 11: what is refused is named, and nothing is rolled out because of it.
 #[rstest]
-#[case("pods", "the kubelets read these")]
-#[case("leases.coordination.k8s.io", "renew Leases before the KMS answers")]
+#[case("pods", "the kubelets must read these")]
+#[case("leases.coordination.k8s.io", "renew Leases before the KMS is available")]
 #[case("customresourcedefinitions.apiextensions.k8s.io", "only after it has read these")]
 #[case("clusterrolebindings.rbac.authorization.k8s.io", "authorizes every request")]
 #[case("validatingadmissionpolicies.admissionregistration.k8s.io", "admits every write")]
-#[case("namespaces", "looks up the namespace")]
-#[case("*.*", "wildcards are refused")]
+#[case("namespaces", "reads the namespace")]
+#[case("*.*", "wildcards are not allowed")]
 #[case("Secrets", "in lower case")]
 #[case("encryptionnodes.encryption.keyward.dev", "Keyward's own objects")]
-#[case("widgets.example.com", "the operator may not patch it; add the role: kubectl create clusterrole")]
-#[case("gadgets.example.com", "it cannot be seen how it is served: the operator's rights: create")]
+#[case(
+    "widgets.example.com",
+    "the operator is not allowed to patch it; grant it: kubectl create clusterrole"
+)]
+#[case(
+    "gadgets.example.com",
+    "it is not known how the API server serves it: cannot check the operator's permissions: create"
+)]
 #[case("things.aggregated.example.com", "APIService v1.aggregated.example.com")]
 #[case("secretz", "does not serve it")]
 fn a_refused_resource_changes_nothing(#[case] name: &str, #[case] why: &str) {
@@ -62,7 +68,10 @@ fn a_refused_resource_changes_nothing(#[case] name: &str, #[case] why: &str) {
         (resource("things.aggregated.example.com"), aggregated),
         (resource("secretz"), Serving::Not),
         (resource("widgets.example.com"), Serving::Forbidden(vec!["patch"])),
-        (resource("gadgets.example.com"), Serving::Unknown("the operator's rights: create …".into())),
+        (
+            resource("gadgets.example.com"),
+            Serving::Unknown("cannot check the operator's permissions: create …".into()),
+        ),
     ]
     .into();
     world.spec().resources = Some(vec!["secrets".into(), name.into()]);
@@ -99,7 +108,7 @@ fn a_refused_resource_that_is_deployed_stays_encrypted_with_a_notice() {
     assert!(deployed.mistakes.is_empty(), "{:?}", deployed.mistakes);
     assert_eq!(deployed.resources, [resource("secrets"), resource("services")]);
     let [notice] = &deployed.notices[..] else { panic!("{:?}", deployed.notices) };
-    for part in ["spec.resources: services: the API server checks these", "encrypted already", "spec.decrypt"]
+    for part in ["spec.resources: services: the API server reads these", "encrypted already", "spec.decrypt"]
     {
         assert!(notice.contains(part), "{notice}");
     }
@@ -113,7 +122,7 @@ fn a_resource_that_is_listed_twice_counts_once_and_a_new_key_is_made() {
     world.want_kms("two", "image:1");
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,identity");
-    let said = "spec.resources: secrets: it is listed twice, and counts once";
+    let said = "spec.resources: secrets: it is listed twice; it counts once";
     assert!(world.last.notices.iter().any(|notice| notice.message == said), "{:?}", world.last.notices);
     assert!(world.condition("Ready").contains(said), "{}", world.condition("Ready"));
 }
@@ -126,7 +135,10 @@ fn nothing_begins_while_the_operator_lacks_a_right() {
     world.want_kms("one", "image:1");
     world.settle();
     let told = world.condition(KEY_CONTROLLER);
-    assert!(told.contains("spec.resources: secrets: the operator may not list or patch it"), "{told}");
+    assert!(
+        told.contains("spec.resources: secrets: the operator is not allowed to list or patch it"),
+        "{told}"
+    );
     assert!(
         told.contains(
             "--clusterrole=keyward-operator-secrets --serviceaccount=keyward-system:keyward-operator"
@@ -294,12 +306,9 @@ fn a_key_whose_kek_is_made_anew_on_its_way_gives_way(#[case] nodes: &[&str], #[c
     world.follow();
     run(&mut world, 4);
     let waiting = world.last.waiting.clone().unwrap();
-    assert!(
-        waiting.message.contains("does not decrypt the key check since 2026-05-08T12:3"),
-        "{waiting:?}"
-    );
-    assert!(waiting.message.contains("for 10 minutes, another key is made instead"), "{waiting:?}");
-    assert!(world.condition(KEY_CONTROLLER).contains("another KEK answers by its name"));
+    assert!(waiting.message.contains("has not decrypted the key check since 2026-05-08T12:3"), "{waiting:?}");
+    assert!(waiting.message.contains("if this lasts 10 minutes, another key replaces it"), "{waiting:?}");
+    assert!(world.condition(KEY_CONTROLLER).contains("the KMS has another KEK under the same name"));
     assert_eq!(world.config()["secrets"], "identity,kms:1", "it may pass");
     run(&mut world, 30);
     world.settle();
@@ -404,7 +413,7 @@ fn a_failing_preflight_is_reported_with_cause_remedy_and_the_place_of_its_log() 
     let told = |world: &mut World, key: &str, cannot: &str| {
         let before = format!(
             "preflight of key {key}: node a: ended: the plugin of {cannot} cannot run (start: the plugin ended with \
-             exit code 2; keyward status shows its log). mend it"
+             exit code 2; its log is in keyward status). mend it"
         );
         for _ in 0..80 {
             world.reconcile();
@@ -589,7 +598,7 @@ fn status_keeps_what_cannot_be_read_now() {
     for _ in 0..3 {
         let lost = world.reconcile();
         assert_eq!(lost.waiting.as_ref().unwrap().reason, "RevisionLost");
-        assert!(lost.waiting.as_ref().unwrap().message.contains("the secret of key 1 is gone too"));
+        assert!(lost.waiting.as_ref().unwrap().message.contains("the secret of key 1 is gone as well"));
         assert!(lost.view.revisions.contains(&newest), "{:?}", lost.view.revisions);
         assert!(lost.actions.is_empty(), "{:?}", lost.actions);
     }

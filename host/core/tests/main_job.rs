@@ -129,7 +129,7 @@ fn a_missing_reference_is_named_and_overwrites_nothing() {
     world.settle();
     assert_eq!(
         world.condition("EncryptionKeyControllerDegraded"),
-        "True Error failed to create key: failed to get secret credentials in keyward-system: not found; credentials refers to it"
+        "True Error failed to create key: failed to get secret credentials in keyward-system: not found; credentials references it"
     );
     assert_eq!(world.config(), config);
     let mut empty = good.clone();
@@ -143,7 +143,7 @@ fn a_missing_reference_is_named_and_overwrites_nothing() {
     world.settle();
     let told = world.condition("EncryptionKeyControllerDegraded");
     let named =
-        "secret credentials in keyward-system: key \"token\" ends with a line break (CRLF); store it again";
+        "secret credentials in keyward-system: key \"token\" ends with a line break (CRLF); store the value";
     assert!(told.contains(named) && !told.contains("hunter"), "{told}");
     assert_eq!(world.config(), config);
     world.referenced.insert(credentials, good);

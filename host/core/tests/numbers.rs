@@ -227,7 +227,7 @@ fn last_number_is_not_followed_by_another() {
     assert!(!outcome.actions.iter().any(|action| matches!(action, Action::CreateKey { .. })), "{outcome:?}");
     let said = world.condition("EncryptionKeyControllerDegraded");
     assert!(
-        said.contains(&format!("no number is left for another key: an object names key {last}")),
+        said.contains(&format!("no key number is left: an object already uses key number {last}")),
         "{said}"
     );
 }
@@ -289,7 +289,7 @@ fn lost_revision_is_not_made_again_with_other_bytes_than_a_node_was_given() {
         assert_eq!(next_revision(&mut world).is_none(), other, "{:#?}", world.log);
         let said = world.last.waiting.clone().unwrap();
         assert_eq!(said.reason, "RevisionLost");
-        assert_eq!(said.message.contains("node a has another configuration by that number"), other);
+        assert_eq!(said.message.contains("node a has another configuration under that number"), other);
     }
 }
 

@@ -284,7 +284,7 @@ fn a_desired_configuration_that_cannot_be_read_is_left_alone() {
     assert_eq!(kinds(&outcome), Vec::<&str>::new());
     assert_eq!(
         condition(&outcome, "EncryptionStateControllerDegraded"),
-        "True Error invalid encryption config openshift-config-managed/encryption-config-openshift-kube-apiserver: failed to decode EncryptionConfiguration: it is not of kind EncryptionConfiguration and apiVersion apiserver.config.k8s.io/v1; correct it, or delete it: it is written again from what the pods run"
+        "True Error invalid encryption config openshift-config-managed/encryption-config-openshift-kube-apiserver: failed to decode EncryptionConfiguration: it is not of kind EncryptionConfiguration and apiVersion apiserver.config.k8s.io/v1; correct it, or delete it: the operator recreates it from what the pods run"
     );
 }
 
@@ -391,9 +391,9 @@ fn success_of_another_migrator_is_named_as_what_it_is() {
     let cluster = Cluster::new("aescbc").deployed("aescbc:2,aescbc:1,identity").keys("1! 2!");
     let outcome = cluster.decide();
     let told: Vec<&str> = outcome.notices.iter().map(|notice| notice.message.as_str()).collect();
-    let named = told.iter().find(|message| message.contains("migration to key 2 is another migrator's"));
+    let named = told.iter().find(|message| message.contains("another migrator runs the migration to key 2"));
     let named = named.unwrap_or_else(|| panic!("{told:?}"));
-    assert!(named.contains("core/secrets") && named.contains("keep the KEKs of older keys"), "{named}");
+    assert!(named.contains("core/secrets") && named.contains("keep their KEKs"), "{named}");
 
     let cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1");
     let outcome = cluster.decide();

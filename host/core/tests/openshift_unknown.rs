@@ -258,7 +258,7 @@ fn key_whose_secret_is_gone_is_reported_as_lost(
     assert_eq!(
         condition(&outcome, "Encrypted"),
         format!(
-            "False EncryptionInProgress Encrypted with key {id}, which is lost: its secret is gone; another key is needed"
+            "False EncryptionInProgress Encrypted with key {id}, which is lost (its secret is gone); a new key must replace it"
         )
     );
     let notice = outcome.notices.iter().find(|notice| notice.reason == "KeyLost").unwrap();

@@ -80,7 +80,9 @@ fn a_paused_agent_is_reported_with_its_node() {
     world.reconcile();
     let told = world.condition("Paused");
     assert!(
-        told.starts_with("True NodesPaused the agent of node b is paused: an emergency edit; withheld: 1"),
+        told.starts_with(
+            "True NodesPaused the agent of node b is paused: an emergency edit; withheld steps: 1"
+        ),
         "{told}"
     );
 }

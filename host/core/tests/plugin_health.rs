@@ -58,15 +58,15 @@ fn told(world: &World) -> Vec<String> {
 #[rstest]
 #[case::ends_by_itself(
     failure("start", Some(3), None, "the plugin ended with exit code 3"),
-    "start: the plugin ended with exit code 3; keyward status shows its log. Next: It ends by itself"
+    "start: the plugin ended with exit code 3; its log is in keyward status. Next: The plugin exits and is restarted"
 )]
 #[case::hangs(
     failure("status", None, Some(4), "status: no answer from the KMS plugin within 10s"),
-    "status: no answer from the KMS plugin within 10s; keyward status shows its log. Next: It accepts and does not answer"
+    "status: no answer from the KMS plugin within 10s; its log is in keyward status. Next: The plugin accepts connections but does not answer"
 )]
 #[case::unhealthy(
     failure("status", None, None, "status: the KMS plugin is unhealthy: sealed"),
-    "status: the KMS plugin is unhealthy: sealed. Next: See its log"
+    "status: the KMS plugin is unhealthy: sealed. Next: Read its log"
 )]
 fn a_plugin_that_fails_is_told_with_what_was_seen_and_what_to_do(
     #[case] failure: Failure,
@@ -152,8 +152,11 @@ fn a_report_counts_for_four_intervals_by_the_operators_own_clock() {
     }
     world.reconcile();
     let condition = world.condition("KMSPluginsDegraded");
-    let says = "Cause: the plugin of key 1 on node b is Unknown: nothing was heard of it for more than 120 s; it was Healthy last. Next: See whether the node agent runs on b. Then run keyward status.";
-    assert!(condition.starts_with("True PluginHealthUnknown API servers go on as they are"), "{condition}");
+    let says = "Cause: the plugin of key 1 on node b is Unknown: its last report is older than 120 s; its last status was Healthy. Next: Check whether the node agent runs on b. Then run keyward status.";
+    assert!(
+        condition.starts_with("True PluginHealthUnknown API servers continue with what they have"),
+        "{condition}"
+    );
     assert!(condition.ends_with(says), "{condition}");
     assert_eq!(told(&world), ["a 1 Healthy", "b 1 Unknown"]);
     assert!(world.last.unrecorded.iter().all(|fact| fact.ends_with("a/1")), "a dump must replay it");
@@ -344,11 +347,11 @@ fn orphans_are_named_and_count_until_they_have_left() {
     world.objects.nodes.retain(|node| node.metadata.name.as_deref() != Some("b"));
     world.reconcile();
     let explained = world.last.explanation.join("\n");
-    assert!(explained.contains("no candidate needs the plugin of key 9 on node a"), "{explained}");
+    assert!(explained.contains("the plugin of key 9 on node a is orphaned"), "{explained}");
     assert!(explained.contains("the Node of EncryptionNode b is gone"), "{explained}");
     assert!(world.last.notices.iter().any(|notice| notice.reason == "NodeGone"));
     assert_eq!(told(&world), ["a 1 Healthy", "a 9 Healthy", "b 1 Healthy"]);
-    assert_eq!(world.last.view.plugins[1].detail, "no revision and no candidate needs it");
+    assert_eq!(world.last.view.plugins[1].detail, "orphaned: no revision and no candidate needs it");
 
     // Of whom nothing is heard: the orphan's report is removed, the node's plugin is not.
     world.silent.extend(["a".to_owned(), "b".to_owned()]);
@@ -393,11 +396,11 @@ fn the_end_of_an_agents_certificate_is_warned_of() {
         ("2026-06-08T00:00:00Z", "False AsExpected "),
         (
             "2026-06-01T00:00:00Z",
-            "True CredentialExpiring the client certificate of the agent on node a expires at 2026-06-01T00:00:00Z; renew the agent's kubeconfig there before",
+            "True CredentialExpiring the client certificate of the agent on node a expires at 2026-06-01T00:00:00Z; renew the agent's kubeconfig on that node before that time",
         ),
         (
             "2026-05-01T00:00:00Z",
-            "True CredentialExpired the client certificate of the agent on node a expired at 2026-05-01T00:00:00Z; renew the agent's kubeconfig there: nothing is heard of it",
+            "True CredentialExpired the client certificate of the agent on node a expired at 2026-05-01T00:00:00Z, so the agent cannot report; renew the agent's kubeconfig on that node",
         ),
         ("never", "False AsExpected "),
     ] {
@@ -418,7 +421,7 @@ fn a_plugin_that_somebody_edits_is_told() {
     world.reconcile();
     let told = world.last.notices.iter().find(|notice| notice.reason == "PluginEdited");
     let message =
-        "node a: the manifest or the files of key 1's plugin were edited by hand, and written anew 2 times";
+        "node a: the manifest or the files of key 1's plugin were edited; the agent restored them 2 times";
     assert_eq!(told.map(|notice| notice.message.as_str()), Some(message));
 }
 

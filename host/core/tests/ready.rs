@@ -129,7 +129,7 @@ fn a_plugin_that_does_not_work_or_is_not_heard_of_is_not_ready() {
     }
     world.reconcile();
     assert!(
-        ready(&world).starts_with("False PluginUnhealthy Writes of configmaps, secrets go on while"),
+        ready(&world).starts_with("False PluginUnhealthy Writes of configmaps, secrets continue while"),
         "{}",
         ready(&world)
     );
@@ -174,7 +174,7 @@ fn a_rotation_by_the_kms_is_reported_with_what_to_do_and_what_not_to_do() {
     world.reconcile();
     let said = ready(&world);
     assert!(
-        said.starts_with("False RotationNotFollowed the KMS of key 1 rotated its KEK from kek to kek@v2"),
+        said.starts_with("False RotationNotFollowed the KMS rotated the KEK of key 1 from kek to kek@v2"),
         "{said}"
     );
     assert!(said.contains("Run keyward reencrypt.") && said.contains("min_decryption_version"), "{said}");

@@ -288,7 +288,7 @@ fn republished_revision_gives_back_a_local_key_whose_secret_is_gone() {
         world.follow();
         let waiting = world.reconcile().waiting.unwrap();
         assert!(
-            waiting.reason == "RevisionLost" && waiting.message.contains("cannot be made anew"),
+            waiting.reason == "RevisionLost" && waiting.message.contains("cannot be recreated"),
             "{waiting:?}"
         );
     }
@@ -358,7 +358,7 @@ fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
     world.settle();
     let told = world.condition("Progressing");
     assert!(
-        told.starts_with("True CredentialRecovered node a runs key 1 with a credential from `recover`; update secret/credentials"),
+        told.starts_with("True CredentialRecovered node a runs key 1 with a credential that `recover` replaced on this node; update secret/credentials"),
         "{told}"
     );
     assert!(!has_key(&world, 2), "nothing is decided on top of it");

@@ -1,5 +1,5 @@
-//! Checks of what a module returns for one configuration. Nothing of it is believed: a name ends up in a data key, an
-//! argument in a Pod, a file name on a node.
+//! Checks of a module's results for one configuration (invariant: modules-are-untrusted). A name is used in a data
+//! key, an argument in a Pod, a file name on a node.
 
 use std::collections::BTreeSet;
 
@@ -13,34 +13,34 @@ use crate::describe::unique;
 use crate::error::EngineError;
 use crate::schema::Schema;
 
-/// What the host fills in, beside `port:NAME`.
+/// The values that the host provides, beside `port:NAME`.
 const HOST_PARTS: [&str; 4] = ["socket-uri", "socket-path", "key-id", "node-name"];
 
-/// Most that a plugin may request; its limits are four times that. A plugin seals a few keys, it does not compute.
+/// Highest CPU request of a plugin; its limit is four times that. A plugin seals a few keys, it does not compute.
 const MAX_CPU_MILLIS: u32 = 2_000;
-/// In MiB.
+/// Highest memory request of a plugin, in MiB; its limit is four times that.
 const MAX_MEMORY_MIB: u32 = 2_048;
 
 fn broken(message: String) -> EngineError {
     EngineError::Contract { message }
 }
 
-/// How names of Keyward's own Secrets begin: keys, revisions, candidates, configurations taken over. They lie where
-/// referenced objects do, and hold AES keys.
+/// How names of Keyward's own Secrets begin: keys, revisions, candidates, foreign configurations. They are in the
+/// namespace of referenced objects, and contain AES keys.
 const OWN_SECRETS: [&str; 4] =
     ["encryption-key-", "encryption-config-", PREFLIGHT_SECRET, "encryption-foreign-"];
 
-/// The identity with its parts sorted; a name twice is an error, since which value counts could not be told.
+/// The identity with its parts sorted. A name that is given twice is an error: it is not known which value counts.
 pub(crate) fn kek(raw: RawKek) -> Result<Kek, EngineError> {
     let part = |settings: Vec<Setting>, part: &str| {
-        unique(settings).map_err(|found| broken(format!("in the {part} of the KEK, {found}")))
+        unique(settings).map_err(|found| broken(format!("in the {part} of the KEK: {found}")))
     };
     Ok(Kek { key: part(raw.key, "key")?, version: part(raw.version, "version")? })
 }
 
-/// References name objects and data keys that can exist, in fields that the admin can find, and only what the admin
-/// named: the name stands in the normal form at `field`, and somewhere in the configuration as it was `written`, since
-/// the normal form is the module's own.
+/// Checks that references name objects and data keys that can exist, in fields of the schema, and only objects that the
+/// admin named: the name is in the normal form at `field`, and also in the configuration as it was `written`, since the
+/// module itself makes the normal form.
 pub(crate) fn references(
     references: &[Reference],
     schema: &Schema,
@@ -49,23 +49,23 @@ pub(crate) fn references(
 ) -> Result<(), EngineError> {
     for Reference { source, field, .. } in references {
         let KeyRef { kind, name, key } = source;
-        // CONTRACT 1.2 splits `{name}_{key}` at the first underscore, which no object name has.
+        // `{name}_{key}` is split at the first underscore (openshift: referenced-data-keys). No object name has one.
         if !is_object_name(name) {
             return Err(broken(format!(
-                "a reference names the {kind} {name:?}, which no object can be called"
+                "a reference names the {kind} {name:?}, which is not a valid object name"
             )));
         }
         if !is_data_key(key) {
             return Err(broken(format!(
-                "a reference names the key {key:?} of {kind} {name}, which no key can be called"
+                "a reference names the key {key:?} of {kind} {name}, which is not a valid data key"
             )));
         }
         let Some(path) = FieldPath::parse(field).ok().filter(|path| schema.has(path)) else {
             return Err(broken(format!(
-                "the reference to {kind} {name} comes from {field:?}, which is no field"
+                "the reference to {kind} {name} comes from {field:?}, which is not a field of the schema"
             )));
         };
-        if !stands_at(path.steps(), normalized, name) || !stands_in(written, name) {
+        if !is_at(path.steps(), normalized, name) || !is_in(written, name) {
             return Err(broken(format!(
                 "the reference to {kind} {name} comes from the field {field:?}, but the configuration does not name \
                  {name:?} there"
@@ -84,17 +84,17 @@ pub(crate) fn own_secrets(references: &[Reference]) -> Vec<Violation> {
         .map(|r| Violation {
             field: r.field.clone(),
             message: format!(
-                "{} is, by its name, one of Keyward's own Secrets, which no plugin is given; name another Secret",
+                "{} has the name of one of Keyward's own Secrets, which plugins do not get; use another Secret",
                 r.source.name
             ),
         })
         .collect()
 }
 
-/// Whether this text is the value at a path; of a pattern, one of the values.
-fn stands_at(path: &[Step], value: &Value, text: &str) -> bool {
+/// Whether this text is the value at a path or, for a pattern, one of the values.
+fn is_at(path: &[Step], value: &Value, text: &str) -> bool {
     let Some((step, rest)) = path.split_first() else { return value.as_str() == Some(text) };
-    let below = |value: &Value| stands_at(rest, value, text);
+    let below = |value: &Value| is_at(rest, value, text);
     match (step, value) {
         (Step::Key(name), Value::Object(fields)) => fields.get(name).is_some_and(below),
         (Step::AnyKey, Value::Object(fields)) => fields.values().any(below),
@@ -105,16 +105,16 @@ fn stands_at(path: &[Step], value: &Value, text: &str) -> bool {
 }
 
 /// Whether this text is a value anywhere.
-fn stands_in(value: &Value, text: &str) -> bool {
+fn is_in(value: &Value, text: &str) -> bool {
     match value {
         Value::String(value) => value == text,
-        Value::Array(items) => items.iter().any(|value| stands_in(value, text)),
-        Value::Object(fields) => fields.values().any(|value| stands_in(value, text)),
+        Value::Array(items) => items.iter().any(|value| is_in(value, text)),
+        Value::Object(fields) => fields.values().any(|value| is_in(value, text)),
         _ => false,
     }
 }
 
-/// A rendered container: every part stands for something, and every name can be what it names.
+/// Checks a rendered container: every part refers to an existing value, and every name is valid.
 pub(crate) fn container(c: &Container, references: &[Reference]) -> Result<(), EngineError> {
     names(&c.ports, "port", is_port_name)?;
     names(c.files.iter().map(|f| &f.name), "file", is_data_key)?;
@@ -149,14 +149,14 @@ pub(crate) fn container(c: &Container, references: &[Reference]) -> Result<(), E
         _ => None,
     }));
     if let Some(text) = texts.into_iter().find(|text| text.contains('\0')) {
-        return Err(broken(format!("the argument {text:?} holds a zero byte")));
+        return Err(broken(format!("the argument {text:?} contains a zero byte")));
     }
     within(c.cpu_request_millis, MAX_CPU_MILLIS, "cpu-request-millis")?;
     within(c.memory_request_mib, MAX_MEMORY_MIB, "memory-request-mib")
 }
 
-/// Secret values in the environment. They would stand readable in the Pod (and a static pod in its mirror Pod), so the
-/// configuration that leads to them is refused, at the fields that refer to them.
+/// Secret values in the environment, as violations of the fields that refer to them. Everyone who can read the Pod
+/// (for a static Pod: its mirror Pod) could read them (kubernetes: mirror-pods-are-readable).
 pub(crate) fn readable_secrets(c: &Container, references: &[Reference]) -> Vec<Violation> {
     let in_environment = |source: &KeyRef| {
         c.env.iter().flat_map(|e| &e.value).any(|part| matches!(part, Part::Value(key) if key == source))
@@ -167,24 +167,26 @@ pub(crate) fn readable_secrets(c: &Container, references: &[Reference]) -> Vec<V
         .map(|r| Violation {
             field: r.field.clone(),
             message: format!(
-                "key {} of {} {} would stand in the plugin's environment, which everybody who may read Pods can read; \
-                 use a way of authentication that reads it from a file",
+                "key {} of {} {} would be in the plugin's environment, which everyone who can read Pods can read; \
+                 use an authentication that reads it from a file",
                 r.source.key, r.source.kind, r.source.name
             ),
         })
         .collect()
 }
 
-/// An endpoint that somebody else serves.
+/// Checks the endpoint of an external plugin.
 pub(crate) fn endpoint(endpoint: &str) -> Result<(), EngineError> {
-    // sockaddr_un holds 108 bytes, the last of them zero.
+    // sockaddr_un has 108 bytes, the last of them zero.
     match endpoint.strip_prefix("unix://") {
         Some(path) if path.starts_with('/') && path.len() < 108 && !path.contains(char::is_control) => Ok(()),
-        _ => Err(broken(format!("the endpoint {endpoint:?} is no unix:///path of at most 107 bytes"))),
+        _ => Err(broken(format!(
+            "the endpoint {endpoint:?} is not unix:///PATH with a path of at most 107 bytes"
+        ))),
     }
 }
 
-/// The image by digest, as a violation of the field that names it.
+/// The image, if it is pinned by digest; otherwise a violation of the field that names it.
 pub(crate) fn image(image: Option<&str>, field: &str) -> Result<String, Violation> {
     let pinned = |image: &&str| {
         image.split_once("@sha256:").is_some_and(|(name, digest)| {
@@ -201,7 +203,7 @@ pub(crate) fn image(image: Option<&str>, field: &str) -> Result<String, Violatio
     })
 }
 
-/// Where a part stands.
+/// Where a part is used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Arguments,
@@ -225,21 +227,21 @@ impl Scope<'_> {
             Part::Host(name) => match name.strip_prefix("port:") {
                 Some(name) if self.container.ports.iter().any(|p| p == name) => Ok(()),
                 Some(name) => {
-                    Err(broken(format!("a part stands for the port {name:?}, which is not in `ports`")))
+                    Err(broken(format!("a part refers to the port {name:?}, which is not in `ports`")))
                 }
                 None if HOST_PARTS.contains(&name.as_str()) => Ok(()),
                 None => Err(broken(format!(
-                    "a part stands for {name:?}, which no host fills in (there are {} and port:NAME)",
+                    "a part refers to {name:?}, which the host does not provide (it provides {} and port:NAME)",
                     HOST_PARTS.join(", ")
                 ))),
             },
             Part::Rendered(name) if self.container.files.iter().any(|f| f.name == *name) => Ok(()),
             Part::Rendered(name) => {
-                Err(broken(format!("a part stands for the file {name:?}, which is not rendered")))
+                Err(broken(format!("a part refers to the file {name:?}, which is not rendered")))
             }
             Part::Path(key) => self.exposed(key, "the path", |exposure| exposure == Exposure::File),
             Part::Value(key) if place == Place::Arguments => {
-                self.exposed(key, "in arguments, which everybody can read, the value", |exposure| {
+                self.exposed(key, "the value (in an argument, which everyone can read)", |exposure| {
                     exposure == Exposure::PublicValue
                 })
             }
@@ -258,14 +260,14 @@ impl Scope<'_> {
         let KeyRef { kind, name, key } = key;
         if exposures.peek().is_none() {
             return Err(broken(format!(
-                "a part stands for key {key:?} of {kind} {name:?}, which `references` does not name"
+                "a part refers to key {key:?} of {kind} {name:?}, which is not in `references`"
             )));
         }
         if exposures.any(allowed) {
             return Ok(());
         }
         Err(broken(format!(
-            "a part stands for {what} of key {key} of {kind} {name}, whose exposure forbids that"
+            "a part needs {what} of key {key} of {kind} {name}, which the exposure of that reference forbids"
         )))
     }
 }
@@ -278,10 +280,10 @@ fn names<'a>(
     let mut seen = BTreeSet::new();
     for name in names {
         if !valid(name) {
-            return Err(broken(format!("no {what} can be called {name:?}")));
+            return Err(broken(format!("{name:?} is not a valid {what} name")));
         }
         if !seen.insert(name) {
-            return Err(broken(format!("two of one name: {what} {name}")));
+            return Err(broken(format!("{what} {name} is given twice")));
         }
     }
     Ok(())
@@ -291,7 +293,7 @@ fn within(value: u32, max: u32, what: &str) -> Result<(), EngineError> {
     if (1..=max).contains(&value) {
         Ok(())
     } else {
-        Err(broken(format!("{what} is {value}; it may be 1 to {max}")))
+        Err(broken(format!("{what} is {value}; it must be between 1 and {max}")))
     }
 }
 
@@ -306,7 +308,7 @@ fn is_object_name(name: &str) -> bool {
         })
 }
 
-/// A data key of a Secret or ConfigMap, which is also what a file may be called.
+/// A valid data key of a Secret or ConfigMap, which is also a valid file name.
 fn is_data_key(key: &str) -> bool {
     !key.is_empty()
         && key.len() <= 253
@@ -321,7 +323,7 @@ fn is_env_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A port name as Kubernetes wants it (IANA_SVC_NAME), beginning with a letter.
+/// A port name of Kubernetes (IANA_SVC_NAME) that begins with a letter.
 fn is_port_name(name: &str) -> bool {
     name.len() <= 15
         && name.starts_with(|c: char| c.is_ascii_lowercase())

@@ -1,4 +1,4 @@
-//! The engine: a folder of modules, and the evaluations that they make.
+//! The engine: a folder of modules, and their evaluations.
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
@@ -24,37 +24,38 @@ use crate::memo::Memo;
 use crate::module::Module;
 use crate::runtime::Runtime;
 
-/// Evaluations remembered, in each of two generations: the configurations of a cluster's keys, and a few for `plan`.
-const REMEMBERED: usize = 128;
+/// Evaluations cached, in each of two generations: the configurations of a cluster's keys, and a few for `plan`.
+const CACHED: usize = 128;
 
-/// How an engine is set up.
+/// Settings of an engine.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Limits of modules and calls.
     pub limits: Limits,
-    /// The folder of compiled modules; made (0700) where it is not there. Without it modules are compiled at each start.
+    /// The folder of compiled modules; created (0700) if it does not exist. Without it modules are compiled at each
+    /// start.
     pub cache: Option<PathBuf>,
 }
 
 /// A module in force, for people.
 #[derive(Clone, Debug)]
 pub struct ModuleInfo {
-    /// The file it came from, without the folder.
+    /// The name of its file, without the folder.
     pub file: String,
     /// Size of that file in bytes.
     pub size: usize,
-    /// The ABI version that it speaks.
+    /// Its ABI version.
     pub abi: &'static str,
-    /// What it imports: type-only interfaces of the ABI, or nothing.
+    /// Its imports: type-only interfaces of the ABI, or none.
     pub imports: Vec<String>,
-    /// What it says of itself.
+    /// The result of `describe`.
     pub descriptor: Descriptor,
 }
 
 /// Loads provider modules and evaluates configurations with them.
 ///
-/// Modules are swapped whole by [`Engine::reload`]; an evaluation under way ends with the module that it began with.
-/// Calls block for as long as the module takes, within [`Limits`]: run them on blocking threads.
+/// [`Engine::reload`] replaces all modules at once; a current evaluation ends with the module that it began with.
+/// Calls block as long as the module runs, within [`Limits`]: run them on blocking threads.
 pub struct Engine {
     runtime: Arc<Runtime>,
     cache: Option<Cache>,
@@ -71,15 +72,15 @@ pub(crate) enum Source {
 }
 
 impl Engine {
-    /// Loads the modules of a folder (every `*.wasm`). Fails only where the folder cannot be read or WebAssembly cannot
-    /// be run at all; a module that is refused degrades itself alone.
+    /// Loads the modules of a folder (every `*.wasm`). Fails only if the folder cannot be read or WebAssembly cannot
+    /// run at all; a module that is refused affects only its own provider type.
     pub fn open(folder: &Path, options: Options) -> Result<Self, EngineError> {
         let engine = Self::empty(Source::Folder(folder.to_owned()), options)?;
         engine.reload(&[])?;
         Ok(engine)
     }
 
-    /// Loads one module. Where it is refused, that is the error.
+    /// Loads one module. An error if it is refused.
     pub fn open_file(file: &Path, options: Options) -> Result<Self, EngineError> {
         let engine = Self::empty(Source::File(file.to_owned()), options)?;
         let module = Ok(engine.load(&InForce::default(), file)?);
@@ -90,23 +91,26 @@ impl Engine {
 
     pub(crate) fn empty(source: Source, options: Options) -> Result<Self, EngineError> {
         let runtime = Arc::new(Runtime::new(options.limits)?);
-        // Without the cache each start compiles: slower by some milliseconds, and nothing else.
+        // Without the cache each start compiles, which only takes some milliseconds longer.
         let cache = options.cache.and_then(|path| {
-            Cache::open(&path).inspect_err(|error| tracing::warn!(%error, "modules are compiled anew")).ok()
+            Cache::open(&path)
+                .inspect_err(|error| tracing::warn!(%error, "modules are compiled at each start"))
+                .ok()
         });
         Ok(Self {
             runtime,
             cache,
             source,
             in_force: ArcSwap::default(),
-            evaluations: Memo::new(REMEMBERED),
-            diagnoses: Memo::new(REMEMBERED),
+            evaluations: Memo::new(CACHED),
+            diagnoses: Memo::new(CACHED),
         })
     }
 
-    /// Looks at the folder again and swaps in what changed. `in_use` are the evaluations that a running system stands
-    /// on: a version that would change which of them name the same KEK, or that refuses one of them, is not taken, and
-    /// a module that they need stays though its file is gone. What is not in force is in [`Evaluator::degraded`].
+    /// Reads the folder again and replaces changed modules. `in_use` are the evaluations that a running system
+    /// depends on: a version that would change which of them name the same KEK, or that refuses one of them, is not
+    /// used, and a module that they need stays in use after its file is deleted (decision 0026).
+    /// [`Evaluator::degraded`] has the errors.
     pub fn reload(&self, in_use: &[EvaluationRequest]) -> Result<(), EngineError> {
         let before = self.in_force.load_full();
         let found = self
@@ -120,11 +124,11 @@ impl Engine {
                 provider = kind,
                 file,
                 module = module.descriptor.module.0,
-                "provider module in force"
+                "provider module loaded"
             );
         }
         for error in &now.degraded {
-            tracing::warn!(%error, "provider module not in force");
+            tracing::warn!(%error, "provider module not loaded");
         }
         self.in_force.store(Arc::new(now));
         Ok(())
@@ -151,7 +155,7 @@ impl Engine {
         &self.runtime.limits
     }
 
-    /// What `upgrade` makes of a stored configuration (a `kms` object): the value of the config field of today.
+    /// The result of `upgrade` for a stored configuration (a `kms` object): the current form of the config field.
     pub fn upgraded(&self, kms: &Value) -> Result<Value, ProviderError> {
         let (module, config) = self.select(&EvaluationRequest::new(Origin::Stored, kms))?;
         upgraded(&module, &config).map_err(|refusal| refusal.into_error(&module))
@@ -161,7 +165,7 @@ impl Engine {
         self.in_force.load().providers.get(provider_type).map(|loaded| Arc::clone(&loaded.module))
     }
 
-    /// The module and the configuration that a request is for.
+    /// The module and the configuration of a request.
     pub(crate) fn select(&self, request: &EvaluationRequest) -> Result<(Arc<Module>, Value), ProviderError> {
         let kms = json::parse(&request.kms, self.runtime.limits.json_depth).map_err(|found| {
             let message = format!("the kms configuration is {found}");
@@ -207,7 +211,7 @@ impl Engine {
         }
     }
 
-    /// The files to load, sorted, so that every process sees them in one order.
+    /// The files to load, sorted, so that every process has the same order.
     fn files(&self) -> Result<Vec<PathBuf>, EngineError> {
         let path = match &self.source {
             Source::File(path) => return Ok(vec![path.clone()]),
@@ -262,12 +266,13 @@ fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// A file's bytes; one more than the limit where it has more, so that a large one is not read whole.
+/// A file's bytes, at most one more than the limit, so that a larger file is not read whole.
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, EngineError> {
     let regular = |metadata: &Metadata| if metadata.is_file() { Ok(()) } else { Err(EngineError::NotAFile) };
-    // Before it is opened, since opening can do something to a device; and after it, since it may be another by then.
+    // Before it is opened, since opening a device can have effects; and after, since the path can be another file by
+    // then.
     regular(&std::fs::metadata(path).map_err(EngineError::Read)?)?;
-    // Opening a FIFO waits for somebody who writes to it, but for NONBLOCK; with a file that does nothing.
+    // Without NONBLOCK, opening a FIFO waits for a writer; for a file the flag has no effect.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file =
         rustix::fs::open(path, flags, Mode::empty()).map_err(|error| EngineError::Read(error.into()))?;

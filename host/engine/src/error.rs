@@ -1,4 +1,4 @@
-//! Everything that can go wrong with a module, found by type and never by text.
+//! Errors of a module, classified by type and never by text.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,36 +8,38 @@ use wasmtime::Trap;
 
 use crate::text::printable;
 
-/// Why a module is not loaded, or why a call of one did not end well.
+/// Why a module is not loaded, or why a call failed.
 ///
 /// [`EngineError::category`] is the bounded label for metrics and condition reasons.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The folder of modules that was asked for cannot be read.
+    /// The requested folder of modules cannot be read.
     #[error("cannot read the provider modules in {}: {source}; check --providers", path.display())]
     Directory {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// No folder of modules exists.
-    #[error("found no folder of provider modules (looked at {}); name one with --providers or KEYWARD_PROVIDERS",
-        looked_at.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    #[error("no folder of provider modules was found (searched: {}); name one with --providers or KEYWARD_PROVIDERS",
+        searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
     NoDirectory {
-        /// Where modules were looked for.
-        looked_at: Vec<PathBuf>,
+        /// The folders that were searched.
+        searched: Vec<PathBuf>,
     },
-    /// Modules cannot come from there.
-    #[error("cannot take provider modules from {source_name:?}: images are not supported yet; name a folder")]
+    /// Modules cannot be loaded from this source.
+    #[error(
+        "provider modules cannot be loaded from {source_name:?}: images are not supported yet; use a folder"
+    )]
     UnsupportedSource {
-        /// What was asked for.
+        /// The requested source.
         source_name: String,
     },
     /// A module's file cannot be read.
     #[error("cannot read the file: {0}")]
     Read(std::io::Error),
-    /// What is there is no file: a folder, a FIFO that nobody may ever write to, a device.
+    /// The path is not a file but a folder, a FIFO to which perhaps nobody ever writes, or a device.
     #[error("it is not a regular file")]
     NotAFile,
     /// The file is larger than a component may be.
@@ -49,13 +51,13 @@ pub enum EngineError {
     /// The file does not begin as WebAssembly does.
     #[error("it is not WebAssembly; build it with `keyward provider build` or `cargo xtask providers`")]
     NotWasm,
-    /// A core module: it has no types, so nothing can be called.
+    /// A core module: it has no interface types, so no function can be called.
     #[error("it is a core module, not a component; `keyward provider build` makes the component")]
     NotComponent,
     /// A component that cannot be compiled: truncated, invalid, or using what the host does not enable.
     #[error("it is not a valid component: {message}")]
     Malformed {
-        /// What the compiler said.
+        /// The compiler's error.
         message: String,
     },
     /// Compiling takes too long.
@@ -64,7 +66,7 @@ pub enum EngineError {
         /// The limit.
         limit: Duration,
     },
-    /// It wants something of the host. A module is given nothing, so there is nothing that it could leak or depend on.
+    /// It imports something of the host. A module gets nothing, so it can leak nothing and depends on nothing.
     #[error(
         "it imports {import}; a provider module imports no function, so build it without WASI or any host API"
     )]
@@ -72,12 +74,12 @@ pub enum EngineError {
         /// The import's name.
         import: String,
     },
-    /// It is of no ABI version that this host knows.
+    /// Its ABI version is not known to this host.
     #[error("it exports no {expected}{}", found.as_ref().map(|f| format!(" (but {f})")).unwrap_or_default())]
     AbiVersion {
-        /// The newest interface that would do.
+        /// The newest interface that is accepted.
         expected: String,
-        /// What it exports instead, where that is another version.
+        /// Another version of the interface that it exports instead.
         found: Option<String>,
     },
     /// A function of the ABI is missing or has another type.
@@ -85,47 +87,49 @@ pub enum EngineError {
     Export {
         /// The export's name.
         export: String,
-        /// In what.
+        /// The difference.
         message: String,
     },
-    /// It is made of more parts than the host has room for.
+    /// It has more parts than the host has room for.
     #[error("it needs {needed} {what}, more than the {limit} that a provider module may have")]
     Resources {
         /// `memories`, `tables`, `functions`, `bytes in one function`, …: one for each of the limits.
         what: &'static str,
         /// How many it needs.
         needed: usize,
-        /// How many there are.
+        /// The limit.
         limit: usize,
     },
-    /// Two files hold a module of one provider type, or of one config field: which is meant cannot be told.
-    #[error("more than one module is for {what}: {}; keep one", files.join(", "))]
+    /// Several files have a module for one provider type or one config field: it is not known which one is intended.
+    #[error("several modules are for {what}: {}; keep one", files.join(", "))]
     Duplicate {
         /// `type X`, or `config field x`.
         what: String,
         /// The files.
         files: Vec<String>,
     },
-    /// A new version that would change what is in use.
-    #[error("the new version is not taken: {message}")]
+    /// A new version that would change configurations in use.
+    #[error("the new version is not used: {message}")]
     Regression {
-        /// What would change.
+        /// The change.
         message: String,
     },
     /// The file is gone while configurations of its type are in use.
-    #[error("its file is gone, but configurations in use need it")]
+    #[error("its file is gone, but configurations in use need this module")]
     FileGone,
 
-    /// More goes in than a call takes.
-    #[error("the configuration has {size} bytes, more than the {limit} that a provider module is given")]
+    /// The input is larger than a call accepts.
+    #[error("the configuration has {size} bytes, more than the {limit} that a provider module accepts")]
     InputTooLarge {
         /// Its size.
         size: usize,
         /// The limit.
         limit: usize,
     },
-    /// The call used up its fuel.
-    #[error("it used up its {limit} units of fuel; it loops, or works far more than a provider should")]
+    /// The call used all of its fuel.
+    #[error(
+        "it used all of its {limit} units of fuel: it loops, or does much more work than a provider should"
+    )]
     Fuel {
         /// The limit.
         limit: u64,
@@ -136,14 +140,14 @@ pub enum EngineError {
         /// The limit.
         limit: Duration,
     },
-    /// The call asked for more memory than it may have.
-    #[error("it asked for more than {limit} bytes of memory")]
+    /// The call requested more memory than the limit.
+    #[error("it requested more than {limit} bytes of memory")]
     Memory {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The call asked for more table elements than it may have.
-    #[error("it asked for more than {limit} table elements")]
+    /// The call requested more table elements than the limit.
+    #[error("it requested more than {limit} table elements")]
     Tables {
         /// The limit.
         limit: usize,
@@ -160,13 +164,13 @@ pub enum EngineError {
     /// It returned text that is not UTF-8.
     #[error("it returned text that is not UTF-8: {0}")]
     NotUtf8(std::str::Utf8Error),
-    /// What it returned cannot be copied: larger than the limit, or against the rules of the component model
-    /// (pointers outside of its memory, an unknown case of a variant).
-    #[error("what it returned cannot be read (the limit is {limit} bytes): {message}")]
+    /// The result cannot be copied: it is larger than the limit, or breaks the rules of the component model (pointers
+    /// outside of its memory, an unknown case of a variant).
+    #[error("its result cannot be read (the limit is {limit} bytes): {message}")]
     Output {
         /// The limit in bytes.
         limit: usize,
-        /// What was found.
+        /// The error.
         message: String,
     },
     /// It cannot be instantiated.
@@ -178,11 +182,11 @@ pub enum EngineError {
     /// It returned something that the ABI does not allow.
     #[error("it breaks the provider contract: {message}")]
     Contract {
-        /// What, and what it should be.
+        /// The violation, and what is allowed.
         message: String,
     },
 
-    /// WebAssembly cannot be run on this machine or with these limits.
+    /// WebAssembly cannot run on this machine or with these limits.
     #[error("cannot set up the WebAssembly runtime: {message}")]
     Runtime {
         /// Why.
@@ -223,12 +227,12 @@ impl EngineError {
         }
     }
 
-    /// Whether the same call can end otherwise: only the wall clock and the machine are not part of the input.
+    /// Whether the same call can have another result: only the wall clock and the machine are not part of the input.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Deadline { .. } | Self::Instantiate { .. } | Self::Runtime { .. })
     }
 
-    /// As a failed call of `function`.
+    /// This error as a failed call of `function`.
     pub(crate) fn in_call(&self, provider_type: &str, function: &str) -> ProviderError {
         ProviderError::Failed {
             provider_type: provider_type.to_owned(),

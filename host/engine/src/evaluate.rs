@@ -1,4 +1,4 @@
-//! One evaluation: from a `kms` object to everything that its provider says of it.
+//! One evaluation: from a `kms` object to all results of its provider module.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use crate::check;
 use crate::error::EngineError;
 use crate::module::{Checked, Module, Normalized};
 
-/// Why there is no evaluation, before it is put into the host's words.
+/// Why there is no evaluation, before it becomes a [`ProviderError`].
 pub(crate) enum Refusal {
     /// Violations, with paths below the configuration.
     Invalid(Vec<Violation>),
-    /// A call that did not end well.
+    /// A call that failed.
     Failed(&'static str, EngineError),
 }
 
 impl Refusal {
-    /// Whether the same request can have another answer later.
+    /// Whether the same request can have another result later.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Failed(_, error) if error.is_transient())
     }
@@ -36,7 +36,7 @@ impl Refusal {
     }
 }
 
-/// Marks which function a failure is of.
+/// Adds the function to a failure.
 fn of<T>(function: &'static str, result: Result<T, EngineError>) -> Result<T, Refusal> {
     result.map_err(|error| Refusal::Failed(function, error))
 }
@@ -45,12 +45,12 @@ fn accepted<T>(function: &'static str, result: Result<Checked<T>, EngineError>) 
     of(function, result)?.map_err(Refusal::Invalid)
 }
 
-/// The configuration of today that was stored as this.
+/// The current form of a stored configuration.
 pub(crate) fn upgraded(module: &Module, stored: &Value) -> Result<Value, Refusal> {
     accepted("upgrade", module.upgrade(stored))
 }
 
-/// The canonical form of a configuration as it was written, now or earlier.
+/// The normal form of a configuration, written now or stored earlier.
 fn normalized(module: &Module, origin: Origin, config: &Value) -> Result<Normalized, Refusal> {
     let today;
     let config = match origin {
@@ -61,7 +61,7 @@ fn normalized(module: &Module, origin: Origin, config: &Value) -> Result<Normali
         }
     };
     let normal = accepted("normalize", module.normalize(config))?;
-    // A normal form that is not its own normal form would change with each look at it.
+    // A normal form that is not its own normal form would change with each evaluation.
     let again = of("normalize", module.normalize(&normal.config))?;
     if again.as_ref().is_ok_and(|again| again.config == normal.config) {
         return Ok(normal);
@@ -72,11 +72,11 @@ fn normalized(module: &Module, origin: Origin, config: &Value) -> Result<Normali
             format!("violations ({})", found.first().map(|v| v.message.as_str()).unwrap_or_default())
         }
     };
-    let message = format!("normalize makes {what} of what it returned itself");
+    let message = format!("normalize, applied to its own result, returns {what}");
     Err(Refusal::Failed("normalize", EngineError::Contract { message }))
 }
 
-/// Everything that a module says of one configuration.
+/// All results of a module for one configuration.
 pub(crate) fn evaluate(module: &Module, origin: Origin, written: &Value) -> Result<Evaluation, Refusal> {
     let Normalized { config, warnings } = normalized(module, origin, written)?;
     let kek = of("kek-identity", module.kek_identity(&config))?;
@@ -102,10 +102,10 @@ pub(crate) fn evaluate(module: &Module, origin: Origin, written: &Value) -> Resu
     })
 }
 
-/// The image, from the descriptor's field and nowhere else.
+/// The image, only from the field that the descriptor names.
 fn image(module: &Module, config: &Value) -> Result<String, Refusal> {
     let Some(field) = &module.descriptor.image_field else {
-        let message = "it renders a container, but names no image-field".to_owned();
+        let message = "it renders a container but declares no image-field".to_owned();
         return Err(Refusal::Failed("render", EngineError::Contract { message }));
     };
     let value = FieldPath::parse(field).ok().and_then(|path| path.get(config).and_then(Value::as_str));
@@ -121,8 +121,8 @@ fn below(config_field: &str, found: Vec<Violation>) -> Vec<Violation> {
     found.into_iter().map(|v| Violation { field: join(v.field), message: v.message }).collect()
 }
 
-/// Takes a `kms` object apart: its type, and the configuration in the field of that type. `fields` maps each loaded
-/// type to its config field. The messages are CONTRACT 4's, made for any provider.
+/// The type of a `kms` object, and the configuration in the field of that type. `fields` maps each loaded type to its
+/// config field. The messages are OpenShift's, for any provider type (openshift: kms-union).
 pub(crate) fn union<'v>(
     kms: &'v Value,
     fields: &BTreeMap<&str, &str>,
@@ -134,7 +134,7 @@ pub(crate) fn union<'v>(
         return invalid(vec![violation("", "the kms configuration must be an object".to_owned())]);
     };
     let Some(kind) = object.get("type").and_then(Value::as_str) else {
-        let message = format!("is required; loaded providers: {}", loaded().join(", "));
+        let message = format!("Required value; loaded providers: {}", loaded().join(", "));
         return invalid(vec![violation("type", message)]);
     };
     let Some(own) = fields.get(kind) else {
@@ -146,7 +146,7 @@ pub(crate) fn union<'v>(
     };
     let mut found = Vec::new();
     let config = object.get(*own).filter(|config| !config.is_null());
-    // One that is misspelled is named below.
+    // A misspelled field is reported below.
     let is_misspelled = |field: &String| {
         !fields.values().any(|known| known == field) && spelling::closest(field, [*own]).is_some()
     };
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_union_is_checked_for_any_provider() {
+    fn union_is_checked_for_any_provider_type() {
         let required =
             "acme: acme config is required when kms provider type is Acme, and forbidden otherwise";
         let forbidden =
@@ -204,18 +204,18 @@ mod tests {
             violations(&json!({"type": "Acme", "Acme": {}})),
             ["Acme: unknown field; did you mean \"acme\"?"]
         );
-        assert_eq!(violations(&json!({"acme": {}})), ["type: is required; loaded providers: Acme, Other"]);
+        assert_eq!(violations(&json!({"acme": {}})), ["type: Required value; loaded providers: Acme, Other"]);
         assert_eq!(violations(&json!([])), [": the kms configuration must be an object"]);
     }
 
     #[test]
-    fn a_type_that_is_not_loaded_is_named_with_those_that_are() {
+    fn error_about_a_type_that_is_not_loaded_names_the_loaded_types() {
         let error = union(&json!({"type": "None"}), &[("Acme", "acme")].into()).unwrap_err();
         assert_eq!(error.to_string(), "unsupported KMS provider type \"None\"; loaded providers: Acme");
     }
 
     #[test]
-    fn the_configuration_is_found() {
+    fn union_returns_type_and_configuration() {
         let kms = json!({"type": "Acme", "acme": {"a": 1}, "other": null});
         let fields = [("Acme", "acme"), ("Other", "other")].into();
         assert_eq!(union(&kms, &fields).unwrap(), ("Acme", &json!({"a": 1})));

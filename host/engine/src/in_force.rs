@@ -1,5 +1,5 @@
-//! Which modules are in force. One bad file degrades itself alone, and where a version served before, it goes on
-//! serving.
+//! Decides which modules are in force. An invalid file affects only its own provider type, and the previous version
+//! of the module stays in use (decision 0026).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::json;
 use crate::module::Module;
 use crate::text::printable;
 
-/// Refused modules that are told where a type is not loaded: the text stands in a condition, beside others.
-const TOLD: usize = 4;
-/// Characters of each.
-const TOLD_LENGTH: usize = 240;
+/// How many refused modules the error about a type names: the text is shown in a condition, beside others.
+const MOST_NAMED: usize = 4;
+/// How many characters of each.
+const LONGEST_REASON: usize = 240;
 
-/// A file and what loading it came to.
+/// A file and the result of loading it.
 pub(crate) struct Found {
     /// Its name, without the folder.
     pub(crate) file: String,
@@ -32,7 +32,7 @@ pub(crate) struct Loaded {
     pub(crate) module: Arc<Module>,
 }
 
-/// The modules in force, by provider type, and everything that is not.
+/// The modules in force, by provider type, and the errors of all others.
 #[derive(Default)]
 pub(crate) struct InForce {
     pub(crate) providers: BTreeMap<String, Loaded>,
@@ -40,7 +40,7 @@ pub(crate) struct InForce {
 }
 
 impl InForce {
-    /// Decides what is in force after `before`, given what was found and the configurations in use.
+    /// Decides which modules are in force after `before`, from the found files and the configurations in use.
     pub(crate) fn decide(found: Vec<Found>, before: &Self, in_use: &[EvaluationRequest]) -> Self {
         let mut decision = Decision { before, in_use, now: Self::default(), kept: BTreeSet::new() };
         let mut by_type: BTreeMap<String, Vec<Loaded>> = BTreeMap::new();
@@ -69,7 +69,7 @@ impl InForce {
     }
 
     /// Why `provider_type` is not in force: its module is refused; or there is none of that type, and then it may be
-    /// one of the files of which not even the type is known.
+    /// in a refused file whose type is not known.
     pub(crate) fn not_loaded(&self, provider_type: String, loaded: Vec<String>) -> ProviderError {
         let of_it = |error: &&ProviderError| matches!(error, ProviderError::Degraded { provider_type: kind, .. } if *kind == provider_type);
         if let Some(refused) = self.degraded.iter().find(of_it) {
@@ -79,7 +79,7 @@ impl InForce {
             ProviderError::Degraded { message, .. } => Some(shortened(message)),
             _ => None,
         });
-        let mut refused: Vec<String> = reasons.by_ref().take(TOLD).collect();
+        let mut refused: Vec<String> = reasons.by_ref().take(MOST_NAMED).collect();
         match reasons.count() {
             0 => {}
             more => refused.push(format!("{more} more")),
@@ -92,12 +92,12 @@ struct Decision<'a> {
     before: &'a InForce,
     in_use: &'a [EvaluationRequest],
     now: InForce,
-    /// Types whose earlier version goes on serving.
+    /// Types whose previous version stays in use.
     kept: BTreeSet<String>,
 }
 
 impl Decision<'_> {
-    /// A file that is no module.
+    /// A file that is not a valid module.
     fn failed(&mut self, file: &str, error: &EngineError) {
         let served = self.before.providers.iter().find(|(_, loaded)| loaded.file == file);
         let name = served.map_or(file, |(kind, _)| kind).to_owned();
@@ -123,7 +123,7 @@ impl Decision<'_> {
         self.now.providers.insert(kind.to_owned(), loaded);
     }
 
-    /// Types that served before and were not found.
+    /// Types that were in force before and were not found.
     fn missing(&mut self) {
         let before = self.before;
         for (kind, loaded) in &before.providers {
@@ -141,11 +141,11 @@ impl Decision<'_> {
         }
     }
 
-    /// Notes why something is not in force; the version before goes on serving where there is one.
+    /// Records why a module is not in force; its previous version, if any, stays in use.
     fn refuse(&mut self, name: &str, message: &str) {
         let message = if self.before.providers.contains_key(name) {
             self.kept.insert(name.to_owned());
-            format!("{message}; the version that served before goes on serving")
+            format!("{message}; the previous version stays in use")
         } else {
             message.to_owned()
         };
@@ -156,14 +156,13 @@ impl Decision<'_> {
 
 /// The beginning of a text that is too long.
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(TOLD_LENGTH) {
+    match text.char_indices().nth(LONGEST_REASON) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
 }
 
-/// Drops types of which there are several modules, and types that share a config field with another: which is meant
-/// could not be told.
+/// Refuses types with several modules, and types that share a config field: it is not known which module is intended.
 fn single_fields(
     by_type: BTreeMap<String, Vec<Loaded>>,
     decision: &mut Decision<'_>,
@@ -198,7 +197,7 @@ fn single_fields(
 }
 
 fn parse(request: &EvaluationRequest) -> Option<Value> {
-    // As deep as any limit allows; the evaluation itself applies the configured one.
+    // The deepest nesting of any limit; the evaluation itself applies the configured limit.
     json::parse(&request.kms, 128).ok()
 }
 
@@ -206,11 +205,10 @@ fn kind_of(request: &EvaluationRequest) -> Option<String> {
     parse(request)?.get("type")?.as_str().map(str::to_owned)
 }
 
-/// What a new version would change of what is in use: a configuration that it refuses, or two whose KEKs were one and
-/// would be two, or were two and would be one. Either would re-encrypt everything, or lose a key, for no change of
-/// anybody's.
+/// How a new version would change configurations in use: it refuses one, or two that named the same KEK would name
+/// different KEKs, or the reverse. That would re-encrypt everything, or lose a key, without a change by an admin.
 fn regression(old: &Module, new: &Module, in_use: &[EvaluationRequest]) -> Option<String> {
-    let say = |module: &Module, request: &EvaluationRequest| -> Option<Result<Evaluation, ProviderError>> {
+    let eval = |module: &Module, request: &EvaluationRequest| -> Option<Result<Evaluation, ProviderError>> {
         let kms = parse(request)?;
         let fields = [(module.provider_type(), module.descriptor.config_field.as_str())].into();
         match union(&kms, &fields) {
@@ -223,9 +221,9 @@ fn regression(old: &Module, new: &Module, in_use: &[EvaluationRequest]) -> Optio
     };
     let mut both = Vec::new();
     for request in in_use {
-        // What the old version refuses already is not made worse.
-        let Some(Ok(before)) = say(old, request) else { continue };
-        match say(new, request) {
+        // A configuration that the old version refuses does not become worse.
+        let Some(Ok(before)) = eval(old, request) else { continue };
+        match eval(new, request) {
             Some(Ok(after)) => both.push((before, after)),
             Some(Err(error)) => return Some(format!("it refuses a configuration in use: {error}")),
             None => return Some("it is of another provider type".to_owned()),
@@ -239,13 +237,19 @@ fn regression(old: &Module, new: &Module, in_use: &[EvaluationRequest]) -> Optio
             let same = [(before, other_before), (after, other_after)].map(|(a, b)| a.kek == b.kek);
             match (same_key, same) {
                 ([true, false], _) => {
-                    return Some("two configurations in use that name one KEK would name two".to_owned());
+                    return Some(
+                        "two configurations in use that name the same KEK would name different KEKs"
+                            .to_owned(),
+                    );
                 }
                 ([false, true], _) => {
-                    return Some("two configurations in use that name two KEKs would name one".to_owned());
+                    return Some(
+                        "two configurations in use that name different KEKs would name the same KEK"
+                            .to_owned(),
+                    );
                 }
                 (_, [a, b]) if a != b => {
-                    return Some("it tells the versions of a KEK in use apart otherwise".to_owned());
+                    return Some("it distinguishes the versions of a KEK in use differently".to_owned());
                 }
                 _ => {}
             }

@@ -1,8 +1,9 @@
-//! JSON from a module: bounded before it is parsed, so that neither parsing nor dropping it can recurse without end.
+//! JSON from a module. Its nesting is limited before it is parsed, so neither parsing nor dropping it recurses
+//! endlessly.
 
 use serde_json::Value;
 
-/// Parses `text`, refusing nesting deeper than `depth`. The error says what is wrong, in words.
+/// Parses `text`, and refuses nesting deeper than `depth`. The error is a phrase for use in a message.
 pub(crate) fn parse(text: &str, depth: usize) -> Result<Value, String> {
     if nesting(text) > depth {
         return Err(format!("JSON nested deeper than {depth}"));
@@ -10,7 +11,7 @@ pub(crate) fn parse(text: &str, depth: usize) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("text that is not JSON ({error})"))
 }
 
-/// The deepest nesting of brackets outside of strings. Right for valid JSON; for anything else the parser says no.
+/// The deepest nesting of brackets outside of strings. Correct for valid JSON; the parser refuses other text.
 fn nesting(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0_usize);
     let (mut in_string, mut escaped) = (false, false);

@@ -1,14 +1,15 @@
-//! Loads provider modules, runs them in limits, and evaluates configurations with them.
+//! Loads provider modules, runs them within limits, and evaluates configurations with them.
 //!
-//! A module is a WebAssembly component that imports no function. What may come in: a folder of them, and configurations.
-//! What never does: a Kubernetes client, the name of a KMS product, a secret byte (modules see configurations, which hold
-//! references and no values). What a module returns is checked as if an enemy had written it.
+//! A module is a WebAssembly component that imports no function (decision 0021). The engine receives a folder of
+//! modules, and configurations. It never receives a Kubernetes client, the name of a KMS product or a secret byte:
+//! configurations contain references and no values. A module's results are checked as untrusted input
+//! (invariant: modules-are-untrusted).
 //!
-//! - [`Engine`] is the [`keyward_core::provider::Evaluator`]; `in_force` decides which modules serve.
-//! - `parts` counts what a component is made of before it is compiled.
-//! - `module` loads and calls one, with every limit; `abi` has one thin adapter for each version of the ABI.
-//! - `describe` and `check` are what is not believed; `evaluate` puts an evaluation together.
-//! - `compiled` keeps compiled modules, and holds the one `unsafe`.
+//! - [`Engine`] is the [`keyward_core::provider::Evaluator`]; `in_force` decides which modules are in use.
+//! - `parts` counts the parts of a component before it is compiled.
+//! - `module` loads and calls a module, with every limit; `abi` has one thin adapter for each version of the ABI.
+//! - `describe` and `check` check the results of a module; `evaluate` composes an evaluation.
+//! - `compiled` caches compiled modules, and has the only `unsafe`.
 
 #![deny(unsafe_code)]
 

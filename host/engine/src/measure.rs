@@ -1,4 +1,5 @@
-//! What calls cost: for `keyward provider inspect` and the benchmarks. Nothing here is remembered or taken from memory.
+//! The cost of calls, for `keyward provider inspect` and the benchmarks. No measured result
+//! comes from a cache.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use crate::error::EngineError;
 use crate::in_force::InForce;
 use crate::module::{Function, Module};
 
-/// What one function of a module uses, each time in a fresh instance.
+/// The cost of one function of a module, called in a fresh instance each time.
 #[derive(Clone, Debug)]
 pub struct CallCost {
     /// The ABI function.
@@ -20,11 +21,11 @@ pub struct CallCost {
     pub fuel: u64,
     /// Linear memory in bytes at the end of the call.
     pub memory_bytes: usize,
-    /// Time for instantiating and calling, the middle of all rounds.
+    /// Median time of all rounds for instantiating and calling.
     pub median: Duration,
 }
 
-/// Calls `describe` of this provider's module, `rounds` times; `None` where no module of the type is in force.
+/// Calls `describe` of the module of this type, `rounds` times; `None` if no module of the type is in force.
 pub fn describe(
     engine: &Engine,
     provider_type: &str,
@@ -34,8 +35,8 @@ pub fn describe(
     Some(cost(&module, Function::Describe, &Value::Null, rounds))
 }
 
-/// Calls each function that is given a configuration, of the module that this `kms` object (a valid one) is for,
-/// `rounds` times. (`describe` is called once, at load: [`describe`].)
+/// Calls each function that takes a configuration, of the module for this valid `kms` object, `rounds` times.
+/// (`describe` is called once, at load: [`describe`].)
 pub fn calls(engine: &Engine, kms: &Value, rounds: usize) -> Result<Vec<CallCost>, ProviderError> {
     let request = EvaluationRequest::new(Origin::Desired, kms);
     let normalized = engine.evaluate(&request)?.normalized;
@@ -62,7 +63,7 @@ fn cost(
         let used = module.use_of(function, config);
         used.map_err(|error| error.in_call(module.provider_type(), function.name()))
     };
-    // The first call pays for memory that the pool has not touched yet.
+    // The first call also pays for memory that the pool has not touched yet.
     let first = once()?;
     let times = (0..rounds).map(|_| Ok(once()?.time)).collect::<Result<Vec<_>, _>>()?;
     Ok(CallCost {
@@ -73,8 +74,8 @@ fn cost(
     })
 }
 
-/// Times loading a module's file in one engine: once as it is found, then the middle of `rounds` times. With a cache
-/// the second figure is that of a cached load, without one that of compiling.
+/// Measures loading a module's file in one engine: the first time, then the median of `rounds` times. With a cache the
+/// second figure is that of a cached load, without one that of compiling.
 pub fn loads(file: &Path, options: Options, rounds: usize) -> Result<(Duration, Duration), EngineError> {
     let engine = Engine::empty(Source::File(file.to_owned()), options)?;
     let once = || {

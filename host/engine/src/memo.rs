@@ -1,11 +1,11 @@
-//! Remembers answers. Evaluations are deterministic, and the operator asks for the same ones at each reconcile.
+//! A cache of results. Evaluations are deterministic, and the operator requests the same ones in each reconcile pass.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 
-/// A bounded map. It holds two generations: when the newer is full it becomes the older, and what the older held and
-/// nobody asked for is gone. So the entries in use stay, and nothing needs to be kept in order.
+/// A bounded map with two generations. When the newer one is full it becomes the older one, and entries of the older
+/// one that were not used are dropped. So entries in use stay, without an order of entries.
 pub(crate) struct Memo<K, V> {
     generations: Mutex<Generations<K, V>>,
     capacity: usize,
@@ -23,8 +23,8 @@ impl<K: Eq + Hash + Clone, V: Clone> Memo<K, V> {
         Self { generations: Mutex::new(generations), capacity }
     }
 
-    /// The answer remembered for `key`, or the one that `make` gives; it is remembered where `make` says so.
-    /// Two threads that ask at once may both make it.
+    /// The cached value for `key`, or that of `make`, which also decides whether it is cached. Two threads at the
+    /// same time may both call `make`.
     pub(crate) fn get_or(&self, key: &K, make: impl FnOnce() -> (V, bool)) -> V {
         if let Some(value) = self.get(key) {
             return value;
@@ -65,20 +65,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_used_stays_and_the_rest_goes() {
+    fn used_entries_stay_and_others_are_dropped() {
         let memo = Memo::new(4);
         for i in 0..1000 {
             memo.get_or(&-1, || (-1, true));
             memo.get_or(&i, || (i, true));
         }
-        assert_eq!(memo.get_or(&-1, || (0, true)), -1, "asked for all the time");
-        assert_eq!(memo.get_or(&1, || (0, true)), 0, "long forgotten");
-        let held = memo.generations.lock().unwrap();
-        assert!(held.newer.len() + held.older.len() <= 8);
+        assert_eq!(memo.get_or(&-1, || (0, true)), -1, "used all the time");
+        assert_eq!(memo.get_or(&1, || (0, true)), 0, "dropped long ago");
+        let generations = memo.generations.lock().unwrap();
+        assert!(generations.newer.len() + generations.older.len() <= 8);
     }
 
     #[test]
-    fn what_may_change_is_asked_again() {
+    fn value_that_may_change_is_made_again() {
         let memo = Memo::new(4);
         assert_eq!(memo.get_or(&1, || (1, false)), 1);
         assert_eq!(memo.get_or(&1, || (2, true)), 2);

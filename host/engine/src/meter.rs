@@ -1,17 +1,17 @@
-//! Counts what a call allocates, over everything in its store: a limit for each memory would be one that a module
-//! with many memories does not have.
+//! Counts the allocations of a call over its whole store: with a limit for each memory, a module with many memories
+//! would have no limit.
 
 use wasmtime::ResourceLimiter;
 
 use crate::limits::Limits;
 
-/// The limit that a module tried to pass. Raised as a trap rather than as a refused growth: an allocator that is
-/// refused only aborts, and what was wrong could not be told.
+/// The limit that a module tried to exceed. It is a trap and not a refused growth: after a refused growth an
+/// allocator only aborts, and the cause would not be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Exceeded {
-    #[error("memory limit passed")]
+    #[error("memory limit exceeded")]
     Memory,
-    #[error("table limit passed")]
+    #[error("table limit exceeded")]
     Tables,
 }
 
@@ -25,12 +25,12 @@ pub(crate) struct Meter {
     table_count: usize,
 }
 
-/// What is in use of one resource.
+/// The use of one resource.
 #[derive(Debug)]
 struct Counter {
     limit: usize,
     used: usize,
-    /// The last growth, to be taken back when it fails after it was allowed.
+    /// The last growth, which is subtracted again if it fails after it was allowed.
     last: usize,
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memories_are_summed_and_failed_growth_is_given_back() {
+    fn memories_are_summed_and_failed_growth_is_subtracted() {
         let limits = Limits { memory_bytes: 100, ..Limits::default() };
         let mut meter = Meter::new(&limits);
         assert!(meter.memory_growing(0, 40, None).unwrap());

@@ -1,5 +1,5 @@
-//! One provider module: how it is loaded, and how each of its functions is called. Every limit and every check of the
-//! ABI is here, for all of its versions.
+//! Loads one provider module, and calls its functions. Every limit and every check of the ABI is here, for all of its
+//! versions.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -19,10 +19,10 @@ use crate::error::EngineError;
 use crate::meter::{Exceeded, Meter};
 use crate::runtime::Runtime;
 use crate::schema::Schema;
-use crate::text::{printable, told};
+use crate::text::{error_text, printable};
 use crate::{check, describe, json, parts, text};
 
-/// Functions that are compiled at a time, whatever the number of cores.
+/// Functions that are compiled at a time, for any number of cores.
 const COMPILERS: usize = 2;
 
 /// A module that passed every check at load.
@@ -31,17 +31,17 @@ pub(crate) struct Module {
     pub(crate) schema: Schema,
     /// Size of its file in bytes.
     pub(crate) size: usize,
-    /// What it imports: type-only interfaces of the ABI, or nothing.
+    /// Its imports: type-only interfaces of the ABI, or none.
     pub(crate) imports: Vec<String>,
     runtime: Arc<Runtime>,
     pre: InstancePre<Meter>,
     abi: Box<dyn Abi>,
 }
 
-/// The answer of a function that may refuse its input.
+/// The result of a function that may refuse its input.
 pub(crate) type Checked<T> = Result<T, Vec<Violation>>;
 
-/// A canonical configuration.
+/// The normal form of a configuration.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Normalized {
     pub(crate) config: Value,
@@ -61,7 +61,7 @@ pub(crate) enum Function {
 }
 
 impl Function {
-    /// Those that are given a configuration alone.
+    /// Functions with a configuration as their only parameter.
     pub(crate) const OF_CONFIGURATION: [Self; 6] = [
         Self::Normalize,
         Self::Upgrade,
@@ -84,7 +84,7 @@ impl Function {
     }
 }
 
-/// What one call used.
+/// The resources that one call used.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) fuel: u64,
@@ -93,15 +93,15 @@ pub(crate) struct Usage {
 }
 
 impl Module {
-    /// Loads a component with this digest (hexadecimal): compiled, or taken from the cache; its imports and exports
-    /// checked; and described.
+    /// Loads a component with this digest (hexadecimal): compiles it or takes it from the cache, checks its imports and
+    /// exports, and calls `describe`.
     pub(crate) fn load(
         runtime: &Arc<Runtime>,
         cache: Option<&Cache>,
         digest: &str,
         bytes: &[u8],
     ) -> Result<Self, EngineError> {
-        recognise(bytes, runtime.limits.component_bytes)?;
+        recognize(bytes, runtime.limits.component_bytes)?;
         let component = compile(runtime, cache, digest, bytes)?;
         let imports = imports(&component)?;
         resources(&component, runtime)?;
@@ -109,7 +109,7 @@ impl Module {
         let pre = runtime
             .linker()
             .instantiate_pre(&component)
-            .map_err(|error| EngineError::Instantiate { message: told(&error) })?;
+            .map_err(|error| EngineError::Instantiate { message: error_text(&error) })?;
         let raw = run(runtime, &pre, 0, |call| {
             abi.check(call)?;
             abi.describe(call).map_err(|error| classify(&error, runtime))
@@ -128,11 +128,11 @@ impl Module {
         self.abi.version()
     }
 
-    /// The canonical form of a configuration, or everything that is wrong with it.
+    /// The normal form of a configuration, or all violations in it.
     pub(crate) fn normalize(&self, config: &Value) -> Result<Checked<Normalized>, EngineError> {
-        let answer =
+        let result =
             self.with_config("normalize", config, |call, config| self.abi.normalize(call, config))?;
-        match answer {
+        match result {
             Err(found) => refusal(found),
             Ok(raw) => {
                 let config = self.config("normalize", &raw.config)?;
@@ -141,7 +141,7 @@ impl Module {
         }
     }
 
-    /// The configuration of today that an earlier version stored as this.
+    /// The current form of a configuration that an earlier version stored.
     pub(crate) fn upgrade(&self, stored: &Value) -> Result<Checked<Value>, EngineError> {
         match self.with_config("upgrade", stored, |call, stored| self.abi.upgrade(call, stored))? {
             Err(found) => refusal(found),
@@ -156,7 +156,7 @@ impl Module {
         )
     }
 
-    /// What a normalized configuration refers to, of what the configuration as it was `written` names.
+    /// The references of a normalized configuration, to objects that the configuration as it was `written` names.
     pub(crate) fn references(
         &self,
         config: &Value,
@@ -183,7 +183,7 @@ impl Module {
             }
             Ok(RawPlugin::Managed(mut container, settings)) => {
                 container.settings = describe::unique(settings).map_err(|found| EngineError::Contract {
-                    message: format!("of the container's settings, {found}"),
+                    message: format!("in the container's settings: {found}"),
                 })?;
                 check::container(&container, references)?;
                 let readable = check::readable_secrets(&container, references);
@@ -192,16 +192,16 @@ impl Module {
         }
     }
 
-    /// What a failure means.
+    /// The diagnosis of a failure.
     pub(crate) fn diagnose(
         &self,
         config: &Value,
         failure: &Failure,
     ) -> Result<Option<Diagnosis>, EngineError> {
         let size = failure.message.len() + failure.log_tail.iter().map(String::len).sum::<usize>();
-        let answer =
+        let result =
             self.call("diagnose", config, size, |call, config| self.abi.diagnose(call, config, failure)).0?;
-        Ok(answer.map(|d| Diagnosis {
+        Ok(result.map(|d| Diagnosis {
             cause: printable(d.cause),
             summary: printable(d.summary),
             remedy: printable(d.remedy),
@@ -209,14 +209,14 @@ impl Module {
         }))
     }
 
-    /// What the KMS must permit.
+    /// The permissions that the KMS must grant.
     pub(crate) fn requirements(&self, config: &Value) -> Result<Vec<String>, EngineError> {
         let found =
             self.with_config("requirements", config, |call, config| self.abi.requirements(call, config))?;
         Ok(found.into_iter().map(printable).collect())
     }
 
-    /// Calls one function and drops its answer, for measurements.
+    /// Calls one function and drops its result, for measurements.
     pub(crate) fn use_of(&self, function: Function, config: &Value) -> Result<Usage, EngineError> {
         let (result, usage) = self.call(function.name(), config, 0, |call, config| match function {
             Function::Describe => self.abi.describe(call).map(drop),
@@ -239,7 +239,7 @@ impl Module {
         self.call(name, config, 0, function).0
     }
 
-    /// One call of the function `name`; `more` is the size of what goes in beside the configuration.
+    /// One call of the function `name`; `more` is the size of the input beside the configuration.
     fn call<T>(
         &self,
         name: &'static str,
@@ -258,15 +258,15 @@ impl Module {
     fn config(&self, function: &str, text: &str) -> Result<Value, EngineError> {
         match json::parse(text, self.runtime.limits.json_depth) {
             Ok(value) if value.is_object() => Ok(value),
-            Ok(_) => {
-                Err(EngineError::Contract { message: format!("{function} returned JSON that is no object") })
-            }
+            Ok(_) => Err(EngineError::Contract {
+                message: format!("{function} returned JSON that is not an object"),
+            }),
             Err(found) => Err(EngineError::Contract { message: format!("{function} returned {found}") }),
         }
     }
 }
 
-/// One call, in a fresh instance with all limits: nothing that a call leaves behind can reach another.
+/// One call, in a fresh instance with all limits: no state of a call can reach another.
 fn run<T>(
     runtime: &Runtime,
     pre: &InstancePre<Meter>,
@@ -304,7 +304,7 @@ fn run<T>(
     (result, usage)
 }
 
-/// What ended a call, by type.
+/// Classifies the error that ended a call, by type.
 fn classify(error: &wasmtime::Error, runtime: &Runtime) -> EngineError {
     let limits = &runtime.limits;
     if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
@@ -320,23 +320,23 @@ fn classify(error: &wasmtime::Error, runtime: &Runtime) -> EngineError {
         Some(trap) => EngineError::Trap(*trap),
         None => match error.downcast_ref::<std::str::Utf8Error>() {
             Some(error) => EngineError::NotUtf8(*error),
-            None => EngineError::Output { limit: limits.output_bytes, message: told(error) },
+            None => EngineError::Output { limit: limits.output_bytes, message: error_text(error) },
         },
     }
 }
 
-/// A refusal, which says why.
+/// A refusal with at least one violation.
 fn refusal<T>(found: Vec<Violation>) -> Result<Checked<T>, EngineError> {
     if found.is_empty() {
         return Err(EngineError::Contract {
-            message: "it refuses the configuration without saying why".to_owned(),
+            message: "it refuses the configuration without a reason".to_owned(),
         });
     }
     Ok(Err(text::violations(found)))
 }
 
-/// Tells what a file is by its first bytes: magic, then version 1 for a core module, or layer 1 for a component.
-fn recognise(bytes: &[u8], limit: usize) -> Result<(), EngineError> {
+/// Recognizes a file by its first bytes: magic, then version 1 for a core module, or layer 1 for a component.
+fn recognize(bytes: &[u8], limit: usize) -> Result<(), EngineError> {
     if bytes.len() > limit {
         return Err(EngineError::ComponentTooLarge { limit });
     }
@@ -347,11 +347,11 @@ fn recognise(bytes: &[u8], limit: usize) -> Result<(), EngineError> {
     }
 }
 
-/// Compiles within the time that there is.
+/// Compiles within the time limit.
 ///
-/// Compiling cannot be stopped: past that time it goes on in threads that nobody waits for, and what it makes is dropped.
-/// What bounds it then are the component's [`crate::limits::Parts`], which it has passed. There is one such compilation
-/// for each module that is found, since modules are only loaded at start and where somebody asks for it.
+/// Compiling cannot be stopped: after the limit it continues in threads that nobody waits for, and its result is
+/// dropped. Then it is bounded by the component's [`crate::limits::Parts`], which were checked before. There is one
+/// such compilation for each module, since modules are only loaded at start and on request.
 fn compile(
     runtime: &Arc<Runtime>,
     cache: Option<&Cache>,
@@ -361,15 +361,15 @@ fn compile(
     if let Some(component) = cache.and_then(|cache| cache.get(&runtime.engine, digest)) {
         return Ok(component);
     }
-    // What was compiled once is not compiled again: weighing it takes longer than all else of a cached load.
+    // A cached module is not counted again: counting takes longer than all other steps of a cached load.
     parts::check(bytes, &runtime.limits)?;
     let limit = runtime.limits.compile_time;
     let (sender, receiver) = mpsc::channel();
     let (engine, owned) = (runtime.engine.clone(), bytes.to_vec());
     let no_thread =
         |error: String| EngineError::Runtime { message: format!("no thread for compiling: {error}") };
-    // Functions are compiled side by side on the threads of the pool that this runs in. By default that is one a core,
-    // and so many times the memory that one function may take.
+    // Functions are compiled in parallel on the threads of the pool that this runs in. The default is one thread for
+    // each core, and each can take the memory that one function needs.
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(COMPILERS)
         .thread_name(|_| "provider-compile".to_owned())
@@ -378,17 +378,17 @@ fn compile(
     std::thread::Builder::new()
         .name("provider-compile".to_owned())
         .spawn(move || {
-            // Nobody listens any more when the time was over.
+            // After the time limit nobody receives it.
             let _ = sender.send(pool.install(|| Component::from_binary(&engine, &owned)));
         })
         .map_err(|error| no_thread(error.to_string()))?;
     let component = match receiver.recv_timeout(limit) {
         Ok(Ok(component)) => component,
-        Ok(Err(error)) => return Err(EngineError::Malformed { message: told(&error) }),
+        Ok(Err(error)) => return Err(EngineError::Malformed { message: error_text(&error) }),
         Err(mpsc::RecvTimeoutError::Timeout) => return Err(EngineError::CompileTime { limit }),
-        // The thread is gone without an answer: the compiler panicked.
+        // The thread ended without a result: the compiler panicked.
         Err(mpsc::RecvTimeoutError::Disconnected) => {
-            return Err(EngineError::Malformed { message: "the compiler failed on it".to_owned() });
+            return Err(EngineError::Malformed { message: "the compiler panicked".to_owned() });
         }
     };
     if let Some(cache) = cache {
@@ -397,7 +397,7 @@ fn compile(
     Ok(component)
 }
 
-/// The component's imports, all of them type-only interfaces of the ABI.
+/// The component's imports, all of which must be type-only interfaces of the ABI.
 fn imports(component: &Component) -> Result<Vec<String>, EngineError> {
     let engine = component.engine();
     let mut accepted = Vec::new();
@@ -418,12 +418,12 @@ fn imports(component: &Component) -> Result<Vec<String>, EngineError> {
     Ok(accepted)
 }
 
-/// Whether the pool has room for what the component is made of.
+/// Checks that the pool has room for the component's memories and tables.
 fn resources(component: &Component, runtime: &Runtime) -> Result<(), EngineError> {
     let limits = &runtime.limits;
     let Some(required) = component.resources_required() else {
-        // Only where it instantiates what it imports, and it imports nothing that could be instantiated.
-        return Err(EngineError::Malformed { message: "what it is made of cannot be told".to_owned() });
+        // Only if it instantiates an import, and it has no import that can be instantiated.
+        return Err(EngineError::Malformed { message: "its contents cannot be determined".to_owned() });
     };
     let within = |what, needed: u32, limit: usize| match usize::try_from(needed) {
         Ok(needed) if needed <= limit => Ok(()),

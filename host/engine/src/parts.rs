@@ -1,7 +1,7 @@
-//! What a component is made of, counted before anything is compiled.
+//! Counts the parts of a component before anything is compiled.
 //!
-//! Compiling runs in this process, and can neither be stopped nor be given a limit of memory. So what is compiled has
-//! limits ([`Parts`]): they bound the memory and the time that it can take, which the size of the file alone does not.
+//! Compiling runs in this process, and can neither be stopped nor have a memory limit. So its input has limits
+//! ([`Parts`]): they bound the memory and the time that it can take, which the size of the file alone does not.
 
 mod body;
 
@@ -16,10 +16,10 @@ use crate::error::EngineError;
 use crate::limits::{Limits, Parts};
 use crate::text::printable;
 
-/// Refuses a component that is made of more than a provider module may be.
+/// Refuses a component with more parts than the limits.
 pub(crate) fn check(bytes: &[u8], limits: &Limits) -> Result<(), EngineError> {
     let mut count = Count::new(limits);
-    // It knows more than the engine takes: what the engine does not take, it says itself.
+    // The validator accepts more features than the engine, which reports the others itself.
     let mut validator = Validator::new_with_features(WasmFeatures::all());
     let mut memory = FuncValidatorAllocations::default();
     for payload in Parser::new(0).parse_all(bytes) {
@@ -38,7 +38,7 @@ impl From<BinaryReaderError> for EngineError {
     }
 }
 
-/// Sums over the whole component, whatever is nested in it.
+/// Sums over the whole component, with everything that is nested in it.
 struct Count<'l> {
     limits: &'l Limits,
     parts: &'l Parts,
@@ -52,12 +52,12 @@ struct Count<'l> {
     memories: usize,
     data_segments: usize,
     modules: usize,
-    /// Instances of core modules, as often as they are written down.
+    /// Instances of core modules in the file.
     instances: usize,
-    /// The component and what is open in it, outermost first: how often each instantiates a component.
+    /// The open components, outermost first: how many components each instantiates.
     open: Vec<usize>,
-    /// How many instances of components there can be at most. A component can only instantiate those that are written
-    /// down before it, so none stands twice in a chain of them, and no chain makes more than the product.
+    /// Upper bound of the instances of components. A component can only instantiate components that precede it in the
+    /// file, so a chain has each of them at most once, and creates at most the product.
     copies: usize,
 }
 
@@ -86,7 +86,7 @@ impl<'l> Count<'l> {
         let (limits, parts) = (self.limits, self.parts);
         match payload {
             Payload::Version { .. } => {
-                // The file itself is level none.
+                // The file itself is level zero.
                 within("levels of nested components", self.open.len(), parts.nesting)?;
                 self.open.push(0);
             }
@@ -120,7 +120,7 @@ impl<'l> Count<'l> {
                 add("data segments", &mut self.data_segments, section.count(), parts.data_segments)?;
             }
             Payload::CodeSectionEntry(body) => {
-                // Before it is looked into.
+                // Before the body is read.
                 within("bytes in one function", body.range().len(), parts.function_bytes)?;
                 add("bytes of code", &mut self.code_bytes, body.range().len(), parts.code_bytes)?;
             }
@@ -136,9 +136,9 @@ impl<'l> Count<'l> {
                 }
             }
             Payload::ComponentImportSection(section) => {
-                // The file's own imports are told by name, later.
+                // The file's own imports are checked by name, later.
                 let taken = matching(section, |import| matches!(import.ty, ComponentTypeRef::Component(_)))?;
-                within("components given to components", if self.open.len() > 1 { taken } else { 0 }, 0)?;
+                within("components passed to components", if self.open.len() > 1 { taken } else { 0 }, 0)?;
             }
             Payload::ComponentAliasSection(section) => {
                 let taken = matching(section, |alias| {
@@ -159,18 +159,18 @@ impl<'l> Count<'l> {
         within("locals in one function", body.locals, parts.function_locals)?;
         within("calls in one function", body.calls, parts.function_calls)?;
         within("levels of nested loops", body.loops, parts.function_loops)?;
-        within("values at the branches of one function", body.live, parts.function_live)?;
+        within("values at branches of one function", body.live, parts.function_live)?;
         add("calls", &mut self.calls, body.calls, parts.calls)?;
-        within("values that meet in one function", body.joins, parts.function_joins)?;
+        within("values joined in one function", body.joins, parts.function_joins)?;
         add("values at branches", &mut self.live, body.live, parts.live)?;
-        add("values that meet", &mut self.joins, body.joins, parts.joins)
+        add("values joined at branches", &mut self.joins, body.joins, parts.joins)
     }
 }
 
-/// At least as deep as the types of components and instances in a section are nested. They are read by functions that
-/// call themselves, so a few kilobytes of them would overflow the stack, which ends the process; and this must not read
-/// them so. A type in another is the declaration `01` followed by `41` or `42`, so there are no more levels than that
-/// stands somewhere.
+/// An upper bound of the nesting of types of components and instances in a section. The parser reads them by
+/// recursion, so a few kilobytes of them would overflow the stack, which ends the process; therefore this function
+/// does not parse them. A nested type is the declaration `01` followed by `41` or `42`, so there are at most as many
+/// levels as such pairs.
 fn nested_types(section: &[u8]) -> usize {
     section.windows(2).filter(|pair| matches!(pair, [0x01, 0x41 | 0x42])).count()
 }
@@ -189,14 +189,14 @@ fn add<N: TryInto<usize>>(
     within(what, *sum, limit)
 }
 
-/// How many items of a section are so.
+/// How many items of a section match.
 fn matching<'a, T: FromReader<'a>>(
     section: &SectionLimited<'a, T>,
-    is_so: impl Fn(&T) -> bool,
+    matches: impl Fn(&T) -> bool,
 ) -> Result<usize, EngineError> {
     let items = section.clone().into_iter();
     items
-        .map(|item| Ok(usize::from(is_so(&item?))))
+        .map(|item| Ok(usize::from(matches(&item?))))
         .sum::<Result<usize, BinaryReaderError>>()
         .map_err(Into::into)
 }

@@ -1,4 +1,4 @@
-//! The wasmtime engine behind all modules: one configuration, the pool of instances, and the clock of deadlines.
+//! The wasmtime engine of all modules: one configuration, the pool of instances, and the clock for deadlines.
 
 use std::sync::mpsc;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -11,15 +11,14 @@ use crate::error::EngineError;
 use crate::limits::Limits;
 use crate::meter::Meter;
 
-/// How often the epoch advances. A deadline is kept to within this; ten wake-ups a second cost nothing that can be
-/// measured.
+/// How often the epoch advances, which is the precision of a deadline. Ten wake-ups a second have no measurable cost.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Memory of a slot that is kept and zeroed between calls, rather than given back and faulted in anew: all of a Rust
-/// module's (1.1 MB), of which a call dirties a few pages and only those are touched. It halves the time of a call.
+/// Memory of a slot that is kept and zeroed between calls, and not returned and faulted in again: all memory of a Rust
+/// module (1.1 MB), of which a call dirties a few pages, and only these are zeroed. It halves the time of a call.
 const KEEP_RESIDENT: usize = 2 << 20;
 
-/// What all modules are run with.
+/// The shared runtime of all modules.
 pub(crate) struct Runtime {
     pub(crate) engine: Engine,
     pub(crate) limits: Limits,
@@ -36,12 +35,12 @@ impl Runtime {
         Ok(Self { engine, limits, permits, _ticker: ticker })
     }
 
-    /// The linker: empty, since a module is given nothing.
+    /// The linker: empty, since a module imports no function.
     pub(crate) fn linker(&self) -> Linker<Meter> {
         Linker::new(&self.engine)
     }
 
-    /// A store for one call, with every limit set. Nothing else makes stores.
+    /// A store for one call, with every limit set. Stores are created only here.
     pub(crate) fn store(&self) -> Result<Store<Meter>, EngineError> {
         let mut store = Store::new(&self.engine, Meter::new(&self.limits));
         store.limiter(|meter| meter);
@@ -80,25 +79,25 @@ fn config(limits: &Limits) -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(limits.stack_bytes)
         .cranelift_opt_level(OptLevel::Speed)
-        // The same input has the same answer on every machine: no bits that differ from one processor to another.
+        // The same input has the same result on every machine: no results that depend on the processor.
         .cranelift_nan_canonicalization(true)
         .wasm_relaxed_simd(false)
-        // Nothing that a provider could need: less to compile, less to be wrong.
+        // Features that no provider needs are off.
         .wasm_memory64(false)
         .wasm_multi_memory(false)
-        // For debuggers and backtraces of modules, which nobody takes: less to compile, to keep and to load.
+        // Only for debuggers and backtraces of modules, which are not used: less to compile, to store and to load.
         .native_unwind_info(false)
         .generate_address_map(false);
     config
 }
 
-/// The ticks after which `duration` is over for certain.
+/// The number of ticks after which at least `duration` has passed.
 fn ticks(duration: Duration) -> u64 {
     let ticks = duration.as_millis().div_ceil(TICK.as_millis());
     u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-/// The thread that advances the epoch; it ends when this is dropped.
+/// The thread that advances the epoch. It ends when this value is dropped.
 struct Ticker {
     _stop: mpsc::Sender<()>,
 }
@@ -120,13 +119,13 @@ impl Ticker {
     }
 }
 
-/// Counts the pool's slots, so that a call waits for one where it would otherwise fail.
+/// Counts the pool's slots, so that a call waits for a slot instead of failing.
 struct Permits {
     free: Mutex<usize>,
     returned: Condvar,
 }
 
-/// One slot, given back when dropped.
+/// One slot, returned when dropped.
 pub(crate) struct Permit<'a>(&'a Permits);
 
 impl Permits {
@@ -157,25 +156,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_is_never_early() {
+    fn deadline_is_never_early() {
         assert_eq!(ticks(Duration::from_millis(1)), 2);
         assert_eq!(ticks(Duration::from_secs(5)), 51);
     }
 
     #[test]
-    fn the_ticker_dies_with_its_engine() {
+    fn ticker_ends_with_its_engine() {
         let runtime = Runtime::new(Limits::default()).unwrap();
         let weak = runtime.engine.weak();
         drop(runtime);
         let end = Instant::now() + Duration::from_secs(10);
         while weak.upgrade().is_some() {
-            assert!(Instant::now() < end, "the engine is still held");
+            assert!(Instant::now() < end, "the engine is still referenced");
             std::thread::yield_now();
         }
     }
 
     #[test]
-    fn permits_are_given_back() {
+    fn permits_are_returned() {
         let permits = Permits::new(1);
         drop(permits.take());
         drop(permits.take());

@@ -1,6 +1,6 @@
-//! The configuration's schema, as far as the host must understand it: which fields there are.
+//! The fields of a configuration's schema, which is all that the host reads of it.
 //!
-//! What a valid configuration is, `normalize` decides; CEL rules and patterns are for the API server.
+//! `normalize` decides whether a configuration is valid; CEL rules and patterns are for the API server.
 
 use keyward_core::field::{FieldPath, Step};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ pub(crate) struct Schema {
 }
 
 impl Schema {
-    /// Reads a Kubernetes structural schema; the error says what is wrong, in words.
+    /// Reads a Kubernetes structural schema.
     pub(crate) fn read(schema: &Value) -> Result<Self, String> {
         let mut read = Self::default();
         let root = schema.as_object().ok_or("the schema is not an object")?;
@@ -23,14 +23,14 @@ impl Schema {
             return Err("the schema's own type is not \"object\"".to_owned());
         }
         if is_open(root) {
-            return Err("the schema as a whole preserves unknown fields".to_owned());
+            return Err("the schema allows unknown fields at its top level".to_owned());
         }
         read.walk(&FieldPath::default(), root)?;
         read.inner.retain(|path| !path.is_root());
         Ok(read)
     }
 
-    /// Every field that a rule has to cover, in the schema's order.
+    /// Every field that needs a rule, in the schema's order.
     pub(crate) fn leaves(&self) -> impl Iterator<Item = &FieldPath> {
         self.leaves.iter().map(|(path, _)| path)
     }
@@ -40,7 +40,7 @@ impl Schema {
         self.leaves.iter().find(|(leaf, _)| leaf == path).map(|(_, kind)| kind.as_str())
     }
 
-    /// Whether this is a field, be it a leaf or not; a concrete path is one when its pattern is.
+    /// Whether this is a field, leaf or not. A concrete path is a field if its pattern is one.
     pub(crate) fn has(&self, path: &FieldPath) -> bool {
         let matches = |field: &FieldPath| field == path || field.covers(path);
         self.leaves().any(matches) || self.inner.iter().any(matches)
@@ -79,7 +79,7 @@ impl Schema {
                     let field = FieldPath::parse(name).map_err(|error| format!("{}: {error}", at()))?;
                     let ([Step::Key(_)], Some(node)) = (field.steps(), node.as_object()) else {
                         return Err(format!(
-                            "{} has a property {name:?} that is no field name or no schema",
+                            "{} has a property {name:?} whose name or schema is not valid",
                             at()
                         ));
                     };
@@ -135,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_without_fields_is_one() {
+    fn schema_without_fields_is_valid() {
         assert_eq!(Schema::read(&json!({"type": "object"})).unwrap().leaves().count(), 0);
     }
 
     #[test]
-    fn what_is_not_structural_is_named() {
+    fn error_names_what_is_not_structural() {
         for (schema, word) in [
             (json!([]), "not an object"),
             (json!({"type": "string"}), "own type"),
@@ -151,7 +151,7 @@ mod tests {
             (json!({"type": "object", "properties": {"a": {"type": "array"}}}), "items"),
             (json!({"type": "object", "properties": {"a.b": {"type": "string"}}}), "a.b"),
             (json!({"type": "object", "properties": []}), "not an object"),
-            (json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}), "preserves"),
+            (json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}), "unknown fields"),
         ] {
             let error = Schema::read(&schema).unwrap_err();
             assert!(error.contains(word), "{error}");

@@ -1,4 +1,5 @@
-//! Where modules come from: the first folder that exists, in the order of DESIGN.md, "Provider ABI".
+//! The folder of modules: `--providers` or `KEYWARD_PROVIDERS`, else the first that exists of `providers` beside the
+//! program, `providers` one level higher, and the folder of an installed package (provider-abi: loading).
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use crate::error::EngineError;
 /// The folder of an installed package.
 const SYSTEM: &str = "/usr/share/keyward/providers";
 
-/// What the search goes by. Read from the command line and the environment by the binary.
+/// The inputs of the search. The binary reads them from the command line and the environment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Search<'a> {
     /// `--providers`.
@@ -18,8 +19,8 @@ pub struct Search<'a> {
     pub executable: Option<&'a Path>,
 }
 
-/// The folder to load modules from. One that somebody named must be there: to go on to the next would run other
-/// modules than were meant.
+/// The folder to load modules from. A folder that is named explicitly must exist: another one would have other modules
+/// than intended.
 pub fn locate(search: Search<'_>) -> Result<PathBuf, EngineError> {
     if let Some(named) = search.flag.or(search.environment).filter(|named| !named.is_empty()) {
         if named.contains("://") {
@@ -35,8 +36,8 @@ pub fn locate(search: Search<'_>) -> Result<PathBuf, EngineError> {
         let up = folder.parent().unwrap_or(folder);
         [folder.join("providers"), up.join("providers")]
     });
-    let looked_at: Vec<PathBuf> = beside.into_iter().flatten().chain([PathBuf::from(SYSTEM)]).collect();
-    looked_at.iter().find(|path| path.is_dir()).cloned().ok_or(EngineError::NoDirectory { looked_at })
+    let searched: Vec<PathBuf> = beside.into_iter().flatten().chain([PathBuf::from(SYSTEM)]).collect();
+    searched.iter().find(|path| path.is_dir()).cloned().ok_or(EngineError::NoDirectory { searched })
 }
 
 #[cfg(test)]
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_that_exists_is_taken() {
+    fn first_folder_that_exists_is_used() {
         let root = tempfile::tempdir().unwrap();
         let exe = root.path().join("bin/keyward");
         std::fs::create_dir_all(root.path().join("providers")).unwrap();
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_folder_must_be_there() {
+    fn folder_that_is_named_must_exist() {
         let error = locate(Search { flag: Some("/nowhere/at/all"), ..Search::default() }).unwrap_err();
         assert!(matches!(error, EngineError::Directory { .. }), "{error}");
         let error = locate(Search { flag: Some("oci://example.com/x@sha256:0"), ..Search::default() });

@@ -1,11 +1,11 @@
-//! Text of a module that people read: shown in terminals, logs and conditions, so it must not be able to move a cursor,
-//! to turn the reading direction, or to begin a line that could be taken for one of ours.
+//! Text of a module for people. It is shown in terminals, logs and conditions, so it must not move a cursor, change the
+//! reading direction, or begin a line that looks like a line of Keyward.
 
 use keyward_core::provider::Violation;
 use serde_json::Value;
 
-/// Whether a character does something other than to be shown: control characters with line ends and tabs, line and
-/// paragraph separators, and Unicode's `Bidi_Control`.
+/// Whether a character is non-printable: control characters with line ends and tabs, line and paragraph separators, and
+/// Unicode's `Bidi_Control`.
 pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control() || is_line_end(c) || is_bidi(c)
 }
@@ -18,7 +18,7 @@ fn is_bidi(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text as one line: line ends and tabs are spaces, and whatever else is hidden is replaced.
+/// The text as one line: line ends and tabs become spaces, and other hidden characters are replaced.
 pub(crate) fn printable(text: String) -> String {
     if !text.contains(is_hidden) {
         return text;
@@ -31,12 +31,12 @@ pub(crate) fn printable(text: String) -> String {
     text.chars().map(shown).collect()
 }
 
-/// What went wrong, as one line. It may quote names that a module made up.
-pub(crate) fn told(error: &wasmtime::Error) -> String {
+/// The error as one printable line: it may quote names from a module.
+pub(crate) fn error_text(error: &wasmtime::Error) -> String {
     printable(format!("{error:#}"))
 }
 
-/// A text or a name in JSON that holds hidden characters, but for line ends and tabs: JSON is shown escaped.
+/// A text or a name in JSON that contains hidden characters other than line ends and tabs, which JSON shows escaped.
 pub(crate) fn hidden_in(value: &Value) -> Option<&str> {
     let hidden = |text: &&str| text.contains(|c| is_hidden(c) && !matches!(c, '\n' | '\t'));
     match value {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminals_are_not_given_orders() {
+    fn text_cannot_control_a_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\u{202e}c\u{9b}d".to_owned()), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d");
     }
 

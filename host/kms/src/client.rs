@@ -1,4 +1,5 @@
-//! One connection to one plugin, with a deadline for each call and every answer held against the API's rules.
+//! One connection to one plugin, with a deadline for each call. Every answer is checked against the API's
+//! rules.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +27,7 @@ use crate::{
     },
 };
 
-/// Far above what a lawful answer needs (32 KiB of annotations), far below what would hurt.
+/// Far more than a valid answer needs (32 KiB of annotations), and still harmless.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 
 /// How long to wait for a plugin.
@@ -34,36 +35,36 @@ const MAX_ANSWER_BYTES: usize = 256 * 1024;
 pub struct Timeouts {
     /// For connecting to the socket.
     pub connect: Duration,
-    /// For each call, told to the plugin too. API servers use 3 s unless configured otherwise.
+    /// For each call. The plugin receives it too. API servers use 3 s unless configured otherwise.
     pub call: Duration,
 }
 
-/// What a plugin says of itself.
+/// A plugin's answer to Status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusAnswer {
-    /// `v2` or `v2beta1`; not judged while the plugin is unhealthy.
+    /// `v2` or `v2beta1`. Not checked while the plugin is unhealthy.
     pub version: String,
-    /// `ok`, or why not; cleaned, and never empty.
+    /// `ok`, or the reason why the plugin is unhealthy. Cleaned, and never empty.
     pub healthz: String,
-    /// The remote key id in use; not judged while the plugin is unhealthy, and then maybe empty.
+    /// The remote key id in use. While the plugin is unhealthy, it is not checked and may be empty.
     pub remote_key_id: String,
 }
 
 impl StatusAnswer {
-    /// Whether an API server would take the plugin for healthy.
+    /// Whether an API server would consider the plugin healthy.
     pub fn is_healthy(&self) -> bool {
         self.healthz == "ok"
     }
 }
 
-/// What Encrypt returned, and all that Decrypt needs.
+/// The answer of Encrypt. It has everything that Decrypt needs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Encrypted {
     /// The wrapped bytes.
     pub ciphertext: Vec<u8>,
     /// The KEK, with its version, that wrapped them.
     pub remote_key_id: String,
-    /// What the plugin wants back with them.
+    /// The annotations that Decrypt must receive with them.
     pub annotations: BTreeMap<String, Vec<u8>>,
 }
 
@@ -88,21 +89,21 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the plugin that listens on the unix socket `socket`.
+    /// Connects to the plugin that listens on the Unix socket `socket`.
     ///
-    /// Nothing is asked yet: a listener that never answers is found by the first call. Should the plugin go away, later
-    /// calls connect again.
+    /// It makes no call, so only the first call finds a listener that never answers. If the plugin stops,
+    /// later calls connect again.
     ///
     /// # Errors
-    /// [`KmsError::Unreachable`] where there is no socket or nobody accepts; [`KmsError::Timeout`] where that takes
-    /// too long.
+    /// [`KmsError::Unreachable`] if there is no socket or nothing accepts; [`KmsError::Timeout`] if
+    /// connecting takes too long.
     pub async fn connect(socket: &Path, timeouts: Timeouts) -> Result<Self, KmsError> {
         let path = socket.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
             async move { Ok::<_, io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
         });
-        // The URI names no host; it gives the `:authority` header, as gRPC over unix sockets has it.
+        // The URI names no host. It sets the `:authority` header that gRPC uses over Unix sockets.
         let endpoint = Endpoint::from_static("http://localhost");
         let connecting = endpoint.connect_with_connector(connector);
         match tokio::time::timeout(timeouts.connect, connecting).await {
@@ -119,24 +120,24 @@ impl Client {
         }
     }
 
-    /// The same connection with another deadline of each call.
+    /// The same connection with another deadline for each call.
     pub(crate) fn with_call_timeout(&self, call_timeout: Duration) -> Self {
         Self { call_timeout, ..self.clone() }
     }
 
-    /// Asks how the plugin is. An unhealthy plugin is an answer, not an error: the reason it gives matters more than
-    /// whether the rest of the answer is lawful.
+    /// Calls Status. The answer of an unhealthy plugin is not an error: its reason matters more than whether
+    /// the rest of the answer is valid.
     ///
     /// # Errors
-    /// The call failed, or the answer breaks a rule: an unknown version, another version than before, a `key_id` that
-    /// no API server accepts.
+    /// The call failed, or the answer breaks a rule: the version is unknown or differs from an earlier one,
+    /// or no API server accepts the `key_id`.
     pub async fn status(&self) -> Result<StatusAnswer, KmsError> {
         let request = self.request(StatusRequest {});
         let mut rpc = self.rpc.clone();
         let answer = self.call(Phase::Status, &[], rpc.status(request)).await?;
         let healthz = match text::clean(&answer.healthz, &[]) {
-            empty if empty.is_empty() => "it gives no reason (healthz is empty)".to_owned(),
-            // Cleaning must not make a plugin well.
+            empty if empty.is_empty() => "the plugin gives no reason (healthz is empty)".to_owned(),
+            // Cleaning must not make a plugin healthy.
             ok if ok == "ok" && answer.healthz != "ok" => format!("healthz is {:?}", answer.healthz),
             text => text,
         };
@@ -149,11 +150,11 @@ impl Client {
         Ok(StatusAnswer { version: answer.version, healthz, remote_key_id: answer.key_id })
     }
 
-    /// Wraps `plaintext` under the plugin's KEK. `uid` goes to the plugin's log.
+    /// Wraps `plaintext` under the plugin's KEK. `uid` is for the plugin's log.
     ///
     /// # Errors
-    /// The call failed, or the answer breaks a rule: `key_id`, ciphertext or annotations that no API server accepts, or
-    /// a ciphertext that is the plaintext.
+    /// The call failed, or the answer breaks a rule: no API server accepts its `key_id`, ciphertext or
+    /// annotations, or the ciphertext equals the plaintext.
     pub async fn encrypt(&self, uid: &str, plaintext: &[u8]) -> Result<Encrypted, KmsError> {
         let request = self.request(EncryptRequest { plaintext: plaintext.to_vec(), uid: uid.to_owned() });
         let mut rpc = self.rpc.clone();
@@ -168,7 +169,8 @@ impl Client {
         })
     }
 
-    /// Unwraps what [`encrypt`](Self::encrypt) returned, by this plugin or an earlier instance.
+    /// Unwraps a ciphertext that [`encrypt`](Self::encrypt) returned, from this plugin or an earlier
+    /// instance.
     ///
     /// # Errors
     /// The call failed.
@@ -176,7 +178,7 @@ impl Client {
         self.decrypt_in(Phase::Decrypt, uid, encrypted).await
     }
 
-    /// [`decrypt`](Self::decrypt), with errors of the given phase.
+    /// [`decrypt`](Self::decrypt), with `phase` in its errors.
     pub(crate) async fn decrypt_in(
         &self,
         phase: Phase,
@@ -200,7 +202,7 @@ impl Client {
         request
     }
 
-    /// Waits for an answer until the deadline. `blobs` are what the error must not quote.
+    /// Waits for an answer until the deadline. The error does not quote any of `blobs`.
     async fn call<T>(
         &self,
         phase: Phase,
@@ -214,11 +216,11 @@ impl Client {
         }
     }
 
-    /// A status without a source came from the plugin; one with a source was made on our side of the socket.
+    /// A status without a source is from the plugin. A status with a source is from this side of the socket.
     fn classify(&self, phase: Phase, blobs: &[&[u8]], status: &Status) -> KmsError {
         let rpc = |message: &str| match text::clean(message, blobs) {
             empty if empty.is_empty() => {
-                KmsError::Rpc { phase, code: status.code(), message: "it gives no reason".to_owned() }
+                KmsError::Rpc { phase, code: status.code(), message: "the plugin gives no reason".to_owned() }
             }
             message => KmsError::Rpc { phase, code: status.code(), message },
         };
@@ -252,7 +254,7 @@ fn in_chain<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(<dyn Error>::is::<E>)
 }
 
-/// The cause at the bottom says what happened ("No such file or directory"); the layers above only that something did.
+/// The innermost cause names the failure ("No such file or directory"). The outer layers add nothing.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     chain(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -1,4 +1,4 @@
-//! The one error type: what went wrong between us and a plugin, and in which phase.
+//! The one error type: which failure occurred between Keyward and a plugin, and in which phase.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -6,24 +6,24 @@ use tonic::Code;
 
 use crate::rules::{MAX_ANNOTATION_BYTES, MAX_CIPHERTEXT_BYTES, MAX_KEY_ID_BYTES};
 
-/// What was being done. The names are those of provider.wit's `failure.phase`, which is how a provider module gets to
-/// see them.
+/// The phase of a failure. Provider modules receive it as `failure.phase` of provider.wit, with the same
+/// names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Reaching the plugin's socket.
+    /// Connecting to the plugin's socket.
     Start,
-    /// Asking for health and remote key id.
+    /// The Status call.
     Status,
-    /// Wrapping bytes.
+    /// The Encrypt call.
     Encrypt,
-    /// Unwrapping bytes that this very plugin has just wrapped.
+    /// Decrypt of bytes that the same plugin has just wrapped.
     Decrypt,
-    /// Unwrapping a key check made earlier, maybe by another instance.
+    /// Decrypt of a key check that was made earlier, possibly by another instance.
     KeyCheck,
 }
 
 impl Phase {
-    /// The name on the wire of provider.wit.
+    /// The name in provider.wit.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -43,24 +43,25 @@ impl fmt::Display for Phase {
 
 /// Why a plugin cannot be used.
 ///
-/// Texts that came from a plugin are cleaned: one line, limited length, no byte of what was sent or wrapped. A plugin
-/// may also quote its own credentials, which nobody here knows: they are to be taken out of the message before it is
-/// cut any shorter, and before it is shown.
+/// Texts from a plugin are cleaned: one line, limited length, no byte that was sent or wrapped. A plugin may
+/// also quote its own credentials, which this crate does not know. The caller must redact them before it
+/// shortens or shows the message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KmsError {
-    /// There is no socket, or nobody accepts on it: the plugin does not run, has not come up yet, or listens elsewhere.
+    /// There is no socket, or nothing accepts on it: the plugin does not run, has not started yet, or listens
+    /// elsewhere.
     #[error("no KMS plugin answers at {}: {reason}", socket.display())]
     Unreachable {
-        /// The unix socket.
+        /// The Unix socket.
         socket: PathBuf,
-        /// The operating system's words.
+        /// The operating system's error.
         reason: String,
     },
-    /// Somebody accepts, but no answer came within the call's deadline.
+    /// The plugin accepts connections, but does not answer within the call's deadline.
     #[error("{phase}: no answer from the KMS plugin within {after:?}")]
     Timeout {
-        /// The call that hung.
+        /// The call that got no answer.
         phase: Phase,
         /// Its deadline.
         after: Duration,
@@ -72,27 +73,27 @@ pub enum KmsError {
         phase: Phase,
         /// The gRPC code.
         code: Code,
-        /// The plugin's words.
+        /// The plugin's message.
         message: String,
     },
-    /// Status has another `healthz` than `ok`.
+    /// The `healthz` of Status is not `ok`.
     #[error("status: the KMS plugin is unhealthy: {healthz}")]
     Unhealthy {
-        /// The plugin's words, never empty.
+        /// The plugin's reason, never empty.
         healthz: String,
     },
-    /// Status names a version of the API that no API server accepts.
-    #[error("status: version {version:?} is none of v2, v2beta1: an API server would refuse this plugin")]
+    /// Status returns a version of the API that no API server accepts.
+    #[error("status: version {version:?} is neither v2 nor v2beta1; an API server would refuse this plugin")]
     Version {
-        /// The version given.
+        /// The version that Status returned.
         version: String,
     },
-    /// Status named another version before: an API server takes that for a failure until it is restarted.
+    /// Status returned another version before. An API server treats that as a failure until it restarts.
     #[error("status: version changed from {before:?} to {now:?} while the plugin was running")]
     VersionChanged {
-        /// The first answer.
+        /// The version in the first answer.
         before: String,
-        /// The present one.
+        /// The version in the last answer.
         now: String,
     },
     /// A `key_id` is empty or too long.
@@ -109,49 +110,51 @@ pub enum KmsError {
         /// Its length.
         bytes: usize,
     },
-    /// Encrypt returned what it was given.
+    /// The ciphertext equals the plaintext.
     #[error("encrypt: the KMS plugin returned the plaintext unchanged; it does not encrypt")]
     PlaintextUnchanged,
-    /// An annotation's key is no fully qualified domain name.
-    #[error("encrypt: annotation key {key:?} is not a fully qualified domain name, as an API server demands")]
+    /// An annotation's key is not a fully qualified domain name.
+    #[error(
+        "encrypt: annotation key {key:?} is not a fully qualified domain name, which an API server requires"
+    )]
     AnnotationKey {
-        /// The key, cut when it is long.
+        /// The key, cut if it is long.
         key: String,
     },
-    /// Annotations are too long.
+    /// The annotations are too long.
     #[error("encrypt: annotations have {bytes} bytes; an API server accepts at most {MAX_ANNOTATION_BYTES}")]
     Annotations {
         /// Keys and values together.
         bytes: usize,
     },
-    /// Encrypt used another KEK than Status names, and Status still names it when asked again.
+    /// The `key_id` of Encrypt differs from that of Status, also when Status is called again.
     #[error(
         "encrypt: key_id {encrypt:?} differs from {status:?} of status; an API server would not use this plugin"
     )]
     KeyIdMismatch {
-        /// What Status says.
+        /// The `key_id` of Status.
         status: String,
-        /// What Encrypt said.
+        /// The `key_id` of Encrypt.
         encrypt: String,
     },
-    /// Decrypt of fresh ciphertext succeeded with other bytes.
-    #[error("decrypt: the KMS plugin returned other bytes than were encrypted a moment ago")]
+    /// Decrypt of a fresh ciphertext succeeded and returned other bytes.
+    #[error("decrypt: the KMS plugin returned other bytes than were just encrypted")]
     RoundTripMismatch,
-    /// Decrypt of the key check succeeded with other bytes.
+    /// Decrypt of the key check succeeded and returned other bytes.
     #[error(
-        "key-check: the KMS plugin decrypted it to other bytes; it does not reach the KEK that the key check was made under"
+        "key-check: the KMS plugin decrypted it to other bytes, so it does not reach the KEK of this key"
     )]
     KeyCheckMismatch,
-    /// The operating system gave no random bytes.
+    /// The operating system returned no random bytes.
     #[error("no random bytes for the probe: {reason}")]
     Random {
-        /// Its words.
+        /// The operating system's error.
         reason: String,
     },
 }
 
 impl KmsError {
-    /// What was being done when it failed.
+    /// The phase of the failure.
     pub fn phase(&self) -> Phase {
         match self {
             Self::Unreachable { .. } => Phase::Start,
@@ -168,8 +171,8 @@ impl KmsError {
         }
     }
 
-    /// The gRPC code of a plugin that answered with an error, or that an API server would have made of a missed
-    /// deadline. None where the call itself went well, or never began.
+    /// The gRPC code that the plugin returned, or that an API server reports for a missed deadline. None if
+    /// the call itself succeeded or never started.
     pub fn grpc_code(&self) -> Option<u32> {
         let code = match self {
             Self::Rpc { code, .. } => *code,
@@ -183,7 +186,7 @@ impl KmsError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::KeyCheckMismatch => "KEKMismatch",
-            Self::Rpc { phase: Phase::KeyCheck, code, .. } if speaks_of_the_key(*code) => "KEKMismatch",
+            Self::Rpc { phase: Phase::KeyCheck, code, .. } if is_about_the_key(*code) => "KEKMismatch",
             Self::Unreachable { .. } => "PluginUnreachable",
             Self::Timeout { .. } => "PluginTimeout",
             Self::Rpc { .. } => "PluginError",
@@ -202,9 +205,9 @@ impl KmsError {
     }
 }
 
-/// Whether a refusal to decrypt the key check is about its key. A backend that is away, overloaded or denies access says
-/// nothing about which key it would have used; every other refusal means that this key cannot read the key check.
-fn speaks_of_the_key(code: Code) -> bool {
+/// Whether a refusal to decrypt the key check is about its key. If the backend is unavailable, overloaded or
+/// denies access, the key is unknown. Every other refusal means that this key cannot decrypt the key check.
+fn is_about_the_key(code: Code) -> bool {
     !matches!(
         code,
         Code::Unavailable

@@ -1,12 +1,14 @@
-//! Talks to KMS v2 plugins: a gRPC client that holds every answer against the API's rules, and the probe built on it.
+//! Calls KMS v2 plugins: a gRPC client that checks every answer against the API's rules, and the probe built
+//! on it.
 //!
-//! What lives here: the wire types ([`v2`], generated from `proto/kms.proto`), [`Client`] (one connection to one plugin
-//! on its unix socket), [`probe()`] and [`wait_ready`] (is this plugin fit to be used, and does it reach the KEK that a
-//! [`KeyCheck`] was made under?), and the one error type, [`KmsError`].
+//! In this crate: the wire types ([`v2`], generated from `proto/kms.proto`), [`Client`] (one connection to
+//! one plugin on its Unix socket), [`probe()`] and [`wait_ready`] (can this plugin be used, and does it reach
+//! the KEK that a [`KeyCheck`] was made under?), and the one error type, [`KmsError`].
 //!
-//! What may come in: the wire and randomness. What never does: another crate of ours, Kubernetes objects, a decision
-//! about keys, the name of a KMS product, and a plaintext, ciphertext or credential in an error, a log line or `Debug`.
-//! A plugin's answer is untrusted input: its size is limited and its text is cleaned before it goes anywhere.
+//! The crate uses the wire and randomness. It never uses another crate of Keyward or Kubernetes objects,
+//! decides nothing about keys, and knows no KMS product. No plaintext, ciphertext or credential is in an
+//! error, a log line or `Debug`. A plugin's answer is untrusted input: its size is limited and its text is
+//! cleaned before anything else uses it.
 
 mod client;
 mod error;

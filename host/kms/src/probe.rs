@@ -1,5 +1,5 @@
-//! Is a plugin fit for use, and does it reach the KEK it should? Asked before a key is made or changed, and again and
-//! again while it is in use (DESIGN, "Provider ABI" and "Health").
+//! The probe: can a plugin be used, and does it reach the KEK of its key? It runs before a key is created or
+//! changed, and periodically while the key is in use (decision 0023).
 
 use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
 
@@ -13,20 +13,20 @@ use crate::{
     v2,
 };
 
-/// As long as the seeds that API servers have wrapped.
+/// The length of the seeds that API servers wrap.
 const PLAINTEXT_BYTES: usize = 32;
 
-/// Proof of a KEK: whoever can decrypt this reaches the KEK that it was made under.
+/// Proof of a KEK: a plugin that decrypts this ciphertext reaches the KEK that it was made under.
 ///
-/// It holds the digest of 32 random bytes and never the bytes themselves, so that it may be kept on a node and in a
-/// status.
+/// It contains the digest of 32 random bytes and never the bytes themselves, so it can be stored on a node
+/// and in a status.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyCheck {
     /// The wrapped random bytes.
     pub ciphertext: Vec<u8>,
-    /// The remote key id that Encrypt gave with them.
+    /// The remote key id that Encrypt returned with them.
     pub remote_key_id: String,
-    /// The annotations that Encrypt gave with them.
+    /// The annotations that Encrypt returned with them.
     pub annotations: BTreeMap<String, Vec<u8>>,
     /// SHA-256 of the random bytes.
     pub plaintext_sha256: [u8; 32],
@@ -42,24 +42,25 @@ impl fmt::Debug for KeyCheck {
     }
 }
 
-/// What a probe does beyond asking for Status.
+/// The steps of a probe after Status, and its deadlines.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbeSpec<'a> {
     /// Deadline of connecting and of each call.
     pub call_timeout: Duration,
-    /// That of connecting and of Status where it is to be another: a plugin that hangs has to be found soon, and one that
-    /// wraps a key may have to wait for its KMS.
+    /// Another deadline of connecting and of Status: a plugin that hangs has to be found soon, while Encrypt
+    /// and Decrypt may have to wait for the KMS.
     pub status_timeout: Option<Duration>,
-    /// Encrypt 32 random bytes, then decrypt them. A plugin that can no longer encrypt breaks every read at the API
-    /// server's next restart (BUILDING), so this is asked of read plugins too.
+    /// Encrypt 32 random bytes, then decrypt them. A plugin that can no longer encrypt breaks every read at
+    /// the API server's next restart (kubernetes: reads-need-encrypt), so probes of read plugins do this too.
     pub round_trip: bool,
-    /// Decrypt this, after the round trip: a failure then is about the KEK and not about the right to decrypt.
+    /// Decrypt this after the round trip, so that a failure is about the KEK and not about the right to
+    /// decrypt.
     pub key_check: Option<&'a KeyCheck>,
-    /// Make a key check of what the round trip wrapped; implies `round_trip`.
+    /// Make a key check from the ciphertext of the round trip. Implies `round_trip`.
     pub make_key_check: bool,
 }
 
-/// How long each call took. None where it was not made or did not succeed.
+/// How long each call took. None if it was not made or failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Latencies {
     /// Connecting to the socket.
@@ -74,23 +75,23 @@ pub struct Latencies {
     pub key_check: Option<Duration>,
 }
 
-/// What a probe saw. All that was learnt before a failure is kept.
+/// The result of a probe. Everything that was observed before a failure is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReport {
-    /// The last answer to Status; there even if the plugin called itself unhealthy.
+    /// The last answer to Status, also of an unhealthy plugin.
     pub status: Option<StatusAnswer>,
     /// How long each call took.
     pub latencies: Latencies,
-    /// The verdict: everything asked for passed, or the first thing that did not.
+    /// Ok if every step passed, else the first failure.
     pub result: Result<(), KmsError>,
-    /// The key check asked for by `make_key_check`; only where everything passed.
+    /// The key check that `make_key_check` requests. Only if every step passed.
     pub key_check: Option<KeyCheck>,
 }
 
-/// Probes the plugin at `socket` once, over a connection of its own.
+/// Probes the plugin at `socket` once, over a new connection.
 ///
-/// Passes if Status is healthy; Encrypt names the same remote key id as Status; Decrypt returns what was encrypted; and
-/// the key check decrypts to bytes of its digest.
+/// It passes if Status is healthy, Encrypt returns the same remote key id as Status, Decrypt returns the
+/// plaintext of Encrypt, and the key check decrypts to bytes of its digest.
 pub async fn probe(socket: &Path, spec: &ProbeSpec<'_>) -> ProbeReport {
     let mut report =
         ProbeReport { status: None, latencies: Latencies::default(), result: Ok(()), key_check: None };
@@ -117,7 +118,7 @@ async fn run(socket: &Path, spec: &ProbeSpec<'_>, report: &mut ProbeReport) -> R
         let encrypted =
             timed(&mut report.latencies.encrypt, client.encrypt(&uid, plaintext.as_slice())).await?;
         if encrypted.remote_key_id != status.remote_key_id {
-            // A rotation between the two calls is no fault: then Status has moved on too.
+            // A rotation between the two calls is not a failure: then Status returns the new id too.
             let again = asking.status().await?;
             let agrees = again.remote_key_id == encrypted.remote_key_id;
             let status = report.status.insert(again).remote_key_id.clone();
@@ -153,7 +154,7 @@ async fn run(socket: &Path, spec: &ProbeSpec<'_>, report: &mut ProbeReport) -> R
     Ok(())
 }
 
-/// Says in the plugin's log who asked; one for all calls of a probe.
+/// Identifies the probe in the plugin's log. All calls of one probe have the same uid.
 fn uid() -> Result<String, KmsError> {
     Ok(format!("keyward-probe-{:08x}", u32::from_be_bytes(random()?)))
 }

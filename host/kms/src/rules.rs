@@ -1,4 +1,5 @@
-//! What an API server accepts from a plugin (FIELD 1.1). Breaking a rule here would break it there, only later.
+//! The rules by which an API server accepts a plugin's answer (kubernetes: kms-answers-have-limits). A probe
+//! applies them too, so that a failure is found before an API server depends on the plugin.
 
 use std::collections::BTreeMap;
 
@@ -47,8 +48,8 @@ pub(crate) fn annotations(annotations: &BTreeMap<String, Vec<u8>>) -> Result<(),
     }
 }
 
-/// As Kubernetes means it: an RFC 1123 subdomain of two or more labels, each of 1 to 63 bytes, with or without the
-/// final dot.
+/// By Kubernetes' rule: an RFC 1123 subdomain of two or more labels, each of 1 to 63 bytes, with or without
+/// the final dot.
 fn is_fully_qualified_domain_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     name.len() <= 253 && name.contains('.') && name.split('.').all(is_label)
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn annotations_are_measured_with_their_keys() {
+    fn the_length_of_annotations_includes_their_keys() {
         let mut all = named("a.example.com");
         all.insert("b.example.com".into(), vec![0; MAX_ANNOTATION_BYTES - 27]);
         assert_eq!(annotations(&all), Ok(()));
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_those_of_the_api_server() {
+    fn lengths_are_limited_as_by_the_api_server() {
         assert_eq!(key_id(Phase::Status, ""), Err(KmsError::KeyId { phase: Phase::Status, bytes: 0 }));
         assert_eq!(key_id(Phase::Status, &"k".repeat(1024)), Ok(()));
         assert!(key_id(Phase::Status, &"k".repeat(1025)).is_err());

@@ -1,4 +1,4 @@
-//! Makes a plugin's words fit to be shown.
+//! Cleans the texts of a plugin before they are shown.
 
 use std::fmt::Write as _;
 
@@ -6,19 +6,20 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use crate::rules::MAX_KEY_ID_BYTES;
 
-/// Longest text taken from a plugin, in bytes. Far more than is ever shown: whoever shows it knows secrets that this
-/// crate does not, and can only find those that are there as a whole.
+/// Longest text taken from a plugin, in bytes. It is far more than is ever shown: the caller redacts secrets
+/// that this crate does not know, and it finds a secret only in one piece.
 const MAX_BYTES: usize = 16 * 1024;
 
-/// Stands for what was left out.
+/// Replaces the text that was cut.
 const MORE: &str = "…";
 
-/// Shorter blobs are not looked for: they would be found in words that have nothing to do with them.
+/// Shorter blobs are not redacted: they would match unrelated words.
 const MIN_BLOB_BYTES: usize = 8;
 
-/// One line of at most [`MAX_BYTES`], without any of `blobs` in a form in which a program is likely to print bytes.
+/// One line of at most [`MAX_BYTES`], without any of `blobs` in the forms in which programs usually print
+/// bytes.
 ///
-/// A plugin that fails may quote what it was given; our errors end in status and logs, so they quote nothing.
+/// A plugin that fails may quote its input. Errors are shown in status and logs, so they must not.
 pub(crate) fn clean(text: &str, blobs: &[&[u8]]) -> String {
     let mut text = text.to_owned();
     for blob in blobs.iter().filter(|blob| blob.len() >= MIN_BLOB_BYTES) {
@@ -31,9 +32,9 @@ pub(crate) fn clean(text: &str, blobs: &[&[u8]]) -> String {
         if !line.is_empty() {
             line.push(' ');
         }
-        // With what would follow a word that is not the last.
+        // Leaves room for the space and MORE that may follow the word.
         if line.len() + word.len() + " ".len() + MORE.len() > MAX_BYTES {
-            // No part of a word: half a secret is not found any more.
+            // A word is never split: half a secret could not be redacted.
             line.push_str(MORE);
             break;
         }
@@ -42,14 +43,15 @@ pub(crate) fn clean(text: &str, blobs: &[&[u8]]) -> String {
     line
 }
 
-/// The same of an id, which is no prose: no longer than an API server accepts one.
+/// An id in one line, cut to the length that an API server accepts.
 pub(crate) fn id(text: &str) -> String {
     let mut line = clean(text, &[]);
     line.truncate(line.floor_char_boundary(MAX_KEY_ID_BYTES));
     line
 }
 
-/// As text, in hex of either case, in base64 (the unpadded form is part of the padded one), and as lists of numbers.
+/// The blob as text, in hex of either case, in base64 (the unpadded form is part of the padded one), and as
+/// lists of numbers.
 fn printed_forms(blob: &[u8]) -> Vec<String> {
     let mut forms = Vec::new();
     if let Ok(text) = str::from_utf8(blob) {
@@ -96,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_no_longer_than_ids_are() {
+    fn an_id_is_cut_to_the_longest_accepted_length() {
         assert_eq!(id(&"k".repeat(2000)).len(), MAX_KEY_ID_BYTES);
         assert_eq!(id("a\nb"), "a b");
     }
 
     #[test]
-    fn what_was_sent_is_not_quoted() {
+    fn no_printed_form_of_a_blob_is_quoted() {
         let blob = b"wrapped:v1:c2VjcmV0";
         for form in printed_forms(blob) {
             assert_eq!(clean(&format!("cannot decrypt <{form}>"), &[blob]), "cannot decrypt <[redacted]>");

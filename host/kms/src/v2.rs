@@ -1,13 +1,14 @@
 //! The wire types of KMS v2, with client and server, as generated from `proto/kms.proto` (package `v2`).
 //!
-//! `Debug` of messages that carry plaintext or ciphertext shows sizes only, and memory that held plaintext is wiped.
+//! `Debug` of messages that carry plaintext or ciphertext shows sizes only. Memory that contained plaintext is
+//! wiped.
 #![allow(missing_docs, unreachable_pub, clippy::pedantic)]
 
 use std::fmt;
 
 tonic::include_proto!("v2");
 
-/// Shows how many bytes there are and none of them.
+/// Shows the number of bytes and none of the bytes.
 pub(crate) struct Sized<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Debug for Sized<'_> {

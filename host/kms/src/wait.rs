@@ -1,4 +1,4 @@
-//! Waits for a plugin that is coming up.
+//! Waits for a plugin that is starting.
 
 use std::{path::Path, time::Duration};
 
@@ -9,18 +9,19 @@ use crate::{
     probe::{ProbeReport, ProbeSpec, probe},
 };
 
-/// Pause while there is no socket: looking costs one system call.
+/// Pause while there is no socket. The check costs one system call.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(25);
-/// First pause after an answer; doubled each time, since each probe may be calls to a KMS in distress.
+/// First pause after an answer. It doubles each time, because each probe may cause calls to an overloaded
+/// KMS.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Probes the plugin at `socket` until it passes or `within` has gone by, and returns the last report.
+/// Probes the plugin at `socket` until it passes or `within` has passed, and returns the last report.
 ///
-/// Its error is always what was wrong with the plugin, never that time ran out: no probe begins after `within`, but one
-/// that has begun is finished with its own deadlines. [`KmsError::KeyCheckMismatch`] ends the wait at once: the plugin
-/// works, with another KEK, and waiting does not change that.
+/// The error in the report is always the plugin's failure, never an expired wait. No probe starts after
+/// `within`, but a started probe ends by its own deadlines. [`KmsError::KeyCheckMismatch`] ends the wait at
+/// once: the plugin works with another KEK, and waiting does not change that.
 pub async fn wait_ready(socket: &Path, spec: &ProbeSpec<'_>, within: Duration) -> ProbeReport {
     let end = Instant::now() + within;
     let mut pause = FIRST_PAUSE;

@@ -1,4 +1,5 @@
-//! The loop: look, have core decide, do, report; again when something rings, or after a while.
+//! The loop of reconcile passes: observe, let core decide, act, report. The next pass starts on a
+//! notification, or after a pause.
 
 use std::ffi::OsStr;
 use std::panic::AssertUnwindSafe;
@@ -26,23 +27,23 @@ use crate::settings::Settings;
 use crate::troubles::Troubles;
 use crate::watch;
 
-/// First pause after a turn that failed, doubled each time.
+/// First pause after a failed reconcile pass. It doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// While something is under way for long, looks are at most so many times rarer than at first.
+/// While something stays in progress, the pause between passes grows at most by this factor.
 const SLOWER: u32 = 10;
-/// The same steps, decided so often in a row, are not getting anywhere.
+/// The same steps repeated this often in a row make no progress.
 const STUCK: u32 = 5;
 
-/// What an agent did so far.
+/// Counts of an agent since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Turns.
-    pub turns: u64,
-    /// Turns that failed.
+    /// Reconcile passes.
+    pub passes: u64,
+    /// Passes that failed.
     pub failures: u64,
-    /// Turns that panicked: bugs.
+    /// Passes that panicked: bugs.
     pub panics: u64,
     /// Steps done.
     pub steps: u64,
@@ -55,29 +56,29 @@ pub struct Counters {
 pub struct Agent {
     pub(crate) settings: Settings,
     pub(crate) disk: Arc<Disk>,
-    /// Absent until the kubeconfig can be used; what is installed needs no API.
+    /// Absent until the kubeconfig can be used. What is installed works without the API.
     pub(crate) connection: Option<Connection>,
     pub(crate) prober: Prober,
     pub(crate) throttle: Throttle,
     pub(crate) memory: Memory,
-    /// Rung by the watches: what is wanted changed, or the configuration file did.
-    wish: Arc<Notify>,
-    /// Rung by probes.
-    news: Arc<Notify>,
+    /// Notified by the watches: the node's spec or a file changed.
+    changed: Arc<Notify>,
+    /// Notified by probes.
+    probed: Arc<Notify>,
     watching: Option<Watching>,
-    /// Rings when somebody replaces something by hand.
-    _beside: Watching,
+    /// Notifies when a command of an admin records a recovered credential.
+    _recovered: Watching,
     counters: Counters,
-    /// The reasons that were logged last: they are said once.
-    said: Vec<String>,
-    saying: Vec<String>,
-    /// Those of a turn that an admin has to mend.
-    complaints: Vec<String>,
+    /// The reasons that the last pass logged. Each is logged once.
+    logged: Vec<String>,
+    to_log: Vec<String>,
+    /// The reasons of this pass that an admin has to act on.
+    warnings: Vec<String>,
     repeated: (Vec<Step>, u32),
     troubles: Troubles,
 }
 
-/// The watch ends with the agent.
+/// A watch that ends with the agent.
 #[derive(Debug)]
 struct Watching(JoinHandle<()>);
 
@@ -87,18 +88,18 @@ impl Drop for Watching {
     }
 }
 
-/// How a turn ended.
+/// The result of a reconcile pass.
 enum Turn {
-    /// Something was done: look again at once.
+    /// Steps were done: the next pass starts at once.
     Moved,
-    /// Something is under way.
+    /// Something is in progress.
     Busy,
-    /// Nothing is to be done.
+    /// There is nothing to do.
     Rest,
 }
 
 impl Agent {
-    /// Takes the node's disk over. Plugins that run go on, whatever the agent does.
+    /// Opens and locks the node's disk. Running plugins keep running, independent of the agent.
     pub async fn new(settings: Settings) -> Result<Self, AgentError> {
         let (node, paths, owner) = (settings.node.clone(), settings.paths.clone(), settings.owner);
         let disk = tokio::task::spawn_blocking(move || Disk::open(&node, paths, owner))
@@ -107,19 +108,19 @@ impl Agent {
         let connection = match Connection::new(&settings).await {
             Ok(connection) => Some(connection),
             Err(error @ AgentError::MetricsUrl { .. }) => return Err(error),
-            // The first turn says so.
+            // The first pass logs it.
             Err(_) => None,
         };
-        let (wish, news) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (changed, probed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let prober = Prober::new(Probing {
             policy: settings.policy,
             timeout: settings.plugin_timeout,
             full_every: settings.full_probe_every.max(1),
             paths: settings.paths.clone(),
-            bell: Arc::clone(&news),
+            notify: Arc::clone(&probed),
         });
-        let beside = watch::watch_folder(settings.paths.recovered(), Arc::clone(&wish));
-        watch_edits(&settings.paths, &wish);
+        let recovered = watch::watch_folder(settings.paths.recovered(), Arc::clone(&changed));
+        watch_edits(&settings.paths, &changed);
         let mut agent = Self {
             settings,
             disk: Arc::new(disk),
@@ -127,14 +128,14 @@ impl Agent {
             prober,
             throttle: Throttle::default(),
             memory: Memory::default(),
-            wish,
-            news,
+            changed,
+            probed,
             watching: None,
-            _beside: Watching(tokio::spawn(beside)),
+            _recovered: Watching(tokio::spawn(recovered)),
             counters: Counters::default(),
-            said: Vec::new(),
-            saying: Vec::new(),
-            complaints: Vec::new(),
+            logged: Vec::new(),
+            to_log: Vec::new(),
+            warnings: Vec::new(),
             repeated: (Vec::new(), 0),
             troubles: Troubles::default(),
         };
@@ -144,12 +145,12 @@ impl Agent {
 
     fn watch(&mut self) {
         let Some(connection) = self.connection.clone() else { return };
-        let watch = watch::watch(connection, self.settings.node.clone(), Arc::clone(&self.wish));
+        let watch = watch::watch(connection, self.settings.node.clone(), Arc::clone(&self.changed));
         self.watching = Some(Watching(tokio::spawn(watch)));
     }
 
-    /// Uses the kubeconfig as it is now. One that cannot be used, half written say, is no reason to leave the node alone: what
-    /// is installed goes on, by the credential that there was, if any.
+    /// Loads the kubeconfig again after a change. If it cannot be used, for example because it is half
+    /// written, the agent continues with the previous credential, if there is one.
     async fn connect(&mut self) {
         if self.connection.as_ref().is_some_and(|connection| !connection.is_outdated()) {
             return;
@@ -158,40 +159,42 @@ impl Agent {
             Ok(connection) => {
                 self.connection = Some(connection);
                 self.watch();
-                tracing::info!("the kubeconfig changed; its credential is used from now on");
+                tracing::info!("the kubeconfig changed; the agent uses its new credential");
             }
             Err(error) => {
                 let instead = match &self.connection {
-                    Some(_) => "the one before is used on",
-                    None => "what is installed goes on without the API",
+                    Some(_) => "the agent keeps the previous credential",
+                    None => "the agent continues without the API; what is installed stays in use",
                 };
-                self.complaints.push(format!("{error}; {instead}"));
+                self.warnings.push(format!("{error}; {instead}"));
             }
         }
     }
 
-    /// What was done so far.
+    /// Counts since the start.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Turns until it is told to stop; a step under way is finished. Plugins are static pods: they go on.
+    /// Runs reconcile passes until `stop` is cancelled. A started step is finished. Plugins are static pods
+    /// and keep running.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         let (mut busy, mut waited) = (true, 0_u32);
-        tracing::info!(node = self.settings.node, "the agent begins");
+        tracing::info!(node = self.settings.node, "agent started");
         while !stop.is_cancelled() {
-            let turn = AssertUnwindSafe(self.turn(busy)).catch_unwind().await;
-            self.counters.turns += 1;
+            let turn = AssertUnwindSafe(self.reconcile(busy)).catch_unwind().await;
+            self.counters.passes += 1;
             let wait = match turn {
                 Ok(Ok(turn)) => {
-                    self.troubles.works(Instant::now());
+                    self.troubles.pass_succeeded(Instant::now());
                     pause = FIRST_PAUSE;
                     busy = !matches!(turn, Turn::Rest);
                     waited = if matches!(turn, Turn::Busy) { waited.saturating_add(1) } else { 0 };
                     match turn {
                         Turn::Moved => Duration::ZERO,
-                        // What takes long, such as a KMS that is away, is not worth the API server's metrics each second.
+                        // A long wait, for example for a KMS in an outage, does not justify reading the API
+                        // server's metrics each second.
                         Turn::Busy => self.settings.busy * (1 + waited / 10).min(SLOWER),
                         Turn::Rest => {
                             let interval = self.settings.policy.probe_interval;
@@ -201,49 +204,52 @@ impl Agent {
                 }
                 Ok(Err(error)) => {
                     self.counters.failures += 1;
-                    if self.troubles.fails(&error.to_string(), Instant::now()) {
+                    if self.troubles.pass_failed(&error.to_string(), Instant::now()) {
                         tracing::error!(%error, category = ?error.category(), again_in = ?pause, "reconcile failed");
                     } else {
-                        tracing::debug!(%error, again_in = ?pause, "reconcile failed again");
+                        tracing::debug!(%error, again_in = ?pause, "reconcile pass failed again");
                     }
-                    later(&mut pause)
+                    back_off(&mut pause)
                 }
                 Err(_) => {
                     self.counters.panics += 1;
-                    tracing::error!(panics = self.counters.panics, "a turn panicked; this is a bug");
-                    later(&mut pause)
+                    tracing::error!(
+                        panics = self.counters.panics,
+                        "a reconcile pass panicked; please report this bug"
+                    );
+                    back_off(&mut pause)
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
-                () = self.wish.notified() => {}
-                // A plugin that rings all the time must not end the back-off.
-                () = self.news.notified(), if pause == FIRST_PAUSE => {}
+                () = self.changed.notified() => {}
+                // A plugin whose probes notify all the time must not end the back-off.
+                () = self.probed.notified(), if pause == FIRST_PAUSE => {}
             }
         }
-        tracing::info!(node = self.settings.node, "the agent ends; plugins go on");
+        tracing::info!(node = self.settings.node, "agent stopped; plugins keep running");
     }
 
-    /// Looks, decides, does, reports.
-    #[tracing::instrument(level = "info", name = "turn", skip_all, fields(node = self.settings.node))]
-    async fn turn(&mut self, busy: bool) -> Result<Turn, AgentError> {
-        self.saying.clear();
+    /// One reconcile pass.
+    #[tracing::instrument(level = "info", name = "reconcile", skip_all, fields(node = self.settings.node))]
+    async fn reconcile(&mut self, busy: bool) -> Result<Turn, AgentError> {
+        self.to_log.clear();
         self.connect().await;
         let observed = self.observe(busy).await?;
         let decision = node::next(&observed);
-        self.explain(&decision);
+        self.log_reasons(&decision);
         let now = Instant::now();
         self.memory.unneeded.retain(|instance, _| decision.unneeded.contains(instance));
         for instance in &decision.unneeded {
             self.memory.unneeded.entry(instance.clone()).or_insert(now);
         }
         let done = self.act(&decision, &observed).await;
-        self.ask(&decision, &observed, done.is_ok()).await;
+        self.probe(&decision, &observed, done.is_ok()).await;
         if let Some(report) = &decision.report {
             self.troubles.log(&self.settings.node, report, Instant::now());
         }
-        // After steps that went well there is more to see, at once.
+        // After successful steps the next pass starts at once, and has more to report.
         if let Some(report) = decision.report.filter(|_| done.is_err() || decision.steps.is_empty()) {
             self.report(report).await?;
         }
@@ -255,7 +261,7 @@ impl Agent {
         })
     }
 
-    /// The steps in order, up to the first that fails.
+    /// Carries out the steps in order, up to the first failure.
     async fn act(&mut self, decision: &Decision, observed: &Observed) -> Result<(), AgentError> {
         if decision.steps.is_empty() {
             self.repeated = (Vec::new(), 0);
@@ -269,7 +275,7 @@ impl Agent {
         }
         let observed = Arc::new(observed.clone());
         for step in &decision.steps {
-            // A pause begins between two steps.
+            // A pause takes effect between two steps.
             if !step.is_record() && self.disk.is_paused() {
                 break;
             }
@@ -292,18 +298,21 @@ impl Agent {
             return Err(failed);
         }
         if self.repeated.1 >= STUCK {
-            // Whoever undoes them is somebody else: another agent, or an admin who cleans up.
-            let what = decision.steps.first().map(ToString::to_string).unwrap_or_default();
-            let what = format!("what {what} did {} times in a row", self.repeated.1);
-            self.memory.failed_step =
-                Some(StepFailure { step: what.clone(), message: "something undoes it".to_owned() });
-            return Err(AgentError::Gone { what });
+            // Something else undoes them: another agent, or an admin who deletes files.
+            let step = decision.steps.first().map(ToString::to_string).unwrap_or_default();
+            let why = format!(
+                "it was repeated {} times in a row, because something undoes it; check whether another agent or a \
+                 configuration management tool changes these files",
+                self.repeated.1
+            );
+            self.memory.failed_step = Some(StepFailure { step: step.clone(), message: why.clone() });
+            return Err(AgentError::Undone { step, why });
         }
         self.memory.failed_step = None;
         Ok(())
     }
 
-    async fn ask(&mut self, decision: &Decision, observed: &Observed, started: bool) {
+    async fn probe(&mut self, decision: &Decision, observed: &Observed, started: bool) {
         let candidate = observed.candidate.iter().filter_map(|found| found.as_ref().ok());
         let target = observed.target.iter().filter_map(|found| found.as_ref().ok());
         let records = candidate.flat_map(|plugins| plugins.values()).chain(
@@ -311,7 +320,7 @@ impl Agent {
         );
         let by_hand = observed.disk.recovered.iter().map(|one| &one.values);
         let scrubber = Scrubber::new(records).and(by_hand);
-        let scrubber = Arc::new(scrubber.and_bytes(&self.forgotten_secrets(observed).await));
+        let scrubber = Arc::new(scrubber.and_bytes(&self.unrecorded_secrets(observed).await));
         let diagnoser = Diagnoser {
             connection: self.connection.clone(),
             paths: self.settings.paths.clone(),
@@ -322,9 +331,9 @@ impl Agent {
         self.prober.ask(&asks, &diagnoser, &scrubber);
     }
 
-    /// What plugins were given that still run here, and of which nothing but their files tells: their revision is forgotten,
-    /// or their candidate is another one by now. What they log is cleaned of that too.
-    async fn forgotten_secrets(&self, observed: &Observed) -> Vec<SecretBytes> {
+    /// The secrets of running plugins that only their files show: no stored revision has them any more, or
+    /// another candidate replaced them. They are redacted from the plugins' logs too.
+    async fn unrecorded_secrets(&self, observed: &Observed) -> Vec<SecretBytes> {
         let running = observed.disk.instances.iter().filter(|(_, found)| found.pod).map(|(one, _)| one);
         let unknown: Vec<_> = running.filter(|one| observed.record(one).is_none()).cloned().collect();
         if unknown.is_empty() {
@@ -347,49 +356,49 @@ impl Agent {
         Ok(())
     }
 
-    /// Something that is worth a line of log, once for as long as it holds.
-    pub(crate) fn say(&mut self, what: String) {
-        self.saying.push(what);
+    /// Logs this once, for as long as each pass repeats it.
+    pub(crate) fn log_once(&mut self, why: String) {
+        self.to_log.push(why);
     }
 
-    /// Logs the reasons that are new since the last turn.
-    fn explain(&mut self, decision: &Decision) {
-        let complaints = std::mem::take(&mut self.complaints);
-        for why in complaints.iter().filter(|why| !self.said.contains(why)) {
+    /// Logs the reasons that are new since the last pass.
+    fn log_reasons(&mut self, decision: &Decision) {
+        let warnings = std::mem::take(&mut self.warnings);
+        for why in warnings.iter().filter(|why| !self.logged.contains(why)) {
             tracing::warn!("{why}");
         }
-        self.saying.extend(decision.why.iter().cloned());
-        for why in self.saying.iter().filter(|why| !self.said.contains(why)) {
+        self.to_log.extend(decision.why.iter().cloned());
+        for why in self.to_log.iter().filter(|why| !self.logged.contains(why)) {
             tracing::info!("{why}");
         }
-        self.saying.extend(complaints);
-        std::mem::swap(&mut self.said, &mut self.saying);
+        self.to_log.extend(warnings);
+        std::mem::swap(&mut self.logged, &mut self.to_log);
     }
 }
 
-/// A pause begins and ends at once.
-fn watch_pause(paths: &Paths, bell: &Arc<Notify>) -> std::io::Result<()> {
+/// A pause takes effect, and ends, at once.
+fn watch_pause(paths: &Paths, notify: &Arc<Notify>) -> std::io::Result<()> {
     let file = paths.paused();
     let folder = file.parent().map(ToOwned::to_owned).unwrap_or_default();
     let name = file.file_name().map(ToOwned::to_owned).unwrap_or_default();
-    edits::watch(folder, move |found| found == name, bell)
+    edits::watch(folder, move |found| found == name, notify)
 }
 
-/// Where that fails, edits are seen when the agent looks by itself.
-fn watch_edits(paths: &Paths, bell: &Arc<Notify>) {
+/// If it fails, the next pass finds the edits.
+fn watch_edits(paths: &Paths, notify: &Arc<Notify>) {
     let config = paths.config();
     let folder = config.parent().map(ToOwned::to_owned).unwrap_or_default();
     let file = config.file_name().map(ToOwned::to_owned).unwrap_or_default();
     let is_manifest = |name: &OsStr| name.as_encoded_bytes().starts_with(PLUGIN_MANIFEST.as_bytes());
-    let watched = edits::watch(folder, move |name| name == file, bell)
-        .and_then(|()| edits::watch(paths.manifests(), is_manifest, bell))
-        .and_then(|()| watch_pause(paths, bell));
+    let watched = edits::watch(folder, move |name| name == file, notify)
+        .and_then(|()| edits::watch(paths.manifests(), is_manifest, notify))
+        .and_then(|()| watch_pause(paths, notify));
     if let Err(error) = watched {
-        tracing::warn!(%error, "edits by hand are seen only when the agent looks by itself");
+        tracing::warn!(%error, "the folders cannot be watched; manual edits are noticed only at the agent's next pass");
     }
 }
 
-fn later(pause: &mut Duration) -> Duration {
+fn back_off(pause: &mut Duration) -> Duration {
     let wait = *pause;
     *pause = (wait * 2).min(LONGEST_PAUSE);
     watch::jittered(wait)

@@ -1,6 +1,8 @@
-//! Calls to the API server, each with a time limit. Writes are never repeated here: the next turn decides again.
+//! Calls to the API server, each with a time limit. A failed write is not retried here: the next reconcile
+//! pass decides again.
 //!
-//! Secrets are read as text and decoded here: kube's typed calls log an answer that does not parse.
+//! Secrets are read as text and decoded here, because kube's typed calls log a response that they cannot
+//! parse.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,15 +31,15 @@ use crate::settings::Settings;
 
 /// The field manager of an agent's status.
 const FIELD_MANAGER: &str = "keyward-node-agent";
-/// Whoever registers a node that joins.
+/// The field manager of the command that registers a joining node.
 const JOIN_MANAGER: &str = "keyward-join";
-/// The command that creates the Secret of a revision again.
+/// The field manager of the command that recreates the Secret of a revision.
 const REPUBLISH_MANAGER: &str = "keyward-republish";
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const IDENTITY_LEASES: &str = "apiserver.kubernetes.io/identity=kube-apiserver";
 
-/// How the agent reaches the API: its objects by the kubeconfig, the metrics of the local server with the same
-/// credential.
+/// The agent's clients: one for objects, by the kubeconfig, and one for the metrics of the local API server,
+/// with the same credential.
 #[derive(Clone)]
 pub struct Connection {
     objects: Client,
@@ -45,7 +47,7 @@ pub struct Connection {
     metrics_path: Arc<str>,
     timeout: Duration,
     kubeconfig: PathBuf,
-    /// The kubeconfig and what it names beside it, and when each was written.
+    /// The kubeconfig and the files that it names, and when each was modified.
     files: Vec<(PathBuf, Option<SystemTime>)>,
     expires: Option<Timestamp>,
 }
@@ -57,7 +59,7 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Reads the kubeconfig and makes the clients; nothing is called yet.
+    /// Reads the kubeconfig and creates the clients. It makes no call.
     pub async fn new(settings: &Settings) -> Result<Self, AgentError> {
         let path = &settings.kubeconfig;
         let mut files = vec![(path.clone(), modified(path))];
@@ -66,7 +68,7 @@ impl Connection {
         let named = login.client_certificate.iter().chain(&login.client_key).chain(&login.token_file);
         files.extend(named.map(|file| (PathBuf::from(file), modified(Path::new(file)))));
         let expires = certificate(login).and_then(|pem| ends(&pem));
-        // Its retries go on for minutes; the agent looks again by itself.
+        // kube's retries can take minutes. The agent's next pass repeats the call instead.
         config.default_retry = false;
         config.connect_timeout = Some(settings.call_timeout);
         let mut local = config.clone();
@@ -98,7 +100,8 @@ impl Connection {
         })
     }
 
-    /// Whether the kubeconfig, or a file that it names, is another one by now: its credential is renewed by somebody else.
+    /// Whether the kubeconfig or a file that it names has changed since. Another program renews its
+    /// credential.
     pub(crate) fn is_outdated(&self) -> bool {
         self.files.iter().any(|(path, before)| {
             let now = modified(path);
@@ -106,7 +109,7 @@ impl Connection {
         })
     }
 
-    /// When the client certificate ends; `None` where the credential is another.
+    /// When the client certificate expires. `None` if the credential is not a certificate.
     pub(crate) fn expires(&self) -> Option<Timestamp> {
         self.expires
     }
@@ -131,10 +134,10 @@ impl Connection {
         }
     }
 
-    /// The node's object; `None` where there is none.
+    /// The node's object. `None` if there is none.
     pub(crate) async fn node(&self, name: &str) -> Result<Option<EncryptionNode>, AgentError> {
         let api: Api<EncryptionNode> = self.nodes();
-        // Where the whole kind is gone, that says nothing of this node.
+        // A 404 for the whole resource does not prove that this object is absent.
         let is_this = |status: &kube::core::Status| {
             status.is_not_found() && status.details.as_ref().is_some_and(|details| details.name == name)
         };
@@ -147,7 +150,7 @@ impl Connection {
         self.call(format!("get EncryptionNode {name}"), found).await
     }
 
-    /// Makes the node's object, with nothing asked of it; fine where somebody else was quicker.
+    /// Creates the node's object with an empty spec. Succeeds also if the object exists already.
     pub(crate) async fn register(&self, name: &str) -> Result<(), AgentError> {
         let node = EncryptionNode::new(name, EncryptionNodeSpec::default());
         let api: Api<EncryptionNode> = self.nodes();
@@ -158,7 +161,7 @@ impl Connection {
         }
     }
 
-    /// What the operator says of the whole; `None` where nobody asked for anything.
+    /// The ClusterEncryption. `None` if there is none.
     pub(crate) async fn cluster(&self) -> Result<Option<ClusterEncryption>, AgentError> {
         let api: Api<ClusterEncryption> = self.nodes();
         self.call(format!("get ClusterEncryption {}", names::CLUSTER), api.get_opt(names::CLUSTER)).await
@@ -179,15 +182,15 @@ impl Connection {
         let path = <Secret as kube::Resource>::url_path(&(), Some(names::NAMESPACE));
         let request = Request::new(path)
             .get(name, &GetParams::default())
-            .map_err(|_| unexpected("the name cannot be asked for"))?;
+            .map_err(|_| unexpected("the name is not valid in a request"))?;
         let text = self.call(call.clone(), self.objects.request_text(request)).await?;
-        // The parser's own words may quote what it read.
+        // The parser's error may quote the Secret.
         let secret: Secret =
-            serde_json::from_str(&text).map_err(|_| unexpected("the answer is no Secret"))?;
+            serde_json::from_str(&text).map_err(|_| unexpected("the response is not a Secret"))?;
         Ok(secret.data.into_iter().flatten().map(|(key, value)| (key, SecretBytes::new(value.0))).collect())
     }
 
-    /// Whether a Secret in Keyward's namespace exists and can be read. Only its metadata is asked for.
+    /// Whether a Secret in Keyward's namespace exists and can be read. Only its metadata is returned.
     pub(crate) async fn has_secret(&self, name: &str) -> Result<bool, AgentError> {
         let api: Api<Secret> = Api::namespaced(self.objects.clone(), names::NAMESPACE);
         match self.call(format!("get Secret {name}"), api.get_metadata(name)).await {
@@ -197,17 +200,16 @@ impl Connection {
         }
     }
 
-    /// Creates a Secret, and fails with a conflict where its name is taken. Only metadata is answered. `dry_run`: the API
-    /// server checks the request and stores nothing.
+    /// Creates a Secret. Fails with a conflict if its name exists. Only metadata is returned. `dry_run`: the
+    /// API server checks the request and stores nothing.
     pub(crate) async fn create_secret(&self, secret: &Secret, dry_run: bool) -> Result<(), AgentError> {
         let call = format!("create Secret {}", secret.name_any());
         let unexpected = |why: &str| AgentError::Unexpected { call: call.clone(), why: why.to_owned() };
-        let body = serde_json::to_vec(secret).map_err(|_| unexpected("it has no JSON form"))?;
+        let body = serde_json::to_vec(secret).map_err(|_| unexpected("it cannot be serialized"))?;
         let params = PostParams { field_manager: Some(REPUBLISH_MANAGER.to_owned()), dry_run };
         let path = <Secret as kube::Resource>::url_path(&(), Some(names::NAMESPACE));
-        let mut request = Request::new(path)
-            .create(&params, body)
-            .map_err(|_| unexpected("the request cannot be built"))?;
+        let mut request =
+            Request::new(path).create(&params, body).map_err(|_| unexpected("the request is not valid"))?;
         request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA));
         self.call(call.clone(), self.objects.request_text(request)).await.map(drop)
     }
@@ -219,7 +221,7 @@ impl Connection {
         Ok(found.items)
     }
 
-    /// What the local API server says of itself.
+    /// Two metrics of the local API server.
     pub(crate) async fn metrics(&self) -> Result<Reading, AgentError> {
         let call = || format!("get {}", self.metrics_path);
         let request = http::Request::get(self.metrics_path.as_ref())
@@ -244,7 +246,7 @@ impl Connection {
         }))
     }
 
-    /// The mirror Pod of a static pod; what the kubelet says of its containers stands there.
+    /// The mirror Pod of a static pod, which has the kubelet's status of its containers.
     pub(crate) async fn mirror_pod(&self, pod: &str, node: &str) -> Result<Option<Pod>, AgentError> {
         let name = format!("{pod}-{node}");
         let api: Api<Pod> = Api::namespaced(self.objects.clone(), KUBE_SYSTEM);
@@ -267,15 +269,15 @@ impl Connection {
     }
 }
 
-/// What a kubeconfig says. One that names no credential, since it was cut off above it say, is no use to anybody: kube would
-/// go on as nobody.
+/// Reads a kubeconfig. One without a credential is refused, for example a file that was cut off: kube would
+/// continue without authentication.
 async fn config(path: &Path) -> Result<Config, AgentError> {
     let unusable = |why: String| AgentError::Kubeconfig { path: path.to_owned(), why };
     let wrong = |error: KubeconfigError| {
-        // A YAML reader's own words quote the lines around, and there stands a key.
+        // The error of the YAML parser quotes the surrounding lines, which may contain a key.
         let KubeconfigError::Parse(error) = error else { return unusable(error.to_string()) };
         let at = error.location().map(|at| format!(", at line {} column {}", at.line(), at.column()));
-        unusable(format!("it is no kubeconfig{}", at.unwrap_or_default()))
+        unusable(format!("it is not a kubeconfig{}", at.unwrap_or_default()))
     };
     let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;
     let config =
@@ -286,7 +288,7 @@ async fn config(path: &Path) -> Result<Config, AgentError> {
     if by_certificate || by_token || login.exec.is_some() || login.auth_provider.is_some() {
         Ok(config)
     } else {
-        Err(unusable("its context names no user with a certificate or a token".to_owned()))
+        Err(unusable("the user of its current context has no certificate and no token".to_owned()))
     }
 }
 
@@ -299,7 +301,7 @@ fn certificate(login: &AuthInfo) -> Option<Vec<u8>> {
     }
 }
 
-/// When the first certificate in it ends: those after it are of whoever issued it.
+/// When the first certificate expires. The certificates after it are its issuers'.
 fn ends(pem: &[u8]) -> Option<Timestamp> {
     let (_, first) = x509_parser::pem::parse_x509_pem(pem).ok()?;
     let certificate = first.parse_x509().ok()?;
@@ -341,13 +343,13 @@ users:
     }
 
     #[rstest]
-    #[case::cut_off_above_the_user(KUBECONFIG.split("users:").next().unwrap(), "names no user")]
-    #[case::cut_off_above_the_credential(KUBECONFIG.split("    token").next().unwrap(), "names no user")]
-    #[case::another_user(&KUBECONFIG.replace("name: u", "name: v"), "names no user")]
+    #[case::cut_off_above_the_user(KUBECONFIG.split("users:").next().unwrap(), "has no certificate")]
+    #[case::cut_off_above_the_credential(KUBECONFIG.split("    token").next().unwrap(), "has no certificate")]
+    #[case::another_user(&KUBECONFIG.replace("name: u", "name: v"), "has no certificate")]
     #[case::no_yaml(&KUBECONFIG.replace("token: s3cr3t", "token: s3cr3t\ns3cr3t\n  s3cr3t: ["), "at line")]
-    #[case::of_other_types(&KUBECONFIG.replace("token: s3cr3t", "token: [s3cr3t]"), "it is no kubeconfig")]
+    #[case::of_other_types(&KUBECONFIG.replace("token: s3cr3t", "token: [s3cr3t]"), "it is not a kubeconfig")]
     #[tokio::test]
-    async fn one_that_cannot_be_used_is_told_without_what_stands_in_it(
+    async fn the_error_of_an_unusable_kubeconfig_does_not_quote_it(
         #[case] text: &str,
         #[case] expected: &str,
     ) {
@@ -356,7 +358,7 @@ users:
     }
 
     #[test]
-    fn the_end_of_the_first_certificate_counts() {
+    fn the_expiry_of_the_first_certificate_counts() {
         let certificate = |until: i32| {
             let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
             params.not_after = rcgen::date_time_ymd(until, 1, 31);

@@ -1,4 +1,4 @@
-//! Why a plugin does not come up: what the kubelet says of its container, and what it wrote last.
+//! Why a plugin does not start: the kubelet's status of its container, and the end of its log.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use crate::logs;
 use crate::paths::Paths;
 use crate::prober::LONGEST_MESSAGE;
 
-/// Finds out about pods of one node.
+/// Reads the status and the logs of the node's pods.
 #[derive(Clone, Debug)]
 pub(crate) struct Diagnoser {
-    /// Where the API can be asked at all.
+    /// None if the API cannot be called.
     pub(crate) connection: Option<Connection>,
     pub(crate) paths: Paths,
     pub(crate) node: String,
 }
 
-/// What was found out.
+/// The result of a diagnosis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Finding {
-    /// `image` where the image cannot be had.
+    /// `image` if the image cannot be pulled or used.
     phase: Option<&'static str>,
     exit_code: Option<i32>,
     message: Option<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    /// One of a container that has ended.
+    /// The finding of a container that has ended.
     pub(crate) fn ended(exit_code: i32) -> Self {
         Self {
             exit_code: Some(exit_code),
@@ -42,12 +42,12 @@ impl Finding {
         }
     }
 
-    /// Its container runs, or is about to.
+    /// The container runs or is about to run.
     pub(crate) fn says_nothing(&self) -> bool {
         self.phase.is_none() && self.exit_code.is_none() && self.message.is_none()
     }
 
-    /// The failure with what was found. Only a plugin that nobody can talk to is explained by its container's state.
+    /// Adds the finding to the failure. The container's state explains only a plugin that does not answer.
     pub(crate) fn explain(&self, failure: &mut Failure) {
         failure.log_tail.clone_from(&self.log_tail);
         if failure.phase != "start" {
@@ -68,7 +68,7 @@ impl Finding {
     }
 }
 
-/// What a probe saw.
+/// The failure of a probe.
 pub(crate) fn probed(error: &KmsError) -> Failure {
     Failure {
         phase: error.phase().as_str().to_owned(),
@@ -78,29 +78,30 @@ pub(crate) fn probed(error: &KmsError) -> Failure {
     }
 }
 
-/// What a provider module is told of a plugin that fails: what a probe saw, in the light of its pod's status and of the
-/// kubelet's log of it. The agent finds this out step by step; tests of diagnoses have all of it at hand.
+/// The failure that a provider module receives: the error of the probe, with the pod's status and the
+/// kubelet's log of the plugin. The agent reads these step by step. Tests of diagnoses pass all of them to
+/// this function.
 pub fn failure(error: &KmsError, pod: &Pod, log: &str, scrubber: &Scrubber) -> Failure {
     let mut failure = probed(error);
     failure.message = scrubber.clean_and_cut(&failure.message, LONGEST_MESSAGE);
     let mut finding = container(pod);
     finding.clean(scrubber);
-    finding.log_tail = logs::telling(log, scrubber);
+    finding.log_tail = logs::excerpt(log, scrubber);
     finding.explain(&mut failure);
     failure
 }
 
 impl Diagnoser {
-    /// Looks at the instance's pod and log. What cannot be seen is left out: the failure itself is known.
+    /// Reads the instance's pod and log. A part that cannot be read is left out: the failure itself is known.
     pub(crate) async fn look(&self, instance: &Instance, scrubber: &Arc<Scrubber>) -> Finding {
         let name = instance.pod_name();
-        let asked = async {
+        let pod = async {
             match &self.connection {
                 Some(connection) => connection.mirror_pod(&name, &self.node).await,
                 None => Ok(None),
             }
         };
-        let mut finding = match asked.await {
+        let mut finding = match pod.await {
             Ok(pod) => pod.as_ref().map(container).unwrap_or_default(),
             Err(error) => {
                 tracing::debug!(%instance, %error, "the plugin's mirror Pod cannot be read");
@@ -116,7 +117,7 @@ impl Diagnoser {
     }
 }
 
-/// What the kubelet says of the plugin's container.
+/// The kubelet's status of the plugin's container.
 fn container(pod: &Pod) -> Finding {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let Some(status) = statuses.into_iter().find(|status| status.name == CONTAINER) else {
@@ -144,7 +145,7 @@ fn container(pod: &Pod) -> Finding {
             | "SignatureValidationFailed"
     );
     match reason {
-        // Said of every pod at first.
+        // The first reason of every pod.
         "ContainerCreating" | "PodInitializing" => Finding::default(),
         _ => Finding {
             phase: image.then_some("image"),
@@ -168,7 +169,7 @@ mod tests {
         }))
         .unwrap();
         let mut failure =
-            Failure { phase: "start".into(), message: "nobody listens".into(), ..Default::default() };
+            Failure { phase: "start".into(), message: "nothing listens".into(), ..Default::default() };
         container(&pod).explain(&mut failure);
         (failure.phase, failure.exit_code, failure.message)
     }
@@ -188,9 +189,9 @@ mod tests {
     #[case::crashes(json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}),
         json!({"terminated": {"exitCode": 3}}), "start", Some(3), "the plugin ended with exit code 3")]
     #[case::ended(json!({"terminated": {"exitCode": 1}}), json!({}), "start", Some(1), "the plugin ended with exit code 1")]
-    #[case::coming_up(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}), "start", None, "nobody listens")]
-    #[case::running(json!({"running": {}}), json!({"terminated": {"exitCode": 3}}), "start", None, "nobody listens")]
-    fn the_kubelet_knows_why_nobody_answers(
+    #[case::starting(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}), "start", None, "nothing listens")]
+    #[case::running(json!({"running": {}}), json!({"terminated": {"exitCode": 3}}), "start", None, "nothing listens")]
+    fn the_container_status_explains_why_a_plugin_does_not_answer(
         #[case] state: Value,
         #[case] last: Value,
         #[case] phase: &str,
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_answers_explains_itself() {
+    fn the_container_status_does_not_explain_a_plugin_that_answers() {
         let mut failure = Failure { phase: "encrypt".into(), message: "denied".into(), ..Default::default() };
         let finding = Finding {
             exit_code: Some(1),

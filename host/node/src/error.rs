@@ -7,7 +7,7 @@ use keyward_core::ids::KeyId;
 use keyward_core::node::Instance;
 use keyward_core::node::pod::RenderError;
 
-/// Why something on this node could not be done or seen. No variant holds a secret byte.
+/// Why something on this node could not be done or observed. No variant contains a secret byte.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// The operating system refused.
@@ -15,34 +15,42 @@ pub enum AgentError {
     Io {
         /// For example `writing`.
         doing: &'static str,
-        /// What.
+        /// The file.
         path: PathBuf,
-        /// Its words.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file of the agent's own holds something else.
+    /// A file of the agent cannot be decoded.
     #[error(
-        "{} cannot be understood ({why}); move it away and the agent starts from what the API server shows", path.display()
+        "{} cannot be understood ({why}); move it away, and the agent starts from what the API server shows", path.display()
     )]
     Corrupt {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why; never its content.
+        /// The reason; never its content.
         why: String,
     },
-    /// No pod can be made of a plugin's data.
+    /// The pod of a plugin cannot be rendered.
     #[error("the plugin of {instance}: {source}")]
     Render {
-        /// Which.
+        /// The instance.
         instance: Instance,
-        /// Why.
+        /// The reason.
         source: RenderError,
     },
-    /// A step speaks of something that is no longer there: the next look decides again.
-    #[error("{what} is not known any more")]
+    /// A step needs something that does not exist any more. The next pass decides again.
+    #[error("{what} does not exist any more")]
     Gone {
-        /// What.
+        /// The missing object.
         what: String,
+    },
+    /// The same steps were decided again and again, because something undoes them.
+    #[error("{step}: {why}")]
+    Undone {
+        /// The first step.
+        step: String,
+        /// How often, and what to do.
+        why: String,
     },
     /// Every port of the range is taken.
     #[error("no free port for a plugin between {first} and {last}")]
@@ -55,24 +63,24 @@ pub enum AgentError {
     /// Two agents on one node would undo each other's work.
     #[error("another node agent works on {}; stop it first", path.display())]
     Locked {
-        /// The lock.
+        /// The lock file.
         path: PathBuf,
     },
-    /// The kubeconfig does not say how to reach the API server.
+    /// The kubeconfig has no usable address or credential of the API server.
     #[error("kubeconfig {}: {why}", path.display())]
     Kubeconfig {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why; nothing of what stands in it.
+        /// The reason; never its content.
         why: String,
     },
-    /// The kubeconfig cannot be used, so that nobody can be asked.
+    /// The kubeconfig cannot be used, so no API server can be called.
     #[error("the kubeconfig cannot be used")]
     NoConnection,
-    /// The address of the metrics is none.
+    /// The address of the metrics is invalid.
     #[error("--metrics-url {url:?} is not an address such as https://127.0.0.1:6443")]
     MetricsUrl {
-        /// As given.
+        /// The value of the flag.
         url: String,
     },
     /// A call to the API server failed.
@@ -80,92 +88,92 @@ pub enum AgentError {
     Call {
         /// For example `get EncryptionNode cp-1`.
         call: String,
-        /// Why.
+        /// The reason.
         source: Box<kube::Error>,
     },
     /// A call to the API server took too long.
-    #[error("{call}: no answer within {after:?}")]
+    #[error("{call}: no response within {after:?}")]
     Timeout {
         /// For example `get EncryptionNode cp-1`.
         call: String,
         /// The limit.
         after: Duration,
     },
-    /// An object of the API is not what it should be.
+    /// An object of the API cannot be used.
     #[error("{call}: {why}")]
     Unexpected {
         /// For example `get Secret encryption-config-3`.
         call: String,
-        /// Why; never its content.
+        /// The reason; never its content.
         why: String,
     },
-    /// What is kept here has no such key, so nothing of its plugin can be replaced.
-    #[error("no revision that is kept on this node has a plugin of key {key_id}; it has {}", listed(kept))]
+    /// No stored revision has this key, so nothing of its plugin can be replaced.
+    #[error(
+        "no revision that is stored on this node has a plugin of key {key_id}; keys with plugins: {}",
+        listed(stored)
+    )]
     NoSuchKey {
-        /// Which.
+        /// The requested key.
         key_id: KeyId,
-        /// Those that there are.
-        kept: Vec<String>,
+        /// The keys of the stored revisions that have plugins.
+        stored: Vec<String>,
     },
     /// The key's plugin has no such file.
     #[error("the plugin of key {key_id} has no file {name:?}; it has {}", listed(names))]
     NoSuchFile {
-        /// Whose plugin.
+        /// The key of the plugin.
         key_id: KeyId,
-        /// As given.
+        /// The requested file.
         name: String,
-        /// Those that there are.
+        /// The plugin's files.
         names: Vec<String>,
     },
-    /// Something that is to be replaced by hand cannot be.
+    /// The requested credential cannot be replaced.
     #[error("key {key_id}: {why}")]
     CannotRecover {
-        /// Which.
+        /// The key.
         key_id: KeyId,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         why: String,
     },
-    /// What was replaced by hand did not pass, and was withdrawn.
-    #[error(
-        "key {key_id} was not recovered: {why}; what was there before is left as it was{}",
-        quoted(log_tail)
-    )]
+    /// The plugin with the replaced credential did not pass, and the replacement was rolled back.
+    #[error("key {key_id} was not recovered: {why}; the previous plugin stays in use{}", quoted(log_tail))]
     NotRecovered {
-        /// Which.
+        /// The key.
         key_id: KeyId,
-        /// What its plugin answered, cleaned of secrets.
+        /// The failure of its plugin, without secrets.
         why: String,
-        /// The last lines of its log, cleaned of secrets.
+        /// The last lines of its log, without secrets.
         log_tail: Vec<String>,
     },
     /// A revision cannot be installed on a node that has not started.
     #[error("nothing was installed: {why}")]
     NotInstallable {
-        /// Why, and what to do.
+        /// The reason, and what to do.
         why: String,
     },
-    /// The Secret of a kept revision was not created.
+    /// The Secret of a stored revision was not created.
     #[error("nothing was created: {why}")]
     NotRepublished {
-        /// Why, and what to do.
+        /// The reason, and what to do.
         why: String,
     },
-    /// The node was registered, and the operator told it nothing in time.
+    /// The node was registered, and the operator did not set its revision in time.
     #[error(
-        "the operator told node {node} no revision within {after:?} ({waiting}); nothing was installed. The node is registered and counts: run this again, or give the node up: kubectl delete encryptionnode {node}"
+        "the operator set no revision for node {node} within {after:?} ({waiting}); nothing was installed. The node is registered and counts: run this command again, or remove the node: kubectl delete encryptionnode {node}"
     )]
-    NotTold {
+    NoRevision {
         /// The node.
         node: String,
-        /// How long was waited.
+        /// How long the command waited.
         after: Duration,
-        /// What is known of why.
+        /// What it waited for last.
         waiting: String,
     },
-    /// A task of the agent's ended by a panic.
-    #[error("a bug: {what} panicked")]
+    /// A task of the agent panicked.
+    #[error("internal error: {what} panicked; please report this bug")]
     Panicked {
-        /// Which.
+        /// The task.
         what: &'static str,
     },
 }
@@ -175,7 +183,7 @@ pub enum AgentError {
 pub enum Category {
     /// The node's disk.
     Disk,
-    /// The node is not set up as it should be.
+    /// The configuration of the node or the arguments of a command.
     Setup,
     /// The API server.
     Api,
@@ -191,7 +199,7 @@ impl AgentError {
         move |source| Self::Io { doing, path, source }
     }
 
-    /// What kind of failure this is.
+    /// The kind of failure.
     pub fn category(&self) -> Category {
         match self {
             Self::Io { .. } | Self::Corrupt { .. } => Category::Disk,
@@ -204,21 +212,21 @@ impl AgentError {
             | Self::CannotRecover { .. }
             | Self::NotInstallable { .. }
             | Self::NotRepublished { .. } => Category::Setup,
-            Self::Call { .. } | Self::Timeout { .. } | Self::Unexpected { .. } | Self::NotTold { .. } => {
+            Self::Call { .. } | Self::Timeout { .. } | Self::Unexpected { .. } | Self::NoRevision { .. } => {
                 Category::Api
             }
             Self::Render { .. } | Self::NoPort { .. } | Self::NotRecovered { .. } => Category::Plugin,
-            Self::Gone { .. } | Self::Panicked { .. } => Category::Internal,
+            Self::Gone { .. } | Self::Undone { .. } | Self::Panicked { .. } => Category::Internal,
         }
     }
 
-    /// The API server answered, though not with what was asked for.
+    /// The API server responded with an error.
     pub(crate) fn is_answer(&self) -> bool {
         matches!(self, Self::Call { source, .. }
             if matches!(source.as_ref(), kube::Error::Api(_) | kube::Error::ReadEvents(_)))
     }
 
-    /// Nobody was asked: that says nothing of the API server.
+    /// No API server was called, so the error is not about the API server.
     pub(crate) fn is_own_fault(&self) -> bool {
         matches!(self, Self::NoConnection)
     }
@@ -235,7 +243,7 @@ impl AgentError {
             if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 500))
     }
 
-    /// The API server says that there is no such object.
+    /// The API server has no such object.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { source, .. }
             if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 404))
@@ -251,10 +259,10 @@ fn quoted(lines: &[String]) -> String {
         return String::new();
     }
     let lines: String = lines.iter().map(|line| format!("\n  {line}")).collect();
-    format!(". Its last words:{lines}")
+    format!(". The end of its log:{lines}")
 }
 
-/// The API server's message, or the innermost cause: the layers above only say that something failed.
+/// The API server's message, or the innermost cause. The outer layers only report that something failed.
 fn cause(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return format!("{} ({})", status.message, status.code);

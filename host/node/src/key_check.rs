@@ -1,11 +1,11 @@
-//! Key checks as they stand in objects (base64, hex) and as the probe takes them (bytes).
+//! Converts key checks between their form in objects (base64, hex) and the probe's form (bytes).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_core::api::KeyCheck;
 use keyward_core::ids::{RemoteKeyId, hex};
 
-/// `None` where it is not what a probe once made.
+/// `None` if it cannot be decoded.
 pub(crate) fn to_probe(key_check: &KeyCheck) -> Option<keyward_kms::KeyCheck> {
     let decode = |text: &String| STANDARD.decode(text).ok();
     Some(keyward_kms::KeyCheck {
@@ -34,7 +34,7 @@ pub(crate) fn from_probe(key_check: &keyward_kms::KeyCheck) -> KeyCheck {
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {
-    // `from_str_radix` takes a sign.
+    // `from_str_radix` accepts a sign.
     if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_is_read_back() {
+    fn a_key_check_is_the_same_after_a_round_trip() {
         let made = keyward_kms::KeyCheck {
             ciphertext: vec![0, 255, 7],
             remote_key_id: "k".into(),
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_key_check() {
+    fn a_key_check_with_an_invalid_field_is_not_decoded() {
         let good = KeyCheck {
             ciphertext: "AP8H".into(),
             remote_key_id: RemoteKeyId("k".into()),

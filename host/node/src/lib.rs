@@ -1,20 +1,22 @@
-//! The agent of one control-plane node (DESIGN.md, "Node agent"): looks at disk, API server and plugins, has
-//! `keyward_core::node` decide, does what it says, and reports.
+//! The agent of one control-plane node (decision 0041): it observes disk, API server and plugins, lets
+//! `keyward_core::node` decide, carries out the steps, and reports.
 //!
-//! What lives here: files and how they get to disk ([`disk`](Disk)), the API server's metrics, probing of plugins on a
-//! schedule, what a plugin that does not start had to say, and the loop around them ([`Agent`]); what kubeadm makes and
-//! `prepare` changes ([`kubeadm`]); what is done once by hand, beside the agent or without one ([`recover`], [`join`],
-//! [`republish`], [`restore`]); and the [`Reporter`], for API servers whose nodes others run. What may come in: I/O on this node. What never
-//! does: a decision (core's), a provider module, the name of a KMS product, a secret byte in a log line or a status.
+//! In this crate: the files of the node ([`disk`](Disk)), the API server's metrics, scheduled probes of
+//! plugins, the diagnosis of a plugin that does not start, and the loop around them ([`Agent`]); the files
+//! that kubeadm writes and `prepare` changes ([`kubeadm`]); the commands that an admin runs once, with or
+//! without an agent ([`recover`], [`join`], [`republish`], [`restore`]); and the [`Reporter`], for API
+//! servers on nodes that Keyward does not manage. The crate does I/O on this node. It never contains a
+//! decision (core decides), a provider module, the name of a KMS product, or a secret byte in a log line or a
+//! status.
 
 mod agent;
 mod api;
 mod by_hand;
-mod key_check;
 mod diagnosis;
 mod disk;
 mod edits;
 mod error;
+mod key_check;
 pub mod kubeadm;
 mod logs;
 mod metrics;

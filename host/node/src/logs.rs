@@ -1,4 +1,4 @@
-//! The last lines that a container wrote, as the kubelet keeps them: `{time} {stream} {F|P} {text}` a line.
+//! Reads the end of a container's log, which the kubelet stores as lines of `{time} {stream} {F|P} {text}`.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -8,30 +8,30 @@ use std::time::SystemTime;
 use keyward_core::node::Scrubber;
 
 const LINES: usize = 20;
-/// So many of them are a run's first: a program that is called wrongly says what is wrong before it lists what it takes,
-/// and Go prints a stack below a panic.
+/// This many of them are the first of the run: a program that is called with wrong flags reports the mistake
+/// before it lists its flags, and Go prints a stack below a panic.
 const FIRST: usize = 5;
 const LONGEST_LINE: usize = 512;
-/// Enough for the lines, were they as long as they may be several times over.
+/// Several times the space of [`LINES`] lines of [`LONGEST_LINE`].
 const TAIL: u64 = 64 << 10;
 
-/// What the newest run of a pod's container wrote last, without secrets. Empty where there is no log.
+/// The log lines of the newest run of a pod's container, without secrets. Empty if there is no log.
 pub(crate) fn tail(logs: &Path, pod: &str, node: &str, container: &str, scrubber: &Scrubber) -> Vec<String> {
     let Some(file) = newest(logs, &format!("kube-system_{pod}-{node}_"), container) else {
         return Vec::new();
     };
-    telling(&end(&file).unwrap_or_default(), scrubber)
+    excerpt(&end(&file).unwrap_or_default(), scrubber)
 }
 
-/// The lines of a log that are told: its first few and its last, without secrets.
-pub(crate) fn telling(log: &str, scrubber: &Scrubber) -> Vec<String> {
+/// The first few lines of a log and its last lines, without secrets.
+pub(crate) fn excerpt(log: &str, scrubber: &Scrubber) -> Vec<String> {
     let lines = messages(log);
     let left_out = lines.len().saturating_sub(LINES);
-    let told = lines.iter().enumerate().filter(|(at, _)| *at < FIRST || *at >= FIRST + left_out);
-    told.map(|(_, line)| cut(&scrubber.clean(line))).collect()
+    let shown = lines.iter().enumerate().filter(|(at, _)| *at < FIRST || *at >= FIRST + left_out);
+    shown.map(|(_, line)| cut(&scrubber.clean(line))).collect()
 }
 
-/// The log of the newest run that wrote anything.
+/// The log of the newest run that is not empty.
 fn newest(logs: &Path, prefix: &str, container: &str) -> Option<PathBuf> {
     let pods = fs::read_dir(logs).ok()?.flatten();
     let pods = pods.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
@@ -46,7 +46,7 @@ fn newest(logs: &Path, prefix: &str, container: &str) -> Option<PathBuf> {
         .map(|(_, path)| path)
 }
 
-/// How often a pod's container was started again, by the number that its newest log is called by.
+/// The number of restarts of a pod's container, from the name of its newest log.
 pub(crate) fn restarts(logs: &Path, pod: &str, node: &str, container: &str) -> u32 {
     let prefix = format!("kube-system_{pod}-{node}_");
     let pods = fs::read_dir(logs).into_iter().flatten().flatten();
@@ -65,13 +65,13 @@ fn end(path: &Path) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     file.take(TAIL).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    // A line whose beginning is not there is none.
+    // The first line is incomplete if the file is longer.
     let whole =
         if length > TAIL { text.split_once('\n').map_or("", |(_, rest)| rest).to_owned() } else { text };
     Ok(whole)
 }
 
-/// The text of each line; what was written in parts is put together again.
+/// The text of each line. Partial lines are joined.
 fn messages(log: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut unfinished = String::new();
@@ -106,16 +106,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_joined_and_the_rest_left_out() {
+    fn partial_lines_are_joined_and_invalid_or_empty_lines_left_out() {
         let log = "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stderr P two \n2026-01-01T00:00:00Z stderr F halves\nnot a line\n2026-01-01T00:00:00Z stdout F \n";
         assert_eq!(messages(log), ["one", "two halves"]);
     }
 
     #[test]
-    fn what_is_wrong_may_stand_above_a_long_usage() {
+    fn the_error_above_a_long_usage_is_shown() {
         let line = |text: &str| format!("2026-01-01T00:00:00Z stderr F {text}\n");
         let usage: String = (0..40).map(|n| line(&format!("  -flag-{n}"))).collect();
-        let lines = telling(&(line("flag provided but not defined: -new") + &usage), &Scrubber::default());
+        let lines = excerpt(&(line("flag provided but not defined: -new") + &usage), &Scrubber::default());
         assert_eq!(lines.len(), LINES);
         assert_eq!(lines[0], "flag provided but not defined: -new");
         assert_eq!((lines[4].as_str(), lines[5].as_str()), ("  -flag-3", "  -flag-25"));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_run_is_told_without_secrets() {
+    fn the_log_of_the_newest_run_is_shown_without_secrets() {
         let folder = tempfile::tempdir().unwrap();
         let container = folder.path().join("kube-system_keyward-kms-1-01234567-cp-1_uid").join("kms-plugin");
         fs::create_dir_all(&container).unwrap();

@@ -1,26 +1,27 @@
-//! Two metrics of the API server (FIELD 1.6), out of the thousands that it has.
+//! Reads two of the API server's metrics (kubernetes: loaded-configuration-metric,
+//! kubernetes: failed-reloads-metric).
 
 use futures::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 use keyward_core::ids::ConfigHash;
 
-/// Busy API servers have some ten megabytes of metrics.
+/// Busy API servers have about ten megabytes of metrics.
 const MOST_BYTES: u64 = 256 << 20;
 const PREFIX: &str = "apiserver_encryption_config_controller_";
 const LAST_CONFIG: &str = "last_config_info";
 const RELOADS: &str = "automatic_reloads_total";
 
-/// What the API server says of its encryption configuration.
+/// The API server's metrics of its encryption configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reading {
-    /// The hash of the loaded file; `None` where the server runs without one.
+    /// The hash of the loaded file. `None` if the server runs without one.
     pub(crate) loaded: Option<ConfigHash>,
-    /// `sha256:` and the hex digest of the server's identity Lease's name.
+    /// `sha256:` and the hex digest of the name of the server's identity Lease.
     pub(crate) id_hash: Option<String>,
     /// Reloads that failed since the server started.
     pub(crate) failed_reloads: u64,
 }
 
-/// Reads the text line by line: it is never held as a whole.
+/// Reads the text line by line, so that it is never in memory as a whole.
 pub(crate) async fn read(text: impl AsyncBufRead + Unpin) -> std::io::Result<Reading> {
     let mut lines = text.take(MOST_BYTES);
     let mut reading = Reading::default();
@@ -46,7 +47,7 @@ pub(crate) async fn read(text: impl AsyncBufRead + Unpin) -> std::io::Result<Rea
 
 /// One line `name{label="value",…} number`.
 struct Sample<'a> {
-    /// Without our prefix.
+    /// Without [`PREFIX`].
     name: &'a str,
     labels: &'a str,
     value: &'a str,
@@ -78,7 +79,7 @@ impl<'a> Sample<'a> {
     /// Counters are written as floating-point numbers: `3`, `1e+06`.
     fn count(&self) -> u64 {
         match self.value.parse::<f64>() {
-            // A count so large that it is no longer exact says no less than "many".
+            // A count above the exact range of `f64` need not be exact.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             Ok(value) if value > 0.0 => value as u64,
             _ => 0,
@@ -86,7 +87,7 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// Where the brace is that ends the labels: one inside a value does not.
+/// The position of the brace that ends the labels. A brace inside a value does not end them.
 fn end_of_labels(text: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     text.char_indices().find_map(|(at, c)| {

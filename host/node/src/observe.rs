@@ -1,4 +1,4 @@
-//! Looking: everything that one decision is made from, gathered anew each turn.
+//! Observation: gathers everything that one decision is made from, again in each reconcile pass.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,34 +15,34 @@ use crate::api::Connection;
 use crate::error::AgentError;
 use crate::metrics;
 
-/// What the agent remembers between turns, beside the disk. Losing it costs time, never safety.
+/// The agent's memory between passes, apart from the disk. Losing it costs time, never safety.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     /// The configuration file as last seen, since when, and the count of failed reloads at that time.
     file: Option<FileMemory>,
-    /// What the API server said, and when.
+    /// The last metrics of the API server, and when they were read.
     reading: Option<(Instant, metrics::Reading)>,
-    /// The name of the identity Lease of this hash.
+    /// The hash and the name of the identity Lease.
     lease: Option<(String, String)>,
-    /// The last candidate that was what was asked for.
+    /// The last candidate that had the requested digest.
     candidate: Option<(PluginDigest, Arc<BTreeMap<KeyId, PluginRecord>>)>,
-    /// The last target that was fetched.
+    /// The last target that was read from its Secret.
     target: Option<(Revision, Arc<RevisionContent>)>,
     /// Since when the refusal on disk is known.
     refusal: Option<(Revision, u32, Instant)>,
     /// Since when instances are unneeded.
     pub(crate) unneeded: BTreeMap<node::Instance, Instant>,
     pub(crate) failed_step: Option<node::StepFailure>,
-    /// Since when nothing is told of a revision in force, and whether another API server knows no EncryptionNode: it said so
-    /// while the node's own did not answer.
+    /// Since when the agent has read no revision in force, and whether another API server has no
+    /// EncryptionNode of this node: it answered so while the node's own API server did not answer.
     absent: Option<(Instant, bool)>,
 }
 
-/// Something that a spec names.
+/// An object that a spec names.
 type Named<T> = Option<Result<Arc<T>, Unusable>>;
 type Records = BTreeMap<KeyId, PluginRecord>;
 
-/// The node's `EncryptionNode`, as the API tells of it.
+/// The node's `EncryptionNode`, as read from the API.
 enum Found {
     Spec(SeenSpec),
     /// There is none.
@@ -59,12 +59,13 @@ struct FileMemory {
 }
 
 impl Memory {
-    /// What the API server said is out of date.
+    /// The API server's metrics are out of date.
     pub(crate) fn forget_reading(&mut self) {
         self.reading = None;
     }
 
-    /// That another API server knew of no object is not forgotten when the node's own answers too, or nobody.
+    /// The answer of another API server that there is no object stays valid, also after the node's own API
+    /// server answers again or no API server does.
     fn absence(&mut self, now: Instant, found: &Found, own_is_silent: bool) -> Absence {
         let (since, before) = self.absent.unwrap_or((now, false));
         let elsewhere = before || own_is_silent && matches!(found, Found::None);
@@ -79,12 +80,12 @@ impl Memory {
 }
 
 impl Agent {
-    /// `busy`: something is under way, so what the API server said a while ago is not good enough.
+    /// `busy`: something is in progress, so older metrics of the API server are not used.
     pub(crate) async fn observe(&mut self, busy: bool) -> Result<Observed, AgentError> {
         let disk = Arc::clone(&self.disk);
         let look = tokio::task::spawn_blocking(move || disk.look())
             .await
-            .map_err(|_| AgentError::Panicked { what: "looking at the disk" })??;
+            .map_err(|_| AgentError::Panicked { what: "reading the disk" })??;
         let memory = &mut self.memory;
         let now = Instant::now();
         let disk = look.with_refusal_age(|refusal| {
@@ -104,11 +105,12 @@ impl Agent {
             memory.forget_reading();
         }
 
-        // After the look at the disk: what the server is seen to have loaded is never older than the file that it is
-        // compared with. With the spec it has no such order, for a reading may be older than a spec anyway.
+        // Only after the disk is read, so that the observed loaded configuration is never older than the file
+        // that it is compared with. No such order is needed with the spec: a reading may be older than the
+        // spec anyway.
         let known = self.known_reading(busy);
         let connection = self.connection.clone();
-        let asked = async {
+        let reading = async {
             match known {
                 Some(known) => Ok(known),
                 None => {
@@ -120,7 +122,7 @@ impl Agent {
                 }
             }
         };
-        let (reading, (found, target, candidate)) = tokio::join!(asked, self.wanted(&disk));
+        let (reading, (found, target, candidate)) = tokio::join!(reading, self.wanted(&disk));
         let server = match reading {
             Ok((at, reading)) => Ok(self.server(at, reading).await),
             Err(error) => {
@@ -130,11 +132,11 @@ impl Agent {
         };
         let now = Instant::now();
         let elsewhere = server.as_ref().err().is_some_and(|unread| !unread.answers);
-        let is_told = match &found {
+        let has_revision = match &found {
             Found::Spec(seen) => seen.spec.revision > Revision(0) && matches!(target, Some(Ok(_))),
             Found::None | Found::Unread => false,
         };
-        let absence = if is_told {
+        let absence = if has_revision {
             self.memory.absent = None;
             None
         } else {
@@ -169,7 +171,7 @@ impl Agent {
         })
     }
 
-    /// The spec, and then what it names, each read live unless its very bytes are known.
+    /// The spec, and then the objects that it names. Each is read live unless the same bytes are known.
     async fn wanted(&mut self, disk: &node::Disk) -> (Found, Named<RevisionContent>, Named<Records>) {
         let found = self.spec().await;
         let Found::Spec(seen) = &found else { return (found, None, None) };
@@ -189,18 +191,18 @@ impl Agent {
                 Found::Spec(SeenSpec { generation, spec: object.spec })
             }
             Ok(None) => {
-                self.say("there is no EncryptionNode of this node yet; the operator makes it".to_owned());
+                self.log_once("this node has no EncryptionNode yet; the operator creates it".to_owned());
                 self.throttle.forget();
                 Found::None
             }
             Err(error) => {
-                self.say(format!("{error}; what is installed goes on"));
+                self.log_once(format!("{error}; what is installed stays in use"));
                 Found::Unread
             }
         }
     }
 
-    /// From the disk where it is kept, else from its Secret. Revisions are immutable.
+    /// From the disk if it is stored there, else from its Secret. Revisions are immutable.
     async fn target(&mut self, spec: &EncryptionNodeSpec, disk: &node::Disk) -> Named<RevisionContent> {
         let revision = spec.revision;
         if revision == Revision(0) {
@@ -224,14 +226,14 @@ impl Agent {
                 self.memory.target = Some((revision, Arc::clone(&content)));
                 Ok(content)
             }
-            Ok(None) => Err(Unusable::Invalid("it holds no configuration".to_owned())),
+            Ok(None) => Err(Unusable::Invalid("it contains no configuration".to_owned())),
             Err(error) => Err(Unusable::Invalid(error.to_string())),
         })
     }
 
     async fn candidate(&mut self, spec: &EncryptionNodeSpec) -> Named<Records> {
         let request = spec.preflight.as_ref()?;
-        // The digest covers every byte: what had it once is what is asked for.
+        // The digest covers every byte, so data with this digest is the requested data.
         if let Some((_, found)) = self.memory.candidate.as_ref().filter(|(hash, _)| *hash == request.hash) {
             return Some(Ok(Arc::clone(found)));
         }
@@ -252,7 +254,7 @@ impl Agent {
         })
     }
 
-    /// What the API server said, if that is young enough.
+    /// The last metrics of the API server, if they are recent enough.
     fn known_reading(&mut self, busy: bool) -> Option<(Instant, metrics::Reading)> {
         let good_for = if busy { self.settings.busy } else { self.settings.policy.probe_interval };
         self.memory.reading.take().filter(|(at, _)| at.elapsed() < good_for)
@@ -262,7 +264,7 @@ impl Agent {
         self.memory.reading = Some((at, reading.clone()));
         let failed_reloads = match &mut self.memory.file {
             Some(file) => {
-                // A server that was restarted counts from nothing.
+                // A restarted server counts from zero.
                 let before = file.failed_reloads.filter(|before| *before <= reading.failed_reloads);
                 let before = match (before, file.failed_reloads) {
                     (Some(before), _) => before,
@@ -278,11 +280,12 @@ impl Agent {
             Some(hash) => self.lease(hash).await,
             None => None,
         };
-        // What the providers have adopted is not read yet: a remote rotation is told, and not followed.
+        // The remote key ids that the API server uses are not read, so `adopted` is empty: a remote rotation
+        // is reported and not followed.
         Reading { id, loaded: reading.loaded, failed_reloads, adopted: Vec::new() }
     }
 
-    /// Asked for once a hash.
+    /// Read once for each hash.
     async fn lease(&mut self, id_hash: &str) -> Option<String> {
         if let Some((_, name)) = self.memory.lease.as_ref().filter(|(hash, _)| hash == id_hash) {
             return Some(name.clone());
@@ -293,11 +296,11 @@ impl Agent {
                 Some(name)
             }
             Ok(None) => {
-                self.say("no identity Lease has the hash that the API server's metrics show".to_owned());
+                self.log_once("no identity Lease has the hash that the API server's metrics show".to_owned());
                 None
             }
             Err(error) => {
-                self.say(error.to_string());
+                self.log_once(error.to_string());
                 None
             }
         }
@@ -305,7 +308,7 @@ impl Agent {
 }
 
 fn unusable(error: &AgentError) -> Unusable {
-    // A Role that does not name the Secret yet and one that is being made look alike: wait, in either case.
+    // The Secret may still be created, or the Role may not name it yet. The agent waits in both cases.
     if error.is_not_found() {
         Unusable::Invalid("it does not exist".to_owned())
     } else {

@@ -1,15 +1,15 @@
-//! Where everything is on a node.
+//! The paths of a node's files.
 
 use std::path::{Path, PathBuf};
 
 use keyward_core::ids::{ConfigHash, KeyId, Revision};
 use keyward_core::node::{Instance, SOCKETS};
 
-/// What the names of plugins' manifests begin with ([`Instance::pod_name`]).
+/// The prefix of the names of plugins' manifests ([`Instance::pod_name`]).
 pub(crate) const PLUGIN_MANIFEST: &str = "keyward-kms-";
 
-/// The agent's paths. `--root` puts them all below a folder, but for the sockets: their paths stand inside
-/// configurations whose hash must be the same on every node.
+/// The agent's paths. `--root` puts all of them below a folder, except the sockets: configurations contain
+/// their paths, and a configuration's hash must be the same on every node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
     root: PathBuf,
@@ -22,18 +22,19 @@ impl Paths {
         Self { root: root.into(), sockets: PathBuf::from(SOCKETS) }
     }
 
-    /// For tests of the disk, which may not touch the machine's own sockets.
+    /// For tests of the disk, which must not touch the machine's own sockets.
     #[cfg(test)]
     pub(crate) fn with_sockets(root: impl Into<PathBuf>, sockets: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), sockets: sockets.into() }
     }
 
-    /// The file that the API server reads. Its folder is mounted, not the file: a mount would hold on to the old one.
+    /// The file that the API server reads. Its folder is mounted, because a mount of the file would keep the
+    /// replaced file.
     pub fn config(&self) -> PathBuf {
         self.root.join("etc/kubernetes/encryption/config.json")
     }
 
-    /// Where the kubelet looks for static pods.
+    /// The folder from which the kubelet runs static pods.
     pub fn manifests(&self) -> PathBuf {
         self.root.join("etc/kubernetes/manifests")
     }
@@ -42,7 +43,7 @@ impl Paths {
         self.manifests().join(format!("{}.yaml", instance.pod_name()))
     }
 
-    /// Plugins' files, a folder for each instance.
+    /// The plugins' files, one folder for each instance.
     pub fn plugins(&self) -> PathBuf {
         self.root.join("etc/kubernetes/keyward/plugins")
     }
@@ -51,17 +52,18 @@ impl Paths {
         self.plugins().join(instance.name())
     }
 
-    /// Pauses the agent while it exists.
+    /// The file that pauses the agent while it exists.
     pub fn paused(&self) -> PathBuf {
         self.root.join("etc/kubernetes/keyward/paused")
     }
 
-    /// Former versions of what `prepare` changed. Not among the manifests: the kubelet would start them.
+    /// The previous versions of files that `prepare` changed. They are not in the folder of manifests, where
+    /// the kubelet would start them.
     pub fn backups(&self) -> PathBuf {
         self.root.join("etc/kubernetes/keyward/backups")
     }
 
-    /// What the agent remembers.
+    /// The agent's memory.
     pub fn state(&self) -> PathBuf {
         self.root.join("var/lib/keyward")
     }
@@ -74,12 +76,12 @@ impl Paths {
         self.state().join("state.json")
     }
 
-    /// Its copy, for when the first cannot be understood.
+    /// The copy, for the case that the first file cannot be understood.
     pub(crate) fn memory_copy(&self) -> PathBuf {
         self.state().join("state.copy.json")
     }
 
-    /// The first, as it was when it could not be understood.
+    /// The first file, as it was when it could not be understood.
     pub(crate) fn memory_lost(&self) -> PathBuf {
         self.state().join("state.corrupt.json")
     }
@@ -109,7 +111,7 @@ impl Paths {
         self.configurations().join(format!("{digits}.json"))
     }
 
-    /// What was replaced by hand.
+    /// The credentials that an admin replaced on this node.
     pub(crate) fn recovered(&self) -> PathBuf {
         self.state().join("recovered")
     }
@@ -122,7 +124,7 @@ impl Paths {
         self.state().join("recovered.lock")
     }
 
-    /// Copies of configuration files that somebody edited by hand.
+    /// Copies of configuration files that were edited manually.
     pub fn edited(&self) -> PathBuf {
         self.state().join("edited")
     }
@@ -132,7 +134,7 @@ impl Paths {
         self.edited().join(format!("{digits}.json"))
     }
 
-    /// Logs of containers, as the kubelet lays them out.
+    /// The kubelet's folder of container logs.
     pub fn logs(&self) -> PathBuf {
         self.root.join("var/log/pods")
     }
@@ -145,7 +147,7 @@ impl Paths {
         self.sockets.join(format!("kms-{key_id}"))
     }
 
-    /// The key's socket, as the API server's configuration names it: a link.
+    /// The link that the API server's configuration names as the key's socket.
     pub(crate) fn link(&self, key_id: KeyId) -> PathBuf {
         self.key_folder(key_id).join("kms.sock")
     }
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_are_where_configurations_and_pods_say() {
+    fn configurations_and_pods_name_the_same_sockets() {
         let paths = Paths::new("/elsewhere");
         let instance = Instance::parse("kms-7-0123456789abcdef").unwrap();
         assert_eq!(paths.link(KeyId(7)), Path::new(&Instance::link(KeyId(7))));

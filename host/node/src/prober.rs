@@ -1,14 +1,15 @@
-//! Asks plugins: one task each, quick while one comes up, each interval while it is well, with back-off while it fails.
+//! Probes plugins, one task each: often while a plugin starts, each interval while it is healthy, with
+//! back-off while it fails.
 //!
-//! Which plugins are asked what is core's decision; pauses are [`Policy`]'s. What comes back is kept as facts with
-//! times, and handed out as core wants them.
+//! Core decides which plugins are probed and how. The pauses are from [`Policy`]. The results are stored as
+//! facts with times, and returned in core's form.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keyward_core::api::{KeyCheck, HealthStatus};
+use keyward_core::api::{HealthStatus, KeyCheck};
 use keyward_core::ids::RemoteKeyId;
 use keyward_core::node::{
     Ask, Failing, Instance, LastProbe, Pass, Policy, Probed, Question, Scrubber, Socket,
@@ -19,29 +20,29 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::key_check;
 use crate::diagnosis::{self, Diagnoser, Finding};
+use crate::key_check;
 use crate::paths::Paths;
 use crate::watch::jittered;
 
-/// A pod and its log are looked at again after this long at the earliest.
+/// The shortest pause between two diagnoses of one plugin, which read its pod and its log.
 const DIAGNOSIS_PAUSE: Duration = Duration::from_secs(2);
 
-/// However often plugins are asked, one that is slow to say how it is does not hang.
+/// The shortest deadline of Status, for any probe interval: a slow answer is not a hanging plugin.
 const SHORTEST_STATUS: Duration = Duration::from_secs(2);
 
-/// The longest message that is told, in bytes (CONTRACT 3.10).
+/// The longest message that is reported, in bytes (openshift: encryption-status).
 pub(crate) const LONGEST_MESSAGE: usize = 1024;
 
-/// How plugins are asked.
+/// How plugins are probed.
 #[derive(Clone, Debug)]
 pub(crate) struct Probing {
     pub(crate) policy: Policy,
     pub(crate) timeout: Duration,
     pub(crate) full_every: u32,
     pub(crate) paths: Paths,
-    /// Rung when something new is known.
-    pub(crate) bell: Arc<Notify>,
+    /// Notified when a probe has a new result.
+    pub(crate) notify: Arc<Notify>,
 }
 
 /// All tasks.
@@ -64,7 +65,7 @@ impl Drop for Task {
     }
 }
 
-/// What a task is to do, and what it needs for it.
+/// The probe that a task runs, and what it needs for it.
 #[derive(Clone, Debug)]
 struct Order {
     ask: Ask,
@@ -72,17 +73,17 @@ struct Order {
     scrubber: Arc<Scrubber>,
 }
 
-/// What a task knows.
+/// The facts that a task has observed.
 #[derive(Debug)]
 struct Seen {
-    /// Since when the instance is asked at all.
+    /// When the first probe of the instance started.
     first: Instant,
     question: Question,
     asked: Instant,
     passed: Option<Passed>,
     last: Option<LastProbe>,
     failing: Option<Failed>,
-    /// How the start before failed.
+    /// The failure of the previous start.
     earlier: Option<Failure>,
     attempts: u32,
 }
@@ -109,7 +110,7 @@ impl Prober {
         Self { probing, tasks: BTreeMap::new() }
     }
 
-    /// Asks exactly these from now on. What is known of the others is forgotten.
+    /// From now on probes exactly these instances. The facts of all others are deleted.
     pub(crate) fn ask(
         &mut self,
         asks: &BTreeMap<Instance, Ask>,
@@ -123,9 +124,9 @@ impl Prober {
             match self.tasks.get(instance) {
                 Some(task) => {
                     task.order.send_if_modified(|current| {
-                        let news = current.ask != order.ask;
+                        let is_new = current.ask != order.ask;
                         *current = order;
-                        news
+                        is_new
                     });
                 }
                 None => drop(self.tasks.insert(instance.clone(), self.start(instance.clone(), order))),
@@ -140,14 +141,14 @@ impl Prober {
         Task { order, seen, handle }
     }
 
-    /// What is known of each plugin.
+    /// The facts of each plugin.
     pub(crate) fn probed(&self) -> BTreeMap<Instance, Probed> {
         let now = Instant::now();
         self.tasks.iter().map(|(instance, task)| (instance.clone(), lock(&task.seen).probed(now))).collect()
     }
 }
 
-/// A task that panicked while it held the lock left facts behind all the same.
+/// The facts are used also if a task panicked while it held the lock.
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -172,13 +173,13 @@ async fn run(
             }
             _ => None,
         };
-        let (news, pause) = {
+        let (is_new, pause) = {
             let mut seen = lock(&seen);
-            let news = seen.record(report, full, finding.as_ref(), &order.scrubber, &probing.policy);
-            (news, probing.policy.pause(&seen.probed(Instant::now())))
+            let is_new = seen.record(report, full, finding.as_ref(), &order.scrubber, &probing.policy);
+            (is_new, probing.policy.pause(&seen.probed(Instant::now())))
         };
-        if news {
-            probing.bell.notify_one();
+        if is_new {
+            probing.notify.notify_one();
         }
         let until = Instant::now() + jittered(pause);
         loop {
@@ -198,14 +199,14 @@ async fn run(
     }
 }
 
-/// What came of a probe that went well.
+/// The result of a successful probe.
 struct Answer {
     remote_key_id: String,
     latency: Duration,
     key_check: Option<KeyCheck>,
 }
 
-/// What was wrong.
+/// The result of a failed probe.
 struct Trouble {
     failure: Failure,
     mismatch: bool,
@@ -226,7 +227,7 @@ async fn probe(
     };
     let key_check = match question.key_check.as_ref().map(key_check::to_probe) {
         Some(None) => {
-            let message = "the key check cannot be decoded".to_owned();
+            let message = "the key check of this key cannot be decoded".to_owned();
             let failure = Failure { phase: "key-check".to_owned(), message, ..Default::default() };
             let status = HealthStatus::Error;
             return Err(Box::new(Trouble { failure, mismatch: false, status, remote_key_id: None }));
@@ -244,8 +245,8 @@ async fn probe(
     judge(keyward_kms::probe(&socket, &spec).await)
 }
 
-/// How long a plugin may take to say how it is. One that hangs is found within two intervals: it may begin to right after
-/// it was asked, and then an interval and this go by.
+/// The deadline of Status. A plugin that hangs is found within two intervals: it may start to hang right
+/// after a probe, and then one interval and this deadline pass.
 fn soon(interval: Duration) -> Duration {
     (interval / 2).max(SHORTEST_STATUS)
 }
@@ -285,8 +286,8 @@ impl Seen {
         }
     }
 
-    /// Notes what is asked, and tells whether all of it must be: at first, after a failure, when a step waits, and now
-    /// and then.
+    /// Records the requested probe, and returns whether it must be full: at first, after a failure, when a
+    /// step waits for it, and periodically.
     fn put(&mut self, ask: &Ask, due: bool) -> bool {
         if self.question != ask.question {
             let fresh = Self { last: self.last.take(), ..Self::new(&ask.question) };
@@ -294,14 +295,14 @@ impl Seen {
             *self = if self.question.run == ask.question.run {
                 Self { first: self.first, ..fresh }
             } else if again {
-                // Another start of the same: nothing is known of it, but how the one before it failed.
+                // Another start of the same plugin: only the failure of the previous start is known.
                 let failed = self.failing.take().map(|failed| failed.failure);
                 Self { earlier: failed.or(self.earlier.take()), attempts: self.attempts, ..fresh }
             } else {
                 fresh
             };
         }
-        // Another KEK version may lack a right that the one before had.
+        // Another KEK version may lack a right that the previous one had.
         let rotated = self.passed.as_ref().is_some_and(|passed| {
             self.last
                 .as_ref()
@@ -312,15 +313,16 @@ impl Seen {
     }
 
     fn wants_diagnosis(&self, failure: &Failure, policy: &Policy, last: Option<Instant>) -> bool {
-        // A container's state turns a silent socket into an image or a start that failed: the same trouble.
+        // The container's state changes the phase of a silent socket to `image` or `start`. It is the same
+        // failure.
         let same = self.failing.as_ref().filter(|failing| root(&failing.failure) == root(failure));
-        // One that was well is not coming up.
+        // A plugin that has passed before is not starting.
         let patience = if self.passed.is_some() { Duration::ZERO } else { policy.settle };
         same.is_some_and(|failing| failing.since.elapsed() >= patience)
             && last.is_none_or(|last| last.elapsed() >= DIAGNOSIS_PAUSE)
     }
 
-    /// Notes what came of a probe; tells whether a decision might change by it.
+    /// Records the result of a probe, and returns whether it may change a decision.
     fn record(
         &mut self,
         report: Result<Answer, Box<Trouble>>,
@@ -334,7 +336,7 @@ impl Seen {
         match report {
             Ok(answer) => {
                 let remote_key_id = RemoteKeyId(answer.remote_key_id);
-                let news = full || self.failing.is_some() || self.last.is_none();
+                let is_new = full || self.failing.is_some() || self.last.is_none();
                 if full {
                     self.earlier = None;
                     let before = self.passed.take();
@@ -346,7 +348,7 @@ impl Seen {
                         remote_key_id: remote_key_id.clone(),
                         latency: answer.latency,
                         started_in,
-                        // Made once: what was told already must stay true.
+                        // Made once: a key check that was reported must stay valid.
                         key_check: before.and_then(|before| before.key_check).or(answer.key_check),
                     });
                 }
@@ -358,26 +360,27 @@ impl Seen {
                     failure: None,
                     answered: true,
                 });
-                news
+                is_new
             }
             Err(trouble) => {
                 let Trouble { mut failure, mismatch, status, remote_key_id } = *trouble;
                 failure.message = scrubber.clean_and_cut(&failure.message, LONGEST_MESSAGE);
                 let answered = failure.phase != "start";
-                // Which call fails may change with each probe, and is one trouble all the same. A process that begins to
-                // listen, or that is gone, has its time anew: how long is its deadline, and a trial's pause.
+                // Another call may fail in each probe: it is one failure. When a process starts to listen, or
+                // has ended, its time starts again: the deadline and a trial's pause count from then.
                 let before = self.failing.take().filter(|before| is_silent(&before.failure) != answered);
-                // What was found out of one phase explains no other.
+                // A finding in one phase does not explain a failure in another.
                 let same = before.as_ref().filter(|before| root(&before.failure) == root(&failure));
                 match (finding, same) {
-                    // Between two ends it runs, and nobody listens yet: it is still one that ends by itself.
+                    // Between two exits the process runs and does not listen yet. It is still a plugin that
+                    // exits.
                     (Some(finding), Some(before))
                         if !answered && before.failure.exit_code.is_some() && finding.says_nothing() =>
                     {
                         failure = before.failure.clone();
                     }
                     (Some(finding), _) => finding.explain(&mut failure),
-                    // What was found out a moment ago still holds.
+                    // The last finding still holds.
                     (None, Some(before)) if !answered => failure = before.failure.clone(),
                     (None, Some(before)) => failure.log_tail.clone_from(&before.failure.log_tail),
                     (None, None) => {}
@@ -398,10 +401,10 @@ impl Seen {
                 });
                 let definite = policy.is_definite_failure(&failed.view(now), now.duration_since(self.asked));
                 self.attempts = self.attempts.saturating_add(u32::from(definite));
-                let news =
+                let is_new =
                     definite || before.is_none_or(|before| before.failure.message != failed.failure.message);
                 self.failing = Some(failed);
-                news
+                is_new
             }
         }
     }
@@ -436,12 +439,12 @@ impl Failed {
     }
 }
 
-/// Nobody answered on the socket.
+/// Nothing answered on the socket.
 fn is_silent(failure: &Failure) -> bool {
     root(failure) == "start"
 }
 
-/// The phase of the probe itself, whatever the container's state made of it.
+/// The phase of the probe itself, without the container's state.
 fn root(failure: &Failure) -> &str {
     match failure.phase.as_str() {
         "image" => "start",
@@ -458,7 +461,8 @@ mod tests {
     use super::*;
 
     fn ask(run: u32, key_check: bool) -> Ask {
-        let question = Question { socket: Socket::Generation, key_check: None, make_key_check: key_check, run };
+        let question =
+            Question { socket: Socket::Generation, key_check: None, make_key_check: key_check, run };
         Ask { question, urgent: false }
     }
 
@@ -487,53 +491,53 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_another_start_but_how_the_one_before_failed() {
+    fn a_new_start_knows_only_the_failure_of_the_previous_start() {
         let (scrubber, policy) = (scrubber(b"none"), Policy { settle: Duration::ZERO, ..Policy::default() });
         let mut seen = Seen::new(&ask(1, true).question);
         seen.put(&ask(1, true), false);
         seen.record(trouble("refused"), true, None, &scrubber, &policy);
         assert_eq!(seen.attempts, 1);
 
-        assert!(seen.put(&ask(2, true), false), "all of it is asked");
+        assert!(seen.put(&ask(2, true), false), "the probe is full");
         let probed = seen.probed(Instant::now());
         assert!(probed.failing.is_none() && probed.pass.is_none());
         assert_eq!(probed.earlier.map(|failure| failure.message).as_deref(), Some("refused"));
         assert_eq!(probed.attempts, 1, "it is one trial");
-        // A third start before the second was heard of: what is known is still what the first said.
+        // A third start before any probe of the second: the known failure is still that of the first.
         seen.put(&ask(3, true), false);
         assert_eq!(seen.earlier.as_ref().map(|failure| failure.message.as_str()), Some("refused"));
         seen.record(Ok(answer()), true, None, &scrubber, &policy);
         assert_eq!(seen.probed(Instant::now()).earlier, None);
 
-        // Another question to the same process.
+        // Another probe of the same process.
         let first = seen.first;
         seen.put(&ask(3, false), false);
         assert_eq!((seen.first, seen.attempts, seen.passed.is_none()), (first, 0, true));
     }
 
     #[test]
-    fn the_pace_counts_failures_whichever_call_fails() {
+    fn failures_are_counted_together_even_if_another_call_fails() {
         let (scrubber, policy) = (scrubber(b"none"), Policy { settle: Duration::ZERO, ..Policy::default() });
         let mut seen = Seen::new(&ask(0, false).question);
         let mut times = |report| {
             seen.record(report, true, None, &scrubber, &policy);
             (seen.failing.as_ref().map(|failing| failing.times), seen.attempts)
         };
-        assert_eq!(times(trouble_in("start", "nobody listens")), (Some(1), 0));
-        assert_eq!(times(trouble_in("status", "429")), (Some(1), 1), "it listens now: its time begins");
+        assert_eq!(times(trouble_in("start", "nothing listens")), (Some(1), 0));
+        assert_eq!(times(trouble_in("status", "429")), (Some(1), 1), "it listens now: its time starts again");
         assert_eq!(times(trouble_in("encrypt", "429")), (Some(2), 2));
         assert_eq!(times(trouble_in("decrypt", "429")), (Some(3), 3));
-        assert_eq!(times(trouble_in("start", "nobody listens")), (Some(1), 3), "and now it is gone");
+        assert_eq!(times(trouble_in("start", "nothing listens")), (Some(1), 3), "it has ended");
         assert_eq!(times(Ok(answer())), (None, 3));
         assert_eq!(times(trouble_in("status", "429")).0, Some(1));
     }
 
     #[test]
-    fn a_plugin_that_ends_again_and_again_is_told_apart_from_one_that_never_came_up() {
+    fn a_plugin_that_exits_repeatedly_is_distinguished_from_one_that_never_started() {
         let (scrubber, policy) = (scrubber(b"none"), Policy::default());
         let silent = || {
             let failure =
-                Failure { phase: "start".into(), message: "nobody listens".into(), ..Default::default() };
+                Failure { phase: "start".into(), message: "nothing listens".into(), ..Default::default() };
             Err(Box::new(Trouble {
                 failure,
                 mismatch: false,
@@ -542,20 +546,20 @@ mod tests {
             }))
         };
         let mut seen = Seen::new(&ask(0, false).question);
-        let mut told = |finding: Option<&Finding>| {
+        let mut reported = |finding: Option<&Finding>| {
             seen.record(silent(), true, finding, &scrubber, &policy);
             let failure = seen.probed(Instant::now()).last.and_then(|last| last.failure).unwrap();
             (failure.exit_code, failure.message)
         };
-        let never = (None, "nobody listens".to_owned());
-        assert_eq!(told(Some(&Finding::default())), never);
+        let never = (None, "nothing listens".to_owned());
+        assert_eq!(reported(Some(&Finding::default())), never);
         let crashed = (Some(3), "the plugin ended with exit code 3".to_owned());
-        assert_eq!(told(Some(&Finding::ended(3))), crashed);
-        assert_eq!(told(Some(&Finding::default())), crashed, "it is running, for the moment");
-        assert_eq!(told(None), crashed);
+        assert_eq!(reported(Some(&Finding::ended(3))), crashed);
+        assert_eq!(reported(Some(&Finding::default())), crashed, "it is running between two exits");
+        assert_eq!(reported(None), crashed);
         seen.record(Ok(answer()), true, None, &scrubber, &policy);
         seen.record(silent(), true, None, &scrubber, &policy);
-        assert_eq!(seen.last.unwrap().failure.unwrap().exit_code, None, "it had come up");
+        assert_eq!(seen.last.unwrap().failure.unwrap().exit_code, None, "it had passed before");
     }
 
     #[test]
@@ -568,15 +572,15 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_astride_the_cut_leaves_no_part_behind() {
+    fn no_part_of_a_secret_remains_where_a_message_is_cut() {
         let secret = "correct horse battery staple";
         let scrubber = scrubber(secret.as_bytes());
         for before in LONGEST_MESSAGE - 40..LONGEST_MESSAGE {
             let mut seen = Seen::new(&ask(0, false).question);
             let message = format!("{} {secret} and more", "x".repeat(before));
             seen.record(trouble(&message), true, None, &scrubber, &Policy::default());
-            let told = seen.probed(Instant::now()).last.and_then(|last| last.failure).unwrap().message;
-            assert!(told.len() <= LONGEST_MESSAGE && !told.contains("co"), "{told}");
+            let shown = seen.probed(Instant::now()).last.and_then(|last| last.failure).unwrap().message;
+            assert!(shown.len() <= LONGEST_MESSAGE && !shown.contains("co"), "{shown}");
         }
     }
 }

@@ -1,48 +1,48 @@
-//! When a status is written: at once when it says something new, else once a probe interval.
+//! When a status is written: at once if it has changed, else once each probe interval.
 
 use std::time::Duration;
 
 use keyward_core::api::EncryptionNodeStatus;
 use tokio::time::Instant;
 
-/// What was written last, and when.
+/// The status that was written last, and when.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     last: Option<(EncryptionNodeStatus, Instant)>,
 }
 
 impl Throttle {
-    /// Whether this status is to be written now.
+    /// Whether this status must be written now.
     pub(crate) fn is_due(&self, status: &EncryptionNodeStatus, interval: Duration, now: Instant) -> bool {
         let Some((last, at)) = &self.last else { return true };
         timeless(status) != timeless(last) || status != last && now.duration_since(*at) >= interval
     }
 
-    /// How long nothing is to be written, where nothing happens. Renewed reports are how the operator knows that somebody
-    /// is there at all, so that they must not wait for a whole interval more than they have to.
+    /// The time until the next write if nothing changes. The operator recognizes a running agent by its
+    /// renewed reports, so a report must not be a whole interval overdue.
     pub(crate) fn rest(&self, interval: Duration, now: Instant) -> Duration {
         match &self.last {
             Some((status, at)) if !status.plugins.is_empty() => {
                 let left = interval.saturating_sub(now.duration_since(*at));
-                // Due, and no plugin was probed since: it will be any moment.
+                // The report is due and waits for the next probe, which is due any moment.
                 if left.is_zero() { interval / 4 } else { left }
             }
             _ => interval,
         }
     }
 
-    /// It was written.
+    /// Records that the status was written.
     pub(crate) fn written(&mut self, status: EncryptionNodeStatus, now: Instant) {
         self.last = Some((status, now));
     }
 
-    /// It may not be there any more: the object was made anew.
+    /// The written status may not exist any more: the object was recreated.
     pub(crate) fn forget(&mut self) {
         self.last = None;
     }
 }
 
-/// Without what changes by itself: the times at which plugins were probed, and the logs of those that fail.
+/// The status without the times of probes and the logs of failing plugins, which change all the time.
 fn timeless(status: &EncryptionNodeStatus) -> EncryptionNodeStatus {
     let mut status = status.clone();
     for plugin in &mut status.plugins {
@@ -80,23 +80,23 @@ mod tests {
     }
 
     #[test]
-    fn news_are_told_at_once_and_the_rest_now_and_then() {
+    fn a_changed_status_is_due_at_once_and_a_renewed_one_each_interval() {
         let interval = Duration::from_secs(30);
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let well = |at| status(at, HealthStatus::Healthy);
+        let healthy = |at| status(at, HealthStatus::Healthy);
         let mut throttle = Throttle::default();
-        assert!(throttle.is_due(&well("1"), interval, at(0)));
-        throttle.written(well("1"), at(0));
-        assert!(!throttle.is_due(&well("2"), interval, at(29)));
-        assert!(throttle.is_due(&well("2"), interval, at(30)));
-        assert!(!throttle.is_due(&well("1"), interval, at(99)), "nothing was looked at since");
+        assert!(throttle.is_due(&healthy("1"), interval, at(0)));
+        throttle.written(healthy("1"), at(0));
+        assert!(!throttle.is_due(&healthy("2"), interval, at(29)));
+        assert!(throttle.is_due(&healthy("2"), interval, at(30)));
+        assert!(!throttle.is_due(&healthy("1"), interval, at(99)), "no plugin was probed since");
         assert!(throttle.is_due(&status("2", HealthStatus::Error), interval, at(1)));
         assert_eq!(throttle.rest(interval, at(10)), Duration::from_secs(20));
         assert_eq!(throttle.rest(interval, at(31)), interval / 4, "a probe is due any moment");
         throttle.written(EncryptionNodeStatus::default(), at(10));
         assert_eq!(throttle.rest(interval, at(31)), interval, "nothing changes without plugins");
         throttle.forget();
-        assert!(throttle.is_due(&well("1"), interval, at(1)));
+        assert!(throttle.is_due(&healthy("1"), interval, at(1)));
     }
 }

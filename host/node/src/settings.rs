@@ -1,4 +1,4 @@
-//! What the command line decides.
+//! The settings of an agent, which its command line chooses.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,18 +7,18 @@ use keyward_core::node::Policy;
 
 use crate::paths::Paths;
 
-/// How one agent works.
+/// The settings of one agent.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The node's name, which is its `EncryptionNode`'s too.
+    /// The name of the node and of its `EncryptionNode`.
     pub node: String,
-    /// Where everything is.
+    /// The paths of all files.
     pub paths: Paths,
     /// Deadlines and pauses of decisions.
     pub policy: Policy,
     /// The kubeconfig with the node's own credential.
     pub kubeconfig: PathBuf,
-    /// The local API server, where its `/metrics` are read; the kubeconfig's server where it is absent.
+    /// The local API server, whose `/metrics` the agent reads. If absent, the kubeconfig's server.
     pub metrics_url: Option<String>,
     /// The name in the local API server's certificate.
     pub server_name: String,
@@ -26,16 +26,16 @@ pub struct Settings {
     pub call_timeout: Duration,
     /// Limit of one call to a plugin.
     pub plugin_timeout: Duration,
-    /// Every so many probes of a plugin that is well go beyond Status: a round trip and the key check.
+    /// One in this many probes of a healthy plugin is full: it adds a round trip and the key check to Status.
     pub full_probe_every: u32,
-    /// How soon the agent looks again while something is under way.
+    /// The pause between passes while something is in progress.
     pub busy: Duration,
-    /// Who plugins run as.
+    /// The user that plugins run as.
     pub owner: Owner,
 }
 
 impl Settings {
-    /// Those of a node, with defaults that fit an API server with its own.
+    /// The settings of a node, with defaults for the rest.
     pub fn new(node: impl Into<String>, kubeconfig: impl Into<PathBuf>) -> Self {
         Self {
             node: node.into(),
@@ -53,7 +53,7 @@ impl Settings {
     }
 }
 
-/// Who owns a plugin's files and socket folder, and so who it runs as.
+/// The owner of a plugin's files and socket folder. The plugin runs as this user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// User.
@@ -63,10 +63,10 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// What images call `nonroot`.
+    /// The user `nonroot` of container images.
     const NOBODY: u32 = 65532;
 
-    /// A user without rights, where the agent can give files away; else the agent's own.
+    /// A user without rights if the agent can change the owner of files, else the agent's own user.
     pub fn here() -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -77,7 +77,8 @@ impl Owner {
     }
 }
 
-/// Whether this user exists in the present user namespace: lines of first user inside, first outside, how many.
+/// Whether this user exists in the current user namespace. Each line of the map has the first user inside,
+/// the first user outside, and their number.
 fn is_mapped(map: &str, uid: u32) -> bool {
     map.lines().any(|line| {
         let mut fields = line.split_whitespace().map(str::parse::<u64>);
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_namespace_of_one_user_has_no_other() {
+    fn a_user_namespace_has_only_the_users_in_its_map() {
         assert!(is_mapped("         0          0 4294967295\n", 65532));
         assert!(!is_mapped("         0       1000          1\n", 65532));
         assert!(is_mapped("0 1000 1\n1 100000 65536\n", 65532));

@@ -1,4 +1,4 @@
-//! What an agent logs when a trouble of its node begins and when it ends: each once, whoever else reads its report.
+//! Logs each problem of the node twice, when it begins and when it ends. The report shows it too.
 
 use std::collections::BTreeMap;
 
@@ -8,21 +8,22 @@ use tokio::time::Instant;
 
 use crate::paths::PLUGIN_MANIFEST;
 
-/// What the trouble of a plugin means for the API server beside it, which may write with the key or only read. It goes by
-/// Status alone, and takes every answer with the same key id for one without an error.
+/// The consequences of a failing plugin for the API server of this node, which writes with the key or only
+/// reads. The API server uses Status alone, and treats every answer with the same key id as one without an
+/// error.
 fn impact(plugin: &NodePlugin) -> &'static str {
     let phase = plugin.health.failure.as_ref().map(|failure| failure.phase.as_str());
     match (plugin.health.status, phase) {
         (HealthStatus::Unhealthy, _) | (HealthStatus::Error, Some("encrypt" | "decrypt" | "key-check")) => {
-            "where the API server writes with this key, writes go on while the plugin answers Status with the same key id; they fail once it stops answering, and after a restart of the API server; the API server reads what it has decrypted before until it restarts: do not restart it"
+            "if the API server writes with this key, writes continue while the plugin answers Status with the same key id. They fail once it stops answering, and after a restart of the API server. Until the API server restarts, it can read what it has decrypted before: do not restart it"
         }
         _ => {
-            "where the API server writes with this key, writes fail from about 3 minutes after the plugin last answered Status without an error; the API server reads what it has decrypted before until it restarts: do not restart it"
+            "if the API server writes with this key, writes fail from about 3 minutes after the plugin last answered Status without an error. Until the API server restarts, it can read what it has decrypted before: do not restart it"
         }
     }
 }
 
-/// What was logged last.
+/// The problems that were logged last.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles {
     plugins: BTreeMap<(KeyId, PluginDigest), Known>,
@@ -30,14 +31,14 @@ pub(crate) struct Troubles {
     failing: Option<(String, Instant)>,
 }
 
-/// How a plugin was, and since when.
+/// The last state of a plugin, and since when.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     status: HealthStatus,
     since: Instant,
 }
 
-/// A line of log.
+/// A log line.
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
     warning: bool,
@@ -45,7 +46,7 @@ struct Line {
 }
 
 impl Troubles {
-    /// Logs what began and what ended since the report before.
+    /// Logs the problems that began or ended since the previous report.
     pub(crate) fn log(&mut self, node: &str, report: &EncryptionNodeStatus, now: Instant) {
         for Line { warning, text } in self.changes(node, report, now) {
             if warning {
@@ -56,18 +57,18 @@ impl Troubles {
         }
     }
 
-    /// Whether this failure of a whole pass is news.
-    pub(crate) fn fails(&mut self, error: &str, now: Instant) -> bool {
-        let is_news = self.failing.as_ref().is_none_or(|(known, _)| known != error);
+    /// Records that a pass failed, and returns whether its error differs from that of the previous pass.
+    pub(crate) fn pass_failed(&mut self, error: &str, now: Instant) -> bool {
+        let is_new = self.failing.as_ref().is_none_or(|(known, _)| known != error);
         let since = self.failing.as_ref().map_or(now, |(_, since)| *since);
         self.failing = Some((error.to_owned(), since));
-        is_news
+        is_new
     }
 
-    /// A pass went well.
-    pub(crate) fn works(&mut self, now: Instant) {
+    /// Records that a pass succeeded.
+    pub(crate) fn pass_succeeded(&mut self, now: Instant) {
         if let Some((_, since)) = self.failing.take() {
-            tracing::info!(seconds = now.duration_since(since).as_secs(), "reconcile works again");
+            tracing::info!(seconds = now.duration_since(since).as_secs(), "reconcile recovered");
         }
     }
 
@@ -91,15 +92,15 @@ impl Troubles {
         match (&report.error, self.error.take()) {
             (Some(error), before) => {
                 let (reason, message) = (error.reason.clone(), error.message.clone());
-                let is_news = before.as_ref().is_none_or(|(known, _, _)| *known != reason);
-                let since = before.filter(|_| !is_news).map_or(now, |(_, _, since)| since);
+                let is_new = before.as_ref().is_none_or(|(known, _, _)| *known != reason);
+                let since = before.filter(|_| !is_new).map_or(now, |(_, _, since)| since);
                 let text = format!("revision {} is not installed: {reason}: {message}", error.revision);
                 self.error = Some((reason, message, since));
-                is_news.then_some(Line { warning: true, text })
+                is_new.then_some(Line { warning: true, text })
             }
             (None, Some((reason, message, since))) => {
                 let lasted = now.duration_since(since).as_secs();
-                let text = format!("{reason} is over after {lasted} s; it was: {message}");
+                let text = format!("{reason} ended after {lasted} s: {message}");
                 Some(Line { warning: false, text })
             }
             (None, None) => None,
@@ -107,7 +108,7 @@ impl Troubles {
     }
 }
 
-/// The line of a plugin that is another than before.
+/// The line of a plugin whose status has changed.
 fn line(node: &str, plugin: &NodePlugin, known: Option<Known>, now: Instant) -> Option<Line> {
     let (key, status) = (plugin.key_id, plugin.health.status);
     if known.is_some_and(|known| known.status == status) {
@@ -126,14 +127,14 @@ fn line(node: &str, plugin: &NodePlugin, known: Option<Known>, now: Instant) -> 
             );
             Line { warning: false, text }
         }
-        // It is only just started.
+        // It has just started.
         (HealthStatus::Error, None) if !plugin.ready => {
             Line { warning: false, text: format!("the plugin of key {key} does not answer yet: {seen}") }
         }
         _ => {
             let log = format!("{PLUGIN_MANIFEST}{key}-{}-{node}", plugin.digest.short());
             let text = format!(
-                "the plugin of key {key} is {}: {}. Seen: {seen}. Next: keyward status, which has the diagnosis and the end of its log; of a plugin that this agent runs all of it is in /var/log/pods/kube-system_{log}_*",
+                "the plugin of key {key} is {}: {}. Observed: {seen}. Next: keyward status shows the diagnosis and the end of the log; if this agent runs the plugin, the whole log is in /var/log/pods/kube-system_{log}_*",
                 status.name(),
                 impact(plugin),
             );
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_one_warning_and_its_end_one_line_with_how_long_it_lasted() {
+    fn an_outage_is_one_warning_and_its_end_is_one_line_with_its_duration() {
         let (mut troubles, start) = (Troubles::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let healthy = report(HealthStatus::Healthy, true);
@@ -183,9 +184,9 @@ mod tests {
         let [(true, warning)] = began.as_slice() else { panic!("{began:?}") };
         assert!(!warning.contains('\n'), "one line: {warning}");
         for part in [
-            "where the API server writes with this key, writes fail from about 3 minutes",
+            "if the API server writes with this key, writes fail from about 3 minutes",
             "do not restart it",
-            "Seen: status: 503 sealed.",
+            "Observed: status: 503 sealed.",
             "Next: keyward status",
             "/var/log/pods/kube-system_keyward-kms-1-0123456789abcdef-n_*",
         ] {
@@ -198,23 +199,23 @@ mod tests {
     }
 
     #[test]
-    fn writes_go_on_while_a_plugin_answers_that_it_is_unhealthy() {
+    fn an_unhealthy_plugin_that_answers_status_does_not_stop_writes() {
         let mut troubles = Troubles::default();
         let lines = logged(&mut troubles, &report(HealthStatus::Unhealthy, true), Instant::now());
         let [(true, warning)] = lines.as_slice() else { panic!("{lines:?}") };
-        assert!(warning.contains("writes go on while the plugin answers Status"), "{warning}");
+        assert!(warning.contains("writes continue while the plugin answers Status"), "{warning}");
         assert!(!warning.contains("3 minutes") && warning.contains("do not restart it"), "{warning}");
     }
 
     #[test]
-    fn a_plugin_that_only_starts_is_no_warning() {
+    fn a_starting_plugin_is_not_logged_as_a_warning() {
         let mut troubles = Troubles::default();
         let lines = logged(&mut troubles, &report(HealthStatus::Error, false), Instant::now());
         assert!(matches!(lines.as_slice(), [(false, _)]), "{lines:?}");
     }
 
     #[test]
-    fn what_keeps_the_node_from_its_target_is_logged_when_it_begins_and_when_it_ends() {
+    fn an_error_that_blocks_the_target_is_logged_when_it_begins_and_when_it_ends() {
         let (mut troubles, start) = (Troubles::default(), Instant::now());
         let error = |message: &str| EncryptionNodeStatus {
             error: Some(NodeError {
@@ -229,16 +230,16 @@ mod tests {
         assert_eq!(began, [(true, "revision 3 is not installed: ConfigurationRefused: one".to_owned())]);
         assert_eq!(logged(&mut troubles, &error("two"), start), []);
         let over = logged(&mut troubles, &EncryptionNodeStatus::default(), start + Duration::from_secs(7));
-        assert_eq!(over, [(false, "ConfigurationRefused is over after 7 s; it was: two".to_owned())]);
+        assert_eq!(over, [(false, "ConfigurationRefused ended after 7 s: two".to_owned())]);
     }
 
     #[test]
-    fn a_pass_that_keeps_failing_is_news_once() {
+    fn a_pass_that_keeps_failing_with_the_same_error_is_new_once() {
         let (mut troubles, now) = (Troubles::default(), Instant::now());
-        assert!(troubles.fails("disk full", now));
-        assert!(!troubles.fails("disk full", now));
-        assert!(troubles.fails("disk gone", now));
-        troubles.works(now);
-        assert!(troubles.fails("disk gone", now));
+        assert!(troubles.pass_failed("disk full", now));
+        assert!(!troubles.pass_failed("disk full", now));
+        assert!(troubles.pass_failed("disk gone", now));
+        troubles.pass_succeeded(now);
+        assert!(troubles.pass_failed("disk gone", now));
     }
 }

@@ -1,4 +1,4 @@
-//! A watch of the node's own object, which says when to look again. What it says is read live.
+//! A watch of the node's own object, which starts a reconcile pass. The pass reads the object live.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tokio::time::MissedTickBehavior;
 
 use crate::api::Connection;
 
-/// One look at a folder costs a system call.
-const LOOK: Duration = Duration::from_secs(1);
+/// One check of a folder costs a system call.
+const CHECK: Duration = Duration::from_secs(1);
 
-/// Rings whenever the spec changes, until it is dropped. Errors are logged; the watch begins anew with back-off, and
-/// until then the agent looks by itself.
-pub(crate) async fn watch(connection: Connection, node: String, bell: Arc<Notify>) {
+/// Notifies when the spec changes, until it is dropped. Errors are logged and the watch restarts
+/// with back-off. Until then the agent's periodic passes read the object.
+pub(crate) async fn watch(connection: Connection, node: String, notify: Arc<Notify>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={node}"));
     let events = watcher::watcher(connection.nodes::<PartialObjectMeta<EncryptionNode>>(), config);
     let mut events = std::pin::pin!(events.backoff(watcher::DefaultBackoff::default()));
@@ -30,21 +30,21 @@ pub(crate) async fn watch(connection: Connection, node: String, bell: Arc<Notify
             Ok(Event::Delete(_)) => None,
             Ok(Event::Init | Event::InitDone) => continue,
             Err(error) => {
-                tracing::warn!(%error, "the watch of the node's EncryptionNode is begun anew");
+                tracing::warn!(%error, "the watch of the node's EncryptionNode broke and is restarted");
                 continue;
             }
         };
-        // The agent writes the status itself: only another generation is news.
+        // The agent writes the status itself, so only a new generation matters.
         if seen != Some(generation) {
             seen = Some(generation);
-            bell.notify_one();
+            notify.notify_one();
         }
     }
 }
 
-/// Rings whenever something is put into a folder or taken out, until it is dropped: another process did.
-pub(crate) async fn watch_folder(folder: PathBuf, bell: Arc<Notify>) {
-    let mut pace = tokio::time::interval(LOOK);
+/// Notifies when another process creates or removes a file in the folder, until it is dropped.
+pub(crate) async fn watch_folder(folder: PathBuf, notify: Arc<Notify>) {
+    let mut pace = tokio::time::interval(CHECK);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = None;
     loop {
@@ -52,15 +52,16 @@ pub(crate) async fn watch_folder(folder: PathBuf, bell: Arc<Notify>) {
         let now = tokio::fs::metadata(&folder).await.and_then(|found| found.modified()).ok();
         if now != seen {
             seen = now;
-            bell.notify_one();
+            notify.notify_one();
         }
     }
 }
 
-/// As much again at random, up to a tenth: agents of many nodes do not ask at the same instant.
+/// The pause plus a random part of up to a tenth, so that the agents of many nodes do not call at the same
+/// instant.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     let mut byte = [0];
-    // Without randomness there is no jitter, and nothing else is lost.
+    // If this fails, only the jitter is missing.
     let _ = getrandom::fill(&mut byte);
     pause + pause / 10 * u32::from(byte.first().copied().unwrap_or_default()) / 255
 }

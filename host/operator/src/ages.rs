@@ -1,7 +1,7 @@
-//! How long facts have had their values (OBJECTS.md, "Time"): measured by this process's monotonic clock from when it
-//! saw them, never from a time that somebody wrote. After a restart, or when another operator takes over, waits begin
-//! anew: what stands in `status.since[]` is for dumps and people. Only of reports it counts too. They stand there once
-//! their agents are silent, and a restart makes nobody heard.
+//! How long facts have had their values (objects: time). An age is measured by this process's monotonic clock, from
+//! when this process saw the value; a recorded time does not count. When the operator restarts, or another one
+//! acquires the Lease, all ages begin at zero, and `status.since[]` is for dumps and people. The exception is a
+//! report that `status.since[]` lists as silent: it stays silent, since a restart of the operator is not a report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -20,26 +20,26 @@ pub struct Ages {
 #[derive(Debug)]
 struct Seen {
     value: String,
-    /// For deciding. `None`: since before this term, and for longer than anybody is waited for.
+    /// For decisions. `None`: since before this term, and for longer than any wait.
     since: Option<Instant>,
     /// For people.
     at: Timestamp,
 }
 
 impl Ages {
-    /// Those that a term begins with, from the `status.since[]` that the last one left: reports that were silent then are
-    /// silent until they change.
+    /// The ages at the beginning of a term, from the `status.since[]` of the last one: reports that were silent then
+    /// are silent until they change.
     pub fn resumed(since: &[Since], wall: Timestamp) -> Self {
-        let silent = since.iter().filter(|told| told.fact.starts_with(REPORT_FACTS));
-        let facts = silent.map(|told| {
-            let at = told.at.parse().unwrap_or(wall);
-            (told.fact.clone(), Seen { value: told.value.clone(), since: None, at })
+        let silent = since.iter().filter(|recorded| recorded.fact.starts_with(REPORT_FACTS));
+        let facts = silent.map(|recorded| {
+            let at = recorded.at.parse().unwrap_or(wall);
+            (recorded.fact.clone(), Seen { value: recorded.value.clone(), since: None, at })
         });
         Self { facts: facts.collect() }
     }
 
-    /// Takes over the facts of a decision: those that are new, or have another value, begin now; those that are not
-    /// there any more are forgotten.
+    /// Records the facts of a decision: a fact that is new or has another value begins now; a fact that is gone is
+    /// removed.
     pub fn observe(&mut self, facts: &BTreeMap<String, String>, now: Instant, wall: Timestamp) {
         self.facts.retain(|fact, seen| facts.get(fact) == Some(&seen.value));
         for (fact, value) in facts {
@@ -51,7 +51,7 @@ impl Ages {
         }
     }
 
-    /// What the next decision is given.
+    /// The ages for the next decision.
     pub fn at(&self, now: Instant) -> BTreeMap<String, Age> {
         self.facts
             .iter()
@@ -62,14 +62,14 @@ impl Ages {
             .collect()
     }
 
-    /// Nothing could be looked at: that an agent said nothing meanwhile was not seen. One that was silent before this
-    /// term still was not heard.
-    pub fn blind(&mut self) {
+    /// The cluster could not be read: the operator did not see whether agents reported, so ages of reports begin at
+    /// zero. A report that has been silent since before this term stays silent.
+    pub fn read_failed(&mut self) {
         self.facts.retain(|fact, seen| seen.since.is_none() || !fact.starts_with(REPORT_FACTS));
     }
 
-    /// Requests to forget keys: they have to fail for as long again.
-    pub fn forget_requests_again(&mut self) {
+    /// Restarts the ages of requests to forget keys: each key has to fail for the whole time again.
+    pub fn restart_forget_requests(&mut self) {
         self.facts.retain(|fact, _| !fact.starts_with(FORGET_FACTS));
     }
 
@@ -78,7 +78,7 @@ impl Ages {
         self.facts.get(fact).map(|seen| seen.at)
     }
 
-    /// `status.since[]`, without those that are not worth a write.
+    /// `status.since[]`, without the `unrecorded` facts, which are not worth a write.
     pub fn since(&self, unrecorded: &BTreeSet<String>) -> Vec<Since> {
         self.facts
             .iter()
@@ -92,7 +92,7 @@ impl Ages {
     }
 }
 
-/// Statuses carry whole seconds.
+/// Statuses have whole seconds.
 pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn age_grows_while_the_value_stays_and_begins_anew_when_it_changes() {
+    fn age_grows_while_the_value_stays_and_restarts_when_it_changes() {
         let (mut ages, begin, wall) = (Ages::default(), Instant::now(), Timestamp::UNIX_EPOCH);
         let second = Duration::from_secs(1);
         ages.observe(&facts("3"), begin, wall);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn wall_clock_that_jumps_does_not_change_an_age() {
+    fn jump_of_the_wall_clock_does_not_change_an_age() {
         let (mut ages, begin) = (Ages::default(), Instant::now());
         ages.observe(&facts("3"), begin, Timestamp::UNIX_EPOCH);
         ages.observe(&facts("3"), begin, Timestamp::from_second(4_000_000_000).unwrap());
@@ -128,48 +128,48 @@ mod tests {
     }
 
     #[test]
-    fn silence_counts_only_while_somebody_listens() {
+    fn report_is_silent_only_while_the_operator_can_read_it() {
         let report = format!("{REPORT_FACTS}node-1/1");
         let facts = BTreeMap::from([(report.clone(), "d@t".to_owned()), ("converged".into(), "3".into())]);
         let (mut ages, begin, second) = (Ages::default(), Instant::now(), Duration::from_secs(1));
         ages.observe(&facts, begin, Timestamp::UNIX_EPOCH);
-        ages.blind();
+        ages.read_failed();
         ages.observe(&facts, begin + second, Timestamp::UNIX_EPOCH);
         let at = ages.at(begin + 2 * second);
         assert_eq!((at[&report].elapsed, at["converged"].elapsed), (second, 2 * second));
-        let told = ages.since(&BTreeSet::from([report]));
-        assert_eq!(told.iter().map(|since| since.fact.as_str()).collect::<Vec<_>>(), ["converged"]);
+        let recorded = ages.since(&BTreeSet::from([report]));
+        assert_eq!(recorded.iter().map(|since| since.fact.as_str()).collect::<Vec<_>>(), ["converged"]);
     }
 
     #[test]
-    fn who_was_silent_before_this_term_is_until_something_new_is_heard() {
+    fn report_that_was_silent_before_this_term_stays_silent_until_it_changes() {
         let (report, at) = (format!("{REPORT_FACTS}node-1/1"), "2026-01-01T00:00:00Z");
         let since = |fact: &str, value: &str| Since { fact: fact.into(), value: value.into(), at: at.into() };
-        let told = [since(&report, "d@t"), since("converged", "3")];
+        let recorded = [since(&report, "d@t"), since("converged", "3")];
         let (begin, second) = (Instant::now(), Duration::from_secs(1));
-        let mut ages = Ages::resumed(&told, Timestamp::UNIX_EPOCH);
-        // The first look of the term may fail.
-        ages.blind();
+        let mut ages = Ages::resumed(&recorded, Timestamp::UNIX_EPOCH);
+        // The first read of the term may fail.
+        ages.read_failed();
         let facts =
-            |told: &str| BTreeMap::from([(report.clone(), told.into()), ("converged".into(), "3".into())]);
+            |value: &str| BTreeMap::from([(report.clone(), value.into()), ("converged".into(), "3".into())]);
         for _ in 0..2 {
             assert_eq!(ages.at(begin)[&report], Age { value: "d@t".into(), elapsed: Duration::MAX });
             ages.observe(&facts("d@t"), begin, Timestamp::UNIX_EPOCH);
         }
-        assert_eq!(ages.at(begin + second)["converged"].elapsed, second, "others begin anew");
-        let report_told = ages.since(&BTreeSet::new()).into_iter().find(|told| told.fact == report);
-        assert_eq!(report_told.unwrap().at, at);
+        assert_eq!(ages.at(begin + second)["converged"].elapsed, second, "others begin at zero");
+        let recorded = ages.since(&BTreeSet::new()).into_iter().find(|since| since.fact == report);
+        assert_eq!(recorded.unwrap().at, at);
         ages.observe(&facts("d@u"), begin, Timestamp::UNIX_EPOCH);
         assert_eq!(ages.at(begin + second)[&report].elapsed, second);
     }
 
     #[test]
-    fn dump_tells_ages_up_to_its_own_now() {
+    fn ages_in_a_dump_end_at_the_time_of_the_dump() {
         let since = |at: &str| Since { fact: "f".into(), value: "v".into(), at: at.into() };
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
         let age = |at| keyward_core::platform::ages(&[since(at)], now)["f"].elapsed;
         assert_eq!(age("2026-01-01T00:00:00Z"), Duration::from_mins(1));
-        assert_eq!(age("2026-01-01T00:02:00Z"), Duration::ZERO, "a time to come is just seen");
+        assert_eq!(age("2026-01-01T00:02:00Z"), Duration::ZERO, "a time in the future counts as just seen");
         assert_eq!(age("yesterday"), Duration::ZERO);
     }
 }

@@ -1,4 +1,4 @@
-//! How long to wait after the n-th failure in a row of one object: exponential with jitter. kube has none of its own.
+//! Exponential back-off with jitter for the failures in a row of one object. kube has none of its own.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// One more failure: how long to wait now.
+    /// Counts one more failure and returns how long to wait.
     pub(crate) fn next(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.pauses.next().unwrap_or(LONGEST)
     }
 
-    /// It went well.
+    /// Called after a success.
     pub(crate) fn reset(&mut self) {
         if self.failures > 0 {
             *self = Self::default();
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_limit_and_begin_anew_after_a_success() {
+    fn waits_grow_to_a_limit_and_restart_after_a_success() {
         let mut backoff = Backoff::default();
         let waits: Vec<Duration> = (0..12).map(|_| backoff.next()).collect();
         assert!(waits[0] >= SHORTEST && waits[0] <= 2 * SHORTEST, "{waits:?}");

@@ -1,9 +1,9 @@
 //! Events on `ClusterEncryption/cluster`, `events.k8s.io/v1`.
 //!
-//! Written here rather than by kube's recorder: that one folds events of one reason into a series and keeps the first
-//! one's note, so key 3 would be announced as key 2. What is said again and again is kept back instead: a notice is
-//! written when it begins to hold, and again only after it ceased to, or after an hour, when the API server has
-//! forgotten it. An Event that cannot be written is logged; nothing depends on it.
+//! kube's recorder is not used: it folds Events of one reason into a series and keeps the note of the first one, so
+//! key 3 would be announced as key 2. Instead, repetitions are suppressed (objects: events): a notice is written when
+//! it begins to hold, and again only after it ceased, or after an hour, when the API server has deleted the Event
+//! (kubernetes: events-are-kept-for-an-hour). An Event that cannot be written is logged; nothing depends on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube_core::Resource as _;
 
 use keyward_core::api::ClusterEncryption;
+use keyward_core::ids::KeyId;
 use keyward_core::names;
 use keyward_core::outcome::{Action, Notice};
 
@@ -24,16 +25,16 @@ use crate::error::Error;
 /// The API's limit of a note, in bytes.
 const LONGEST_NOTE: usize = 1024;
 /// How long an API server keeps an Event.
-const FORGOTTEN: Duration = Duration::from_hours(1);
-/// Events about an object without a namespace go there.
+const EVENT_TTL: Duration = Duration::from_hours(1);
+/// The namespace of Events about objects without a namespace.
 const NAMESPACE: &str = "default";
 
-/// One Event to be.
+/// One Event to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Announcement {
     /// CamelCase, bounded.
     pub(crate) reason: String,
-    /// What was done or found, in a word: the Event's `action`.
+    /// The Event's `action`, in one word.
     pub(crate) action: &'static str,
     /// For people.
     pub(crate) note: String,
@@ -43,18 +44,18 @@ pub(crate) struct Announcement {
 /// Remembers which notices hold, by reason and subject.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
-    said: BTreeMap<(String, String), Instant>,
+    announced: BTreeMap<(String, String), Instant>,
 }
 
 impl Notices {
-    /// Those that are new.
+    /// The notices that are new, as Events.
     pub(crate) fn new_ones(&mut self, notices: &[Notice], now: Instant) -> Vec<Announcement> {
         let key = |notice: &Notice| (notice.reason.clone(), notice.subject.clone());
         let holding: BTreeSet<(String, String)> = notices.iter().map(key).collect();
-        self.said.retain(|notice, said| holding.contains(notice) && now.duration_since(*said) < FORGOTTEN);
+        self.announced.retain(|notice, at| holding.contains(notice) && now.duration_since(*at) < EVENT_TTL);
         let mut new = Vec::new();
         for notice in notices {
-            if self.said.insert(key(notice), now).is_none() {
+            if self.announced.insert(key(notice), now).is_none() {
                 new.push(Announcement {
                     reason: notice.reason.clone(),
                     action: "Decide",
@@ -67,18 +68,20 @@ impl Notices {
     }
 }
 
-/// What an action that was carried out is announced as; reasons are CONTRACT 3's where it has one.
+/// The Event of an action that was carried out. Where OpenShift's controllers have a reason for it, the reason is
+/// theirs (openshift: create-key-secret, openshift: state-events, openshift: keep-ten-unused-keys).
 pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
     let (reason, note) = match action {
         Action::CreateKey { key } => {
-            ("EncryptionKeyCreated", format!("{} key {} was made: {}", key.mode, key.id, key.internal_reason))
+            ("EncryptionKeyCreated", format!("created {} key {}: {}", key.mode, key.id, key.internal_reason))
         }
         Action::UpdateKey { key, fields } => {
             ("EncryptionKeyUpdated", format!("key {} was updated in place: {}", key.id, fields.join(", ")))
         }
-        Action::SyncData { key, objects } => {
-            ("EncryptionKeyDataSynced", format!("key {} follows {}", key.id, objects.join(", ")))
-        }
+        Action::SyncData { key, objects } => (
+            "EncryptionKeyDataSynced",
+            format!("key {} was updated with new data from {}", key.id, objects.join(", ")),
+        ),
         Action::RecordPublication { key, revision } => (
             "EncryptionKeyPromoted",
             format!("key {} becomes the write key with revision {revision}", key.id),
@@ -97,47 +100,60 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
             let keys = keys.join(", ");
             (
                 "KeywardObjectsReencrypted",
-                format!("Keyward's own objects are stored without key {keys}, which is about to leave"),
+                format!("re-encrypted Keyward's own objects; keys that leave the configuration: {keys}"),
             )
         }
         Action::SetTarget { node, what, .. } => ("EncryptionTargetSet", format!("node {node}: {what}")),
         Action::RequirePreflight { candidate, .. } => (
             "EncryptionPreflightRequired",
-            format!("key {} is tried first ({})", candidate.key_id, candidate.purpose),
+            format!("preflight of key {} started ({})", candidate.key_id, candidate.purpose),
         ),
         Action::StartMigration { resource, spec, .. } => {
             let key_id = spec.key_id;
             let remote =
                 spec.remote_key_id.as_ref().map(|id| format!(", remote key id {id}")).unwrap_or_default();
-            ("EncryptionMigrationStarted", format!("{resource} is rewritten under key {key_id}{remote}"))
+            let note = if key_id == KeyId(0) {
+                format!("decryption of {resource} started")
+            } else {
+                format!("re-encryption of {resource} under key {key_id}{remote} started")
+            };
+            ("EncryptionMigrationStarted", note)
         }
         Action::RecordMigrated { resource, key } => {
-            ("EncryptionMigrationFinished", format!("all {resource} are under key {}", key.id))
+            ("EncryptionMigrationFinished", format!("all {resource} are stored under key {}", key.id))
         }
         Action::DeleteRevision { revision, .. } => {
-            ("EncryptionRevisionDeleted", format!("revision {revision} is not needed any more"))
+            ("EncryptionRevisionDeleted", format!("deleted revision {revision}, which is no longer needed"))
         }
         Action::AbandonKey { key, reason } => (
             "EncryptionKeyAbandoned",
-            format!("key {} is superseded before it wrote anything: {reason}", key.id),
+            format!("key {} is abandoned before it became the write key: {reason}", key.id),
         ),
         Action::ForgetMigrated { resource, key } => (
             "EncryptionClaimWithdrawn",
-            format!("{resource} is about to be written in another way; key {} does not claim it", key.id),
+            format!(
+                "removed the record that {resource} is migrated to key {}: the write key changes",
+                key.id
+            ),
         ),
         Action::RecordRotation { key, remote_key_id } => (
             "EncryptionRotationFollowed",
-            format!("everything of key {} is stored under {remote_key_id}", key.id),
+            format!("all objects of key {} are stored under remote key id {remote_key_id}", key.id),
         ),
         Action::RetireKey { key_id, .. } => {
-            ("EncryptionKeyRetired", format!("key {key_id} has left every configuration"))
+            ("EncryptionKeyRetired", format!("key {key_id} is retired: no configuration contains it"))
         }
-        Action::DeleteKey { key_id, .. } => ("EncryptionKeysPruned", format!("key {key_id} is unused")),
+        Action::DeleteKey { key_id, .. } => {
+            ("EncryptionKeysPruned", format!("deleted the unused key {key_id}"))
+        }
         Action::RequireConfigHash { candidate, config_hash } => (
             "EncryptionPreflightRequired",
-            format!("key {} is tried first ({}), hash {config_hash}", candidate.key_id, candidate.purpose),
+            format!(
+                "preflight of key {} started ({}), hash {config_hash}",
+                candidate.key_id, candidate.purpose
+            ),
         ),
-        // OpenShift's names for what the change means come with its own writer.
+        // OpenShift's Events for these belong to a writer for OpenShift (openshift: state-events).
         Action::RecordHighWater { .. }
         | Action::ClearPreflight { .. }
         | Action::ApplyManagedConfig { .. } => return None,
@@ -145,13 +161,13 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
     Some(Announcement { reason: reason.to_owned(), action: action.kind(), note, warning: false })
 }
 
-/// What an action that failed is announced as. A lost precondition is not worth an Event.
+/// The Event of an action that failed. A write conflict is not worth an Event.
 pub(crate) fn of_failure(action: Option<&Action>, error: &Error) -> Option<Announcement> {
     if error.is_conflict() || matches!(error, Error::NotWriter) {
         return None;
     }
     let reason = match action {
-        // CONTRACT 3.1, step 8.
+        // The reason of OpenShift's controllers (openshift: create-key-secret).
         Some(Action::CreateKey { .. }) => "EncryptionKeyCreateFailed",
         _ => "EncryptionActionFailed",
     };
@@ -163,7 +179,7 @@ pub(crate) fn of_failure(action: Option<&Action>, error: &Error) -> Option<Annou
     })
 }
 
-/// Writes them.
+/// Writes the Events.
 pub(crate) async fn publish(
     cluster: &Cluster,
     instance: &str,
@@ -173,12 +189,12 @@ pub(crate) async fn publish(
     for announcement in announcements {
         let event = event(announcement, instance, about, Timestamp::now());
         if let Err(error) = cluster.create(Some(NAMESPACE), &event).await {
-            tracing::warn!(reason = announcement.reason, "an Event could not be written: {error}");
+            tracing::warn!(reason = announcement.reason, "cannot write an Event: {error}");
         }
     }
 }
 
-/// A note that the API takes. What is too long loses its middle: the first words say what happened, the last what to do.
+/// A note that the API accepts. A longer note loses its middle: it begins with what happened and ends with what to do.
 fn fit(note: &str) -> String {
     const GAP: &str = " … ";
     if note.len() <= LONGEST_NOTE {
@@ -189,8 +205,8 @@ fn fit(note: &str) -> String {
     format!("{}{GAP}{}", cut(note, half), note.get(end..).unwrap_or_default())
 }
 
-fn event(said: &Announcement, instance: &str, about: &ClusterEncryption, now: Timestamp) -> Event {
-    let note = fit(&said.note);
+fn event(announcement: &Announcement, instance: &str, about: &ClusterEncryption, now: Timestamp) -> Event {
+    let note = fit(&announcement.note);
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{}.{:x}", names::CLUSTER, now.as_nanosecond())),
@@ -200,8 +216,8 @@ fn event(said: &Announcement, instance: &str, about: &ClusterEncryption, now: Ti
         event_time: Some(MicroTime(now)),
         reporting_controller: Some(format!("{}/{FIELD_MANAGER}", names::GROUP)),
         reporting_instance: Some(cut(instance, 128).to_owned()),
-        action: Some(said.action.to_owned()),
-        reason: Some(cut(&said.reason, 128).to_owned()),
+        action: Some(announcement.action.to_owned()),
+        reason: Some(cut(&announcement.reason, 128).to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some(ClusterEncryption::api_version(&()).into_owned()),
             kind: Some(ClusterEncryption::kind(&()).into_owned()),
@@ -210,7 +226,7 @@ fn event(said: &Announcement, instance: &str, about: &ClusterEncryption, now: Ti
             ..Default::default()
         }),
         note: Some(note),
-        type_: Some(if said.warning { "Warning" } else { "Normal" }.to_owned()),
+        type_: Some(if announcement.warning { "Warning" } else { "Normal" }.to_owned()),
         ..Default::default()
     }
 }
@@ -224,28 +240,28 @@ mod tests {
     }
 
     #[test]
-    fn notice_is_said_when_it_begins_and_when_it_comes_back() {
+    fn notice_is_announced_when_it_begins_and_when_it_returns() {
         let (mut notices, now) = (Notices::default(), Instant::now());
-        let mut said = |held: &[Notice], at: Instant| notices.new_ones(held, at).len();
-        assert_eq!(said(&[notice("a")], now), 1);
-        assert_eq!(said(&[notice("a")], now), 0);
-        assert_eq!(said(&[notice("b")], now), 1, "another message is news");
-        assert_eq!(said(&[notice("a")], now), 1, "it had ceased to hold");
-        assert_eq!(said(&[notice("a")], now + FORGOTTEN), 1, "the API server has forgotten it");
+        let mut new = |holding: &[Notice], at: Instant| notices.new_ones(holding, at).len();
+        assert_eq!(new(&[notice("a")], now), 1);
+        assert_eq!(new(&[notice("a")], now), 0);
+        assert_eq!(new(&[notice("b")], now), 1, "another message is another notice");
+        assert_eq!(new(&[notice("a")], now), 1, "it had ceased");
+        assert_eq!(new(&[notice("a")], now + EVENT_TTL), 1, "the API server has deleted the Event");
     }
 
     #[test]
-    fn notice_about_the_same_in_other_words_is_no_news() {
+    fn notice_about_the_same_subject_with_another_message_is_not_new() {
         let (mut notices, now) = (Notices::default(), Instant::now());
-        let mut said =
+        let mut new =
             |message: &str, subject: &str| notices.new_ones(&[notice(message).about(subject)], now).len();
-        assert_eq!(said("request 7f3a failed", "key 1 status"), 1);
-        assert_eq!(said("request 81bc failed", "key 1 status"), 0);
-        assert_eq!(said("request 81bc failed", "key 1 start"), 1);
+        assert_eq!(new("request 7f3a failed", "key 1 status"), 1);
+        assert_eq!(new("request 81bc failed", "key 1 status"), 0);
+        assert_eq!(new("request 81bc failed", "key 1 start"), 1);
     }
 
     #[test]
-    fn a_note_that_is_too_long_keeps_its_first_and_its_last_words() {
+    fn note_that_is_too_long_keeps_its_beginning_and_its_end() {
         for filler in ["x", "é", "€"] {
             let note = format!("Writes fail. {} Next: unseal it.", filler.repeat(2000));
             let fitted = fit(&note);
@@ -257,13 +273,13 @@ mod tests {
 
     #[test]
     fn event_fits_the_api() {
-        let said =
+        let announcement =
             Announcement {
                 reason: "R".repeat(200), action: "Decide", note: "é".repeat(2000), warning: true
             };
         let about =
             ClusterEncryption::new(names::CLUSTER, keyward_core::api::ClusterEncryptionSpec::default());
-        let event = event(&said, "host", &about, Timestamp::UNIX_EPOCH);
+        let event = event(&announcement, "host", &about, Timestamp::UNIX_EPOCH);
         assert!(event.note.unwrap().len() <= LONGEST_NOTE);
         assert_eq!(event.reason.unwrap().len(), 128);
         assert_eq!(event.regarding.unwrap().kind.as_deref(), Some("ClusterEncryption"));

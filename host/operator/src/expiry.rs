@@ -1,7 +1,8 @@
-//! When something in a referenced object expires: certificates say so themselves, of anything else whoever issued it does,
-//! by an annotation. Facts for core; whether they are worth a warning is decided there.
+//! When a referenced object expires: a certificate contains its own time; for other content, its issuer sets an
+//! annotation. These are facts for core, which decides whether they are worth a warning (decision 0067).
 //!
-//! Certificates are public. Nothing else of a Secret is looked into: a private key beside one is not even decoded.
+//! Certificates are public. Nothing else in a Secret is inspected: a private key beside a certificate is not even
+//! decoded.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +13,18 @@ use keyward_core::platform::{Expiry, ExpirySource};
 
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const END: &[u8] = b"-----END CERTIFICATE-----";
-/// A data key with more certificates than that is no bundle for one KMS.
+/// How many certificates of one data key are read; a bundle for one KMS has fewer.
 const MOST: usize = 500;
-/// Subjects are told to people, and may hold anything.
+/// How many characters of a subject are kept: it is shown in the status and can have any content.
 const LONGEST_SUBJECT: usize = 200;
 
 /// All that expires in an object with these data keys and this annotation.
 pub fn of(data: &BTreeMap<String, SecretBytes>, annotation: Option<&str>) -> Vec<Expiry> {
-    let said = annotation.map(|text| Expiry {
+    let annotated = annotation.map(|text| Expiry {
         source: ExpirySource::Annotation,
-        at: text
-            .trim()
-            .parse()
-            .map_err(|_| format!("annotation {ANNOTATION_EXPIRES} is no time such as 2027-01-31T00:00:00Z")),
+        at: text.trim().parse().map_err(|_| {
+            format!("annotation {ANNOTATION_EXPIRES} is not an RFC 3339 time such as 2027-01-31T00:00:00Z")
+        }),
     });
     let certificates = data.iter().flat_map(|(key, value)| {
         certificates(value.expose()).take(MOST).map(|(subject, at)| Expiry {
@@ -32,15 +32,15 @@ pub fn of(data: &BTreeMap<String, SecretBytes>, annotation: Option<&str>) -> Vec
             at: Ok(at),
         })
     });
-    said.into_iter().chain(certificates).collect()
+    annotated.into_iter().chain(certificates).collect()
 }
 
-/// The annotation of an object that says when it expires.
+/// The annotation with the time at which the object expires.
 pub fn annotation(annotations: Option<&BTreeMap<String, String>>) -> Option<&str> {
     annotations?.get(ANNOTATION_EXPIRES).map(String::as_str)
 }
 
-/// Subject and end of each certificate. What is no certificate is left out: whoever uses it will say so.
+/// Subject and end of each certificate. Other content is left out: the plugin that uses it reports it.
 fn certificates(text: &[u8]) -> impl Iterator<Item = (String, Timestamp)> {
     let mut rest = text;
     let blocks = std::iter::from_fn(move || {
@@ -66,7 +66,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// Self-signed, until this second of the epoch.
+    /// A self-signed certificate that ends at this second of the epoch.
     fn certificate(name: &str, until: i64) -> String {
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn each_certificate_of_a_bundle_is_found_whatever_stands_beside_it() {
+    fn each_certificate_of_a_bundle_is_found_beside_other_content() {
         let (first, second) = (certificate("a", 1_800_000_000), certificate("b", 1_900_000_000));
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let bundle = format!("# comment\n{first}\n{key}{second}-----BEGIN CERTIFICATE-----\nAAAA");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_says_nothing() {
+    fn content_that_is_not_a_certificate_is_left_out() {
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         for value in ["", "secret-id", broken, "-----END CERTIFICATE----------BEGIN CERTIFICATE-----"] {
             assert_eq!(found(value), [], "{value}");
@@ -106,13 +106,13 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_speaks_of_the_whole_object() {
-        let said = |text| of(&BTreeMap::new(), Some(text)).remove(0);
-        let known = said(" 2027-01-31T00:00:00Z ");
+    fn annotation_is_about_the_whole_object() {
+        let expiry = |text| of(&BTreeMap::new(), Some(text)).remove(0);
+        let known = expiry(" 2027-01-31T00:00:00Z ");
         assert_eq!(
             (known.source.key(), known.at.unwrap().to_string().as_str()),
             (None, "2027-01-31T00:00:00Z")
         );
-        assert!(said("next year").at.unwrap_err().contains(ANNOTATION_EXPIRES));
+        assert!(expiry("next year").at.unwrap_err().contains(ANNOTATION_EXPIRES));
     }
 }

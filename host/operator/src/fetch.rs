@@ -1,7 +1,8 @@
-//! Reads all that one decision looks at, live: watches only trigger (DESIGN.md, "How data flows").
+//! Reads live everything that one decision is made from: watches only start a reconcile pass (decision 0017).
 //!
-//! What cannot be read is named in [`Objects::unreadable`], and nothing is decided from its absence (S7). Secret values
-//! pass through here into [`Objects`] and [`ReferencedObject`]s, and nowhere else.
+//! An object that cannot be read is named in [`Objects::unreadable`], and nothing is decided from its absence
+//! (invariant: unknown-is-not-absent). Secret values go from here into [`Objects`] and [`ReferencedObject`]s, and
+//! nowhere else.
 
 use std::collections::BTreeMap;
 
@@ -23,19 +24,20 @@ use crate::expiry;
 use crate::migrator::discovery;
 use crate::rights::{self, Account};
 
-/// Names of Secrets that are ours; the others in the namespace are the admin's, and are read when referred to.
+/// How names of Keyward's own Secrets begin; other Secrets in the namespace are the admin's, and are read only if a
+/// configuration refers to them.
 const OURS: [&str; 4] =
     ["encryption-key-", "encryption-config-", "encryption-preflight", "encryption-foreign-"];
-/// So many of our own Secrets may be undecodable before the whole list counts as unreadable: with a dead KMS each costs
-/// seconds.
+/// How many of Keyward's own Secrets can be undecodable before the whole list counts as unreadable: while the KMS does
+/// not answer, each costs seconds.
 const FEW: usize = 8;
 
 pub(crate) use keyward_core::names::CONTROL_PLANE;
 pub(crate) const IDENTITY_LEASES: &str = "apiserver.kubernetes.io/identity=kube-apiserver";
 pub(crate) const KUBE_SYSTEM: &str = "kube-system";
 
-/// Everything but referenced objects, which are read once it is known what is referred to. Without an account, nobody's
-/// rights are looked up.
+/// Everything but referenced objects, which are read once the evaluations name them. Without an account no permissions
+/// are checked.
 pub(crate) async fn objects(cluster: &Cluster, account: Option<Account>) -> Result<Objects, Error> {
     let (cluster_encryption, encryption_nodes, migrations, secrets, nodes, leases) = tokio::join!(
         cluster.get::<ClusterEncryption>(None, names::CLUSTER),
@@ -65,12 +67,12 @@ pub(crate) async fn objects(cluster: &Cluster, account: Option<Account>) -> Resu
         migrations: served::<EncryptionMigration, _>(migrations)?,
         secrets,
         nodes: noted(nodes, "control-plane nodes", &mut unreadable),
-        leases: noted(leases, "API servers' identity leases in kube-system", &mut unreadable),
+        leases: noted(leases, "identity Leases of API servers in kube-system", &mut unreadable),
         unreadable,
     })
 }
 
-/// Whether what a spec adds can be encrypted. That Secrets and ConfigMaps are served is known.
+/// Whether the resources that a spec adds can be encrypted. Secrets and ConfigMaps are always served.
 pub(crate) async fn serving(
     cluster: &Cluster,
     spec: &ClusterEncryptionSpec,
@@ -89,14 +91,14 @@ pub(crate) async fn serving(
     futures::future::join_all(asked).await.into_iter().collect()
 }
 
-/// Referenced objects as they were read, and what of them expires when.
+/// Referenced objects as they were read, and when they expire.
 #[derive(Default)]
 pub struct References {
     pub(crate) objects: BTreeMap<ObjectRef, ReferencedObject>,
     pub(crate) expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
 }
 
-/// Referenced objects, each by a read of its own.
+/// Reads referenced objects, each with its own request.
 pub(crate) async fn references(
     cluster: &Cluster,
     objects: impl IntoIterator<Item = ObjectRef>,
@@ -140,22 +142,22 @@ async fn referenced(cluster: &Cluster, object: &ObjectRef) -> Result<Option<Foun
     })
 }
 
-/// An error that says what to do where the API server does not know the kind.
-fn served<K: Resource<DynamicType = ()>, T>(answer: Result<T, CallError>) -> Result<T, Error> {
-    answer.map_err(|error| match error.category() {
+/// Makes the error name the remedy if the API server does not serve the kind.
+fn served<K: Resource<DynamicType = ()>, T>(result: Result<T, CallError>) -> Result<T, Error> {
+    result.map_err(|error| match error.category() {
         Category::NotServed => Error::CrdsMissing(format!("{} of {}", K::plural(&()), K::api_version(&()))),
         _ => Error::Call(error),
     })
 }
 
-fn noted<T>(answer: Result<Vec<T>, CallError>, what: &str, unreadable: &mut Vec<Unreadable>) -> Vec<T> {
-    answer.unwrap_or_else(|error| {
+fn noted<T>(result: Result<Vec<T>, CallError>, what: &str, unreadable: &mut Vec<Unreadable>) -> Vec<T> {
+    result.unwrap_or_else(|error| {
         unreadable.push(Unreadable { what: what.to_owned(), why: error.to_string() });
         Vec::new()
     })
 }
 
-/// Our Secrets. One that cannot be decrypted is named, and the others are read past it.
+/// Keyward's own Secrets. One that cannot be decrypted is named, and the list continues behind it.
 pub(crate) async fn secrets(cluster: &Cluster) -> (Vec<Secret>, Vec<Unreadable>) {
     let path = Secret::url_path(&(), Some(names::NAMESPACE));
     let mut pager: Pager<Secret> = Pager::of(path, "secrets in keyward-system", Scope::Namespace);
@@ -186,7 +188,8 @@ fn is_ours(secret: &Secret) -> bool {
     secret.metadata.name.as_ref().is_some_and(|name| OURS.iter().any(|prefix| name.starts_with(prefix)))
 }
 
-/// Control-plane Nodes, and those of an EncryptionNode that lack their label: a Node without it is not gone.
+/// Control-plane Nodes, and Nodes of an EncryptionNode without the control-plane label: without the label a Node still
+/// exists.
 async fn with_unlabelled(
     cluster: &Cluster,
     mut labelled: Vec<Node>,
@@ -205,7 +208,7 @@ enum Selector<'a> {
     Name(&'a str),
 }
 
-/// Nodes, metadata alone.
+/// Nodes, metadata only.
 async fn nodes(cluster: &Cluster, selector: Selector<'_>) -> Result<Vec<Node>, CallError> {
     let path = Node::url_path(&(), None);
     let pager: Pager<Meta> = Pager::of(path, "nodes", Scope::Cluster).metadata_only();

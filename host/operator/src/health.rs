@@ -1,39 +1,40 @@
-//! What the probes answer from.
+//! The state that the probes report.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A reconcile that takes longer than this hangs: every call in it has a time limit.
+/// A reconcile pass that takes longer than this hangs: every call in it has a time limit.
 const STUCK: Duration = Duration::from_mins(5);
 
 /// Shared by all tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct Health {
     state: Arc<Mutex<State>>,
-    /// An API server that was not reached for so long is away.
-    away: Duration,
+    /// After so long without an answer the API server counts as unreachable.
+    unreachable_after: Duration,
 }
 
 #[derive(Debug, Default)]
 struct State {
     reached: Option<Instant>,
     problem: Option<String>,
-    /// Since when the work at hand has been going on.
+    /// When the current work began.
     busy: Option<Instant>,
 }
 
 impl Health {
-    /// `away` must be longer than it may take from one successful look at the API server to the next, at rest.
-    pub(crate) fn new(away: Duration) -> Self {
-        Self { state: Arc::default(), away }
+    /// `unreachable_after` must be longer than the time between two successful reads from the API server in an idle
+    /// operator.
+    pub(crate) fn new(unreachable_after: Duration) -> Self {
+        Self { state: Arc::default(), unreachable_after }
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
-        // A panic while it was held left nothing half done: each field stands by itself.
-        look(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, use_state: impl FnOnce(&mut State) -> T) -> T {
+        // A panic under the lock leaves no invalid state: the fields are independent.
+        use_state(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The API server answered, and serves what is needed.
+    /// The API server answered, and serves Keyward's kinds.
     pub(crate) fn reached(&self) {
         self.with(|state| {
             state.reached = Some(Instant::now());
@@ -41,23 +42,23 @@ impl Health {
         });
     }
 
-    /// Something that keeps the operator from working at all.
+    /// Records a problem that keeps the operator from working at all.
     pub(crate) fn hindered(&self, problem: String) {
         self.with(|state| state.problem = Some(problem));
     }
 
-    /// Work begins, or has ended.
+    /// Work begins, or ended.
     pub(crate) fn busy(&self, busy: bool) {
         self.with(|state| state.busy = busy.then(Instant::now));
     }
 
-    /// `/readyz`: leading or standing by, with an API server that serves our kinds.
+    /// `/readyz`: leader or standby, with an API server that serves Keyward's kinds.
     pub(crate) fn ready(&self, now: Instant) -> Result<(), String> {
         self.with(|state| match (&state.problem, state.reached) {
             (Some(problem), _) => Err(problem.clone()),
-            (None, None) => Err("the API server was not reached yet".to_owned()),
-            (None, Some(at)) if now.saturating_duration_since(at) > self.away => {
-                Err(format!("the API server was not reached for {} s", (now - at).as_secs()))
+            (None, None) => Err("the API server has not answered yet".to_owned()),
+            (None, Some(at)) if now.saturating_duration_since(at) > self.unreachable_after => {
+                Err(format!("the API server has not answered for {} s", (now - at).as_secs()))
             }
             (None, Some(_)) => Ok(()),
         })
@@ -67,7 +68,7 @@ impl Health {
     pub(crate) fn alive(&self, now: Instant) -> Result<(), String> {
         self.with(|state| match state.busy {
             Some(since) if now.saturating_duration_since(since) > STUCK => {
-                Err(format!("a reconcile has been going on for {} s", (now - since).as_secs()))
+                Err(format!("the current reconcile pass has been running for {} s", (now - since).as_secs()))
             }
             _ => Ok(()),
         })
@@ -78,22 +79,22 @@ impl Health {
 mod tests {
     use super::*;
 
-    const AWAY: Duration = Duration::from_secs(130);
+    const UNREACHABLE_AFTER: Duration = Duration::from_secs(130);
 
     #[test]
-    fn ready_means_reached_lately_and_nothing_in_the_way() {
-        let health = Health::new(AWAY);
+    fn operator_is_ready_while_the_api_server_answers_and_there_is_no_problem() {
+        let health = Health::new(UNREACHABLE_AFTER);
         assert!(health.ready(Instant::now()).is_err());
         health.reached();
         assert!(health.ready(Instant::now() + Duration::from_secs(129)).is_ok());
-        assert!(health.ready(Instant::now() + AWAY + Duration::from_secs(1)).is_err());
+        assert!(health.ready(Instant::now() + UNREACHABLE_AFTER + Duration::from_secs(1)).is_err());
         health.hindered("the CRDs are missing".into());
         assert_eq!(health.ready(Instant::now()).unwrap_err(), "the CRDs are missing");
     }
 
     #[test]
-    fn work_that_does_not_end_is_not_alive() {
-        let health = Health::new(AWAY);
+    fn operator_with_work_that_does_not_end_is_not_alive() {
+        let health = Health::new(UNREACHABLE_AFTER);
         health.busy(true);
         let later = Instant::now() + STUCK + Duration::from_secs(1);
         assert!(health.alive(Instant::now()).is_ok() && health.alive(later).is_err());

@@ -1,4 +1,4 @@
-//! `/metrics`, `/readyz` and `/livez`, plain HTTP. Served by leader and standby alike; nothing here is secret.
+//! `/metrics`, `/readyz` and `/livez` over plain HTTP. Leader and standby serve them; nothing here is secret.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -21,7 +21,7 @@ struct Shown {
     metrics: Metrics,
 }
 
-/// Binds; the address says the port where 0 was asked for.
+/// Binds. The returned address has the actual port if port 0 was requested.
 pub(crate) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     let failed = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -38,7 +38,7 @@ pub(crate) async fn serve(listener: TcpListener, health: Health, metrics: Metric
         .with_state(Shown { health, metrics });
     let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = serving.await {
-        tracing::error!("metrics and probes are not served any more: {error}");
+        tracing::error!("metrics and probes are no longer served: {error}");
     }
 }
 

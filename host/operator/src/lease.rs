@@ -1,12 +1,13 @@
-//! One writer: the Lease `keyward-operator` in `keyward-system`.
+//! Leader election by the Lease `keyward-operator` in `keyward-system` (objects: leases).
 //!
-//! Only this process's monotonic clock counts. A Lease that another holds is taken over when *we* have not seen it
-//! change for its whole duration; the time that stands in it is for people. The holder renews at a third of the
-//! duration, and from four fifths of it after the last renewal *was sent* it may not write any more, so that there is a
-//! fifth between the end of one writer and the earliest beginning of the next.
+//! Only this process's monotonic clock counts (decision 0018). A process acquires the Lease of another holder when
+//! *it* has not seen the Lease change for its whole duration; the times in the Lease are for people. The holder
+//! renews at a third of the duration. It stops writing four fifths of the duration after its last renewal *was sent*,
+//! so a fifth of the duration is between the last write of one leader and the first write of the next.
 //!
-//! A Lease that is lost does not end the process: the operator stops deciding and migrating, goes back to waiting, and
-//! answers `/metrics` and the probes all the same. Every write is also safe without the Lease, by its precondition.
+//! Losing the Lease does not end the process: the operator stops deciding and migrating, waits for the Lease again, and
+//! serves `/metrics` and the probes meanwhile. Every write is also safe without the Lease
+//! (invariant: write-with-precondition).
 
 use std::time::{Duration, Instant};
 
@@ -20,30 +21,30 @@ use keyward_core::names;
 
 use crate::cluster::{CallError, Cluster};
 
-/// Whether this process may write, and until when without hearing more.
+/// Whether this process is allowed to write, and until when without another renewal.
 #[derive(Clone, Debug)]
 pub struct Authority(watch::Receiver<Option<Instant>>);
 
 impl Authority {
-    /// Whether it may write now.
+    /// Whether this process is allowed to write now.
     pub fn holds(&self) -> bool {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Returns when it may write.
+    /// Returns when this process is allowed to write.
     pub async fn acquired(&mut self) {
         loop {
             if self.holds() {
                 return;
             }
             if self.0.changed().await.is_err() {
-                // The elector is gone: never again.
+                // The elector ended: the Lease is never acquired again.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Returns when it may not write any more.
+    /// Returns when this process is no longer allowed to write.
     pub async fn lost(&mut self) {
         loop {
             let Some(until) = *self.0.borrow_and_update() else { return };
@@ -58,31 +59,31 @@ impl Authority {
         }
     }
 
-    /// One that always may, for tests and tools that are the only writer by other means.
+    /// Always allows writes, for tests and tools that are the only writer by other means.
     pub fn unconditional() -> Self {
         let far = Instant::now() + Duration::from_hours(24 * 365);
-        // The last value stays readable though the sender is gone.
+        // The last value stays readable after the sender is dropped.
         Self(watch::channel(Some(far)).1)
     }
 }
 
-/// Acquires and renews.
+/// Acquires and renews the Lease.
 #[derive(Debug)]
 pub struct Elector {
     cluster: Cluster,
-    candidate: Candidate,
+    view: LeaseView,
     until: watch::Sender<Option<Instant>>,
 }
 
-/// What one process knows of the Lease. No I/O and no clock.
+/// What one process knows about the Lease. No I/O and no clock.
 #[derive(Debug)]
-struct Candidate {
+struct LeaseView {
     identity: String,
     duration: Duration,
     seen: Option<Seen>,
 }
 
-/// A Lease as it was last seen, and since when it has looked like this.
+/// The Lease as it was last seen, and since when it has not changed.
 #[derive(Debug)]
 struct Seen {
     lease: Lease,
@@ -92,37 +93,41 @@ struct Seen {
 /// What to do next.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// Write this Lease: create it where there is none, else replace the version that was read.
+    /// Write this Lease: create it if there is none, else replace the version that was read.
     Write(Box<Lease>),
-    /// Somebody else's.
+    /// Another process holds the Lease.
     Wait,
 }
 
 impl Elector {
-    /// `duration` is what stands in the Lease, in whole seconds: a fraction is dropped, since nobody else would know of
-    /// it. `identity` must be this process's own.
+    /// `duration` is written to the Lease in whole seconds: a fraction is dropped, since other processes cannot see it.
+    /// `identity` must be unique to this process.
     pub fn new(cluster: Cluster, identity: String, duration: Duration) -> (Self, Authority) {
         let (until, authority) = watch::channel(None);
-        (Self { cluster, candidate: Candidate::new(identity, duration), until }, Authority(authority))
+        (Self { cluster, view: LeaseView::new(identity, duration), until }, Authority(authority))
     }
 
-    /// Until `stop`, then gives the Lease back if it is ours.
+    /// Runs until `stop`, then releases the Lease if this process holds it.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut failures = 0_u32;
-        let duration = self.candidate.duration;
+        let duration = self.view.duration;
         while !stop.is_cancelled() {
             match self.round().await {
                 Ok(()) => failures = 0,
                 Err(error) => {
                     failures += 1;
-                    tracing::warn!(failures, writer = self.until.borrow().is_some(), "the Lease: {error}");
+                    tracing::warn!(
+                        failures,
+                        leader = self.until.borrow().is_some(),
+                        "cannot read or renew the Lease: {error}"
+                    );
                 }
             }
             if self.until.borrow().is_some_and(|until| until <= Instant::now()) {
-                tracing::error!("the Lease could not be renewed in time: writing stops");
+                tracing::error!("the Lease could not be renewed in time; this operator stops writing");
                 self.until.send_replace(None);
             }
-            // A lost call is tried again soon: there are several tries before the time runs out.
+            // A failed call is retried soon: several retries fit before the Lease expires.
             let pause = if failures > 0 { duration / 15 } else { duration / 3 };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -135,10 +140,10 @@ impl Elector {
     async fn round(&mut self) -> Result<(), CallError> {
         let read = self.cluster.get::<Lease>(Some(names::NAMESPACE), names::LEASE).await?;
         let sent = Instant::now();
-        match self.candidate.step(read, sent, Timestamp::now()) {
+        match self.view.step(read, sent, Timestamp::now()) {
             Step::Wait => {
                 if self.until.send_replace(None).is_some() {
-                    tracing::error!("another operator has taken the Lease: writing stops");
+                    tracing::error!("another operator holds the Lease; this operator stops writing");
                 }
                 Ok(())
             }
@@ -148,38 +153,38 @@ impl Elector {
                     Some(_) => self.cluster.replace(Some(names::NAMESPACE), &*lease).await?,
                 };
                 lease.metadata.resource_version = written.metadata.resource_version;
-                self.candidate.seen = Some(Seen { lease: *lease, since: sent });
-                if self.until.send_replace(Some(sent + self.candidate.writes_for())).is_none() {
-                    tracing::info!(identity = self.candidate.identity, "this operator is the writer");
+                self.view.seen = Some(Seen { lease: *lease, since: sent });
+                if self.until.send_replace(Some(sent + self.view.writes_for())).is_none() {
+                    tracing::info!(identity = self.view.identity, "this operator is the leader");
                 }
                 Ok(())
             }
         }
     }
 
-    /// An empty holder is free at once.
+    /// Writes an empty holder, so that another operator can acquire the Lease at once.
     async fn release(&mut self) {
         if self.until.send_replace(None).is_none() {
             return;
         }
-        let Some(Seen { mut lease, .. }) = self.candidate.seen.take() else { return };
+        let Some(Seen { mut lease, .. }) = self.view.seen.take() else { return };
         if let Some(spec) = lease.spec.as_mut() {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
         }
         match self.cluster.replace(Some(names::NAMESPACE), &lease).await {
             Ok(_) => tracing::info!("the Lease is released"),
-            Err(error) => tracing::warn!("the Lease runs out by itself, it could not be released: {error}"),
+            Err(error) => tracing::warn!("the Lease could not be released; it expires by itself: {error}"),
         }
     }
 }
 
-impl Candidate {
+impl LeaseView {
     fn new(identity: String, duration: Duration) -> Self {
         Self { identity, duration: Duration::from_secs(duration.as_secs().max(1)), seen: None }
     }
 
-    /// How long after a renewal was sent it may write.
+    /// How long this process is allowed to write after it sent a renewal.
     fn writes_for(&self) -> Duration {
         self.duration * 4 / 5
     }
@@ -225,11 +230,11 @@ impl Candidate {
     }
 }
 
-/// A name for this process that no other has: the host's, and some random bytes.
+/// A unique name for this process: the host name and random bytes.
 pub fn identity() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut random = [0_u8; 4];
-    // Without randomness the process id must do.
+    // Without random bytes the process id is used.
     if getrandom::fill(&mut random).is_err() {
         random = std::process::id().to_be_bytes();
     }
@@ -242,8 +247,8 @@ mod tests {
 
     const DURATION: Duration = Duration::from_secs(15);
 
-    fn candidate(identity: &str) -> Candidate {
-        Candidate::new(identity.to_owned(), DURATION)
+    fn view(identity: &str) -> LeaseView {
+        LeaseView::new(identity.to_owned(), DURATION)
     }
 
     fn held_by(holder: &str, renewed: i64) -> Lease {
@@ -265,9 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn lease_that_does_not_change_is_taken_over_after_its_duration_and_not_before() {
-        let (mut us, begin, wall) = (candidate("us"), Instant::now(), Timestamp::UNIX_EPOCH);
-        // Renewed an age ago by the clock of whoever wrote it: that does not count.
+    fn lease_that_does_not_change_is_acquired_after_its_duration_and_not_before() {
+        let (mut us, begin, wall) = (view("us"), Instant::now(), Timestamp::UNIX_EPOCH);
+        // Renewed long ago by the holder's clock, which does not count.
         let theirs = held_by("them", 0);
         assert_eq!(us.step(Some(theirs.clone()), begin, wall), Step::Wait);
         let almost = begin + DURATION * 99 / 100;
@@ -278,31 +283,31 @@ mod tests {
     }
 
     #[test]
-    fn renewal_by_its_holder_begins_the_wait_anew() {
-        let (mut us, begin, wall) = (candidate("us"), Instant::now(), Timestamp::UNIX_EPOCH);
+    fn renewal_by_the_holder_restarts_the_wait() {
+        let (mut us, begin, wall) = (view("us"), Instant::now(), Timestamp::UNIX_EPOCH);
         us.step(Some(held_by("them", 0)), begin, wall);
-        // A time far in the future, or one that goes back: a change is a change.
+        // Every change counts, also a time far in the future or one that goes back.
         assert_eq!(us.step(Some(held_by("them", -9)), begin + DURATION, wall), Step::Wait);
         assert_eq!(us.step(Some(held_by("them", -9)), begin + DURATION * 3 / 2, wall), Step::Wait);
     }
 
     #[test]
-    fn free_missing_and_own_leases_are_taken_at_once() {
-        let (mut us, now, wall) = (candidate("us"), Instant::now(), Timestamp::UNIX_EPOCH);
+    fn free_missing_and_own_leases_are_acquired_at_once() {
+        let (mut us, now, wall) = (view("us"), Instant::now(), Timestamp::UNIX_EPOCH);
         assert_eq!(written(us.step(None, now, wall)).lease_transitions, Some(1));
         assert_eq!(written(us.step(Some(held_by("", 0)), now, wall)).lease_transitions, Some(5));
         let renewed = written(us.step(Some(held_by("us", 0)), now, wall));
-        assert_eq!(renewed.lease_transitions, Some(4), "a renewal is no transition");
+        assert_eq!(renewed.lease_transitions, Some(4), "a renewal is not a transition");
     }
 
     #[test]
-    fn nobody_writes_for_longer_than_others_wait_whatever_the_fraction() {
+    fn leader_stops_writing_before_others_can_acquire_the_lease_for_any_fraction_of_a_second() {
         for millis in [1, 999, 1000, 1900, 2000, 2900, 2999, 15_500] {
-            let mut writer = Candidate::new("writer".into(), Duration::from_millis(millis));
-            let published = written(writer.step(None, Instant::now(), Timestamp::UNIX_EPOCH));
+            let mut leader = LeaseView::new("leader".into(), Duration::from_millis(millis));
+            let published = written(leader.step(None, Instant::now(), Timestamp::UNIX_EPOCH));
             let others_wait =
                 Duration::from_secs(published.lease_duration_seconds.unwrap().unsigned_abs().into());
-            assert!(writer.writes_for() <= others_wait * 4 / 5, "{millis} ms: {:?}", writer.writes_for());
+            assert!(leader.writes_for() <= others_wait * 4 / 5, "{millis} ms: {:?}", leader.writes_for());
             assert!(others_wait >= Duration::from_secs(1));
         }
     }

@@ -1,18 +1,18 @@
-//! Keyward's operator on plain Kubernetes: fetches objects, has configurations evaluated, lets core decide, writes what
-//! was decided, and re-encrypts what is stored.
+//! Keyward's operator on plain Kubernetes: reads objects, evaluates configurations, asks core for a decision, writes
+//! it, and re-encrypts stored objects.
 //!
-//! What lives here: all I/O of the operator, in one file a concern. What may come in: a [`kube::Client`] and an
-//! [`Evaluator`](keyward_core::provider::Evaluator). What never does: a decision (core's), a provider module or
-//! wasmtime (the engine's), the name of a KMS product, a secret byte in a log, an Event, a status or an error.
+//! This crate does all I/O of the operator, one file for each concern. It receives a [`kube::Client`] and an
+//! [`Evaluator`](keyward_core::provider::Evaluator). It never contains a decision (core), a provider module or wasmtime
+//! (the engine), the name of a KMS product, or a secret byte in a log, an Event, a status or an error.
 //!
 //! ```text
 //! trigger ─► fetch ─► results ─► core::platform ─► core::reconcile ─► writer ─► status, events
 //!              ▲                                                        │
 //!              └────────────────────────── again ◄──────────────────────┘
-//! lease: one writer · migrator: EncryptionMigration objects, metadata only · http: metrics and probes
+//! lease: one leader · migrator: EncryptionMigration objects, metadata only · http: metrics and probes
 //! ```
 //!
-//! The composition is in [`run`]; the same fetching without any writing, for `keyward plan` and `status`, in [`live`].
+//! [`run`] composes an operator. [`live`] reads the same objects and writes nothing, for `keyward plan` and `status`.
 
 pub mod ages;
 mod backoff;

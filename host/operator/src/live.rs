@@ -1,4 +1,4 @@
-//! The live cluster as one decision sees it, for `keyward plan -f` and `keyward status`: reads, never writes.
+//! Reads the live cluster as one decision sees it, for `keyward plan -f` and `keyward status`. Never writes.
 
 use std::sync::Arc;
 
@@ -19,36 +19,36 @@ use crate::migrator::verdict::Start;
 use crate::rights::Account;
 use crate::{fetch, reconcile, results};
 
-/// What one decision is made from.
+/// Everything that one decision is made from.
 #[derive(Clone)]
 pub struct Live {
-    /// As read, with the wished-for spec in place of the stored one.
+    /// As read, with the given spec in place of the stored one.
     pub objects: Objects,
-    /// What modules say, and what is referred to.
+    /// Evaluations of the provider modules, and referenced objects.
     pub results: Results,
 }
 
-/// Reads the cluster, and puts `wish` in place of the stored spec.
+/// Reads the cluster, and puts `spec`, if given, in place of the stored spec.
 pub async fn look(
     cluster: &Cluster,
     evaluator: &Arc<dyn Evaluator>,
-    wish: Option<ClusterEncryptionSpec>,
+    spec: Option<ClusterEncryptionSpec>,
 ) -> Result<Live, Error> {
     let mut objects = fetch::objects(cluster, None).await?;
-    if let Some(spec) = wish {
+    if let Some(spec) = spec {
         objects.serving = fetch::serving(cluster, &spec, &objects.secrets, Some(Account::Operator)).await;
         match objects.cluster_encryption.as_mut() {
             Some(stored) if stored.spec == spec => {}
             Some(stored) => {
                 stored.spec = spec;
-                // As the API server will count.
+                // As the API server will count it.
                 let generation = stored.metadata.generation.unwrap_or_default();
                 stored.metadata.generation = Some(generation.saturating_add(1));
             }
             None => {
-                let mut made = ClusterEncryption::new(names::CLUSTER, spec);
-                made.metadata.generation = Some(1);
-                objects.cluster_encryption = Some(made);
+                let mut created = ClusterEncryption::new(names::CLUSTER, spec);
+                created.metadata.generation = Some(1);
+                objects.cluster_encryption = Some(created);
             }
         }
     }
@@ -58,8 +58,8 @@ pub async fn look(
 }
 
 impl Live {
-    /// What the operator would decide from at `now` ([`keyward_core::reconcile`] decides); ages are those that
-    /// `status.since[]` tells. `None` where there is no `ClusterEncryption/cluster`.
+    /// The snapshot from which the operator would decide at `now` ([`keyward_core::reconcile`] decides), with the ages
+    /// from `status.since[]`. `None` if there is no `ClusterEncryption/cluster`.
     pub fn snapshot(&self, now: Timestamp) -> Result<Option<Snapshot>, Error> {
         let since = self.objects.cluster_encryption.as_ref().and_then(|found| found.status.as_ref());
         let ages = platform::ages(since.map_or(&[][..], |status| &status.since), now);
@@ -68,13 +68,13 @@ impl Live {
     }
 }
 
-/// Keyward's own Secrets, and what of them cannot be read.
+/// Keyward's own Secrets, and those that cannot be read.
 pub async fn own_secrets(cluster: &Cluster) -> (Vec<Secret>, Vec<Unreadable>) {
     fetch::secrets(cluster).await
 }
 
-/// How many objects of a resource are stored, by one metadata-only page and what the API server says follows it.
-/// `None` where the resource is not served.
+/// How many objects of a resource are stored: one page of metadata, and the API server's count of the rest.
+/// `None` if the resource is not served.
 pub async fn count(cluster: &Cluster, resource: &GroupResource) -> Result<Option<u64>, Error> {
     let Some(served) = discovery::find(cluster, resource).await? else { return Ok(None) };
     let mut pager =
@@ -86,15 +86,15 @@ pub async fn count(cluster: &Cluster, resource: &GroupResource) -> Result<Option
                 let here = u64::try_from(page.items.len()).unwrap_or(u64::MAX);
                 return Ok(Some(seen.saturating_add(here).saturating_add(page.remaining)));
             }
-            // What cannot be decoded is stored all the same.
+            // An object that cannot be decoded is stored, too.
             Step::Undecodable(_) => seen = seen.saturating_add(1),
             Step::End => return Ok(Some(seen)),
         }
     }
 }
 
-/// How many objects of a resource were last written up to this resourceVersion of the collection. An object that cannot be
-/// decoded counts, since its version is not known. `None` where the resource is not served.
+/// How many objects of a resource were last written up to this resourceVersion of the collection. An object that
+/// cannot be decoded counts, since its version is not known. `None` if the resource is not served.
 pub async fn count_up_to(
     cluster: &Cluster,
     resource: &GroupResource,

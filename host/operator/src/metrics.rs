@@ -1,4 +1,4 @@
-//! What `/metrics` shows. Labels are bounded: kinds of actions, categories of errors, types of loaded providers,
+//! The metrics of `/metrics`. Labels are bounded: kinds of actions, categories of errors, types of loaded providers,
 //! configured resources, condition types.
 
 use std::sync::Arc;
@@ -55,7 +55,7 @@ struct ByOutcome {
     outcome: &'static str,
 }
 
-/// What the spec and the keys refer to: as many as an admin wrote.
+/// Data keys that the spec and the keys refer to: bounded by what an admin wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByReference {
     kind: String,
@@ -69,7 +69,7 @@ struct ByCondition {
     status: &'static str,
 }
 
-/// No label: a family of one, so that it can be there or not.
+/// No label: a family of one metric, which can be absent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Alone;
 
@@ -81,7 +81,7 @@ impl EncodeLabelSet for Alone {
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// All of them; cheap to clone.
+/// All metrics; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     reconciles: Durations<ByResult>,
@@ -118,13 +118,13 @@ impl Default for Metrics {
         let evaluations: Durations<ByProvider> = Family::new_with_constructor(microseconds_to_seconds);
         r.register_with_unit(
             "operator_reconcile_duration",
-            "How long a reconcile took, fetching and writing included, by how it ended",
+            "Duration of reconcile passes, with reads and writes, by result",
             Unit::Seconds,
             reconciles.clone(),
         );
         r.register_with_unit(
             "provider_evaluation_duration",
-            "How long a provider module took to evaluate a configuration",
+            "Duration of evaluations of a configuration by a provider module",
             Unit::Seconds,
             evaluations.clone(),
         );
@@ -138,22 +138,28 @@ impl Default for Metrics {
         Self {
             reconciles,
             evaluations,
-            actions: registered!("operator_actions", "Writes that were decided, by kind and result"),
-            panics: registered!("operator_panics", "Bugs that were caught, by where"),
-            watch_errors: registered!("operator_watch_errors", "Watches that broke and were begun anew"),
-            lease_held: registered!("operator_lease_held", "Whether this operator is the one writer"),
-            migration_objects: registered!("migration_objects", "Objects dealt with, by outcome"),
-            migration_done: registered!("migration_done_objects", "Objects dealt with in this migration"),
-            migration_total: registered!("migration_known_objects", "Objects in all, as far as known"),
-            migration_rate: registered!(
-                "migration_rate_objects_per_second",
-                "Objects dealt with each second"
+            actions: registered!("operator_actions", "Writes that the operator decided, by kind and result"),
+            panics: registered!("operator_panics", "Internal errors that were caught, by place"),
+            watch_errors: registered!("operator_watch_errors", "Broken watches that were restarted"),
+            lease_held: registered!("operator_lease_held", "1 if this operator is the leader"),
+            migration_objects: registered!(
+                "migration_objects",
+                "Objects processed by migrations, by outcome"
             ),
-            migration_phase: registered!("migration_phase", "1 for the phase that a migration is in"),
-            condition: registered!("condition", "1 for the status that a condition has"),
+            migration_done: registered!(
+                "migration_done_objects",
+                "Objects processed in the current migration"
+            ),
+            migration_total: registered!(
+                "migration_known_objects",
+                "Objects to process in total, as far as known"
+            ),
+            migration_rate: registered!("migration_rate_objects_per_second", "Objects processed per second"),
+            migration_phase: registered!("migration_phase", "1 for the current phase of a migration"),
+            condition: registered!("condition", "1 for the current status of a condition"),
             expires: registered!(
                 "credential_expiry_days",
-                "Days until the first certificate or credential of a referenced object expires; below zero after that"
+                "Days until the first certificate or credential of a referenced object expires; negative after that"
             ),
             write_key: registered!("write_key_id", "keyID of the write key; 0 for none"),
             converged: registered!("converged", "1 while every API server has loaded the same revision"),
@@ -178,9 +184,9 @@ impl Metrics {
         self.actions.get_or_create(&ByAction { kind, result }).inc();
     }
 
-    pub(crate) fn evaluated(&self, said: &Result<Evaluation, ProviderError>, took: Duration) {
-        // What an admin wrote as the type of a provider that is not loaded is no bounded label.
-        let (provider, result) = match said {
+    pub(crate) fn evaluated(&self, result: &Result<Evaluation, ProviderError>, took: Duration) {
+        // If no module of the type is loaded, the type is any text of an admin, and not a bounded label.
+        let (provider, result) = match result {
             Ok(evaluation) => (evaluation.provider_type.clone(), "ok"),
             Err(ProviderError::NotLoaded { .. }) => ("unknown".to_owned(), "not_loaded"),
             Err(ProviderError::Degraded { .. }) => ("unknown".to_owned(), "degraded"),
@@ -198,11 +204,11 @@ impl Metrics {
         self.watch_errors.get_or_create(&ByResource { resource: resource.to_owned() }).inc();
     }
 
-    pub(crate) fn leads(&self, held: bool) {
-        self.lease_held.set(i64::from(held));
+    pub(crate) fn leads(&self, leads: bool) {
+        self.lease_held.set(i64::from(leads));
     }
 
-    /// A term has ended: what was decided and migrated in it is another operator's to tell from now on.
+    /// The term ended: from now on another operator reports decisions and migrations.
     pub(crate) fn end_term(&self) {
         self.condition.clear();
         self.expires.clear();
@@ -238,7 +244,7 @@ impl Metrics {
         self.converged.get_or_create(&Alone).set(i64::from(outcome.converged));
         let write = outcome.view.keys.iter().find(|key| key.role == "write");
         self.write_key.get_or_create(&Alone).set(write.map_or(0, |key| key.key_id.0));
-        // What is not referred to any more expires for nobody.
+        // Drops data keys that are not referenced any more.
         self.expires.clear();
         for expires in &outcome.view.expiries {
             let label = ByReference {
@@ -246,7 +252,7 @@ impl Metrics {
                 name: expires.name.clone(),
                 key: expires.key.clone().unwrap_or_default(),
             };
-            // A gauge of days: to the tenth.
+            // Days with one decimal.
             let tenths = i32::try_from(expires.seconds_left / 8640).unwrap_or(i32::MAX);
             self.expires.get_or_create(&label).set(f64::from(tenths) / 10.0);
         }
@@ -271,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_seen_is_shown_and_labels_are_bounded() {
+    fn metrics_show_what_was_observed_with_bounded_labels() {
         let metrics = Metrics::default();
         metrics.acted("CreateKey", "conflict");
         metrics.reconciled("ok", Duration::from_millis(3));
@@ -308,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_former_writer_tells_nothing_of_what_the_present_one_decides() {
+    fn former_leader_reports_no_decisions_and_migrations() {
         let metrics = Metrics::default();
         let outcome = Outcome {
             converged: true,
@@ -319,13 +325,14 @@ mod tests {
             metrics.decided(&outcome);
             metrics.migration("secrets", &EncryptionMigrationStatus { done: 7, ..Default::default() });
             metrics.migrated("secrets", "rewritten");
-            let told = [
+            let expected = [
                 "keyward_condition{",
                 "keyward_write_key_id{} 0",
                 "keyward_migration_done_objects{resource=\"secrets\"} 7",
             ];
-            let gauges =
-                |text: &str| text.lines().filter(|line| told.iter().any(|part| line.contains(part))).count();
+            let gauges = |text: &str| {
+                text.lines().filter(|line| expected.iter().any(|part| line.contains(part))).count()
+            };
             assert_eq!(gauges(&metrics.encode().unwrap()), 5);
             metrics.end_term();
             let text = metrics.encode().unwrap();
@@ -343,7 +350,7 @@ mod tests {
                     text.lines().filter(|line| line.starts_with(&format!("keyward_{family}"))).count();
                 assert_eq!(samples, 0, "{family} is in\n{text}");
             }
-            assert!(text.contains("keyward_migration_objects_total"), "what it did itself it counts on");
+            assert!(text.contains("keyward_migration_objects_total"), "counters of its own work stay");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One reconcile: fetch, resolve, decide, write, tell.
+//! One reconcile pass: fetch, resolve, decide, write, report.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,12 +28,12 @@ use crate::troubles::Troubles;
 use crate::writer::{Applied, Writer};
 use crate::{fetch, results, roles, status};
 
-/// What one term of office remembers from one reconcile to the next. A new term begins with nothing: waits begin anew.
+/// What one term keeps from one reconcile pass to the next. A new term begins without it: all waits restart.
 pub(crate) struct Reconciler {
     pub(crate) cluster: Cluster,
     pub(crate) evaluator: Arc<dyn Evaluator>,
     pub(crate) authority: Authority,
-    /// Asked to stop: the write under way is finished, and no other begun.
+    /// Asks to stop: the current write is finished, and no other begins.
     pub(crate) stop: CancellationToken,
     pub(crate) metrics: Metrics,
     /// This process, in Events.
@@ -41,29 +41,29 @@ pub(crate) struct Reconciler {
     pub(crate) ages: Ages,
     pub(crate) notices: Notices,
     pub(crate) troubles: Troubles,
-    /// The last failure that was announced, so that it is announced once.
+    /// The last failure that was announced, so that each is announced once.
     pub(crate) announced: Option<String>,
     /// Events that are being written.
     pub(crate) announcing: Option<JoinHandle<()>>,
-    /// What the last decision's configurations referred to.
+    /// The objects that the configurations of the last decision referred to.
     pub(crate) referenced: BTreeSet<ObjectRef>,
 }
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Next {
-    /// Something was written, or somebody else wrote first: look again at once.
+    /// Something was written, or another writer was first: start another pass at once.
     pub(crate) again: bool,
-    /// Look again after this long, though nothing is announced.
+    /// Start another pass after this time, also without an event of a watch.
     pub(crate) after: Option<Duration>,
 }
 
 impl Reconciler {
-    /// One reconcile, in one span; its result and duration go into the metrics.
+    /// One reconcile pass in one span. Its result and duration are in the metrics.
     pub(crate) async fn run(&mut self) -> Result<Next, Error> {
         let began = Instant::now();
         let span = tracing::info_span!("reconcile", operand = keyward_core::names::KUBE_APISERVER);
-        // All that is read and decided would else be a part of every future around it.
+        // Boxed: otherwise all that is read and decided is a part of every future around it.
         let result = Box::pin(self.reconcile()).instrument(span.clone()).await;
         if let Err(Undecided(error)) = &result {
             self.undecided(&error.to_string()).instrument(span).await;
@@ -77,24 +77,25 @@ impl Reconciler {
         result
     }
 
-    /// What was decided, and how carrying it out went.
+    /// Decides, writes and reports. The inner result is that of the writes.
     async fn reconcile(&mut self) -> Result<Result<Next, Error>, Undecided> {
-        tracing::debug!("looks");
-        // All at a time: these lists and objects are no snapshot of one moment in any order, which is why every write
-        // has a precondition. The Role is no part of a decision, and compared after each. What was referred to the last
-        // time probably still is: it is read anew here, and whatever else is referred to once that is known.
+        tracing::debug!("reconcile started");
+        // Concurrently: in no order are these reads a snapshot of one moment, which is why every write has a
+        // precondition (invariant: write-with-precondition). The Role is not a part of a decision; it is compared
+        // after each. Objects that were referenced last time are read again here; others are read once the
+        // evaluations name them.
         let (objects, role, read) = tokio::join!(
             fetch::objects(&self.cluster, Some(Account::Own)),
             roles::read(&self.cluster),
             fetch::references(&self.cluster, self.referenced.clone()),
         );
         if objects.is_err() {
-            self.ages.blind();
+            self.ages.read_failed();
         }
         let objects = objects?;
-        tracing::debug!("has read the objects");
+        tracing::debug!("objects read");
         let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
-            tracing::debug!("there is no ClusterEncryption/cluster: nothing is wanted");
+            tracing::debug!("there is no ClusterEncryption/cluster; nothing to do");
             return Ok(Ok(Next::default()));
         };
         let results = results::resolve(&self.cluster, &self.evaluator, &objects, read, &self.metrics).await?;
@@ -115,11 +116,11 @@ impl Reconciler {
         );
 
         let applied = self.apply(&objects, role, &outcome, &mut cluster_encryption).await;
-        tracing::debug!(count = applied.count, "has written");
+        tracing::debug!(count = applied.count, "writes applied");
         if let (Some(_), Some(Action::ReencryptOwn { .. })) =
             (&applied.failure, outcome.actions.get(applied.count))
         {
-            self.ages.forget_requests_again();
+            self.ages.restart_forget_requests();
         }
         let announcements = self.announcements(&outcome, &applied);
         log(announcements.iter().filter(|announcement| announcement.warning));
@@ -129,7 +130,7 @@ impl Reconciler {
         let again = applied.count > 0;
         Ok(match applied.failure {
             Some(failure) if failure.is_conflict() => {
-                tracing::info!("somebody else wrote first, deciding again: {failure}");
+                tracing::info!("write conflict, deciding again: {failure}");
                 Ok(Next { again: true, after: outcome.requeue_after })
             }
             Some(failure) => Err(failure),
@@ -137,7 +138,7 @@ impl Reconciler {
         })
     }
 
-    /// The agents' Role first: a node must be able to read what it is told to install.
+    /// Writes the agents' Role first: a node must be able to read its new target (objects: agent-role).
     async fn apply(
         &self,
         objects: &Objects,
@@ -166,22 +167,22 @@ impl Reconciler {
         writer.apply(&outcome.actions, cluster_encryption).await
     }
 
-    /// Events: what was done, what failed, what is new to know.
+    /// Events: new notices, actions that were carried out, and a failure.
     fn announcements(&mut self, outcome: &Outcome, applied: &Applied) -> Vec<Announcement> {
         let mut announcements = self.notices.new_ones(&outcome.notices, Instant::now());
         let done = outcome.actions.iter().take(applied.count);
         announcements.extend(done.filter_map(events::of_action));
         let failed: Option<&Action> = outcome.actions.get(applied.count);
         let failure = applied.failure.as_ref().and_then(|error| events::of_failure(failed, error));
-        let said = failure.as_ref().map(|announcement| announcement.note.clone());
-        if said != self.announced {
+        let note = failure.as_ref().map(|announcement| announcement.note.clone());
+        if note != self.announced {
             announcements.extend(failure);
-            self.announced = said;
+            self.announced = note;
         }
         announcements
     }
 
-    /// Has Events written beside what comes next, for nothing depends on them; one decision's at a time.
+    /// Writes Events in the background, since nothing depends on them; those of one decision at a time.
     async fn announce(&mut self, announcements: Vec<Announcement>, about: &ClusterEncryption) {
         if announcements.is_empty() {
             return;
@@ -200,7 +201,7 @@ impl Reconciler {
         }
     }
 
-    /// One status update, when something changed. `false` where it has to be done again, since somebody else wrote.
+    /// Updates the status once, if something changed. `false` after a write conflict: it has to be done again.
     async fn report(
         &mut self,
         outcome: &Outcome,
@@ -234,8 +235,8 @@ impl Reconciler {
         Ok(true)
     }
 
-    /// Nothing could be decided, so that nobody knows whether everything is as the spec asks. Where not even that can be
-    /// written, the next pass writes what it finds.
+    /// Records that no decision was possible, so it is unknown whether everything is as the spec asks. If this write
+    /// fails, the next pass writes its own result.
     pub(crate) async fn undecided(&self, why: &str) {
         if !self.authority.holds() {
             return;
@@ -248,13 +249,13 @@ impl Reconciler {
         if before != after {
             let reported = ClusterEncryption { status: Some(after), ..found };
             if let Err(error) = self.cluster.replace_status(&reported).await {
-                tracing::debug!("that nothing is decided could not be written: {error}");
+                tracing::debug!("cannot write to the status that no decision was possible: {error}");
             }
         }
     }
 }
 
-/// A pass ended before it had decided anything.
+/// A pass ended before it decided.
 struct Undecided(Error);
 
 impl<E: Into<Error>> From<E> for Undecided {
@@ -263,7 +264,7 @@ impl<E: Into<Error>> From<E> for Undecided {
     }
 }
 
-/// What is announced of troubles is logged too.
+/// Logs what is announced.
 fn log<'a>(announcements: impl IntoIterator<Item = &'a Announcement>) {
     for announcement in announcements {
         let (reason, note) = (&announcement.reason, &announcement.note);
@@ -275,7 +276,7 @@ fn log<'a>(announcements: impl IntoIterator<Item = &'a Announcement>) {
     }
 }
 
-/// Bytes for a key and a salt that may be made now.
+/// Random bytes for a key and a salt that this pass may create.
 pub(crate) fn fresh() -> Result<FreshBytes, Error> {
     Ok(FreshBytes { key: random()?, salt: random()? })
 }

@@ -1,9 +1,8 @@
-//! Brings in what core wants beside the objects: evaluations, referenced objects, diagnoses, how far etcd's history is
-//! compacted. Asks
-//! [`kubernetes::needed`] until it wants nothing.
+//! Resolves what core needs beside the objects: evaluations, referenced objects, diagnoses, and how far etcd's
+//! history is compacted. Asks [`kubernetes::needed`] until nothing is missing.
 //!
-//! Provider modules run on blocking threads, each call caught by itself: one that fails or panics degrades its own
-//! provider only. Nothing is remembered here: the engine memoises by function, module and inputs.
+//! Provider modules run on blocking threads, and panics are caught for each call: a module that fails or panics
+//! degrades only its own provider type. Nothing is cached here: the engine caches by function, module and inputs.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,10 +18,11 @@ use crate::fetch::{self, References};
 use crate::metrics::Metrics;
 use crate::migrator::discovery;
 
-/// Each round is one step further away from the spec: configuration, its references, diagnoses of its failures.
+/// How many rounds there can be. Each is one step further away from the spec: configuration, its references,
+/// diagnoses of its failures.
 const ROUNDS: usize = 16;
 
-/// All that is wanted for a decision on these objects. `read` are referenced objects that were read beside them.
+/// All that a decision on these objects needs. `read` are referenced objects that were already read.
 pub async fn resolve(
     cluster: &Cluster,
     evaluator: &Arc<dyn Evaluator>,
@@ -45,32 +45,32 @@ pub async fn resolve(
             let diagnosed: Vec<_> = diagnoses
                 .into_iter()
                 .map(|(request, failure)| {
-                    let said =
+                    let result =
                         ask.guarded("diagnose", &request, || ask.evaluator.diagnose(&request, &failure));
-                    ((request, failure), said)
+                    ((request, failure), result)
                 })
                 .collect();
             (evaluated, diagnosed)
         });
         let read = fetch::references(cluster, references);
-        let looked = futures::future::join_all(history.into_iter().map(|request| async move {
-            let said = discovery::is_compacted(cluster, &request.0, &request.1).await;
-            (request, said.map_err(|error| error.to_string()))
+        let compacted = futures::future::join_all(history.into_iter().map(|request| async move {
+            let result = discovery::is_compacted(cluster, &request.0, &request.1).await;
+            (request, result.map_err(|error| error.to_string()))
         }));
-        let (answered, read, looked) = tokio::join!(blocking, read, looked);
+        let (evaluations, read, compacted) = tokio::join!(blocking, read, compacted);
         results.objects.extend(read.objects);
         results.expiries.extend(read.expiries);
-        results.history.extend(looked);
-        // A panic is caught closer to the call; what is left is a runtime that shuts down.
-        if let Ok((evaluated, diagnosed)) = answered {
-            results.evaluations.extend(evaluated.into_iter().map(|(said, request)| (request, said)));
+        results.history.extend(compacted);
+        // Panics are caught at the call, so an error only means that the runtime shuts down.
+        if let Ok((evaluated, diagnosed)) = evaluations {
+            results.evaluations.extend(evaluated.into_iter().map(|(result, request)| (request, result)));
             results.diagnoses.extend(diagnosed);
         }
     }
     Err(Error::Unsettled(ROUNDS))
 }
 
-/// What the configurations that were evaluated refer to.
+/// The objects that the evaluated configurations refer to.
 pub(crate) fn referenced(results: &Results) -> BTreeSet<ObjectRef> {
     let evaluations = results.evaluations.values().flatten();
     evaluations
@@ -90,9 +90,9 @@ impl Ask {
         request: &EvaluationRequest,
     ) -> Result<keyward_core::provider::Evaluation, ProviderError> {
         let began = Instant::now();
-        let said = self.guarded("evaluate", request, || self.evaluator.evaluate(request));
-        self.metrics.evaluated(&said, began.elapsed());
-        said
+        let result = self.guarded("evaluate", request, || self.evaluator.evaluate(request));
+        self.metrics.evaluated(&result, began.elapsed());
+        result
     }
 
     fn guarded<T>(
@@ -107,7 +107,8 @@ impl Ask {
                 provider_type: provider_type(request),
                 function: function.to_owned(),
                 category: "panic".to_owned(),
-                message: "the host failed while it called the module; see the log".to_owned(),
+                message: "the host failed while calling the provider module; see the operator's log"
+                    .to_owned(),
             })
         })
     }

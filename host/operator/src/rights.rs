@@ -1,4 +1,5 @@
-//! Whether the operator may re-encrypt a resource, by the API server's own word, before anything is rolled out for it.
+//! Access reviews: whether the operator is allowed to re-encrypt a resource, checked before anything is rolled out
+//! for it.
 //!
 //! The operator asks about itself (SelfSubjectAccessReview, which its ClusterRole allows); `keyward plan`
 //! asks about the operator's ServiceAccount (SubjectAccessReview).
@@ -14,31 +15,31 @@ use keyward_core::platform::{Serving, VERBS};
 
 use crate::cluster::{CallError, Cluster};
 
-/// Whose rights are looked up.
+/// The account whose permissions are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Account {
-    /// Those of the account that asks: the operator itself.
+    /// The account of this process: the operator checks itself.
     Own,
-    /// Those of the operator's ServiceAccount, for somebody else.
+    /// The operator's ServiceAccount, checked by another account.
     Operator,
 }
 
-/// Why a review answers neither yes nor no.
+/// Why a review neither allows nor denies.
 #[derive(Debug, thiserror::Error)]
 enum Unknown {
     #[error("{0}")]
     Call(#[from] CallError),
-    #[error("the review of {0} has no status")]
+    #[error("the access review of {0} has no status")]
     NoStatus(&'static str),
-    /// An authorizer that failed has not denied it, and has not allowed it either.
+    /// An authorizer that failed neither denied nor allowed it.
     #[error("the API server could not evaluate {verb}: {error}")]
     Evaluation { verb: &'static str, error: String },
 }
 
-/// [`Serving::Itself`] where the operator has every right on the resource that re-encryption needs.
+/// [`Serving::Itself`] if the operator has every permission on the resource that re-encryption needs.
 pub(crate) async fn of(cluster: &Cluster, account: Account, resource: &GroupResource) -> Serving {
     let asked = VERBS.map(|verb| async move {
-        let allowed = answer(verb, review(cluster, account, verb, resource).await?)?;
+        let allowed = is_allowed(verb, review(cluster, account, verb, resource).await?)?;
         Ok::<_, Unknown>((!allowed).then_some(verb))
     });
     match futures::future::try_join_all(asked).await {
@@ -46,12 +47,12 @@ pub(crate) async fn of(cluster: &Cluster, account: Account, resource: &GroupReso
             none if none.is_empty() => Serving::Itself,
             lacks => Serving::Forbidden(lacks),
         },
-        Err(error) => Serving::Unknown(format!("the operator's rights: {error}")),
+        Err(error) => Serving::Unknown(format!("cannot check the operator's permissions: {error}")),
     }
 }
 
-/// Whether the review allows it. It is denied only where every authorizer could answer.
-fn answer(verb: &'static str, status: Option<SubjectAccessReviewStatus>) -> Result<bool, Unknown> {
+/// Whether the review allows it. It is denied only if every authorizer answered.
+fn is_allowed(verb: &'static str, status: Option<SubjectAccessReviewStatus>) -> Result<bool, Unknown> {
     let status = status.ok_or(Unknown::NoStatus(verb))?;
     let error = status.evaluation_error.filter(|error| !error.is_empty());
     match error {
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_review_that_could_not_be_evaluated_is_unknown_and_not_denied() {
+    fn review_that_could_not_be_evaluated_is_unknown_and_not_denied() {
         let status = |allowed: bool, error: Option<&str>| {
             Some(SubjectAccessReviewStatus {
                 allowed,
@@ -111,11 +112,11 @@ mod tests {
                 ..Default::default()
             })
         };
-        assert!(matches!(answer("patch", status(false, None)), Ok(false)));
-        assert!(matches!(answer("patch", status(false, Some(""))), Ok(false)));
-        assert!(matches!(answer("patch", status(true, Some("webhook timed out"))), Ok(true)));
-        let unknown = answer("patch", status(false, Some("webhook timed out"))).unwrap_err().to_string();
+        assert!(matches!(is_allowed("patch", status(false, None)), Ok(false)));
+        assert!(matches!(is_allowed("patch", status(false, Some(""))), Ok(false)));
+        assert!(matches!(is_allowed("patch", status(true, Some("webhook timed out"))), Ok(true)));
+        let unknown = is_allowed("patch", status(false, Some("webhook timed out"))).unwrap_err().to_string();
         assert_eq!(unknown, "the API server could not evaluate patch: webhook timed out");
-        assert!(answer("patch", None).is_err());
+        assert!(is_allowed("patch", None).is_err());
     }
 }

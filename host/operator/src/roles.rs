@@ -1,5 +1,5 @@
-//! The Role by which node agents read Secrets: exactly the revisions that a node is told to install, and the candidate
-//! (OBJECTS.md, "Objects"; DESIGN.md, "Security"). Kept current before a node is told of a revision.
+//! The Role by which node agents read Secrets: exactly the revisions that are targets of nodes, and the candidate
+//! (objects: agent-role). The operator updates it before a node gets a new target (decision 0050).
 
 use std::collections::BTreeSet;
 
@@ -16,27 +16,28 @@ use crate::cluster::{CallError, Cluster};
 /// The Role's name, and that of the binding in deploy/rbac.
 pub const AGENT_ROLE: &str = "keyward-node-agent";
 
-/// The Secrets that agents may read while these actions are carried out: what nodes are told now, and what they are
-/// about to be told.
+/// The Secrets that agents are allowed to read while these actions are carried out: the current targets, and the
+/// targets that these actions set.
 pub(crate) fn readable(objects: &Objects, actions: &[Action]) -> BTreeSet<String> {
-    let told = objects.encryption_nodes.iter().map(|node| node.spec.revision);
-    let to_be = actions.iter().filter_map(|action| match action {
+    let current = objects.encryption_nodes.iter().map(|node| node.spec.revision);
+    let next = actions.iter().filter_map(|action| match action {
         Action::SetTarget { spec, .. } => Some(spec.revision),
         _ => None,
     });
-    told.chain(to_be)
+    current
+        .chain(next)
         .filter(|revision| *revision != Revision(0))
         .map(names::revision_secret)
         .chain([names::PREFLIGHT_SECRET.to_owned()])
         .collect()
 }
 
-/// The Role as it is.
+/// The Role as it is stored.
 pub(crate) async fn read(cluster: &Cluster) -> Result<Option<Role>, CallError> {
     cluster.get::<Role>(Some(names::NAMESPACE), AGENT_ROLE).await
 }
 
-/// Makes the Role, which was read as this, say exactly that.
+/// Creates or updates the Role, given as it was read, so that it allows exactly these Secrets.
 pub(crate) async fn ensure(
     cluster: &Cluster,
     role: Option<Role>,
@@ -53,7 +54,7 @@ pub(crate) async fn ensure(
     match role {
         Some(role) if role.rules == rules => Ok(()),
         Some(role) => {
-            tracing::info!(role = AGENT_ROLE, secrets = ?readable, "agents may read");
+            tracing::info!(role = AGENT_ROLE, secrets = ?readable, "Role of the agents updated");
             cluster.replace(namespace, &Role { rules, ..role }).await.map(drop)
         }
         None => {
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agents_read_targets_of_now_and_next_and_the_candidate() {
+    fn agents_read_current_and_next_targets_and_the_candidate() {
         let spec = |n| EncryptionNodeSpec { revision: Revision(n), ..Default::default() };
         let objects = Objects {
             encryption_nodes: vec![EncryptionNode::new("a", spec(0)), EncryptionNode::new("b", spec(3))],

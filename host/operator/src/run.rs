@@ -1,4 +1,5 @@
-//! The composition of an operator: server, Lease, and while it is held watches, decisions and migrations.
+//! The composition of an operator: HTTP server and Lease and, while it holds the Lease, watches, decisions and
+//! migrations.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -27,14 +28,14 @@ use crate::metrics::Metrics;
 use crate::migrator::Engine;
 use crate::reconcile::{Next, Reconciler};
 use crate::settings::Settings;
-use crate::trigger::{self, Bells};
+use crate::trigger::{self, Signals};
 use crate::troubles::{Failures, Troubles};
 
-/// So many reconciles in a row may write something; more look like a decision that does not come to rest, and are
+/// Reconcile passes in a row that write something. More of them look like decisions that never become stable, and are
 /// slowed down.
-const RESTLESS: u32 = 30;
+const MOST_WRITES_IN_A_ROW: u32 = 30;
 
-/// An operator that is bound and not running yet.
+/// An operator whose HTTP server is bound, and which does not run yet.
 pub struct Operator {
     cluster: Cluster,
     evaluator: Arc<dyn Evaluator>,
@@ -46,8 +47,8 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Binds the HTTP server; nothing else happens yet. The client should come from
-    /// [`connect`](crate::cluster::connect), which does not retry for minutes by itself.
+    /// Binds the HTTP server, and nothing else. The client should come from [`connect`](crate::cluster::connect):
+    /// that one does not retry for minutes by itself.
     pub async fn bind(
         client: kube::Client,
         evaluator: Arc<dyn Evaluator>,
@@ -60,19 +61,19 @@ impl Operator {
             listener,
             address,
             metrics: Metrics::default(),
-            // At rest it is asked once a resync: one call that is lost, or slow, is no absence.
+            // An idle operator reads once in a resync: one lost or slow call does not make the API server unreachable.
             health: Health::new(settings.resync * 2 + settings.call_timeout),
             settings,
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Until `stop`: then the write under way is finished, cursors are written, the Lease is released. Without the
-    /// Lease it stands by; losing it does not end the process. An error means that a task broke that should never end.
+    /// Runs until `stop`, then finishes the current write, writes cursors and releases the Lease. Without the Lease
+    /// it is a standby; losing the Lease does not end the process. An error means that a task ended that never ends.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let Self { cluster, evaluator, settings, listener, address, metrics, health } = self;
         tracing::info!(%address, identity = settings.identity, "metrics and probes are served");
@@ -81,12 +82,12 @@ impl Operator {
         let (elector, authority) =
             Elector::new(cluster.clone(), settings.identity.clone(), settings.lease_duration);
         let mut electing = tokio::spawn(elector.run(last.clone()));
-        let office = Office { cluster, evaluator, settings, metrics, health, authority };
+        let leader = Leader { cluster, evaluator, settings, metrics, health, authority };
         let result = tokio::select! {
-            () = office.hold_in_turn(&stop) => Ok(()),
-            _ = &mut electing => Err(Error::Ended("the Lease's keeper")),
+            () = leader.lead_while_elected(&stop) => Ok(()),
+            _ = &mut electing => Err(Error::Ended("the task that renews the Lease")),
         };
-        let shutdown = office.settings.shutdown;
+        let shutdown = leader.settings.shutdown;
         last.cancel();
         if result.is_ok() {
             let _ = tokio::time::timeout(shutdown, electing).await;
@@ -96,7 +97,7 @@ impl Operator {
     }
 }
 
-struct Office {
+struct Leader {
     cluster: Cluster,
     evaluator: Arc<dyn Evaluator>,
     settings: Settings,
@@ -105,12 +106,12 @@ struct Office {
     authority: Authority,
 }
 
-impl Office {
-    /// Leads whenever the Lease is held, until `stop`.
-    async fn hold_in_turn(&self, stop: &CancellationToken) {
+impl Leader {
+    /// Leads whenever this process holds the Lease, until `stop`.
+    async fn lead_while_elected(&self, stop: &CancellationToken) {
         let mut authority = self.authority.clone();
         while !stop.is_cancelled() {
-            self.stand_by().await;
+            self.check_as_standby().await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = authority.acquired() => {}
@@ -120,15 +121,15 @@ impl Office {
         }
     }
 
-    /// What `/readyz` of a standby stands on: an API server that serves our kinds.
-    async fn stand_by(&self) {
+    /// `/readyz` of a standby needs an API server that serves Keyward's kinds.
+    async fn check_as_standby(&self) {
         match self.cluster_encryption().await {
             Ok(_) => self.health.reached(),
             Err(error @ Error::CrdsMissing(_)) => {
                 tracing::error!("{error}");
                 self.health.hindered(error.to_string());
             }
-            Err(error) => tracing::warn!("standing by: {error}"),
+            Err(error) => tracing::warn!("standby cannot reach the API server: {error}"),
         }
     }
 
@@ -140,29 +141,29 @@ impl Office {
         })
     }
 
-    /// One term of office: until the Lease is lost, `stop`, or a task of it breaks.
+    /// One term: until the Lease is lost, `stop`, or one of its tasks ends unexpectedly.
     async fn lead(&self, stop: &CancellationToken) {
         let term = stop.child_token();
-        let bells = Bells::default();
-        let mut watches = trigger::watch(&self.cluster, &bells, &self.metrics);
+        let signals = Signals::default();
+        let mut watches = trigger::watch(&self.cluster, &signals, &self.metrics);
         let engine = Engine::new(self.cluster.clone(), self.settings.migration, self.metrics.clone());
-        let mut migrating = tokio::spawn(engine.run(Arc::clone(&bells.migrate), term.clone()));
-        // What has ended must not be waited for again.
+        let mut migrating = tokio::spawn(engine.run(Arc::clone(&signals.migrate), term.clone()));
+        // A future that ended must not be polled again.
         let (mut decided, mut migrated) = (false, false);
-        let deciding = self.decide(&bells, &term);
+        let deciding = self.decide(&signals, &term);
         tokio::pin!(deciding);
         let mut authority = self.authority.clone();
         self.metrics.leads(true);
         tokio::select! {
-            // What ends because it was asked to has not broken.
+            // First: a task that ends because of `stop` did not end unexpectedly.
             biased;
-            () = stop.cancelled() => tracing::info!("stopping: what is under way is finished"),
-            () = authority.lost() => tracing::warn!("the term ends: the Lease is not ours any more"),
+            () = stop.cancelled() => tracing::info!("stopping after the current write"),
+            () = authority.lost() => tracing::warn!("leadership lost"),
             () = &mut deciding => decided = true,
-            _ = watches.join_next() => self.broke("watch"),
+            _ = watches.join_next() => self.task_ended("watch"),
             _ = &mut migrating => {
                 migrated = true;
-                self.broke("migration");
+                self.task_ended("migration");
             }
         }
         self.metrics.leads(false);
@@ -181,19 +182,19 @@ impl Office {
             tokio::join!(deciding, migrating);
         };
         if tokio::time::timeout(self.settings.shutdown, finish).await.is_err() {
-            tracing::warn!("what was under way did not end in time, and is dropped");
+            tracing::warn!("the current work did not end in time and was cancelled");
         }
         migrating.abort();
         self.metrics.end_term();
     }
 
-    fn broke(&self, task: &'static str) {
+    fn task_ended(&self, task: &'static str) {
         self.metrics.panicked(task);
-        tracing::error!(task, "a task broke: the term ends and a new one begins");
+        tracing::error!(task, "a task ended unexpectedly; this operator begins a new term");
     }
 
-    /// Decides whenever there is reason to, one at a time, until `term` ends.
-    async fn decide(&self, bells: &Bells, term: &CancellationToken) {
+    /// Runs one reconcile pass after another, until `term` ends.
+    async fn decide(&self, signals: &Signals, term: &CancellationToken) {
         let mut reconciler = Reconciler {
             cluster: self.cluster.clone(),
             evaluator: Arc::clone(&self.evaluator),
@@ -208,12 +209,13 @@ impl Office {
             announcing: None,
             referenced: BTreeSet::new(),
         };
-        self.decide_in_turn(&mut reconciler, bells, term).await;
+        self.reconcile_loop(&mut reconciler, signals, term).await;
         reconciler.finish().await;
     }
 
-    /// One reconcile. None before it is known who was silent when the term began: else they would all be just seen.
-    async fn look(&self, reconciler: &mut Reconciler, resumed: &mut bool) -> Result<Next, Error> {
+    /// One reconcile pass. The first pass of a term reads which reports were silent before it; otherwise all would
+    /// count as just seen.
+    async fn pass(&self, reconciler: &mut Reconciler, resumed: &mut bool) -> Result<Next, Error> {
         if !*resumed {
             let status = self.cluster_encryption().await?.and_then(|found| found.status);
             let since = status.map(|status| status.since).unwrap_or_default();
@@ -223,20 +225,20 @@ impl Office {
         reconciler.run().await
     }
 
-    async fn decide_in_turn(&self, reconciler: &mut Reconciler, bells: &Bells, term: &CancellationToken) {
+    async fn reconcile_loop(&self, reconciler: &mut Reconciler, signals: &Signals, term: &CancellationToken) {
         let (mut backoff, mut failures) = (Backoff::default(), Failures::default());
         let mut writes_in_a_row = 0_u32;
         let mut resumed = false;
         while !term.is_cancelled() {
             self.health.busy(true);
-            let result = AssertUnwindSafe(self.look(reconciler, &mut resumed)).catch_unwind().await;
+            let result = AssertUnwindSafe(self.pass(reconciler, &mut resumed)).catch_unwind().await;
             self.health.busy(false);
             let pause = match result {
                 Ok(Ok(next)) => {
                     self.health.reached();
                     backoff.reset();
                     if let Some((times, lasted)) = failures.over(Instant::now()) {
-                        tracing::info!(times, seconds = lasted.as_secs(), "reconcile works again");
+                        tracing::info!(times, seconds = lasted.as_secs(), "reconcile recovered");
                     }
                     writes_in_a_row = if next.again { writes_in_a_row.saturating_add(1) } else { 0 };
                     pause(next, writes_in_a_row, self.settings.resync)
@@ -248,7 +250,7 @@ impl Office {
                         self.health.hindered(error.to_string());
                     }
                     let error_text = error.to_string();
-                    if failures.is_news(&error_text, Instant::now()) {
+                    if failures.is_new(&error_text, Instant::now()) {
                         tracing::error!(category = error.category(), ?pause, "reconcile: {error_text}");
                     } else {
                         tracing::debug!(category = error.category(), ?pause, "reconcile: {error_text}");
@@ -257,37 +259,42 @@ impl Office {
                 }
                 Err(_) => {
                     self.metrics.panicked("reconcile");
-                    reconciler.undecided("a reconcile panicked: a bug, please report it").await;
+                    reconciler
+                        .undecided("internal error: a reconcile pass panicked; please report this bug")
+                        .await;
                     let pause = backoff.next();
-                    tracing::error!(?pause, "a reconcile panicked: a bug, please report it");
+                    tracing::error!(
+                        ?pause,
+                        "internal error: a reconcile pass panicked; please report this bug"
+                    );
                     Pause { at_most: pause, patient: true }
                 }
             };
-            let rested = Instant::now();
+            let ended = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(pause.at_most) => continue,
-                () = bells.decide.notified(), if !pause.patient => {}
-                () = bells.wish.notified() => {}
+                () = signals.decide.notified(), if !pause.patient => {}
+                () = signals.spec_changed.notified() => {}
                 () = term.cancelled() => return,
             }
-            // The first word of something is acted on at once; what follows close behind is waited out together.
-            tokio::time::sleep(self.settings.debounce.saturating_sub(rested.elapsed())).await;
+            // The first event after an idle time starts a pass at once; events that follow closely share one pass.
+            tokio::time::sleep(self.settings.debounce.saturating_sub(ended.elapsed())).await;
         }
     }
 }
 
-/// How long to wait for a reason to look again.
+/// How long to wait for the next reconcile pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pause {
     at_most: Duration,
-    /// Only another wish of the admin's is reason enough: what was announced meanwhile must not defeat a back-off.
+    /// Only a change of the spec ends the pause early: other events must not defeat a back-off.
     patient: bool,
 }
 
 fn pause(next: Next, writes_in_a_row: u32, resync: Duration) -> Pause {
-    if writes_in_a_row > RESTLESS {
-        tracing::warn!(writes_in_a_row, "decisions do not come to rest: slowing down");
-        let longer = Duration::from_millis(200) * (writes_in_a_row - RESTLESS).min(50);
+    if writes_in_a_row > MOST_WRITES_IN_A_ROW {
+        tracing::warn!(writes_in_a_row, "every reconcile pass writes something; slowing down");
+        let longer = Duration::from_millis(200) * (writes_in_a_row - MOST_WRITES_IN_A_ROW).min(50);
         return Pause { at_most: longer, patient: true };
     }
     let at_most = if next.again { Duration::ZERO } else { next.after.unwrap_or(resync).min(resync) };
@@ -299,14 +306,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looks_again_at_once_after_a_write_and_slows_down_where_writes_do_not_end() {
+    fn next_pass_starts_at_once_after_a_write_and_later_if_writes_do_not_end() {
         let resync = Duration::from_mins(1);
         let next = |again, after| Next { again, after };
         assert_eq!(pause(next(true, None), 1, resync).at_most, Duration::ZERO);
         assert_eq!(pause(next(false, None), 0, resync), Pause { at_most: resync, patient: false });
         let soon = Duration::from_secs(5);
         assert_eq!(pause(next(false, Some(soon)), 0, resync).at_most, soon);
-        let restless = pause(next(true, None), RESTLESS + 10, resync);
-        assert!(restless.patient && restless.at_most > Duration::from_secs(1));
+        let slow = pause(next(true, None), MOST_WRITES_IN_A_ROW + 10, resync);
+        assert!(slow.patient && slow.at_most > Duration::from_secs(1));
     }
 }

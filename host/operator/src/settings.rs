@@ -1,11 +1,11 @@
-//! What can be set.
+//! Settings of an operator.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::migrator::MigrationSettings;
 
-/// A duration as Go and people write it, above zero: `15s`, `1m30s`, `500ms`.
+/// A duration above zero in Go's notation: `15s`, `1m30s`, `500ms`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<jiff::SignedDuration>()
         .ok()
@@ -19,20 +19,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub struct Settings {
     /// Where `/metrics`, `/readyz` and `/livez` are served; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// What stands in the Lease. Whole seconds (a fraction is dropped), at least 2: renewals happen at a third of it.
+    /// The duration in the Lease, in whole seconds (a fraction is dropped), at least 2. It is renewed at a third of it.
     pub lease_duration: Duration,
     /// This process's name in the Lease and in Events.
     pub identity: String,
     /// Limit of one attempt of one call to the API server.
     pub call_timeout: Duration,
-    /// How often everything is looked at though nothing was announced.
+    /// How often a reconcile pass starts without an event of a watch.
     pub resync: Duration,
-    /// So long after a decision, at the earliest, what was announced meanwhile is looked at together. At rest the
-    /// first word is acted on at once.
+    /// Shortest time from one reconcile pass to the next that an event starts. An event after an idle time starts a
+    /// pass at once.
     pub debounce: Duration,
-    /// How long the work at hand may take once the operator was asked to stop.
+    /// How long the current work may take after the operator was asked to stop.
     pub shutdown: Duration,
-    /// The migration engine's.
+    /// Settings of the migration engine.
     pub migration: MigrationSettings,
 }
 

@@ -1,5 +1,5 @@
-//! The aggregate status: what was decided, merged into what stood there. Pure; the reconcile writes it, once, and only
-//! when something changed.
+//! The aggregate status: the decision, merged into the previous status. Pure; a reconcile pass writes it once, and
+//! only if something changed.
 
 use std::collections::BTreeMap;
 
@@ -13,27 +13,27 @@ use crate::ages::whole_seconds;
 use crate::cluster::cut;
 use crate::error::Error;
 
-/// Says what is waited for.
+/// The condition that names the current wait.
 const PROGRESSING: &str = "Progressing";
-/// Everything is as this generation of the spec asks, everywhere.
+/// The condition that everything is as this generation of the spec asks, on every node (invariant: ready-is-true).
 pub(crate) const READY: &str = "Ready";
-/// The condition about the operator's own writing; the others are core's.
+/// The condition about the operator's own writes; core decides the others.
 pub(crate) const WRITER_DEGRADED: &str = "EncryptionWriterDegraded";
 /// The longest message that a condition carries.
 const LONGEST_MESSAGE: usize = 8192;
 
-/// What a pass knows beside its decision.
+/// What a pass knows in addition to its decision.
 pub(crate) struct Pass<'a> {
-    /// The generation of the spec that it read: every condition that it sets is about that one.
+    /// The generation of the spec that it read: every condition that it sets is about this generation.
     pub(crate) generation: i64,
-    /// What could not be written.
+    /// The write that failed.
     pub(crate) failure: Option<&'a Error>,
     /// When the wait that the decision names ends.
     pub(crate) until: Option<Timestamp>,
     pub(crate) now: Timestamp,
 }
 
-/// The status after a decision. A condition whose type the decision does not name keeps what it had, its generation too.
+/// The status after a decision. A condition that the decision does not set is kept, with its generation.
 pub(crate) fn merged(
     before: &ClusterEncryptionStatus,
     outcome: &Outcome,
@@ -67,8 +67,7 @@ pub(crate) fn merged(
     }
 }
 
-/// The status after a pass that could not decide anything: what was found before is not known to hold. Everything else is
-/// left as it is.
+/// The status after a pass without a decision: `Ready` is Unknown, since nobody checked it. Everything else is kept.
 pub(crate) fn undecided(
     before: &ClusterEncryptionStatus,
     why: &str,
@@ -80,16 +79,17 @@ pub(crate) fn undecided(
     ClusterEncryptionStatus { conditions, ..before.clone() }
 }
 
-/// With the time at which the wait that it names ends.
+/// Adds the time at which the wait ends that the condition names.
 fn timed(mut condition: Condition, outcome: &Outcome, until: Option<Timestamp>) -> Condition {
     let waits = outcome.waiting.as_ref().is_some_and(|waiting| waiting.reason == condition.reason);
     if let Some(until) = until.filter(|_| waits && [PROGRESSING, READY].contains(&condition.type_.as_str())) {
-        condition.message = format!("{}; until {}", condition.message, whole_seconds(until));
+        condition.message = format!("{}; this wait ends at {}", condition.message, whole_seconds(until));
     }
     condition
 }
 
-/// `Ready` cannot be True beside trouble, also where it is the writer's, or of a pass before.
+/// `Ready` cannot be True beside a degraded condition, also if that one is about the writes or is kept from a pass
+/// before.
 fn doubt(conditions: &mut [Condition], before: &[Condition], generation: i64, now: Timestamp) {
     let trouble = conditions.iter().find(|c| c.type_.ends_with("Degraded") && c.is_trouble()).cloned();
     let ready = conditions.iter_mut().find(|c| c.type_ == READY && c.status == ConditionStatus::True);
@@ -103,31 +103,31 @@ fn doubt(conditions: &mut [Condition], before: &[Condition], generation: i64, no
     }
 }
 
-/// Since when each plugin is as it is. Kept where another operator has told it already.
+/// Sets since when each plugin has its status. The time is kept if another operator recorded it already.
 fn plugins(before: &[PluginSummary], decided: &[PluginSummary], now: Timestamp) -> Vec<PluginSummary> {
     let mut plugins = decided.to_vec();
     for plugin in &mut plugins {
-        let same = |stood: &&PluginSummary| {
-            stood.node == plugin.node && stood.key_id == plugin.key_id && stood.status == plugin.status
+        let same = |known: &&PluginSummary| {
+            known.node == plugin.node && known.key_id == plugin.key_id && known.status == plugin.status
         };
-        let kept = before.iter().find(same).and_then(|stood| stood.since.clone());
+        let kept = before.iter().find(same).and_then(|known| known.since.clone());
         plugin.since = Some(kept.unwrap_or_else(|| whole_seconds(now).to_string()));
     }
     plugins
 }
 
-/// Since when it is paused, whoever explains it in other words meanwhile.
+/// Sets since when it is paused. The time is kept if the reason changes.
 fn paused(
     before: Option<&PauseStatus>,
     decided: Option<&PauseStatus>,
     now: Timestamp,
 ) -> Option<PauseStatus> {
-    let kept = before.and_then(|stood| stood.since.clone());
+    let kept = before.and_then(|known| known.since.clone());
     let since = Some(kept.unwrap_or_else(|| whole_seconds(now).to_string()));
     decided.map(|pause| PauseStatus { since, ..pause.clone() })
 }
 
-/// A lost precondition is how two writers take turns, and no failure.
+/// A write conflict is not a failure: the next pass decides again.
 fn writer_condition(failure: Option<&Error>) -> Condition {
     match failure.filter(|error| !error.is_conflict()) {
         None => Condition::new(WRITER_DEGRADED, ConditionStatus::False, "AsExpected", ""),
@@ -154,14 +154,14 @@ fn conditions(
     let mut all: BTreeMap<String, Condition> =
         before.iter().map(|condition| (condition.type_.clone(), condition.clone())).collect();
     for mut condition in decided {
-        // Since when it waits for this: another reason is another wait.
-        let same = |stood: &&Condition| {
-            stood.status == condition.status
+        // The time is when this wait began: another reason is another wait.
+        let same = |known: &&Condition| {
+            known.status == condition.status
                 && (![PROGRESSING, READY].contains(&condition.type_.as_str())
-                    || stood.reason == condition.reason)
+                    || known.reason == condition.reason)
         };
         let kept =
-            all.get(&condition.type_).filter(same).and_then(|stood| stood.last_transition_time.clone());
+            all.get(&condition.type_).filter(same).and_then(|known| known.last_transition_time.clone());
         condition.last_transition_time = Some(kept.unwrap_or_else(|| whole_seconds(now).to_string()));
         condition.observed_generation = Some(generation);
         condition.message.truncate(cut(&condition.message, LONGEST_MESSAGE).len());
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn progressing_tells_since_when_it_waits_for_what_it_says() {
+    fn progressing_has_the_time_at_which_its_wait_began() {
         let waits = |reason: &str| Outcome {
             conditions: vec![Condition::new(PROGRESSING, ConditionStatus::True, reason, "message")],
             ..Default::default()
@@ -199,8 +199,8 @@ mod tests {
         let second = after(&first, &waits("Migrating"), 20);
         let third = after(&second, &waits("HistoryNotCompacted"), 30);
         let time = |status: &ClusterEncryptionStatus| {
-            let mut told = status.conditions.iter().filter(|told| told.type_ == PROGRESSING);
-            told.next().and_then(|told| told.last_transition_time.clone()).unwrap()
+            let mut found = status.conditions.iter().filter(|found| found.type_ == PROGRESSING);
+            found.next().and_then(|found| found.last_transition_time.clone()).unwrap()
         };
         let times = [&first, &second, &third].map(time);
         assert_eq!(times, ["1970-01-01T00:00:10Z", "1970-01-01T00:00:10Z", "1970-01-01T00:00:30Z"]);
@@ -210,7 +210,7 @@ mod tests {
         status.conditions.iter().find(|condition| condition.type_ == READY).unwrap()
     }
 
-    fn says_ready() -> Outcome {
+    fn ready_outcome() -> Outcome {
         Outcome {
             conditions: vec![Condition::new(READY, ConditionStatus::True, "AsRequested", "all of it")],
             ..Default::default()
@@ -218,8 +218,8 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_of_the_generation_that_was_read() {
-        let first = after(&ClusterEncryptionStatus::default(), &says_ready(), 10);
+    fn ready_has_the_generation_that_was_read() {
+        let first = after(&ClusterEncryptionStatus::default(), &ready_outcome(), 10);
         assert_eq!(
             (ready(&first).status, ready(&first).observed_generation),
             (ConditionStatus::True, Some(3))
@@ -228,35 +228,35 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_unknown_after_a_pass_that_decided_nothing_and_the_rest_stays() {
-        let mut before = after(&ClusterEncryptionStatus::default(), &says_ready(), 10);
+    fn ready_is_unknown_after_a_pass_without_a_decision_and_the_rest_is_kept() {
+        let mut before = after(&ClusterEncryptionStatus::default(), &ready_outcome(), 10);
         before.conditions.push(Condition::new("Encrypted", ConditionStatus::True, "EncryptionCompleted", ""));
         let unknown = undecided(&before, "secrets cannot be listed", 4, Timestamp::from_second(20).unwrap());
-        let said = ready(&unknown);
-        assert_eq!((said.status, said.observed_generation), (ConditionStatus::Unknown, Some(4)));
-        assert_eq!(said.message, "secrets cannot be listed");
-        assert_eq!(unknown.observed_generation, 3, "the other conditions are of that one");
+        let condition = ready(&unknown);
+        assert_eq!((condition.status, condition.observed_generation), (ConditionStatus::Unknown, Some(4)));
+        assert_eq!(condition.message, "secrets cannot be listed");
+        assert_eq!(unknown.observed_generation, 3, "the other conditions have that generation");
         assert!(
             unknown.conditions.iter().any(|c| c.type_ == "Encrypted" && c.status == ConditionStatus::True)
         );
     }
 
     #[test]
-    fn ready_is_false_beside_trouble_of_a_pass_before() {
+    fn ready_is_false_beside_a_degraded_condition_of_a_pass_before() {
         let trouble = "EncryptionMigrationControllerDegraded";
         let mut before = ClusterEncryptionStatus::default();
         before.conditions.push(Condition::new(trouble, ConditionStatus::True, "Error", "one object failed"));
-        let first = after(&before, &says_ready(), 10);
+        let first = after(&before, &ready_outcome(), 10);
         assert_eq!(
             (ready(&first).status, ready(&first).message.as_str()),
             (ConditionStatus::False, "one object failed")
         );
-        let second = after(&first, &says_ready(), 20);
-        assert_eq!(ready(&first), ready(&second), "since when stays");
+        let second = after(&first, &ready_outcome(), 20);
+        assert_eq!(ready(&first), ready(&second), "the transition time is kept");
     }
 
     #[test]
-    fn a_wait_is_reported_with_its_end() {
+    fn wait_is_reported_with_its_end() {
         let waits = Outcome {
             conditions: [PROGRESSING, READY]
                 .map(|type_| Condition::new(type_, ConditionStatus::False, "WritesInFlight", "writes"))
@@ -270,8 +270,8 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let pass = Pass { generation: 1, failure: None, until: Some(at(70)), now: at(10) };
         let status = merged(&ClusterEncryptionStatus::default(), &waits, vec![], &pass);
-        assert_eq!(ready(&status).message, "writes; until 1970-01-01T00:01:10Z");
-        assert_eq!(status.conditions[1].message, "writes; until 1970-01-01T00:01:10Z");
+        assert_eq!(ready(&status).message, "writes; this wait ends at 1970-01-01T00:01:10Z");
+        assert_eq!(status.conditions[1].message, "writes; this wait ends at 1970-01-01T00:01:10Z");
     }
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_tells_since_when_it_is_as_it_is() {
+    fn plugin_has_the_time_since_which_it_has_its_status() {
         let plugin = |status: &str, detail: &str| Outcome {
             view: StatusView {
                 plugins: vec![PluginSummary {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_keeps_its_beginning_while_its_reason_is_reworded() {
+    fn pause_keeps_its_beginning_when_its_reason_changes() {
         let pause = |reason: &str| Outcome {
             view: StatusView {
                 paused: Some(PauseStatus { reason: reason.into(), ..Default::default() }),
@@ -329,14 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn condition_that_was_not_decided_keeps_what_it_had() {
+    fn condition_that_was_not_decided_is_kept() {
         let first = after(&ClusterEncryptionStatus::default(), &outcome(ConditionStatus::True), 10);
         let second = after(&first, &Outcome::default(), 20);
         assert_eq!(first.conditions, second.conditions);
     }
 
     #[test]
-    fn equal_decisions_give_equal_statuses_and_marks_stay() {
+    fn equal_decisions_give_equal_statuses_and_high_water_marks_are_kept() {
         let before = ClusterEncryptionStatus { highest_key_id: KeyId(7), ..Default::default() };
         let first = after(&before, &outcome(ConditionStatus::True), 10);
         assert_eq!(first, after(&first, &outcome(ConditionStatus::True), 99));
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_write_degrades_and_a_lost_precondition_does_not() {
+    fn failed_write_degrades_and_a_write_conflict_does_not() {
         let call = |code: u16| {
             Error::Call(crate::cluster::CallError {
                 verb: "create",

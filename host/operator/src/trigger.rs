@@ -1,7 +1,7 @@
-//! Watches that say when to look again. They carry no data to a decision: that is read live.
+//! Watches that start reconcile passes. They carry no data to a decision: a decision reads live (decision 0017).
 //!
-//! Secrets, ConfigMaps, Nodes and Leases are watched by metadata alone. An error of a watch is logged and counted, and
-//! the watch is begun anew with back-off; until then the resync covers for it.
+//! Secrets, ConfigMaps, Nodes and Leases are watched by metadata only. An error of a watch is logged and counted, and
+//! the watch restarts with back-off; until then the resync replaces it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -26,38 +26,38 @@ use crate::cluster::Cluster;
 use crate::fetch::{CONTROL_PLANE, IDENTITY_LEASES, KUBE_SYSTEM};
 use crate::metrics::Metrics;
 
-/// Who is woken.
+/// The tasks that watches wake.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Bells {
-    /// Something that a decision looks at has changed.
+pub(crate) struct Signals {
+    /// An object that a decision reads has changed.
     pub(crate) decide: Arc<Notify>,
-    /// The same, and it may mend what failed: the back-off ends.
-    pub(crate) wish: Arc<Notify>,
+    /// The spec has changed, which may repair a failure: the back-off ends.
+    pub(crate) spec_changed: Arc<Notify>,
     /// A migration may have to begin or end.
     pub(crate) migrate: Arc<Notify>,
 }
 
 /// Starts the watches; they end when the set is dropped.
-pub(crate) fn watch(cluster: &Cluster, bells: &Bells, metrics: &Metrics) -> JoinSet<()> {
+pub(crate) fn watch(cluster: &Cluster, signals: &Signals, metrics: &Metrics) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let client = cluster.client();
     let every = watcher::Config::default;
-    let decide = || Arc::clone(&bells.decide);
+    let decide = || Arc::clone(&signals.decide);
 
-    // The operator writes the status itself: only the wish counts.
-    let (wish, mut generations) = (Arc::clone(&bells.wish), Changes::default());
-    // A pause begins or ends with it.
-    let may_run = Arc::clone(&bells.migrate);
+    // The operator writes the status itself: only a change of the spec counts.
+    let (spec_changed, mut generations) = (Arc::clone(&signals.spec_changed), Changes::default());
+    // A change of the spec can begin or end a pause.
+    let may_run = Arc::clone(&signals.migrate);
     let seen = events(Api::<Meta<ClusterEncryption>>::all(client.clone()), every());
     tasks.spawn(follow("clusterencryptions", metrics.clone(), seen, move |event| {
         if generations.differs(event, |object| object.metadata.generation) {
-            wish.notify_one();
+            spec_changed.notify_one();
             may_run.notify_one();
         }
     }));
 
-    // Progress is written each second: only a phase, or another wish, is news.
-    let (migrate, on_phase, mut phases) = (Arc::clone(&bells.migrate), decide(), Changes::default());
+    // Progress is written each second: only another phase or another spec counts.
+    let (migrate, on_phase, mut phases) = (Arc::clone(&signals.migrate), decide(), Changes::default());
     let seen = events(Api::<EncryptionMigration>::all(client.clone()), every());
     tasks.spawn(follow("encryptionmigrations", metrics.clone(), seen, move |event| {
         let state = |object: &EncryptionMigration| {
@@ -77,7 +77,7 @@ pub(crate) fn watch(cluster: &Cluster, bells: &Bells, metrics: &Metrics) -> Join
     let seen = events(Api::<Meta<ConfigMap>>::namespaced(client.clone(), names::NAMESPACE), every());
     tasks.spawn(follow("configmaps", metrics.clone(), seen, any_change(decide())));
 
-    // These are renewed all the time: only that there is one more, or one less, is news.
+    // These are renewed all the time: only a new or a deleted object counts.
     let seen = events(Api::<Meta<Node>>::all(client.clone()), every().labels(CONTROL_PLANE));
     tasks.spawn(follow("nodes", metrics.clone(), seen, existence(decide())));
     let seen = events(Api::<Meta<Lease>>::namespaced(client, KUBE_SYSTEM), every().labels(IDENTITY_LEASES));
@@ -92,7 +92,7 @@ where
     watcher::watcher(api, config).default_backoff()
 }
 
-/// Until its task is dropped: the stream begins anew by itself after an error.
+/// Runs until its task is dropped: the stream restarts by itself after an error.
 async fn follow<K>(
     resource: &'static str,
     metrics: Metrics,
@@ -105,34 +105,34 @@ async fn follow<K>(
             Ok(event) => seen(&event),
             Err(error) => {
                 metrics.watch_failed(resource);
-                tracing::warn!(resource, "a watch broke and is begun anew: {error}");
+                tracing::warn!(resource, "a watch broke and is restarted: {error}");
             }
         }
     }
 }
 
-fn any_change<K>(bell: Arc<Notify>) -> impl FnMut(&Event<K>) + Send {
+fn any_change<K>(signal: Arc<Notify>) -> impl FnMut(&Event<K>) + Send {
     move |event| {
         if !matches!(event, Event::Init) {
-            bell.notify_one();
+            signal.notify_one();
         }
     }
 }
 
-fn existence<K: ResourceExt>(bell: Arc<Notify>) -> impl FnMut(&Event<K>) + Send {
-    let mut there = Changes::default();
+fn existence<K: ResourceExt>(signal: Arc<Notify>) -> impl FnMut(&Event<K>) + Send {
+    let mut existing = Changes::default();
     move |event| {
-        if there.differs(event, |_| ()) {
-            bell.notify_one();
+        if existing.differs(event, |_| ()) {
+            signal.notify_one();
         }
     }
 }
 
-/// Tells changes of what counts from those that do not.
+/// Distinguishes relevant changes from others.
 #[derive(Debug)]
 struct Changes<S> {
     states: BTreeMap<String, S>,
-    /// Named by the list that is under way: what is not among them at its end is gone.
+    /// Objects in the current list: at its end all others are gone.
     listed: BTreeSet<String>,
 }
 
@@ -157,14 +157,14 @@ impl<S: PartialEq> Changes<S> {
             }
             Event::InitApply(object) => {
                 self.listed.insert(name(object));
-                self.took(name(object), state(object))
+                self.update(name(object), state(object))
             }
-            Event::Apply(object) => self.took(name(object), state(object)),
+            Event::Apply(object) => self.update(name(object), state(object)),
             Event::Delete(object) => self.states.remove(&name(object)).is_some(),
         }
     }
 
-    fn took(&mut self, name: String, state: S) -> bool {
+    fn update(&mut self, name: String, state: S) -> bool {
         if self.states.get(&name) == Some(&state) {
             return false;
         }
@@ -185,18 +185,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_counts_is_a_change() {
+    fn only_another_state_is_a_change() {
         let mut changes = Changes::default();
         let mut differs = |event: Event<Node>| changes.differs(&event, |node| node.metadata.generation);
         assert!(differs(Event::InitApply(node("a", 1))));
-        assert!(!differs(Event::Apply(node("a", 1))), "renewed, and the same");
+        assert!(!differs(Event::Apply(node("a", 1))), "renewed, with the same state");
         assert!(differs(Event::Apply(node("a", 2))));
         assert!(differs(Event::Delete(node("a", 2))));
         assert!(!differs(Event::Delete(node("a", 2))));
     }
 
     #[test]
-    fn what_is_missing_from_a_new_list_is_a_change() {
+    fn object_that_is_missing_in_a_new_list_is_a_change() {
         let mut changes = Changes::default();
         let mut differs = |event: Event<Node>| changes.differs(&event, |_| ());
         for event in [Event::Init, Event::InitApply(node("a", 1)), Event::InitApply(node("b", 1))] {
@@ -205,6 +205,6 @@ mod tests {
         assert!(!differs(Event::InitDone));
         assert!(!differs(Event::Init));
         assert!(!differs(Event::InitApply(node("a", 1))));
-        assert!(differs(Event::InitDone), "b went while nobody watched");
+        assert!(differs(Event::InitDone), "b was deleted between the lists");
     }
 }

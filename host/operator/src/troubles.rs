@@ -1,7 +1,7 @@
-//! What an operator logs and announces when trouble begins and when it ends: each once.
+//! Logs and announces the beginning and the end of each problem once.
 //!
-//! That a trouble is over is found from the conditions: one that a pass could not judge keeps its status, so that nothing is
-//! called over only because nothing could be seen.
+//! The end of a problem is found from the conditions. A condition that a pass could not evaluate keeps its status, so
+//! no problem counts as ended only because nothing could be read.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use crate::cluster::cut;
 use crate::events::Announcement;
 use crate::status::READY;
 
-/// So much of the trouble that is over is repeated.
+/// How many bytes of the ended problem's message are repeated.
 const REPEATED: usize = 400;
 
-/// Which conditions reported trouble when the status was last written.
+/// The conditions that reported problems when the status was last written.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles {
     /// By type. `None` before the first write of a term.
@@ -25,8 +25,8 @@ pub(crate) struct Troubles {
 }
 
 impl Troubles {
-    /// The troubles that are over with this write of the status. `before` counts at the first of a term: what ended while no
-    /// operator ran is announced too.
+    /// The problems that ended with this write of the status. `before` counts at the first write of a term: a problem
+    /// that ended while no operator ran is announced, too.
     pub(crate) fn ended(&mut self, before: &[Condition], after: &[Condition]) -> Vec<Announcement> {
         let troubles = |all: &[Condition]| -> BTreeMap<String, Condition> {
             let troubles = all.iter().filter(|condition| condition.is_trouble());
@@ -62,23 +62,19 @@ fn recovery(trouble: &Condition, over: &Condition) -> Announcement {
     };
     let means = match trouble.type_.as_str() {
         "KMSPluginsDegraded" => {
-            " Every plugin in use is healthy; API servers accept writes again within about 10 seconds, and need no restart."
+            " Every plugin in use is healthy. API servers accept writes again within about 10 seconds and need no restart."
         }
         _ => "",
     };
     Announcement {
         reason: format!("{}Resolved", trouble.reason),
         action: "Decide",
-        note: format!(
-            "{} is over{lasted}.{means} It was: {}",
-            trouble.type_,
-            cut(&trouble.message, REPEATED)
-        ),
+        note: format!("{} ended{lasted}.{means} It was: {}", trouble.type_, cut(&trouble.message, REPEATED)),
         warning: false,
     }
 }
 
-/// Passes that fail: logged when the cause changes, and when they work again.
+/// Failed passes: logged when the cause changes, and when a pass succeeds again.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
     current: Option<(String, Instant)>,
@@ -86,16 +82,16 @@ pub(crate) struct Failures {
 }
 
 impl Failures {
-    /// Whether this failure is news.
-    pub(crate) fn is_news(&mut self, failure: &str, now: Instant) -> bool {
+    /// Whether this failure is new.
+    pub(crate) fn is_new(&mut self, failure: &str, now: Instant) -> bool {
         self.times = self.times.saturating_add(1);
         let since = self.current.as_ref().map_or(now, |(_, since)| *since);
-        let is_news = self.current.as_ref().is_none_or(|(known, _)| known != failure);
+        let is_new = self.current.as_ref().is_none_or(|(known, _)| known != failure);
         self.current = Some((failure.to_owned(), since));
-        is_news
+        is_new
     }
 
-    /// A pass worked: how many had failed before it, and for how long.
+    /// A pass succeeded: how many failed before it, and for how long.
     pub(crate) fn over(&mut self, now: Instant) -> Option<(u32, Duration)> {
         let (_, since) = self.current.take()?;
         Some((std::mem::take(&mut self.times), now.saturating_duration_since(since)))
@@ -117,30 +113,30 @@ mod tests {
     const TO: &str = "2026-01-01T00:01:16Z";
 
     #[test]
-    fn a_recovery_is_announced_once_with_how_long_it_lasted() {
-        let (trouble, well) =
+    fn end_of_a_problem_is_announced_once_with_its_duration() {
+        let (trouble, healthy) =
             ([condition(KMS, ConditionStatus::True, FROM)], [condition(KMS, ConditionStatus::False, TO)]);
         let mut troubles = Troubles::default();
         assert_eq!(troubles.ended(&[], &trouble), []);
-        let ended = troubles.ended(&trouble, &well);
+        let ended = troubles.ended(&trouble, &healthy);
         let [over] = ended.as_slice() else { panic!("{ended:?}") };
         assert_eq!((over.reason.as_str(), over.warning), ("PluginUnhealthyResolved", false));
-        let begins = "KMSPluginsDegraded is over after 76 s (since 2026-01-01T00:00:00Z). Every plugin in use is healthy";
+        let begins = "KMSPluginsDegraded ended after 76 s (since 2026-01-01T00:00:00Z). Every plugin in use is healthy";
         assert!(over.note.starts_with(begins), "{}", over.note);
         assert!(over.note.ends_with("It was: Writes fail. Cause: sealed."), "{}", over.note);
-        assert_eq!(troubles.ended(&well, &well), []);
+        assert_eq!(troubles.ended(&healthy, &healthy), []);
     }
 
     #[test]
-    fn what_ended_while_no_operator_ran_is_announced_too() {
+    fn problem_that_ended_while_no_operator_ran_is_announced() {
         let trouble = [condition(KMS, ConditionStatus::True, FROM)];
-        let well = [condition(KMS, ConditionStatus::False, TO)];
-        assert_eq!(Troubles::default().ended(&trouble, &well).len(), 1);
-        assert_eq!(Troubles::default().ended(&well, &well), []);
+        let healthy = [condition(KMS, ConditionStatus::False, TO)];
+        assert_eq!(Troubles::default().ended(&trouble, &healthy).len(), 1);
+        assert_eq!(Troubles::default().ended(&healthy, &healthy), []);
     }
 
     #[test]
-    fn what_is_not_judged_is_not_over() {
+    fn problem_whose_condition_is_not_evaluated_has_not_ended() {
         let trouble = [condition(KMS, ConditionStatus::True, FROM)];
         let unknown = [condition(KMS, ConditionStatus::Unknown, TO)];
         assert_eq!(Troubles::default().ended(&trouble, &unknown), []);
@@ -148,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_repeats_is_logged_once_and_its_end_with_all_of_them() {
+    fn repeated_failure_is_logged_once_and_its_end_with_the_number_of_failures() {
         let (mut failures, begin) = (Failures::default(), Instant::now());
         let second = Duration::from_secs(1);
-        assert!(failures.is_news("timeout", begin));
-        assert!(!failures.is_news("timeout", begin + second));
-        assert!(failures.is_news("refused", begin + 2 * second));
+        assert!(failures.is_new("timeout", begin));
+        assert!(!failures.is_new("timeout", begin + second));
+        assert!(failures.is_new("refused", begin + 2 * second));
         assert_eq!(failures.over(begin + 3 * second), Some((3, 3 * second)));
         assert_eq!(failures.over(begin + 4 * second), None);
-        assert!(failures.is_news("refused", begin + 5 * second));
+        assert!(failures.is_new("refused", begin + 5 * second));
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration as an admin writes it: an endpoint, or nothing.
+//! The configuration: an endpoint, or nothing.
 
 use keyward_guest::prelude::*;
 
@@ -7,13 +7,13 @@ use crate::DEFAULT_ENDPOINT;
 /// A KMS v2 plugin that somebody else runs on every control-plane node.
 #[derive(Debug, ProviderConfig)]
 pub struct Config {
-    /// Where the plugin listens: `unix:///PATH`; `unix:///var/run/kmsplugin/kms.sock` where it is not given.
+    /// Address of the plugin: `unix:///PATH`; default `unix:///var/run/kmsplugin/kms.sock`.
     #[keyward(
-        new_key = "another plugin may hold another KEK",
+        new_key = "another plugin can use another KEK",
         // A socket's path has at most 107 bytes.
         max_length = 114,
-        matches("^unix:///", "must be unix:///PATH: a socket on the node by its absolute path"),
-        never("^unix:///@", "must not be an abstract socket, which any process of the node may listen on"),
+        matches("^unix:///", "must be unix:///PATH, the absolute path of a socket on the node"),
+        never("^unix:///@", "must not be an abstract socket, on which any process of the node can listen"),
         never("[?]", "must not have a query"),
         never("#", "must not have a fragment"),
         never(
@@ -27,7 +27,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Where the plugin listens; of a canonical configuration that stands in it.
+    /// The endpoint of the plugin. A normal form always contains it.
     pub(crate) fn endpoint(&self) -> &str {
         self.endpoint.as_deref().unwrap_or(DEFAULT_ENDPOINT)
     }

@@ -1,27 +1,29 @@
-//! What a failure of the plugin means: who cannot reach whom, since more is not known of it.
+//! What a failure of the plugin means. The module knows no KMS, so it diagnoses only connections and
+//! statuses.
 //!
-//! The words are those of Keyward's own probe and of the operating system; what the plugin itself says of its KMS is
-//! shown as it stands and not interpreted. No text of the failure goes into the answer.
+//! It recognizes the texts of Keyward's own probe and of the operating system. It does not interpret the
+//! plugin's own messages about its KMS; the host shows them unchanged. No text of the failure goes into a
+//! diagnosis.
 
 use keyward_guest::prelude::*;
 
 use crate::config::Config;
 
-/// One thing that goes wrong.
+/// A known failure.
 struct Symptom {
     /// The bounded label.
     cause: &'static str,
-    /// In which phases it is looked for.
+    /// The phases in which it can occur.
     phases: &'static [&'static str],
-    /// One of these gRPC codes; empty for any.
+    /// The failure has one of these gRPC codes; empty for any.
     codes: &'static [u32],
-    /// One of these texts, in lower case; empty for any.
+    /// The message contains one of these texts, in lower case; empty for any.
     seen: &'static [&'static str],
-    /// One line; `{endpoint}` is filled in.
+    /// One line; `{endpoint}` is replaced.
     summary: &'static str,
     /// What to do.
     remedy: &'static str,
-    /// Whether trying again may help without anybody doing anything.
+    /// Whether a retry without any change can succeed.
     retryable: bool,
 }
 
@@ -32,7 +34,7 @@ const UNIMPLEMENTED: u32 = 12;
 const UNAVAILABLE: u32 = 14;
 const UNAUTHENTICATED: u32 = 16;
 
-/// The first that fits counts.
+/// The first symptom that fits is the diagnosis.
 const SYMPTOMS: &[Symptom] = &[
     Symptom {
         cause: "socket-missing",
@@ -40,7 +42,8 @@ const SYMPTOMS: &[Symptom] = &[
         codes: &[],
         seen: &["no such file", "not a directory"],
         summary: "there is no socket at {endpoint}",
-        remedy: "start the KMS plugin on this node, listening at {endpoint}, or set external.endpoint to where it listens",
+        remedy: "start the KMS plugin on this node at {endpoint}, or set external.endpoint to the address of \
+                 the plugin",
         retryable: true,
     },
     Symptom {
@@ -49,8 +52,8 @@ const SYMPTOMS: &[Symptom] = &[
         codes: &[],
         seen: &["connection refused", "not a socket", "protocol wrong type"],
         summary: "there is a file at {endpoint}, but no KMS plugin listens on it",
-        remedy: "start the KMS plugin on this node again; a plugin that ended leaves its socket behind, and must remove \
-                 it when it starts",
+        remedy: "restart the KMS plugin on this node; when it starts, it must remove the socket of its \
+                 previous run",
         retryable: true,
     },
     Symptom {
@@ -58,9 +61,9 @@ const SYMPTOMS: &[Symptom] = &[
         phases: &["start"],
         codes: &[],
         seen: &["permission denied", "operation not permitted"],
-        summary: "the socket at {endpoint} may not be opened",
-        remedy: "let the user of the API server and of Keyward's node agent write to the socket and pass through its \
-                 folders (owner and mode; SELinux or AppArmor where they are in force)",
+        summary: "access to the socket at {endpoint} is denied",
+        remedy: "allow the users of the API server and of Keyward's node agent to write to the socket and to \
+                 enter its folders (check owner and mode, and SELinux or AppArmor if it is active)",
         retryable: true,
     },
     Symptom {
@@ -68,8 +71,9 @@ const SYMPTOMS: &[Symptom] = &[
         phases: CALLS,
         codes: &[UNIMPLEMENTED],
         seen: &[],
-        summary: "what listens at {endpoint} is no KMS v2 plugin",
-        remedy: "run a plugin that serves the KMS v2 API (v2.KeyManagementService) at {endpoint}; KMS v1 is not supported",
+        summary: "the program that listens at {endpoint} is not a KMS v2 plugin",
+        remedy: "run a plugin that serves the KMS v2 API (v2.KeyManagementService) at {endpoint}; KMS v1 is \
+                 not supported",
         retryable: false,
     },
     Symptom {
@@ -77,8 +81,8 @@ const SYMPTOMS: &[Symptom] = &[
         phases: &["status"],
         codes: &[],
         seen: &["an api server would refuse this plugin"],
-        summary: "the plugin at {endpoint} speaks a version of the KMS API that no API server accepts",
-        remedy: "run a plugin whose Status names the version v2",
+        summary: "the plugin at {endpoint} reports a version of the KMS API that no API server accepts",
+        remedy: "run a plugin whose Status reports version v2",
         retryable: false,
     },
     Symptom {
@@ -86,9 +90,9 @@ const SYMPTOMS: &[Symptom] = &[
         phases: &["key-check"],
         codes: &[],
         seen: &["does not reach the kek", "other bytes"],
-        summary: "the plugin at {endpoint} reaches another KEK than the one that this key was made with",
-        remedy: "give the plugin the KEK back that it had; for another KEK, run a second plugin at another endpoint and \
-                 set external.endpoint to it, so that a new key is made",
+        summary: "the plugin at {endpoint} does not reach the KEK of this key",
+        remedy: "configure the plugin with the KEK of this key again; to use another KEK, run a second \
+                 plugin at another endpoint and set external.endpoint to it, so that a new key is made",
         retryable: false,
     },
     Symptom {
@@ -96,8 +100,8 @@ const SYMPTOMS: &[Symptom] = &[
         phases: &["status"],
         codes: &[],
         seen: &["is unhealthy"],
-        summary: "the plugin at {endpoint} says that it is not healthy",
-        remedy: "look at the plugin's own log and at its KMS; Keyward does not run it",
+        summary: "the plugin at {endpoint} reports that it is unhealthy",
+        remedy: "check the plugin's log and its KMS; Keyward does not run this plugin",
         retryable: true,
     },
     Symptom {
@@ -105,8 +109,8 @@ const SYMPTOMS: &[Symptom] = &[
         phases: CALLS,
         codes: &[PERMISSION_DENIED, UNAUTHENTICATED],
         seen: &[],
-        summary: "the plugin at {endpoint} is not permitted to use its KEK",
-        remedy: "give the plugin's own identity the right to encrypt and to decrypt with the KEK, in the KMS",
+        summary: "the plugin at {endpoint} is not allowed to use its KEK",
+        remedy: "in the KMS, grant the plugin's identity the right to encrypt and to decrypt with the KEK",
         retryable: true,
     },
     Symptom {
@@ -114,19 +118,19 @@ const SYMPTOMS: &[Symptom] = &[
         phases: CALLS,
         codes: &[DEADLINE_EXCEEDED, UNAVAILABLE],
         seen: &[],
-        summary: "the plugin at {endpoint} does not answer in time, or its KMS does not",
-        remedy: "check that the KMS can be reached from this node, and look at the plugin's own log",
+        summary: "the plugin at {endpoint} or its KMS does not answer in time",
+        remedy: "check that this node can connect to the KMS, and check the plugin's log",
         retryable: true,
     },
 ];
 
 pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> {
-    let said = failure.message.to_ascii_lowercase();
+    let message = failure.message.to_ascii_lowercase();
     let symptom = SYMPTOMS.iter().find(|symptom| {
         symptom.phases.contains(&failure.phase.as_str())
             && (symptom.codes.is_empty()
                 || failure.grpc_code.is_some_and(|code| symptom.codes.contains(&code)))
-            && (symptom.seen.is_empty() || symptom.seen.iter().any(|text| said.contains(text)))
+            && (symptom.seen.is_empty() || symptom.seen.iter().any(|text| message.contains(text)))
     })?;
     let fill = |text: &str| text.replace("{endpoint}", config.endpoint());
     Some(Diagnosis {
@@ -147,15 +151,16 @@ mod tests {
         Failure { phase, grpc_code, exit_code: None, message, log_tail: Vec::new() }
     }
 
-    /// A text in another case than lower would never be seen; an earlier symptom that needs less would hide a later.
+    /// A text that is not in lower case is never found. An earlier symptom with weaker conditions hides a
+    /// later one.
     #[test]
-    fn every_symptom_can_be_recognised() {
+    fn every_symptom_can_be_recognized() {
         for symptom in SYMPTOMS {
             for phase in symptom.phases {
-                let said = symptom.seen.first().copied().unwrap_or_default().to_uppercase();
+                let message = symptom.seen.first().copied().unwrap_or_default().to_uppercase();
                 let found = diagnose(
                     &Config { endpoint: None },
-                    &failure(phase, symptom.codes.first().copied(), &said),
+                    &failure(phase, symptom.codes.first().copied(), &message),
                 );
                 let found = found.map(|found| (found.cause, found.summary + &found.remedy));
                 assert_eq!(found.as_ref().map(|found| found.0.as_str()), Some(symptom.cause), "{phase}");
@@ -165,9 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_failure_is_repeated() {
+    fn a_diagnosis_contains_no_text_of_the_failure() {
         let failure = failure("encrypt", Some(7), "permission denied for token s.hunter2");
-        let told = diagnose(&Config { endpoint: None }, &failure).map(|found| format!("{found:?}"));
-        assert!(told.is_some_and(|told| !told.contains("hunter2")));
+        let diagnosis = diagnose(&Config { endpoint: None }, &failure).map(|found| format!("{found:?}"));
+        assert!(diagnosis.is_some_and(|text| !text.contains("hunter2")));
     }
 }

@@ -1,12 +1,12 @@
-//! The provider module for a KMS v2 plugin that somebody else runs: Keyward only talks to its socket.
+//! The provider module for a KMS v2 plugin that somebody else runs: Keyward only connects to its socket.
 //!
 //! | file | answers |
 //! |---|---|
-//! | `config` | what may be configured, and what changing it does |
+//! | `config` | which fields there are, and the effect of changing them |
 //! | `diagnose` | what the plugin's failures mean |
 //!
-//! Which KMS is behind the socket is not known here. So an endpoint stands for its KEK, and a KEK that changes behind
-//! it shows by the plugin's key id. What the module should do is said by `fixtures/`.
+//! The module does not know the KMS of the plugin. So the endpoint identifies the KEK, and a change of the
+//! KEK at the same endpoint shows in the plugin's key id. `fixtures/` specifies the behavior of the module.
 
 pub mod config;
 mod diagnose;
@@ -15,8 +15,8 @@ use keyward_guest::prelude::*;
 
 use crate::config::Config;
 
-/// Where the plugin listens when nothing else is said: OpenShift's Technology Preview has this endpoint and no other.
-/// It decides which KEK is meant, so it never changes.
+/// The default endpoint: OpenShift's Technology Preview allows only this one. The endpoint identifies the
+/// KEK, so the default never changes.
 const DEFAULT_ENDPOINT: &str = "unix:///var/run/kmsplugin/kms.sock";
 
 /// A plugin that somebody else runs.
@@ -32,9 +32,9 @@ impl Provider for External {
     fn facts() -> Facts {
         Facts {
             remote_key_id: RemoteKeyId::TracksRotation,
-            // What a plugin's Status is worth is the plugin's business; only Encrypt and Decrypt are sure.
+            // Not every plugin's Status asks the KMS; only Encrypt and Decrypt are reliable.
             status: Status::Constant,
-            // Whoever runs the plugin looks after its credentials.
+            // The admin who runs the plugin also renews its credentials.
             credentials: Credentials::Hot,
             docs: "https://kubernetes.io/docs/tasks/administer-cluster/kms-provider/",
         }
@@ -60,9 +60,9 @@ impl Provider for External {
         let endpoint = config.endpoint();
         vec![
             format!("a KMS v2 plugin that listens at {endpoint} on every control-plane node before the API server starts"),
-            "the same KEK behind it on every node; its key_id must change when the KEK does".to_owned(),
-            "one KEK behind an endpoint: for another KMS, run its plugin at another endpoint beside this one until all \
-             is migrated"
+            "the same KEK on every node; the plugin's key_id must change when the KEK changes".to_owned(),
+            "one KEK for each endpoint: for another KMS, run its plugin at another endpoint beside this one until \
+             everything is migrated"
                 .to_owned(),
         ]
     }

@@ -1,4 +1,4 @@
-//! Vault's address: what may be wrong with it, and the one way to write it.
+//! Vault's address: its rules, and its canonical form.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,7 @@ use keyward_guest::Findings;
 /// The port that `https` means.
 const DEFAULT_PORT: u16 = 443;
 
-/// An address, taken apart.
+/// The parts of an address.
 struct Address {
     scheme: String,
     host: String,
@@ -16,10 +16,10 @@ struct Address {
     query: String,
 }
 
-/// CONTRACT 4, `vault.vaultAddress`: every rule by itself, so that all that is wrong is told.
+/// Checks each rule separately, so that all violations are reported (openshift: vault-address).
 pub(crate) fn check(text: &str, findings: &mut Findings<'_>) {
     if text.is_empty() {
-        // Its least length says so.
+        // The minimum length reports this.
         return;
     }
     match parse(text) {
@@ -44,14 +44,14 @@ pub(crate) fn check(text: &str, findings: &mut Findings<'_>) {
     }
 }
 
-/// The canonical form of an address that `check` accepts: scheme and host in lower case, IPv6 literals as RFC
-/// 5952 has them, IPv4 addresses in them as IPv4, no default port, no slash at the end.
+/// The canonical form of an address that `check` accepts: scheme and host in lower case, IPv6 literals as in
+/// RFC 5952, IPv4-mapped IPv6 addresses as IPv4, no default port, no slash at the end.
 pub(crate) fn canonical(text: &str) -> String {
     parse(text).map_or_else(|| text.to_owned(), |address| address.text(&address.host))
 }
 
-/// The server that a canonical address names: what means the same server is the same text. A dot at the host's end only
-/// keeps a resolver from trying search domains.
+/// The server that a canonical address names: one text for each server. A dot at the end of the host only
+/// keeps a resolver from trying search domains, so it is removed.
 pub(crate) fn server_of(text: &str) -> String {
     let bare = |address: Address| address.text(address.host.strip_suffix('.').unwrap_or(&address.host));
     parse(text).map_or_else(|| text.to_owned(), bare)
@@ -67,7 +67,7 @@ impl Address {
     }
 }
 
-/// Takes an absolute URL apart: scheme and host in canonical form, fragment and user info left out.
+/// Splits an absolute URL: scheme and host in canonical form, without fragment and user info.
 fn parse(text: &str) -> Option<Address> {
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         return None;
@@ -99,15 +99,16 @@ fn server(authority: &str) -> Option<(String, Option<u16>)> {
         return Some((ipv6(address)?, parse_port(port)?));
     }
     let (host, port) = authority.find(':').map_or((authority, ""), |colon| authority.split_at(colon));
-    // RFC 3986 reg-name without percent-encoding, which Go refuses; a name in another script is written in its ASCII form.
+    // A reg-name of RFC 3986 without percent-encoding, which Go refuses. A name in another script has an
+    // ASCII form.
     let valid = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&b));
     let named = valid && !host.is_empty() && host != "." && !host.contains("..") && !host.starts_with('.');
-    (named && !is_odd_number(host)).then_some((host.to_ascii_lowercase(), parse_port(port)?))
+    (named && !is_unusual_ipv4(host)).then_some((host.to_ascii_lowercase(), parse_port(port)?))
 }
 
-/// Whether it is an IPv4 address in another spelling than four decimal numbers, which some resolvers take: `127.1`,
-/// `0x7f000001`, `192.000.002.007`, `192.0.2.7.`.
-fn is_odd_number(host: &str) -> bool {
+/// Whether the host is an IPv4 address in a spelling other than four decimal numbers, which some resolvers
+/// accept: `127.1`, `0x7f000001`, `192.000.002.007`, `192.0.2.7.`.
+fn is_unusual_ipv4(host: &str) -> bool {
     let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
     let is_hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
     let is_number = match is_hex {
@@ -117,8 +118,8 @@ fn is_odd_number(host: &str) -> bool {
     is_number && host.parse::<Ipv4Addr>().is_err()
 }
 
-/// An IPv6 address in its brackets, as RFC 5952 writes it; an IPv4 address that is written as IPv6 without. A zone (`%25`
-/// and its name) belongs to a link-local address only.
+/// An IPv6 address in brackets as in RFC 5952; an IPv4-mapped address as IPv4, without brackets. Only a
+/// link-local address can have a zone (`%25` and its name).
 fn ipv6(text: &str) -> Option<String> {
     let (address, zone) =
         text.split_once("%25").map_or((text, None), |(address, zone)| (address, Some(zone)));
@@ -136,7 +137,7 @@ fn ipv6(text: &str) -> Option<String> {
     }
 }
 
-/// What follows the host: nothing, `:` or `:PORT`. The outer `None` is no port at all.
+/// Parses the text after the host: nothing, `:` or `:PORT`. The outer `None` means that it is not valid.
 #[allow(clippy::option_option, reason = "valid or not, given or not: two questions")]
 fn parse_port(text: &str) -> Option<Option<u16>> {
     match text {
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn one_server_has_one_address() {
+    fn every_spelling_of_an_address_has_one_canonical_form() {
         for (written, address) in [
             ("https://vault.example.com", "https://vault.example.com"),
             ("https://vault.example.com/", "https://vault.example.com"),
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dot_at_the_end_names_no_other_server() {
+    fn a_dot_at_the_end_of_the_host_names_the_same_server() {
         for (written, server) in [
             ("https://vault.example.com.:8200", "https://vault.example.com:8200"),
             ("https://vault.example.com.", "https://vault.example.com"),
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_said_once() {
+    fn an_invalid_url_gives_exactly_one_violation() {
         for written in [
             "vault.example.com",
             "vault.example.com:8200",
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_has_its_message() {
+    fn each_rule_has_its_own_message() {
         for (written, messages) in [
             ("http://vault.example.com", vec!["must use the 'https' scheme"]),
             ("https://vault.example.com/v1", vec!["must not contain a path"]),

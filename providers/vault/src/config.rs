@@ -1,35 +1,36 @@
-//! The configuration as an admin writes it: OpenShift's `VaultKMSPluginConfig`, field by field, with the
-//! limits and messages of CONTRACT 4, and the earlier spelling of four things (`spelling`).
+//! The configuration: the fields, limits and messages of OpenShift's `VaultKMSPluginConfig`
+//! (openshift: vault-configuration), and the earlier spelling of image, credentials and key
+//! (openshift: vault-earlier-spelling).
 
 use keyward_guest::prelude::*;
 
 use crate::address;
 use crate::spelling;
 
-/// How to reach a key of HashiCorp Vault's Transit engine, and the plugin that does it.
+/// A key of HashiCorp Vault's Transit engine, and the plugin that uses it.
 #[derive(Debug, ProviderConfig)]
 #[keyward(
     check = spelling::check,
     cel(
         "has(self.kmsPluginImage) != has(self.vaultKMSPluginImage)",
-        "one of kmsPluginImage and its earlier spelling vaultKMSPluginImage is required, and not both"
+        "exactly one of kmsPluginImage and its earlier spelling vaultKMSPluginImage is required"
     ),
     cel(
         "has(self.authentication) != has(self.approleSecretRef)",
-        "one of authentication and its earlier spelling approleSecretRef is required, and not both"
+        "exactly one of authentication and its earlier spelling approleSecretRef is required"
     ),
     cel(
         "has(self.vaultKeyPath) != has(self.transitKey)",
-        "one of vaultKeyPath and its earlier spelling transitKey is required, and not both"
+        "exactly one of vaultKeyPath and its earlier spelling transitKey is required"
     ),
-    cel("has(self.transitKey) || !has(self.transitMount)", "transitMount goes with transitKey")
+    cel("has(self.transitKey) || !has(self.transitMount)", "transitMount requires transitKey")
 )]
 pub struct Config {
     /// The image of HashiCorp's plugin (vault-kube-kms), by digest.
     #[keyward(in_place = "the plugin's program, not the KEK")]
     pub kms_plugin_image: Option<Image>,
 
-    /// Where Vault answers: `https://HOST[:PORT]`.
+    /// Address of Vault: `https://HOST[:PORT]`.
     #[keyward(
         new_key = "another Vault holds other keys",
         min_length = 1,
@@ -40,7 +41,7 @@ pub struct Config {
             "!isURL(self) || self.matches('^[^:/]+://([^/?#]*@)?([[][^]/?#@]+[]]|[a-zA-Z0-9_~!$&\\x27()*+,;=-]+([.][a-zA-Z0-9_~!$&\\x27()*+,;=-]+)*[.]?)(:(0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?)?([/?#]|$)')",
             "must be a valid URL"
         ),
-        // A host whose last label is a number is an IPv4 address of four decimal numbers.
+        // A host whose last label is a number must be an IPv4 address of four decimal numbers.
         cel(
             "!isURL(self) || !self.matches('^[^:/]+://([^/?#]*@)?([^][/?#@:]*[.])?([0-9]+|0[xX][0-9a-fA-F]*)[.]?([:/?#]|$)') || self.matches('^[^:/]+://([^/?#]*@)?((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])([:/?#]|$)')",
             "must be a valid URL"
@@ -53,7 +54,7 @@ pub struct Config {
     )]
     pub vault_address: String,
 
-    /// The Vault namespace of the Transit engine; the root namespace where it is not given.
+    /// The Vault namespace of the Transit engine; default: the root namespace.
     #[keyward(
         new_key = "another namespace holds other keys",
         min_length = 1,
@@ -71,7 +72,7 @@ pub struct Config {
     )]
     pub vault_namespace: Option<String>,
 
-    /// The Vault namespace of the AppRole auth method, where it is not vaultNamespace.
+    /// The Vault namespace of the AppRole auth method; default: vaultNamespace.
     #[keyward(
         in_place = "where the plugin logs in, not where the key is",
         min_length = 1,
@@ -89,7 +90,7 @@ pub struct Config {
     )]
     pub vault_auth_namespace: Option<String>,
 
-    /// How Vault's certificate is checked; the system's CAs and the address' host where it is not given.
+    /// How the plugin verifies Vault's certificate. Default: the system's CAs and the host of vaultAddress.
     #[keyward(nested)]
     pub tls: Option<Tls>,
 
@@ -125,8 +126,8 @@ pub struct Config {
     #[keyward(nested)]
     pub approle_secret_ref: Option<AppRoleSecretRef>,
 
-    /// Earlier spelling of vaultKeyPath, with transitKey: where the Transit engine is mounted; `transit`
-    /// where it is not given.
+    /// Earlier spelling of vaultKeyPath, with transitKey: mount path of the Transit engine; default
+    /// `transit`.
     #[keyward(
         new_key = "names another KEK",
         min_length = 1,
@@ -155,7 +156,8 @@ pub struct Config {
     pub transit_key: Option<String>,
 }
 
-/// An image by digest; short names are not allowed, since a registry that somebody else answers for would do.
+/// An image by digest. Short names are not allowed, because they may resolve to a registry that somebody else
+/// controls.
 #[derive(Debug, ProviderConfig)]
 #[keyward(
     min_length = 75,
@@ -183,15 +185,15 @@ pub struct Image(pub String);
 )]
 pub struct ObjectName(pub String);
 
-/// How Vault's certificate is checked.
+/// How the plugin verifies Vault's certificate.
 #[derive(Debug, ProviderConfig)]
 #[keyward(min_properties = 1)]
 pub struct Tls {
-    /// The CAs that may have signed it.
+    /// ConfigMap with the CAs that may have signed the certificate.
     #[keyward(nested)]
     pub ca_bundle: Option<CaBundle>,
 
-    /// The name that it must carry, and that is asked for (SNI).
+    /// The name that the certificate must be valid for; also sent as SNI.
     #[keyward(
         in_place = "connection only",
         min_length = 1,
@@ -207,7 +209,7 @@ pub struct Tls {
 /// A ConfigMap with the data key `ca-bundle.crt`.
 #[derive(Debug, ProviderConfig)]
 pub struct CaBundle {
-    /// Its name.
+    /// Name of the ConfigMap.
     #[keyward(in_place = "connection only")]
     pub name: ObjectName,
 }
@@ -222,7 +224,7 @@ pub struct CaBundle {
     )
 )]
 pub struct Authentication {
-    /// The auth method: AppRole.
+    /// The auth method: `AppRole`.
     #[keyward(in_place = "how the plugin logs in", required = "Required value")]
     pub r#type: Option<AuthenticationType>,
 
@@ -241,7 +243,7 @@ pub enum AuthenticationType {
 /// An AppRole of Vault.
 #[derive(Debug, ProviderConfig)]
 pub struct AppRole {
-    /// The Secret that holds its role id and secret id.
+    /// The Secret with the role id and the secret id.
     #[keyward(nested)]
     pub secret: AppRoleSecret,
 }
@@ -249,7 +251,7 @@ pub struct AppRole {
 /// A Secret with the data keys `role-id` and `secret-id`.
 #[derive(Debug, ProviderConfig)]
 pub struct AppRoleSecret {
-    /// Its name.
+    /// Name of the Secret.
     #[keyward(in_place = "credentials only")]
     pub name: ObjectName,
 }
@@ -257,12 +259,13 @@ pub struct AppRoleSecret {
 /// A Secret with the data keys `roleID` and `secretID`.
 #[derive(Debug, ProviderConfig)]
 pub struct AppRoleSecretRef {
-    /// Its name.
+    /// Name of the Secret.
     #[keyward(in_place = "credentials only")]
     pub name: ObjectName,
 }
 
-/// CONTRACT 4's union. With one type there is, that is to say: it must be there.
+/// The union of OpenShift (openshift: vault-authentication). There is only one type, so `appRole` is
+/// required.
 fn app_role_goes_with_its_type(authentication: &Authentication, findings: &mut Findings<'_>) {
     if authentication.r#type.is_some() && authentication.app_role.is_none() && !findings.refused("appRole") {
         findings.violation(

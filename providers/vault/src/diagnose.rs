@@ -1,9 +1,9 @@
 //! What a failure of the plugin means: the first of `symptoms` that fits.
 //!
-//! A symptom is recognised by texts: what Vault answers, what Go's and rustls' TLS say, what the plugin logs.
-//! They are looked for in the message and the log's last lines, without regard to case; lines about the
-//! plugin's own socket say nothing about Vault and are left out. No text of the failure goes into the answer,
-//! so none can carry a secret into a status; summary and remedy speak in the configuration's own fields.
+//! Texts identify a symptom: responses of Vault, errors of the TLS libraries of Go and rustls, log lines of
+//! the plugin. They are searched in the message and in the last log lines; case is ignored. Lines about the
+//! plugin's own socket contain nothing about Vault and are skipped. No text of the failure goes into the
+//! diagnosis, so no secret gets into a status; summary and remedy contain only values of the configuration.
 
 use keyward_guest::prelude::*;
 
@@ -20,24 +20,25 @@ pub(crate) fn diagnose(config: &Config, failure: &Failure) -> Option<Diagnosis> 
     })
 }
 
-/// What is said now counts before what was logged, and what was logged last before what was logged earlier: that may be
-/// about a trouble that is over. Of a text in several lines no line may say enough by itself.
+/// The message counts before the log, and later log lines count before earlier ones, which can be about a
+/// failure that is over. If no single line fits, the whole log is tried: an error can have several lines.
 fn symptom(failure: &Failure, address: &str) -> Option<&'static Symptom> {
-    let fitting = |said: &str| SYMPTOMS.iter().find(|symptom| symptom.fits(&failure.phase, said));
-    let mut logged: Vec<String> = failure.log_tail.iter().map(|line| said(line, address)).collect();
+    let fitting = |text: &str| SYMPTOMS.iter().find(|symptom| symptom.fits(&failure.phase, text));
+    let mut logged: Vec<String> = failure.log_tail.iter().map(|line| about_vault(line, address)).collect();
     let refuses = |line: &String| UNKNOWN_FLAG.iter().any(|text| line.contains(text));
     if let Some(refused) = logged.iter().position(refuses) {
-        // What follows is the plugin's usage, which speaks of everything that there is to be wrong.
+        // The plugin's usage follows; it contains texts of many symptoms.
         logged.truncate(refused.saturating_add(1));
     }
-    fitting(&said(&failure.message, address))
+    fitting(&about_vault(&failure.message, address))
         .or_else(|| logged.iter().rev().find_map(|line| fitting(line)))
         .or_else(|| fitting(&logged.concat()))
 }
 
-/// What a text says of Vault, in lower case; whether it names another server of Vault's API than this address.
-fn said(text: &str, address: &str) -> String {
-    let mut said = String::new();
+/// The lines of a text that are about Vault, in lower case. A line that names another server of Vault's API
+/// than this address gets the mark `ELSEWHERE`.
+fn about_vault(text: &str, address: &str) -> String {
+    let mut kept = String::new();
     let is_elsewhere = |line: &str| {
         let urls = line.split("https://").skip(1).filter_map(|rest| rest.split_once("/v1/"));
         let mut servers = urls.map(|(server, _)| server).filter(|server| !server.contains([' ', '"', '/']));
@@ -45,29 +46,29 @@ fn said(text: &str, address: &str) -> String {
     };
     for line in text.lines().map(str::to_ascii_lowercase) {
         if !line.contains("unix:") && !line.contains(".sock") {
-            said.push_str(&line);
-            said.push_str(if is_elsewhere(&line) { ELSEWHERE } else { "" });
-            said.push('\n');
+            kept.push_str(&line);
+            kept.push_str(if is_elsewhere(&line) { ELSEWHERE } else { "" });
+            kept.push('\n');
         }
     }
-    said
+    kept
 }
 
-/// Replaces `{name}` by what the configuration says.
+/// Replaces each `{name}` with a value of the configuration.
 fn fill(template: &str, config: &Config) -> String {
     let mut filled = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {
         filled.push_str(before);
         let (name, after) = after.split_once('}').unwrap_or((after, ""));
-        filled.push_str(&word(name, config));
+        filled.push_str(&value_of(name, config));
         rest = after;
     }
     filled.push_str(rest);
     filled
 }
 
-fn word(name: &str, config: &Config) -> String {
+fn value_of(name: &str, config: &Config) -> String {
     let key = config.transit_key();
     let ids = config.app_role_ids();
     let namespace = |namespace: Option<&String>| {
@@ -128,10 +129,10 @@ mod tests {
         }
     }
 
-    /// A text in another case than lower would never be seen; an earlier symptom that needs less would hide a
-    /// later.
+    /// A text that is not in lower case is never found. An earlier symptom with weaker conditions hides a
+    /// later one.
     #[test]
-    fn every_symptom_can_be_recognised() {
+    fn every_symptom_can_be_recognized() {
         let config = config();
         for symptom in SYMPTOMS {
             let words: Vec<&str> = symptom.seen.iter().filter_map(|group| group.first().copied()).collect();
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usage_after_an_unknown_flag_says_nothing_about_vault() {
+    fn the_usage_after_an_unknown_flag_is_ignored() {
         let lines = [
             "flag provided but not defined: -new",
             "Usage of plugin:",
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plugins_own_socket_says_nothing_about_vault() {
+    fn lines_about_the_plugins_own_socket_are_ignored() {
         let failure = |message: &str, log: &[&str]| Failure {
             phase: "start".to_owned(),
             grpc_code: None,
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_failure_is_repeated() {
+    fn a_diagnosis_contains_no_text_of_the_failure() {
         let failure = Failure {
             phase: "login".to_owned(),
             grpc_code: Some(16),

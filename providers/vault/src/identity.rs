@@ -1,8 +1,12 @@
-//! Which KEK a configuration names: one key of one Transit engine in one namespace of one Vault.
+//! The KEK identity: one key of one Transit engine in one namespace of one Vault.
 //!
-//! Image, TLS, auth namespace and credentials say how the key is reached, not which one it is. Vault takes a namespace in
-//! the path as well as beside it: `vaultNamespace: a` with `vaultKeyPath: b/transit/keys/k` is `vaultNamespace: a/b` with
-//! `vaultKeyPath: transit/keys/k`. So the identity is one path from the root namespace, in whichever spelling it is written.
+//! Image, TLS, auth namespace and credentials determine how the key is reached, not which key it is. Vault
+//! accepts a namespace both in the path and beside it. These two name the same key:
+//!
+//! - `vaultNamespace: a` with `vaultKeyPath: b/transit/keys/k`
+//! - `vaultNamespace: a/b` with `vaultKeyPath: transit/keys/k`
+//!
+//! So the identity is the path from the root namespace, which is equal for all spellings.
 
 use keyward_guest::Kek;
 

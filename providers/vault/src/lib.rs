@@ -3,14 +3,15 @@
 //!
 //! | file | answers |
 //! |---|---|
-//! | `config` | what may be configured, and what changing it does |
-//! | `address` | what is wrong with an address, and when two are one |
-//! | `spelling` | the earlier spelling of four fields |
+//! | `config` | which fields there are, and the effect of changing them |
+//! | `address` | which addresses are valid, and when two addresses are the same |
+//! | `spelling` | the earlier spelling of image, credentials and key |
 //! | `identity` | when two configurations name the same KEK |
 //! | `render` | how the plugin is started, and what it needs |
-//! | `diagnose`, `symptoms` | what its failures mean, and how they are recognised |
+//! | `diagnose`, `symptoms` | what its failures mean, and which texts identify them |
 //!
-//! Nothing here reaches out: a module imports no function. What it should do is said by `fixtures/`.
+//! A module imports no function, so nothing here connects to Vault. `fixtures/` specifies the behavior of the
+//! module.
 
 mod address;
 pub mod config;
@@ -37,10 +38,10 @@ impl Provider for Vault {
 
     fn facts() -> Facts {
         Facts {
-            // The key id holds the Transit key's version.
+            // The key id contains the version of the Transit key.
             remote_key_id: RemoteKeyId::TracksRotation,
             status: Status::ProbesBackend,
-            // The secret id's file is read once, at the start.
+            // The plugin reads the file of the secret id once, when it starts.
             credentials: Credentials::Restart,
             docs: "https://developer.hashicorp.com/vault/docs/deploy/kubernetes/kms",
         }
@@ -58,11 +59,11 @@ impl Provider for Vault {
 
     fn normalize(mut config: Config, findings: &mut Findings<'_>) -> Config {
         config.vault_address = address::canonical(&config.vault_address);
-        spelling::settle(config, findings)
+        spelling::normalize(config, findings)
     }
 
-    /// Both spellings are read as they are. What Go programs stored may hold empty texts and objects where
-    /// nothing was meant.
+    /// Both spellings are read unchanged. A configuration that a Go program stored can contain empty texts
+    /// and objects for absent fields, which are removed.
     fn upgrade(stored: Value) -> Result<Value, Vec<Violation>> {
         Ok(without_empty(stored).unwrap_or_else(|| Value::Object(keyward_guest::json::Map::new())))
     }
@@ -88,7 +89,7 @@ impl Provider for Vault {
     }
 }
 
-/// The value without members that are empty, or become so.
+/// The value without members that are empty or become empty.
 fn without_empty(value: Value) -> Option<Value> {
     match value {
         Value::Null => None,

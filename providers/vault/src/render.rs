@@ -1,8 +1,8 @@
 //! How HashiCorp's plugin is started, and what it needs: references, arguments, policy.
 //!
-//! Arguments stand in the order of OpenShift's library-go (CONTRACT 3.7), so that the same configuration
-//! gives the same plugin; the health port comes last. Two plugins on one host network would both take the
-//! default 8081.
+//! The arguments have the order of OpenShift's controllers (openshift: sidecar-arguments), so that the same
+//! configuration gives the same plugin. The health port is last; it is set because two plugins on one host
+//! network would both use the default 8081.
 
 use keyward_guest::prelude::*;
 
@@ -11,7 +11,7 @@ use crate::config::Config;
 /// The port of the plugin's own health endpoint.
 const HEALTH: &str = "health";
 
-/// What the plugin needs from Secrets and ConfigMaps.
+/// The references of the plugin.
 struct Needs {
     role_id: Reference,
     secret_id: Reference,

@@ -1,30 +1,29 @@
-//! Two spellings of one thing.
+//! The earlier spelling of image, credentials and key.
 //!
-//! Before OpenShift settled on today's fields, its proposed API spelled four things differently:
+//! An earlier proposal of OpenShift's API had other fields (openshift: vault-earlier-spelling):
 //!
 //! | earlier | today |
 //! |---|---|
 //! | `vaultKMSPluginImage` | `kmsPluginImage` |
-//! | `transitMount` (`transit` where absent), `transitKey` | `vaultKeyPath: MOUNT/keys/KEY` |
+//! | `transitMount` (default `transit`), `transitKey` | `vaultKeyPath: MOUNT/keys/KEY` |
 //! | `approleSecretRef.name`, data keys `roleID` and `secretID` | `authentication.appRole.secret.name`, data keys `role-id` and `secret-id` |
 //!
-//! Both are understood, thing by thing, with the same rules for each part; both at once for one thing are
-//! refused. The rest of the module asks here and knows one spelling.
+//! Both spellings are valid, for each of the three separately and with the same rules; both at once for one
+//! of them are refused. The rest of the module uses the functions of this file and knows one spelling.
 //!
-//! The canonical form has today's image field (the host takes the image from one place) and keeps the
-//! spelling of the other two. Of the credentials it must, since the data keys differ; of the key it does so
-//! that a change of spelling is a change, in place: the stored configuration then becomes one that
+//! The normal form has today's image field, because the host reads the image from one field. It keeps the
+//! spelling of credentials and key. The credentials need it, because the data keys differ. For the key, a
+//! change of the spelling must be a change in place: the stored configuration then becomes one that
 //! OpenShift's own controllers can read.
 
 use keyward_guest::Findings;
 
 use crate::config::Config;
 
-/// Where Transit is mounted when `transitMount` is absent. It decides which KEK is meant, so it never
-/// changes.
+/// The default of `transitMount`. It is a part of the KEK identity, so it never changes.
 const DEFAULT_MOUNT: &str = "transit";
 
-/// Exactly one spelling of each thing.
+/// Checks that image, credentials and key each have exactly one spelling.
 pub(crate) fn check(config: &Config, findings: &mut Findings<'_>) {
     let today = (
         config.kms_plugin_image.is_some() || findings.refused("kmsPluginImage"),
@@ -53,7 +52,7 @@ fn one_of(today: (&str, bool), earlier: &[(&str, bool)], findings: &mut Findings
         for (old, _) in earlier.iter().filter(|(_, given)| *given) {
             findings.violation_at(
                 old,
-                format!("{old} is the earlier spelling of {name}: give one of them, not both"),
+                format!("{old} is the earlier spelling of {name}; set one of them, not both"),
             );
         }
     } else if earlier.iter().all(|(_, given)| !given) {
@@ -61,14 +60,14 @@ fn one_of(today: (&str, bool), earlier: &[(&str, bool)], findings: &mut Findings
     }
 }
 
-/// Brings an accepted configuration into its canonical spelling, and says which parts have a better one.
-pub(crate) fn settle(mut config: Config, findings: &mut Findings<'_>) -> Config {
+/// Converts an accepted configuration into its normal form, and warns about earlier spellings.
+pub(crate) fn normalize(mut config: Config, findings: &mut Findings<'_>) -> Config {
     if config.kms_plugin_image.is_none() {
         config.kms_plugin_image = config.vault_kms_plugin_image.take();
         outdated("vaultKMSPluginImage", "kmsPluginImage", "", findings);
     }
     if config.approle_secret_ref.is_some() {
-        let data_keys = ", with the data keys role-id and secret-id in place of roleID and secretID";
+        let data_keys = ", with the data keys role-id and secret-id instead of roleID and secretID";
         outdated("approleSecretRef", "authentication.appRole.secret", data_keys, findings);
     }
     if let Some(key) = &config.transit_key {
@@ -79,17 +78,17 @@ pub(crate) fn settle(mut config: Config, findings: &mut Findings<'_>) -> Config 
 }
 
 fn outdated(old: &str, new: &str, also: &str, findings: &mut Findings<'_>) {
-    findings.warning_at(old, format!("earlier spelling; write {new}{also}: the KEK stays the same"));
+    findings.warning_at(old, format!("earlier spelling; use {new}{also}; the KEK stays the same"));
 }
 
-/// The Transit key, in whichever spelling.
+/// The Transit key, in either spelling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TransitKey<'c> {
-    /// Where the engine is mounted.
+    /// Mount path of the engine.
     pub(crate) mount: &'c str,
     /// The key's name.
     pub(crate) name: &'c str,
-    /// The field to name when something is wrong with it.
+    /// The field that messages about the key name.
     pub(crate) field: &'static str,
 }
 
@@ -100,7 +99,7 @@ impl TransitKey<'_> {
     }
 }
 
-/// The Secret with the AppRole's two ids, in whichever spelling.
+/// The Secret with the AppRole's two ids, in either spelling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AppRoleIds<'c> {
     /// The Secret's name.
@@ -114,7 +113,7 @@ pub(crate) struct AppRoleIds<'c> {
 }
 
 impl Config {
-    /// The Transit key. Its name has no slash: it is what follows the last one.
+    /// The Transit key. Its name contains no slash, so it follows the last slash of the path.
     pub(crate) fn transit_key(&self) -> TransitKey<'_> {
         match (&self.vault_key_path, &self.transit_key) {
             (Some(path), _) => {

@@ -1,39 +1,40 @@
-//! What goes wrong with Vault and its plugin, and how it is recognised: the most telling first.
+//! The known failures of Vault and its plugin, and the texts that identify them, the most specific first.
 //!
-//! What OpenBao 2.7 and a plugin really said of each stands in fixtures/diagnoses.yaml, which
-//! tests/kms-plugin compares with what is said now. The other texts are from the documentation of Vault and of
-//! the plugin, and from Go's and rustls' sources; those about licences cannot be seen without Vault Enterprise.
+//! `fixtures/diagnoses.yaml` has the messages of OpenBao 2.7 and of a plugin for each failure;
+//! tests/kms-plugin compares them with the messages of a real run. The other texts are from the documentation
+//! of Vault and of the plugin, and from the sources of Go and rustls. The texts about licenses need Vault
+//! Enterprise and are not tested.
 
-/// One thing that goes wrong.
+/// A known failure.
 pub(crate) struct Symptom {
     /// The bounded label.
     pub(crate) cause: &'static str,
-    /// In which phases it is looked for; empty for any.
+    /// The phases in which it can occur; empty for any.
     pub(crate) phases: &'static [&'static str],
-    /// Of each group, one text must occur; in lower case.
+    /// For each group, one of its texts must occur; in lower case.
     pub(crate) seen: &'static [&'static [&'static str]],
-    /// One line; `{name}` is filled in from the configuration.
+    /// One line; `{name}` is replaced from the configuration.
     pub(crate) summary: &'static str,
     /// What to do.
     pub(crate) remedy: &'static str,
-    /// Whether trying again may help without anybody doing anything.
+    /// Whether a retry without any change can succeed.
     pub(crate) retryable: bool,
 }
 
 impl Symptom {
-    /// Whether it is this one: `said` is what was said of Vault, in lower case.
-    pub(crate) fn fits(&self, phase: &str, said: &str) -> bool {
+    /// Whether the failure is this one. `text` is a message about Vault, in lower case.
+    pub(crate) fn fits(&self, phase: &str, text: &str) -> bool {
         (self.phases.is_empty() || self.phases.contains(&phase))
-            && self.seen.iter().all(|group| group.iter().any(|text| said.contains(text)))
+            && self.seen.iter().all(|group| group.iter().any(|part| text.contains(part)))
     }
 }
 
-/// Vault's own words for "no".
+/// Vault's texts for a denial.
 const DENIED: &[&str] = &["permission denied", "code: 403", "403 forbidden", "status 403"];
-/// The login's path.
+/// Texts that identify a login.
 const LOGIN: &[&str] = &["/login", "login failed", "failed to log in", "login:"];
 
-/// What resolvers say of a host that they do not know.
+/// Resolvers' texts for an unknown host.
 const UNKNOWN_HOST: &[&str] = &[
     "no such host",
     "dns error",
@@ -42,25 +43,26 @@ const UNKNOWN_HOST: &[&str] = &[
     "name or service not known",
     "server misbehaving",
 ];
-/// What is said of a server that cannot be connected to.
+/// Texts for a server that refuses or times out connections.
 const UNREACHABLE: &[&str] =
     &["connection refused", "no such host", "i/o timeout", "deadline exceeded", "no route to host"];
-/// Added to what is said where it names a server of Vault's API that is not the configured one: a standby redirects to its
-/// active node. No program says this.
+/// Added to a message that names a server of Vault's API other than the configured one: a standby redirects
+/// to its active node. No program writes this text.
 pub(crate) const ELSEWHERE: &str = "\u{1}another server\u{1}";
 
-/// What programs say of an argument that they do not know.
+/// Programs' texts for an unknown argument.
 pub(crate) const UNKNOWN_FLAG: &[&str] =
     &["flag provided but not defined", "unknown flag", "unexpected argument", "unrecognized option"];
 
-/// The first that fits counts.
+/// The first symptom that fits is the diagnosis.
 pub(crate) const SYMPTOMS: &[Symptom] = &[
     Symptom {
         cause: "image",
         phases: &["image"],
         seen: &[],
-        summary: "the plugin's image cannot be had",
-        remedy: "check that {image} names an image that exists under this digest, and that the node may pull it",
+        summary: "the plugin's image cannot be pulled",
+        remedy: "check that the image in {image} exists with this digest, and that the node is allowed to \
+                 pull it",
         retryable: true,
     },
     Symptom {
@@ -68,7 +70,7 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[UNKNOWN_FLAG],
         summary: "the plugin does not know one of its arguments",
-        remedy: "{image} must name a release of vault-kube-kms that takes -vault-key-path and -health-port",
+        remedy: "set {image} to a release of vault-kube-kms that supports -vault-key-path and -health-port",
         retryable: false,
     },
     Symptom {
@@ -84,24 +86,26 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["locked by an administrator"]],
         summary: "an administrator has locked a namespace of Vault at {address}",
-        remedy: "unlock it (vault namespace unlock): {namespace}, {auth-namespace} or one above; nothing has to be changed in \
-                 the cluster",
+        remedy: "unlock {namespace}, {auth-namespace} or one above them (vault namespace unlock); nothing \
+                 has to be changed in the cluster",
         retryable: true,
     },
     Symptom {
         cause: "proxy-login",
         phases: &[],
         seen: &[&["proxy authentication required"]],
-        summary: "the proxy asks for a login, which the plugin does not have",
-        remedy: "let the proxy pass connections to {address} without a login, or add its host to spec.plugins.proxy.noProxy",
+        summary: "the proxy requires a login, and the plugin has none",
+        remedy: "configure the proxy to allow connections to {address} without a login, or add the host of \
+                 that address to spec.plugins.proxy.noProxy",
         retryable: false,
     },
     Symptom {
         cause: "proxy-dns",
         phases: &[],
         seen: &[&["proxyconnect"], UNKNOWN_HOST],
-        summary: "the proxy's host is not known to the control-plane nodes' DNS",
-        remedy: "correct spec.plugins.proxy, or the nodes' DNS (the plugin uses the node's, not the cluster's)",
+        summary: "the control-plane nodes' DNS does not know the host of the proxy",
+        remedy: "correct spec.plugins.proxy or the nodes' DNS (the plugin uses the DNS of the node, not of \
+                 the cluster)",
         retryable: true,
     },
     Symptom {
@@ -109,8 +113,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["proxyconnect"]],
         summary: "the proxy cannot be reached",
-        remedy: "check that the proxy of spec.plugins.proxy runs and that the control-plane nodes may connect to it, or add the host \
-                 of {address} to spec.plugins.proxy.noProxy",
+        remedy: "check that the proxy of spec.plugins.proxy runs and that the control-plane nodes can \
+                 connect to it, or add the host of {address} to spec.plugins.proxy.noProxy",
         retryable: true,
     },
     Symptom {
@@ -123,15 +127,17 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "not initialized",
         ]],
         summary: "Vault at {address} has no active node",
-        remedy: "wait for Vault's election to end, or initialise it; vaultAddress must lead to a working cluster",
+        remedy: "wait until Vault has elected an active node, or initialize Vault; vaultAddress must be the \
+                 address of a working cluster",
         retryable: true,
     },
     Symptom {
         cause: "license-unreadable",
         phases: &[],
         seen: &[&["sys/license/status"], DENIED],
-        summary: "the AppRole may not read Vault's licence",
-        remedy: "grant \"read\" on sys/license/status to the AppRole whose ids are in Secret {secret} ({secret-field})",
+        summary: "the AppRole is not allowed to read Vault's license",
+        remedy: "grant \"read\" on sys/license/status to the AppRole whose ids are in Secret {secret} \
+                 ({secret-field})",
         retryable: true,
     },
     Symptom {
@@ -147,17 +153,18 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "invalid license",
             "license termination",
         ]],
-        summary: "Vault at {address} has no licence that the plugin accepts",
-        remedy: "install a valid Vault Enterprise licence, or point vaultAddress at a Vault that has one",
+        summary: "Vault at {address} has no license that the plugin accepts",
+        remedy: "install a valid Vault Enterprise license, or set vaultAddress to a Vault server that has \
+                 one",
         retryable: false,
     },
     Symptom {
         cause: "license",
         phases: &[],
-        // Only Enterprise has that path at all.
+        // Only Enterprise has this path.
         seen: &[&["sys/license/status"], &["unsupported path", "code: 404"]],
         summary: "Vault at {address} is not Vault Enterprise, which the plugin requires",
-        remedy: "point vaultAddress at a Vault Enterprise",
+        remedy: "set vaultAddress to a Vault Enterprise server",
         retryable: false,
     },
     Symptom {
@@ -172,16 +179,18 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "holds no pem",
             "invalid ca",
         ]],
-        summary: "the CA bundle holds no certificate",
-        remedy: "put PEM certificates under ca-bundle.crt into the ConfigMap that tls.caBundle.name names",
+        summary: "the CA bundle contains no certificate",
+        remedy: "put PEM certificates into data key ca-bundle.crt of the ConfigMap that tls.caBundle.name \
+                 names",
         retryable: false,
     },
     Symptom {
         cause: "tls-client-certificate",
         phases: &[],
         seen: &[&["tls: certificate required"]],
-        summary: "what answers at {address} asks for a client certificate, which the plugin does not have",
-        remedy: "set vaultAddress to a listener of Vault without tls_require_and_verify_client_cert: the plugin logs in by AppRole",
+        summary: "the server at {address} requires a client certificate, and the plugin has none",
+        remedy: "set vaultAddress to a listener of Vault without tls_require_and_verify_client_cert: the \
+                 plugin logs in with an AppRole",
         retryable: false,
     },
     Symptom {
@@ -189,8 +198,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["relies on legacy common name", "not valid for any names"]],
         summary: "Vault's certificate at {address} has no subject alternative name for a host",
-        remedy: "issue it again with the host of vaultAddress, or tls.serverName, as subject alternative name: a common name \
-                 does not count",
+        remedy: "issue the certificate again with the host of vaultAddress, or tls.serverName, as subject \
+                 alternative name: a common name does not count",
         retryable: false,
     },
     Symptom {
@@ -203,8 +212,9 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "not yet valid",
             "notvalidyet",
         ]],
-        summary: "Vault's certificate at {address} is out of date",
-        remedy: "renew Vault's certificate; if it is in date, check the clocks of Vault and of the node",
+        summary: "Vault's certificate at {address} has expired or is not valid yet",
+        remedy: "renew Vault's certificate; if its dates are valid, check the clocks of Vault and of the \
+                 node",
         retryable: true,
     },
     Symptom {
@@ -219,7 +229,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "hostname mismatch",
         ]],
         summary: "Vault's certificate at {address} is for another name",
-        remedy: "set tls.serverName to a name in Vault's certificate, or vaultAddress to such a host",
+        remedy: "set tls.serverName to a name in Vault's certificate, or vaultAddress to a host that is in \
+                 it",
         retryable: false,
     },
     Symptom {
@@ -235,7 +246,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "unable to get local issuer",
         ]],
         summary: "Vault's certificate at {address} is signed by a CA that the plugin does not know",
-        remedy: "put the CA that signed it under ca-bundle.crt into the ConfigMap that tls.caBundle.name names",
+        remedy: "put the CA that signed it into data key ca-bundle.crt of the ConfigMap that \
+                 tls.caBundle.name names",
         retryable: false,
     },
     Symptom {
@@ -247,7 +259,7 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "corrupt message of type invalidcontenttype",
             "wrong version number",
         ]],
-        summary: "what answers at {address} does not speak TLS",
+        summary: "the server at {address} does not use TLS",
         remedy: "set vaultAddress to the port on which Vault serves https",
         retryable: false,
     },
@@ -255,8 +267,9 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         cause: "not-vault",
         phases: &[],
         seen: &[&["looking for beginning of value"]],
-        summary: "what answers at {address} is not Vault's API: its answer is no JSON",
-        remedy: "set vaultAddress to Vault itself; a login page, a proxy or a load balancer may answer in its place",
+        summary: "the server at {address} is not Vault: its response is not JSON",
+        remedy: "set vaultAddress to Vault itself; a login page, a proxy or a load balancer may have \
+                 responded instead",
         retryable: false,
     },
     Symptom {
@@ -264,31 +277,33 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&[ELSEWHERE], UNREACHABLE],
         summary: "Vault at {address} is a standby, and its active node cannot be reached",
-        remedy: "wait for Vault's election to end, or restore its active node; where that runs, let the control-plane nodes connect \
-                 to its api_addr, to which a standby redirects",
+        remedy: "wait until Vault has elected an active node, or restore the active node; if it runs, allow \
+                 the control-plane nodes to connect to its api_addr, to which a standby redirects",
         retryable: true,
     },
     Symptom {
         cause: "dns",
         phases: &[],
         seen: &[UNKNOWN_HOST],
-        summary: "the host of {address} is not known to the control-plane nodes' DNS",
-        remedy: "correct vaultAddress, or the nodes' DNS (the plugin uses the node's, not the cluster's)",
+        summary: "the control-plane nodes' DNS does not know the host of {address}",
+        remedy: "correct vaultAddress or the nodes' DNS (the plugin uses the DNS of the node, not of the \
+                 cluster)",
         retryable: true,
     },
     Symptom {
         cause: "lease-quota",
         phases: &[],
         seen: &[&["lease count quota exceeded"]],
-        summary: "Vault at {address} has as many leases as its quota permits",
-        remedy: "raise the lease count quota of {auth-namespace}, or revoke leases that nobody uses: every login takes one",
+        summary: "Vault at {address} has reached its lease count quota",
+        remedy: "raise the lease count quota of {auth-namespace}, or revoke unused leases: every login takes \
+                 one",
         retryable: true,
     },
     Symptom {
         cause: "rate-limited",
         phases: &[],
         seen: &[&["rate limit quota exceeded", "code: 429", "too many requests"]],
-        summary: "Vault at {address} turns the plugin away: too many requests",
+        summary: "Vault at {address} rejects the plugin's requests because of a rate limit",
         remedy: "raise Vault's rate limit quota for {namespace}, mount {mount}",
         retryable: true,
     },
@@ -310,7 +325,7 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["no handler for route", "unsupported path"], &["auth/approle", "approle/login"]],
         summary: "no AppRole auth method is mounted at approle/ in {auth-namespace}",
-        remedy: "enable it there, or correct vaultAuthNamespace",
+        remedy: "enable the auth method there, or correct vaultAuthNamespace",
         retryable: false,
     },
     Symptom {
@@ -325,8 +340,9 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         cause: "key-needs-context",
         phases: &[],
         seen: &[&["missing 'context' for key derivation"]],
-        summary: "the Transit key {key} is derived: it needs a context with every request, which the plugin does not send",
-        remedy: "create a key without derived=true, and set {key-field} to it",
+        summary: "the Transit key {key} is derived: it needs a context in every request, and the plugin \
+                  sends none",
+        remedy: "create a key without derived=true and set {key-field} to it",
         retryable: false,
     },
     Symptom {
@@ -334,7 +350,7 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["message encryption not supported"]],
         summary: "the Transit key {key} is of a type that cannot encrypt",
-        remedy: "create a key of type aes256-gcm96, and set {key-field} to it",
+        remedy: "create a key of type aes256-gcm96 and set {key-field} to it",
         retryable: false,
     },
     Symptom {
@@ -355,18 +371,18 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "could not find key",
         ]],
         summary: "the Transit key {key} does not exist in {namespace}",
-        remedy: "create it, or correct {key-field}, vaultNamespace or vaultAddress; \
-                 a key that was deleted takes with it what it encrypted",
+        remedy: "create the key, or correct {key-field}, vaultNamespace or vaultAddress; data that a deleted \
+                 key encrypted cannot be read any more",
         retryable: false,
     },
     Symptom {
         cause: "key-not-found",
         phases: &[],
-        // Reading a key that is not there: no text at all.
+        // Vault's response to a read of a missing key has no text.
         seen: &[&["/keys/"], &["code: 404"]],
         summary: "the Transit key {key} does not exist in {namespace}",
-        remedy: "create it, or correct {key-field}, vaultNamespace or vaultAddress; \
-                 a key that was deleted takes with it what it encrypted",
+        remedy: "create the key, or correct {key-field}, vaultNamespace or vaultAddress; data that a deleted \
+                 key encrypted cannot be read any more",
         retryable: false,
     },
     Symptom {
@@ -374,8 +390,9 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["message authentication failed", "invalid ciphertext"]],
         summary: "the key {key} at {address} is not the one that encrypted what is stored",
-        remedy: "restore that key under this name, or set {key-field}, vaultNamespace and vaultAddress back to it; \
-                 it may have been deleted and made anew, or Vault restored from another backup",
+        remedy: "restore that key under this name, or set {key-field}, vaultNamespace and vaultAddress back \
+                 to it; the key may have been deleted and created again, or Vault may have been restored \
+                 from another backup",
         retryable: false,
     },
     Symptom {
@@ -383,8 +400,9 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["by cidr restrictions", "through cidr restrictions"]],
         summary: "Vault does not permit the AppRole's login from this node's address",
-        remedy: "add the control-plane nodes' addresses to secret_id_bound_cidrs of the AppRole and to cidr_list of its secret id \
-                 in {auth-namespace}; where a proxy is between, Vault sees the proxy's address",
+        remedy: "add the control-plane nodes' addresses to secret_id_bound_cidrs of the AppRole and to \
+                 cidr_list of its secret id in {auth-namespace}; if a proxy is between them, Vault sees the \
+                 proxy's address",
         retryable: false,
     },
     Symptom {
@@ -402,8 +420,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "missing secret_id",
         ]],
         summary: "Vault refuses the AppRole's role id or secret id",
-        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); \
-                 a secret id expires, and may be used up; the AppRole must be in {auth-namespace}",
+        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); a secret id \
+                 can expire or be used up; the AppRole must be in {auth-namespace}",
         retryable: false,
     },
     Symptom {
@@ -411,8 +429,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[LOGIN, DENIED],
         summary: "Vault refuses the AppRole's login",
-        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); \
-                 the auth method must be mounted at approle/ in {auth-namespace} and allow logins from the nodes",
+        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); the auth \
+                 method must be mounted at approle/ in {auth-namespace} and allow logins from the nodes",
         retryable: false,
     },
     Symptom {
@@ -420,34 +438,37 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &[],
         seen: &[&["invalid token", "bad token", "missing client token", "token expired"]],
         summary: "Vault no longer accepts the plugin's token",
-        remedy: "the plugin logs in again when it is started; if that fails, renew {secret-id} in Secret {secret}",
+        remedy: "when the plugin restarts, it logs in again; if that fails, renew {secret-id} in Secret \
+                 {secret}",
         retryable: true,
     },
     Symptom {
         cause: "encrypt-denied",
         phases: &[],
         seen: &[&["/encrypt/"], DENIED],
-        summary: "the AppRole may not encrypt with {key}",
-        remedy: "grant \"update\" on {mount}/encrypt/{name} in {namespace} (an old key needs it too, until its \
-                 plugin is removed), or correct {key-field}: Vault denies what it does not have, too",
+        summary: "the AppRole is not allowed to encrypt with {key}",
+        remedy: "grant \"update\" on {mount}/encrypt/{name} in {namespace} (an old key needs it too, until \
+                 its plugin is removed), or correct {key-field}: Vault also denies access to a key that does \
+                 not exist",
         retryable: true,
     },
     Symptom {
         cause: "decrypt-denied",
         phases: &[],
         seen: &[&["/decrypt/"], DENIED],
-        summary: "the AppRole may not decrypt with {key}",
-        remedy: "grant \"update\" on {mount}/decrypt/{name} in {namespace}, \
-                 or correct {key-field}: Vault denies what it does not have, too",
+        summary: "the AppRole is not allowed to decrypt with {key}",
+        remedy: "grant \"update\" on {mount}/decrypt/{name} in {namespace}, or correct {key-field}: Vault \
+                 also denies access to a key that does not exist",
         retryable: true,
     },
     Symptom {
         cause: "read-denied",
         phases: &[],
         seen: &[&["/keys/"], DENIED],
-        summary: "the AppRole may not read the key {key}",
-        remedy: "grant \"read\" on {mount}/keys/{name} in {namespace}, or correct {key-field}: Vault denies what it does not \
-                 have, too; token_bound_cidrs of the AppRole must permit the control-plane nodes' addresses",
+        summary: "the AppRole is not allowed to read the key {key}",
+        remedy: "grant \"read\" on {mount}/keys/{name} in {namespace}, or correct {key-field}: Vault also \
+                 denies access to a key that does not exist; token_bound_cidrs of the AppRole must permit \
+                 the control-plane nodes' addresses",
         retryable: true,
     },
     Symptom {
@@ -455,33 +476,34 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
         phases: &["login"],
         seen: &[DENIED],
         summary: "Vault refuses the AppRole's login",
-        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); \
-                 the auth method must be mounted at approle/ in {auth-namespace} and allow logins from the nodes",
+        remedy: "put a valid {role-id} and {secret-id} into Secret {secret} ({secret-field}); the auth \
+                 method must be mounted at approle/ in {auth-namespace} and allow logins from the nodes",
         retryable: false,
     },
     Symptom {
         cause: "encrypt-denied",
         phases: &["encrypt"],
         seen: &[DENIED],
-        summary: "the AppRole may not encrypt with {key}",
-        remedy: "grant \"update\" on {mount}/encrypt/{name} in {namespace} (an old key needs it too, until its \
-                 plugin is removed), or correct {key-field}: Vault denies what it does not have, too",
+        summary: "the AppRole is not allowed to encrypt with {key}",
+        remedy: "grant \"update\" on {mount}/encrypt/{name} in {namespace} (an old key needs it too, until \
+                 its plugin is removed), or correct {key-field}: Vault also denies access to a key that does \
+                 not exist",
         retryable: true,
     },
     Symptom {
         cause: "decrypt-denied",
         phases: &["decrypt", "key-check"],
         seen: &[DENIED],
-        summary: "the AppRole may not decrypt with {key}",
-        remedy: "grant \"update\" on {mount}/decrypt/{name} in {namespace}, \
-                 or correct {key-field}: Vault denies what it does not have, too",
+        summary: "the AppRole is not allowed to decrypt with {key}",
+        remedy: "grant \"update\" on {mount}/decrypt/{name} in {namespace}, or correct {key-field}: Vault \
+                 also denies access to a key that does not exist",
         retryable: true,
     },
     Symptom {
         cause: "permission-denied",
         phases: &[],
         seen: &[DENIED],
-        summary: "the AppRole's policy does not permit what the plugin does",
+        summary: "the AppRole's policy does not permit the plugin's requests",
         remedy: "grant \"update\" on {mount}/encrypt/{name} and {mount}/decrypt/{name}, \"read\" on \
                  {mount}/keys/{name} and on sys/license/status, in {namespace}; or correct {key-field}",
         retryable: true,
@@ -506,7 +528,8 @@ pub(crate) const SYMPTOMS: &[Symptom] = &[
             "service unavailable",
         ]],
         summary: "Vault cannot be reached at {address}",
-        remedy: "check that Vault runs, that vaultAddress is right, and that the control-plane nodes may connect to it",
+        remedy: "check that Vault runs, that vaultAddress is correct, and that the control-plane nodes can \
+                 connect to it",
         retryable: true,
     },
 ];

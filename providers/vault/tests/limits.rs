@@ -1,4 +1,5 @@
-//! The length limits of CONTRACT 4, at their very edges. They would make fixtures of thousands of characters.
+//! The length limits of all fields (openshift: vault-configuration) at their exact values. Fixtures for them
+//! would have thousands of characters.
 
 use keyward_guest::Module;
 use keyward_provider_vault::Vault;
@@ -34,7 +35,7 @@ fn violations(field: &str, value: &str) -> Vec<String> {
     }
 }
 
-/// A value of exactly this length that keeps every other rule of the field.
+/// A value of exactly this length that satisfies every other rule of the field.
 fn of_length(field: &str, length: usize) -> String {
     let digest = format!("@sha256:{}", "0".repeat(64));
     let fill = |before: &str, after: &str| {
@@ -49,7 +50,7 @@ fn of_length(field: &str, length: usize) -> String {
 }
 
 #[test]
-fn every_length_has_its_limit() {
+fn every_field_has_its_length_limits() {
     for (field, min, max) in [
         ("kmsPluginImage", 78, 447),
         ("vaultKMSPluginImage", 78, 447),
@@ -79,9 +80,9 @@ fn lengths_are_counted_in_characters_not_bytes() {
     assert_eq!(violations("vaultNamespace", &"\u{e4}".repeat(4097)).len(), 1);
 }
 
-/// The earlier spelling's parts have the lengths that make up today's path.
+/// The limits of the earlier spelling add up to the limit of today's path.
 #[test]
-fn the_longest_earlier_key_is_the_longest_key_path() {
+fn the_longest_key_in_the_earlier_spelling_is_a_valid_key_path() {
     let config = json!({
         "kmsPluginImage": format!("registry.example.com/vault-kube-kms@sha256:{}", "0".repeat(64)),
         "vaultAddress": "https://vault.example.com",

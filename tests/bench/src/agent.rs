@@ -13,18 +13,18 @@ use crate::table::Table;
 
 const PATIENCE: Duration = Duration::from_mins(2);
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
-/// The agents' default interval, and how many of them are measured.
+/// The agent's default probe interval, and the number of intervals that are measured.
 const INTERVAL: Duration = Duration::from_secs(30);
 const INTERVALS: u32 = 4;
-/// Of `/proc/PID/stat`'s times: USER_HZ is 100 on every Linux.
+/// Ticks per second in `/proc/PID/stat`: USER_HZ is 100 on every Linux.
 const TICKS: f64 = 100.0;
 
-/// Goals of the issue: under 25 MiB RSS, under 0.5 % of a core, at most one write per node and interval.
+/// Goals: under 25 MiB RSS, under 0.5 % of a core, at most one write for each node and interval.
 pub(crate) async fn agent(table: &mut Table) -> Result<()> {
     let install = Install {
         keys: KEYS.map(str::to_owned).to_vec(),
         probe_interval: INTERVAL,
-        // No provider leaves while its key may be needed for etcd's history.
+        // Without compaction no KMS provider leaves, so all four plugins stay (decision 0007).
         apiserver_args: vec!["--etcd-compaction-interval=0".to_owned()],
         ..Install::default()
     };
@@ -36,7 +36,7 @@ pub(crate) async fn agent(table: &mut Table) -> Result<()> {
     let plugins = keyward.plugins()?.len();
     anyhow::ensure!(plugins == KEYS.len(), "{plugins} plugins run");
     let pid = pid(keyward.cluster.node(0)?.name())?;
-    // What the last change left to do is over after an interval.
+    // After one interval the work of the last change has ended.
     rest(INTERVAL).await?;
     let (before, writes) = (busy(pid)?, writes(&keyward).await?);
     let began = Instant::now();
@@ -45,14 +45,14 @@ pub(crate) async fn agent(table: &mut Table) -> Result<()> {
     let of_a_core = (busy(pid)? - before) / TICKS / spent * 100.0;
     let per_interval = (self::writes(&keyward).await? - writes) / (spent / INTERVAL.as_secs_f64());
     table.add("the agent's RSS with four plugins", resident(pid, "VmRSS:")?, "MiB", Some(25.0));
-    table.add("… of which memory of its own", resident(pid, "RssAnon:")?, "MiB", None);
+    table.add("… of which anonymous memory", resident(pid, "RssAnon:")?, "MiB", None);
     table.add("… of which pages of its file", resident(pid, "RssFile:")?, "MiB", None);
     table.add("the agent's processor time at rest", of_a_core, "% of a core", Some(0.5));
-    table.add("its writes per interval of 30 s, Leases apart", per_interval, "", Some(1.0));
+    table.add("its writes in an interval of 30 s, without Leases", per_interval, "", Some(1.0));
     Ok(())
 }
 
-/// Time itself is what is measured here.
+/// Waits: the measurement covers a fixed time.
 async fn rest(time: Duration) -> Result<()> {
     let began = Instant::now();
     wait_until("the time to pass", time * 2, async || {
@@ -61,7 +61,7 @@ async fn rest(time: Duration) -> Result<()> {
     .await
 }
 
-/// The agent's process as the host numbers it.
+/// The agent's process ID on the host.
 fn pid(node: &str) -> Result<u32> {
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -75,16 +75,17 @@ fn pid(node: &str) -> Result<u32> {
     anyhow::bail!("no agent of {node} runs")
 }
 
-/// Its processor time so far, in ticks: user's and system's.
+/// The processor time of the process so far, user and system, in ticks.
 fn busy(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat.rsplit_once(')').context("no name in stat")?;
+    let (_, rest) = stat.rsplit_once(')').context("stat contains no name")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("a short stat")?.parse()?) };
+    let ticks =
+        |at: usize| -> Result<f64> { Ok(fields.get(at).context("stat has too few fields")?.parse()?) };
     Ok(ticks(11)? + ticks(12)?)
 }
 
-/// Writes of EncryptionNodes that the API server has counted: only agents write their status at rest.
+/// Writes of EncryptionNodes, as counted by the API server. At rest, only agents write them.
 async fn writes(keyward: &Keyward) -> Result<f64> {
     let request = http::Request::get("/metrics").body(Vec::new())?;
     let metrics = keyward.client.request_text(request).await?;

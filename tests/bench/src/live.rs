@@ -1,4 +1,4 @@
-//! What needs a cluster, and the binary as it ships.
+//! Benchmarks that need a cluster, and the size of the shipped binary.
 
 use std::time::Duration;
 
@@ -21,16 +21,21 @@ use crate::table::Table;
 const PATIENCE: Duration = Duration::from_mins(2);
 const KEY: &str = "encryption-key-kube-apiserver-1";
 
-/// What happens between spec and key secret, in order: who tells it, by which words in its log, and what it is.
+/// The stages between spec and key secret, in order: the source of the log line, a part of the line, and the
+/// stage.
 const STAGES: [(Source, &str, &str); 9] = [
-    (Source::Operator, "looks", "the operator looks"),
+    (Source::Operator, "reconcile started", "the operator starts a reconcile pass"),
     (Source::Operator, "action=\"RequirePreflight\"", "the candidate is stored"),
-    (Source::Operator, "action=\"SetTarget\"", "the node is asked"),
-    (Source::Agent, "the candidate needs", "the agent has read what to do"),
+    (Source::Operator, "action=\"SetTarget\"", "the node gets the request"),
+    (Source::Agent, "the candidate needs", "the agent has read the request"),
     (Source::Agent, "step=WritePod", "files and pod are written"),
     (Source::Agent, "for key 1 passed", "the plugin has started and passed"),
-    (Source::Agent, "step=KeepPreflight", "that is kept on disk"),
-    (Source::Operator, "action=\"RecordHighWater\"", "told, read, decided, the number raised"),
+    (Source::Agent, "step=KeepPreflight", "the agent has stored the result on disk"),
+    (
+        Source::Operator,
+        "action=\"RecordHighWater\"",
+        "the operator has read the result and raised the key number",
+    ),
     (Source::Operator, "action=\"CreateKey\"", "the key secret is stored"),
 ];
 
@@ -40,7 +45,7 @@ enum Source {
     Agent,
 }
 
-/// Goal of the issue: under 40 MB, stripped.
+/// Goal: under 40 MB, stripped.
 pub(crate) fn binary(tools: &Tools, table: &mut Table) -> Result<()> {
     let size = std::fs::metadata(tools.binary(Binary::Keyward)?)?.len();
     #[allow(clippy::cast_precision_loss)] // megabytes
@@ -48,32 +53,32 @@ pub(crate) fn binary(tools: &Tools, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// Goals of the issue: under 200 ms from spec change to key secret, the plugin's and the KMS's time in preflight
-/// subtracted; under 40 MiB RSS of the operator at rest.
+/// Goals: under 200 ms from spec change to key secret, without the time of plugin and KMS in preflight; under
+/// 40 MiB RSS of the operator at rest.
 pub(crate) async fn live(table: &mut Table) -> Result<()> {
     let install =
         Install { operator_log: Some("info,keyward_operator=debug".to_owned()), ..Install::default() };
     let keyward = Keyward::start(install).await?;
     let (stored, answered) = (key_stored(&keyward), answer_stored(&keyward));
-    // What the start left to do is not what is measured.
+    // The work of the start is not part of the measurement.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
-    let mut wish = clusters.get(names::CLUSTER).await?;
+    let mut desired = clusters.get(names::CLUSTER).await?;
     let spec = keyward.object(&vault_spec(&keyward, "a", &IMAGE(1)));
-    wish.spec = serde_json::from_value::<ClusterEncryption>(spec)?.spec;
+    desired.spec = serde_json::from_value::<ClusterEncryption>(spec)?.spec;
     let start = Timestamp::now();
-    clusters.replace(names::CLUSTER, &PostParams::default(), &wish).await?;
+    clusters.replace(names::CLUSTER, &PostParams::default(), &desired).await?;
     let end = tokio::time::timeout(PATIENCE, stored)
         .await
-        .with_context(|| format!("no key secret: {}", keyward.last_words()))??;
-    let plugin = tokio::time::timeout(PATIENCE, answered).await.context("no answer to the preflight")??;
+        .with_context(|| format!("no key secret: {}", keyward.operator_log_tail()))??;
+    let plugin = tokio::time::timeout(PATIENCE, answered).await.context("no result of the preflight")??;
     let total = millis(start, end);
-    table.add("from spec change to key secret, in all", total, "ms", None);
+    table.add("from spec change to key secret, in total", total, "ms", None);
     table.add("… of which the plugin's start and the KMS", plugin, "ms", None);
     table.add("… of which Keyward", total - plugin, "ms", Some(200.0));
     stages(&keyward, start, end, table)?;
     keyward.wait_settled(1, PATIENCE).await?;
-    // Migrations and their events are over.
+    // Migrations and their Events have ended.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let pid = keyward
         .operator
@@ -81,12 +86,13 @@ pub(crate) async fn live(table: &mut Table) -> Result<()> {
         .and_then(keyward_test_cluster::Process::pid)
         .context("the operator's pid")?;
     table.add("the operator's RSS at rest", resident(pid, "VmRSS:")?, "MiB", Some(40.0));
-    table.add("… of which memory of its own", resident(pid, "RssAnon:")?, "MiB", None);
+    table.add("… of which anonymous memory", resident(pid, "RssAnon:")?, "MiB", None);
     table.add("… of which pages of its file", resident(pid, "RssFile:")?, "MiB", None);
     Ok(())
 }
 
-/// When the key secret is there. A watch: who asks over and over takes from the API server what is measured.
+/// The time when the key secret exists. It uses a watch, because polling would load the API server that is
+/// measured.
 fn key_stored(keyward: &Keyward) -> JoinHandle<Timestamp> {
     let secrets = Api::<PartialObjectMeta<Secret>>::namespaced(keyward.client.clone(), names::NAMESPACE);
     tokio::spawn(async move {
@@ -97,7 +103,7 @@ fn key_stored(keyward: &Keyward) -> JoinHandle<Timestamp> {
     })
 }
 
-/// How long plugin and KMS took, as the agent tells it.
+/// The time of plugin and KMS in milliseconds, as the agent reports it.
 fn answer_stored(keyward: &Keyward) -> JoinHandle<f64> {
     let nodes = Api::<EncryptionNode>::all(keyward.client.clone());
     tokio::spawn(async move {
@@ -110,7 +116,7 @@ fn answer_stored(keyward: &Keyward) -> JoinHandle<f64> {
     })
 }
 
-/// What the first object gives that gives something.
+/// The first value that `give` returns for an object.
 async fn first<K, T>(
     events: impl futures::Stream<Item = watcher::Result<Event<K>>>,
     mut give: impl FnMut(&K) -> Option<T>,
@@ -125,14 +131,14 @@ async fn first<K, T>(
     }
 }
 
-/// Where the time went, by the logs of operator and agent.
+/// The time of each stage, from the logs of operator and agent.
 fn stages(keyward: &Keyward, start: Timestamp, end: Timestamp, table: &mut Table) -> Result<()> {
     let operator = keyward.operator_log()?;
     let agent = keyward.cluster.node(0)?.logs("keyward-agent", "agent")?;
     let mut before = start;
     for (source, words, what) in STAGES {
         let log = if source == Source::Operator { &operator } else { &agent };
-        let Some(at) = said(log, words, start) else { continue };
+        let Some(at) = logged(log, words, start) else { continue };
         table.add(format!("  until {what}"), millis(before, at), "ms", None);
         before = at;
     }
@@ -140,8 +146,8 @@ fn stages(keyward: &Keyward, start: Timestamp, end: Timestamp, table: &mut Table
     Ok(())
 }
 
-/// When a log first said this, from `start` on. Each line begins with its time.
-fn said(log: &str, words: &str, start: Timestamp) -> Option<Timestamp> {
+/// The time of the first line with these words, from `start` on. Each line begins with its time.
+fn logged(log: &str, words: &str, start: Timestamp) -> Option<Timestamp> {
     log.lines()
         .filter(|line| line.contains(words))
         .filter_map(|line| line.split_whitespace().next()?.parse::<Timestamp>().ok())

@@ -1,8 +1,8 @@
-//! Whole-process benchmarks: a table each, and the JSON behind it in `target/bench/`. Run by `cargo xtask bench`, built
-//! as it ships.
+//! Benchmarks of whole processes, built as they ship. `cargo xtask bench` runs them. They print a table and
+//! write it as JSON to `target/bench/`.
 //!
-//! What may come in: measuring. What never does: an assertion on an absolute time, since machines are noisy. A goal is
-//! printed beside its figure.
+//! What may come in: measurements. What never does: an assertion on an absolute time, since machines are
+//! noisy. A goal is printed beside its figure.
 
 mod agent;
 mod live;
@@ -17,7 +17,7 @@ use table::Table;
 
 #[derive(Parser)]
 struct Arguments {
-    /// `provider`, `core`, `live`, `agent`, `binary`; all of them where none is named
+    /// Benchmarks to run: `provider`, `core`, `live`, `agent`, `binary` [default: all]
     names: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What needs no cluster: provider calls, module loads, decisions.
+//! Benchmarks without a cluster: calls of provider modules, module loads, decisions.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -28,7 +28,7 @@ use crate::table::Table;
 
 const ROUNDS: usize = 2000;
 
-/// Goals of the issue: under 25 µs a call with a fresh instance, under 2 ms for a cached load.
+/// Goals: under 25 µs for a call with a fresh instance, under 2 ms for a cached load.
 pub(crate) fn provider(tools: &Tools, table: &mut Table) -> Result<()> {
     let modules = tools.providers()?;
     let file = modules.join("vault.wasm");
@@ -45,7 +45,7 @@ pub(crate) fn provider(tools: &Tools, table: &mut Table) -> Result<()> {
         table.add(what, cost.median.as_secs_f64() * 1e6, "µs", Some(25.0));
     }
     let cache = tools.target().join("bench").join("module-cache");
-    // Without its folder there is no cache, and the figure would be that of compiling.
+    // Without its folder there is no cache, and the figure would include the compilation.
     std::fs::create_dir_all(tools.target().join("bench"))?;
     let options = Options { cache: Some(cache), ..Options::default() };
     let (_, cached) = measure::loads(&file, options, 50)?;
@@ -55,14 +55,17 @@ pub(crate) fn provider(tools: &Tools, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// Goal of the issue: under 100 µs for a snapshot with 10 keys.
+/// Goal: under 100 µs for a snapshot with 10 keys.
 pub(crate) fn core(table: &mut Table) -> Result<()> {
     let (objects, results) = ten_keys()?;
     let given =
         || Given { now: jiff::Timestamp::UNIX_EPOCH, ages: BTreeMap::new(), fresh: FreshBytes::default() };
     let snapshot = kubernetes::snapshot(&objects, &results, given()).context("no snapshot")?;
     let outcome = keyward_core::reconcile(&snapshot);
-    anyhow::ensure!(outcome.converged && outcome.actions.is_empty(), "it rests: {outcome:?}");
+    anyhow::ensure!(
+        outcome.converged && outcome.actions.is_empty(),
+        "the cluster is not at rest: {outcome:?}"
+    );
     table.add(
         "core: reconcile, 10 keys, 3 nodes",
         micros(|| drop(keyward_core::reconcile(&snapshot))),
@@ -74,7 +77,7 @@ pub(crate) fn core(table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// The middle of many rounds.
+/// The median time of many rounds, in microseconds.
 fn micros(mut what: impl FnMut()) -> f64 {
     let mut times: Vec<f64> = (0..ROUNDS)
         .map(|_| {
@@ -87,8 +90,8 @@ fn micros(mut what: impl FnMut()) -> f64 {
     times.get(ROUNDS / 2).copied().unwrap_or_default()
 }
 
-/// A cluster at rest: ten KMS keys, all of them in the configuration of two resources, since etcd has not been compacted
-/// for long, on three nodes.
+/// A cluster at rest with three nodes and ten KMS keys. All keys are in the lists of two resources, because
+/// etcd has not been compacted.
 fn ten_keys() -> Result<(Objects, Results)> {
     let resources = ["configmaps", "secrets"].map(GroupResource::parse);
     let mut results = Results::default();

@@ -1,4 +1,4 @@
-//! Figures beside their goals.
+//! The table of figures and their goals.
 
 use anyhow::{Context, Result};
 use keyward_test_cluster::Tools;
@@ -42,7 +42,7 @@ impl Table {
         let path = folder.join("figures.json");
         std::fs::write(&path, serde_json::to_vec_pretty(self)?)
             .with_context(|| path.display().to_string())?;
-        println!("kept in {}", path.strip_prefix(tools.root()).unwrap_or(&path).display());
+        println!("written to {}", path.strip_prefix(tools.root()).unwrap_or(&path).display());
         Ok(())
     }
 }

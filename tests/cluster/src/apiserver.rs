@@ -1,4 +1,4 @@
-//! kube-apiserver as a static pod, as kubeadm would lay it out, with a directory of encryption configurations mounted.
+//! kube-apiserver as a static pod like kubeadm's, with the folder of its encryption configuration mounted.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use crate::files;
 use crate::pki::{Authority, SigningKey};
 
-/// The image that the control plane's binary stands for.
+/// The image that runs as the control plane's binary.
 pub(crate) const IMAGE: &str = "example.com/kube-apiserver";
-/// Its manifest's name.
+/// The name of its manifest.
 pub(crate) const NAME: &str = "kube-apiserver";
 /// The EncryptionConfiguration that a node's API server loads, as a path on the node.
 pub const ENCRYPTION_CONFIG: &str = "/etc/kubernetes/encryption/config.json";
-/// What stands in it before anything was decided: revision 0 (OBJECTS, "Beginnings and ends"), byte for byte.
+/// Its content before the first decision, byte for byte (objects: revision-zero).
 pub const REVISION_0: &str = "{\"kind\":\"EncryptionConfiguration\",\"apiVersion\":\"apiserver.config.k8s.io/v1\",\
     \"resources\":[{\"resources\":[\"secrets\"],\"providers\":[{\"identity\":{}}]}]}\n";
-/// Shortens the poll of that file, in an API server built from tests/control-plane.
+/// Sets how often an API server built from tests/control-plane polls that file.
 const FILE_POLL: &str = "KEYWARD_TEST_ENCRYPTION_CONFIG_POLL";
 const PKI: &str = "/etc/kubernetes/pki";
 
@@ -30,7 +30,7 @@ pub(crate) struct Settings {
     pub(crate) more_args: Vec<String>,
 }
 
-/// Writes what a node's API server reads, below the node's root folder on the host.
+/// Writes the files that a node's API server reads, below the node's root folder on the host.
 pub(crate) fn write_files(root: &Path, node: &str, authority: &Authority, tokens: &SigningKey) -> Result<()> {
     let serving = authority.server(&["kubernetes.default.svc", "localhost", "127.0.0.1", node])?;
     let on_host = |path: &str| root.join(path.trim_start_matches('/'));
@@ -54,7 +54,7 @@ pub(crate) fn manifest(settings: &Settings, port: u16, etcd: &str) -> Value {
         ("secure-port", port.to_string()),
         ("bind-address", "127.0.0.1".to_owned()),
         ("advertise-address", "127.0.0.1".to_owned()),
-        // Several servers share this address; none may remove the others as dead.
+        // Several servers share this address; none of them is allowed to remove the others as dead.
         ("endpoint-reconciler-type", "none".to_owned()),
         ("tls-cert-file", format!("{PKI}/apiserver.crt")),
         ("tls-private-key-file", format!("{PKI}/apiserver.key")),
@@ -85,7 +85,7 @@ pub(crate) fn manifest(settings: &Settings, port: u16, etcd: &str) -> Value {
         "spec": {
             "hostNetwork": true,
             "priorityClassName": "system-node-critical",
-            // What a stopping server waits for is its watchers, and all of them are tests'.
+            // A server that stops waits only for its watchers, and all of those belong to tests.
             "terminationGracePeriodSeconds": 5,
             "containers": [{
                 "name": "kube-apiserver",

@@ -1,5 +1,5 @@
-//! OpenBao (or a Vault by `BAO_BIN`) with TLS, initialised and unsealed over HTTP, so that a test can seal it, stop it
-//! and take rights away.
+//! OpenBao (or the Vault that `BAO_BIN` names) with TLS, initialised and unsealed over HTTP. A test can seal
+//! it, stop it and remove permissions.
 
 mod admin;
 mod server;
@@ -27,13 +27,13 @@ const TRIES: usize = 3;
 /// Where a server keeps its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Storage {
-    /// Gone with the process; ready in half a second.
+    /// In memory, lost when the process exits; ready in half a second.
     Memory,
     /// Raft on disk, which survives a restart; ready in two to three seconds.
     Disk,
 }
 
-/// A running server. Dropped, it ends and its folder goes.
+/// A running server. When this is dropped, the server stops and its folder is removed.
 pub struct Bao {
     server: server::Server,
     http: reqwest::Client,
@@ -85,13 +85,13 @@ impl Bao {
         let shares = json!({"secret_shares": 1, "secret_threshold": 1});
         let answer = self.request(Method::PUT, "sys/init", Some(&shares)).await?;
         let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).map(Hidden::new);
-        self.root = text("/root_token").context("no root token in the answer to sys/init")?;
-        self.unseal = text("/keys_base64/0").context("no key in the answer to sys/init")?;
+        self.root = text("/root_token").context("no root token in the response to sys/init")?;
+        self.unseal = text("/keys_base64/0").context("no key in the response to sys/init")?;
         self.unseal().await
     }
 
     async fn answering(&self) -> Result<()> {
-        wait_until("OpenBao's answer", START, async || {
+        wait_until("OpenBao's response", START, async || {
             if let Some(status) = self.server.ended() {
                 return Ok(Seen::Yes(Err(status)));
             }
@@ -99,21 +99,21 @@ impl Bao {
             Ok(Seen::Yes(Ok(())))
         })
         .await?
-        .map_err(|status| anyhow::anyhow!("it ended with {status}: {}", self.server.said()))
+        .map_err(|status| anyhow::anyhow!("it exited with {status}: {}", self.server.last_log_line()))
     }
 
-    /// `https://127.0.0.1:PORT`. Its certificate is also for `localhost` and `vault.example.com`.
+    /// `https://127.0.0.1:PORT`. The certificate is also valid for `localhost` and `vault.example.com`.
     pub fn address(&self) -> String {
         self.server.address()
     }
 
-    /// The authority of its certificate, as PEM.
+    /// The certificate authority of its certificate, as PEM.
     pub fn ca_pem(&self) -> &str {
         self.authority.pem()
     }
 
-    /// Serves by a certificate of this authority from now on, and returns when it does. Who trusts only the one before
-    /// is refused no later than at its next connection.
+    /// Replaces the server's certificate by one of this authority, and returns when the server uses it. A
+    /// client that trusts only the previous authority fails at its next connection at the latest.
     pub async fn serve_by(&mut self, authority: Authority) -> Result<()> {
         self.server.serve_by(&authority)?;
         self.http = http::client(Some(authority.pem()))?;
@@ -125,7 +125,7 @@ impl Bao {
         .await
     }
 
-    /// The token that may do everything.
+    /// The token that is allowed to do everything.
     pub fn root_token(&self) -> &Hidden {
         &self.root
     }
@@ -135,10 +135,11 @@ impl Bao {
         self.server.log()
     }
 
-    /// Any request of the API with the root token; `path` comes after `/v1/` and begins with the namespace, if any.
+    /// Any request to the API with the root token; `path` follows `/v1/` and begins with the namespace, if
+    /// any.
     ///
     /// # Errors
-    /// Anything but success, with the server's words; a request's body never stands in an error.
+    /// Anything but success, with the server's text; an error never contains the request's body.
     pub async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let mut request = self.http.request(method.clone(), format!("{}/v1/{path}", self.address()));
         if !self.root.reveal().is_empty() {
@@ -157,10 +158,10 @@ impl Bao {
         if text.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_str(&text).with_context(|| format!("{method} {path}: no JSON"))
+        serde_json::from_str(&text).with_context(|| format!("{method} {path}: the response is not JSON"))
     }
 
-    /// Seals it: from now on every use is refused with 503.
+    /// Seals it: every further use is refused with 503.
     pub async fn seal(&self) -> Result<()> {
         self.request(Method::PUT, "sys/seal", None).await.map(drop)
     }
@@ -176,12 +177,12 @@ impl Bao {
         .await
     }
 
-    /// Ends the process: connections are refused. Only a durable server can come back.
+    /// Stops the process: connections are refused. Only a durable server can be started again.
     pub fn stop(&mut self) {
         self.server.stop();
     }
 
-    /// Starts it again at its address, unsealed, with what it had stored.
+    /// Starts it again at the same address, unsealed, with its stored data.
     pub async fn start_again(&mut self) -> Result<()> {
         self.server.start_again()?;
         self.answering().await?;

@@ -1,4 +1,4 @@
-//! A cluster: etcd, and nodes whose API servers share it.
+//! A cluster: etcd, and the nodes whose API servers share it.
 
 mod apply;
 mod builder;
@@ -28,12 +28,12 @@ use crate::wait::{Seen, wait_until};
 
 /// A cold API server is ready in three seconds; a busy machine has two cores for several of them.
 const READY: Duration = Duration::from_mins(2);
-/// Its label `hash` is that of the bytes of the file.
+/// Its label `hash` is the hash of the file's bytes (kubernetes: loaded-configuration-metric).
 const CONFIG_METRIC: &str = "apiserver_encryption_config_controller_last_config_info{";
-/// What a program beside the nodes has to end in order.
+/// How long a program beside the nodes may take to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A running cluster. Dropped, all of its processes end and its folder goes.
+/// A running cluster. When this is dropped, all of its processes stop and its folder is removed.
 pub struct Cluster {
     tools: Tools,
     launcher: Launcher,
@@ -43,14 +43,15 @@ pub struct Cluster {
     authority: Authority,
     tokens: SigningKey,
     kubeconfigs: AtomicUsize,
-    // Dropped in this order: nodes before what they store in, the folder last.
+    // Dropped in this order: the nodes before etcd, the folder last.
     nodes: Vec<Node>,
     etcd: Etcd,
     state: StateDir,
 }
 
 impl Cluster {
-    /// One node, an API server's own request timeout, a poll of the encryption configuration each second.
+    /// By default one node, kube-apiserver's default request timeout, a poll of the encryption configuration
+    /// each second.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -58,11 +59,11 @@ impl Cluster {
     /// A node by its index, from 0.
     ///
     /// # Errors
-    /// There are not so many.
+    /// There is no node with this index.
     pub fn node(&self, index: usize) -> Result<&Node> {
         self.nodes
             .get(index)
-            .with_context(|| format!("the cluster has {} nodes, none {index}", self.nodes.len()))
+            .with_context(|| format!("the cluster has {} nodes and no index {index}", self.nodes.len()))
     }
 
     /// All nodes.
@@ -70,22 +71,22 @@ impl Cluster {
         &self.nodes
     }
 
-    /// What is really stored.
+    /// The etcd of the cluster, to read the stored values.
     pub fn etcd(&self) -> &Etcd {
         &self.etcd
     }
 
-    /// The folder that has everything: nodes, logs, kubeconfigs.
+    /// The folder of everything: nodes, logs, kubeconfigs.
     pub fn folder(&self) -> &Path {
         self.state.path()
     }
 
-    /// The authority of API servers and users, as PEM.
+    /// The certificate authority of API servers and users, as PEM.
     pub fn ca_pem(&self) -> &str {
         self.authority.pem()
     }
 
-    /// A new kubeconfig of a user for one node's API server, in a file that only its owner may read.
+    /// Writes a new kubeconfig of a user for one node's API server; only its owner can read the file.
     pub fn kubeconfig(&self, node: usize, user: &User) -> Result<PathBuf> {
         let node = self.node(node)?;
         let number = self.kubeconfigs.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +96,7 @@ impl Cluster {
         Ok(path)
     }
 
-    /// Replaces the kubeconfig of a node's agent by one whose certificate ends after so long.
+    /// Replaces the kubeconfig of a node's agent; its certificate expires after `valid`.
     pub fn renew_agent(&self, node: usize, valid: Duration) -> Result<()> {
         let node = self.node(node)?;
         let path = node.path(crate::node::AGENT_KUBECONFIG);
@@ -103,12 +104,12 @@ impl Cluster {
         kubeconfig::write_for(&path, &node.api_url(), &self.authority, &user, valid)
     }
 
-    /// An admin's client of one node's API server. It does not retry: a test sees each failure.
+    /// An admin's client for one node's API server. It does not retry: a test sees each failure.
     pub async fn client(&self, node: usize) -> Result<Client> {
         self.client_as(node, &User::Admin).await
     }
 
-    /// A user's client of one node's API server.
+    /// A user's client for one node's API server.
     pub async fn client_as(&self, node: usize, user: &User) -> Result<Client> {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig(node, user)?)?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
@@ -116,7 +117,7 @@ impl Cluster {
         Ok(Client::try_from(config)?)
     }
 
-    /// Waits until a node's API server says that it is ready.
+    /// Waits until a node's API server reports that it is ready.
     pub async fn wait_ready(&self, index: usize) -> Result<()> {
         let client = self.client(index).await?;
         let node = self.node(index)?;
@@ -127,15 +128,16 @@ impl Cluster {
             let answer = client.request_text(request).await.with_context(|| failing_container(node))?;
             Ok(Seen::when(answer.contains("readyz check passed"), answer))
         });
-        ready.await.with_context(|| format!("its node's folder is {}", node.path("/").display()))
+        ready.await.with_context(|| format!("the node's folder is {}", node.path("/").display()))
     }
 
-    /// The hash (`sha256:…`) of the encryption configuration that a node's API server has loaded, by its own metric.
+    /// The hash (`sha256:…`) of the encryption configuration that a node's API server has loaded, from its
+    /// own metric.
     pub async fn loaded_hash(&self, node: usize) -> Result<Option<String>> {
         Self::loaded_by(&self.client(node).await?).await
     }
 
-    /// The same, of the API server that this client asks.
+    /// The same for the API server of this client.
     pub async fn loaded_by(client: &Client) -> Result<Option<String>> {
         let request = http::Request::get("/metrics").body(Vec::new())?;
         let metrics = client.request_text(request).await.context("the API server's metrics")?;
@@ -143,7 +145,7 @@ impl Cluster {
         Ok(info.and_then(|line| Some(line.split_once(",hash=\"")?.1.split_once('"')?.0.to_owned())))
     }
 
-    /// Adds a node, numbered on, and waits until its API server is ready.
+    /// Adds a node with the next number, and waits until its API server is ready.
     pub async fn add_node(&mut self) -> Result<&Node> {
         let index = self.nodes.len();
         let mut node = self.lay_out(index)?;
@@ -153,8 +155,8 @@ impl Cluster {
         self.node(index)
     }
 
-    /// Adds a node, numbered on, that runs and has no EncryptionConfiguration; its API server is held back
-    /// ([`Node::release_apiserver`]).
+    /// Adds a node with the next number that runs and has no EncryptionConfiguration. Its API server does not
+    /// start before [`Node::release_apiserver`].
     pub fn add_bare_node(&mut self) -> Result<&Node> {
         let index = self.nodes.len();
         let mut node = self.lay_out(index)?;
@@ -172,13 +174,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Cuts a node's power: everything on it gets SIGKILL at once. Its folder stays.
+    /// Simulates a power failure: everything on the node gets SIGKILL at once. Its folder stays.
     pub fn crash_node(&mut self, index: usize) -> Result<()> {
         self.node_mut(index)?.crash();
         Ok(())
     }
 
-    /// Boots a node that was stopped. It returns before anything on it is ready ([`Self::wait_ready`]).
+    /// Boots a stopped node. Returns before anything on it is ready ([`Self::wait_ready`]).
     pub fn start_node(&mut self, index: usize) -> Result<()> {
         self.node_mut(index)?.start()
     }
@@ -187,7 +189,8 @@ impl Cluster {
         self.nodes.get_mut(index).with_context(|| format!("the cluster has no node {index}"))
     }
 
-    /// Lets images stand for binaries on all nodes, from each container's next start; newer entries go before older.
+    /// Adds images to the image map of all nodes, for each container's next start; newer entries go before
+    /// older ones.
     pub fn map_images(&mut self, images: impl IntoIterator<Item = Image>) -> Result<()> {
         self.images.extend(images);
         for node in &self.nodes {
@@ -196,8 +199,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs a program beside the nodes, its output in a file of the cluster's folder. It inherits this process's
-    /// environment, with these variables on top.
+    /// Runs a program beside the nodes, with its output in a file of the cluster's folder. It inherits this
+    /// process's environment and gets these variables in addition.
     pub fn run_process(
         &self,
         name: &str,
@@ -212,12 +215,12 @@ impl Cluster {
         Ok(Process::new(name, guarded, path))
     }
 
-    /// The tools that this cluster was made with.
+    /// The tools that this cluster uses.
     pub fn tools(&self) -> &Tools {
         &self.tools
     }
 
-    /// A node's folder with everything that its API server, supervisor and agent read.
+    /// Creates a node's folder with everything that its API server, supervisor and agent read.
     fn lay_out(&self, index: usize) -> Result<Node> {
         let name = format!("node-{}", index + 1);
         let node = Node::new(&name, ports::free()?, self.backoff, self.launcher.clone(), &self.state)?;
@@ -239,14 +242,14 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // All at once; then each is waited for as it is dropped.
+        // All at once; dropping each node then waits for it.
         for node in &mut self.nodes {
             node.hang_up();
         }
     }
 }
 
-/// Why the API server may not answer: what its container does.
+/// Why the API server may not respond: the state of its container.
 fn failing_container(node: &Node) -> String {
     match node.pod(apiserver::NAME) {
         Ok(Some(pod)) => format!("{:?}", pod.containers.first().map(|container| &container.state)),

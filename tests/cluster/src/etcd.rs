@@ -1,4 +1,4 @@
-//! etcd, and what is really stored in it.
+//! etcd, and the values that are stored in it.
 
 mod reader;
 
@@ -16,10 +16,10 @@ use crate::ports;
 use crate::state::StateDir;
 use crate::wait::{Seen, wait_until};
 
-/// Nothing of a test is worth a clean end of etcd.
+/// Short, because no test needs a clean stop of etcd.
 const GRACE: Duration = Duration::from_millis(500);
 const START: Duration = Duration::from_secs(30);
-/// Somebody may take the port between the choice and the start.
+/// Another process may take the port between the choice and the start.
 const TRIES: usize = 3;
 
 /// A running etcd with one member, plain HTTP on loopback.
@@ -59,7 +59,7 @@ impl Etcd {
         let health = http::client(None)?;
         wait_until("etcd's health", START, async || {
             if let Some(status) = process.ended() {
-                // Waiting on would not help; the next try has other ports.
+                // More waiting does not help; the next try has other ports.
                 return Ok(Seen::Yes(Err(status)));
             }
             let answer = health.get(format!("{url}/health")).send().await?;
@@ -68,17 +68,17 @@ impl Etcd {
             Ok(if healthy { Seen::Yes(Ok(())) } else { Seen::NotYet(text) })
         })
         .await?
-        .map_err(|status| anyhow::anyhow!("it ended with {status}"))
+        .map_err(|status| anyhow::anyhow!("it exited with {status}"))
         .with_context(|| format!("its log is {}", log.display()))?;
         Ok(Self { reader: reader::Reader::new(url.clone(), health), url, _process: process })
     }
 
-    /// Where clients reach it: plain HTTP, no credentials.
+    /// The URL for clients: plain HTTP, no credentials.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Every key below a prefix with its value, all as of one revision.
+    /// Every key below a prefix with its value, all at one revision.
     pub async fn values(&self, prefix: &str) -> Result<StoredValues> {
         self.reader.values(prefix).await
     }
@@ -88,17 +88,17 @@ impl Etcd {
         self.reader.value(key).await
     }
 
-    /// How many objects of a resource (`secrets`, `configmaps`) are stored under which encryption.
+    /// How many objects of a resource (`secrets`, `configmaps`) are stored with each encryption prefix.
     pub async fn count_by_prefix(&self, resource: &str) -> Result<std::collections::BTreeMap<String, usize>> {
         Ok(self.values(&format!("/registry/{resource}/")).await?.by_prefix())
     }
 
-    /// Deletes one key behind the API server's back.
+    /// Deletes one key in etcd itself, past the API server.
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.reader.delete(key).await
     }
 
-    /// Forgets all history up to now, so that continue tokens and old watches expire.
+    /// Compacts the whole history, so that continue tokens and old watches expire.
     pub async fn compact(&self) -> Result<()> {
         self.reader.compact().await
     }

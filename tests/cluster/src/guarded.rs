@@ -1,7 +1,8 @@
 //! Processes that end with the harness: on drop, on panic, and on `kill -9` of the test.
 //!
-//! Each runs below `keyward-test-node`, the first process of a PID namespace, whose standard input this side holds:
-//! when it ends, for whatever reason, that process ends and the kernel takes everything below it along.
+//! Each runs below `keyward-test-node`, the first process of a PID namespace. The harness has the other end
+//! of that process's standard input. When the harness ends, for any reason, the process exits, and the kernel
+//! kills everything below it.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::supervisor;
 
-/// Beyond the grace that the inside has: then something is wrong and everything is killed.
+/// More than any grace period inside. After this time something is wrong, and everything is killed.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A guarded process.
@@ -27,16 +28,16 @@ pub(crate) struct Guarded {
     exit: Arc<Exit>,
 }
 
-/// Where the end of a process is told.
+/// The exit status of a process, and the signal that it is set.
 #[derive(Default)]
 struct Exit {
     status: Mutex<Option<ExitStatus>>,
-    told: Condvar,
+    exited: Condvar,
 }
 
 impl Guarded {
-    /// Starts `unshare … keyward-test-node …`, its output going to these files. Where `stdout` is none it is piped
-    /// and given back.
+    /// Starts `unshare … keyward-test-node …` with its output in these files. Without a file for `stdout`,
+    /// returns a pipe.
     pub(crate) fn start(
         mut command: Command,
         stdout: Option<File>,
@@ -44,7 +45,7 @@ impl Guarded {
     ) -> Result<(Self, Option<std::process::ChildStdout>)> {
         command.stdin(Stdio::piped()).stderr(stderr);
         command.stdout(stdout.map_or_else(Stdio::piped, Stdio::from));
-        // Ctrl-C in a terminal is for the harness, which then ends these in order.
+        // Only the harness gets Ctrl-C of a terminal; it then stops these processes.
         command.process_group(0);
         let mut child = command.spawn().context("starting a guarded process")?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -59,33 +60,33 @@ impl Guarded {
         self.unshare
     }
 
-    /// The host's process id of what runs in there, once it was started and while it runs.
+    /// The process id, on the host, of the program inside; only while the program runs.
     pub(crate) fn program(&self) -> Option<u32> {
         let guard = *children_of(self.unshare).first()?;
         children_of(guard).first().copied()
     }
 
-    /// How it ended, once it has.
+    /// Its exit status, once it has exited.
     pub(crate) fn ended(&self) -> Option<ExitStatus> {
         *self.exit.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks everything inside to end, without waiting.
+    /// Asks everything inside to stop, without waiting.
     pub(crate) fn hang_up(&mut self) {
         self.stdin = None;
     }
 
-    /// SIGTERM inside, SIGKILL after its grace; returns when all of it is gone.
+    /// Sends SIGTERM inside, and SIGKILL after the grace period; returns when every process has exited.
     pub(crate) fn stop(&mut self) {
         self.hang_up();
         self.wait();
     }
 
-    /// SIGKILL inside at once; returns when all of it is gone.
+    /// Sends SIGKILL inside at once; returns when every process has exited.
     pub(crate) fn kill(&mut self) {
         if let Some(mut stdin) = self.stdin.take() {
             let _ = writeln!(stdin, "{}", supervisor::KILL);
-            // Kept open until it is dead: its end would ask for SIGTERM.
+            // Stays open until the process is dead: the end of the input would request SIGTERM.
             if self.exit.within(PATIENCE) {
                 return;
             }
@@ -114,23 +115,23 @@ impl Exit {
     fn watch(&self, mut child: Child) {
         let status = child.wait().ok();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
-        self.told.notify_all();
+        self.exited.notify_all();
     }
 
-    /// Whether it has ended before so much time went by.
+    /// Whether it exits within this time.
     fn within(&self, time: Duration) -> bool {
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.told.wait_timeout_while(status, time, |status| status.is_none());
+        let waited = self.exited.wait_timeout_while(status, time, |status| status.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.is_some()
     }
 }
 
-/// Processes whose parent is this one, by the host's ids.
+/// The processes whose parent is this one, by their ids on the host.
 pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let is_child = |pid: &u32| {
         let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-        // The name, in parentheses, may hold anything; state and parent follow its end.
+        // The name, in parentheses, may contain any character; state and parent follow it.
         let parent_of =
             |stat: String| stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok();
         stat.ok().and_then(parent_of) == Some(parent)

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A value that no log and no failed assertion shows.
+/// A value that logs and failed assertions do not show.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Hidden(String);
@@ -15,7 +15,7 @@ impl Hidden {
         Self(value.into())
     }
 
-    /// The value, for where it is used.
+    /// The value in clear text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -32,7 +32,7 @@ mod tests {
     use super::Hidden;
 
     #[test]
-    fn debug_output_does_not_show_it() {
+    fn debug_output_does_not_show_the_value() {
         assert_eq!(format!("{:?}", Hidden::new("s3cret")), "Hidden(…)");
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use reqwest::{Certificate, Client};
 
-/// Loopback servers answer at once or hang.
+/// A loopback server responds at once or hangs.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client that trusts this authority alone, or, without one, speaks plain HTTP.
+/// A client that trusts only this authority, or, without one, uses plain HTTP.
 pub(crate) fn client(ca: Option<&str>) -> Result<Client> {
     crate::use_one_tls_provider();
     let mut builder = Client::builder().timeout(TIMEOUT).no_proxy();

@@ -1,13 +1,13 @@
-//! Namespaces by util-linux' `unshare` and `nsenter`: as root, or as root of a user namespace.
+//! Namespaces, made with `unshare` and `nsenter` of util-linux: as root, or as root of a user namespace.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// How namespaces are made here.
+/// How this machine makes namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isolation {
-    /// With the rights of this process.
+    /// With the permissions of this process.
     Root,
     /// In a user namespace, where this process's user is root and the only user.
     UserNamespace,
@@ -23,7 +23,7 @@ impl Isolation {
     pub(crate) fn detect() -> Result<Self> {
         let root = rustix::process::geteuid().is_root();
         let ways = if root { vec![Self::Root, Self::UserNamespace] } else { vec![Self::UserNamespace] };
-        let mut said = Vec::new();
+        let mut errors = Vec::new();
         for way in ways {
             let mut probe = way.unshare(true);
             let output =
@@ -31,16 +31,17 @@ impl Isolation {
             if output.status.success() {
                 return Ok(way);
             }
-            said.push(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+            errors.push(String::from_utf8_lossy(&output.stderr).trim().to_owned());
         }
         bail!(
-            "test nodes need mount, UTS and PID namespaces and this machine gives none ({}); run as root outside of \
-             a container, in a privileged one, or allow unprivileged user namespaces",
-            said.join("; ")
+            "test nodes need mount, UTS and PID namespaces, and this machine allows none ({}); run as root outside of \
+             a container, run in a privileged container, or allow unprivileged user namespaces",
+            errors.join("; ")
         )
     }
 
-    /// `unshare` with a PID namespace and, for a node, mount and UTS namespaces; the program comes after it.
+    /// `unshare` with a PID namespace and, for a node, mount and UTS namespaces. The caller appends the
+    /// program.
     pub(crate) fn unshare(self, node: bool) -> Command {
         let mut command = Command::new("unshare");
         if self == Self::UserNamespace {
@@ -53,7 +54,7 @@ impl Isolation {
         command
     }
 
-    /// `nsenter` into the namespaces that this `unshare` process made; the program comes after it.
+    /// `nsenter` into the namespaces of this `unshare` process. The caller appends the program.
     pub(crate) fn enter(self, unshare: u32) -> Command {
         let namespaces = format!("/proc/{unshare}/ns");
         let mut command = Command::new("nsenter");
@@ -63,7 +64,7 @@ impl Isolation {
         command
             .arg(format!("--mount={namespaces}/mnt"))
             .arg(format!("--uts={namespaces}/uts"))
-            // unshare itself stays outside: what it made is for its children.
+            // unshare itself stays outside the PID namespace: it is for its children.
             .arg(format!("--pid={namespaces}/pid_for_children"))
             .arg("--wdns=/");
         command

@@ -1,4 +1,4 @@
-//! Who asks the API server, and kubeconfigs for them.
+//! The users of the API server, and their kubeconfigs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,21 +11,22 @@ use serde_json::json;
 use crate::files;
 use crate::pki::{Authority, Identity};
 
-/// As a ServiceAccount's token would say it.
+/// The user name that a token of the ServiceAccount would have.
 const OPERATOR: &str = "system:serviceaccount:keyward-system:keyward-operator";
 
-/// A user of the API server, known by a client certificate.
+/// A user of the API server, authenticated with a client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum User {
-    /// May do everything (group `system:masters`).
+    /// Is allowed to do everything (group `system:masters`).
     Admin,
-    /// The ServiceAccount `keyward-operator` of `keyward-system`, with no right that RBAC does not give it.
+    /// The ServiceAccount `keyward-operator` of `keyward-system`, with only the permissions that RBAC grants
+    /// it.
     Operator,
     /// The agent of a node: `keyward:node:NAME` in the group `keyward:nodes`.
     Agent(String),
-    /// The stand-in for a node's kubelet: `system:node:NAME`, with all rights.
+    /// The supervisor in place of a node's kubelet: `system:node:NAME`, with all permissions.
     Kubelet(String),
-    /// Anybody else.
+    /// Any other user.
     Other {
         /// The user's name.
         name: String,
@@ -58,12 +59,12 @@ impl User {
     }
 }
 
-/// Writes a kubeconfig, readable by its owner alone, with a certificate made for it.
+/// Writes a kubeconfig with a new certificate; only its owner can read the file.
 pub(crate) fn write(path: &Path, server: &str, authority: &Authority, user: &User) -> Result<()> {
     write_with(path, server, authority, user, &authority.client(&user.name(), &user.groups())?)
 }
 
-/// The same with a certificate that ends after so long.
+/// The same with a certificate that expires after `valid`.
 pub(crate) fn write_for(
     path: &Path,
     server: &str,

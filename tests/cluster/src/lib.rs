@@ -1,7 +1,7 @@
-//! Real clusters for tests: etcd, kube-apiservers on nodes of their own, OpenBao, and whatever runs beside them.
+//! Real clusters for tests: etcd, nodes with kube-apiservers, OpenBao, and the programs beside them.
 //!
-//! What may come in: starting real programs, looking at what they store and report, and ending them for certain. What
-//! never does: a fake of any of them, knowledge of what Keyward should do, a sleep in place of a condition.
+//! In scope: starting real programs, reading what they store and report, and ending them reliably. Never in
+//! scope: a fake of any of them, knowledge of what Keyward should do, a sleep in place of a condition.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -14,8 +14,8 @@
 //! # }
 //! ```
 //!
-//! The first start builds what is missing and may take minutes; [`keyward_test_tools`] says so. Nothing outlives the
-//! test, be it dropped, panicking or killed (see `guarded`).
+//! The first start builds missing programs and may take minutes; [`keyward_test_tools`] prints what it
+//! builds. No process outlives the test, also when the test panics or is killed (see `guarded`).
 
 mod apiserver;
 mod bao;
@@ -50,8 +50,9 @@ pub use supervisor::{ContainerState, Image, PodState, State, Terminated};
 pub use wait::{Seen, wait_until};
 pub use webhook::Webhook;
 
-/// Chooses aws-lc-rs for the whole process, as Keyward does; a test may have linked another one in.
+/// Selects aws-lc-rs as the TLS provider of the process, as Keyward does; the process may have another one
+/// linked too.
 pub fn use_one_tls_provider() {
-    // The second call fails, which is fine.
+    // Every call after the first fails, which is fine.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

@@ -1,5 +1,5 @@
-//! A test node: a folder on the host, namespaces in which it stands at a node's paths, and a supervisor in them that
-//! runs the static pods of its manifests.
+//! A test node: a folder on the host, namespaces in which the folder is mounted at a node's paths, and a
+//! supervisor inside that runs the static pods of the node's manifests.
 
 mod agent;
 mod launcher;
@@ -22,12 +22,12 @@ use crate::supervisor::{self, NodeConfig, PodState};
 use crate::wait::{Seen, wait_until};
 use crate::{apiserver, files};
 
-/// Node paths that are each node's own. `/var/run` is emptied by a reboot.
+/// Node paths with separate content on each node. A reboot empties `/var/run`.
 const OWN: [&str; 3] = ["/etc/kubernetes", "/var/run/kmsplugin", "/var/lib/keyward"];
 const VOLATILE: &str = "/var/run/kmsplugin";
 const LOGS: &str = "/var/log/pods";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
-/// How long a manifest's pod may take to stop.
+/// How long a static pod may take to stop.
 const STOP: Duration = Duration::from_mins(1);
 
 /// A node. It runs until it is stopped or dropped.
@@ -47,7 +47,7 @@ pub(crate) struct Backoff {
 }
 
 impl Node {
-    /// Lays out a node's folder. It does not run yet.
+    /// Creates a node's folder. The node does not run yet.
     pub(crate) fn new(
         name: &str,
         api_port: u16,
@@ -78,7 +78,7 @@ impl Node {
         Ok(Self { log: folder.join("supervisor.log"), config, launcher, api_port, guarded: None })
     }
 
-    /// Its name, which is its hostname too.
+    /// Its name, which is also its hostname.
     pub fn name(&self) -> &str {
         &self.config.name
     }
@@ -93,7 +93,7 @@ impl Node {
         self.api_port
     }
 
-    /// A node's path as the host sees it: below the node's folder.
+    /// The path on the host of a path on the node: below the node's folder.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.config.on_host(path.as_ref())
     }
@@ -107,12 +107,12 @@ impl Node {
         self.guarded.as_ref().is_some_and(|guarded| guarded.ended().is_none())
     }
 
-    /// What the supervisor itself had to say.
+    /// The log of the supervisor itself.
     pub fn supervisor_log(&self) -> &Path {
         &self.log
     }
 
-    /// Boots it: namespaces, mounts, and whatever its manifests say. What `/var/run` held is gone, as after a reboot.
+    /// Boots it: namespaces, mounts, and the pods of its manifests. `/var/run` is empty, as after a reboot.
     pub(crate) fn start(&mut self) -> Result<()> {
         ensure!(!self.is_running(), "node {} runs already", self.name());
         let volatile = self.path(VOLATILE);
@@ -129,8 +129,8 @@ impl Node {
         }
         if line.trim() != supervisor::READY {
             guarded.stop();
-            let said = std::fs::read_to_string(&self.log).unwrap_or_default();
-            bail!("node {} did not start: {}", self.name(), said.lines().last().unwrap_or_default());
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            bail!("node {} did not start: {}", self.name(), log.lines().last().unwrap_or_default());
         }
         self.guarded = Some(guarded);
         Ok(())
@@ -143,30 +143,30 @@ impl Node {
         }
     }
 
-    /// Shuts it down: pods get SIGTERM, and soon SIGKILL.
+    /// Shuts it down: pods get SIGTERM, and SIGKILL after the grace period.
     pub(crate) fn stop(&mut self) {
         self.guarded = None;
     }
 
-    /// Cuts its power.
+    /// Simulates a power failure.
     pub(crate) fn crash(&mut self) {
         if let Some(mut guarded) = self.guarded.take() {
             guarded.kill();
         }
     }
 
-    /// Writes `NAME.yaml` into the manifests' folder, by rename, readable by its owner alone.
+    /// Writes `NAME.yaml` into the manifests' folder, by rename; only its owner can read it.
     pub fn write_manifest(&self, name: &str, pod: &impl Serialize) -> Result<()> {
         let text = serde_saphyr::to_string(pod).context("a manifest as YAML")?;
         self.write_manifest_text(name, &text)
     }
 
-    /// As [`Self::write_manifest`], for a text as it stands.
+    /// Like [`Self::write_manifest`], with this text unchanged.
     pub fn write_manifest_text(&self, name: &str, text: &str) -> Result<()> {
         files::replace(&self.manifest_path(name), text.as_bytes(), 0o600)
     }
 
-    /// Removes `NAME.yaml`; its pod is then stopped.
+    /// Removes `NAME.yaml`; its pod then stops.
     pub fn remove_manifest(&self, name: &str) -> Result<()> {
         let path = self.manifest_path(name);
         std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))
@@ -176,18 +176,18 @@ impl Node {
         self.path(MANIFESTS).join(format!("{name}.yaml"))
     }
 
-    /// What its supervisor runs, known without an API server.
+    /// The pods that its supervisor runs, read without an API server.
     pub fn pods(&self) -> Result<Vec<PodState>> {
         supervisor::read_state(&self.config.state_file())
     }
 
-    /// The pod of a manifest, by the name that the manifest gives it.
+    /// The pod with this name in its manifest.
     pub fn pod(&self, name: &str) -> Result<Option<PodState>> {
         let name = format!("{name}-{}", self.name());
         Ok(self.pods()?.into_iter().find(|pod| pod.name == name))
     }
 
-    /// Everything that all instances of a container said, of the newest pod of that name.
+    /// The logs of all instances of a container in the newest pod of that name.
     pub fn logs(&self, pod: &str, container: &str) -> Result<String> {
         let name = format!("_{pod}-{}_", self.name());
         let folder = self.path(LOGS);
@@ -203,7 +203,7 @@ impl Node {
         supervisor::read_logs(&newest, container)
     }
 
-    /// Runs a command inside the node's namespaces and waits for its end.
+    /// Runs a command inside the node's namespaces and waits until it exits.
     pub async fn exec(&self, command: &[&str]) -> Result<Output> {
         let guarded = self.guarded.as_ref().with_context(|| format!("node {} does not run", self.name()))?;
         let mut nsenter = tokio::process::Command::from(self.launcher.enter(guarded.unshare()));
@@ -212,7 +212,7 @@ impl Node {
     }
 
     /// Stops the API server and starts it again, as an admin does: by moving its manifest out and back.
-    /// It returns when the old process is gone; whether the new one is ready is another question.
+    /// Returns when the old process has exited, before the new one is ready.
     pub async fn restart_apiserver(&self) -> Result<()> {
         self.hold_apiserver()?;
         wait_until("the API server's end", STOP, async || {
@@ -223,19 +223,19 @@ impl Node {
         self.release_apiserver()
     }
 
-    /// Moves the API server's manifest out: it stops, or does not start when the node does.
+    /// Moves the API server's manifest out: the API server stops, or does not start with the node.
     pub fn hold_apiserver(&self) -> Result<()> {
-        std::fs::rename(self.manifest_path(apiserver::NAME), self.held())
+        std::fs::rename(self.manifest_path(apiserver::NAME), self.manifest_aside())
             .context("moving the API server's manifest out")
     }
 
-    /// Moves it back.
+    /// Moves the manifest back.
     pub fn release_apiserver(&self) -> Result<()> {
-        std::fs::rename(self.held(), self.manifest_path(apiserver::NAME))
+        std::fs::rename(self.manifest_aside(), self.manifest_path(apiserver::NAME))
             .context("moving the API server's manifest back")
     }
 
-    fn held(&self) -> PathBuf {
+    fn manifest_aside(&self) -> PathBuf {
         self.path("/etc/kubernetes").join(format!("{}.aside", apiserver::NAME))
     }
 }

@@ -1,4 +1,4 @@
-//! Certificates of a test's servers and users, from an authority of its own.
+//! Certificates of a test's servers and users, signed by a certificate authority of the test.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use rcgen::{
 
 use crate::hidden::Hidden;
 
-/// An authority that exists as long as the harness.
+/// A certificate authority. Its key exists only in memory.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -25,7 +25,7 @@ pub struct Identity {
     pub key: Hidden,
 }
 
-/// A key pair without a certificate, as PEM: what service account tokens are signed with.
+/// A key pair without a certificate, as PEM, to sign service account tokens.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
     /// The public half.
@@ -35,7 +35,7 @@ pub struct SigningKey {
 }
 
 impl Authority {
-    /// A new authority. Its certificates are valid for centuries, since some tests turn the clock.
+    /// A new authority. Its certificates are valid for centuries, because some tests change the clock.
     pub fn new(name: &str) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -59,12 +59,12 @@ impl Authority {
         self.sign(params, "server")
     }
 
-    /// A certificate for a user of Kubernetes with these groups.
+    /// A certificate for a Kubernetes user with these groups.
     pub fn client(&self, user: &str, groups: &[&str]) -> Result<Identity> {
         self.sign(Self::user(user, groups), user)
     }
 
-    /// The same, of one that ends after so long.
+    /// The same with a certificate that expires after `valid`.
     pub fn client_for(&self, user: &str, groups: &[&str], valid: Duration) -> Result<Identity> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock")?;
         let mut params = Self::user(user, groups);

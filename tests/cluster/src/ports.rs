@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
 
-/// A port that a server can listen on, and that nobody else is given meanwhile.
+/// A port that a server can listen on, and that the kernel gives to no other process meanwhile.
 ///
-/// A connection that the server's side closed first leaves the port in TIME_WAIT: for a minute the kernel gives it to
-/// nobody who asks for just any port, while a server that names it (with SO_REUSEADDR, as Go, Rust and all servers
-/// do) gets it.
+/// A connection that the server's side closed first leaves the port in TIME_WAIT. For a minute the kernel
+/// does not choose it for a process that asks for any free port. A server that asks for exactly this port
+/// with SO_REUSEADDR, as Go and Rust servers do, gets it.
 pub(crate) fn free() -> Result<u16> {
     let reserve = || -> std::io::Result<u16> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_each_given_once_and_can_be_listened_on() {
+    fn each_port_is_returned_once_and_a_server_can_listen_on_it() {
         let ports: Vec<u16> = (0..50).map(|_| free().unwrap()).collect();
         assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 50);
         for port in ports {

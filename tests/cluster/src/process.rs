@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::guarded::Guarded;
 
-/// A guarded program with its output in a file. Dropped, it is stopped.
+/// A guarded program with its output in a file. It is stopped when this is dropped.
 pub struct Process {
     name: String,
     guarded: Guarded,
@@ -19,34 +19,34 @@ impl Process {
         Self { name: name.to_owned(), guarded, output }
     }
 
-    /// The file that has its standard output and error.
+    /// The file with its standard output and standard error.
     pub fn output_file(&self) -> &std::path::Path {
         &self.output
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     pub fn output(&self) -> Result<String> {
         let bytes = std::fs::read(&self.output).with_context(|| format!("output of {}", self.name))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Its process id on the host, once it was started and while it runs: for /proc.
+    /// Its process id on the host, to read /proc; only while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.guarded.program()
     }
 
-    /// How it ended, once it has.
+    /// Its exit status, once it has exited.
     pub fn ended(&self) -> Option<ExitStatus> {
         self.guarded.ended()
     }
 
-    /// SIGTERM, and SIGKILL after the grace that it was started with. Returns when it is gone.
+    /// Sends SIGTERM, and SIGKILL after the grace period. Returns when the process has exited.
     pub fn stop(mut self) -> Option<ExitStatus> {
         self.guarded.stop();
         self.guarded.ended()
     }
 
-    /// SIGKILL, as a crash would have it. Returns when it is gone.
+    /// Sends SIGKILL, as in a crash. Returns when the process has exited.
     pub fn kill9(mut self) {
         self.guarded.kill();
     }

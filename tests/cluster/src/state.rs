@@ -1,4 +1,4 @@
-//! The folder in which a cluster or a server keeps everything, gone with it unless it is to be kept.
+//! The folder of a cluster or a server. It is removed with its owner unless it was named with `keep`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 const PREFIX: &str = "keyward-test-";
-/// Locked as long as the harness lives.
+/// Locked while the harness runs.
 const LOCK: &str = "lock";
 /// A folder younger than this may not be locked yet.
 const YOUNG: Duration = Duration::from_mins(1);
 
-/// A folder of its own, named shortly: paths of unix sockets end at 108 bytes.
+/// A folder with a short name: a unix socket's path has at most 108 bytes.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     path: PathBuf,
     _lock: File,
-    // Removed when this is dropped, after all that runs in it.
+    // The temporary folder; it is removed when this is dropped, after the processes that use it.
     _folder: Option<TempDir>,
 }
 
@@ -29,7 +29,7 @@ impl StateDir {
         let (path, folder) = if let Some(path) = keep {
             fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
             let empty = fs::read_dir(path)?.next().is_none();
-            ensure!(empty, "{} is not empty; remove it or name another folder", path.display());
+            ensure!(empty, "{} is not empty; remove it or choose another folder", path.display());
             (std::path::absolute(path)?, None)
         } else {
             let folder =
@@ -53,7 +53,7 @@ impl StateDir {
     }
 }
 
-/// Removes folders of harnesses that were killed: nobody holds their lock any more.
+/// Removes folders of killed harnesses: no process has their lock any more.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_folders_that_nobody_holds_are_swept() {
+    fn only_folders_without_a_lock_are_swept() {
         let parent = tempfile::tempdir().unwrap();
         let old = SystemTime::now() - Duration::from_hours(1);
         let make = |name: &str, made: SystemTime| {
@@ -84,8 +84,8 @@ mod tests {
             lock.set_modified(made).unwrap();
             lock
         };
-        let held = make("keyward-test-held", old);
-        held.try_lock().unwrap();
+        let locked = make("keyward-test-locked", old);
+        locked.try_lock().unwrap();
         for (name, made) in
             [("keyward-test-left", old), ("keyward-test-young", SystemTime::now()), ("other", old)]
         {
@@ -95,11 +95,11 @@ mod tests {
         let mut left: Vec<_> =
             fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["keyward-test-held", "keyward-test-young", "other"]);
+        assert_eq!(left, ["keyward-test-locked", "keyward-test-young", "other"]);
     }
 
     #[test]
-    fn a_folder_to_keep_stays_and_must_be_empty() {
+    fn a_named_folder_stays_and_must_be_empty() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("kept");
         drop(StateDir::new(Some(&path)).unwrap());

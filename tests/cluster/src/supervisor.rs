@@ -1,9 +1,10 @@
-//! What stands in for a node's kubelet: static pods become local processes inside the node's namespaces.
+//! The supervisor in place of a node's kubelet: static pods become local processes inside the node's
+//! namespaces.
 //!
-//! What may come in: what a kubelet does with static pods as others observe it (processes, restarts, logs, mirror
-//! Pods, the Node object). What never does: Keyward's own logic, and the isolation of a real container. A container
-//! here shares its node's file system, network and capabilities; host paths mounted where they are cost nothing and
-//! any other mount is refused; probes and resource limits are not carried out. `runAsUser` is.
+//! In scope: the observable behavior of a kubelet with static pods (processes, restarts, logs, mirror Pods,
+//! the Node object). Never in scope: Keyward's own logic, and the isolation of a real container. A container
+//! here shares its node's file system, network and capabilities. A host path mounted at the same path needs
+//! no work; every other mount is refused. `runAsUser` is implemented; probes and resource limits are not.
 
 mod changes;
 mod container;
@@ -34,44 +35,44 @@ pub(crate) use logs::read as read_logs;
 pub(crate) use run::own_paths;
 pub(crate) use state::read as read_state;
 
-/// The line on standard output by which a node says that its namespaces are made.
+/// The line that a node prints on standard output when its namespaces are made.
 pub(crate) const READY: &str = "ready";
 
-/// What a node is started with, as JSON in a file.
+/// The configuration of a node, a JSON file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct NodeConfig {
     /// The node's name, and its hostname.
     pub(crate) name: String,
-    /// The node's folder on the host; what stands below `rootfs` in it appears at the same path in the node.
+    /// The node's folder on the host; a path below its `rootfs` appears at the same path in the node.
     pub(crate) folder: PathBuf,
-    /// Node paths that are the node's own.
+    /// Node paths with content of this node alone.
     pub(crate) mounts: Vec<PathBuf>,
-    /// Started in a user namespace: only one uid exists, so `runAsUser` cannot be followed.
+    /// Whether it runs in a user namespace: only one uid exists there, so `runAsUser` is ignored.
     pub(crate) rootless: bool,
-    /// The first wait before a container is restarted; it doubles up to `restart_wait_max`.
+    /// The first wait before a container restarts; it doubles up to `restart_wait_max`.
     pub(crate) restart_wait: Duration,
     pub(crate) restart_wait_max: Duration,
-    /// How long everything together has to end after SIGTERM when the node stops.
+    /// How long all processes together may take to exit after SIGTERM when the node stops.
     pub(crate) grace: Duration,
 }
 
 impl NodeConfig {
-    /// Which image is which binary.
+    /// The image map: which binary runs for which image.
     pub(crate) fn images_file(&self) -> PathBuf {
         self.folder.join("images.json")
     }
 
-    /// What the supervisor says of its pods, for a harness whose API server may be down.
+    /// The state of the supervisor's pods, for a harness whose API server may be down.
     pub(crate) fn state_file(&self) -> PathBuf {
         self.folder.join("pods.json")
     }
 
-    /// The kubeconfig by which the node reports to the API server.
+    /// The kubeconfig with which the node reports to the API server.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubelet.kubeconfig")
     }
 
-    /// A node path as the host sees it.
+    /// The path on the host of a path on the node.
     pub(crate) fn on_host(&self, path: &std::path::Path) -> PathBuf {
         self.folder.join("rootfs").join(path.strip_prefix("/").unwrap_or(path))
     }

@@ -1,48 +1,48 @@
-//! Waiting for something to be seen, instead of sleeping.
+//! Waiting for a condition, instead of sleeping.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tokio::time::Instant;
 
-/// Time between two looks.
+/// The time between two checks.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// What a look showed.
+/// The result of a check.
 #[derive(Debug)]
 pub enum Seen<T> {
-    /// What was waited for.
+    /// The condition is met.
     Yes(T),
-    /// Something else, in words that a failed wait can repeat.
+    /// The condition is not met. The text shows the current state; a failed wait prints it.
     NotYet(String),
 }
 
 impl Seen<()> {
-    /// Seen when `condition` holds; `otherwise` says what was there instead.
+    /// `Yes` if `condition` is true; `otherwise` shows the current state.
     pub fn when(condition: bool, otherwise: impl Into<String>) -> Self {
         if condition { Self::Yes(()) } else { Self::NotYet(otherwise.into()) }
     }
 }
 
-/// Looks until `look` sees what is waited for. An error of `look` counts as something else that was seen, since
-/// servers that start refuse connections.
+/// Repeats `check` until it returns [`Seen::Yes`]. An error of `check` counts as [`Seen::NotYet`], because a
+/// starting server refuses connections.
 ///
 /// # Errors
-/// After `deadline`, naming `what` was waited for and what was seen last.
+/// After `deadline`; the error contains `what` and the result of the last check.
 pub async fn wait_until<T>(
     what: &str,
     deadline: Duration,
-    mut look: impl AsyncFnMut() -> Result<Seen<T>>,
+    mut check: impl AsyncFnMut() -> Result<Seen<T>>,
 ) -> Result<T> {
     let started = Instant::now();
     let end = started + deadline;
     let mut last = "nothing".to_owned();
     loop {
-        match tokio::time::timeout_at(end, look()).await {
+        match tokio::time::timeout_at(end, check()).await {
             Ok(Ok(Seen::Yes(found))) => return Ok(found),
             Ok(Ok(Seen::NotYet(instead))) => last = instead,
             Ok(Err(error)) => last = format!("error: {error:#}"),
-            // The look itself hangs; what was seen before it says more.
+            // The check itself hangs; the result of the check before it is more useful.
             Err(_) => {}
         }
         if Instant::now() + PERIOD > end {
@@ -57,27 +57,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_wait_ends_with_what_was_seen() {
-        let mut looks = 0;
-        let found = wait_until("three looks", Duration::from_secs(10), async || {
-            looks += 1;
-            Ok(if looks == 3 { Seen::Yes(looks) } else { Seen::NotYet(format!("{looks} looks")) })
+    async fn a_wait_returns_the_result_of_the_check() {
+        let mut checks = 0;
+        let found = wait_until("three checks", Duration::from_secs(10), async || {
+            checks += 1;
+            Ok(if checks == 3 { Seen::Yes(checks) } else { Seen::NotYet(format!("{checks} checks")) })
         });
         assert_eq!(found.await.unwrap(), 3);
     }
 
     #[tokio::test]
-    async fn a_wait_in_vain_tells_for_what_and_what_there_was() {
+    async fn a_failed_wait_reports_its_condition_and_the_last_check() {
         let wait = |hangs: bool| async move {
-            let mut looks = 0;
-            let look = async || {
-                looks += 1;
-                if hangs && looks > 1 {
+            let mut checks = 0;
+            let check = async || {
+                checks += 1;
+                if hangs && checks > 1 {
                     std::future::pending::<()>().await;
                 }
                 Ok(Seen::<()>::NotYet("only a pear".to_owned()))
             };
-            wait_until("an apple", Duration::from_millis(250), look).await.unwrap_err().to_string()
+            wait_until("an apple", Duration::from_millis(250), check).await.unwrap_err().to_string()
         };
         for hangs in [false, true] {
             let error = wait(hangs).await;

@@ -1,5 +1,5 @@
-//! A validating webhook: a small HTTPS server that refuses the objects that it is told to, with the code and reason that it
-//! is told to.
+//! A validating webhook: a small HTTPS server that refuses objects that a test names, with a code and reason
+//! that the test chooses.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 type Refusals = Arc<Mutex<BTreeMap<String, (u16, String)>>>;
 
-/// Runs until the process ends; without refusals it admits everything.
+/// A webhook that runs until the process exits; without refusals it admits everything.
 pub struct Webhook {
     url: String,
     ca: String,
@@ -45,14 +45,14 @@ impl Webhook {
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let (config, answers) = (Arc::clone(&config), Arc::clone(&answers));
-                // A connection that breaks is the API server's to report.
+                // The API server reports a broken connection.
                 thread::spawn(move || drop(answer(connection, config, &answers)));
             }
         });
         Ok(Self { url, ca: authority.pem().to_owned(), refusals })
     }
 
-    /// Refuses updates of the object of this name with this code and reason.
+    /// Refuses updates of the object with this name, with this code and reason.
     pub fn refuse(&self, name: &str, code: u16, reason: &str) {
         self.refusals().insert(name.to_owned(), (code, reason.to_owned()));
     }
@@ -66,7 +66,7 @@ impl Webhook {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The object that has the API server ask it about each update of a Secret.
+    /// The object that makes the API server call this webhook for each update of a Secret.
     pub fn configuration(&self, name: &str) -> Value {
         use base64::Engine as _;
         json!({
@@ -90,7 +90,7 @@ impl Webhook {
     }
 }
 
-/// One request, one answer.
+/// Answers one request.
 fn answer(connection: TcpStream, config: Arc<ServerConfig>, refusals: &Refusals) -> Result<()> {
     connection.set_read_timeout(Some(TIMEOUT))?;
     let mut reader = BufReader::new(StreamOwned::new(ServerConnection::new(config)?, connection));
@@ -114,7 +114,8 @@ fn answer(connection: TcpStream, config: Arc<ServerConfig>, refusals: &Refusals)
     let mut response = json!({"uid": text("/request/uid"), "allowed": true});
     let refusal = refusals.lock().unwrap_or_else(PoisonError::into_inner).get(text("/request/name")).cloned();
     if let Some((code, reason)) = refusal {
-        // The details are those of an object that does not exist: they are the webhook's to choose, too.
+        // The details are those of an object that does not exist: a webhook chooses the details too
+        // (kubernetes: webhooks-choose-their-answers).
         response = json!({"uid": text("/request/uid"), "allowed": false, "status": {
             "code": code, "reason": reason, "message": format!("refused with {code}"),
             "details": {"kind": "secrets", "name": text("/request/name")},

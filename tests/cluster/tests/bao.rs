@@ -1,5 +1,5 @@
-//! OpenBao as the tests use it: rights, namespaces, keys, outages.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+//! OpenBao as the tests use it: permissions, namespaces, keys, outages.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails at the first error")]
 
 use anyhow::Result;
 use base64::Engine;
@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use keyward_test_cluster::{AppRole, Bao, Policy, Tools};
 use serde_json::{Value, json};
 
-/// A plugin's client, with a token that an AppRole logged in for.
+/// A plugin's client, with the token of an AppRole login.
 struct Plugin {
     http: reqwest::Client,
     base: String,
@@ -43,7 +43,7 @@ impl Plugin {
 }
 
 #[tokio::test]
-async fn a_role_may_do_what_its_policy_says_and_no_more() -> Result<()> {
+async fn a_role_has_exactly_the_permissions_of_its_policy() -> Result<()> {
     let bao = Bao::start(&Tools::here()).await?;
     bao.create_namespace("team-a").await?;
     bao.mount_transit("team-a", "transit").await?;
@@ -62,7 +62,7 @@ async fn a_role_may_do_what_its_policy_says_and_no_more() -> Result<()> {
     assert!(plugin.encrypt("k").await?.starts_with("vault:v2:"));
     assert_eq!(plugin.decrypt("k", &first).await?, b"hello");
 
-    // Old KEKs often may decrypt only.
+    // Often only decrypt is allowed for old KEKs.
     bao.set_policy("team-a", "keyward", &keys, Policy { encrypt: false, ..Policy::FULL }).await?;
     assert!(plugin.encrypt("k").await.is_err());
     assert_eq!(plugin.decrypt("k", &first).await?, b"hello");
@@ -85,7 +85,7 @@ async fn a_role_may_do_what_its_policy_says_and_no_more() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_durable_server_comes_back_with_its_keys() -> Result<()> {
+async fn a_durable_server_has_its_keys_after_a_restart() -> Result<()> {
     let mut bao = Bao::start_durable(&Tools::here()).await?;
     bao.mount_transit("", "transit").await?;
     bao.create_key("", "transit", "k").await?;
@@ -96,7 +96,7 @@ async fn a_durable_server_comes_back_with_its_keys() -> Result<()> {
     assert!(plugin.decrypt("k", &ciphertext).await.unwrap_err().to_string().contains("sending request"));
     bao.start_again().await?;
     assert_eq!(plugin.decrypt("k", &ciphertext).await?, b"hello");
-    assert!(bao.start_again().await.is_err(), "it runs");
+    assert!(bao.start_again().await.is_err(), "it runs already");
 
     let mut memory = Bao::start(&Tools::here()).await?;
     memory.stop();

@@ -1,5 +1,5 @@
-//! Nothing outlives the test, however the test ends.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+//! No process outlives the test, in every way that a test can end.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails at the first error")]
 
 mod common;
 
@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(30);
 const CHILD: &str = "KEYWARD_TEST_LIFETIME_CHILD";
 const SIGN: &str = "folders: ";
 
-/// Not a test of its own: what the next one starts and kills.
+/// Not a test by itself: the next test starts and kills it.
 #[tokio::test]
 async fn child() -> Result<()> {
     if std::env::var_os(CHILD).is_none() {
@@ -30,7 +30,7 @@ async fn child() -> Result<()> {
 }
 
 #[tokio::test]
-async fn killing_the_test_ends_everything_it_started() -> Result<()> {
+async fn killing_the_test_ends_every_process_that_it_started() -> Result<()> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(["--exact", "child", "--nocapture"])
         .env(CHILD, "1")
@@ -46,12 +46,12 @@ async fn killing_the_test_ends_everything_it_started() -> Result<()> {
     }
     child.kill()?;
     child.wait()?;
-    wait_until("the end of what it started", SOON, async || {
+    wait_until("the end of the processes that it started", SOON, async || {
         let left: Vec<_> = folders.iter().flat_map(|folder| alive(folder)).collect();
         Ok(Seen::when(left.is_empty(), left.join("\n")))
     })
     .await?;
-    // Nobody is left to do it; later harnesses sweep such folders too.
+    // The killed test cannot remove its folders; a later harness would do it.
     for folder in folders {
         std::fs::remove_dir_all(folder)?;
     }
@@ -65,7 +65,7 @@ async fn a_process_beside_the_nodes_is_stopped_or_killed() -> Result<()> {
     let start =
         |name: &str| cluster.run_process(name, "/bin/sh".as_ref(), &["-c", script], &[("WORD", "running")]);
     let runs = async |process: &keyward_test_cluster::Process| {
-        wait_until("its first word", SOON, async || {
+        wait_until("its first output", SOON, async || {
             let output = process.output()?;
             Ok(Seen::when(output.contains("running"), output))
         })

@@ -1,5 +1,5 @@
-//! One node from nothing: what it stores, what it runs, and that nothing stays.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+//! The whole life of one node: what it stores, what it runs, and that it leaves nothing on the host.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails at the first error")]
 
 mod common;
 
@@ -35,35 +35,35 @@ fn script(name: &str, script: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_node_stores_runs_and_leaves_nothing() -> Result<()> {
+async fn a_node_stores_objects_runs_pods_and_leaves_nothing_behind() -> Result<()> {
     let images = [Image::repository("example.com/test/sh", "/bin/sh")];
     let mut cluster = Cluster::builder().images(images).start().await?;
     let folder = cluster.folder().to_owned();
     assert!(alive(&folder).len() >= 3, "etcd, supervisor and their guards: {:?}", alive(&folder));
 
-    the_stored_form_follows_the_file(&cluster).await?;
+    stored_values_follow_the_configuration_file(&cluster).await?;
     a_crashing_container_is_restarted(&cluster).await?;
     a_changed_manifest_is_another_pod(&cluster).await?;
     sidecars_start_before_and_stop_after(&cluster).await?;
-    what_cannot_run_says_why(&cluster).await?;
+    the_state_shows_why_a_container_cannot_run(&cluster).await?;
     commands_run_inside_the_node(&cluster).await?;
-    containers_run_as_the_user_they_ask_for(&mut cluster).await?;
+    containers_run_as_the_user_that_they_request(&mut cluster).await?;
     the_api_server_restarts(&cluster).await?;
     history_can_be_compacted(&cluster).await?;
 
     let api_server = cluster.node(0)?.api_port();
     drop(cluster);
     assert_eq!(alive(&folder), Vec::<String>::new());
-    assert!(std::net::TcpStream::connect(("127.0.0.1", api_server)).is_err(), "an API server stayed");
-    assert!(!folder.exists(), "{} stayed", folder.display());
+    assert!(std::net::TcpStream::connect(("127.0.0.1", api_server)).is_err(), "an API server still runs");
+    assert!(!folder.exists(), "{} still exists", folder.display());
     for path in ["/etc/kubernetes", "/var/run/kmsplugin", "/var/lib/keyward-test-binaries"] {
         let path = Path::new(path);
-        assert!(!path.exists() || path.read_dir()?.next().is_none(), "{} has a trace", path.display());
+        assert!(!path.exists() || path.read_dir()?.next().is_none(), "{} is not empty", path.display());
     }
     Ok(())
 }
 
-async fn the_stored_form_follows_the_file(cluster: &Cluster) -> Result<()> {
+async fn stored_values_follow_the_configuration_file(cluster: &Cluster) -> Result<()> {
     let client = cluster.client(0).await?;
     assert_eq!(cluster.loaded_hash(0).await?, Some(sha256(REVISION_0.as_bytes())));
     write_secret(&client, "before", "plain text").await?;
@@ -94,8 +94,7 @@ async fn the_stored_form_follows_the_file(cluster: &Cluster) -> Result<()> {
 
 async fn a_crashing_container_is_restarted(cluster: &Cluster) -> Result<()> {
     let node = cluster.node(0)?;
-    let said = script("main", "echo $(GREETING) $0; echo problem >&2; exit 3");
-    let mut container = said;
+    let mut container = script("main", "echo $(GREETING) $0; echo problem >&2; exit 3");
     container["env"] = json!([{"name": "GREETING", "value": "hello"}]);
     node.write_manifest("crash", &pod("crash", &json!({"containers": [container]})))?;
     let crashed = wait_until("two restarts", SOON, async || {
@@ -126,9 +125,9 @@ async fn a_crashing_container_is_restarted(cluster: &Cluster) -> Result<()> {
     assert_eq!(last.map(|end| end.exit_code), Some(3));
 
     node.remove_manifest("crash")?;
-    wait_until("the pod's end, here and there", SOON, async || {
-        let (here, there) = (node.pod("crash")?.is_some(), pods.get_opt("crash-node-1").await?.is_some());
-        Ok(Seen::when(!here && !there, format!("here {here}, mirror {there}")))
+    wait_until("the end of the pod and its mirror pod", SOON, async || {
+        let (pod, mirror) = (node.pod("crash")?.is_some(), pods.get_opt("crash-node-1").await?.is_some());
+        Ok(Seen::when(!pod && !mirror, format!("pod {pod}, mirror {mirror}")))
     })
     .await?;
     let nodes: Api<Node> = Api::all(cluster.client(0).await?);
@@ -140,7 +139,7 @@ async fn a_changed_manifest_is_another_pod(cluster: &Cluster) -> Result<()> {
     let node = cluster.node(0)?;
     let mut uids = Vec::new();
     for word in ["one", "two"] {
-        // It does not listen to SIGTERM, so that its end is the grace's.
+        // It ignores SIGTERM, so that only the grace period ends it.
         let stubborn = format!("trap '' TERM; echo {word}; while :; do sleep 1; done");
         node.write_manifest("change", &pod("change", &json!({"containers": [script("main", &stubborn)]})))?;
         let uid = wait_until("the pod with the new script", SOON, async || {
@@ -191,7 +190,7 @@ async fn sidecars_start_before_and_stop_after(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-async fn what_cannot_run_says_why(cluster: &Cluster) -> Result<()> {
+async fn the_state_shows_why_a_container_cannot_run(cluster: &Cluster) -> Result<()> {
     let node = cluster.node(0)?;
     let mut mounts = script("main", "true");
     mounts["volumeMounts"] = json!([{"name": "scratch", "mountPath": "/scratch"}]);
@@ -205,9 +204,9 @@ async fn what_cannot_run_says_why(cluster: &Cluster) -> Result<()> {
         wait_until(reason, SOON, async || {
             let pod = node.pod(name)?;
             let state = pod.as_ref().map(|pod| &pod.containers[0].state);
-            let said = matches!(state, Some(State::Waiting { reason: given, message })
+            let shown = matches!(state, Some(State::Waiting { reason: given, message })
                 if given == reason && message.contains(word));
-            Ok(Seen::when(said, format!("{state:?}")))
+            Ok(Seen::when(shown, format!("{state:?}")))
         })
         .await?;
         node.remove_manifest(name)?;
@@ -222,13 +221,13 @@ async fn commands_run_inside_the_node(cluster: &Cluster) -> Result<()> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{output:?}");
     assert!(text.starts_with("node-1\n"), "{text}");
-    // The node's own folder, and the host's beside it.
+    // /etc/kubernetes is the node's own folder, /etc/hostname is the host's file.
     assert!(text.contains("encryption\n") && text.contains("/etc/hostname\n"), "{text}");
     Ok(())
 }
 
-async fn containers_run_as_the_user_they_ask_for(cluster: &mut Cluster) -> Result<()> {
-    // A binary in a folder that no other user may enter.
+async fn containers_run_as_the_user_that_they_request(cluster: &mut Cluster) -> Result<()> {
+    // A binary in a folder that no other user can access.
     let private = tempfile::tempdir()?;
     let shell = private.path().join("shell");
     std::fs::copy("/bin/sh", &shell)?;
@@ -239,12 +238,12 @@ async fn containers_run_as_the_user_they_ask_for(cluster: &mut Cluster) -> Resul
         "securityContext": {"runAsUser": 12345},
     });
     node.write_manifest("user", &pod("user", &json!({"containers": [container]})))?;
-    // A user namespace of one user has no other.
+    // A user namespace has only one user.
     let root = rustix::process::geteuid().is_root();
     let expected = if root { "12345\n12345\n" } else { "0\n0\n" };
     wait_until("its user", SOON, async || {
-        let said = node.logs("user", "main").unwrap_or_default();
-        Ok(Seen::when(said == expected, format!("{said:?} {:?}", node.pod("user")?)))
+        let logs = node.logs("user", "main").unwrap_or_default();
+        Ok(Seen::when(logs == expected, format!("{logs:?} {:?}", node.pod("user")?)))
     })
     .await?;
     node.remove_manifest("user")
@@ -260,7 +259,7 @@ async fn the_api_server_restarts(cluster: &Cluster) -> Result<()> {
     node.restart_apiserver().await?;
     cluster.wait_ready(0).await?;
     assert_ne!(running(node.pod("kube-apiserver")?), before);
-    // What it loaded before, it loads again.
+    // It loads the same configuration again.
     write_secret(&cluster.client(0).await?, "restarted", "x").await?;
     let stored = cluster.etcd().value(&secret_key("restarted")).await?.unwrap_or_default();
     assert_eq!(storage_prefix(&stored), "k8s:enc:aescbc:v1:7:");
@@ -268,7 +267,7 @@ async fn the_api_server_restarts(cluster: &Cluster) -> Result<()> {
 }
 
 async fn history_can_be_compacted(cluster: &Cluster) -> Result<()> {
-    // More than the reader's page.
+    // More than one page of the reader.
     let client = cluster.client(0).await?;
     for number in 0..520 {
         write_secret(&client, &format!("many-{number:03}"), "x").await?;
@@ -279,7 +278,7 @@ async fn history_can_be_compacted(cluster: &Cluster) -> Result<()> {
     assert_eq!(found.by_prefix()["k8s:enc:aescbc:v1:7:"], 520);
 
     cluster.etcd().compact().await?;
-    // Twice in a row is no error.
+    // A second compaction in a row is not an error.
     cluster.etcd().compact().await?;
     let old = json!({"key": "AA==", "range_end": "AA==", "count_only": true, "revision": found.revision - 1});
     let url = format!("{}/v3/kv/range", cluster.etcd().url());

@@ -1,5 +1,5 @@
-//! Several nodes on one machine are as separate as API servers and plugins need.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+//! Several nodes on one machine are separate enough for API servers and plugins.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails at the first error")]
 
 mod common;
 
@@ -16,7 +16,7 @@ use kube::{Api, ResourceExt};
 
 const SOON: Duration = Duration::from_mins(1);
 
-/// The hostnames in the identity Leases that API servers keep.
+/// The hostnames in the identity Leases of the API servers.
 async fn identities(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let leases: Api<Lease> = Api::namespaced(cluster.client(0).await?, "kube-system");
     let ours = ListParams::default().labels("apiserver.kubernetes.io/identity=kube-apiserver");
@@ -33,11 +33,11 @@ async fn wait_for_identities(cluster: &Cluster, expected: &[&str]) -> Result<()>
 }
 
 #[tokio::test]
-async fn nodes_share_storage_and_nothing_else() -> Result<()> {
+async fn nodes_share_only_their_storage() -> Result<()> {
     let mut cluster = Cluster::builder().nodes(2).request_timeout(Duration::from_secs(5)).start().await?;
     wait_for_identities(&cluster, &["node-1", "node-2"]).await?;
 
-    // One store, seen by both.
+    // Both API servers use the same etcd.
     write_secret(&cluster.client(0).await?, "shared", "x").await?;
     let there: Api<Secret> = Api::namespaced(cluster.client(1).await?, "default");
     assert_eq!(there.get("shared").await?.name_any(), "shared");
@@ -51,10 +51,10 @@ async fn nodes_share_storage_and_nothing_else() -> Result<()> {
         assert_eq!(std::fs::read_to_string(node.path(ENCRYPTION_CONFIG))?, REVISION_0);
     }
 
-    users_are_who_they_say(&cluster).await?;
+    users_have_their_names_and_groups(&cluster).await?;
     manifests_are_applied(&cluster).await?;
 
-    // A power cut takes one API server away; a third node joins meanwhile; the first comes back.
+    // A power failure stops one API server; meanwhile a third node joins; then the first one boots again.
     cluster.crash_node(0)?;
     assert!(cluster.client(0).await?.apiserver_version().await.is_err());
     assert!(cluster.client(1).await?.apiserver_version().await.is_ok());
@@ -74,7 +74,7 @@ async fn nodes_share_storage_and_nothing_else() -> Result<()> {
     .await
 }
 
-async fn users_are_who_they_say(cluster: &Cluster) -> Result<()> {
+async fn users_have_their_names_and_groups(cluster: &Cluster) -> Result<()> {
     use k8s_openapi::api::authentication::v1::SelfSubjectReview;
     let other = User::Other { name: "alice".into(), groups: vec!["devs".into()] };
     for (user, name, group) in [
@@ -91,9 +91,9 @@ async fn users_are_who_they_say(cluster: &Cluster) -> Result<()> {
         let review = reviews.create(&kube::api::PostParams::default(), &SelfSubjectReview::default()).await?;
         let info = review.status.and_then(|status| status.user_info).unwrap_or_default();
         assert_eq!(info.username.as_deref(), Some(name));
-        assert!(info.groups.iter().flatten().any(|had| had == group), "{name}: {:?}", info.groups);
+        assert!(info.groups.iter().flatten().any(|one| one == group), "{name}: {:?}", info.groups);
     }
-    // Only who is meant to may read Secrets.
+    // Without a role, the operator is not allowed to read Secrets.
     let secrets: Api<Secret> = Api::namespaced(cluster.client_as(1, &User::Operator).await?, "default");
     assert!(secrets.get("shared").await.is_err());
     Ok(())

@@ -1,4 +1,4 @@
-//! What befalls a node's disk: it is lost, it is full, somebody edits what is on it.
+//! Faults of a node's disk: it is lost or full, or its files are edited.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use serde_json::Value;
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 const FILLER: &str = "keyward-test-filler";
 
-/// Takes away all that Keyward had on a node: configuration, plugins, what the agent remembers. The agent's kubeconfig stays.
+/// Removes everything of Keyward on a node: configuration, plugins, the agent's memory. The agent's
+/// kubeconfig stays.
 pub fn wipe(node: &Node) -> Result<()> {
     for folder in ["/etc/kubernetes/encryption", "/etc/kubernetes/keyward/plugins", "/var/lib/keyward"] {
         let folder = node.path(folder);
@@ -22,7 +23,7 @@ pub fn wipe(node: &Node) -> Result<()> {
     manifests(node, "keyward-kms-")?.into_iter().try_for_each(|path| Ok(fs::remove_file(path)?))
 }
 
-/// Leaves not one byte in a folder of a node, which becomes a file system of its own.
+/// Fills a folder of a node, which becomes a file system of its own, to the last byte.
 pub async fn fill(node: &Node, folder: &str) -> Result<()> {
     const SCRIPT: &str = r#"set -e; cd /; folder=$1 copy=$(mktemp -d)
         cp -a "$folder/." "$copy/"
@@ -33,7 +34,7 @@ pub async fn fill(node: &Node, folder: &str) -> Result<()> {
     run(node, &["sh", "-c", SCRIPT, "sh", folder, FILLER]).await
 }
 
-/// Gives the bytes back.
+/// Frees the bytes again.
 pub async fn empty(node: &Node, folder: &str) -> Result<()> {
     run(node, &["rm", &format!("{folder}/{FILLER}")]).await
 }
@@ -44,16 +45,16 @@ async fn run(node: &Node, command: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The manifest of a key's plugin on a node: the only one that there is.
+/// The only manifest of a key's plugin on a node.
 pub fn manifest_of(node: &Node, key: u64) -> Result<PathBuf> {
     let found = manifests(node, &format!("keyward-kms-{key}-"))?;
     let [path] = found.as_slice() else {
-        anyhow::bail!("not one manifest of key {key} on {}: {found:?}", node.name())
+        anyhow::bail!("key {key} does not have exactly one manifest on {}: {found:?}", node.name())
     };
     Ok(path.clone())
 }
 
-/// A manifest's pod.
+/// The pod of a manifest.
 pub fn pod_in(manifest: &Path) -> Result<Value> {
     Ok(serde_saphyr::from_str(&fs::read_to_string(manifest)?)?)
 }

@@ -1,4 +1,4 @@
-//! What can be asked for, and how what is stored shows that it was done.
+//! The ways of encrypting that a spec can request, and how stored values show them.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::install::{IMAGE, Keyward, vault_spec};
 pub enum Encryption {
     /// Without a KMS.
     Local(Mode),
-    /// By this Transit key.
+    /// With this Transit key.
     Transit(&'static str),
 }
 
@@ -20,7 +20,7 @@ impl Encryption {
     /// Plain text.
     pub const NONE: Self = Self::Local(Mode::Identity);
 
-    /// `spec.encryption` that asks for it.
+    /// The `spec.encryption` that requests it.
     pub fn spec(self, keyward: &Keyward) -> Value {
         match self {
             Self::Local(mode) => json!({"type": mode.as_str()}),
@@ -28,7 +28,8 @@ impl Encryption {
         }
     }
 
-    /// What every stored value of the resource begins with when all is under this key (FIELD 1.7).
+    /// The prefix of every stored value of the resource when all are under this key
+    /// (kubernetes: etcd-value-format).
     pub fn prefix(self, key: u64, resource: &str) -> String {
         match self {
             Self::Local(Mode::Identity) => "plain".to_owned(),
@@ -37,7 +38,7 @@ impl Encryption {
         }
     }
 
-    /// The reason of `Encrypted` when all is done.
+    /// The reason of the condition `Encrypted` when the change is complete.
     pub fn completed(self) -> &'static str {
         if self == Self::NONE { "DecryptionCompleted" } else { "EncryptionCompleted" }
     }

@@ -1,4 +1,4 @@
-//! What is stored, read from etcd, and what the API makes of it.
+//! The stored values, read from etcd, and the objects, read through the API.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,20 +8,20 @@ use keyward_test_cluster::Cluster;
 
 use crate::load::{Contents, Load};
 
-/// How many values are stored under which prefix, by resource; and how many objects say what they said before.
+/// How many values are stored with each prefix, by resource; and how many objects are unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// Resource → prefix → values.
+    /// Resource → prefix → number of values.
     pub stored: BTreeMap<String, BTreeMap<String, usize>>,
-    /// Objects whose content is as it was.
+    /// The number of objects with unchanged content.
     pub unchanged: usize,
-    /// Objects in all.
+    /// The number of all objects.
     pub objects: usize,
 }
 
 impl Evidence {
-    /// Fails unless every value of each resource has the prefix that `expected` gives for it, and every object says
-    /// what it said.
+    /// Fails unless every value of each resource has the prefix that `expected` returns for the resource, and
+    /// every object is unchanged.
     pub fn expect(&self, expected: impl Fn(&str) -> String) -> Result<()> {
         for (resource, prefixes) in &self.stored {
             let expected = expected(resource);
@@ -30,11 +30,7 @@ impl Evidence {
             }
         }
         if self.unchanged != self.objects {
-            bail!(
-                "{} of {} objects say something else than before",
-                self.objects - self.unchanged,
-                self.objects
-            );
+            bail!("{} of {} objects have changed", self.objects - self.unchanged, self.objects);
         }
         Ok(())
     }
@@ -45,18 +41,18 @@ impl fmt::Display for Evidence {
         for (resource, prefixes) in &self.stored {
             let all: usize = prefixes.values().sum();
             for (prefix, count) in prefixes {
-                writeln!(f, "  etcd: {resource}: {count} of {all} values {}", told(prefix))?;
+                writeln!(f, "  etcd: {resource}: {count} of {all} values {}", shown(prefix))?;
             }
         }
-        write!(f, "  API:  {} of {} objects say what they said before", self.unchanged, self.objects)
+        write!(f, "  API:  {} of {} objects have unchanged content", self.unchanged, self.objects)
     }
 }
 
-fn told(prefix: &str) -> String {
+fn shown(prefix: &str) -> String {
     if prefix == "plain" { "in plain text".to_owned() } else { format!("begin with {prefix}") }
 }
 
-/// Looks.
+/// Reads the evidence.
 pub async fn evidence(cluster: &Cluster, load: &Load, before: &Contents) -> Result<Evidence> {
     let mut stored = BTreeMap::new();
     for resource in ["secrets", "configmaps"] {

@@ -1,8 +1,9 @@
-//! Asks a key's plugin through the key's socket, as an API server reaches it, over and over: is there a moment at which
-//! nobody answers?
+//! Calls a key's plugin again and again through the key's socket, as an API server reaches it, to find any
+//! moment at which no plugin answers.
 //!
-//! An API server asks its plugin seldom: it keeps the data keys that were unwrapped. So objects can be read through a
-//! gap of seconds, and only whoever asks all the while sees it.
+//! An API server calls its plugin seldom, because it caches unwrapped data keys
+//! (kubernetes: unwrapped-data-keys-are-cached). So objects stay readable during a gap of seconds, and only
+//! continuous calls find it.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,41 +20,43 @@ use kube::Client;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// From one round trip to the next.
+/// The time between two round trips.
 const PERIOD: Duration = Duration::from_millis(15);
-/// From one look at `/readyz` to the next.
+/// The time between two requests to `/readyz`.
 const READY_PERIOD: Duration = Duration::from_millis(100);
-/// As long as an API server waits for a plugin by default.
+/// How long an API server waits for a plugin by default.
 const CALL: Duration = Duration::from_secs(3);
-/// What the connection that is kept wraps: as long as an API server's seeds.
+/// The plaintext of calls over the persistent connection: as long as an API server's seeds.
 const PLAINTEXT: &[u8; 32] = b"thirty-two bytes that nobody own";
 
-/// Watches until it is asked for its report.
+/// Watches until [`Gap::finish`].
 pub struct Gap {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Watched>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What was asked and answered: `/readyz` all the while, the plugin from its first answer until its key has left the
-/// configuration.
+/// The calls and their results: to `/readyz` during the whole time, to the plugin from its first answer until
+/// its key has left the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Watched {
-    /// Round trips, in turn: Status, Encrypt and Decrypt over a new connection; Encrypt and Decrypt over one that is
-    /// kept, as an API server keeps its own.
+    /// Round trips. They alternate: Status, Encrypt and Decrypt over a new connection; Encrypt and Decrypt
+    /// over a persistent connection like that of an API server.
     pub probes: u64,
-    /// Instances that the socket led to, by the first digits of their digests, with the round trips of each; in order.
+    /// The instances behind the socket, by the first digits of their digests, with the round trips of each;
+    /// in order.
     pub served_by: Vec<(String, u64)>,
-    /// The longest time from one answer to the next.
+    /// The longest time between two answers.
     pub longest: Duration,
-    /// Looks at the API servers' `/readyz`.
-    pub looks: u64,
-    /// Round trips that failed, and looks that showed something else than `ok`.
+    /// Requests to the API servers' `/readyz`.
+    pub readyz_requests: u64,
+    /// Round trips that failed, and responses of `/readyz` other than `ok`.
     pub failures: Vec<String>,
 }
 
 impl Watched {
-    /// What came after `earlier`, which was seen by the same watcher. `longest` stays that of all.
+    /// The difference to `earlier`, an earlier state of the same watcher. `longest` is that of the whole
+    /// time.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let before = |instance: &str| {
@@ -65,16 +68,16 @@ impl Watched {
             probes: self.probes - earlier.probes,
             served_by: served_by.filter(|(_, probes)| *probes > 0).collect(),
             longest: self.longest,
-            looks: self.looks - earlier.looks,
+            readyz_requests: self.readyz_requests - earlier.readyz_requests,
             failures: self.failures.iter().skip(earlier.failures.len()).cloned().collect(),
         }
     }
 
     /// `652252ca (310), then 3c85b2f6 (95)`
     pub fn instances(&self) -> String {
-        let told: Vec<String> =
+        let instances: Vec<String> =
             self.served_by.iter().map(|(name, probes)| format!("{name} ({probes})")).collect();
-        told.join(", then ")
+        instances.join(", then ")
     }
 
     fn answered(&mut self, instance: String, since_last: Option<Duration>) {
@@ -88,25 +91,25 @@ impl Watched {
 }
 
 impl Gap {
-    /// Begins, on every node. Before a plugin answers at the key's socket for the first time, nothing is counted.
+    /// Starts, on every node. Counts from the first answer of a plugin at the key's socket.
     pub async fn watch(cluster: &Cluster, key_id: u64) -> Result<Self> {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Watched::default())));
         let mut tasks = Vec::new();
         for (index, node) in cluster.nodes().iter().enumerate() {
-            let spot = Spot::of(node, KeyId(key_id), cluster.client(index).await?);
-            let watcher = Watcher { spot, stop: Arc::clone(&stop), seen: Arc::clone(&seen) };
-            tasks.push(tokio::spawn(watcher.clone().ready()));
+            let location = Location::of(node, KeyId(key_id), cluster.client(index).await?);
+            let watcher = Watcher { location, stop: Arc::clone(&stop), seen: Arc::clone(&seen) };
+            tasks.push(tokio::spawn(watcher.clone().watch_readyz()));
             tasks.push(tokio::spawn(watcher.run()));
         }
         Ok(Self { stop, seen, tasks })
     }
 
-    /// What was seen so far.
+    /// The state so far.
     pub fn so_far(&self) -> Watched {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends, and tells.
+    /// Stops, and returns the final state.
     pub async fn finish(self) -> Result<Watched> {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
@@ -118,7 +121,7 @@ impl Gap {
 
 #[derive(Clone)]
 struct Watcher {
-    spot: Spot,
+    location: Location,
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Watched>>,
 }
@@ -132,37 +135,37 @@ impl Watcher {
             key_check: None,
             make_key_check: false,
         };
-        let mut kept: Option<Kept> = None;
-        let mut anew = true;
+        let mut persistent: Option<Persistent> = None;
+        let mut new_connection = true;
         let mut last: Option<Instant> = None;
         let mut named = Named::NotYet;
         let mut pace = interval(PERIOD);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stop.load(Ordering::Relaxed) {
             pace.tick().await;
-            self.spot.look(&mut named).await;
+            self.location.update(&mut named).await;
             if named == Named::NoMore {
                 return;
             }
-            let instance = self.spot.instance();
-            let result = if anew {
-                probe(&self.spot.socket, &spec).await.result
+            let instance = self.location.instance();
+            let result = if new_connection {
+                probe(&self.location.socket, &spec).await.result
             } else {
-                self.through_kept(&mut kept).await
+                self.over_persistent(&mut persistent).await
             };
             match result {
                 Ok(()) => {
                     let since_last = last.map(|last| last.elapsed());
                     self.note(|seen| seen.answered(instance, since_last));
                     last = Some(Instant::now());
-                    anew = !anew;
+                    new_connection = !new_connection;
                 }
                 Err(_) if last.is_none() => {}
                 Err(error) => {
-                    // The key may have left, and its link with it, since the look.
-                    self.spot.look(&mut named).await;
+                    // Since the last update the key may have left the configuration, and its link with it.
+                    self.location.update(&mut named).await;
                     if named != Named::NoMore {
-                        let failure = format!("{}, led to {instance}: {error}", self.spot.node);
+                        let failure = format!("{}, instance {instance}: {error}", self.location.node);
                         self.note(|seen| seen.failures.push(failure));
                     }
                 }
@@ -170,36 +173,36 @@ impl Watcher {
         }
     }
 
-    /// A round trip over the connection that is kept. It may break when its plugin has been replaced, and only then;
-    /// what was asked is then asked once more, as an API server's client does with what a server that stops never
-    /// began.
-    async fn through_kept(&self, kept: &mut Option<Kept>) -> Result<(), KmsError> {
-        if let Some(Kept { kms, made_to }) = kept {
+    /// A round trip over the persistent connection. The connection is allowed to break only when its plugin
+    /// has been replaced. The call is then repeated once, as an API server's client repeats a call that a
+    /// stopping server has not started.
+    async fn over_persistent(&self, persistent: &mut Option<Persistent>) -> Result<(), KmsError> {
+        if let Some(Persistent { kms, made_to }) = persistent {
             match round_trip(kms).await {
-                Err(_) if *made_to != self.spot.instance() => {}
+                Err(_) if *made_to != self.location.instance() => {}
                 done => return done,
             }
         }
-        let made_to = self.spot.instance();
-        let kms = Kms::connect(&self.spot.socket, Timeouts { connect: CALL, call: CALL }).await?;
-        let Kept { kms, .. } = kept.insert(Kept { kms, made_to });
+        let made_to = self.location.instance();
+        let kms = Kms::connect(&self.location.socket, Timeouts { connect: CALL, call: CALL }).await?;
+        let Persistent { kms, .. } = persistent.insert(Persistent { kms, made_to });
         round_trip(kms).await
     }
 
-    /// The API server's own word, all the while.
-    async fn ready(self) {
+    /// Watches `/readyz` of the API server.
+    async fn watch_readyz(self) {
         let mut pace = interval(READY_PERIOD);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.stop.load(Ordering::Relaxed) {
             pace.tick().await;
-            let failure = match self.spot.readyz().await {
+            let failure = match self.location.readyz().await {
                 Ok(text) if text == "ok" => None,
                 Ok(text) => Some(text),
                 Err(error) => Some(format!("{error:#}")),
             };
             self.note(|seen| {
-                seen.looks += 1;
-                seen.failures.extend(failure.map(|why| format!("{}: /readyz: {why}", self.spot.node)));
+                seen.readyz_requests += 1;
+                seen.failures.extend(failure.map(|why| format!("{}: /readyz: {why}", self.location.node)));
             });
         }
     }
@@ -209,8 +212,8 @@ impl Watcher {
     }
 }
 
-/// A connection, and the instance that it was made to.
-struct Kept {
+/// A persistent connection, and the instance that it was made to.
+struct Persistent {
     kms: Kms,
     made_to: String,
 }
@@ -221,27 +224,27 @@ async fn round_trip(kms: &Kms) -> Result<(), KmsError> {
     if decrypted.as_slice() == PLAINTEXT { Ok(()) } else { Err(KmsError::RoundTripMismatch) }
 }
 
-/// Whether a configuration names the key's socket. A plugin is up before one does.
+/// Whether the configuration names the key's socket. A plugin runs before that.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Named {
     NotYet,
     Now,
-    /// The file does not any more, and the API server has loaded that file.
+    /// The file no longer names it, and the API server has loaded that file.
     NoMore,
 }
 
-/// One key on one node, as the host sees it.
+/// One key on one node, with paths on the host.
 #[derive(Clone)]
-struct Spot {
+struct Location {
     node: String,
-    /// The key's link, which the configuration names.
+    /// The key's link; the configuration names it.
     socket: PathBuf,
     config: PathBuf,
     endpoint: String,
     client: Client,
 }
 
-impl Spot {
+impl Location {
     fn of(node: &Node, key_id: KeyId, client: Client) -> Self {
         Self {
             node: node.name().to_owned(),
@@ -252,14 +255,14 @@ impl Spot {
         }
     }
 
-    /// The instance that the link leads to, as its pod is named.
+    /// The instance that the link leads to, by the digits in its pod's name.
     fn instance(&self) -> String {
         let target = std::fs::read_link(&self.socket).ok();
         let generation = target.and_then(|target| Instance::parse_link_target(target.to_str()?));
         generation.map_or_else(|| "nothing".to_owned(), |it| it.as_str().chars().take(8).collect())
     }
 
-    async fn look(&self, named: &mut Named) {
+    async fn update(&self, named: &mut Named) {
         let Ok(bytes) = std::fs::read(&self.config) else { return };
         if String::from_utf8_lossy(&bytes).contains(&self.endpoint) {
             *named = Named::Now;

@@ -21,50 +21,50 @@ use crate::status::Status;
 
 /// The repository of the plugin's images.
 const PLUGIN_REPOSITORY: &str = "registry.example.com/vault/vault-kube-kms";
-/// An image by a digest that says its number.
+/// An image whose digest consists of its number.
 pub const IMAGE: fn(u8) -> String =
     |n| format!("{PLUGIN_REPOSITORY}@sha256:{}", format!("{n:02x}").repeat(32));
-/// An argument of API servers: etcd's history is kept for ten seconds at the most, and not for ten minutes. A KMS provider
-/// that nothing else needs stays until then (DESIGN.md, Decisions 7).
+/// An argument of API servers: etcd keeps its history for ten seconds at most, instead of ten minutes. A KMS
+/// provider that nothing else needs stays until the history is compacted (decision 0007).
 pub const SHORT_HISTORY: &str = "--etcd-compaction-interval=5s";
-/// The rights of operator and agents, in deploy/.
+/// The roles of operator and agents, in deploy/.
 pub const RIGHTS: [&str; 2] = ["rbac/operator.yaml", "rbac/node-agent.yaml"];
 /// The Secret with the AppRole's credentials.
 pub const CREDENTIALS: &str = "vault-approle";
 /// The ConfigMap with the KMS's CA.
 const CA_BUNDLE: &str = "vault-ca-bundle";
 
-/// How the cluster is to be.
+/// The settings of the cluster and of Keyward on it.
 #[derive(Debug, Clone)]
 pub struct Install {
-    /// API servers.
+    /// The number of nodes, each with an API server.
     pub nodes: usize,
     /// Their `--request-timeout`.
     pub request_timeout: Duration,
-    /// How often they look at their configuration.
+    /// How often they poll their configuration.
     pub file_poll: Duration,
-    /// How often the agents probe plugins that are well.
+    /// How often the agents probe healthy plugins.
     pub probe_interval: Duration,
-    /// Kept where this says so.
+    /// The folder of everything, instead of a temporary one.
     pub keep: Option<PathBuf>,
-    /// Transit keys to make in `transit`; the AppRole may use them all.
+    /// Transit keys to create in `transit`; the AppRole is allowed to use them all.
     pub keys: Vec<String>,
     /// Further arguments of the operator.
     pub operator_args: Vec<String>,
-    /// What the operator logs, where that is not what it logs by itself.
+    /// The operator's `KEYWARD_LOG`, if it is not the default.
     pub operator_log: Option<String>,
     /// Further arguments of the API servers.
     pub apiserver_args: Vec<String>,
-    /// Arguments of the agents, beside whose they are.
+    /// Further arguments of the agents.
     pub agent_args: Vec<String>,
-    /// What agents are run as.
+    /// The binary of the agents.
     pub agent: Binary,
-    /// The first wait before a container that ended is started again, and the longest.
+    /// The first and the longest wait before a container that exited is restarted.
     pub restart_backoff: (Duration, Duration),
-    /// OpenBao keeps its data on disk, so that it can be stopped and started again.
+    /// Whether OpenBao stores its data on disk, so that it can be stopped and started again.
     pub durable_kms: bool,
-    /// How long an API server waits for a plugin: `spec.plugins.timeout`. One that does not load a configuration tries for
-    /// twice as long as all its providers together may take.
+    /// How long an API server waits for a plugin: `spec.plugins.timeout`. An API server that cannot load a
+    /// configuration tries for twice as long as all of its providers together may take.
     pub kms_timeout: Option<Duration>,
 }
 
@@ -89,17 +89,17 @@ impl Default for Install {
     }
 }
 
-/// Everything that runs.
+/// Keyward and everything that it needs, running.
 pub struct Keyward {
     /// The cluster.
     pub cluster: Cluster,
     /// The KMS.
     pub bao: Bao,
-    /// What the plugins log in with.
+    /// The credentials of the plugins.
     pub role: AppRole,
     /// The operator; absent while a test has stopped it.
     pub operator: Option<Process>,
-    /// An admin's client at the first API server.
+    /// An admin's client for the first API server.
     pub client: Client,
     install: Install,
     /// The `keyward` binary.
@@ -108,7 +108,7 @@ pub struct Keyward {
 }
 
 impl Keyward {
-    /// Starts everything and returns when Keyward has looked at the cluster and found nothing to do.
+    /// Starts everything and returns when the operator has processed the spec and has nothing to do.
     pub async fn start(install: Install) -> Result<Self> {
         let tools = keyward_test_cluster::Tools::here();
         let for_build = tools.clone();
@@ -149,14 +149,14 @@ impl Keyward {
         this.objects().await?;
         this.start_operator()?;
         this.start_agents()?;
-        this.wait("Keyward to look at the cluster", Duration::from_mins(1), |status| {
+        this.wait("the first status of Keyward", Duration::from_mins(1), |status| {
             status.condition("Encrypted").is_some_and(|condition| condition.reason == "EncryptionDisabled")
         })
         .await?;
         Ok(this)
     }
 
-    /// Applies what `keyward crds` prints, as an admin would.
+    /// Applies the output of `keyward crds`, as an admin does.
     async fn crds(&self) -> Result<()> {
         let modules = self.cluster.tools().modules();
         let output = tokio::process::Command::new(&self.program)
@@ -180,7 +180,7 @@ impl Keyward {
                 let crd = api.get(name).await?;
                 let conditions = crd.status.and_then(|status| status.conditions).unwrap_or_default();
                 if !conditions.iter().any(|c| c.type_ == "Established" && c.status == "True") {
-                    return Ok(Seen::NotYet(format!("{name} is not")));
+                    return Ok(Seen::NotYet(format!("{name} is not established")));
                 }
             }
             Ok(Seen::Yes(()))
@@ -188,7 +188,7 @@ impl Keyward {
         .await
     }
 
-    /// Namespace, credentials, CA bundle, rights, and a `ClusterEncryption` that asks for nothing.
+    /// Creates namespace, credentials, CA bundle, roles, and a `ClusterEncryption` of mode `identity`.
     async fn objects(&self) -> Result<()> {
         let named = |name: &str| ObjectMeta { name: Some(name.to_owned()), ..Default::default() };
         let namespace = Namespace { metadata: named(names::NAMESPACE), ..Default::default() };
@@ -199,17 +199,17 @@ impl Keyward {
         self.apply(&json!({"type": "identity"})).await
     }
 
-    /// Gives operator and agents what deploy/rbac says, and nothing else; and the operator its ServiceAccount's token, as a
-    /// kubelet would.
+    /// Gives operator and agents exactly the permissions of deploy/rbac, and the operator its
+    /// ServiceAccount's token, as a kubelet does.
     async fn bind(&self) -> Result<()> {
         for file in RIGHTS {
             self.cluster.apply(&shipped(&self.cluster, file)?).await?;
         }
         let accounts = Api::<ServiceAccount>::namespaced(self.client.clone(), names::NAMESPACE);
         let request = TokenRequest::default();
-        let answer =
+        let response =
             accounts.create_token_request("keyward-operator", &PostParams::default(), &request).await?;
-        let token = answer.status.context("no token")?.token;
+        let token = response.status.context("no token")?.token;
         write_private(&self.token_file(), token.as_bytes())?;
         write_private(&self.ca_file(), self.cluster.ca_pem().as_bytes())
     }
@@ -222,7 +222,7 @@ impl Keyward {
         self.cluster.folder().join("ca.crt")
     }
 
-    /// Writes the AppRole's credentials, as an admin does who rotates them.
+    /// Writes the AppRole's credentials, as an admin who rotates them does.
     pub async fn set_credentials(&self, role: &AppRole) -> Result<()> {
         let data = json!({"role-id": role.role_id, "secret-id": role.secret_id.reveal()});
         let secret = json!({
@@ -234,7 +234,7 @@ impl Keyward {
         Ok(())
     }
 
-    /// Writes the bundle of authorities that plugins trust, PEM.
+    /// Writes the CA bundle that plugins trust, as PEM.
     pub async fn set_ca_bundle(&self, pem: &str) -> Result<()> {
         let bundle = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CA_BUNDLE}, "data": {"ca-bundle.crt": pem},
@@ -244,7 +244,7 @@ impl Keyward {
         Ok(())
     }
 
-    /// Secrets of Keyward's namespace.
+    /// The Secrets of Keyward's namespace.
     pub fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.client.clone(), names::NAMESPACE)
     }
@@ -257,7 +257,7 @@ impl Keyward {
         self.cluster.nodes().iter().try_for_each(|node| node.start_agent(&args))
     }
 
-    /// Stops each node's agent, and waits for its end: from now on no node moves.
+    /// Stops each node's agent, and waits until it has stopped: no node moves any more.
     pub async fn stop_agents(&self) -> Result<()> {
         for node in self.cluster.nodes() {
             node.stop_agent()?;
@@ -270,7 +270,7 @@ impl Keyward {
         Ok(())
     }
 
-    /// Kills the operator, as a crash would have it, and starts another one at once.
+    /// Kills the operator, as in a crash, and starts another one at once.
     pub async fn crash_operator(&mut self) -> Result<()> {
         if let Some(operator) = self.operator.take() {
             tokio::task::spawn_blocking(move || operator.kill9()).await?;
@@ -278,13 +278,13 @@ impl Keyward {
         self.start_operator()
     }
 
-    /// Deletes a Secret of Keyward's namespace for good: what protects it from that is taken away first.
+    /// Deletes a Secret of Keyward's namespace, after removing its finalizers.
     pub async fn lose(&self, name: &str) -> Result<()> {
         let bare = Patch::Merge(json!({"metadata": {"finalizers": null}}));
         self.secrets().patch(name, &PatchParams::default(), &bare).await?;
         self.secrets().delete(name, &DeleteParams::default()).await?;
         wait_until(&format!("the end of Secret {name}"), Duration::from_secs(10), async || {
-            // Whoever wrote it between the two may have put the finalizer back.
+            // The operator may have added the finalizer again between the two requests.
             match self.secrets().patch(name, &PatchParams::default(), &bare).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(Seen::Yes(())),
                 other => Ok(Seen::NotYet(format!("{:?}", other.map(|secret| secret.metadata)))),
@@ -297,7 +297,7 @@ impl Keyward {
     pub fn start_operator(&mut self) -> Result<()> {
         let shown = |path: PathBuf| path.to_string_lossy().into_owned();
         let cache = shown(self.cluster.folder().join("module-cache"));
-        // What stands at the image's and the kubelet's own paths there.
+        // Files that are at fixed paths in the image or that the kubelet mounts.
         let places = [
             ("--token-file", shown(self.token_file())),
             ("--ca-file", shown(self.ca_file())),
@@ -323,7 +323,8 @@ impl Keyward {
     pub async fn apply(&self, encryption: &Value) -> Result<()> {
         let object: ClusterEncryption = serde_json::from_value(self.object(encryption))?;
         let api = Api::<ClusterEncryption>::all(self.client.clone());
-        // Not server-side: a configuration that leaves a field out is to lose it whoever wrote it.
+        // Not server-side apply: a field that the object does not have must be removed, with any field
+        // manager.
         match api.get_opt(names::CLUSTER).await? {
             None => {
                 api.create(&PostParams::default(), &object).await?;
@@ -361,7 +362,7 @@ impl Keyward {
         })
     }
 
-    /// Waits until the status shows it, for the spec as it is now.
+    /// Waits until the status is about the current spec and meets this condition.
     pub async fn wait(
         &self,
         what: &str,
@@ -377,24 +378,29 @@ impl Keyward {
             })
         })
         .await
-        .with_context(|| self.last_words())
+        .with_context(|| self.operator_log_tail())
     }
 
-    /// Waits until key `id` writes everything, all of it is stored under that key, and nothing is under way.
+    /// Waits until key `id` is the write key, everything is stored under it, and nothing is in progress.
     pub async fn wait_settled(&self, id: u64, deadline: Duration) -> Result<Status> {
-        self.wait(&format!("key {id} to hold everything"), deadline, |status| {
+        self.wait(&format!("everything to be stored under key {id}"), deadline, |status| {
             status.key(id).is_some_and(|key| key.role == "write" && key.migrated.len() == 2)
                 && status.is_idle()
         })
         .await
     }
 
-    /// Applies a spec and waits until a Degraded condition says all of this.
-    pub async fn trouble(&self, encryption: &Value, says: &[&str], deadline: Duration) -> Result<Status> {
+    /// Applies a spec and waits until a Degraded condition contains all of these parts.
+    pub async fn apply_and_wait_degraded(
+        &self,
+        encryption: &Value,
+        parts: &[&str],
+        deadline: Duration,
+    ) -> Result<Status> {
         self.apply(encryption).await?;
-        let what = format!("trouble that says {says:?}");
+        let what = format!("a Degraded condition with {parts:?}");
         self.wait(&what, deadline, |status| {
-            status.troubles().iter().any(|trouble| says.iter().all(|part| trouble.contains(part)))
+            status.problems().iter().any(|problem| parts.iter().all(|part| problem.contains(part)))
         })
         .await
     }
@@ -411,21 +417,21 @@ impl Keyward {
         Ok(pods)
     }
 
-    /// `ClusterEncryption/cluster` as it is, whatever it speaks of.
+    /// `ClusterEncryption/cluster`, also if its status is about an earlier spec.
     pub async fn status(&self) -> Result<Status> {
         Ok(Status(Api::<ClusterEncryption>::all(self.client.clone()).get(names::CLUSTER).await?))
     }
 
-    /// What the operator that runs has said.
+    /// The log of the running operator.
     pub fn operator_log(&self) -> Result<String> {
         self.operator.as_ref().context("no operator runs")?.output()
     }
 
-    /// The end of the operator's log, for a failure's report.
-    pub fn last_words(&self) -> String {
+    /// The end of the operator's log, for the error of a failed test.
+    pub fn operator_log_tail(&self) -> String {
         let log = self.operator_log().unwrap_or_default();
         let lines: Vec<&str> = log.lines().rev().take(15).collect();
-        let mut text = String::from("the operator's last words:");
+        let mut text = String::from("the end of the operator's log:");
         for line in lines.iter().rev() {
             text.push_str("\n  ");
             text.push_str(line);
@@ -434,7 +440,7 @@ impl Keyward {
     }
 }
 
-/// The arguments of the shipped Deployment, with other values of these flags.
+/// The arguments of the shipped Deployment, with other values for these flags.
 fn deployed_arguments(cluster: &Cluster, places: &[(&str, String)]) -> Result<Vec<String>> {
     let documents = shipped_documents(cluster, "operator.yaml")?;
     let shipped =
@@ -448,8 +454,8 @@ fn deployed_arguments(cluster: &Cluster, places: &[(&str, String)]) -> Result<Ve
     };
     let arguments: Vec<String> = shipped.into_iter().map(changed).collect();
     for (flag, _) in places {
-        let there = arguments.iter().any(|argument| argument.starts_with(&format!("{flag}=")));
-        anyhow::ensure!(there, "the Deployment does not say {flag}");
+        let found = arguments.iter().any(|argument| argument.starts_with(&format!("{flag}=")));
+        anyhow::ensure!(found, "the Deployment has no argument {flag}");
     }
     Ok(arguments)
 }
@@ -463,7 +469,7 @@ pub fn shipped(cluster: &Cluster, name: &str) -> Result<String> {
 /// The documents of a file of deploy/.
 pub fn shipped_documents(cluster: &Cluster, name: &str) -> Result<Vec<Value>> {
     let mut documents: Vec<Value> = serde_saphyr::from_multiple(&shipped(cluster, name)?)?;
-    // Comments alone.
+    // A document that contains only comments is null.
     documents.retain(|document| !document.is_null());
     Ok(documents)
 }

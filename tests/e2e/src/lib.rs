@@ -1,7 +1,8 @@
-//! Keyward as it is deployed, on a real cluster with a real KMS: operator, one agent a node, and what watches them.
+//! Keyward as it is deployed, on a real cluster with a real KMS: the operator, one agent on each node, and
+//! observers.
 //!
-//! What may come in: starting Keyward's own programs on the harness, load, evidence read from etcd, through the API and from
-//! its audit log. What never does: decisions that the operator makes, a fake of anything.
+//! In scope: starting Keyward's own programs on the harness, load, and evidence from etcd, from the API and
+//! from its audit log. Never in scope: decisions that the operator makes, a fake of anything.
 
 mod disk;
 mod encryption;
@@ -34,7 +35,7 @@ pub use narrator::Narrator;
 pub use phase::Phase;
 pub use plan::{Answer, plan};
 pub use reader::{Away, Reader, Report};
-pub use rights::{Asked, Audit, On, Request, give, person};
+pub use rights::{Audit, On, Request, Requests, give, person};
 pub use said::Said;
 pub use secrecy::Search;
 pub use status::Status;

@@ -1,4 +1,4 @@
-//! Objects to encrypt, and what they say through the API.
+//! Objects to encrypt, and their content, read through the API.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// How many requests are under way at once.
+/// How many requests run at the same time.
 const AT_ONCE: usize = 32;
-/// Where the load lives.
+/// The namespace of the load.
 const NAMESPACE: &str = "load";
 
-/// What an object holds, as a hash.
+/// The hash of an object's content.
 pub type Content = [u8; 32];
-/// Each object's name (`secret/…`, `configmap/…`) and what it holds.
+/// Each object's name (`secret/…`, `configmap/…`) and its content.
 pub type Contents = BTreeMap<String, Content>;
 
 /// Secrets and ConfigMaps in a namespace of their own.
@@ -32,7 +32,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Creates so many of each.
+    /// Creates these numbers of Secrets and ConfigMaps.
     pub async fn create(client: &Client, secrets: usize, configmaps: usize) -> Result<Self> {
         let load = &Self::empty(client, NAMESPACE).await?;
         let secrets =
@@ -53,7 +53,7 @@ impl Load {
         Ok(Self::within(client, namespace))
     }
 
-    /// What [`create`](Self::create) made, through the API server that this client asks.
+    /// The objects of [`create`](Self::create), through the API server of this client.
     #[must_use]
     pub fn through(client: &Client) -> Self {
         Self::within(client, NAMESPACE)
@@ -66,7 +66,7 @@ impl Load {
         }
     }
 
-    /// What is in every object, as the API gives it.
+    /// The content of every object, read through the API.
     pub async fn contents(&self) -> Result<Contents> {
         let mut contents = Contents::new();
         for secret in self.secrets.list(&ListParams::default()).await? {
@@ -78,7 +78,7 @@ impl Load {
         Ok(contents)
     }
 
-    /// What is in one object, from etcd and not from the watch cache.
+    /// The content of one object, from etcd and not from the watch cache.
     pub(crate) async fn get(&self, name: &str) -> Result<Content> {
         match Kind::of(name)? {
             (Kind::Secret, name) => hash(&self.secrets.get(name).await?.data),
@@ -86,7 +86,7 @@ impl Load {
         }
     }
 
-    /// Makes an object that holds this value. Gives what it is to hold from now on.
+    /// Creates an object with this value. Returns its expected content.
     pub async fn add(&self, name: &str, value: &str) -> Result<Content> {
         let (kind, of) = Kind::of(name)?;
         let object = json!({"metadata": {"name": of}, "data": {"value": kind.written(value)}});
@@ -95,15 +95,15 @@ impl Load {
             Kind::Secret => drop(self.secrets.create(&params, &serde_json::from_value(object)?).await?),
             Kind::ConfigMap => drop(self.configmaps.create(&params, &serde_json::from_value(object)?).await?),
         }
-        kind.holding(value)
+        kind.content(value)
     }
 
-    /// What an object of this name holds that has this value and nothing else.
-    pub(crate) fn holding(name: &str, value: &str) -> Result<Content> {
-        Kind::of(name)?.0.holding(value)
+    /// The content of an object of this name that has only this value.
+    pub(crate) fn content(name: &str, value: &str) -> Result<Content> {
+        Kind::of(name)?.0.content(value)
     }
 
-    /// Writes another value into an object, whatever version it has. Gives what it is to hold from now on.
+    /// Writes another value into an object, without a precondition. Returns its expected content.
     pub(crate) async fn change(&self, name: &str, value: &str) -> Result<Content> {
         let (kind, of) = Kind::of(name)?;
         let (params, patch) =
@@ -112,7 +112,7 @@ impl Load {
             Kind::Secret => drop(self.secrets.patch(of, &params, &patch).await?),
             Kind::ConfigMap => drop(self.configmaps.patch(of, &params, &patch).await?),
         }
-        kind.holding(value)
+        kind.content(value)
     }
 }
 
@@ -128,11 +128,11 @@ impl Kind {
         match name.split_once('/') {
             Some(("secret", name)) => Ok((Self::Secret, name)),
             Some(("configmap", name)) => Ok((Self::ConfigMap, name)),
-            _ => anyhow::bail!("{name} is no object of a load"),
+            _ => anyhow::bail!("{name} is not an object of a load"),
         }
     }
 
-    /// A value as it stands in the object's JSON.
+    /// A value in the object's JSON.
     fn written(self, value: &str) -> Value {
         match self {
             Self::Secret => json!(BASE64_STANDARD.encode(value)),
@@ -140,8 +140,8 @@ impl Kind {
         }
     }
 
-    /// What an object holds that has this value and nothing else.
-    fn holding(self, value: &str) -> Result<Content> {
+    /// The content of an object that has only this value.
+    fn content(self, value: &str) -> Result<Content> {
         let key = "value".to_owned();
         match self {
             Self::Secret => hash(&Some(BTreeMap::from([(key, ByteString(value.into()))]))),

@@ -1,4 +1,4 @@
-//! Tells each step as it happens, from what Keyward writes into its own objects.
+//! Prints each step as it happens, from the objects that Keyward writes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::Transcript;
 
-/// How often it looks.
+/// How often it reads the objects.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Tells until it is dropped.
+/// Prints until it is dropped.
 pub struct Narrator(JoinHandle<()>);
 
 impl Drop for Narrator {
@@ -29,35 +29,35 @@ impl Drop for Narrator {
 }
 
 impl Narrator {
-    /// Begins; times are told from now.
+    /// Starts; printed times are relative to this moment.
     pub fn start(client: Client, transcript: Transcript) -> Self {
         let began = Instant::now();
         Self(tokio::spawn(async move {
-            let mut told: Vec<String> = Vec::new();
+            let mut printed: Vec<String> = Vec::new();
             let mut known = Known::default();
             let mut pace = tokio::time::interval(PERIOD);
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 pace.tick().await;
-                let Ok(now) = look(&client, &mut known).await else { continue };
+                let Ok(now) = lines(&client, &mut known).await else { continue };
                 for line in &now {
-                    if !told.contains(line) {
+                    if !printed.contains(line) {
                         transcript.say(format_args!("  {:>6.1} s  {line}", began.elapsed().as_secs_f64()));
                     }
                 }
-                told = now;
+                printed = now;
             }
         }))
     }
 }
 
-/// Plugins that were seen to serve, by node, key and digest: one of them that does not any more is on its way out, not
-/// in.
+/// Plugins that have served, by node, key and digest: such a plugin that is not ready any more is stopping,
+/// not starting.
 #[derive(Default)]
 struct Known(BTreeSet<(String, KeyId, String)>);
 
 impl Known {
-    /// What a plugin does, by what is seen of it and of those beside it.
+    /// The state of a plugin, from its own report and those of the node's other plugins.
     fn doing(&mut self, node: &str, plugin: &NodePlugin, all: &[NodePlugin]) -> &'static str {
         let this = (node.to_owned(), plugin.key_id, plugin.digest.0.clone());
         if plugin.ready {
@@ -72,17 +72,17 @@ impl Known {
         }
     }
 
-    /// What a node reports no more; told once.
+    /// Plugins that a node no longer reports; each is returned once.
     fn gone(&mut self, node: &str, all: &[NodePlugin]) -> Vec<(KeyId, String)> {
-        let there = |key_id: &KeyId, digest: &str| {
+        let reported = |key_id: &KeyId, digest: &str| {
             all.iter().any(|plugin| plugin.key_id == *key_id && plugin.digest.0 == digest)
         };
-        let gone = self.0.extract_if(.., |(on, key_id, digest)| on == node && !there(key_id, digest));
+        let gone = self.0.extract_if(.., |(on, key_id, digest)| on == node && !reported(key_id, digest));
         gone.map(|(_, key_id, digest)| (key_id, digest)).collect()
     }
 }
 
-async fn look(client: &Client, known: &mut Known) -> Result<Vec<String>> {
+async fn lines(client: &Client, known: &mut Known) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let cluster = Api::<ClusterEncryption>::all(client.clone()).get(names::CLUSTER).await?;
     let status = cluster.status.unwrap_or_default();
@@ -95,8 +95,8 @@ async fn look(client: &Client, known: &mut Known) -> Result<Vec<String>> {
     }
     for condition in &status.conditions {
         let waits = condition.type_ == "Progressing" && !condition.message.is_empty();
-        let trouble = condition.type_.ends_with("Degraded");
-        if (waits || trouble) && condition.status == ConditionStatus::True {
+        let degraded = condition.type_.ends_with("Degraded");
+        if (waits || degraded) && condition.status == ConditionStatus::True {
             lines.push(format!("{}: {}", condition.reason, condition.message));
         }
     }
@@ -170,18 +170,18 @@ mod tests {
             repairs: 0,
         };
         let mut known = Known::default();
-        let mut told = |plugins: &[NodePlugin]| -> Vec<&str> {
+        let mut states = |plugins: &[NodePlugin]| -> Vec<&str> {
             plugins.iter().map(|plugin| known.doing("n", plugin, plugins)).collect()
         };
-        assert_eq!(told(&[plugin("old", false)]), ["is starting"]);
-        assert_eq!(told(&[plugin("old", true), plugin("new", false)]), ["serves", "is starting"]);
+        assert_eq!(states(&[plugin("old", false)]), ["is starting"]);
+        assert_eq!(states(&[plugin("old", true), plugin("new", false)]), ["serves", "is starting"]);
         assert_eq!(
-            told(&[plugin("old", false), plugin("new", true)]),
+            states(&[plugin("old", false), plugin("new", true)]),
             ["stops: another one serves its key", "serves"]
         );
-        assert_eq!(told(&[plugin("new", false)]), ["does not serve any more"]);
+        assert_eq!(states(&[plugin("new", false)]), ["does not serve any more"]);
         assert_eq!(known.gone("other", &[]), []);
         assert_eq!(known.gone("n", &[plugin("new", false)]), [(KeyId(1), "old".to_owned())]);
-        assert_eq!(known.gone("n", &[plugin("new", false)]), [], "told once");
+        assert_eq!(known.gone("n", &[plugin("new", false)]), [], "each is returned once");
     }
 }

@@ -1,4 +1,4 @@
-//! How far a change from one key to the next is.
+//! The phases of a change from one key to the next.
 
 use anyhow::Result;
 use keyward_core::api::EncryptionMigration;
@@ -8,41 +8,41 @@ use kube::api::{Api, ListParams};
 
 use crate::install::Keyward;
 
-/// By what stands in objects.
+/// The phase, as the objects show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// The spec asks for it.
-    Asked,
-    /// There is a candidate.
-    Trying,
-    /// There is a key secret.
-    Made,
-    /// A revision reads with the key.
-    Reading,
-    /// A revision writes with it.
-    Writing,
-    /// Every API server has loaded that one.
-    InFlight,
-    /// There is an `EncryptionMigration`.
+    /// The spec requests it.
+    Requested,
+    /// The key is a candidate.
+    Candidate,
+    /// The key secret exists.
+    KeySecret,
+    /// A revision has the key as read key.
+    ReadKey,
+    /// A revision has it as write key.
+    WriteKey,
+    /// Every API server has loaded that revision.
+    WritesInFlight,
+    /// The `EncryptionMigration` exists.
     Migrating,
     /// One resource is recorded as migrated.
     Migrated,
 }
 
 impl Phase {
-    /// In order.
+    /// All phases, in order.
     pub const ALL: [Self; 8] = [
-        Self::Asked,
-        Self::Trying,
-        Self::Made,
-        Self::Reading,
-        Self::Writing,
-        Self::InFlight,
+        Self::Requested,
+        Self::Candidate,
+        Self::KeySecret,
+        Self::ReadKey,
+        Self::WriteKey,
+        Self::WritesInFlight,
         Self::Migrating,
         Self::Migrated,
     ];
 
-    /// The change to this key, now.
+    /// The current phase of the change to this key.
     pub async fn of(keyward: &Keyward, key: u64) -> Result<Self> {
         let name = names::key_secret(names::KUBE_APISERVER, KeyId(key));
         let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
@@ -58,15 +58,15 @@ impl Phase {
         } else if migrations.iter().any(|migration| migration.spec.key_id == KeyId(key)) {
             Self::Migrating
         } else if listed(true) {
-            if status.has_converged() { Self::InFlight } else { Self::Writing }
+            if status.has_converged() { Self::WritesInFlight } else { Self::WriteKey }
         } else if listed(false) {
-            Self::Reading
+            Self::ReadKey
         } else if keyward.secrets().get_opt(&name).await?.is_some() {
-            Self::Made
+            Self::KeySecret
         } else if keyward.secrets().get_opt(names::PREFLIGHT_SECRET).await?.is_some() {
-            Self::Trying
+            Self::Candidate
         } else {
-            Self::Asked
+            Self::Requested
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `keyward`, as an admin runs it; what `keyward plan -f` says of a change.
+//! The `keyward` commands, as an admin runs them, and `keyward plan -f`.
 
 use std::process::{ExitStatus, Output};
 
@@ -8,24 +8,24 @@ use serde_json::Value;
 
 use crate::{Keyward, Transcript, person};
 
-/// What a command answered.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Answer {
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
     /// Standard output.
-    pub said: String,
+    pub stdout: String,
     /// Standard error.
-    pub complained: String,
+    pub stderr: String,
 }
 
 impl Keyward {
-    /// Runs `keyward` as the cluster's admin does.
+    /// Runs `keyward` as the cluster's admin.
     pub async fn command(&self, arguments: &[&str]) -> Result<Answer> {
         self.command_as(&User::Admin, arguments).await
     }
 
-    /// Runs `keyward` as somebody else does.
+    /// Runs `keyward` as another user.
     pub async fn command_as(&self, user: &User, arguments: &[&str]) -> Result<Answer> {
         let tools = self.cluster.tools().clone();
         let program = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
@@ -39,7 +39,7 @@ impl Keyward {
         Ok(Answer::of(&output))
     }
 
-    /// Runs `keyward` on a node, as somebody does who is logged in there.
+    /// Runs `keyward` on a node, as an admin who is logged in there.
     pub async fn command_on(&self, node: usize, arguments: &[&str]) -> Result<Answer> {
         let tools = self.cluster.tools().clone();
         let program = tokio::task::spawn_blocking(move || tools.binary(Binary::Keyward)).await??;
@@ -48,12 +48,12 @@ impl Keyward {
         Ok(Answer::of(&self.cluster.node(node)?.exec(&command).await?))
     }
 
-    /// Prepares a node to join, with the credential of [`person`] `join` for the first node's API server.
+    /// Prepares a node to join, with the credential of the [`person`] `join` for the first node's API server.
     pub async fn join(&self, node: usize) -> Result<Answer> {
         self.join_as(node, self.cluster.node(node)?.name()).await
     }
 
-    /// As [`Self::join`], under whatever name.
+    /// Like [`Self::join`], with this name.
     pub async fn join_as(&self, node: usize, name: &str) -> Result<Answer> {
         let kubeconfig = self.cluster.kubeconfig(0, &person("join"))?;
         let kubeconfig = kubeconfig.to_string_lossy();
@@ -66,30 +66,30 @@ impl Keyward {
 impl Answer {
     fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-        Self { status: output.status, said: text(&output.stdout), complained: text(&output.stderr) }
+        Self { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 }
 
-/// Exit code: something would change.
+/// The exit code of `plan` if something would change.
 const CHANGES: i32 = 2;
 
-/// Runs it on what [`Keyward::apply`] would write, and tells what it printed.
+/// Runs `keyward plan` on the object that [`Keyward::apply`] would write, and prints its output.
 ///
 /// # Errors
-/// It says anything else than that something would change.
+/// Its exit code is not the one for a change.
 pub async fn plan(keyward: &Keyward, encryption: &Value, transcript: &Transcript) -> Result<()> {
     let file = keyward.cluster.folder().join("new.yaml");
     std::fs::write(&file, serde_json::to_string_pretty(&keyward.object(encryption))?)?;
     let file = file.to_str().context("the cluster's folder has a strange name")?;
     let modules = keyward.cluster.tools().modules();
     let modules = modules.to_str().context("the target folder has a strange name")?;
-    let Answer { status, said, complained } =
+    let Answer { status, stdout, stderr } =
         keyward.command(&["plan", "-f", file, "--providers", modules]).await?;
-    // In one piece: others talk at the same time.
-    transcript.say(format_args!("$ keyward plan -f new.yaml\n{said}"));
-    if !complained.is_empty() {
-        transcript.complain(complained);
+    // In one call, because others print at the same time.
+    transcript.say(format_args!("$ keyward plan -f new.yaml\n{stdout}"));
+    if !stderr.is_empty() {
+        transcript.say_error(stderr);
     }
-    ensure!(status.code() == Some(CHANGES), "the plan should say that something changes: {status}");
+    ensure!(status.code() == Some(CHANGES), "the plan must exit with {CHANGES}: {status}");
     Ok(())
 }

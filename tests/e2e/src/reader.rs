@@ -1,4 +1,5 @@
-//! A client that lists and gets every object in a loop, through each API server in turn, and counts what fails.
+//! A client that lists and gets every object in a loop, through one API server after another, and records
+//! failures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,37 +13,37 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::load::{Contents, Load};
 
-/// Reads in the background until it is asked for its report.
+/// Reads in the background until [`Reader::finish`].
 pub struct Reader {
     stop: Arc<AtomicBool>,
     away: Away,
     task: JoinHandle<Report>,
 }
 
-/// What was read.
+/// The reads so far.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Whole lists of both resources.
+    /// Complete lists of both resources.
     pub lists: u64,
-    /// Single objects.
+    /// Gets of single objects.
     pub gets: u64,
-    /// Of these, by node.
+    /// Gets by node.
     pub through: BTreeMap<String, u64>,
-    /// What failed, or was not what it had been.
+    /// Reads that failed or returned other content.
     pub failures: Vec<String>,
 }
 
-/// Nodes whose API server the test itself has taken away: nobody reads through them until they are back.
+/// Nodes whose API server the test has stopped: reader and writer do not use them until they are back.
 #[derive(Clone, Debug, Default)]
 pub struct Away(Arc<Mutex<BTreeSet<String>>>);
 
 impl Away {
-    /// From now on this node's is away.
+    /// Reader and writer stop using this node's API server.
     pub fn leave(&self, node: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned());
     }
 
-    /// It serves again.
+    /// Reader and writer use it again.
     pub fn back(&self, node: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
     }
@@ -52,13 +53,13 @@ impl Away {
     }
 }
 
-/// A node and the objects as its API server gives them.
+/// A node and the objects, read through its API server.
 struct Through {
     node: String,
     load: Load,
 }
 
-struct Turns {
+struct Reading {
     servers: Vec<Through>,
     expected: Contents,
     away: Away,
@@ -67,7 +68,7 @@ struct Turns {
 }
 
 impl Reader {
-    /// Begins. `pause` is the time from one get to the next: a reader, not a load test.
+    /// Starts. `pause` is the time between two gets: this is a reader, not a load test.
     pub async fn start(cluster: &Cluster, expected: Contents, pause: Duration) -> Result<Self> {
         let mut servers = Vec::new();
         for (index, node) in cluster.nodes().iter().enumerate() {
@@ -75,46 +76,51 @@ impl Reader {
             servers.push(Through { node: node.name().to_owned(), load: Load::through(&client) });
         }
         let (stop, away) = (Arc::new(AtomicBool::new(false)), Away::default());
-        let mut turns =
-            Turns { servers, expected, away: away.clone(), began: Instant::now(), report: Report::default() };
+        let mut reading = Reading {
+            servers,
+            expected,
+            away: away.clone(),
+            began: Instant::now(),
+            report: Report::default(),
+        };
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let mut pace = tokio::time::interval(pause);
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut turn = 0;
-            let names: Vec<String> = turns.expected.keys().cloned().collect();
+            let mut count = 0;
+            let names: Vec<String> = reading.expected.keys().cloned().collect();
             while !stopped.load(Ordering::Relaxed) {
-                for at in 0..turns.servers.len() {
-                    turns.list(at).await;
+                for at in 0..reading.servers.len() {
+                    reading.list(at).await;
                 }
                 for name in &names {
                     pace.tick().await;
                     if stopped.load(Ordering::Relaxed) {
                         break;
                     }
-                    turn += 1;
-                    turns.get(turn % turns.servers.len().max(1), name).await;
+                    count += 1;
+                    reading.get(count % reading.servers.len().max(1), name).await;
                 }
             }
-            turns.report
+            reading.report
         });
         Ok(Self { stop, away, task })
     }
 
-    /// Through whom nobody reads for now.
+    /// The nodes that it does not use.
     #[must_use]
     pub fn away(&self) -> Away {
         self.away.clone()
     }
 
-    /// Ends, and tells.
+    /// Stops, and returns the report.
     pub async fn finish(self) -> Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.context("the reader panicked")
     }
 }
 
-impl Turns {
+impl Reading {
     async fn list(&mut self, at: usize) {
         let Some(Through { node, load }) = self.servers.get(at).filter(|it| !self.away.has(&it.node)) else {
             return;
@@ -124,7 +130,7 @@ impl Turns {
                 self.report.lists += 1;
                 return;
             }
-            Ok(_) => "a list shows other contents".to_owned(),
+            Ok(_) => "list: the content has changed".to_owned(),
             Err(error) => format!("list: {error:#}"),
         };
         let node = node.clone();
@@ -142,13 +148,13 @@ impl Turns {
                 *self.report.through.entry(node).or_default() += 1;
                 return;
             }
-            Ok(_) => format!("get {name}: it says something else"),
+            Ok(_) => format!("get {name}: the content has changed"),
             Err(error) => format!("get {name}: {error:#}"),
         };
         self.failed(&node, &failure);
     }
 
-    /// What was under way while a server was taken away is no failure of Keyward's.
+    /// A read that fails while the test stops its API server is not a failure of Keyward.
     fn failed(&mut self, node: &str, failure: &str) {
         if !self.away.has(node) {
             let at = self.began.elapsed().as_secs_f64();

@@ -1,4 +1,5 @@
-//! Everything that the status ever said, in order: what stood there for a moment only is not lost.
+//! The history of the status: every line that it ever contained, in order, also lines that existed only for a
+//! moment.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use tokio::task::JoinHandle;
 
-/// Listens until it is dropped.
+/// Records the history of the status until it is dropped.
 pub struct Said {
     lines: Arc<Mutex<Vec<(Instant, String)>>>,
     task: JoinHandle<()>,
@@ -23,7 +24,7 @@ impl Drop for Said {
 }
 
 impl Said {
-    /// Begins with what the status says now.
+    /// Starts with the current status.
     pub fn listen(client: Client) -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&lines);
@@ -33,7 +34,7 @@ impl Said {
             let mut changes = std::pin::pin!(changes);
             let mut last: Vec<String> = Vec::new();
             while let Some(change) = changes.next().await {
-                // A watch that broke is begun again.
+                // A broken watch is started again.
                 let Ok(object) = change else { continue };
                 let now = lines_of(&object);
                 let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,27 +46,27 @@ impl Said {
         Self { lines, task }
     }
 
-    /// How much was said so far; what came later is found by [`heard_since`](Self::heard_since).
+    /// The number of lines so far; [`heard_since`](Self::heard_since) finds later ones.
     pub fn so_far(&self) -> usize {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Whether some line that came after `earlier` has all of these parts.
+    /// Whether a line after `earlier` contains all of these parts.
     pub fn heard_since(&self, earlier: usize, parts: &[&str]) -> bool {
         self.heard_at(earlier, parts).is_some()
     }
 
-    /// When such a line came first.
+    /// When the first such line appeared.
     pub fn heard_at(&self, earlier: usize, parts: &[&str]) -> Option<Instant> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = lines.iter().skip(earlier);
         found.find(|(_, line)| parts.iter().all(|part| line.contains(part))).map(|(at, _)| *at)
     }
 
-    /// How long `Progressing` gave each reason after `earlier`, in the order in which they came first.
+    /// How long `Progressing` had each reason after `earlier`, in the order of their first appearance.
     pub fn phases(&self, earlier: usize) -> Vec<(String, Duration)> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let turns: Vec<(Instant, Option<&str>)> = lines
+        let changes: Vec<(Instant, Option<&str>)> = lines
             .iter()
             .skip(earlier)
             .filter_map(|(at, line)| {
@@ -74,7 +75,7 @@ impl Said {
             })
             .collect();
         let mut phases: Vec<(String, Duration)> = Vec::new();
-        for pair in turns.windows(2) {
+        for pair in changes.windows(2) {
             let [(from, Some(reason)), (to, _)] = pair else { continue };
             match phases.iter_mut().find(|(known, _)| known == reason) {
                 Some((_, spent)) => *spent += *to - *from,
@@ -84,7 +85,7 @@ impl Said {
         phases
     }
 
-    /// All that was said after `earlier`, for a failure's report.
+    /// All lines after `earlier`, for the error of a failed test.
     pub fn since(&self, earlier: usize) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
@@ -96,7 +97,8 @@ impl Said {
     }
 }
 
-/// `Encrypted False EncryptionInProgress …` for each condition; `key 2 read encryption-mode-changed` for each key.
+/// `Encrypted False EncryptionInProgress …` for each condition; `key 2 read encryption-mode-changed` for each
+/// key.
 fn lines_of(object: &ClusterEncryption) -> Vec<String> {
     let Some(status) = &object.status else { return Vec::new() };
     let conditions = status.conditions.iter().map(|condition| {

@@ -1,13 +1,13 @@
-//! What the status says, as a test asks it.
+//! Queries of the status, for tests.
 
 use keyward_core::api::{ClusterEncryption, ClusterEncryptionStatus, Condition, ConditionStatus, KeyStatus};
 use keyward_core::ids::Revision;
 
-/// `ClusterEncryption/cluster` as read.
+/// A copy of `ClusterEncryption/cluster`.
 pub struct Status(pub ClusterEncryption);
 
 impl Status {
-    /// Whether the operator has looked at the spec as it is.
+    /// Whether the operator has processed the current spec.
     pub fn is_current(&self) -> bool {
         self.0.status.as_ref().map(|status| status.observed_generation) == self.0.metadata.generation
     }
@@ -17,7 +17,7 @@ impl Status {
         self.0.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
     }
 
-    /// A condition in a line.
+    /// A condition in one line.
     pub fn summary_of(&self, type_: &str) -> String {
         self.condition(type_)
             .map_or_else(|| "–".to_owned(), |c| format!("{:?} {} {}", c.status, c.reason, c.message))
@@ -28,13 +28,13 @@ impl Status {
         self.0.status.as_ref()?.keys.iter().find(|key| key.key_id.0 == id)
     }
 
-    /// Nothing is under way.
+    /// Whether nothing is in progress.
     pub fn is_idle(&self) -> bool {
         self.condition("Progressing").is_some_and(|condition| condition.status == ConditionStatus::False)
     }
 
-    /// What is wrong.
-    pub fn troubles(&self) -> Vec<String> {
+    /// The Degraded conditions that are True.
+    pub fn problems(&self) -> Vec<String> {
         let conditions = self.0.status.iter().flat_map(|status| &status.conditions);
         conditions
             .filter(|condition| {
@@ -44,7 +44,7 @@ impl Status {
             .collect()
     }
 
-    /// The newest revision's providers, the writer first: one list a resource.
+    /// The newest revision's providers, the writer first: one list for each resource.
     pub fn newest_lists(&self) -> impl Iterator<Item = &Vec<String>> {
         let newest = self.0.status.iter().filter_map(|status| status.revisions.last());
         newest.flat_map(|revision| revision.lists.values())
@@ -55,13 +55,13 @@ impl Status {
         self.0.status.as_ref()?.revisions.last().map(|revision| revision.n)
     }
 
-    /// Every API server has loaded the newest revision.
+    /// Whether every API server has loaded the newest revision.
     pub fn has_converged(&self) -> bool {
         let newest = |status: &ClusterEncryptionStatus| status.revisions.last().map(|revision| revision.n);
         self.0.status.as_ref().is_some_and(|status| newest(status) == Some(status.converged_revision))
     }
 
-    /// In a line.
+    /// The status in one line.
     pub fn summary(&self) -> String {
         let keys: Vec<String> = self
             .0
@@ -71,11 +71,11 @@ impl Status {
             .map(|key| format!("{}:{}:{}", key.key_id, key.role, key.migrated.len()))
             .collect();
         format!(
-            "Encrypted {}; Progressing {}; keys [{}]; trouble {:?}",
+            "Encrypted {}; Progressing {}; keys [{}]; problems {:?}",
             self.summary_of("Encrypted"),
             self.summary_of("Progressing"),
             keys.join(" "),
-            self.troubles()
+            self.problems()
         )
     }
 }

@@ -1,5 +1,5 @@
-//! What is told to the person who watches, and kept in a file of the cluster's folder, so that the search for secrets
-//! reads it like any other log.
+//! The printed output, also stored in a file of the cluster's folder, so that the search for secrets reads it
+//! like any other log.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -12,19 +12,19 @@ use anyhow::{Context, Result};
 /// The file's name.
 pub(crate) const FILE: &str = "transcript.log";
 
-/// Everything said so far. Clones share it.
+/// Everything printed so far. Clones share it.
 #[derive(Clone, Default)]
 pub struct Transcript(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
-    /// Said before there was a file.
+    /// Text from before the file existed.
     early: String,
     file: Option<File>,
 }
 
 impl Transcript {
-    /// Keeps it in this folder from now on, with what was said before.
+    /// Stores the output in this folder, including everything that was printed before.
     pub fn keep_in(&self, folder: &Path) -> Result<()> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let path = folder.join(FILE);
@@ -34,7 +34,7 @@ impl Transcript {
         Ok(())
     }
 
-    /// A line, or several, on standard output.
+    /// Prints one or several lines on standard output.
     pub fn say(&self, text: impl Display) {
         let text = text.to_string();
         self.keep(&text);
@@ -42,7 +42,7 @@ impl Transcript {
     }
 
     /// The same on standard error.
-    pub fn complain(&self, text: impl Display) {
+    pub fn say_error(&self, text: impl Display) {
         let text = text.to_string();
         self.keep(&text);
         eprintln!("{text}");
@@ -51,7 +51,7 @@ impl Transcript {
     fn keep(&self, text: &str) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut kept.file {
-            // The search requires what was said to be there, so that a line lost here shows.
+            // The search must find the marker in this file, so a failed write does not stay unnoticed.
             Some(file) => drop(writeln!(file, "{text}")),
             None => {
                 kept.early.push_str(text);
@@ -66,13 +66,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_said_before_there_was_a_folder_is_kept_too() -> Result<()> {
+    fn lines_from_before_the_folder_existed_are_kept() -> Result<()> {
         let folder = std::env::temp_dir().join(format!("keyward-transcript-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let transcript = Transcript::default();
         transcript.say("one");
         transcript.keep_in(&folder)?;
-        transcript.clone().complain("two\nthree");
+        transcript.clone().say_error("two\nthree");
         let kept = std::fs::read_to_string(folder.join(FILE))?;
         std::fs::remove_dir_all(&folder)?;
         assert_eq!(kept, "one\ntwo\nthree\n");

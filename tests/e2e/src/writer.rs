@@ -1,4 +1,4 @@
-//! A client that makes and changes objects in a loop, keeps what it wrote, and reads it back.
+//! A client that creates and changes objects in a loop, remembers their content, and reads it back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,23 +12,24 @@ use tokio::time::MissedTickBehavior;
 use crate::load::{Content, Contents, Load};
 use crate::reader::Away;
 
-/// Objects that it makes, one at a time; from then on it only changes them.
+/// The number of objects that it creates, one at a time; after that it only changes them.
 const MOST: usize = 120;
-/// Of so many turns one makes an object, and one looks at all of them.
+/// One of this many rounds creates an object.
 const CREATE_EVERY: u64 = 4;
+/// One of this many rounds lists all objects.
 const LIST_EVERY: u64 = 32;
 
-/// Writes in the background until it is asked for its report. Nobody else writes its objects, so whatever it reads must
-/// be exactly what it wrote last.
+/// Writes in the background until [`Writer::finish`]. Nothing else writes its objects, so every read must
+/// return exactly the content of the last write.
 pub struct Writer {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Written>,
 }
 
-/// What was written and read back.
+/// The writes and reads so far.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
-    /// Objects made.
+    /// Objects created.
     pub creates: u64,
     /// Objects changed.
     pub updates: u64,
@@ -36,13 +37,13 @@ pub struct Written {
     pub gets: u64,
     /// Lists of all of them.
     pub lists: u64,
-    /// What failed, or was not what was written.
+    /// Requests that failed, and reads that returned other content.
     pub failures: Vec<String>,
 }
 
 impl Writer {
-    /// Begins in a namespace of its own, through the first node's API server; while that is away, through the next.
-    /// `pause` is the time from one write to the next.
+    /// Starts in a namespace of its own, through the first node's API server; while that is away, through the
+    /// next one. `pause` is the time between two writes.
     pub async fn start(cluster: &Cluster, namespace: &str, away: Away, pause: Duration) -> Result<Self> {
         let mut servers = Vec::new();
         for (index, node) in cluster.nodes().iter().enumerate() {
@@ -55,7 +56,7 @@ impl Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
-            let mut turns = Turns {
+            let mut writing = Writing {
                 servers,
                 away,
                 kept: Contents::new(),
@@ -64,45 +65,45 @@ impl Writer {
             };
             let mut pace = tokio::time::interval(pause);
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut turn = 0;
+            let mut round = 0;
             while !stopped.load(Ordering::Relaxed) {
                 pace.tick().await;
-                turns.write(turn).await;
-                turns.read_back(turn).await;
-                if turn % LIST_EVERY == 0 {
-                    turns.list().await;
+                writing.write(round).await;
+                writing.read_back(round).await;
+                if round % LIST_EVERY == 0 {
+                    writing.list().await;
                 }
-                turn += 1;
+                round += 1;
             }
-            turns.list().await;
-            turns.written
+            writing.list().await;
+            writing.written
         });
         Ok(Self { stop, task })
     }
 
-    /// Ends with a last look at everything, and tells.
+    /// Stops after a last list of all objects, and returns the report.
     pub async fn finish(self) -> Result<Written> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.context("the writer panicked")
     }
 }
 
-struct Turns {
-    /// By their nodes' names.
+struct Writing {
+    /// With their nodes' names.
     servers: Vec<(String, Load)>,
     away: Away,
-    /// What was written last.
+    /// The content of the last writes.
     kept: Contents,
     names: Vec<String>,
     written: Written,
 }
 
-impl Turns {
-    async fn write(&mut self, turn: u64) {
+impl Writing {
+    async fn write(&mut self, round: u64) {
         let Some((node, load)) = self.server() else { return };
-        let value = format!("as written in turn {turn}");
+        let value = format!("written in round {round}");
         let changed =
-            self.some(turn / 2).filter(|_| self.names.len() >= MOST || !turn.is_multiple_of(CREATE_EVERY));
+            self.some(round / 2).filter(|_| self.names.len() >= MOST || !round.is_multiple_of(CREATE_EVERY));
         let (what, name, result) = match changed {
             Some(name) => ("update", name.clone(), load.change(&name, &value).await),
             None => {
@@ -114,13 +115,13 @@ impl Turns {
         };
         match result {
             Ok(content) => self.keep(name, content),
-            // Its server was taken away meanwhile: whether it was written is to be seen.
+            // The test stopped the API server meanwhile: a read shows whether the object was written.
             Err(_) if self.away.has(&node) => {
                 let Some((_, load)) = self.server() else { return };
-                if let (Ok(found), Ok(meant)) = (load.get(&name).await, Load::holding(&name, &value))
-                    && found == meant
+                if let (Ok(found), Ok(written)) = (load.get(&name).await, Load::content(&name, &value))
+                    && found == written
                 {
-                    self.keep(name, meant);
+                    self.keep(name, written);
                 }
             }
             Err(error) => self.written.failures.push(format!("{what} {name} through {node}: {error:#}")),
@@ -136,11 +137,11 @@ impl Turns {
         }
     }
 
-    async fn read_back(&mut self, turn: u64) {
-        let (Some(name), Some((node, load))) = (self.some(turn), self.server()) else { return };
+    async fn read_back(&mut self, round: u64) {
+        let (Some(name), Some((node, load))) = (self.some(round), self.server()) else { return };
         match load.get(&name).await {
             Ok(content) if self.kept.get(&name) == Some(&content) => self.written.gets += 1,
-            Ok(_) => self.written.failures.push(format!("get {name}: it is not what was written")),
+            Ok(_) => self.written.failures.push(format!("get {name}: it is not the written content")),
             Err(_) if self.away.has(&node) => {}
             Err(error) => self.written.failures.push(format!("get {name} through {node}: {error:#}")),
         }
@@ -150,20 +151,20 @@ impl Turns {
         let Some((node, load)) = self.server() else { return };
         match load.contents().await {
             Ok(contents) if contents == self.kept => self.written.lists += 1,
-            Ok(_) => self.written.failures.push("a list shows something else than was written".to_owned()),
+            Ok(_) => self.written.failures.push("list: it is not the written content".to_owned()),
             Err(_) if self.away.has(&node) => {}
             Err(error) => self.written.failures.push(format!("list through {node}: {error:#}")),
         }
     }
 
-    /// The first that is not away.
+    /// The first API server that is not away.
     fn server(&self) -> Option<(String, Load)> {
         self.servers.iter().find(|(node, _)| !self.away.has(node)).cloned()
     }
 
-    /// One of them, all in turn.
-    fn some(&self, turn: u64) -> Option<String> {
-        let at = usize::try_from(turn).ok()?.checked_rem(self.names.len())?;
+    /// One of the objects; successive rounds go through all of them.
+    fn some(&self, round: u64) -> Option<String> {
+        let at = usize::try_from(round).ok()?.checked_rem(self.names.len())?;
         self.names.get(at).cloned()
     }
 }

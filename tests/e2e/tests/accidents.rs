@@ -1,9 +1,9 @@
-//! What an admin does by accident decrypts nothing; what an admin confirms does.
+//! A mistake of an admin decrypts nothing; a confirmed decryption does (invariant: decryption-is-confirmed).
 //!
-//! Tried on the real API server with what is shipped, and once more as if the CRD checked nothing, so that the operator
-//! alone stands between the mistake and what is stored. After each mistake every value is read from etcd.
+//! The tests run on a real API server with the shipped files, and once more with a CRD that checks nothing,
+//! so that only the operator protects the stored data. After each mistake every value is read from etcd.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const CRDS: [&str; 3] =
     [CRD, "encryptionmigrations.encryption.keyward.dev", "encryptionnodes.encryption.keyward.dev"];
 const POLICY: &str = "keyward-protect-clusterencryption";
 
-/// What is stored, and what it said before.
+/// The stored objects, with their original content.
 struct Stored {
     load: Load,
     before: Contents,
@@ -57,14 +57,14 @@ async fn no_mistake_decrypts_anything_and_a_confirmed_decryption_does() -> Resul
     the_installation_is_not_deleted(&keyward).await?;
     the_crd_refuses_what_the_operator_refuses(&keyward).await?;
     the_crd_refuses_what_the_vault_module_refuses(&keyward).await?;
-    stored.is_under(&keyward, 1).await.context("after what the API server refused")?;
+    stored.is_under(&keyward, 1).await.context("after the requests that the API server refused")?;
 
     survived(&keyward, &stored, &encryption).await.context("with a CRD that checks nothing")?;
     deleted(&keyward, &stored, &encryption).await.context("deleted")?;
     confirmed(&keyward, &stored).await.context("confirmed")
 }
 
-/// Installs the policies, and waits until the API server goes by them.
+/// Installs the policies, and waits until the API server enforces them.
 async fn protect(keyward: &Keyward) -> Result<()> {
     keyward.cluster.apply(&shipped(&keyward.cluster, "protect.yaml")?).await?;
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
@@ -74,12 +74,13 @@ async fn protect(keyward: &Keyward) -> Result<()> {
         let namespaces = Api::<Namespace>::all(keyward.client.clone());
         let emptied = namespaces.delete(names::NAMESPACE, &tried).await;
         let refused = deleted.is_err() && emptied.is_err();
-        Ok(Seen::when(refused, "a deletion would be allowed".to_owned()))
+        Ok(Seen::when(refused, "a delete would be allowed".to_owned()))
     })
     .await
 }
 
-/// With a CustomResourceDefinition its objects go, with the namespace the keys: neither is deleted by accident.
+/// Deleting a CustomResourceDefinition deletes its objects, and deleting the namespace deletes the keys: the
+/// policies refuse both.
 async fn the_installation_is_not_deleted(keyward: &Keyward) -> Result<()> {
     let crds = Api::<CustomResourceDefinition>::all(keyward.client.clone());
     let namespaces = Api::<Namespace>::all(keyward.client.clone());
@@ -91,13 +92,13 @@ async fn the_installation_is_not_deleted(keyward: &Keyward) -> Result<()> {
     }
     let deleted = namespaces.delete(names::NAMESPACE, &real).await;
     refused.push((names::NAMESPACE, "namespaces", deleted.err().context("the namespace")?.to_string()));
-    for (name, resource, said) in refused {
+    for (name, resource, error) in refused {
         let remedy = format!("kubectl annotate {resource} {name} {}=true", names::ANNOTATION_ALLOW_DELETION);
         for part in ["would be deleted with", "first decrypt everything", &remedy] {
-            ensure!(said.contains(part), "{part}: {said}");
+            ensure!(error.contains(part), "{part}: {error}");
         }
     }
-    // As `kubectl delete crd --all` does not, and another client may.
+    // Another client may delete a collection; `kubectl delete crd --all` does not.
     let only = ListParams::default().fields(&format!("metadata.name={CRD}"));
     let collection = crds.delete_collection(&real, &only).await;
     ensure!(collection.is_err(), "the CRD is deleted with its collection");
@@ -107,7 +108,7 @@ async fn the_installation_is_not_deleted(keyward: &Keyward) -> Result<()> {
     let namespace = namespaces.get(names::NAMESPACE).await?;
     ensure!(namespace.metadata.deletion_timestamp.is_none(), "the namespace is being deleted");
 
-    // What an admin allows; and what is not Keyward's.
+    // An admin can allow it, and objects that are not Keyward's can be deleted.
     let tried = DeleteParams { dry_run: true, ..Default::default() };
     let annotated = |value: Option<&str>| {
         Patch::Merge(json!({"metadata": {"annotations": {names::ANNOTATION_ALLOW_DELETION: value}}}))
@@ -126,7 +127,7 @@ async fn the_installation_is_not_deleted(keyward: &Keyward) -> Result<()> {
     Ok(())
 }
 
-/// The API server names what is wrong, and `plan` too.
+/// The API server names the mistake, and so does `plan`.
 async fn refused_at_once(keyward: &Keyward) -> Result<()> {
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
     for (what, spec, words) in [
@@ -138,17 +139,20 @@ async fn refused_at_once(keyward: &Keyward) -> Result<()> {
         ("left the list", json!({"resources": ["configmaps"]}), "spec.decrypt"),
         ("in both lists", json!({"decrypt": ["secrets"]}), "spec.decrypt"),
     ] {
-        // As a client that does not ask for strict fields.
+        // Like a client that does not request strict field validation.
         let params =
             PatchParams { field_validation: Some(ValidationDirective::Ignore), ..Default::default() };
         let written = clusters.patch(names::CLUSTER, &params, &Patch::Merge(json!({"spec": spec}))).await;
-        let refused = written.err().with_context(|| format!("{what} is taken"))?.to_string();
+        let refused = written.err().with_context(|| format!("{what} is accepted"))?.to_string();
         ensure!(refused.contains(words), "{what}: {refused}");
     }
     let strict = PatchParams { field_validation: Some(ValidationDirective::Strict), ..Default::default() };
     let typo = json!({"spec": {"encrytion": {"type": "aescbc"}}});
     let refused = clusters.patch(names::CLUSTER, &strict, &Patch::Merge(typo)).await;
-    ensure!(refused.is_err_and(|error| error.to_string().contains("encrytion")), "kubectl's typo is taken");
+    ensure!(
+        refused.is_err_and(|error| error.to_string().contains("encrytion")),
+        "kubectl's typo is accepted"
+    );
     let refused = clusters.delete(names::CLUSTER, &DeleteParams::default()).await;
     let refused = refused.err().context("it is deleted")?.to_string();
     for part in ["still encrypted: configmaps, secrets", "identity", "status.encryptedResources"] {
@@ -163,7 +167,7 @@ async fn refused_at_once(keyward: &Keyward) -> Result<()> {
     plan(keyward, &keyward.object(&json!({"type": "AESCBC"})), 1, &["did you mean \"aescbc\"?"]).await?;
     let mut object = keyward.object(&json!({"type": "aescbc"}));
     object["spec"]["resources"] = json!(["configmaps"]);
-    plan(keyward, &object, 0, &["secrets left spec.resources and stays encrypted", "nothing changes"])
+    plan(keyward, &object, 0, &["secrets left spec.resources but stays encrypted", "nothing changes"])
         .await?;
     object["spec"]["decrypt"] = json!(["secrets"]);
     plan(keyward, &object, 2, &["decrypt secrets", "objects in 1 resource", "in plain text"]).await
@@ -177,16 +181,16 @@ async fn plan(keyward: &Keyward, object: &Value, code: i32, words: &[&str]) -> R
     let answer = keyward.command(&arguments).await?;
     ensure!(answer.status.code() == Some(code), "expected {code}: {answer:?}");
     for word in words {
-        ensure!(answer.said.contains(word), "{word}: {answer:?}");
+        ensure!(answer.stdout.contains(word), "{word}: {answer:?}");
     }
     Ok(())
 }
 
-/// One table for both: what is a mistake to the operator is refused by the API server, and nothing else is.
+/// The API server refuses exactly the mistakes that the operator reports.
 async fn the_crd_refuses_what_the_operator_refuses(keyward: &Keyward) -> Result<()> {
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
     let dry = PatchParams { dry_run: true, ..Default::default() };
-    let (mut refused, mut taken) = (0, 0);
+    let (mut refused, mut accepted) = (0, 0);
     for part in table() {
         let mut spec = json!({
             "encryption": {"type": "aescbc"}, "resources": null, "decrypt": null,
@@ -199,15 +203,18 @@ async fn the_crd_refuses_what_the_operator_refuses(keyward: &Keyward) -> Result<
         sparse.as_object_mut().unwrap().retain(|_, value| !value.is_null());
         let mistakes = kubernetes::wanted(&serde_json::from_value(sparse)?).mistakes;
         let written = clusters.patch(names::CLUSTER, &dry, &Patch::Merge(json!({"spec": spec}))).await;
-        let said = written.err().map(|error| error.to_string());
-        ensure!(said.is_some() != mistakes.is_empty(), "{part}: operator {mistakes:?}, API server {said:?}");
-        if said.is_some() { refused += 1 } else { taken += 1 }
+        let error = written.err().map(|error| error.to_string());
+        ensure!(
+            error.is_some() != mistakes.is_empty(),
+            "{part}: operator {mistakes:?}, API server {error:?}"
+        );
+        if error.is_some() { refused += 1 } else { accepted += 1 }
     }
-    ensure!(refused > 50 && taken > 10, "{refused} refused, {taken} taken");
+    ensure!(refused > 50 && accepted > 10, "{refused} refused, {accepted} accepted");
     Ok(())
 }
 
-/// The same for a field that only the provider's module knows, which `plan` asks.
+/// The same for a field that only the provider module checks; `plan` calls the module.
 async fn the_crd_refuses_what_the_vault_module_refuses(keyward: &Keyward) -> Result<()> {
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
     let dry = PatchParams { dry_run: true, ..Default::default() };
@@ -241,9 +248,9 @@ async fn the_crd_refuses_what_the_vault_module_refuses(keyward: &Keyward) -> Res
         spec["kms"]["vault"]["vaultAddress"] = json!(address);
         let patch = Patch::Merge(json!({"spec": {"encryption": spec.clone()}}));
         let written = clusters.patch(names::CLUSTER, &dry, &patch).await;
-        let said = written.err().map(|error| error.to_string());
-        ensure!(said.is_none() == is_valid, "{address}: the API server says {said:?}");
-        let names_it = said.is_none_or(|said| said.contains("vaultAddress"));
+        let error = written.err().map(|error| error.to_string());
+        ensure!(error.is_none() == is_valid, "{address}: the API server's error is {error:?}");
+        let names_it = error.is_none_or(|error| error.contains("vaultAddress"));
         ensure!(names_it, "{address}: another field is refused");
         let (code, words) = if is_valid { (2, "") } else { (1, "vaultAddress") };
         plan(keyward, &keyward.object(&spec), code, &[words]).await.context(address)?;
@@ -258,7 +265,7 @@ fn table() -> Vec<Value> {
         let group = if refused.group.is_empty() { String::new() } else { format!(".{}", refused.group) };
         let any = if refused.resources.is_empty() { &["anything"][..] } else { refused.resources };
         table.extend(any.iter().map(|name| resources(&format!("{name}{group}"))));
-        // The same names in another group are somebody else's.
+        // The same names in another group are not refused.
         table.extend(any.iter().map(|name| resources(&format!("{name}.of.example.com{group}"))));
     }
     for name in [
@@ -328,7 +335,7 @@ fn table() -> Vec<Value> {
     table
 }
 
-/// The CRD of a version that checked nothing: the same mistakes reach the operator.
+/// With a CRD that checks nothing, the same mistakes reach the operator.
 async fn survived(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Result<()> {
     let shipped = unchecked(keyward).await?;
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
@@ -345,7 +352,7 @@ async fn survived(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Res
         (
             "left the list",
             json!({"encryption": {"type": "aescbc"}, "resources": ["configmaps"]}),
-            "secrets left spec.resources and stays encrypted",
+            "secrets left spec.resources but stays encrypted",
         ),
     ] {
         clusters
@@ -353,7 +360,7 @@ async fn survived(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Res
             .await
             .context(what)?;
         keyward.wait(what, PATIENCE, |status| status.summary().contains(words)).await?;
-        // It is written as before from now on, too.
+        // New objects are encrypted as before, too.
         let name = what.replace([' ', ','], "-");
         stored.load.add(&format!("secret/{name}"), what).await?;
         stored.is_under(keyward, 1).await.context(what)?;
@@ -366,7 +373,7 @@ async fn survived(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Res
     stored.is_under(keyward, 1).await
 }
 
-/// Takes every check but types out of the CRD. Gives the CRD as it was.
+/// Removes every check but types from the CRD. Returns the original CRD.
 async fn unchecked(keyward: &Keyward) -> Result<CustomResourceDefinition> {
     let crds = Api::<CustomResourceDefinition>::all(keyward.client.clone());
     let mut shipped = crds.get(CRD).await?;
@@ -375,11 +382,11 @@ async fn unchecked(keyward: &Keyward) -> Result<CustomResourceDefinition> {
     let mut text = serde_json::to_value(&shipped)?;
     let schema = &mut text["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     schema.as_object_mut().context("a schema")?.remove("x-kubernetes-validations");
-    // The status's lists need their keys.
+    // Only in the spec: the lists in the status need their keys.
     strip(&mut schema["properties"]["spec"]);
     let loose: CustomResourceDefinition = serde_json::from_value(text)?;
     crds.patch(CRD, &PatchParams::apply("admin").force(), &Patch::Apply(&loose)).await?;
-    // Until the API server goes by it.
+    // Wait until the API server uses it.
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
     wait_until("the loose CRD to be served", PATIENCE, async || {
         let tried = PatchParams { dry_run: true, ..Default::default() };
@@ -395,11 +402,11 @@ fn strip(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
             fields.remove("x-kubernetes-validations");
-            // The keys of a list that is a map have to be required.
+            // Lists of type map need required keys, which are removed below.
             for keys in ["x-kubernetes-list-type", "x-kubernetes-list-map-keys"] {
                 fields.remove(keys);
             }
-            // A field of this name is an object.
+            // Only arrays: a field with this name is an object.
             fields.retain(|name, value| !(["required", "enum"].contains(&name.as_str()) && value.is_array()));
             fields.values_mut().for_each(strip);
         }
@@ -408,7 +415,8 @@ fn strip(schema: &mut Value) {
     }
 }
 
-/// Without the policy it can be deleted: nothing is decrypted, `status` says what is encrypted, and it comes back.
+/// Without the policy, ClusterEncryption can be deleted: nothing is decrypted, `status` shows what is
+/// encrypted, and creating the object again restores everything.
 async fn deleted(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Result<()> {
     let bindings = Api::<ValidatingAdmissionPolicyBinding>::all(keyward.client.clone());
     bindings.delete(POLICY, &DeleteParams::default()).await?;
@@ -422,13 +430,13 @@ async fn deleted(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Resu
     let answer = keyward.command(&["status"]).await?;
     for part in [
         "ClusterEncryption/cluster is gone",
-        "secrets are written under aescbc:1",
+        "writes secrets under aescbc:1",
         "secrets: everything is stored under key 1",
-        "create ClusterEncryption/cluster again",
+        "create ClusterEncryption/cluster with the spec that it had",
     ] {
-        ensure!(answer.said.contains(part), "{part}: {answer:?}");
+        ensure!(answer.stdout.contains(part), "{part}: {answer:?}");
     }
-    gone_without_rights(keyward, encryption).await?;
+    deleted_without_permissions(keyward, encryption).await?;
     stored.load.add("secret/without-an-object", "value").await?;
     stored.is_under(keyward, 1).await?;
 
@@ -439,22 +447,23 @@ async fn deleted(keyward: &Keyward, stored: &Stored, encryption: &Value) -> Resu
     stored.is_under(keyward, 1).await
 }
 
-/// A user who may not list Secrets hears that they cannot be seen, not that nothing is encrypted.
-async fn gone_without_rights(keyward: &Keyward, encryption: &Value) -> Result<()> {
+/// To a user who is not allowed to list Secrets, `status` reports that they cannot be read, not that nothing
+/// is encrypted.
+async fn deleted_without_permissions(keyward: &Keyward, encryption: &Value) -> Result<()> {
     give(&keyward.cluster, "status").await?;
     let answer = keyward.command_as(&person("status"), &["status"]).await?;
-    let says = answer.said.contains("secrets in keyward-system cannot be seen: ")
-        && answer.said.contains("bind the Role keyward-plan")
-        && !answer.said.contains("no trace");
+    let says = answer.stdout.contains("secrets in keyward-system cannot be read: ")
+        && answer.stdout.contains("bind the Role keyward-plan")
+        && !answer.stdout.contains("nothing shows");
     ensure!(answer.status.code() == Some(1) && says, "{answer:?}");
     let answer = keyward.command_as(&person("status"), &["status", "-o", "json"]).await?;
-    let document: Value = serde_json::from_str(&answer.said)?;
+    let document: Value = serde_json::from_str(&answer.stdout)?;
     ensure!(document["gone"] == true && document["unknown"][0]["why"] != Value::Null, "{answer:?}");
     let answer = keyward.command(&["status", "-o", "json"]).await?;
-    let document: Value = serde_json::from_str(&answer.said)?;
+    let document: Value = serde_json::from_str(&answer.stdout)?;
     ensure!(document["revision"]["lists"]["secrets"][0] == "aescbc:1", "{answer:?}");
 
-    // The same user, with all that `plan -f` reads but Secrets, plans to decrypt everything.
+    // The same user, with all permissions of `plan -f` but those for Secrets, plans to decrypt everything.
     let mut roles = give(&keyward.cluster, "plan").await?;
     roles.retain(|role| role["kind"] == "Role" && role["metadata"]["namespace"] == names::NAMESPACE);
     for mut role in roles {
@@ -467,13 +476,13 @@ async fn gone_without_rights(keyward: &Keyward, encryption: &Value) -> Result<()
     let arguments = ["plan", "-f", &file, "--providers", &modules.to_string_lossy()];
     wait_until("the role to be in force", PATIENCE, async || {
         let answer = keyward.command_as(&person("plan"), &arguments).await?;
-        let says = answer.said.contains("not known: what is deployed")
-            && answer.said.contains("secrets in keyward-system: ")
-            && !answer.said.contains("nothing changes");
+        let says = answer.stdout.contains("not known what is deployed")
+            && answer.stdout.contains("secrets in keyward-system: ")
+            && !answer.stdout.contains("nothing changes");
         Ok(Seen::when(answer.status.code() == Some(1) && says, format!("{answer:?}")))
     })
     .await?;
-    // And whoever may read them hears what it does.
+    // To a user who is allowed to read them, `plan` shows the change.
     let object = keyward.object(&json!({"type": "identity"}));
     plan(keyward, &object, 2, &["⇒ decrypt configmaps, secrets"]).await?;
     let mut object = keyward.object(encryption);
@@ -481,17 +490,18 @@ async fn gone_without_rights(keyward: &Keyward, encryption: &Value) -> Result<()
     plan(keyward, &object, 2, &["⇒ forget key 1"]).await
 }
 
-/// Fails where another entry of the newest revision than one of these has a key: the status no longer lists its resource.
-fn has_key(status: &keyward_test_e2e::Status, may: impl Fn(&str) -> bool) -> Result<()> {
+/// Fails if another entry of the newest revision than these has a key: the status no longer lists its
+/// resource.
+fn only_these_have_keys(status: &keyward_test_e2e::Status, is_allowed: impl Fn(&str) -> bool) -> Result<()> {
     let newest = status.0.status.as_ref().and_then(|status| status.revisions.iter().max_by_key(|r| r.n));
     for (resource, list) in &newest.context("a revision")?.lists {
         let entry = format!("{resource}: {}", list.join(", "));
-        ensure!(!entry.contains("aescbc") || may(&entry), "a key is left behind: {entry}");
+        ensure!(!entry.contains("aescbc") || is_allowed(&entry), "an entry still has a key: {entry}");
     }
     Ok(())
 }
 
-/// What is confirmed is done, and no more.
+/// A confirmed decryption decrypts exactly the confirmed resources.
 async fn confirmed(keyward: &Keyward, stored: &Stored) -> Result<()> {
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
     let confirmed = json!({"spec": {"resources": ["configmaps"], "decrypt": ["secrets"]}});
@@ -501,7 +511,7 @@ async fn confirmed(keyward: &Keyward, stored: &Stored) -> Result<()> {
     };
     let status =
         keyward.wait("Secrets to be decrypted", PATIENCE, |status| done(status, &["configmaps"])).await?;
-    has_key(&status, |list| list.contains("configmaps") && list.contains("aescbc"))?;
+    only_these_have_keys(&status, |list| list.contains("configmaps") && list.contains("aescbc"))?;
     let aescbc = |resource: &str| match resource {
         "configmaps" => "k8s:enc:aescbc:v1:1:".to_owned(),
         _ => "plain".to_owned(),

@@ -1,5 +1,6 @@
-//! `keyward health-reporter` against a real API server that validates as OpenShift's CRD does (CONTRACT 3.10), with real
-//! plugins: bad news arrive, and a bad plugin does not hide a good one. It has the rights that are shipped for it.
+//! `keyward health-reporter` with real plugins, against a real API server that validates like OpenShift's CRD
+//! (openshift: health-report): failures are reported, and a bad plugin does not hide a good one. The reporter
+//! runs with its shipped role.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 const PLUGIN_IMAGE: &str = "example.com/test/kms-plugin";
-/// Any does: images go by their repository.
+/// Any digest works: the image map goes by repository.
 const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 const FILES: &str = "/etc/kubernetes/test";
 
@@ -27,7 +28,7 @@ fn resource(component: &Component) -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk("operator.openshift.io", "v1", component.operator))
 }
 
-/// The kind of an operator's CR with what CONTRACT 3.10 says of its encryption status, and nothing else.
+/// The CRD of an operator's CR, with only its encryption status (openshift: encryption-status).
 fn crd(component: &Component) -> Value {
     let text = |most: u32| json!({"type": "string", "minLength": 1, "maxLength": most});
     let report = json!({
@@ -71,13 +72,13 @@ fn crd(component: &Component) -> Value {
     })
 }
 
-struct Stand {
+struct Setup {
     cluster: Cluster,
     bao: Bao,
     client: Client,
 }
 
-impl Stand {
+impl Setup {
     async fn start(audit: &Audit) -> Result<Self> {
         let tools = keyward_test_cluster::Tools::here();
         let for_build = tools.clone();
@@ -93,11 +94,11 @@ impl Stand {
             bao.create_key("", "transit", key).await?;
         }
         let client = cluster.client(0).await?;
-        let stand = Self { cluster, bao, client };
-        let crds = Api::<CustomResourceDefinition>::all(stand.client.clone());
+        let setup = Self { cluster, bao, client };
+        let crds = Api::<CustomResourceDefinition>::all(setup.client.clone());
         for component in &COMPONENTS {
             crds.create(&PostParams::default(), &serde_json::from_value(crd(component))?).await?;
-            let operator = stand.operator(component);
+            let operator = setup.operator(component);
             let object = DynamicObject::new(names::CLUSTER, &resource(component)).data(json!({}));
             wait_until("the CRD to be served", PATIENCE, async || {
                 match operator.create(&PostParams::default(), &object).await {
@@ -107,14 +108,14 @@ impl Stand {
             })
             .await?;
         }
-        Ok(stand)
+        Ok(setup)
     }
 
     fn operator(&self, component: &Component) -> Api<DynamicObject> {
         Api::all_with(self.client.clone(), &resource(component))
     }
 
-    /// A static pod of the node, with its folders at their own paths.
+    /// Starts a static pod of the node, with its folders at their own paths.
     fn run(&self, name: &str, image: &str, command: &str, args: &[String]) -> Result<()> {
         let folders = [("files", "/etc/kubernetes"), ("sockets", "/var/run/kmsplugin")];
         let pod = json!({
@@ -132,7 +133,7 @@ impl Stand {
         self.cluster.node(0)?.write_manifest(name, &pod)
     }
 
-    /// The plugin of a key that uses this Transit key.
+    /// Starts the plugin of a key that uses this Transit key.
     fn plugin(&self, number: u32, transit: &str, role: &AppRole) -> Result<()> {
         let args = [
             format!("-listen-address=unix:///var/run/kmsplugin/kms-{number}.sock"),
@@ -147,7 +148,7 @@ impl Stand {
         self.run(&format!("kms-{number}"), PLUGIN_IMAGE, "kms-plugin", &args)
     }
 
-    /// A reporter with the rights that are shipped for it; without a kind it reports to `KubeAPIServer`.
+    /// Starts a reporter with its shipped role; without a kind it reports to `KubeAPIServer`.
     fn reporter(&self, name: &str, sockets: &str, kind: Option<&str>) -> Result<()> {
         let kubeconfig = self.cluster.kubeconfig(0, &person("health-reporter"))?;
         let mut args = vec![
@@ -178,10 +179,10 @@ impl Stand {
         Ok(reports.and_then(Value::as_array).cloned().unwrap_or_default())
     }
 
-    /// Waits until each plugin is reported with its status, and with a detail that says this; each of them newly.
+    /// Waits until new reports show each plugin with its status, and with a detail that contains this text.
     async fn shows(&self, expected: [(&str, &str); 2]) -> Result<Vec<Value>> {
         let after: jiff::Timestamp = whole(jiff::Timestamp::now())?;
-        wait_until(&format!("reports that say {expected:?}"), PATIENCE, async || {
+        wait_until(&format!("reports with {expected:?}"), PATIENCE, async || {
             let reports = self.reports(KUBE_APISERVER).await?;
             let all = expected.iter().zip(["1", "2"]).all(|((status, detail), key)| {
                 reports.iter().any(|report| {
@@ -214,18 +215,18 @@ fn remote_key_id<'r>(reports: &'r [Value], key: &str) -> &'r str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answer_arrives_and_a_bad_plugin_does_not_hide_a_good_one() -> Result<()> {
+async fn every_state_is_reported_and_a_bad_plugin_does_not_hide_a_good_one() -> Result<()> {
     let audited = tempfile::tempdir()?;
     let audit = Audit::below(audited.path())?;
-    let stand = Stand::start(&audit).await?;
-    let roles = give(&stand.cluster, "health-reporter").await?;
-    let role = stand.bao.policy_and_approle("", "keyward", &["transit/keys/a", "transit/keys/b"]).await?;
-    let folder = stand.cluster.node(0)?.path(FILES);
+    let setup = Setup::start(&audit).await?;
+    let roles = give(&setup.cluster, "health-reporter").await?;
+    let role = setup.bao.policy_and_approle("", "keyward", &["transit/keys/a", "transit/keys/b"]).await?;
+    let folder = setup.cluster.node(0)?.path(FILES);
     std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("ca.crt"), stand.bao.ca_pem())?;
+    std::fs::write(folder.join("ca.crt"), setup.bao.ca_pem())?;
     std::fs::write(folder.join("secret-id"), role.secret_id.reveal())?;
 
-    // Another node's reporter has been there.
+    // Another node's reporter has written a report.
     let other = json!({
         "apiVersion": "operator.openshift.io/v1", "kind": "KubeAPIServer", "metadata": {"name": "cluster"},
         "status": {"encryptionStatus": {"healthReports": [{
@@ -234,49 +235,49 @@ async fn every_answer_arrives_and_a_bad_plugin_does_not_hide_a_good_one() -> Res
         }]}},
     });
     let params = PatchParams::apply("kms-health-reporter-9").force();
-    stand.operator(KUBE_APISERVER).patch_status(names::CLUSTER, &params, &Patch::Apply(&other)).await?;
+    setup.operator(KUBE_APISERVER).patch_status(names::CLUSTER, &params, &Patch::Apply(&other)).await?;
 
-    // At first one of the plugins is not there at all, and never said anything.
-    stand.plugin(1, "a", &role)?;
+    // At first, one of the plugins does not exist and has never answered.
+    setup.plugin(1, "a", &role)?;
     let sockets = "unix:///var/run/kmsplugin/kms-2.sock,unix:///var/run/kmsplugin/kms-1.sock";
-    stand.reporter("reporter", sockets, None)?;
-    let reports = stand.shows([("Healthy", ""), ("Error", "no KMS plugin answers")]).await?;
+    setup.reporter("reporter", sockets, None)?;
+    let reports = setup.shows([("Healthy", ""), ("Error", "no KMS plugin answers")]).await?;
     ensure!(remote_key_id(&reports, "1").starts_with("transit/keys/a@v1#"), "{reports:?}");
     ensure!(remote_key_id(&reports, "2") == "unknown", "{reports:?}");
 
-    stand.plugin(2, "b", &role)?;
-    let reports = stand.shows([("Healthy", ""), ("Healthy", "")]).await?;
+    setup.plugin(2, "b", &role)?;
+    let reports = setup.shows([("Healthy", ""), ("Healthy", "")]).await?;
     let second = remote_key_id(&reports, "2").to_owned();
     ensure!(second.starts_with("transit/keys/b@v1#"), "{reports:?}");
 
-    // It hangs.
-    stand.signal("kms-2", "-STOP").await?;
+    // The plugin hangs.
+    setup.signal("kms-2", "-STOP").await?;
     let reports =
-        stand.shows([("Healthy", ""), ("Error", "no answer from the KMS plugin within 1s")]).await?;
-    ensure!(remote_key_id(&reports, "2") == second, "the last one known: {reports:?}");
-    stand.signal("kms-2", "-CONT").await?;
-    stand.shows([("Healthy", ""), ("Healthy", "")]).await?;
+        setup.shows([("Healthy", ""), ("Error", "no answer from the KMS plugin within 1s")]).await?;
+    ensure!(remote_key_id(&reports, "2") == second, "the last known id: {reports:?}");
+    setup.signal("kms-2", "-CONT").await?;
+    setup.shows([("Healthy", ""), ("Healthy", "")]).await?;
 
-    // It says that it is not well.
-    stand.bao.delete_key("", "transit", "b").await?;
-    let reports = stand.shows([("Healthy", ""), ("Unhealthy", "transit/keys/b")]).await?;
+    // The plugin reports that it is unhealthy.
+    setup.bao.delete_key("", "transit", "b").await?;
+    let reports = setup.shows([("Healthy", ""), ("Unhealthy", "transit/keys/b")]).await?;
     ensure!(!remote_key_id(&reports, "2").is_empty(), "{reports:?}");
 
-    // It is gone.
-    stand.cluster.node(0)?.remove_manifest("kms-2")?;
-    let reports = stand.shows([("Healthy", ""), ("Error", "no KMS plugin answers")]).await?;
+    // The plugin is removed.
+    setup.cluster.node(0)?.remove_manifest("kms-2")?;
+    let reports = setup.shows([("Healthy", ""), ("Error", "no KMS plugin answers")]).await?;
     ensure!(reports.len() == 3 && reports.iter().any(|report| report["nodeName"] == "node-9"), "{reports:?}");
 
-    let log = stand.cluster.node(0)?.logs("reporter", "main")?;
+    let log = setup.cluster.node(0)?.logs("reporter", "main")?;
     ensure!(!log.contains("cannot be written"), "{log}");
 
-    // Beside the other API servers it tells their operators.
+    // For the other API servers it reports to their operators' CRs.
     for component in COMPONENTS.iter().filter(|component| component.name != KUBE_APISERVER.name) {
         let kind = component.operator;
         let name = format!("reporter-{}", kind.to_lowercase());
-        stand.reporter(&name, "unix:///var/run/kmsplugin/kms-1.sock", Some(kind))?;
+        setup.reporter(&name, "unix:///var/run/kmsplugin/kms-1.sock", Some(kind))?;
         wait_until(&format!("a report in {kind}"), PATIENCE, async || {
-            let reports = stand.reports(component).await?;
+            let reports = setup.reports(component).await?;
             Ok(Seen::when(reports.len() == 1, format!("{reports:?}")))
         })
         .await?;

@@ -1,9 +1,11 @@
-//! The operator is killed at random moments of KMS → KMS changes, on a cluster that is in use: the end is the same as
-//! without. Newest key sole writer, everything under it, as many keys as were asked for, no read and no write failed.
+//! The operator is killed at random moments of KMS → KMS changes, on a cluster that is in use. The result is
+//! the same as without kills: only the newest key writes, everything is stored under it, no unrequested key
+//! exists, and no read and no write has failed.
 //!
-//! `KEYWARD_TEST_KILLS=N` kills more often, `KEYWARD_TEST_SEED=S` at the moments of an earlier run.
+//! `KEYWARD_TEST_KILLS=N` sets the number of kills, `KEYWARD_TEST_SEED=S` repeats the moments of an earlier
+//! run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::fmt::Debug;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -20,18 +22,18 @@ use kube::api::ListParams;
 
 const PATIENCE: Duration = Duration::from_mins(2);
 const KILLS: usize = 8;
-/// During one change.
+/// The maximum number of kills in one change.
 const AT_MOST: usize = 4;
-/// So long after a phase was reached, at the most.
+/// The maximum time between a phase and a kill.
 const LATEST: Duration = Duration::from_millis(1200);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Result<()> {
+async fn kills_of_the_operator_do_not_alter_the_result_of_a_change() -> Result<()> {
     let seed = setting("KEYWARD_TEST_SEED", RandomState::new().build_hasher().finish())?;
     let kills = setting("KEYWARD_TEST_KILLS", KILLS)?;
     println!("KEYWARD_TEST_SEED={seed} KEYWARD_TEST_KILLS={kills}");
     let mut random = Random(seed);
-    // Taken over soon, and a migration that takes its time: there is something to interrupt.
+    // A short Lease, so that the next operator leads soon, and a slow migration that can be interrupted.
     let operator_args =
         ["--lease-duration", "2s", "--migration-concurrency", "1"].map(str::to_owned).to_vec();
     let mut cluster = InUse::start(Install { operator_args, ..Install::default() }, 300, 60).await?;
@@ -53,7 +55,7 @@ async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Resu
         cluster.keyward.apply(&to.spec(&cluster.keyward)).await?;
         for (phase, later) in moments {
             cluster.reached(key, phase, PATIENCE).await.with_context(|| format!("{to}, key {key}"))?;
-            // Not a wait for something: the moment is what is random.
+            // Not a wait for a condition: the kill is at a random moment.
             tokio::time::sleep(later).await;
             let now = Phase::of(&cluster.keyward, key).await?;
             killed += 1;
@@ -69,8 +71,8 @@ async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Resu
         let status = status.0.status.context("a status")?;
         ensure!(status.highest_key_id == KeyId(key), "one key for each change: {}", status.highest_key_id);
         let secrets = cluster.keyward.secrets().list(&ListParams::default()).await?;
-        let unasked = names::key_secret(names::KUBE_APISERVER, KeyId(key + 1));
-        ensure!(secrets.iter().all(|secret| secret.name_any() != unasked), "{unasked} was not asked for");
+        let unrequested = names::key_secret(names::KUBE_APISERVER, KeyId(key + 1));
+        ensure!(secrets.iter().all(|one| one.name_any() != unrequested), "{unrequested} was not requested");
     }
     let (read, written) = cluster.finish().await?;
     let changes = key - 1;
@@ -81,11 +83,11 @@ async fn however_often_the_operator_is_killed_a_change_ends_as_without() -> Resu
     Ok(())
 }
 
-/// Waits until the operator that was started last is the writer: one that does nothing yet is not worth killing.
+/// Waits until the new operator is the leader: a kill before that interrupts nothing.
 async fn leads(cluster: &InUse) -> Result<()> {
-    wait_until("the new operator to be the writer", PATIENCE, async || {
-        let said = cluster.keyward.operator_log()?;
-        Ok(Seen::when(said.contains("this operator is the writer"), said))
+    wait_until("the new operator to be the leader", PATIENCE, async || {
+        let log = cluster.keyward.operator_log()?;
+        Ok(Seen::when(log.contains("this operator is the leader"), log))
     })
     .await
 }
@@ -97,7 +99,7 @@ fn setting<T: FromStr<Err: Debug + std::error::Error + Send + Sync + 'static>>(
     std::env::var(name).map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
 }
 
-/// SplitMix64: the same moments for the same seed, on every machine.
+/// SplitMix64: the same seed gives the same moments on every machine.
 struct Random(u64);
 
 impl Random {

@@ -1,6 +1,6 @@
-//! `keyward node-agent prepare` on what kubeadm itself makes.
+//! `keyward node-agent prepare` on files that kubeadm itself writes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -56,7 +56,7 @@ impl Machine {
         })
     }
 
-    /// kubeadm knows no folder but `/etc/kubernetes`; it makes this one its root.
+    /// Runs kubeadm with this folder as its root: kubeadm writes only to `/etc/kubernetes`.
     fn kubeadm(&self, arguments: &str, configuration: &str) -> Result<String> {
         fs::write(self.root.join("kubeadm.yaml"), format!("{INIT}{configuration}"))?;
         let kubeadm = self.tools.control_plane()?.kubeadm.context("KUBEBUILDER_ASSETS has no kubeadm")?;
@@ -68,8 +68,8 @@ impl Machine {
         command.arg(&kubeadm.path).args(&kubeadm.args).args(arguments.split(' '));
         command.args(["--config", "/kubeadm.yaml", "--rootfs"]).arg(&self.root);
         let output = command.output().context("kubeadm")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "kubeadm {arguments}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "kubeadm {arguments}: {stderr}");
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -89,27 +89,27 @@ impl Machine {
 #[derive(Debug)]
 struct Answer {
     code: Option<i32>,
-    said: String,
-    complained: String,
+    stdout: String,
+    stderr: String,
 }
 
 impl Answer {
     fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), said: text(&output.stdout), complained: text(&output.stderr) }
+        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 
-    /// The exit code, and words that it says on either.
+    /// Fails unless the exit code is this one, and each word is on standard output or standard error.
     fn must(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:#?}");
         for word in words {
-            assert!(self.said.contains(word) || self.complained.contains(word), "{word}: {self:#?}");
+            assert!(self.stdout.contains(word) || self.stderr.contains(word), "{word}: {self:#?}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_anew() -> Result<()> {
+async fn a_kubeadm_manifest_is_prepared_and_stays_prepared_when_kubeadm_writes_it_again() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let audit = Audit::below(folder.path())?;
     let cluster = Cluster::builder().apiserver_args(audit.arguments()).start().await?;
@@ -118,7 +118,7 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     let kubeconfig = cluster.kubeconfig(0, &person("prepare"))?;
     let node = Machine::new(&cluster, &folder.path().join("node"), &kubeconfig)?;
 
-    // What `kubeadm init` does, as far as it concerns the API server.
+    // The phases of `kubeadm init` that concern the API server.
     node.kubeadm("init phase control-plane apiserver", CLUSTER)?;
     fs::copy(cluster.kubeconfig(0, &User::Admin)?, node.root.join("admin.conf"))?;
     node.kubeadm("init phase upload-config kubeadm --kubeconfig /admin.conf", CLUSTER)?;
@@ -130,7 +130,7 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     };
     let uploaded = stored().await?;
 
-    // All that is missing is named, and nothing is done that nobody agreed to.
+    // Everything that is missing is named, and nothing changes without consent.
     node.prepare(&["--check"])?.must(
         2,
         &[
@@ -154,28 +154,28 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
         assert_eq!(fs::metadata(node.root.join(file))?.permissions().mode() & 0o777, 0o600, "{file}");
     }
     let manifests = node.root.join(MANIFEST).parent().unwrap().to_owned();
-    assert_eq!(fs::read_dir(manifests)?.count(), 1, "nothing else that the kubelet would start");
+    assert_eq!(fs::read_dir(manifests)?.count(), 1, "no other file that the kubelet would start");
     let kept: Vec<String> = fs::read_dir(node.root.join(BACKUPS))?
         .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
         .collect();
     assert!(kept.len() == 2 && kept.contains(&fresh) && kept.contains(&uploaded));
 
-    // Again: no change.
+    // A second run changes nothing.
     node.prepare(&["--check"])?.must(0, &["this node is prepared"]);
     let before = (made_ready.clone(), maps.get("kubeadm-config").await?.metadata.resource_version);
     node.prepare(&["--yes"])?.must(0, &["nothing to do"]);
     let after = (node.read(MANIFEST)?, maps.get("kubeadm-config").await?.metadata.resource_version);
     assert_eq!(before, after);
 
-    // What an upgrade or another control-plane node gets from the ConfigMap is the very manifest.
+    // From the ConfigMap, an upgrade or another control-plane node gets the same manifest.
     let edited = stored().await?;
     let other = Machine::new(&cluster, &folder.path().join("other"), &kubeconfig)?;
     other.kubeadm("init phase control-plane apiserver", &edited)?;
     assert_eq!(other.read(MANIFEST)?, made_ready);
-    // Its file is missing: told before its API server would find out.
+    // Its file is missing: `--check` reports it before its API server fails.
     other.prepare(&["--check"])?.must(2, &["missing: /etc/kubernetes/encryption/config.json"]);
 
-    // Somebody put the old ClusterConfiguration back, and upgraded.
+    // An admin restores the old ClusterConfiguration, and upgrades.
     let patch = Patch::Merge(json!({"data": {"ClusterConfiguration": uploaded}}));
     maps.patch("kubeadm-config", &PatchParams::default(), &patch).await?;
     node.prepare(&["--check"])?
@@ -193,7 +193,8 @@ async fn kubeadm_s_own_manifest_is_prepared_and_stays_so_when_kubeadm_makes_it_a
     credential(&node)
 }
 
-/// What only the admin can fix: named by `--check`, and nothing is changed while it is there.
+/// Mistakes that only the admin can fix: `--check` names them, and `prepare` changes nothing while they
+/// exist.
 async fn mistakes(node: &Machine, maps: &Api<ConfigMap>, configuration: &str) -> Result<()> {
     let made_ready = node.read(MANIFEST)?;
     let manifests = node.root.join(MANIFEST).parent().unwrap().to_owned();
@@ -202,19 +203,19 @@ async fn mistakes(node: &Machine, maps: &Api<ConfigMap>, configuration: &str) ->
         Ok(())
     };
 
-    // The kubelet reads a copy in its folder too, and of two pods of one name it runs the last.
+    // The kubelet also reads a copy in its folder, and of two pods with one name it runs the last.
     let copy = manifests.join("kube-apiserver.yaml.bak");
     fs::copy(node.root.join(MANIFEST), &copy)?;
     node.prepare(&["--check"])?.must(2, &["wrong: ", "kube-apiserver.yaml.bak also defines kube-apiserver"]);
     unchanged()?;
     fs::write(&copy, "kind: Pod\n\tno: YAML")?;
     node.prepare(&["--check"])?
-        .must(2, &["kube-apiserver.yaml.bak also defines kube-apiserver is not known"]);
+        .must(2, &["it is not known whether ", "kube-apiserver.yaml.bak also defines kube-apiserver: "]);
     unchanged()?;
     fs::rename(&copy, manifests.join(".kube-apiserver.yaml.bak"))?;
     node.prepare(&["--check"])?.must(0, &["this node is prepared"]);
 
-    // In the manifest: part of a folder, a query behind a probe's path, an addition that is not one of lines.
+    // In the manifest: a subPath, a query in a probe's path, an addition that is not a change of lines.
     let write = |text: &str| fs::write(node.root.join(MANIFEST), text);
     let mount = "    - mountPath: /var/run/kmsplugin\n";
     write(&made_ready.replace(mount, &format!("{mount}      subPath: old\n")))?;
@@ -236,7 +237,7 @@ async fn mistakes(node: &Machine, maps: &Api<ConfigMap>, configuration: &str) ->
     unchanged()?;
     write(&made_ready)?;
 
-    // Only in ClusterConfiguration: the next upgrade would bring it into the manifest.
+    // Only in ClusterConfiguration: the next upgrade would copy it into the manifest.
     let set = async |text: String| {
         let patch = Patch::Merge(json!({"data": {"ClusterConfiguration": text}}));
         maps.patch("kubeadm-config", &PatchParams::default(), &patch).await
@@ -263,9 +264,9 @@ async fn mistakes(node: &Machine, maps: &Api<ConfigMap>, configuration: &str) ->
     Ok(())
 }
 
-/// What `prepare` does not touch, and says why.
+/// What `prepare` refuses to change, with the reason.
 async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Result<()> {
-    // Revisions were made: revision 0 would write plain text beside servers that encrypt.
+    // Revisions exist: with revision 0, this server would write plain text while others encrypt.
     let crds = Api::<CustomResourceDefinition>::all(admin.clone());
     let crd = ClusterEncryption::crd();
     crds.patch(&crd.name_any(), &PatchParams::apply("admin"), &Patch::Apply(&crd)).await?;
@@ -283,30 +284,30 @@ async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Resu
     made.status = Some(ClusterEncryptionStatus { highest_revision: Revision(3), ..Default::default() });
     clusters.replace_status(names::CLUSTER, &PostParams::default(), &made).await?;
     other.prepare(&["--yes"])?.must(1, &["the newest: 3", "node-agent prepare --join"]);
-    // Whoever leaves the cluster out has to know that.
+    // Without access to the cluster, the admin must confirm that nothing is encrypted.
     other
         .prepare(&["--yes", "--manifest-only"])?
         .must(1, &["is not known", "node-agent prepare --join", "--begin-unencrypted"]);
     assert!(!other.root.join(CONFIG).exists());
     other
         .prepare(&["--yes", "--manifest-only", "--begin-unencrypted"])?
-        .must(0, &["was not looked at", "revision 0 is installed"]);
+        .must(0, &["was not checked", "revision 0 is installed"]);
 
-    // What only the admin can mend.
-    let timeouts = "--request-timeout is 60s and ClusterEncryption's spec.apiServer.requestTimeout 5s";
+    // What only the admin can fix.
+    let timeouts = "--request-timeout is 60s and spec.apiServer.requestTimeout of ClusterEncryption is 5s";
     node.prepare(&["--check"])?.must(2, &[timeouts]);
     let made_ready = node.read(MANIFEST)?;
     let write = |text: &str| fs::write(node.root.join(MANIFEST), text);
     write(&made_ready.replace("path: /livez", "path: /healthz"))?;
     node.prepare(&["--check", "--manifest-only"])?
-        .must(2, &["livenessProbe asks /healthz", "have it ask /livez"]);
+        .must(2, &["livenessProbe asks /healthz", "change it to /livez"]);
 
-    // Another configuration; one that nobody knows; a text that is none; no cluster.
+    // Another path of the configuration; an unknown configuration; a manifest that is not YAML; no cluster.
     write(&made_ready.replace("/etc/kubernetes/encryption/config.json", "/etc/mine.yaml"))?;
-    node.prepare(&["--yes", "--manifest-only"])?.must(1, &["/etc/mine.yaml", "decrypt what is stored by it"]);
+    node.prepare(&["--yes", "--manifest-only"])?.must(1, &["/etc/mine.yaml", "decrypt what it encrypted"]);
     write(&made_ready)?;
     fs::write(node.root.join(CONFIG), REVISION_0.replace("secrets", "configmaps"))?;
-    node.prepare(&["--yes"])?.must(1, &["is not Keyward's", "decrypt what is stored by it"]);
+    node.prepare(&["--yes"])?.must(1, &["is not Keyward's", "decrypt what it encrypted"]);
     fs::write(node.root.join(CONFIG), REVISION_0)?;
     write("kind: Pod\n\tno: YAML")?;
     node.prepare(&["--yes"])?.must(1, &["kube-apiserver.yaml cannot be read"]);
@@ -315,11 +316,11 @@ async fn refusals(admin: &kube::Client, node: &Machine, other: &Machine) -> Resu
     let nowhere =
         Machine { kubeconfig: node.root.join("none"), root: node.root.clone(), tools: node.tools.clone() };
     nowhere.prepare(&["--check"])?.must(1, &["kubeconfig"]);
-    nowhere.prepare(&["--check", "--manifest-only"])?.must(0, &["was not looked at"]);
+    nowhere.prepare(&["--check", "--manifest-only"])?.must(0, &["was not checked"]);
     Ok(())
 }
 
-/// The agent's kubeconfig, as docs/install.md has it made.
+/// The agent's kubeconfig, made as docs/install.md describes it.
 fn credential(node: &Machine) -> Result<()> {
     use base64::Engine as _;
     use base64::prelude::BASE64_STANDARD;

@@ -1,9 +1,10 @@
-//! Every move from one way of encrypting to another, on a cluster that is in use: no read and no write fails, nothing
-//! is lost, and after each move every value in etcd is under the new key, the writer's newest too.
+//! Every move from one encryption to another, on a cluster that is in use: no read and no write fails,
+//! nothing is lost, and after each move every value in etcd is under the new key, also the writer's newest
+//! ones.
 //!
-//! `KEYWARD_TEST_MOVES=N` makes the first N moves only.
+//! `KEYWARD_TEST_MOVES=N` makes only the first N moves.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use keyward_core::ids::Mode;
 use keyward_test_e2e::{Encryption, InUse, Install};
 
 const PATIENCE: Duration = Duration::from_mins(2);
-/// Plain text first: that is how a cluster begins. The KMS next, so that a shorter walk has what matters most.
+/// Plain text first, as in a new cluster. Then the KMS, so that a shorter run has the most important moves.
 const ALL: [Encryption; 5] = [
     Encryption::NONE,
     Encryption::Transit("a"),
@@ -21,7 +22,7 @@ const ALL: [Encryption; 5] = [
     Encryption::Local(Mode::Aesgcm),
 ];
 
-/// A walk from the first of them back to it that goes from each to each other exactly once.
+/// A circuit from the first one back to it that has every move between two of them exactly once.
 fn circuit(all: &[Encryption]) -> Vec<Encryption> {
     let pairs =
         all.iter().enumerate().flat_map(|(at, from)| all.iter().skip(at + 1).map(move |to| [*from, *to]));
@@ -54,6 +55,6 @@ async fn every_move_keeps_everything_readable_and_ends_under_the_new_key() -> Re
         println!("key {key:>2}: {:>8} → {:<8} {:>5.1} s", pair[0], pair[1], took.as_secs_f64());
     }
     let (read, written) = cluster.finish().await?;
-    println!("in {:.0} s, none of these failed: {read:?}, {written:?}", began.elapsed().as_secs_f64());
+    println!("no failures in {:.0} s: {read:?}, {written:?}", began.elapsed().as_secs_f64());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The agent of a node by itself: no operator runs, and what it is told is written by hand.
+//! The agent of a node without an operator: the test writes the node's spec.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,8 +30,8 @@ use serde_json::json;
 const PATIENCE: Duration = Duration::from_mins(2);
 const CONFIG: &str = "/etc/kubernetes/encryption/config.json";
 
-/// Key 1 is in use, and the operator has gone home.
-async fn alone() -> Result<Keyward> {
+/// Starts Keyward, waits until key 1 is in use, and stops the operator.
+async fn without_operator() -> Result<Keyward> {
     let mut keyward = Keyward::start(Install::default()).await?;
     keyward.apply(&vault_spec(&keyward, "a", &IMAGE(1))).await?;
     keyward.wait_settled(1, PATIENCE).await?;
@@ -44,10 +44,10 @@ fn nodes(keyward: &Keyward) -> Api<EncryptionNode> {
 }
 
 async fn status(keyward: &Keyward) -> Result<EncryptionNodeStatus> {
-    nodes(keyward).get("node-1").await?.status.context("the agent has said nothing")
+    nodes(keyward).get("node-1").await?.status.context("the agent has not reported")
 }
 
-/// Waits until the agent's status shows it, for the spec as it is.
+/// Waits until the agent's status is about the current spec and meets this condition.
 async fn shows(
     keyward: &Keyward,
     what: &str,
@@ -68,12 +68,12 @@ async fn shows(
         let log = keyward.cluster.node(0).and_then(|node| node.logs("keyward-agent", "agent"));
         let log = log.unwrap_or_default();
         let last: Vec<&str> = log.lines().rev().take(30).collect();
-        format!("the agent's last words:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        format!("the end of the agent's log:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"))
     })
 }
 
 /// Changes the node's spec, as the operator does.
-async fn tell(keyward: &Keyward, change: impl Fn(&mut EncryptionNode)) -> Result<()> {
+async fn change_spec(keyward: &Keyward, change: impl Fn(&mut EncryptionNode)) -> Result<()> {
     let api = nodes(keyward);
     wait_until("the spec to be written", PATIENCE, async || {
         let mut node = api.get("node-1").await?;
@@ -117,8 +117,8 @@ fn pid(pod: &PodState, container: &str) -> Result<u32> {
     }
 }
 
-/// Reads a Secret that is stored encrypted.
-async fn readable(keyward: &Keyward) -> Result<()> {
+/// Waits until a Secret that is stored encrypted can be read.
+async fn wait_readable(keyward: &Keyward) -> Result<()> {
     wait_until("an encrypted Secret to be read", PATIENCE, async || {
         let client = keyward.cluster.client(0).await?;
         let api: Api<Secret> = Api::namespaced(client, names::NAMESPACE);
@@ -129,15 +129,15 @@ async fn readable(keyward: &Keyward) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_goes_on_without_operator_and_survives_reboots_and_kills() -> Result<()> {
-    let mut keyward = alone().await?;
+async fn a_node_works_without_an_operator_and_survives_reboots_and_kills() -> Result<()> {
+    let mut keyward = without_operator().await?;
     let before = status(&keyward).await?;
     ensure!(before.revision.0 > 0 && before.error.is_none(), "{before:?}");
     ensure!(before.api_server_id.as_deref().is_some_and(|id| id.starts_with("apiserver-")), "{before:?}");
     let [plugin] = before.plugins.as_slice() else { anyhow::bail!("{:?}", before.plugins) };
     let instance = Instance::new(plugin.key_id, &plugin.digest);
 
-    // Killed, it comes back to what it left; the plugin never noticed.
+    // A killed agent continues where it was; the plugin is not restarted.
     let plugin_pid = pid(&keyward.plugins()?[0], "kms-plugin")?;
     let node = keyward.cluster.node(0)?;
     for _ in 0..3 {
@@ -158,7 +158,8 @@ async fn a_node_goes_on_without_operator_and_survives_reboots_and_kills() -> Res
     }
     ensure!(pid(&keyward.plugins()?[0], "kms-plugin")? == plugin_pid, "the plugin was restarted");
 
-    // Power gone, /var/run empty: links and folders come back, the API server with them.
+    // After a shutdown and after a power failure, with an empty /var/run: links and folders are restored, and
+    // the API server starts.
     for crash in [false, true] {
         if crash {
             keyward.cluster.crash_node(0)?;
@@ -167,9 +168,9 @@ async fn a_node_goes_on_without_operator_and_survives_reboots_and_kills() -> Res
         }
         keyward.cluster.start_node(0)?;
         keyward.cluster.wait_ready(0).await?;
-        readable(&keyward).await?;
+        wait_readable(&keyward).await?;
         let last = before.plugins[0].health.last_checked_time.clone();
-        let after = shows(&keyward, "the node as it was", |status| {
+        let after = shows(&keyward, "the same revision and plugins", |status| {
             status.revision == before.revision
                 && status.plugins.iter().all(|plugin| plugin.ready && plugin.health.last_checked_time > last)
         })
@@ -183,8 +184,9 @@ async fn a_node_goes_on_without_operator_and_survives_reboots_and_kills() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothing() -> Result<()> {
-    let keyward = alone().await?;
+async fn a_refused_configuration_is_replaced_by_the_previous_one_and_bad_candidates_change_nothing()
+-> Result<()> {
+    let keyward = without_operator().await?;
     let before = status(&keyward).await?;
     let name = names::revision_secret(before.revision);
     let good = RevisionContent::decode(&name, &stored(&keyward, &name).await?)?.context("a configuration")?;
@@ -192,7 +194,7 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     let installed = std::fs::read(&config)?;
     ensure!(installed == good.bytes.expose());
 
-    // A key of three bytes: no API server loads that, so the agent does not even try.
+    // A key of three bytes: no API server loads it, so the agent does not install it.
     let key = NamedKey { name: "90".to_owned(), secret: "AAAA".to_owned() };
     let bad_key =
         ProviderConfiguration { aesgcm: Some(KeysConfiguration { keys: vec![key] }), ..Default::default() };
@@ -200,16 +202,16 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
         config.resources.iter_mut().take(1).for_each(|entry| entry.providers.push(bad_key.clone()));
     })
     .await?;
-    let told = shows(&keyward, "what is wrong with it", |status| {
+    let invalid = shows(&keyward, "the error in the target", |status| {
         status.error.as_ref().is_some_and(|error| error.reason == "TargetInvalid")
     })
     .await?;
-    let message = told.error.map(|error| error.message).unwrap_or_default();
+    let message = invalid.error.map(|error| error.message).unwrap_or_default();
     ensure!(message.contains("aesgcm.keys[0].secret: it has 3 bytes"), "{message}");
     ensure!(std::fs::read(&config)? == installed, "something was installed");
 
-    // A timeout within which no plugin answers the API server: the agent, which has its own, cannot know; the API server
-    // does not load it.
+    // A timeout in which no plugin answers the API server: the API server does not load the configuration.
+    // The agent has a timeout of its own, and cannot find the mistake before.
     changed(&keyward, &good, 91, |config| {
         let providers = config.resources.iter_mut().flat_map(|entry| &mut entry.providers);
         for kms in providers.filter_map(|provider| provider.kms.as_mut()) {
@@ -217,16 +219,16 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
         }
     })
     .await?;
-    let told = shows(&keyward, "the refusal", |status| {
+    let refused = shows(&keyward, "the refusal", |status| {
         status.error.as_ref().is_some_and(|error| error.reason == "ConfigurationRefused" && error.put_back)
     })
     .await?;
-    ensure!(told.loaded_hash == before.loaded_hash && told.revision == before.revision, "{told:?}");
-    ensure!(std::fs::read(&config)? == installed, "the file is not the one before");
-    readable(&keyward).await?;
+    ensure!(refused.loaded_hash == before.loaded_hash && refused.revision == before.revision, "{refused:?}");
+    ensure!(std::fs::read(&config)? == installed, "the file is not the previous one");
+    wait_readable(&keyward).await?;
 
-    // Back to what was: nothing is left of it.
-    tell(&keyward, |node| {
+    // With the previous target, no error is left.
+    change_spec(&keyward, |node| {
         node.spec.revision = before.revision;
         node.spec.config_hash = Some(good.hash());
     })
@@ -234,17 +236,24 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
     let back = shows(&keyward, "no error", |status| status.error.is_none()).await?;
     ensure!(back.revision == before.revision, "{back:?}");
 
-    // Candidates: an image that nobody has; a login that is refused; then a good one, which runs beside what serves.
+    // Candidates: an unknown image; a refused login; then a good one, which runs beside the serving instance.
     let record = good.plugins.get(&KeyId(1)).context("key 1")?;
-    let key_check =
-        nodes(&keyward).get("node-1").await?.spec.key_checks.first().context("a key check")?.key_check.clone();
+    let key_check = nodes(&keyward)
+        .get("node-1")
+        .await?
+        .spec
+        .key_checks
+        .first()
+        .context("a key check")?
+        .key_check
+        .clone();
     let running = keyward.plugins()?;
     let answer = async |candidate: PluginRecord, wanted: PreflightResult| -> Result<PreflightAnswer> {
         let hash = candidate.digest(KeyId(1)).context("a digest")?;
         let data = encode_plugins(&[(KeyId(1), candidate)].into());
         ensure!(decode_plugins("candidate", &data).is_ok());
         store(&keyward, names::PREFLIGHT_SECRET, &data).await?;
-        tell(&keyward, |node| {
+        change_spec(&keyward, |node| {
             node.spec.preflight = Some(PreflightRequest {
                 key_id: KeyId(1),
                 hash: hash.clone(),
@@ -258,7 +267,7 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
         })
         .await?;
         ensure!(status.revision == before.revision, "{status:?}");
-        status.preflight.context("an answer")
+        status.preflight.context("a preflight")
     };
     let nowhere = with_image(record, "nowhere.example.com/kms@sha256:00");
     let failed = answer(nowhere, PreflightResult::Failed).await?;
@@ -276,18 +285,18 @@ async fn what_the_api_server_refuses_is_put_back_and_bad_candidates_change_nothi
         keyward.plugins()?.into_iter().filter(|pod| pod.uid != running[0].uid).collect();
     let [trial] = its_pods.as_slice() else { anyhow::bail!("{its_pods:?}") };
     let once = matches!(trial.containers[0].state, State::Terminated(_)) && trial.containers[0].restarts == 0;
-    ensure!(once, "one login, and no more: {trial:?}");
+    ensure!(once, "exactly one login: {trial:?}");
     let passed = answer(with_image(record, &IMAGE(7)), PreflightResult::Succeeded).await?;
     ensure!(passed.key_check.as_ref() == Some(&key_check) && passed.latency_millis.is_some(), "{passed:?}");
     let now = keyward.plugins()?;
-    let serving = now.iter().find(|pod| pod.uid == running[0].uid).context("what serves goes on")?;
+    let serving = now.iter().find(|pod| pod.uid == running[0].uid).context("the serving instance runs")?;
     ensure!(serving.containers == running[0].containers);
     ensure!(std::fs::read(&config)? == installed);
     ensure!(ConfigHash::of(&installed) == good.hash());
     Ok(())
 }
 
-/// Makes a revision with another configuration the node's target.
+/// Makes a revision with a changed configuration the node's target.
 async fn changed(
     keyward: &Keyward,
     good: &RevisionContent,
@@ -304,7 +313,7 @@ async fn changed(
     let rule = json!([{"op": "add", "path": "/rules/0/resourceNames/-", "value": name}]);
     let patch = Patch::Json::<()>(serde_json::from_value(rule)?);
     roles.patch("keyward-node-agent", &PatchParams::default(), &patch).await?;
-    tell(keyward, |node| {
+    change_spec(keyward, |node| {
         node.spec.revision = revision;
         node.spec.config_hash = Some(hash.clone());
     })

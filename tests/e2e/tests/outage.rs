@@ -1,8 +1,9 @@
-//! What the person on call reads: `Ready` that is never True too early, and an outage of the KMS, with the probes as they are
-//! shipped, from its first message to its end. `cargo test -p keyward-test-e2e --test outage -- --nocapture` prints, on one
-//! page, all that operator, agent, status and Events say in it.
+//! The information of an admin on call: `Ready` is never True too early (invariant: ready-is-true), and an
+//! outage of the KMS, with the shipped probe interval, is reported from its first message to its end. `cargo
+//! test -p keyward-test-e2e --test outage -- --nocapture` prints one page with everything that operator,
+//! agent, status and Events report.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -24,8 +25,8 @@ const OUTAGE: Duration = Duration::from_secs(76);
 /// The API's limit of an Event's note.
 const LONGEST_NOTE: usize = 1024;
 
-/// What `kubectl wait --for=condition=Ready` answers for the object as it is: a condition about an older generation than the
-/// object's does not count (k8s.io/kubectl, `checkCondition`).
+/// The result of `kubectl wait --for=condition=Ready` for this object: a condition about an older generation
+/// does not count (k8s.io/kubectl, `checkCondition`).
 fn kubectl_wait(object: &ClusterEncryption) -> bool {
     let conditions = object.status.iter().flat_map(|status| &status.conditions);
     let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
@@ -37,7 +38,8 @@ fn kubectl_wait(object: &ClusterEncryption) -> bool {
     })
 }
 
-/// Waits as `kubectl wait` does, and looks whether what it returned at holds: key `id` alone writes everything.
+/// Waits as `kubectl wait` does, and checks that the cluster was ready then: everything is stored under key
+/// `id`, and only this key is left.
 async fn wait_ready(keyward: &Keyward, id: u64) -> Result<()> {
     let api = Api::<ClusterEncryption>::all(keyward.client.clone());
     let began = Instant::now();
@@ -48,8 +50,8 @@ async fn wait_ready(keyward: &Keyward, id: u64) -> Result<()> {
             return Ok(Seen::Yes(object));
         }
         let status = Status(object);
-        let said = status.condition("Ready").map(|ready| (ready.reason.clone(), ready.message.clone()));
-        let (reason, message) = said.unwrap_or_default();
+        let ready = status.condition("Ready").map(|ready| (ready.reason.clone(), ready.message.clone()));
+        let (reason, message) = ready.unwrap_or_default();
         if reason != was {
             waits.push(format!("{:>6.1} s  {reason}: {message}", began.elapsed().as_secs_f64()));
             was = reason;
@@ -57,7 +59,7 @@ async fn wait_ready(keyward: &Keyward, id: u64) -> Result<()> {
         Ok(Seen::NotYet(status.summary()))
     })
     .await
-    .with_context(|| keyward.last_words())?;
+    .with_context(|| keyward.operator_log_tail())?;
     println!("key {id}: Ready after {:.1} s\n{}", began.elapsed().as_secs_f64(), waits.join("\n"));
     let status = Status(object);
     let key = status.key(id).with_context(|| status.summary())?;
@@ -66,13 +68,13 @@ async fn wait_ready(keyward: &Keyward, id: u64) -> Result<()> {
     let only = format!("kms:{id}");
     for list in status.newest_lists() {
         let kms: Vec<&String> = list.iter().filter(|provider| provider.starts_with("kms:")).collect();
-        ensure!(list.first() == Some(&only) && kms.len() == 1, "Ready beside an old provider: {list:?}");
+        ensure!(list.first() == Some(&only) && kms.len() == 1, "Ready with an old provider: {list:?}");
     }
-    ensure!(status.troubles().is_empty(), "{}", status.summary());
+    ensure!(status.problems().is_empty(), "{}", status.summary());
     Ok(())
 }
 
-/// The column of `kubectl get clusterencryption`.
+/// The column Ready of `kubectl get clusterencryption`.
 async fn ready_column(keyward: &Keyward) -> Result<Value> {
     let path = "/apis/encryption.keyward.dev/v1alpha1/clusterencryptions";
     let request = http::Request::get(path).header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
@@ -83,8 +85,8 @@ async fn ready_column(keyward: &Keyward) -> Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_is_of_this_generation_and_an_outage_is_reported_from_its_first_message_to_its_end()
--> Result<()> {
+async fn ready_is_about_the_current_generation_and_an_outage_is_reported_from_beginning_to_end() -> Result<()>
+{
     let mut keyward = Keyward::start(Install {
         probe_interval: PROBE_INTERVAL,
         durable_kms: true,
@@ -96,7 +98,7 @@ async fn ready_is_of_this_generation_and_an_outage_is_reported_from_its_first_me
     wait_ready(&keyward, 1).await?;
     ensure!(ready_column(&keyward).await? == "True");
 
-    // Another KEK, while no operator runs: what the status says is about the generation before.
+    // Another KEK, while no operator runs: the status is about the previous generation.
     drop(keyward.operator.take());
     keyward.apply(&vault_spec(&keyward, "b", &IMAGE(1))).await?;
     let status = keyward.status().await?;
@@ -104,9 +106,9 @@ async fn ready_is_of_this_generation_and_an_outage_is_reported_from_its_first_me
     ensure!(ready.status == ConditionStatus::True && !kubectl_wait(&status.0), "{ready:?}");
     let shown = keyward.command(&["status"]).await?;
     ensure!(
-        shown.said.starts_with("ready: unknown; the operator has not looked at generation"),
+        shown.stdout.starts_with("ready: unknown; the operator has not processed generation"),
         "{}",
-        shown.said
+        shown.stdout
     );
     keyward.start_operator()?;
     wait_ready(&keyward, 2).await?;
@@ -114,7 +116,7 @@ async fn ready_is_of_this_generation_and_an_outage_is_reported_from_its_first_me
     outage(&mut keyward).await
 }
 
-/// Lines of a log that came after `from` bytes.
+/// The lines of a log after `from` bytes.
 fn after(log: &str, from: usize) -> Vec<&str> {
     log.get(from..).unwrap_or_default().lines().collect()
 }
@@ -137,7 +139,7 @@ async fn outage(keyward: &mut Keyward) -> Result<()> {
     let known = events(keyward).await?.len();
     let (operator, agent) = (keyward.operator_log()?.len(), agent_log(keyward)?.len());
     let said = Said::listen(keyward.client.clone());
-    wait_until("the first look at the status", PATIENCE, async || {
+    wait_until("the first read of the status", PATIENCE, async || {
         Ok(Seen::when(said.so_far() > 0, "nothing yet".to_owned()))
     })
     .await?;
@@ -154,7 +156,7 @@ async fn outage(keyward: &mut Keyward) -> Result<()> {
     let found = began.elapsed();
     let first = first.condition("KMSPluginsDegraded").map(|c| c.message.clone()).unwrap_or_default();
     let middle = keyward.command(&["status"]).await?;
-    // So it is: what the first message says of writes.
+    // A write succeeds now, as the first message reports.
     let written = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "written"}});
     Api::<ConfigMap>::namespaced(keyward.client.clone(), "default")
         .patch("written", &PatchParams::apply("admin"), &Patch::Apply(&written))
@@ -192,7 +194,7 @@ async fn outage(keyward: &mut Keyward) -> Result<()> {
     }
     let _ = writeln!(page, "-- the operator's log\n  {}", operator.join("\n  "));
     let _ = writeln!(page, "-- the agent's log\n  {}", agent.join("\n  "));
-    let _ = writeln!(page, "-- keyward status, in the middle of it\n{}", middle.said);
+    let _ = writeln!(page, "-- keyward status, in the middle of it\n{}", middle.stdout);
     println!("{page}");
 
     // The first message: what it means, why, what to do. One line, and no log in it.
@@ -201,15 +203,15 @@ async fn outage(keyward: &mut Keyward) -> Result<()> {
         .filter(|event| event.type_.as_deref() == Some("Warning"))
         .map(|event| event.note.as_deref().unwrap_or_default())
         .collect();
-    let announced = warnings.first().context("no Event warned of it")?;
+    let announced = warnings.first().context("no Warning Event")?;
     let logged =
         operator.iter().find(|line| line.contains("WARN")).context("the operator logged no warning")?;
     for message in [first.as_str(), announced, logged] {
         for part in [
-            // The plugin answers Status all the while, and says that it is unhealthy.
-            "Writes of configmaps, secrets go on while the plugin answers Status with the same key id",
-            "they fail once it stops answering, and after a restart of the API server",
-            "reads what it has decrypted before until it restarts",
+            // The plugin answers Status during the whole outage, and reports that it is unhealthy.
+            "Writes of configmaps, secrets continue while the plugin answers Status with the same key id",
+            "they fail when it stops answering or the API server restarts",
+            "Until it restarts, each API server can read what it has decrypted before",
             "Do not restart API servers",
             "Cause: the plugin of key 2 on node node-1 is Unhealthy: ",
             " Next: ",
@@ -217,35 +219,38 @@ async fn outage(keyward: &mut Keyward) -> Result<()> {
         ] {
             ensure!(message.contains(part), "{part:?} is missing: {message}");
         }
-        ensure!(!message.contains('\n') && !message.contains("last words"), "not one line: {message}");
+        ensure!(
+            !message.contains('\n') && !message.contains("The end of its log"),
+            "not one line: {message}"
+        );
     }
     ensure!(
         announced.len() <= LONGEST_NOTE && announced.ends_with("Then run keyward status."),
         "{announced}"
     );
     ensure!(found <= PROBE_INTERVAL * 11 / 10 + Duration::from_secs(6), "found after {found:?}");
-    // One outage is not many messages.
+    // One outage does not cause many messages.
     ensure!(warnings.len() <= 3, "{warnings:#?}");
 
-    // And the end.
-    ensure!(recovered.starts_with("KMSPluginsDegraded is over after "), "{recovered}");
-    let logs_both = |log: &[&str], over: &str, who: &str| {
+    // The end is reported.
+    ensure!(recovered.starts_with("KMSPluginsDegraded ended after "), "{recovered}");
+    let logs_begin_and_end = |log: &[&str], over: &str, who: &str| {
         let warned = log.iter().filter(|line| line.contains("WARN")).count();
         let ended = log.iter().any(|line| line.contains("INFO") && line.contains(over));
         ensure!((1..=3).contains(&warned), "{who}: {warned} warnings");
         ensure!(ended, "{who}: its end is not logged");
         Ok(())
     };
-    logs_both(&operator, "KMSPluginsDegraded is over after", "the operator")?;
-    logs_both(&agent, "the plugin of key 2 is healthy again after", "the agent")?;
+    logs_begin_and_end(&operator, "KMSPluginsDegraded ended after", "the operator")?;
+    logs_begin_and_end(&agent, "the plugin of key 2 is healthy again after", "the agent")?;
     ensure!(
-        middle.said.contains("writes under key 2 go on on node-1 while the plugin answers"),
+        middle.stdout.contains("writes under key 2 continue on node-1 while the plugin answers"),
         "{}",
-        middle.said
+        middle.stdout
     );
-    let impact = "writes go on while the plugin answers Status with the same key id";
+    let impact = "writes continue while the plugin answers Status with the same key id";
     let warned = agent.iter().find(|line| line.contains("WARN")).context("the agent logged no warning")?;
     ensure!(warned.contains(impact), "{warned}");
-    ensure!(middle.said.starts_with("ready: False PluginUnhealthy (since "), "{}", middle.said);
+    ensure!(middle.stdout.starts_with("ready: False PluginUnhealthy (since "), "{}", middle.stdout);
     Ok(())
 }

@@ -1,7 +1,8 @@
-//! Objects that cannot be re-encrypted: an orphan, whose namespace is missing in etcd, and Secrets whose update a webhook
-//! refuses. They stay readable under the key that they have, and are named; after the remedy all completes.
+//! Objects that cannot be re-encrypted: an orphan, whose namespace is missing in etcd, and Secrets whose
+//! update a webhook refuses. They stay readable under their key, and are named. After the remedy the change
+//! completes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ async fn objects_that_cannot_be_updated_keep_their_key_and_are_named() -> Result
     if orphan_migrates {
         wait_until("the namespace to be gone", PATIENCE, async || {
             let found = Api::<Namespace>::all(keyward.client.clone()).get_opt("orphaned").await?;
-            Ok(Seen::when(found.is_none(), "it is there"))
+            Ok(Seen::when(found.is_none(), "it exists"))
         })
         .await?;
     } else {
@@ -90,28 +91,29 @@ async fn objects_that_cannot_be_updated_keep_their_key_and_are_named() -> Result
     let all = expected.clone();
     expected.retain(|name| !(orphan_migrates && name == "orphaned/orphan"));
 
-    // Another KEK. All are found within the run, and nothing else fails.
+    // Another KEK. All of them are found in the first run, and nothing else fails.
     keyward.apply(&vault_spec(&keyward, "b", &IMAGE(1))).await?;
     let found = |status: &EncryptionMigrationStatus| {
         let found = |name: &String| status.failures.iter().any(|failure| failure.object == *name);
         expected.iter().all(found) && status.failures.len() == expected.len()
     };
-    wait_until("all to be found within the run", PATIENCE, async || {
+    wait_until("all to be found in the first run", PATIENCE, async || {
         let (migration, status) = migration(&keyward).await?;
         let shown = migration.spec.key_id.0 == 2 && status.phase == MigrationPhase::Running && found(&status);
         Ok(Seen::when(shown, format!("{status:?}")))
     })
     .await?;
-    let trouble = |status: &keyward_test_e2e::Status| {
+    let is_reported = |status: &keyward_test_e2e::Status| {
         let remedy = if orphan_migrates { "" } else { "recreate the namespace \"orphaned\"" };
         let parts = ["migration of secrets for key \"2\" failed", remedy];
-        status.troubles().iter().any(|trouble| parts.iter().all(|part| trouble.contains(part)))
+        status.problems().iter().any(|problem| parts.iter().all(|part| problem.contains(part)))
     };
-    keyward.wait("the condition to name them", PATIENCE, trouble).await?;
+    keyward.wait("the condition to name them", PATIENCE, is_reported).await?;
 
-    // Asked to re-encrypt: no later key is made, and the old provider stays, also through the retries.
-    let asked = keyward.command(&["reencrypt"]).await?;
-    ensure!(asked.status.success(), "{asked:?}");
+    // A re-encryption is requested: no newer key is created, and the old provider stays, also through the
+    // retries.
+    let requested = keyward.command(&["reencrypt"]).await?;
+    ensure!(requested.status.success(), "{requested:?}");
     wait_until("a retry that fails", PATIENCE, async || {
         let (migration, status) = migration(&keyward).await?;
         let failures = migration.spec.continues.map_or(0, |earlier| earlier.failures);
@@ -130,10 +132,10 @@ async fn objects_that_cannot_be_updated_keep_their_key_and_are_named() -> Result
     let writer = if orphan_migrates { "k8s:enc:kms:v2:2_secrets:" } else { "k8s:enc:kms:v2:1_secrets:" };
     ensure!(orphan.starts_with(writer.as_bytes()), "the orphan is not stored as {writer}…");
 
-    // Everything is read after a restart of the API server.
+    // After a restart of the API server, everything can be read.
     keyward.cluster.node(0)?.restart_apiserver().await?;
     keyward.cluster.wait_ready(0).await?;
-    ensure!(load.contents().await? == before, "the load reads otherwise");
+    ensure!(load.contents().await? == before, "an object has changed");
     for name in &all {
         let (namespace, name) = name.split_once('/').context("a name")?;
         let read = secrets(namespace).get(name).await?;
@@ -152,7 +154,7 @@ async fn objects_that_cannot_be_updated_keep_their_key_and_are_named() -> Result
     .await?;
     let stored = keyward.cluster.etcd().count_by_prefix("secrets").await?;
     ensure!(stored.keys().all(|prefix| prefix == "k8s:enc:kms:v2:3_secrets:"), "{stored:?}");
-    ensure!(load.contents().await? == before, "the load reads otherwise");
+    ensure!(load.contents().await? == before, "an object has changed");
     Ok(())
 }
 
@@ -172,7 +174,7 @@ metadata: {name: guard}
 spec: {policyName: guard, validationActions: [Deny]}
 "#;
 
-/// How often the operator has patched each Secret of the load, by the API server's audit log.
+/// The operator's patches of Secrets of the load, from the API server's audit log.
 fn patches(audit_log: &std::path::Path) -> Result<Vec<String>> {
     let mut patched = Vec::new();
     for line in std::fs::read_to_string(audit_log)?.split_inclusive('\n').filter(|line| line.ends_with('\n'))
@@ -224,6 +226,6 @@ async fn retry_patches_the_one_object_that_failed_among_2000() -> Result<()> {
     keyward.wait_settled(1, PATIENCE).await?;
     let all = patches(&log)?.split_off(first.len());
     ensure!(all.iter().all(|name| name == "secret-01234"), "{all:?}");
-    ensure!(load.contents().await? == before, "the load reads otherwise");
+    ensure!(load.contents().await? == before, "an object has changed");
     Ok(())
 }

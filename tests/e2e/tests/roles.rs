@@ -1,8 +1,9 @@
-//! A whole life under the shipped roles: nothing is refused, and nothing is granted in vain.
+//! A whole life of a cluster with the shipped roles: no request is refused, and every grant is needed
+//! (decision 0076).
 //!
-//! The API server's audit log is the witness ([`keyward_test_e2e::Audit`]).
+//! The API server's audit log is the evidence ([`keyward_test_e2e::Audit`]).
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,27 +27,27 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const SHIPPED_IMAGE: &str = "example.com/keyward/keyward:0.1.0";
 /// An image that no node can run.
 const NO_IMAGE: &str = "registry.example.com/nobody/plugin@sha256:4444444444444444444444444444444444444444444444444444444444444444";
-/// A resource that no shipped role gives to the operator.
+/// A resource for which no shipped role grants the operator anything.
 const ADDED: &str = "csistoragecapacities.storage.k8s.io";
-/// Roles of people, each by its file's name.
+/// The roles of people, by file name.
 const PEOPLE: [&str; 7] = ["status", "plan", "reencrypt", "forget-key", "pause", "export", "join"];
-/// Those that are gone through elsewhere: `kubeadm` and `health_reporter`.
+/// The roles that other tests use: `kubeadm` and `health_reporter`.
 const ELSEWHERE: [&str; 2] = ["prepare", "health-reporter"];
 
 #[test]
-fn every_shipped_role_is_gone_through() -> Result<()> {
-    let mut there = BTreeSet::new();
+fn every_shipped_role_is_tested() -> Result<()> {
+    let mut shipped = BTreeSet::new();
     for entry in std::fs::read_dir(Tools::here().root().join("deploy/rbac"))? {
-        there.insert(format!("rbac/{}", entry?.file_name().to_string_lossy()));
+        shipped.insert(format!("rbac/{}", entry?.file_name().to_string_lossy()));
     }
     let people = PEOPLE.iter().chain(&ELSEWHERE).map(|name| format!("rbac/{name}.yaml"));
     let known: BTreeSet<String> = RIGHTS.map(str::to_owned).into_iter().chain(people).collect();
-    ensure!(there == known, "shipped are {there:?}, gone through {known:?}");
+    ensure!(shipped == known, "shipped: {shipped:?}, tested: {known:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_refused_and_nothing_is_granted_in_vain() -> Result<()> {
+async fn no_request_is_refused_and_every_grant_is_needed() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let audit = Audit::below(folder.path())?;
     let apiserver_args = audit.arguments().into_iter().chain([SHORT_HISTORY.to_owned()]).collect();
@@ -59,7 +60,7 @@ async fn nothing_is_refused_and_nothing_is_granted_in_vain() -> Result<()> {
     for name in PEOPLE {
         roles.extend(give(&keyward.cluster, name).await?);
     }
-    // Nothing runs them here; the API server knows every field.
+    // Nothing runs these objects here; the test is that the API server accepts every field.
     for file in ["namespace.yaml", "operator.yaml", "node-agent.yaml"] {
         keyward.cluster.apply(&shipped(&keyward.cluster, file)?).await.context(file)?;
     }
@@ -67,12 +68,12 @@ async fn nothing_is_refused_and_nothing_is_granted_in_vain() -> Result<()> {
 
     live(&mut keyward, &audit).await?;
 
-    let grants = audit.must_fit(&roles, is_meant_to_be_refused)?;
+    let grants = audit.must_fit(&roles, is_refusal_expected)?;
     ensure!(grants > 50, "only {grants} grants were found");
     Ok(())
 }
 
-/// The agent as deploy/node-agent.yaml has it, with the two powers of root that it leaves and no other.
+/// Runs the agent of deploy/node-agent.yaml, with only the two capabilities that the manifest adds.
 async fn run_shipped_agent(keyward: &mut Keyward) -> Result<()> {
     keyward.stop_agents().await?;
     let text = shipped(&keyward.cluster, "node-agent.yaml")?;
@@ -96,38 +97,45 @@ async fn run_shipped_agent(keyward: &mut Keyward) -> Result<()> {
     node.write_manifest_text("keyward-agent", &here)
 }
 
-/// Everything that somebody does in the life of a cluster.
+/// Everything that people and programs do in the life of a cluster.
 async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     let load = Load::create(&keyward.client, 40, 10).await?;
     keyward.cluster.add_bare_node()?;
     join(keyward, "the cluster has no revision yet").await?;
-    // What the kubelet says of a plugin that cannot start.
-    keyward.trouble(&vault_spec(keyward, "a", NO_IMAGE), &["preflight of key 1", "node-1"], PATIENCE).await?;
+    // A plugin that cannot start: the agent reads the kubelet's status.
+    keyward
+        .apply_and_wait_degraded(
+            &vault_spec(keyward, "a", NO_IMAGE),
+            &["preflight of key 1", "node-1"],
+            PATIENCE,
+        )
+        .await?;
     keyward.apply(&vault_spec(keyward, "a", &IMAGE(1))).await?;
     keyward.wait_settled(1, PATIENCE).await?;
     join(keyward, "is installed").await?;
     keyward.cluster.stop_node(1)?;
     export(keyward).await?;
 
-    // A resource of a group: whether kube-apiserver itself serves it, and whether the operator may re-encrypt it.
+    // A resource of an API group: the operator checks whether kube-apiserver itself serves it, and whether it
+    // is allowed to re-encrypt it.
     let clusters = Api::<ClusterEncryption>::all(keyward.client.clone());
     let resources = json!({"spec": {"resources": ["secrets", "configmaps", ADDED, "nosuch.storage.k8s.io"]}});
     clusters.patch(names::CLUSTER, &PatchParams::default(), &Patch::Merge(&resources)).await?;
     keyward
         .wait("the missing role to be named", PATIENCE, |status| {
-            let troubles = status.troubles().concat();
-            let said = [ADDED, "kubectl create clusterrole keyward-operator-", "nosuch.storage.k8s.io"];
-            said.iter().all(|text| troubles.contains(text))
+            let problems = status.problems().concat();
+            let parts = [ADDED, "kubectl create clusterrole keyward-operator-", "nosuch.storage.k8s.io"];
+            parts.iter().all(|text| problems.contains(text))
         })
         .await?;
     keyward.apply(&vault_spec(keyward, "a", &IMAGE(1))).await?;
 
-    // Another credential, which the KMS takes as well.
+    // Another valid credential.
     let renewed = keyward.bao.new_secret_id("", "keyward").await?;
     let before = keyward.secrets().get("encryption-key-kube-apiserver-1").await?.data;
     keyward.role.secret_id = renewed;
     keyward.set_credentials(&keyward.role).await?;
-    wait_until("the key secret to follow", PATIENCE, async || {
+    wait_until("the key secret to get the credential", PATIENCE, async || {
         let now = keyward.secrets().get("encryption-key-kube-apiserver-1").await?.data;
         Ok(Seen::when(now != before, keyward.status().await?.summary()))
     })
@@ -137,25 +145,25 @@ async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
     deleted_definition(keyward).await?;
     plan(keyward).await?;
     keyward.apply(&vault_spec(keyward, "b", &IMAGE(1))).await?;
-    tokio::try_join!(disturbed(keyward, audit), keyward.wait_settled(2, PATIENCE))?;
+    tokio::try_join!(label_migrations(keyward, audit), keyward.wait_settled(2, PATIENCE))?;
     wait_until("key 1 to be retired", PATIENCE, async || {
         let left = keyward.secrets().get_opt("encryption-key-kube-apiserver-1").await?;
         Ok(Seen::when(left.is_none(), keyward.status().await?.summary()))
     })
     .await?;
 
-    // Another operator takes the Lease over when it has run out.
+    // Another operator leads when the Lease has expired.
     keyward.crash_operator().await?;
-    let asker = person("reencrypt");
-    let again = keyward.command_as(&asker, &["reencrypt", "--wait"]);
+    let user = person("reencrypt");
+    let again = keyward.command_as(&user, &["reencrypt", "--wait"]);
     let again = tokio::time::timeout(PATIENCE, again).await??;
     ensure!(again.status.success(), "{again:?}");
     keyward.wait_settled(3, PATIENCE).await?;
     let command = ["forget-key", "1", "--accept-loss", "--wait"];
-    let forgetter = person("forget-key");
-    let given_up = keyward.command_as(&forgetter, &command);
-    let given_up = tokio::time::timeout(PATIENCE, given_up).await??;
-    ensure!(given_up.status.success(), "{given_up:?}");
+    let user = person("forget-key");
+    let forgotten = keyward.command_as(&user, &command);
+    let forgotten = tokio::time::timeout(PATIENCE, forgotten).await??;
+    ensure!(forgotten.status.success(), "{forgotten:?}");
 
     for command in [&["pause", "--reason", "a test", "--by", "ada"][..], &["resume"]] {
         let done = keyward.command_as(&person("pause"), command).await?;
@@ -164,14 +172,15 @@ async fn live(keyward: &mut Keyward, audit: &Audit) -> Result<()> {
 
     keyward.apply(&json!({"type": "identity"})).await?;
     keyward.wait_settled(4, PATIENCE).await?;
-    let told = keyward.command_as(&person("status"), &["status"]).await?;
-    ensure!(told.status.success() && told.said.contains("DecryptionCompleted"), "{told:?}");
-    ensure!(told.said.starts_with("ready: "), "an operator runs, and its Lease shows it: {told:?}");
+    let status = keyward.command_as(&person("status"), &["status"]).await?;
+    ensure!(status.status.success() && status.stdout.contains("DecryptionCompleted"), "{status:?}");
+    ensure!(status.stdout.starts_with("ready: "), "an operator runs, and its Lease shows it: {status:?}");
     drop(load);
     Ok(())
 }
 
-/// The decryption of a custom resource whose CustomResourceDefinition was deleted: operator and `plan` look for that.
+/// Decrypts a custom resource whose CustomResourceDefinition is deleted: the operator and `plan` read
+/// definitions.
 async fn deleted_definition(keyward: &Keyward) -> Result<()> {
     let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
     let spec = EncryptionMigrationSpec {
@@ -181,17 +190,17 @@ async fn deleted_definition(keyward: &Keyward) -> Result<()> {
     };
     let name = "encryption-migration-example.com-widgets";
     migrations.create(&PostParams::default(), &EncryptionMigration::new(name, spec)).await?;
-    wait_until("the decryption of nothing to end", PATIENCE, async || {
+    wait_until("the decryption without objects to end", PATIENCE, async || {
         let status = migrations.get(name).await?.status.unwrap_or_default();
         Ok(Seen::when(status.phase == MigrationPhase::Succeeded, format!("{status:?}")))
     })
     .await
 }
 
-/// The second node is prepared to join, and given up before its API server has started.
+/// Prepares the second node to join, and removes it again before its API server has started.
 async fn join(keyward: &Keyward, says: &str) -> Result<()> {
     let answer = keyward.join(1).await?;
-    ensure!(answer.status.success() && answer.said.contains(says), "{answer:?}");
+    ensure!(answer.status.success() && answer.stdout.contains(says), "{answer:?}");
     let nodes = Api::<EncryptionNode>::all(keyward.client.clone());
     nodes.delete(keyward.cluster.node(1)?.name(), &DeleteParams::default()).await?;
     Ok(())
@@ -206,8 +215,9 @@ async fn export(keyward: &Keyward) -> Result<()> {
     Ok(())
 }
 
-/// Somebody labels the migrations while they run, until the engine had to read one again whose version had moved.
-async fn disturbed(keyward: &Keyward, audit: &Audit) -> Result<()> {
+/// Labels the migrations while they run, until the engine has read one again because its resourceVersion had
+/// changed.
+async fn label_migrations(keyward: &Keyward, audit: &Audit) -> Result<()> {
     let migrations = Api::<EncryptionMigration>::all(keyward.client.clone());
     let mut count = 0_u32;
     wait_until("a migration to be read again", PATIENCE, async || {
@@ -217,7 +227,7 @@ async fn disturbed(keyward: &Keyward, audit: &Audit) -> Result<()> {
             let name = migration.metadata.name.unwrap_or_default();
             migrations.patch(&name, &PatchParams::default(), &Patch::Merge(&label)).await?;
         }
-        let read_again = audit.asked()?.granted.iter().any(|request| {
+        let read_again = audit.requests()?.granted.iter().any(|request| {
             let on = &request.on;
             request.verb == "get"
                 && matches!(on, On::Object { resource, .. } if resource == "encryptionmigrations")
@@ -227,7 +237,7 @@ async fn disturbed(keyward: &Keyward, audit: &Audit) -> Result<()> {
     .await
 }
 
-/// `keyward plan -f` by somebody with its role: all is told but how many objects there are.
+/// `keyward plan -f` by a user with its role: it shows everything but the number of objects.
 async fn plan(keyward: &Keyward) -> Result<()> {
     let mut object = keyward.object(&vault_spec(keyward, "b", &IMAGE(1)));
     object["spec"]["resources"] = json!(["secrets", "configmaps", ADDED]);
@@ -235,32 +245,33 @@ async fn plan(keyward: &Keyward) -> Result<()> {
     std::fs::write(&file, object.to_string())?;
     let (file, modules) = (file.to_string_lossy(), keyward.cluster.tools().modules());
     let arguments = ["plan", "-o", "json", "-f", &file, "--providers", &modules.to_string_lossy()];
-    let told = keyward.command_as(&person("plan"), &arguments).await?;
-    ensure!(told.status.code() == Some(1), "the operator lacks a role: {told:?}");
-    let refused: Value = serde_json::from_str(&told.said).context("the plan")?;
+    let answer = keyward.command_as(&person("plan"), &arguments).await?;
+    ensure!(answer.status.code() == Some(1), "the operator lacks a role: {answer:?}");
+    let refused: Value = serde_json::from_str(&answer.stdout).context("the plan")?;
     let violations = refused["violations"].as_array().context("violations")?;
     ensure!(violations.len() == 1 && violations[0]["field"] == "spec.resources", "{refused}");
     let role = format!("keyward-operator-{ADDED}");
     let command =
         format!("kubectl create clusterrole {role} --verb={} --resource={ADDED} && ", VERBS.join(","));
-    ensure!(violations[0]["message"].as_str().is_some_and(|said| said.contains(&command)), "{refused}");
+    ensure!(violations[0]["message"].as_str().is_some_and(|message| message.contains(&command)), "{refused}");
     for object in role_of_the_operator(&role) {
         keyward.cluster.apply(&object.to_string()).await?;
     }
-    // The authorizer sees a new role a moment later.
-    let told = wait_until("the role to count", PATIENCE, async || {
-        let told = keyward.command_as(&person("plan"), &arguments).await?;
-        Ok(if told.status.code() == Some(1) { Seen::NotYet(format!("{told:?}")) } else { Seen::Yes(told) })
+    // The authorizer uses a new role a moment later.
+    let answer = wait_until("the role to be in force", PATIENCE, async || {
+        let answer = keyward.command_as(&person("plan"), &arguments).await?;
+        let refused = answer.status.code() == Some(1);
+        Ok(if refused { Seen::NotYet(format!("{answer:?}")) } else { Seen::Yes(answer) })
     })
     .await?;
-    ensure!(told.status.code() == Some(2), "{told:?}");
-    let told: Value = serde_json::from_str(&told.said).context("the plan")?;
-    ensure!(told["effect"] == "new-key" && told["live"]["keyID"] == 2, "{told}");
-    ensure!(told["live"]["objects"]["secrets"].is_null(), "{told}");
+    ensure!(answer.status.code() == Some(2), "{answer:?}");
+    let plan: Value = serde_json::from_str(&answer.stdout).context("the plan")?;
+    ensure!(plan["effect"] == "new-key" && plan["live"]["keyID"] == 2, "{plan}");
+    ensure!(plan["live"]["objects"]["secrets"].is_null(), "{plan}");
     Ok(())
 }
 
-/// What the command in the violation makes.
+/// The objects that the command in the violation creates.
 fn role_of_the_operator(name: &str) -> [Value; 2] {
     let (resource, group) = ADDED.split_once('.').unwrap();
     let account =
@@ -282,8 +293,9 @@ fn role_of_the_operator(name: &str) -> [Value; 2] {
     ]
 }
 
-/// To count is to list, and to list Secrets is to read them.
-fn is_meant_to_be_refused(request: &Request) -> bool {
+/// `plan` counts objects if it is allowed to list them. Its role does not allow that, because a list of
+/// Secrets contains their values.
+fn is_refusal_expected(request: &Request) -> bool {
     let On::Object { resource, namespace, .. } = &request.on else { return false };
     request.user == "plan" && request.verb == "list" && namespace.is_empty() && resource != "nodes"
 }

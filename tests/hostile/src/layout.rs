@@ -1,4 +1,4 @@
-//! Lays values out in memory by the canonical ABI.
+//! Lays values out in memory according to the canonical ABI.
 
 use std::fmt::Write;
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use wit_parser::{Int, Resolve, SizeAlign, Type, TypeDefKind};
 
-/// Where the data begins; below it nothing is valid, so that a null pointer is seen.
+/// The address of the first data. Nothing below it is valid, so that a null pointer is an error.
 const BASE: usize = 1024;
 
-/// A memory's content in the making.
+/// The content of a memory under construction.
 pub(crate) struct Memory<'r> {
     resolve: &'r Resolve,
     sizes: SizeAlign,
-    /// From [`BASE`] on.
+    /// The bytes from [`BASE`] on.
     data: Vec<u8>,
-    /// Addresses at which pointer and length of the function's input have to be put when it is called.
+    /// Addresses at which a call must store the pointer and length of the function's input.
     pub(crate) inputs: Vec<usize>,
 }
 
@@ -26,12 +26,12 @@ impl<'r> Memory<'r> {
         Self { resolve, sizes, data: Vec::new(), inputs: Vec::new() }
     }
 
-    /// The first address after everything.
+    /// The first address after the data.
     pub(crate) fn end(&self) -> usize {
         BASE + self.data.len()
     }
 
-    /// The data as a WAT string, and where it goes.
+    /// The address of the data, and the data as a WAT string.
     pub(crate) fn segment(&self) -> (usize, String) {
         let text = self.data.iter().fold(String::new(), |mut text, byte| {
             // Writing to a String cannot fail.
@@ -41,14 +41,14 @@ impl<'r> Memory<'r> {
         (BASE, text)
     }
 
-    /// Puts bytes somewhere; their address.
+    /// Stores bytes. Returns their address.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> usize {
         let at = self.allocate(bytes.len(), 1);
         self.write(at, bytes);
         at
     }
 
-    /// Puts a value of a type somewhere; its address.
+    /// Stores a value of a type. Returns its address.
     pub(crate) fn value(&mut self, kind: &Type, value: &Value) -> Result<usize> {
         let at = self.allocate(self.sizes.size(kind).size_wasm32(), self.sizes.align(kind).align_wasm32());
         self.store(kind, value, at)?;
@@ -164,7 +164,7 @@ impl<'r> Memory<'r> {
                 let kind = kinds.get(case).copied().flatten();
                 self.variant(variant.tag(), &kinds, Some((case, kind)), value, at)
             }
-            // A number is for a case that there is not.
+            // A number selects a case that does not exist.
             TypeDefKind::Enum(cases) => {
                 let named = || cases.cases.iter().position(|case| value == case.name.as_str());
                 let case = match value.as_u64() {

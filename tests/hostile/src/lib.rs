@@ -1,18 +1,19 @@
-//! Makes provider modules out of data, for tests: sound ones with fixed answers, and hostile ones.
+//! Makes provider modules from data, for tests: sound ones with fixed answers, and hostile ones.
 //!
-//! A [`Forge`] holds an answer for each function of the ABI, as JSON that follows the WIT (kebab-case names, `{"ok": …}`
-//! and `{"err": …}` for results, `{"case": payload}` or `"case"` for variants), and lays it out in a core module's
-//! memory as the component model wants it. So a module is a few lines of a test, is built in milliseconds, and needs
-//! no wasm toolchain. Answers may hold what no honest module returns:
+//! A [`Forge`] has an answer for each function of the ABI. An answer is JSON that follows the WIT (kebab-case
+//! names, `{"ok": …}` and `{"err": …}` for results, `{"case": payload}` or `"case"` for variants). The forge
+//! stores it in a core module's memory, in the layout of the component model. So a module is a few lines of a
+//! test, is built in milliseconds, and needs no wasm toolchain. Answers can contain values that no sound
+//! module returns:
 //!
-//! | in place of a string or list | is |
+//! | in place of a string or list | meaning |
 //! |---|---|
-//! | `{"$input": null}` | the configuration that the function was given |
+//! | `{"$input": null}` | the configuration that the function was called with |
 //! | `{"$bytes": [255, 254]}` | these bytes, UTF-8 or not |
-//! | `{"$repeat": ["x", 1000]}` | a text, repeated |
-//! | `{"$raw": [pointer, length]}` | a place in memory, in it or not |
+//! | `{"$repeat": ["x", 1000]}` | a repeated text |
+//! | `{"$raw": [pointer, length]}` | a place inside or outside of the memory |
 //!
-//! What may come in: the WIT. What never does: the engine; its tests use this.
+//! In scope: the WIT. Never in scope: the engine, whose tests use this crate.
 
 mod layout;
 mod wat_text;
@@ -24,22 +25,23 @@ use serde_json::{Value, json};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// The ABI's text; what a sound module is built for.
+/// The WIT of the ABI that a sound module is built for.
 const WIT: &str = include_str!("../../../wit/v0/provider.wit");
 
-/// What a function does.
+/// The behavior of a function.
 #[derive(Clone, Debug)]
 pub enum Does {
-    /// Returns this.
+    /// Returns this answer.
     Answer(Value),
-    /// Returns the answer of the first case whose configuration is exactly the input (as compact JSON), else the last.
+    /// Returns the answer of the first case whose configuration is exactly the input (as compact JSON), else
+    /// the last answer.
     Cases(Vec<(Value, Value)>, Value),
-    /// Is this WAT: the body of a core function with parameters and result as the component model lowers them. There
-    /// are `$memory`, the mutable global `$heap` and, to call, `$cabi_realloc`.
+    /// Runs this WAT: the body of a core function with the parameters and result that the component model
+    /// lowers to. It can use `$memory`, the mutable global `$heap` and the function `$cabi_realloc`.
     Wat(String),
 }
 
-/// A module in the making.
+/// A module under construction.
 #[derive(Clone, Debug)]
 pub struct Forge {
     functions: BTreeMap<String, Does>,
@@ -47,8 +49,8 @@ pub struct Forge {
 }
 
 impl Forge {
-    /// A sound module: it takes any configuration for its own normal form, names a KEK by the whole of it, refers to
-    /// nothing, and runs the image in the field `image`. Its fields are `image` and `key`.
+    /// A sound module. Every configuration is its own normal form and its own KEK identity. It refers to no
+    /// object, and runs the image in the field `image`. Its fields are `image`, `key` and `token`.
     pub fn sound(provider_type: &str, config_field: &str) -> Self {
         let input = json!({"$input": null});
         let text = |text: &str| json!({"text": text});
@@ -91,20 +93,20 @@ impl Forge {
         Self { functions, extra: String::new() }
     }
 
-    /// The same with another behaviour of one function.
+    /// The same module with another behavior of one function.
     #[must_use]
     pub fn with(mut self, function: &str, does: Does) -> Self {
         self.functions.insert(function.to_owned(), does);
         self
     }
 
-    /// The same with another answer of one function.
+    /// The same module with another answer of one function.
     #[must_use]
     pub fn answering(self, function: &str, answer: Value) -> Self {
         self.with(function, Does::Answer(answer))
     }
 
-    /// The same with one value of an answer changed; `pointer` is a JSON pointer into it.
+    /// The same module with one changed value in an answer; `pointer` is a JSON pointer into the answer.
     #[must_use]
     pub fn changing(mut self, function: &str, pointer: &str, value: Value) -> Self {
         if let Some(Does::Answer(answer)) = self.functions.get_mut(function)
@@ -113,11 +115,11 @@ impl Forge {
             *place = value;
             return self;
         }
-        // A test that changes nothing tests nothing.
-        self.with(function, Does::Wat(format!("there is no {pointer} in the answer of {function}")))
+        // A wrong pointer must not go unnoticed: this text is not WAT, so building the module fails.
+        self.with(function, Does::Wat(format!("the answer of {function} has no {pointer}")))
     }
 
-    /// The same with more fields in the core module (globals, start functions, memories).
+    /// The same module with more fields in the core module (globals, start functions, memories).
     #[must_use]
     pub fn extra(mut self, wat: &str) -> Self {
         self.extra.push_str(wat);

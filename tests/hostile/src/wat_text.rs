@@ -1,4 +1,4 @@
-//! The text of the core module: memory, allocator, and one function for each of the ABI's.
+//! The text of the core module: memory, allocator, and one function for each function of the ABI.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,7 +11,7 @@ use wit_parser::{Function, Resolve, WorldId, WorldItem};
 use crate::Does;
 use crate::layout::Memory;
 
-/// Bytes of a page.
+/// The size of a page in bytes.
 const PAGE: usize = 65_536;
 
 pub(crate) fn core_module(
@@ -49,7 +49,7 @@ pub(crate) fn core_module(
     ))
 }
 
-/// Hands out memory upwards, and grows it where there is none left.
+/// Allocates memory upwards, and grows the memory if none is left.
 const ALLOCATOR: &str = r#"
     (func $cabi_realloc (export "cabi_realloc") (param $old i32) (param $oldSize i32) (param $align i32) (param $size i32)
         (result i32) (local $at i32)
@@ -107,7 +107,7 @@ fn body(memory: &mut Memory<'_>, function: &Function, does: &Does) -> Result<Str
     Ok(text)
 }
 
-/// Code that leaves the address of an answer.
+/// Code that returns the address of an answer.
 fn answer(memory: &mut Memory<'_>, function: &Function, value: &Value) -> Result<String> {
     let kind = function.result.context("a function without a result")?;
     memory.inputs.clear();

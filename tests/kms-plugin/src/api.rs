@@ -1,4 +1,4 @@
-//! Vault's HTTP API: one client, how its TLS is verified, and how an answer is read.
+//! Vault's HTTP API: the client, the verification of its TLS, and the parsing of responses.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ pub(crate) struct Call<'a> {
     /// For errors: "failed to {what}".
     pub(crate) what: &'static str,
     pub(crate) method: Method,
-    /// Below `/v1/`.
+    /// The path below `/v1/`.
     pub(crate) path: &'a str,
     /// Empty for the root namespace.
     pub(crate) namespace: &'a str,
@@ -33,13 +33,13 @@ pub(crate) struct Call<'a> {
 #[derive(Debug)]
 pub(crate) struct Api {
     http: Client,
-    /// What errors show.
+    /// The configured address, for errors.
     address: Url,
-    /// What is requested: the address, or with the server name in place of its host.
+    /// The URL of requests: the address, with the server name in place of its host if one is set.
     target: Url,
-    /// The address's host and port, where `target` has another.
+    /// The address's host and port, if `target` has another host.
     host: Option<HeaderValue>,
-    /// Host and port of the proxy that connections go through.
+    /// Host and port of the proxy.
     proxy: Option<String>,
 }
 
@@ -60,19 +60,20 @@ impl Api {
             }
             builder = builder.tls_danger_accept_invalid_certs(settings.tls.skip_verify);
             if let Some(name) = &settings.tls.server_name {
-                // The URL's host decides what is sent as server name and what the certificate is verified against. So
-                // the URL has the server name, and only the look-up of that name goes to the address's host.
-                target.set_host(Some(name)).context("-tls-sni is no host name")?;
+                // The client sends the URL's host as server name and verifies the certificate against it. So
+                // the URL has the server name as host, and only the resolution of that name uses the
+                // address's host.
+                target.set_host(Some(name)).context("-tls-sni is not a host name")?;
                 host = Some(HeaderValue::from_str(&authority(&address)?)?);
                 let real = address.host_str().context("-vault-address has no host")?;
                 builder = builder.dns_resolver(Arc::new(Elsewhere {
                     name: name.to_ascii_lowercase(),
-                    // An IPv6 literal has brackets in a URL only.
+                    // An IPv6 literal has brackets only in a URL.
                     host: real.trim_matches(['[', ']']).to_owned(),
                 }));
             }
         }
-        // Go never uses a proxy for its own machine, and a proxy would look the server name up by itself.
+        // Go never uses a proxy for loopback addresses, and a proxy would resolve the server name itself.
         let mut proxy = proxy_of_environment();
         if is_loopback(&address) || host.is_some() {
             builder = builder.no_proxy();
@@ -82,7 +83,7 @@ impl Api {
         Ok(Self { http, address, target, host, proxy })
     }
 
-    /// Makes a request and returns the answer's JSON; null where it has none.
+    /// Makes a request and returns the JSON of the response; null if it has no body.
     pub(crate) async fn call(&self, call: &Call<'_>, token: Option<&Secret>) -> Result<Value, BackendError> {
         let what = call.what;
         let mut shown = below(&self.address, call.path);
@@ -91,7 +92,7 @@ impl Api {
         let again = request.try_clone();
         let sent = self.send(request).await;
         let mut response = sent.map_err(|error| self.unreachable(call, &shown, &server_name, &error))?;
-        // One hop, as Vault's own client: from a standby to the active node.
+        // Like Vault's own client, it follows one redirect: from a standby to the active node.
         if let (Some(active), Some(mut request)) = (redirect(&response), again) {
             active.host_str().unwrap_or_default().clone_into(&mut server_name);
             request.headers_mut().remove(HOST);
@@ -105,7 +106,7 @@ impl Api {
         let bytes = read.map_err(|error| self.unreachable(call, &shown, &server_name, &error))?;
         let answer = if status.is_success() { None } else { Some(answer_of(status, &bytes)) };
         match answer {
-            // Vault's client reads the body of a 404 as that of a success.
+            // Vault's client reads the body of a 404 like that of a success.
             Some(answer) if status != StatusCode::NOT_FOUND || matches!(answer, Answer::Errors(_)) => {
                 let namespace = call.namespace.to_owned();
                 let request = format!("{} {shown}", call.method);
@@ -120,7 +121,7 @@ impl Api {
     async fn send(&self, request: Request) -> reqwest::Result<Response> {
         let again = request.try_clone();
         match (self.http.execute(request).await, again) {
-            // A connection that was kept may have died meanwhile; whatever is asked here may be asked twice.
+            // A persistent connection may be broken meanwhile; every request of this plugin can be repeated.
             (Err(error), Some(again)) if !error.is_connect() && !error.is_timeout() => {
                 self.http.execute(again).await
             }
@@ -128,7 +129,7 @@ impl Api {
         }
     }
 
-    /// No answer from the server of this URL, whose certificate had to be for this name.
+    /// The error for a server that did not respond at this URL; its certificate had to be for this name.
     fn unreachable(
         &self,
         call: &Call<'_>,
@@ -151,7 +152,7 @@ impl Api {
             request = request.header(HOST, host.clone());
         }
         if let Some(token) = token {
-            // An invalid one makes build() fail below.
+            // An invalid token makes build() fail below.
             request = request.header("X-Vault-Token", token.reveal());
         }
         if !call.namespace.is_empty() {
@@ -177,7 +178,7 @@ fn quoted(method: &Method, url: &Url) -> String {
     format!("{first}{} \"{url}\"", rest.to_ascii_lowercase())
 }
 
-/// Where a standby sends its client; nowhere that is less safe.
+/// The URL to which a standby redirects; none that is less secure.
 fn redirect(response: &Response) -> Option<Url> {
     let from = response.url();
     let location = response.headers().get(LOCATION).filter(|_| response.status().is_redirection())?;
@@ -192,7 +193,7 @@ fn answer_of(status: StatusCode, body: &[u8]) -> Answer {
     }
     match serde_json::from_slice::<Errors>(body) {
         Ok(Errors { errors }) if !errors.is_empty() => Answer::Errors(errors),
-        // Vault says no more than this of what is not there.
+        // Vault returns an empty list for a path that does not exist.
         Ok(_) => Answer::Errors(vec![status.canonical_reason().unwrap_or("no reason given").to_lowercase()]),
         Err(_) => {
             Answer::Raw(String::from_utf8_lossy(body).chars().take(200).collect::<String>().trim().to_owned())
@@ -221,13 +222,13 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-/// Host and port of the proxy for https, where one is set.
+/// Host and port of the proxy for https, if one is set.
 fn proxy_of_environment() -> Option<String> {
     let set = ["HTTPS_PROXY", "https_proxy"].into_iter().find_map(|name| std::env::var(name).ok())?;
     authority(&Url::parse(&set).ok()?).ok()
 }
 
-/// Looks one name up as if it were another host.
+/// Resolves one name to the addresses of another host.
 struct Elsewhere {
     name: String,
     host: String,
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kept_connection_that_died_is_replaced() {
+    async fn a_broken_persistent_connection_is_replaced() {
         const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = api(&format!("http://{}", listener.local_addr().unwrap()));
@@ -292,7 +293,7 @@ mod tests {
             let (mut first, _) = listener.accept().await.unwrap();
             request(&mut first).await;
             first.write_all(ANSWER).await.unwrap();
-            // It takes a second request with it.
+            // It closes the connection after the second request, without a response.
             request(&mut first).await;
             drop(first);
             let (mut second, _) = listener.accept().await.unwrap();
@@ -325,13 +326,13 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_answer_is_quoted_as_go_quotes_it() {
+    fn a_request_without_response_is_quoted_like_in_go() {
         let url = Url::parse("https://vault:8200/v1/a").unwrap();
         assert_eq!(quoted(&Method::PUT, &url), "Put \"https://vault:8200/v1/a\"");
     }
 
     #[test]
-    fn errors_are_vaults_or_the_start_of_what_came() {
+    fn errors_are_vaults_or_the_beginning_of_the_body() {
         let of = |status, body: &str| answer_of(status, body.as_bytes()).to_string();
         assert_eq!(
             of(StatusCode::FORBIDDEN, r#"{"errors":["permission denied"]}"#),
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_known_by_name_and_address() {
+    fn loopback_is_recognized_by_name_and_address() {
         for (url, expected) in [
             ("http://localhost:1", true),
             ("http://127.0.0.2:1", true),

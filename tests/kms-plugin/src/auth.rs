@@ -1,5 +1,5 @@
-//! Logging in by AppRole, and staying logged in: a token is renewed at two thirds of its lease, and made anew where
-//! renewal is refused, where its longest life is near, or where Vault does not know it any more.
+//! AppRole login and the token: a token is renewed at two thirds of its lease. It is replaced by a new login
+//! if the renewal is refused, if its maximum lifetime is near, or if Vault does not know it any more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,10 +20,10 @@ use crate::{
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How often to look again at a token that never expires.
+/// How often a token that never expires is checked again.
 const IDLE: Duration = Duration::from_hours(1);
 
-/// A client of Vault that is logged in.
+/// A client of Vault with a login.
 #[derive(Debug)]
 pub(crate) struct Session {
     api: Api,
@@ -43,12 +43,12 @@ struct AppRole {
 struct Token {
     secret: Secret,
     obtained: Instant,
-    /// Zero for ever.
+    /// Zero if the token never expires.
     lease: Duration,
     renewable: bool,
 }
 
-/// The part of an answer that is about a token.
+/// The part of a response that contains a token.
 #[derive(Deserialize)]
 struct Answer {
     auth: Granted,
@@ -62,8 +62,8 @@ struct Granted {
 }
 
 impl Session {
-    /// Logs in. While Vault is away, sealed or busy it is asked again, for as long as `-vault-connection-timeout` says.
-    /// A refusal is final: asking again with the same credentials would only lock the role out.
+    /// Logs in. While Vault is unavailable, sealed or busy, it retries until `-vault-connection-timeout`. A
+    /// refusal is final: retries with the same credentials would only lock the role out.
     pub(crate) async fn begin(api: Api, settings: &Settings) -> Result<Self, BackendError> {
         let role = AppRole {
             namespace: settings.auth_namespace.clone(),
@@ -88,7 +88,8 @@ impl Session {
         Ok(Self { api, role, token: Mutex::new(Arc::new(token)) })
     }
 
-    /// Makes a request with the token in force. Where Vault no longer knows that token, once more with a new one.
+    /// Makes a request with the current token, and repeats it with a new one if Vault no longer knows the
+    /// token.
     pub(crate) async fn call(&self, call: &Call<'_>) -> Result<Value, BackendError> {
         let token = self.token.lock().await.clone();
         match self.api.call(call, Some(&token.secret)).await {
@@ -100,7 +101,7 @@ impl Session {
         }
     }
 
-    /// Keeps the token alive, for ever.
+    /// Renews the token, for ever.
     pub(crate) async fn keep(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -124,7 +125,8 @@ impl Session {
         }
     }
 
-    /// A policy that forbids and a token that has expired give the same error; only a look at the token tells.
+    /// A policy that denies and a token that has expired cause the same error; only a lookup of the token
+    /// distinguishes them.
     async fn is_known(&self, token: &Token) -> bool {
         let look = self.token_call("look up the token", Method::GET, "auth/token/lookup-self");
         match self.api.call(&look, Some(&token.secret)).await {
@@ -138,33 +140,33 @@ impl Session {
             let renew = self.token_call("renew the token", Method::POST, "auth/token/renew-self");
             let answer = self.api.call(&renew, Some(&token.secret)).await;
             match answer.and_then(|answer| Token::of(renew.what, answer)) {
-                // A lease that shrinks is near the token's longest life.
+                // A shrinking lease means that the token's maximum lifetime is near.
                 Ok(renewed) if renewed.lease * 2 > token.lease => {
                     debug!(lease = ?renewed.lease, "token renewed");
-                    let mut held = self.token.lock().await;
-                    if Arc::ptr_eq(&held, token) {
-                        *held = Arc::new(renewed);
+                    let mut current = self.token.lock().await;
+                    if Arc::ptr_eq(&current, token) {
+                        *current = Arc::new(renewed);
                     }
                     return Ok(());
                 }
                 Ok(_) => {}
-                Err(error) => warn!(%error, "logging in anew"),
+                Err(error) => warn!(%error, "logging in again"),
             }
         }
         self.replace(token).await.map(drop)
     }
 
-    /// Logs in again, unless another task did so since `stale` was taken.
+    /// Logs in again, unless another task has replaced `stale` already.
     async fn replace(&self, stale: &Arc<Token>) -> Result<Arc<Token>, BackendError> {
-        let mut held = self.token.lock().await;
-        if Arc::ptr_eq(&held, stale) {
-            *held = Arc::new(self.role.login(&self.api).await?);
-            info!(lease = ?held.lease, "logged in anew");
+        let mut current = self.token.lock().await;
+        if Arc::ptr_eq(&current, stale) {
+            *current = Arc::new(self.role.login(&self.api).await?);
+            info!(lease = ?current.lease, "logged in again");
         }
-        Ok(held.clone())
+        Ok(current.clone())
     }
 
-    /// Tokens live in the namespace that they were made in.
+    /// A token belongs to the namespace of its login.
     fn token_call(&self, what: &'static str, method: Method, path: &'static str) -> Call<'_> {
         Call { what, method, path, namespace: &self.role.namespace, body: None }
     }
@@ -186,9 +188,11 @@ impl AppRole {
 
 impl Token {
     fn of(what: &'static str, answer: Value) -> Result<Self, BackendError> {
-        // serde's errors quote values of a wrong type; this answer holds a token.
-        let answer: Answer = serde_json::from_value(answer)
-            .map_err(|_| BackendError::Unexpected { what, reason: "it holds no token".into() })?;
+        // serde's errors quote values of a wrong type, and this response contains a token.
+        let answer: Answer = serde_json::from_value(answer).map_err(|_| BackendError::Unexpected {
+            what,
+            reason: "the response contains no token".into(),
+        })?;
         Ok(Self {
             secret: Secret::new(answer.auth.client_token),
             obtained: Instant::now(),

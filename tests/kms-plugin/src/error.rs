@@ -1,7 +1,7 @@
-//! What can go wrong between the plugin and Vault, in the words of Vault and of its Go client.
+//! Errors between the plugin and Vault, with the texts of Vault and of its Go client.
 //!
-//! A plugin's words are what a provider module's diagnosis has to go by, and the real plugin is a Go program: so texts
-//! of the network and of TLS are put as Go puts them, and Vault's own are passed on as they come. No text holds a
+//! A provider module's diagnosis depends on the plugin's texts, and the real plugin is a Go program. So
+//! network and TLS errors have Go's texts, and Vault's own texts are passed on unchanged. No text contains a
 //! credential, a plaintext or a ciphertext: bodies of requests and headers are never quoted.
 
 use std::error::Error;
@@ -13,10 +13,10 @@ use reqwest::StatusCode;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, pki_types::UnixTime};
 use tonic::{Code, Status};
 
-/// Why something could not be done.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackendError {
-    /// Vault answered with an error.
+    /// Vault returned an error.
     #[error("failed to {what}: Error making API request.\n\n{}URL: {request}\nCode: {}. {answer}", namespace_line(.namespace), .status.as_u16())]
     Refused {
         what: &'static str,
@@ -26,30 +26,31 @@ pub(crate) enum BackendError {
         status: StatusCode,
         answer: Answer,
     },
-    /// No answer came.
+    /// Vault did not respond.
     #[error("failed to {what}: {request}: {reason}")]
     Unreachable {
         what: &'static str,
-        /// Method and URL, as Go's client quotes them: `Put "https://…"`.
+        /// Method and URL, quoted as by Go's client: `Put "https://…"`.
         request: String,
         reason: String,
         timed_out: bool,
     },
-    /// The answer is not what Vault documents.
+    /// The response is not as documented by Vault.
     #[error("failed to {what}: {reason}")]
     Unexpected { what: &'static str, reason: String },
-    /// The caller asked for something that cannot be.
+    /// The request is invalid.
     #[error("failed to {what}: {reason}")]
     Invalid { what: &'static str, reason: String },
 }
 
 impl BackendError {
-    /// Vault says so of a token that is unknown or expired, and of one whose policy does not allow the request.
+    /// Vault reports this for an unknown or expired token, and for a token whose policy does not allow the
+    /// request.
     pub(crate) fn is_permission_denied(&self) -> bool {
         matches!(self, Self::Refused { status: StatusCode::FORBIDDEN, .. })
     }
 
-    /// Whether the same request may succeed a little later: Vault is away, sealed, or has too much to do.
+    /// Whether the same request may succeed later: Vault is unavailable, sealed or busy.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Refused { status, .. } => {
@@ -100,12 +101,12 @@ fn namespace_line(namespace: &str) -> String {
     }
 }
 
-/// What an answer that is an error says.
+/// The text of an error response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Vault's.
+    /// Errors of Vault.
     Errors(Vec<String>),
-    /// Not Vault's, or not this protocol: a proxy's, a load balancer's.
+    /// Another text, for example of a proxy or a load balancer.
     Raw(String),
 }
 
@@ -121,7 +122,7 @@ impl fmt::Display for Answer {
     }
 }
 
-/// What Go says of a text that is no JSON.
+/// Go's error for a text that is not JSON.
 pub(crate) fn no_json(body: &[u8], error: &serde_json::Error) -> String {
     match String::from_utf8_lossy(body).trim_start().chars().next() {
         Some(first) if !"{[\"-0123456789tfn".contains(first) => {
@@ -131,8 +132,8 @@ pub(crate) fn no_json(body: &[u8], error: &serde_json::Error) -> String {
     }
 }
 
-/// What Go's HTTP client would say of a request that got no answer. `host` is what was connected to, `server_name` what
-/// its certificate had to be for; where there is a proxy, that is connected to.
+/// The error of Go's HTTP client for a request without a response. `host` is the host of the connection,
+/// `server_name` the name that its certificate had to be for. With a proxy, the connection is to the proxy.
 pub(crate) fn reason(error: &reqwest::Error, host: &str, server_name: &str, proxy: Option<&str>) -> String {
     if error.is_timeout() {
         return "context deadline exceeded".to_owned();
@@ -150,12 +151,13 @@ pub(crate) fn reason(error: &reqwest::Error, host: &str, server_name: &str, prox
     }
 }
 
-/// An error and what lies below it.
+/// An error and its sources.
 fn error_chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
     std::iter::successors(Some(error as &(dyn Error + 'static)), |cause| below(*cause))
 }
 
-/// An `io::Error`'s source is the source of what it wraps: what it wraps has to be asked for.
+/// The source of an `io::Error` is the source of the error that it wraps, so the wrapped error is read with
+/// `get_ref`.
 fn below<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source())
@@ -207,7 +209,7 @@ fn tls_reason(error: &rustls::Error, server_name: &str) -> String {
     }
 }
 
-/// What Go calls an alert.
+/// Go's name of an alert.
 fn alert_words(alert: AlertDescription) -> String {
     match alert {
         AlertDescription::CertificateRequired => "certificate required".to_owned(),
@@ -224,9 +226,10 @@ fn date(time: UnixTime) -> String {
     at.map_or_else(|| "an unknown time".to_owned(), |at| at.to_string())
 }
 
-/// Go names the certificate's names of the kind that was looked for. `presented` is as rustls writes it:
-/// `DnsName("localhost")`, `IpAddress(127.0.0.1)`. Where there is no name at all, Go looks whether the common name would fit,
-/// which rustls does not show: it is taken to.
+/// Go's error for a certificate with other names. Go lists the certificate's names of the wanted kind.
+/// `presented` is in rustls' format: `DnsName("localhost")`, `IpAddress(127.0.0.1)`. If there is no name at
+/// all, Go checks whether the common name matches. rustls does not show that name, so this assumes that it
+/// does.
 fn not_for(presented: &[String], wanted: &str) -> String {
     if presented.is_empty() {
         return "certificate relies on legacy Common Name field, use SANs instead".to_owned();
@@ -243,12 +246,12 @@ fn not_for(presented: &[String], wanted: &str) -> String {
     }
 }
 
-/// Without the port.
+/// The host without its port.
 fn host_of(authority: &str) -> &str {
     authority.rsplit_once(':').map_or(authority, |(host, _)| host)
 }
 
-/// Go's word where the C library knows no such name; its other words Go repeats.
+/// Go's text for an unknown name; Go repeats the other texts of the C library.
 fn lookup_reason(why: &str) -> &str {
     match why {
         "Name or service not known" | "No address associated with hostname" => "no such host",
@@ -266,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_for_others_is_told_as_go_tells_it() {
+    fn the_error_for_a_certificate_with_other_names_is_gos() {
         let both = ["DnsName(\"localhost\")".to_owned(), "IpAddress(127.0.0.1)".to_owned()];
         assert_eq!(not_for(&both, "vault"), "certificate is valid for localhost, not vault");
         assert_eq!(not_for(&both, "127.0.0.2"), "certificate is valid for 127.0.0.1, not 127.0.0.2");
@@ -282,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_hosts_are_told_as_go_tells_them() {
+    fn times_and_hosts_have_gos_format() {
         let time = UnixTime::since_unix_epoch(std::time::Duration::from_hours(438_288));
         assert_eq!(date(time), "2020-01-01T00:00:00Z");
         assert_eq!(host_of("vault.example.com:8200"), "vault.example.com");

@@ -1,10 +1,10 @@
-//! The flags of HashiCorp's vault-kube-kms (FIELD 2, first row): names and defaults are its own.
+//! The flags of HashiCorp's vault-kube-kms, with its names and defaults.
 
 use std::time::Duration;
 
 use crate::go_flag::{Flag, Set};
 
-/// The command line as written; [`Settings`](crate::settings::Settings) makes sense of it.
+/// The parsed command line; [`Settings`](crate::settings::Settings) validates it.
 #[derive(Debug, Clone)]
 pub(crate) struct Flags {
     pub(crate) listen_address: String,
@@ -46,7 +46,8 @@ impl Default for Flags {
     }
 }
 
-/// Every flag there is; the older names (`-auth-method`, `-transit-mount`, `-transit-key`, `-socket`) are gone.
+/// All flags. The older names (`-auth-method`, `-transit-mount`, `-transit-key`, `-socket`) do not exist any
+/// more.
 pub(crate) const FLAGS: [Flag<Flags>; 16] = [
     Flag {
         name: "listen-address",
@@ -69,7 +70,7 @@ pub(crate) const FLAGS: [Flag<Flags>; 16] = [
     Flag {
         name: "vault-auth-namespace",
         default: "",
-        usage: "Namespace of the AppRole mount; that of the Transit mount where it is not given",
+        usage: "Namespace of the AppRole mount; the namespace of the Transit mount if not set",
         set: Set::Text(|flags, value| flags.vault_auth_namespace = value),
     },
     Flag {
@@ -87,7 +88,7 @@ pub(crate) const FLAGS: [Flag<Flags>; 16] = [
     Flag {
         name: "tls-ca-file",
         default: "",
-        usage: "PEM file with the CAs that Vault's certificate must come from; those of the system where it is not given",
+        usage: "PEM file with the CAs that Vault's certificate is verified against; the system's CAs if not set",
         set: Set::Text(|flags, value| flags.tls_ca_file = value),
     },
     Flag {
@@ -123,7 +124,7 @@ pub(crate) const FLAGS: [Flag<Flags>; 16] = [
     Flag {
         name: "zap-log-level",
         default: "info",
-        usage: "Least severe level to log: debug, info, warn, error, panic, or a number above 0 for more than debug",
+        usage: "Lowest level to log: debug, info, warn, error, panic, or a number above 0 for more detail than debug",
         set: Set::Text(|flags, value| flags.zap_log_level = value),
     },
     Flag {
@@ -135,7 +136,7 @@ pub(crate) const FLAGS: [Flag<Flags>; 16] = [
     Flag {
         name: "disable-runtime-metrics",
         default: "",
-        usage: "Leave out metrics of the Go runtime (there is none here; accepted for the sake of command lines)",
+        usage: "Leave out metrics of the Go runtime (accepted without effect: this is not a Go program)",
         set: Set::Switch(|_, _| {}),
     },
     Flag {

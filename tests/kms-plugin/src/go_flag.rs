@@ -1,20 +1,20 @@
-//! Command lines as Go's `flag` package reads them: `-name=value`, `-name value`, one dash or two, a switch without
-//! value; the same messages, the same usage text. A plugin's arguments are rendered for that parser, so a stand-in that
-//! is more lenient would hide mistakes. It is stricter in one thing: Go silently stops at the first argument that is no
-//! flag (`-switch false -next=…`), which here is an error.
+//! A parser like Go's `flag` package: `-name=value`, `-name value`, one dash or two, a switch without value;
+//! with the same messages and the same usage text. A plugin's arguments are rendered for that parser, so a
+//! more lenient one would hide mistakes. It is stricter in one point: Go silently stops at the first argument
+//! that is not a flag (`-switch false -next=…`), which is an error here.
 
 use std::{fmt::Write as _, time::Duration};
 
-/// One flag and where its value goes.
+/// One flag, with the function that sets its value.
 pub(crate) struct Flag<T> {
     pub(crate) name: &'static str,
-    /// As usage shows it; the value itself comes from `T`'s default.
+    /// The default for the usage text; the value itself is `T`'s default.
     pub(crate) default: &'static str,
     pub(crate) usage: &'static str,
     pub(crate) set: Set<T>,
 }
 
-/// What a flag's value is, and what takes it.
+/// The type of a flag's value, with the function that sets it.
 pub(crate) enum Set<T> {
     Text(fn(&mut T, String)),
     Switch(fn(&mut T, bool)),
@@ -22,7 +22,7 @@ pub(crate) enum Set<T> {
     Duration(fn(&mut T, Duration)),
 }
 
-/// Why there is nothing to run.
+/// Why the program does not run.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// `-h` or `-help`.
@@ -106,7 +106,7 @@ fn switch(value: &str) -> Option<bool> {
     }
 }
 
-/// `30s`, `1m30s`, `1.5h`, `250ms`, `0`; none that is negative.
+/// `30s`, `1m30s`, `1.5h`, `250ms`, `0`; not negative.
 fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
@@ -135,7 +135,7 @@ fn duration(text: &str) -> Option<Duration> {
     Some(total)
 }
 
-/// The text that Go prints after a mistake and for `-help`.
+/// The usage text that Go prints after an error and for `-help`.
 pub(crate) fn usage<T>(program: &str, flags: &[Flag<T>]) -> String {
     let mut flags: Vec<_> = flags.iter().collect();
     flags.sort_by_key(|flag| flag.name);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_gos_forms_are_read() {
+    fn all_forms_of_go_are_parsed() {
         let expected = Target { text: "a=b".into(), switch: true, port: 1, wait: Duration::from_secs(90) };
         for args in [
             "-text=a=b -switch -port=1 -wait=1m30s",
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_in_gos_words() {
+    fn errors_have_gos_texts() {
         for (args, message) in [
             ("-nope=1", "flag provided but not defined: -nope"),
             ("--nope", "flag provided but not defined: -nope"),

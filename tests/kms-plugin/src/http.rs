@@ -1,4 +1,4 @@
-//! The two small HTTP servers: `/healthz` (does Vault let us read the key?) and `/metrics`.
+//! The two HTTP servers: `/healthz` (whether the plugin can read the key in Vault) and `/metrics`.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::{metrics::Metrics, transit::Transit};
 
-/// Listens on all addresses, as the real plugin does: the kubelet probes the node's.
+/// Listens on all addresses, like the real plugin: the kubelet probes the node's address.
 pub(crate) async fn bind(what: &'static str, port: u16) -> Result<Option<TcpListener>> {
     if port == 0 {
         return Ok(None);
@@ -51,7 +51,7 @@ pub(crate) fn metrics(metrics: Arc<Metrics>) -> Router {
     )
 }
 
-/// Serves until the future is dropped; without a listener, never ends and does nothing.
+/// Serves until the future is dropped; without a listener it does nothing and never ends.
 pub(crate) async fn serve(listener: Option<TcpListener>, router: Router) -> Result<()> {
     match listener {
         Some(listener) => Ok(axum::serve(listener, router).await?),

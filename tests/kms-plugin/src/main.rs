@@ -1,13 +1,13 @@
-//! A KMS v2 plugin with the command line of HashiCorp's vault-kube-kms, whose image cannot be had, doing the same work:
-//! Transit over HTTPS against a real Vault or OpenBao, logged in by AppRole.
+//! A KMS v2 plugin with the command line and the function of HashiCorp's vault-kube-kms, whose image is not
+//! publicly available: Transit over HTTPS with a real Vault or OpenBao, with an AppRole login.
 //!
-//! What lives here: one file a matter: [`flags`] (read by [`go_flag`], understood by [`settings`]), [`api`] (HTTP and
-//! TLS) with its [errors](mod@error), [`auth`] (AppRole and the token), [`transit`] (the KEK), [`server`] (KMS v2) on its
-//! [`socket`], [`http`] (`/healthz`, and `/metrics` of [`metrics`]). What may come in: whatever the real plugin does that
-//! shows outside. What never does: Keyward's own rules, a fault that the real plugin cannot have, a credential,
-//! plaintext or ciphertext in a log line or an error.
+//! Files: [`flags`] (parsed by [`go_flag`], validated by [`settings`]), [`api`] (HTTP and TLS) with its
+//! [errors](mod@error), [`auth`] (AppRole and the token), [`transit`] (the KEK), [`server`] (KMS v2) on its
+//! [`socket`], [`http`] (`/healthz`, and `/metrics` of [`metrics`]). In scope: all behavior of the real
+//! plugin that is visible from outside. Never in scope: Keyward's own rules, a fault that the real plugin
+//! cannot have, and a credential, plaintext or ciphertext in a log line or an error.
 //!
-//! Exit codes: 0 after SIGTERM or SIGINT, 1 where it cannot run, 2 where the command line is wrong.
+//! Exit codes: 0 after SIGTERM or SIGINT, 1 if it cannot run, 2 if the command line is wrong.
 
 mod api;
 mod auth;
@@ -50,7 +50,7 @@ use crate::{
     transit::Transit,
 };
 
-/// How long calls under way may take to end after SIGTERM.
+/// How long running calls may take after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -70,13 +70,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Our own lines only: libraries log headers and bodies at their lower levels.
+    // Only this crate's lines: libraries log headers and bodies at their lower levels.
     let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
     registry().with(ours).with(layer().json().flatten_event(true).with_writer(io::stderr)).init();
     match start(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // `{:#}` has the whole chain in one line.
+            // `{:#}` is the whole chain in one line.
             error!("{error:#}");
             ExitCode::FAILURE
         }
@@ -84,7 +84,8 @@ fn main() -> ExitCode {
 }
 
 fn start(flags: Flags) -> Result<()> {
-    // Whatever is made from here on is ours alone; above all the socket, from its first moment.
+    // Other users have no access to files that the process creates; above all to the socket, from its
+    // creation on.
     umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
     let settings = Settings::read(flags)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -101,7 +102,7 @@ fn start(flags: Flags) -> Result<()> {
         info!("stopping");
         stop.send_replace(true);
         timeout(GRACE, running).await.unwrap_or_else(|_| {
-            warn!("cut off calls that were still under way");
+            warn!("cut off calls that were still running");
             Ok(())
         })
     })
@@ -112,7 +113,7 @@ async fn run(settings: &Settings, stopped: watch::Receiver<bool>) -> Result<()> 
     let api = Api::new(settings)?;
     let session = select! {
         session = Session::begin(api, settings) => session?,
-        () = told_to_stop(stopped.clone()) => return Ok(()),
+        () = wait_stopped(stopped.clone()) => return Ok(()),
     };
     let transit = Arc::new(Transit::new(session, settings));
     let metrics = Arc::new(Metrics::default());
@@ -125,7 +126,7 @@ async fn run(settings: &Settings, stopped: watch::Receiver<bool>) -> Result<()> 
     let connections = pin!(socket::connections(listener));
     let serving = Server::builder()
         .add_service(service)
-        .serve_with_incoming_shutdown(connections, told_to_stop(stopped));
+        .serve_with_incoming_shutdown(connections, wait_stopped(stopped));
     select! {
         ended = serving => ended.context("serving KMS v2"),
         ended = http::serve(health_listener, http::health(transit.clone())) => ended.context("serving health"),
@@ -134,7 +135,7 @@ async fn run(settings: &Settings, stopped: watch::Receiver<bool>) -> Result<()> 
     }
 }
 
-async fn told_to_stop(mut stopped: watch::Receiver<bool>) {
-    // An error means that nobody is left who could tell.
+async fn wait_stopped(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is dropped: then the process is stopping, too.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }

@@ -1,4 +1,4 @@
-//! What `/metrics` shows: how many KMS calls there were, how they ended, how long they took.
+//! The metrics of `/metrics`: the number of KMS calls, their results and their durations.
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ struct Operation {
     operation: &'static str,
 }
 
-/// The series of this process.
+/// The metrics of this process.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,

@@ -15,12 +15,12 @@ use tracing::{debug, info, warn};
 
 use crate::{error::BackendError, metrics::Metrics, transit::Transit};
 
-/// The service; one for all connections.
+/// The service, shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Kms {
     transit: Arc<Transit>,
     metrics: Arc<Metrics>,
-    /// What Status said last: told again while Vault does not answer, and by whose change a rotation is noticed.
+    /// The last known key id. Status returns it while Vault does not respond; a change of it is a rotation.
     key_id: Mutex<String>,
 }
 
@@ -54,7 +54,8 @@ impl Kms {
 
 #[tonic::async_trait]
 impl KeyManagementService for Kms {
-    /// An answer even where Vault has none: `healthz` then says why, and the key id is the last one known.
+    /// Answers also if Vault does not respond: `healthz` then contains the reason, and the key id is the last
+    /// known one.
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let began = Instant::now();
         let read = self.transit.key_id().await;
@@ -82,8 +83,8 @@ impl KeyManagementService for Kms {
         }))
     }
 
-    /// Transit's text names the version, so that neither key id nor annotations are needed: the configured key decrypts
-    /// what any of its versions encrypted, and nothing else.
+    /// Transit's ciphertext contains the version, so neither key id nor annotations are needed: the
+    /// configured key decrypts the ciphertexts of all of its versions, and no others.
     async fn decrypt(&self, request: Request<DecryptRequest>) -> Result<Response<DecryptResponse>, Status> {
         let began = Instant::now();
         let request = request.into_inner();

@@ -1,4 +1,4 @@
-//! What the command line means: parsed once, at the edge; what is wrong is named by its flag.
+//! The validated settings of the command line. Each error names its flag.
 
 use std::{fmt, fs, path::PathBuf, time::Duration};
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::flags::Flags;
 
-/// Text that is never shown.
+/// A text that is never printed.
 #[derive(Clone)]
 pub(crate) struct Secret(Zeroizing<String>);
 
@@ -19,7 +19,7 @@ impl Secret {
         Self(Zeroizing::new(text))
     }
 
-    /// For a request's header or body, and nothing else.
+    /// The text, only for the header or body of a request.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
@@ -31,7 +31,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where the KEK is: `{mount}/keys/{name}`. A mount may have slashes, a name has none.
+/// The path of the KEK: `{mount}/keys/{name}`. A mount may contain slashes, a name contains none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyPath {
     pub(crate) mount: String,
@@ -46,7 +46,7 @@ impl KeyPath {
             .then(|| Self { mount: mount.to_owned(), name: name.to_owned() })
     }
 
-    /// The path that does something with the key: `{mount}/{action}/{name}`.
+    /// The path of an action with the key: `{mount}/{action}/{name}`.
     pub(crate) fn to(&self, action: &str) -> String {
         format!("{}/{action}/{}", self.mount, self.name)
     }
@@ -55,14 +55,14 @@ impl KeyPath {
 /// How Vault's certificate is verified.
 #[derive(Debug, Clone)]
 pub(crate) struct Tls {
-    /// PEM; the system's CAs where there is none.
+    /// PEM; without it, the system's CAs.
     pub(crate) ca_bundle: Option<Vec<u8>>,
-    /// Sent and verified instead of the address's host.
+    /// The name that is sent and verified instead of the address's host.
     pub(crate) server_name: Option<String>,
     pub(crate) skip_verify: bool,
 }
 
-/// Everything the plugin was told.
+/// All settings of the plugin.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
@@ -71,7 +71,7 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
     /// Without slashes around it; empty for the root namespace.
     pub(crate) namespace: String,
-    /// Where to log in.
+    /// The namespace of the login.
     pub(crate) auth_namespace: String,
     pub(crate) auth_mount: String,
     pub(crate) role_id: String,
@@ -84,7 +84,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Reads the secret-id and CA files too: later changes of theirs are not seen.
+    /// Also reads the secret-id and CA files: later changes of them have no effect.
     pub(crate) fn read(flags: Flags) -> Result<Self> {
         let namespace = trimmed(&flags.vault_namespace);
         let auth_namespace = match trimmed(&flags.vault_auth_namespace) {
@@ -101,7 +101,7 @@ impl Settings {
         let key = KeyPath::parse(flags.vault_key_path.trim_matches('/')).with_context(|| {
             format!("-vault-key-path={:?} is not of the form mount/keys/name", flags.vault_key_path)
         })?;
-        // Both stand in the remote key id, with a version and a time.
+        // The remote key id contains both, with a version and a time.
         ensure!(
             namespace.len() + flags.vault_key_path.len() + 64 <= MAX_KEY_ID_BYTES,
             "-vault-key-path and -vault-namespace are too long"
@@ -123,7 +123,7 @@ impl Settings {
     }
 }
 
-/// zap's names of levels; a number above 0 means ever more detail.
+/// zap's names of levels; a number above 0 means more detail.
 pub(crate) fn log_level(level: &str) -> Result<LevelFilter, String> {
     match (level.to_ascii_lowercase().as_str(), level.parse()) {
         ("debug", _) | (_, Ok(1_u8)) => Ok(LevelFilter::DEBUG),
@@ -135,7 +135,7 @@ pub(crate) fn log_level(level: &str) -> Result<LevelFilter, String> {
     }
 }
 
-/// Vault takes namespaces and mounts with and without slashes around them.
+/// Vault accepts namespaces and mounts with and without slashes around them.
 fn trimmed(path: &str) -> String {
     path.trim_matches('/').to_owned()
 }
@@ -149,14 +149,14 @@ fn socket(address: &str) -> Result<PathBuf> {
 
 fn address(address: &str) -> Result<Url> {
     ensure!(!address.is_empty(), "-vault-address is required");
-    let url = Url::parse(address).with_context(|| format!("-vault-address={address:?} is no URL"))?;
+    let url = Url::parse(address).with_context(|| format!("-vault-address={address:?} is not a URL"))?;
     ensure!(
         matches!(url.scheme(), "http" | "https") && url.has_host(),
         "-vault-address={address:?} is not of the form https://host:port"
     );
     ensure!(
         url.username().is_empty() && url.password().is_none() && url.query().is_none(),
-        "-vault-address must hold no credentials and no query"
+        "-vault-address must contain no credentials and no query"
     );
     Ok(url)
 }
@@ -170,7 +170,7 @@ fn tls(flags: &Flags) -> Result<Tls> {
     if let Some(name) = &server_name {
         let is_domain = Url::parse(&format!("https://{name}/"))
             .is_ok_and(|url| url.domain().is_some_and(|domain| domain.eq_ignore_ascii_case(name)));
-        ensure!(is_domain, "-tls-sni={name:?} is no DNS name");
+        ensure!(is_domain, "-tls-sni={name:?} is not a DNS name");
     }
     Ok(Tls { ca_bundle, server_name, skip_verify: flags.tls_skip_verify })
 }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_command_line_is_understood() {
+    fn a_complete_command_line_is_accepted() {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings::read(Flags { vault_namespace: "/a/b/".into(), ..flags(&folder) }).unwrap();
         assert_eq!(settings.secret_id.reveal(), "s3cr3t");
@@ -228,19 +228,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_flag() {
+    fn each_error_names_its_flag() {
         let folder = tempfile::tempdir().unwrap();
         let changes: [(Change, &str); 11] = [
             (|f| f.vault_address.clear(), "-vault-address is required"),
             (|f| f.vault_address = "vault:8200".into(), "-vault-address=\"vault:8200\" is not of the form"),
-            (|f| f.vault_address = "https://u:p@v".into(), "-vault-address must hold no credentials"),
+            (|f| f.vault_address = "https://u:p@v".into(), "-vault-address must contain no credentials"),
             (|f| f.vault_key_path.clear(), "-vault-key-path=\"\" is not of the form mount/keys/name"),
             (|f| f.vault_key_path = format!("{}/keys/k", "a".repeat(1000)), "are too long"),
             (|f| f.approle_role_id.clear(), "-approle-role-id is required"),
             (|f| f.approle_secret_id_path.clear(), "-approle-secret-id-path is required"),
             (|f| f.approle_secret_id_path = "/nonexistent".into(), "cannot read -approle-secret-id-path"),
             (|f| f.listen_address = "/kms.sock".into(), "-listen-address=\"/kms.sock\" is not of the form"),
-            (|f| f.tls_sni = "10.0.0.1".into(), "-tls-sni=\"10.0.0.1\" is no DNS name"),
+            (|f| f.tls_sni = "10.0.0.1".into(), "-tls-sni=\"10.0.0.1\" is not a DNS name"),
             (|f| f.tls_ca_file = "/nonexistent".into(), "cannot read -tls-ca-file"),
         ];
         for (change, message) in changes {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_zaps() {
+    fn log_levels_have_zaps_names() {
         assert_eq!(log_level("Warn").unwrap(), LevelFilter::WARN);
         assert_eq!(log_level("1").unwrap(), LevelFilter::DEBUG);
         assert_eq!(log_level("5").unwrap(), LevelFilter::TRACE);

@@ -1,4 +1,4 @@
-//! The unix socket: only our user may connect to it, a stale one is no obstacle, a living one is not taken away.
+//! The unix socket: only the same user can connect to it, a stale socket is replaced, a socket in use is not.
 
 use std::{
     fs, io,
@@ -10,29 +10,29 @@ use anyhow::{Context as _, Result, bail};
 use futures::{Stream, stream};
 use tokio::net::{UnixListener, UnixStream};
 
-/// A bound socket. Its file is removed when this is dropped, if it is still ours.
+/// A bound socket. Its file is removed when this is dropped, if it is still the same file.
 pub(crate) struct Socket {
     path: PathBuf,
-    /// Device and inode of our file: another instance may have put its own in place by now.
+    /// Device and inode of the file: another instance may have replaced it.
     identity: (u64, u64),
 }
 
 impl Socket {
-    /// Binds `path`. The file's mode is 0600 from its first moment, by the process's umask.
+    /// Binds `path`. The process's umask makes the file's mode 0600 from its creation on.
     pub(crate) async fn bind(path: &Path) -> Result<(Self, UnixListener)> {
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                bail!("{} is there and is no socket", path.display());
+                bail!("{} exists and is not a socket", path.display());
             }
             Ok(_) if UnixStream::connect(path).await.is_ok() => {
                 bail!("listen unix {}: bind: address already in use", path.display());
             }
             Ok(_) => fs::remove_file(path).with_context(|| format!("removing stale {}", path.display()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("looking at {}", path.display())),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         }
         let listener = UnixListener::bind(path).with_context(|| format!("listen unix {}", path.display()))?;
-        let identity = identity(path).with_context(|| format!("looking at {}", path.display()))?;
+        let identity = identity(path).with_context(|| format!("reading {}", path.display()))?;
         Ok((Self { path: path.to_owned(), identity }, listener))
     }
 }
@@ -40,7 +40,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|now| now == self.identity) {
-            // Best effort at the very end; whoever comes next removes a stale one.
+            // Best effort; the next instance removes a stale socket.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -51,7 +51,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
-/// Connections as they come.
+/// A stream of accepted connections.
 pub(crate) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
     stream::unfold(listener, |listener| async {
         let accepted = listener.accept().await.map(|(stream, _)| stream);
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_ours_removed() {
+    async fn a_stale_socket_is_replaced_and_the_own_socket_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kms.sock");
         drop(UnixListener::bind(&path).unwrap());
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_alive_or_no_socket_is_left_alone() {
+    async fn a_socket_in_use_or_another_file_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kms.sock");
         let _alive = UnixListener::bind(&path).unwrap();
@@ -94,7 +94,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kms.sock");
         let (ours, _listener) = Socket::bind(&path).await.unwrap();
-        // The successor's inode exists before ours is gone: numbers of freed inodes are used again.
+        // The successor's inode is created before the first one is freed, because numbers of freed inodes are
+        // reused.
         let next = folder.path().join("next");
         let _theirs = UnixListener::bind(&next).unwrap();
         fs::rename(&next, &path).unwrap();

@@ -1,4 +1,4 @@
-//! Wrapping and unwrapping by Vault's Transit engine, and the name of the KEK in use.
+//! Encryption and decryption with Vault's Transit engine, and the remote key id of the KEK.
 
 use std::collections::BTreeMap;
 
@@ -23,15 +23,16 @@ pub(crate) struct Transit {
     key: KeyPath,
 }
 
-/// What Transit tells of the key: its versions and when each was made. That it cannot encrypt, Transit says when asked to.
+/// Transit's information about the key: its versions and their creation times. Only an encrypt request shows
+/// that a key cannot encrypt.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct KeyInfo {
     latest_version: u64,
-    /// By version: Unix time for symmetric keys, an object with a date for the others.
+    /// By version: a Unix time for symmetric keys, an object with a date for others.
     keys: BTreeMap<String, Value>,
 }
 
-/// Transit's `vault:v{N}:…`, with the remote key id of that version.
+/// Transit's ciphertext `vault:v{N}:…`, with the remote key id of that version.
 pub(crate) struct Wrapped {
     pub(crate) ciphertext: String,
     pub(crate) key_id: String,
@@ -46,8 +47,8 @@ impl Transit {
         &self.session
     }
 
-    /// Reads the key: proof that Vault answers, that the login holds, and that the policy lets the key be read. Returns
-    /// the remote key id of its latest version.
+    /// Reads the key. That shows that Vault responds, that the login is valid, and that the policy allows to
+    /// read the key. Returns the remote key id of its latest version.
     pub(crate) async fn key_id(&self) -> Result<String, BackendError> {
         let info = self.read_key().await?;
         self.key_id_of(&info, info.latest_version)
@@ -56,7 +57,7 @@ impl Transit {
     /// Wraps `plaintext` under the key's latest version.
     pub(crate) async fn encrypt(&self, plaintext: &[u8]) -> Result<Wrapped, BackendError> {
         const WHAT: &str = "encrypt";
-        // First of all it must be there: Transit makes a key of that name where the policy allows `create`.
+        // The key must exist first: Transit creates a key of that name if the policy allows `create`.
         let mut info = self.read_key().await?;
         let mut text = Zeroizing::new(STANDARD.encode(plaintext));
         let body = json!({ "plaintext": std::mem::take(&mut *text) });
@@ -73,7 +74,7 @@ impl Transit {
         Ok(Wrapped { ciphertext, key_id: self.key_id_of(&info, version)? })
     }
 
-    /// Unwraps what [`encrypt`](Self::encrypt) wrapped, under whichever version of the key it was.
+    /// Unwraps a ciphertext of [`encrypt`](Self::encrypt), under any version of the key.
     pub(crate) async fn decrypt(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         const WHAT: &str = "decrypt";
         let text = str::from_utf8(ciphertext).ok().filter(|text| version_of(text).is_some());
@@ -84,7 +85,7 @@ impl Transit {
         let answer = self.post(WHAT, "decrypt", &json!({ "ciphertext": text })).await?;
         let plaintext = STANDARD.decode(text_at(WHAT, &answer, "/data/plaintext")?);
         let plaintext = plaintext
-            .map_err(|_| BackendError::Unexpected { what: WHAT, reason: "plaintext is no base64".into() })?;
+            .map_err(|_| BackendError::Unexpected { what: WHAT, reason: "plaintext is not base64".into() })?;
         Ok(Zeroizing::new(plaintext))
     }
 
@@ -108,14 +109,14 @@ impl Transit {
     fn key_id_of(&self, info: &KeyInfo, version: u64) -> Result<String, BackendError> {
         key_id(&self.namespace, &self.key, info, version).ok_or_else(|| BackendError::Unexpected {
             what: "read the key",
-            reason: format!("it has no version {version}"),
+            reason: format!("the key has no version {version}"),
         })
     }
 }
 
-/// `{namespace}/{mount}/keys/{name}@v{version}#{creation time}`: the same from every instance on every node; another one
-/// after a rotation, and for a key that was deleted and made anew under its name (unless within the same second). It
-/// leaves the address out, since one Vault has many.
+/// `{namespace}/{mount}/keys/{name}@v{version}#{creation time}`: the same from every instance on every node;
+/// a different one after a rotation, and for a key that was deleted and created again under its name (unless
+/// in the same second). It does not contain the address, because one Vault can have many.
 fn key_id(namespace: &str, key: &KeyPath, info: &KeyInfo, version: u64) -> Option<String> {
     let made = match info.keys.get(&version.to_string())? {
         Value::Object(details) => details.get("creation_time")?.as_str()?.to_owned(),
@@ -135,7 +136,7 @@ fn text_at<'a>(what: &'static str, answer: &'a Value, pointer: &str) -> Result<&
     answer
         .pointer(pointer)
         .and_then(Value::as_str)
-        .ok_or_else(|| BackendError::Unexpected { what, reason: format!("it has no {pointer}") })
+        .ok_or_else(|| BackendError::Unexpected { what, reason: format!("the response has no {pointer}") })
 }
 
 #[cfg(test)]
@@ -155,8 +156,8 @@ mod tests {
         assert_eq!(key_id("a/b", &key, &rotated, 2).unwrap(), "a/b/team/transit/keys/k@v2#2000");
         assert_eq!(key_id("", &key, &rotated, 3), None);
 
-        let made_anew = info(json!({ "1": 3000 }));
-        assert_ne!(key_id("", &key, &rotated, 1), key_id("", &key, &made_anew, 1));
+        let created_again = info(json!({ "1": 3000 }));
+        assert_ne!(key_id("", &key, &rotated, 1), key_id("", &key, &created_again, 1));
 
         let asymmetric = info(json!({ "1": { "creation_time": "2026-01-01T00:00:00Z", "public_key": "…" } }));
         assert_eq!(key_id("", &key, &asymmetric, 1).unwrap(), "team/transit/keys/k@v1#2026-01-01T00:00:00Z");

@@ -187,7 +187,7 @@ pub fn check_told(
             why = missing(&mut world).unwrap_or_default();
             // A revision of which nothing is left but what nodes have: a backup is the only way on, and the status
             // says so.
-            let told = world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be made anew"));
+            let told = world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be recreated"));
             if told || cannot_join(&world) {
                 return None;
             }

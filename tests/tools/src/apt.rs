@@ -1,4 +1,4 @@
-//! Debian packages, where a step needs what the machine lacks.
+//! Installs missing Debian packages for a step.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::{in_path, progress};
 
-/// Installs packages with apt: as root, or through sudo where it asks for no password.
+/// Installs packages with apt, as root or with sudo without a password.
 pub fn install(why: &str, packages: &[&str], log: &Path) -> Result<()> {
     let remedy = || format!("{why} needs these packages: apt-get install {}", packages.join(" "));
     for (step, arguments) in [("update", &[][..]), ("install", packages)] {
@@ -17,7 +17,7 @@ pub fn install(why: &str, packages: &[&str], log: &Path) -> Result<()> {
             command.args(["-y", "--no-install-recommends"]).args(arguments);
         }
         let title = match step {
-            "update" => "refreshing apt's lists".to_owned(),
+            "update" => "updating apt's package lists".to_owned(),
             _ => format!("installing {} ({why})", packages.join(", ")),
         };
         progress::run(&title, command, log).with_context(remedy)?;

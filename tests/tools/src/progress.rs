@@ -1,4 +1,4 @@
-//! Long steps as a person sees them: a spinner with the elapsed time on a terminal, plain lines otherwise.
+//! Shows long steps: a spinner with the elapsed time on a terminal, plain lines otherwise.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IsTerminal, Write, pipe};
@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A step that ends sooner, because nothing had to be done, is not worth a line.
+/// A step that ends sooner, because it had nothing to do, prints no line.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often a step that goes on says so where there is no terminal.
+/// Interval at which a running step prints a line if there is no terminal.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-/// Lines of a failed command's output that its error repeats; the log has all of them.
+/// Number of output lines that the error of a failed command repeats. The log has all lines.
 const TAIL: usize = 25;
 
-/// One line on standard error. Written there directly, so that a test's output capture cannot hide a wait of minutes.
+/// Prints one line on standard error, directly, so that a test's output capture cannot hide a wait of
+/// minutes.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// A duration as people say it: `42 s`, `4 min 05 s`.
+/// A duration for people: `4.2 s`, `4 min 05 s`.
 pub fn spoken(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if seconds < 60 {
@@ -32,12 +33,12 @@ pub fn spoken(duration: Duration) -> String {
     format!("{} min {:02} s", seconds / 60, seconds % 60)
 }
 
-/// Runs a command as one named step: its output goes to `log`, and its last lines into the error when it fails.
+/// Runs a command as one named step. Its output goes to `log`. If it fails, the error has the last lines.
 pub fn run(title: &str, command: Command, log: &Path) -> Result<()> {
     run_within(title, command, log, None)
 }
 
-/// As [`run`]; a command that takes longer than `limit` is killed and has failed.
+/// Like [`run`], but kills a command that takes longer than `limit`, which is a failure.
 pub fn run_within(title: &str, mut command: Command, log: &Path, limit: Option<Duration>) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     if let Some(folder) = log.parent() {
@@ -49,10 +50,10 @@ pub fn run_within(title: &str, mut command: Command, log: &Path, limit: Option<D
     let started = Instant::now();
     let mut child =
         command.spawn().with_context(|| format!("starting `{program}` ({title}); is it installed?"))?;
-    // It holds the pipe's other end, without which reading would never end.
+    // The command has the other end of the pipe. Reading would never end while it is open.
     drop(command);
 
-    let (lines, heard) = mpsc::channel();
+    let (lines, received) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
             if lines.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
@@ -65,7 +66,7 @@ pub fn run_within(title: &str, mut command: Command, log: &Path, limit: Option<D
     let mut output = Vec::new();
     let mut expired = false;
     loop {
-        match heard.recv_timeout(PATIENCE) {
+        match received.recv_timeout(PATIENCE) {
             Ok(line) => {
                 writeln!(sink, "{line}").with_context(|| format!("writing {}", log.display()))?;
                 display.line(&line);
@@ -84,7 +85,7 @@ pub fn run_within(title: &str, mut command: Command, log: &Path, limit: Option<D
     let status = child.wait().with_context(|| format!("waiting for `{program}`"))?;
     display.end(started, status.success() && !expired);
     if expired {
-        bail!("{title}: `{program}` gave no result in {}", spoken(started.elapsed()));
+        bail!("{title}: `{program}` did not end within {}", spoken(started.elapsed()));
     }
     check(title, &program, status, &output, log)
 }
@@ -97,10 +98,10 @@ fn check(title: &str, program: &str, status: ExitStatus, output: &[String], log:
     bail!("{title}: `{program}` failed ({status}); all of its output is in {}\n  {tail}", log.display())
 }
 
-/// What a person sees of a running step.
+/// The display of a running step.
 enum Display {
     Spinner(ProgressBar),
-    Lines { title: String, said: Option<Instant> },
+    Lines { title: String, printed: Option<Instant> },
 }
 
 impl Display {
@@ -112,7 +113,7 @@ impl Display {
             bar.enable_steady_tick(Duration::from_millis(120));
             Self::Spinner(bar)
         } else {
-            Self::Lines { title: title.to_owned(), said: None }
+            Self::Lines { title: title.to_owned(), printed: None }
         }
     }
 
@@ -123,31 +124,31 @@ impl Display {
     }
 
     fn tick(&mut self, started: Instant, last: Option<&String>) {
-        let Self::Lines { title, said } = self else { return };
-        match said {
+        let Self::Lines { title, printed } = self else { return };
+        match printed {
             None if started.elapsed() >= PATIENCE => say(&format!("{title} …")),
-            Some(said) if said.elapsed() >= HEARTBEAT => {
+            Some(printed) if printed.elapsed() >= HEARTBEAT => {
                 let last = last.map_or("", |line| line.trim());
                 say(&format!("{title}: {} so far; {last}", spoken(started.elapsed())));
             }
             _ => return,
         }
-        *said = Some(Instant::now());
+        *printed = Some(Instant::now());
     }
 
-    fn end(self, started: Instant, well: bool) {
+    fn end(self, started: Instant, succeeded: bool) {
         let took = spoken(started.elapsed());
         let (title, shown) = match self {
             Self::Spinner(bar) => {
                 bar.finish_and_clear();
                 (bar.prefix(), started.elapsed() >= PATIENCE)
             }
-            Self::Lines { title, said } => (title, said.is_some()),
+            Self::Lines { title, printed } => (title, printed.is_some()),
         };
-        match (well, shown) {
+        match (succeeded, shown) {
             (true, true) => say(&format!("{title}: done in {took}")),
             (true, false) => {}
-            (false, _) => say(&format!("{title}: failed in {took}")),
+            (false, _) => say(&format!("{title}: failed after {took}")),
         }
     }
 }
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_step_repeats_the_end_of_its_output_and_names_its_log() {
+    fn failed_step_repeats_the_end_of_its_output_and_names_its_log() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("step.log");
         let error = run("making it", shell("echo one; echo two >&2; exit 3"), &log).unwrap_err().to_string();
@@ -174,17 +175,17 @@ mod tests {
     }
 
     #[test]
-    fn a_step_past_its_limit_is_stopped() {
+    fn step_that_exceeds_its_limit_is_stopped() {
         let folder = tempfile::tempdir().unwrap();
         let endless = shell("while :; do echo tick; done");
         let limit = Some(Duration::from_millis(50));
         let error =
             run_within("endless", endless, &folder.path().join("log"), limit).unwrap_err().to_string();
-        assert!(error.contains("gave no result in"), "{error}");
+        assert!(error.contains("did not end within"), "{error}");
     }
 
     #[test]
-    fn durations_are_said_with_the_precision_people_need() {
+    fn durations_are_shown_with_the_precision_that_people_need() {
         assert_eq!(spoken(Duration::from_millis(1_240)), "1.2 s");
         assert_eq!(spoken(Duration::from_secs(245)), "4 min 05 s");
     }

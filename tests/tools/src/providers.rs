@@ -1,5 +1,5 @@
 //! Provider modules: every member of the workspace in `providers/`, compiled for wasm32 and made a component.
-//! A member's folder name is the module's: `providers/NAME` → `target/providers/NAME.wasm`.
+//! A module has the name of its folder: `providers/NAME` gives `target/providers/NAME.wasm`.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::componentize::componentize;
 use crate::{BIN_DIR, Tools, progress, wasm};
 
-/// A member of the providers' workspace that is a module.
+/// A member of the workspace `providers/` that is a module.
 #[derive(Debug, PartialEq, Eq)]
 struct Module {
     name: String,
@@ -21,7 +21,7 @@ struct Module {
 }
 
 impl Tools {
-    /// Builds all provider modules, and returns the folder that holds them.
+    /// Builds all provider modules, and returns their folder.
     pub fn providers(&self) -> Result<PathBuf> {
         let out = self.modules();
         if env::var_os(BIN_DIR).is_some() && out.is_dir() {
@@ -31,7 +31,10 @@ impl Tools {
         let _lock = self.lock()?;
         let modules = members(&self.metadata(&manifest)?)?;
         if modules.is_empty() {
-            bail!("{} has no member with crate-type cdylib: no module to build", manifest.display());
+            bail!(
+                "{} has no member with crate-type cdylib, so there is no module to build",
+                manifest.display()
+            );
         }
         let target = self.target().join("providers-build");
         let route = wasm::route(self)?;
@@ -62,11 +65,11 @@ impl Tools {
         if !output.status.success() {
             bail!("{}: {}", manifest.display(), String::from_utf8_lossy(&output.stderr).trim());
         }
-        serde_json::from_slice(&output.stdout).context("cargo metadata gave no JSON")
+        serde_json::from_slice(&output.stdout).context("the output of cargo metadata is not JSON")
     }
 }
 
-/// The modules among a workspace's packages: those whose library is a cdylib.
+/// The modules among a workspace's packages: the packages whose library is a cdylib.
 fn members(metadata: &Value) -> Result<Vec<Module>> {
     let list =
         |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -88,7 +91,7 @@ fn members(metadata: &Value) -> Result<Vec<Module>> {
     Ok(modules)
 }
 
-/// A module whose provider is gone must not be loaded any more.
+/// Removes modules whose provider is gone, so that they are not loaded any more.
 fn remove_others(out: &Path, modules: &[Module]) -> Result<()> {
     let known: BTreeSet<_> = modules.iter().map(|module| format!("{}.wasm", module.name)).collect();
     for entry in fs::read_dir(out).with_context(|| format!("reading {}", out.display()))? {
@@ -109,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_is_named_by_its_folder_and_helpers_are_left_out() {
+    fn module_has_the_name_of_its_folder_and_a_library_is_no_module() {
         let metadata = json!({"packages": [
             {"name": "shared", "manifest_path": "/x/providers/shared/Cargo.toml",
              "targets": [{"name": "shared", "crate_types": ["lib"]}]},

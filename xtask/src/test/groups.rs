@@ -1,4 +1,4 @@
-//! What belongs to which group of tests.
+//! The groups of tests, and what belongs to each.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,17 +14,17 @@ use crate::fuzz::TARGETS;
 /// A group of tests, in the order in which they run: the fast ones first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Group {
-    /// Host crates and test libraries; documentation's examples
+    /// Host crates and test libraries; examples in documentation
     Unit,
     /// Provider modules and their SDK: their own tests, and the modules' fixtures
     Providers,
-    /// Modules that loop, swallow memory, import functions
+    /// Provider modules that loop, exhaust memory or import functions
     Hostile,
-    /// The world around the decisions, explored
+    /// The simulator
     Sim,
-    /// Parsers of what comes from outside, fuzzed for a minute in all
+    /// Parsers of external input, fuzzed for one minute in total
     Fuzz,
-    /// The KMS v2 server that stands in for a vendor's plugin
+    /// The KMS v2 server that the tests use as a vendor's plugin
     Kms,
     /// The harness itself: nodes, API servers, static pods
     Cluster,
@@ -32,7 +32,7 @@ pub(crate) enum Group {
     E2e,
     /// The same on three control-plane nodes
     Nodes,
-    /// The same at length: every move between modes, losses, an operator that is killed
+    /// Long runs of the same: every change between modes, losses, an operator that is killed
     Life,
 }
 
@@ -41,11 +41,11 @@ const CLUSTER: &str = "keyward-test-cluster";
 const E2E: &str = "keyward-test-e2e";
 const HOSTILE: &str = "keyward-test-hostile";
 const SIM: &str = "keyward-test-sim";
-/// Programs with several nodes.
+/// Test programs with several nodes.
 const NODES: [&str; 1] = ["nodes"];
-/// Programs of the long group.
+/// Test programs of the long group.
 const LIFE: [&str; 3] = ["moves", "losses", "killed"];
-/// All fuzz targets together; ten minutes each is for `cargo xtask fuzz`.
+/// The time of all fuzz targets together. Longer runs use `cargo xtask fuzz`.
 const FUZZ_SECONDS: u64 = 60;
 
 impl Group {
@@ -62,8 +62,8 @@ impl Group {
         Self::Life,
     ];
 
-    /// How much of it runs where no group is named, as its tests read it from the environment: all of them take
-    /// a quarter of an hour longer.
+    /// The environment variables that make the group smaller if no group is named. Without them, all groups
+    /// take a quarter of an hour longer.
     pub(crate) fn sizes(self) -> Vec<(&'static str, &'static str)> {
         match self {
             Self::Life => vec![("KEYWARD_TEST_MOVES", "4"), ("KEYWARD_TEST_KILLS", "2")],
@@ -89,16 +89,16 @@ impl Group {
 
     pub(crate) fn about(self) -> &'static str {
         match self {
-            Self::Unit => "crates by themselves, and their documentation's examples",
+            Self::Unit => "host crates, and the examples in their documentation",
             Self::Providers => "provider modules and their fixtures",
-            Self::Hostile => "modules that misbehave",
-            Self::Sim => "the world around the decisions, explored",
-            Self::Fuzz => "parsers of what comes from outside, for a minute in all",
+            Self::Hostile => "provider modules that misbehave",
+            Self::Sim => "the simulator",
+            Self::Fuzz => "parsers of external input, for one minute in total",
             Self::Kms => "the KMS v2 server of the tests",
             Self::Cluster => "nodes, API servers and static pods of the harness",
             Self::E2e => "Keyward on a real control plane with a real KMS",
             Self::Nodes => "the same on three control-plane nodes",
-            Self::Life => "every move between modes, losses, an operator that is killed",
+            Self::Life => "every change between modes, losses, an operator that is killed",
         }
     }
 
@@ -107,7 +107,7 @@ impl Group {
         matches!(self, Self::Kms | Self::Cluster | Self::E2e | Self::Nodes | Self::Life)
     }
 
-    /// Whether most of what its programs do is waiting, so that two run beside each other.
+    /// Whether its programs mostly wait, so that two run at the same time.
     pub(crate) fn waits(self) -> bool {
         matches!(self, Self::E2e | Self::Life)
     }
@@ -133,7 +133,7 @@ impl Group {
         group == self
     }
 
-    /// What it runs beside this workspace's test programs.
+    /// Commands that it runs beside this workspace's test programs.
     pub(crate) fn commands(self, tools: &Tools, built: &Built) -> Result<Vec<(String, Command)>> {
         Ok(match self {
             Self::Unit => {
@@ -157,7 +157,7 @@ impl Group {
     }
 }
 
-/// Each module's fixtures, run by the command that its author uses.
+/// The fixtures of each module, run with the command that its author uses.
 fn fixtures(tools: &Tools, built: &Built) -> Result<Vec<(String, Command)>> {
     let keyward = built.binary("keyward")?;
     let mut modules: Vec<PathBuf> =
@@ -174,7 +174,7 @@ fn fixtures(tools: &Tools, built: &Built) -> Result<Vec<(String, Command)>> {
     Ok(modules.into_iter().map(command).collect())
 }
 
-/// The tests of the providers' workspace, compiled for this machine.
+/// The tests of the provider modules' workspace, compiled for this machine.
 fn provider_crates(tools: &Tools) -> Command {
     let mut cargo = tools.cargo();
     cargo.args(["test", "--workspace", "--manifest-path", "providers/Cargo.toml"]);

@@ -1,4 +1,4 @@
-//! Counting individual tests, from the lines that test programs end with.
+//! Counts individual tests, from the result lines of test programs.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -7,23 +7,23 @@ use std::process::{Command, Stdio};
 
 use keyward_test_tools::progress;
 
-/// How many tests passed and failed, and how many were left out.
+/// Numbers of tests that passed, failed and were ignored.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
-    /// Marked `#[ignore]`, or an example that is not compiled: nobody knows whether it holds.
+    /// Tests marked `#[ignore]`, and examples that are not compiled: nothing shows whether they pass.
     pub(crate) ignored: u64,
 }
 
 impl Tally {
-    /// Something that ended without saying how many tests failed counts as one.
-    pub(crate) fn ungraceful() -> Self {
+    /// A program that ended without a result line counts as one failed test.
+    pub(crate) fn one_failure() -> Self {
         Self { failed: 1, ..Self::default() }
     }
 
-    /// As CI counts: a test that is left out might as well have failed.
-    pub(crate) fn leaving_nothing_out(self) -> Self {
+    /// CI counts an ignored test as a failed test.
+    pub(crate) fn with_ignored_as_failed(self) -> Self {
         Self { failed: self.failed + self.ignored, ignored: 0, ..self }
     }
 }
@@ -38,7 +38,7 @@ impl AddAssign for Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Before the rest, which is the form that a run must end with.
+        // First, because a run must end with the other two numbers.
         if self.ignored > 0 {
             write!(f, "{} ignored, ", self.ignored)?;
         }
@@ -46,19 +46,19 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Runs a test program, copies its output to `shown` as it comes, and counts.
+/// Runs a test program, copies its output to `shown` line by line, and counts its tests.
 pub(crate) fn of(command: Command, shown: &mut impl Write) -> Tally {
     match stream(command, shown) {
         Ok((tally, true)) => tally,
         Ok((mut tally, false)) => {
             if tally.failed == 0 {
-                tally += Tally::ungraceful();
+                tally += Tally::one_failure();
             }
             tally
         }
         Err(error) => {
             progress::say(&format!("error: {error}"));
-            Tally::ungraceful()
+            Tally::one_failure()
         }
     }
 }
@@ -79,7 +79,8 @@ fn stream(mut command: Command, shown: &mut impl Write) -> std::io::Result<(Tall
     Ok((tally, child.wait()?.success()))
 }
 
-/// `test result: ok. 5 passed; 0 failed; 1 ignored; …`, or what our own programs close with: `5 passed, 0 failed`.
+/// `test result: ok. 5 passed; 0 failed; 1 ignored; …`, or the last line of our own programs: `5 passed, 0
+/// failed`.
 fn result_line(line: &str) -> Option<Tally> {
     let Some((_, rest)) = line.split_once("test result: ") else {
         let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
@@ -110,27 +111,27 @@ mod tests {
         let script = format!("echo '{line}'; echo '{}'; exit 101", line.replace("0 failed", "2 failed"));
         let mut shown = Vec::new();
         assert_eq!(of(shell(&script), &mut shown), Tally { passed: 10, failed: 2, ignored: 2 });
-        assert!(shown.starts_with(line.as_bytes()), "output is shown as it comes");
+        assert!(shown.starts_with(line.as_bytes()), "output is shown line by line");
         assert_eq!(result_line("7 passed, 1 failed"), Some(Tally { passed: 7, failed: 1, ignored: 0 }));
         assert_eq!(result_line("test plan::tests::passed ... ok"), None);
     }
 
     #[test]
-    fn a_program_that_dies_without_a_verdict_counts_as_one_failure() {
-        assert_eq!(of(shell("kill -9 $$"), &mut std::io::sink()), Tally::ungraceful());
-        assert_eq!(of(Command::new("/nonexistent/program"), &mut std::io::sink()), Tally::ungraceful());
+    fn program_that_dies_without_a_result_counts_as_one_failure() {
+        assert_eq!(of(shell("kill -9 $$"), &mut std::io::sink()), Tally::one_failure());
+        assert_eq!(of(Command::new("/nonexistent/program"), &mut std::io::sink()), Tally::one_failure());
     }
 
     #[test]
-    fn the_closing_line_has_the_form_that_ci_reads() {
+    fn last_line_has_the_form_that_ci_reads() {
         let tally = Tally { passed: 12, failed: 1, ignored: 0 };
         assert_eq!(tally.to_string(), "12 passed, 1 failed");
         assert_eq!(Tally { ignored: 3, ..tally }.to_string(), "3 ignored, 12 passed, 1 failed");
     }
 
     #[test]
-    fn what_is_ignored_fails_a_run_that_leaves_nothing_out() {
+    fn ignored_tests_count_as_failed_if_nothing_may_be_ignored() {
         let tally = Tally { passed: 12, failed: 1, ignored: 3 };
-        assert_eq!(tally.leaving_nothing_out(), Tally { passed: 12, failed: 4, ignored: 0 });
+        assert_eq!(tally.with_ignored_as_failed(), Tally { passed: 12, failed: 4, ignored: 0 });
     }
 }

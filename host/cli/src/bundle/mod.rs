@@ -1,8 +1,8 @@
-//! One revision with all that its plugins need, encrypted to whoever may restore it: what `keyward export` writes and
-//! `keyward node-agent restore` reads.
+//! The bundle that `keyward export` writes and `keyward node-agent restore` reads: one revision with
+//! everything that its plugins need, encrypted (decision 0078).
 //!
-//! Inside is one JSON document, around it the age format (age-encryption.org/v1), so that its own tools open it too. What
-//! is decrypted is wiped when it is dropped, and never printed.
+//! It is one JSON document in the age format (age-encryption.org/v1), so that age's own tools open it too.
+//! Decrypted bytes are wiped from memory after use, and never printed.
 
 mod seal;
 
@@ -22,10 +22,10 @@ use zeroize::{Zeroize, Zeroizing};
 pub(crate) use seal::{Opener, Seal};
 
 const KIND: &str = "KeywardBundle";
-/// Raised when a reader of the one before could not read the next.
+/// Incremented when readers of the previous version cannot read the new one.
 const VERSION: u32 = 1;
 
-/// What stands inside. Values are base64, as in the Secret that they come from.
+/// The content. Values are base64, as in the Secret that they come from.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
@@ -38,12 +38,12 @@ struct Document {
     highest_key_id: KeyId,
     data: BTreeMap<String, String>,
     key_checks: BTreeMap<u64, KeyCheck>,
-    /// The key secrets' annotations, for whoever has to find out what was.
+    /// Annotations of the key secrets, for diagnosis after a loss.
     #[serde(default)]
     keys: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// A revision out of the cluster.
+/// An exported revision.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     pub(crate) revision: Revision,
@@ -55,13 +55,14 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    /// What the revision's data say.
+    /// The decoded revision.
     pub(crate) fn content(&self) -> Result<RevisionContent> {
         let name = names::revision_secret(self.revision);
-        RevisionContent::decode(&name, &self.data)?.with_context(|| format!("{name} holds no configuration"))
+        RevisionContent::decode(&name, &self.data)?
+            .with_context(|| format!("{name} contains no configuration"))
     }
 
-    /// Encrypted.
+    /// Encrypts the bundle.
     pub(crate) fn seal(&self, seal: &Seal) -> Result<Vec<u8>> {
         let mut document = Document {
             kind: KIND.to_owned(),
@@ -75,7 +76,11 @@ impl Bundle {
                 .iter()
                 .map(|(key, value)| (key.clone(), STANDARD.encode(value.expose())))
                 .collect(),
-            key_checks: self.key_checks.iter().map(|(key_id, key_check)| (key_id.0, key_check.clone())).collect(),
+            key_checks: self
+                .key_checks
+                .iter()
+                .map(|(key_id, key_check)| (key_id.0, key_check.clone()))
+                .collect(),
             keys: self.keys.clone(),
         };
         let text = serde_json::to_vec(&document).map(Zeroizing::new);
@@ -83,16 +88,16 @@ impl Bundle {
         seal.seal(&text?)
     }
 
-    /// Decrypted, and seen to be what it says.
+    /// Decrypts a bundle and verifies the hash of its configuration.
     pub(crate) fn open(sealed: &[u8], opener: &Opener) -> Result<Self> {
         let text = opener.open(sealed)?;
-        // serde's words may quote what it read.
+        // serde's own message may quote secret content.
         let document: Document = serde_json::from_slice(&text).map_err(|error| {
-            anyhow::anyhow!("what is inside is no bundle of Keyward (column {})", error.column())
+            anyhow::anyhow!("its content is not a bundle of Keyward (column {})", error.column())
         })?;
-        ensure!(document.kind == KIND, "what is inside is no bundle of Keyward");
+        ensure!(document.kind == KIND, "its content is not a bundle of Keyward");
         if document.version != VERSION {
-            bail!("the bundle has version {}, this keyward reads version {VERSION}", document.version);
+            bail!("the bundle has version {}, and this keyward reads version {VERSION}", document.version);
         }
         let decoded = |(key, value): (String, String)| {
             let value = Zeroizing::new(value);
@@ -105,12 +110,16 @@ impl Bundle {
             created_at: document.created_at,
             highest_key_id: document.highest_key_id,
             data: document.data.into_iter().map(decoded).collect::<Result<_>>()?,
-            key_checks: document.key_checks.into_iter().map(|(key_id, key_check)| (KeyId(key_id), key_check)).collect(),
+            key_checks: document
+                .key_checks
+                .into_iter()
+                .map(|(key_id, key_check)| (KeyId(key_id), key_check))
+                .collect(),
             keys: document.keys,
         };
         ensure!(
             bundle.content()?.hash() == document.config_hash,
-            "the configuration inside is not what was exported"
+            "the configuration does not match the hash that was exported"
         );
         Ok(bundle)
     }
@@ -136,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whoever_it_is_for_can_open_it() {
+    fn bundle_opens_only_for_its_recipient() {
         let (ours, other) = (age::x25519::Identity::generate(), age::x25519::Identity::generate());
         let seal = Seal::to(&[ours.to_public().to_string()]).unwrap();
         let sealed = bundle().seal(&seal).unwrap();
@@ -154,7 +163,7 @@ mod tests {
             Bundle::open(&sealed, &opened_by(&other))
                 .unwrap_err()
                 .to_string()
-                .contains("not for this identity")
+                .contains("not encrypted for this identity")
         );
         let mut broken = sealed.clone();
         *broken.last_mut().unwrap() ^= 1;
@@ -165,26 +174,26 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_secret_is_not_repeated_where_it_is_no_recipient() {
+    fn error_about_a_recipient_repeats_no_possible_secret() {
         let identity = age::x25519::Identity::generate().to_string();
         let identity = identity.expose_secret();
         for (given, why) in [
             (identity.to_owned(), "is an identity"),
             (identity.to_lowercase(), "is an identity"),
             (format!("key={identity}"), "is an identity"),
-            ("correct horse battery staple".to_owned(), "begins with age1"),
+            ("correct horse battery staple".to_owned(), "begin with age1"),
             ("age1nonsense".to_owned(), "age1nonsense"),
         ] {
             let error = Seal::to(std::slice::from_ref(&given)).err().unwrap();
-            let told = format!("{error:#} {error:?}");
-            assert!(told.contains(why), "{told}");
-            let repeated = told.to_lowercase().contains(&given.to_lowercase());
+            let message = format!("{error:#} {error:?}");
+            assert!(message.contains(why), "{message}");
+            let repeated = message.to_lowercase().contains(&given.to_lowercase());
             assert_eq!(repeated, given.starts_with("age1"), "{why}");
         }
     }
 
     #[test]
-    fn a_passphrase_is_the_first_line_of_its_file_and_in_no_error() {
+    fn passphrase_is_the_first_line_of_its_file_and_is_in_no_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("passphrase");
         std::fs::write(&file, "correct horse battery staple\nnot this line\n").unwrap();
@@ -194,24 +203,24 @@ mod tests {
         );
         std::fs::write(&file, "hunter2\n").unwrap();
         let error = format!("{:#}", Opener::by_passphrase(&file).err().unwrap());
-        assert!(error.contains("--passphrase-file") && error.contains("less than 12"), "{error}");
+        assert!(error.contains("--passphrase-file") && error.contains("fewer than 12"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]
-    fn what_is_not_a_bundle_of_this_version_is_refused() {
+    fn content_that_is_not_a_bundle_of_this_version_is_refused() {
         let own = age::x25519::Identity::generate();
         let seal = Seal::to(&[own.to_public().to_string()]).unwrap();
         let opener = Opener::identities(own.to_string().expose_secret()).unwrap();
         for (text, why) in [
-            (r#"{"kind":"Other"}"#, "no bundle of Keyward"),
+            (r#"{"kind":"Other"}"#, "not a bundle of Keyward"),
             (
                 r#"{"kind":"KeywardBundle","version":2,"revision":1,"configHash":"sha256:0","createdAt":"","highestKeyID":1,"data":{},"keyChecks":{}}"#,
                 "version 2",
             ),
             (
                 r#"{"kind":"KeywardBundle","version":1,"revision":1,"configHash":"sha256:0","createdAt":"","highestKeyID":1,"data":{},"keyChecks":{}}"#,
-                "holds no configuration",
+                "contains no configuration",
             ),
         ] {
             let error = Bundle::open(&seal.seal(text.as_bytes()).unwrap(), &opener).unwrap_err();

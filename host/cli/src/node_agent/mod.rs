@@ -1,4 +1,4 @@
-//! `keyward node-agent`: settings, signals, and the agent they belong to; and what is done by hand on a node.
+//! `keyward node-agent`: flags and signals of the agent, and the commands that an admin runs on a node.
 
 mod join;
 mod place;
@@ -25,7 +25,7 @@ use keyward_operator::settings::duration;
     after_help = "Example:\n  keyward node-agent --node cp-1 --kubeconfig /etc/kubernetes/keyward/agent.kubeconfig"
 )]
 pub(crate) struct Args {
-    /// What is done once, by hand
+    /// Commands that an admin runs once
     #[command(subcommand)]
     once: Option<Once>,
     #[command(flatten)]
@@ -34,11 +34,11 @@ pub(crate) struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Once {
-    /// Make a kubeadm node's API server ready for Keyward
+    /// Prepare the API server of a kubeadm node for Keyward
     Prepare(Box<prepare::Args>),
     /// Replace a credential of a plugin on this node, without the API
     Recover(Box<recover::Args>),
-    /// Create the Secret of a revision again from this node's disk
+    /// Recreate the Secret of a revision from this node's disk
     Republish(republish::Args),
     /// Install an exported revision on a node whose disk is lost
     Restore(Box<restore::Args>),
@@ -46,50 +46,50 @@ enum Once {
 
 #[derive(Clone, Debug, ClapArgs)]
 struct Run {
-    /// The node's name, which is its EncryptionNode's too [env: NODE_NAME=]
-    // Not clap's `env`: that counts as given, so that the agent's other arguments would be missing from each command below
-    // where the variable is set, as it is in the agent's own container.
+    /// Name of the node and of its EncryptionNode [env: NODE_NAME=]
+    // Not clap's `env`: a variable counts as a given argument. In the agent's own container, where it is set,
+    // each subcommand would then require the agent's other arguments.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// Path of the kubeconfig with the node's own credential
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
-    /// Put all paths but the sockets' below this folder
+    /// Root folder of all paths except those of sockets
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
-    /// Where the local API server's metrics are read [default: the kubeconfig's server]
+    /// URL of the local API server, for its metrics [default: the kubeconfig's server]
     #[arg(long, value_name = "URL")]
     metrics_url: Option<String>,
-    /// The name in the local API server's certificate
+    /// Name in the certificate of the local API server
     #[arg(long, value_name = "NAME", default_value = "kubernetes.default.svc")]
     server_name: String,
-    /// How often running plugins are probed
+    /// Interval between probes of a running plugin
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     probe_interval: Duration,
-    /// Every so many probes go beyond Status: an Encrypt/Decrypt round trip, and the key check
+    /// Every Nth probe is complete: Status, an Encrypt/Decrypt round trip, and the key check
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     full_probe_every: u32,
-    /// Limit of one call to a plugin
+    /// Timeout of one call to a plugin
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     plugin_timeout: Duration,
-    /// Limit of one call to the API server
+    /// Timeout of one call to the API server
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     call_timeout: Duration,
-    /// How often the API server looks at its encryption configuration
+    /// Interval at which the API server reads its encryption configuration
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     file_poll: Duration,
-    /// How long a plugin may take until it accepts on its socket
+    /// Time that a plugin has until it accepts connections on its socket
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     start_deadline: Duration,
-    /// How long a plugin goes on after the API server has loaded a configuration without it
+    /// Time that a plugin keeps running after the API server has loaded a configuration without it
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     drain: Duration,
-    /// User and group that plugins run as, and that own their files [default: 65532, where this machine has it]
+    /// User and group ID of plugins and of their files [default: 65532 if it exists on this machine]
     #[arg(long, value_name = "UID")]
     plugin_uid: Option<u32>,
 }
 
-/// Runs until SIGTERM or SIGINT. Plugins go on: they are static pods.
+/// Runs until SIGTERM or SIGINT. Plugins keep running, because they are static pods.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     match (args.once, args.run) {
         (Some(Once::Prepare(args)), _) => Box::pin(prepare::run(*args)).await,
@@ -104,7 +104,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 async fn agent(args: Run) -> Result<ExitCode> {
     let node = args.node.or_else(|| std::env::var("NODE_NAME").ok()).filter(|name| !name.is_empty());
     let node = node.context("--node is missing, and NODE_NAME is not set")?;
-    ensure!(args.root.is_absolute(), "--root must be an absolute path: it stands in the plugins' pods");
+    ensure!(args.root.is_absolute(), "--root must be an absolute path, because the plugins' Pods contain it");
     let policy = Policy {
         probe_interval: args.probe_interval,
         file_poll: args.file_poll,
@@ -125,7 +125,7 @@ async fn agent(args: Run) -> Result<ExitCode> {
     if let Some(uid) = args.plugin_uid {
         settings.owner = Owner { uid, gid: uid };
     }
-    let stop = crate::stop::until_asked()?;
+    let stop = crate::stop::on_signal()?;
     Agent::new(settings).await?.run(stop).await;
     Ok(ExitCode::SUCCESS)
 }

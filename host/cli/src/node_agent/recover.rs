@@ -1,4 +1,5 @@
-//! `keyward node-agent recover`: another credential for a plugin of this node, where the API can give none.
+//! `keyward node-agent recover`: replaces a credential of a plugin on this node, without the API
+//! (decision 0048).
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,21 +12,21 @@ use keyward_operator::settings::duration;
 
 use super::place::Place;
 
-/// The longest file that is taken.
+/// Maximum length of a file.
 const LONGEST: u64 = 1 << 20;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  keyward node-agent recover --key 1 --file secret-id=new-secret-id\n\nIt needs neither operator nor API. It replaces the file in what this node keeps, starts another plugin beside the\nrunning one, and leads the API server to it once it answers, encrypts, decrypts, and decrypts the key check. Where it\ndoes not, nothing is changed. Afterwards the object that the file comes from has to be updated, so that all nodes follow:\nuntil then no key is promoted and nothing is retired."
+    after_help = "Example:\n  keyward node-agent recover --key 1 --file secret-id=new-secret-id\n\nIt needs neither the operator nor the API. It replaces the file in this node's data, starts another plugin beside the\nrunning one, and switches the key's socket to it after it has answered, encrypted, decrypted, and decrypted the key\ncheck. If it fails, nothing changes. Afterwards update the object that the file comes from, so that all nodes use it:\nuntil then no key becomes a write key and no key is retired."
 )]
 pub(crate) struct Args {
-    /// Which key's plugin
+    /// Number of the key whose plugin gets the credential
     #[arg(long, value_name = "N")]
     key: KeyId,
-    /// A file of the plugin (secret-NAME_KEY, NAME_KEY or KEY of the object that it comes from), and where the new one is
+    /// File of the plugin (secret-NAME_KEY, NAME_KEY or KEY of its object), and path of the new content
     #[arg(long = "file", value_name = "NAME=PATH", required = true, value_parser = named)]
     files: Vec<(String, PathBuf)>,
-    /// How long the plugin may take until it has passed
+    /// Time that the plugin has to pass its probes
     #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = duration)]
     timeout: Duration,
     #[command(flatten)]
@@ -45,18 +46,18 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     for (name, path) in args.files {
         files.push((name, read(&path).with_context(|| format!("--file {}", path.display()))?));
     }
-    let said = |what: &str| crate::output::print(&format!("{what}\n")).unwrap_or_default();
-    let done = keyward_node::recover(&place, args.key, files, args.timeout, said).await?;
-    let mut led = "is served by";
+    let report = |what: &str| crate::output::print(&format!("{what}\n")).unwrap_or_default();
+    let done = keyward_node::recover(&place, args.key, files, args.timeout, report).await?;
+    let mut verb = "is served by";
     if let Some(why) = &done.warning {
-        led = "is led to";
+        verb = "leads to";
         crate::output::print(&format!(
-            "warning: the link of key {} leads to {}, so it is not taken back, but it was not seen to serve: {why}\n",
+            "warning: the socket link of key {} now leads to {} and is not switched back, but the plugin was not seen to serve: {why}\n",
             args.key, done.instance
         ))?;
     }
     crate::output::print(&format!(
-        "key {} {led} {} after {:.1} s\nnow update {} in {}, so that all nodes follow: until then no key is promoted and nothing is retired\n",
+        "key {} {verb} {} after {:.1} s\nnow update {} in {}, so that all nodes use it: until then no key becomes a write key and no key is retired\n",
         args.key,
         done.instance,
         done.took.as_secs_f64(),
@@ -71,6 +72,6 @@ fn read(path: &std::path::Path) -> Result<SecretBytes> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
     let bytes = SecretBytes::new(bytes);
-    ensure!(bytes.len() as u64 <= LONGEST, "it is longer than a Secret may be");
+    ensure!(bytes.len() as u64 <= LONGEST, "it is longer than 1 MiB, the maximum of a Secret");
     Ok(bytes)
 }

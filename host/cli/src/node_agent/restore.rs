@@ -1,4 +1,4 @@
-//! `keyward node-agent restore`: an exported revision on a node whose disk is lost.
+//! `keyward node-agent restore`: installs an exported revision on a node whose disk is lost.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,18 +9,18 @@ use keyward_node::Kept;
 use super::place::Place;
 use crate::bundle::{Bundle, Opener};
 
-/// No bundle is longer.
+/// Maximum length of a bundle.
 const LONGEST: u64 = 16 << 20;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  keyward node-agent restore --bundle keyward-4.age --identity key.txt\n\nFor a node whose disk is lost, before its API server starts. A node that has a configuration of its own is left alone."
+    after_help = "Example:\n  keyward node-agent restore --bundle keyward-4.age --identity key.txt\n\nFor a node whose disk is lost, before its API server starts. A node that already has a configuration is not changed."
 )]
 pub(crate) struct Args {
-    /// What keyward export wrote
+    /// The bundle, as written by keyward export
     #[arg(long, value_name = "FILE")]
     bundle: PathBuf,
-    /// The age identity that it was encrypted to, as age-keygen writes it
+    /// File with the age identity that the bundle was encrypted for, as age-keygen writes it
     #[arg(
         long,
         value_name = "FILE",
@@ -28,7 +28,7 @@ pub(crate) struct Args {
         conflicts_with = "passphrase_file"
     )]
     identity: Option<PathBuf>,
-    /// The passphrase, in the first line of this file
+    /// File with the passphrase in its first line
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let opener = match (&args.identity, &args.passphrase_file) {
         (_, Some(file)) => Opener::by_passphrase(file)?,
         (Some(file), None) => Opener::by_identities(file)?,
-        (None, None) => bail!("--identity or --passphrase-file is missing"),
+        (None, None) => bail!("give --identity or --passphrase-file"),
     };
     let path = args.bundle;
     let named = path.display().to_string();
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let bundle = tokio::task::spawn_blocking(open).await?.with_context(|| format!("--bundle {named}"))?;
     let (revision, made) = (bundle.revision, bundle.created_at.clone());
     crate::output::print(&format!(
-        "revision {revision}, exported {made}, is about to be installed on node {}: its API server will read and write by it. Where etcd's data are from another time, the operator goes on from there\n",
+        "installing revision {revision}, exported {made}, on node {}: its API server will read and write with it. If the data in etcd is from another time, the operator continues from that data\n",
         place.node
     ))?;
     let kept = Kept {
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let done = keyward_node::restore(&place, kept).await?;
     let mut text: String = done.iter().map(|step| format!("done: {step}\n")).collect();
     text.push_str(
-        "the API server may start. It becomes ready once the node's agent has seen its plugins decrypt the key checks\n",
+        "the API server may start. It becomes ready when the node's agent has verified that its plugins decrypt the key checks\n",
     );
     crate::output::print(&text)?;
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! `keyward plan`: what a change would do, before anybody makes it.
+//! `keyward plan`: shows what a change would do, before an admin makes it.
 
 mod objects;
 mod offline;
@@ -11,34 +11,34 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 use crate::providers::Providers;
 
-/// How the answer is written.
+/// The output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// For people.
+    /// Text for people
     #[default]
     Table,
-    /// Documented and stable (docs/cli.md).
+    /// JSON, documented and stable (docs/reference/cli.md)
     Json,
-    /// The same.
+    /// The same as YAML
     Yaml,
 }
 
-/// Exit codes: 0 nothing would change, 2 something would, 1 an error or a violation.
+/// Exit code 0: nothing would change, 2: something would change, 1: an error or a violation.
 #[derive(Debug, ClapArgs)]
 #[command(
     after_help = "Example:\n  keyward plan --current live.yaml --desired new.yaml\n  keyward plan -f new.yaml\n  keyward plan --objects dump.yaml --platform openshift -o json"
 )]
 pub(crate) struct Args {
-    /// The object as it is: a ClusterEncryption or an OpenShift APIServer; - for standard input
+    /// The current object: a ClusterEncryption or an OpenShift APIServer; - for standard input
     #[arg(long, value_name = "FILE", requires = "desired")]
     current: Option<String>,
-    /// The object as it is to be
+    /// The desired object
     #[arg(long, value_name = "FILE", requires = "current")]
     desired: Option<String>,
-    /// The object as it is to be, against the live cluster
+    /// The desired object, compared with the live cluster
     #[arg(short = 'f', long = "filename", value_name = "FILE", conflicts_with = "current")]
     file: Option<String>,
-    /// How the answer is written
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     connection: crate::connection::Connection,
 }
 
-/// Plans.
+/// Runs the command.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if !args.dump.objects.is_empty() {
         return objects::run(&args.dump, args.output, &args.providers);

@@ -1,5 +1,5 @@
-//! `plan --objects`: the whole decision on a dump of objects. Files are read and answers printed here; what the objects
-//! mean, and what follows, is core's.
+//! `plan --objects`: the whole decision on a dump of objects. This file reads files and prints results. Core
+//! decides what the objects mean and what follows.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -24,48 +24,52 @@ use crate::input;
 use crate::output::{print, print_json, print_yaml};
 use crate::providers::Providers;
 
-/// Each round is one step further away from the spec: configuration, its references, diagnoses of its failures.
+/// The maximum number of rounds. Each one resolves what the previous one found: the configuration, its
+/// references, diagnoses of its failures.
 const ROUNDS: usize = 16;
-/// In place of random bytes: what would be made of them is never printed.
+/// Takes the place of random bytes. Nothing that is derived from them is printed.
 const PLACEHOLDER: [u8; 32] = [0x6b; 32];
-/// In place of a digest that a random salt keys. With a salt that everybody knows it would tell about credentials.
+/// Takes the place of a digest with a random salt as its key. A digest with a known salt would reveal
+/// credentials.
 const SALTED_LATER: &str = "pending";
 
-/// Whose objects they are.
+/// The platform that the objects are from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Platform {
-    /// Objects of Keyward's own.
+    /// Keyward's own objects
     Kubernetes,
-    /// OpenShift's.
+    /// OpenShift's objects
     #[value(name = "openshift")]
     OpenShift,
 }
 
-/// What goes with `--objects`.
+/// Flags of `plan --objects`.
 #[derive(Debug, Args)]
 pub(super) struct DumpArgs {
-    /// Dumps of a cluster's objects: a List, or documents of YAML or JSON; - for standard input
+    /// Dumps of a cluster's objects: Lists, or YAML or JSON documents; - for standard input
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "platform", conflicts_with_all = ["current", "file"])]
     pub(super) objects: Vec<String>,
-    /// Whose objects they are
+    /// Platform that the objects are from
     #[arg(long, value_enum, requires = "objects")]
     platform: Option<Platform>,
-    /// Decide for this operand alone [default: each that the objects speak of]
+    /// Decide only for this operand [default: every operand in the objects]
     #[arg(long, value_name = "NAME", requires = "objects")]
     operand: Option<String>,
-    /// When it is now, RFC 3339 [default: the newest time in the objects, or the present]
+    /// Current time, RFC 3339 [default: the newest time in the objects, or now]
     #[arg(long, value_name = "TIME", requires = "objects")]
     now: Option<Timestamp>,
 }
 
 pub(super) fn run(args: &DumpArgs, output: Output, providers: &Providers) -> Result<ExitCode> {
-    let Some(platform) = args.platform else { bail!("whose objects are these? give --platform") };
+    let Some(platform) = args.platform else {
+        bail!("the platform of the objects is not known; give --platform")
+    };
     let mut dump = Dump::default();
     for file in &args.objects {
         let name = if file == "-" { "standard input" } else { file.as_str() };
         dump.read(name, &input::read(file)?)?;
     }
-    tell_what_is_missing(&dump, platform);
+    print_notes(&dump, platform);
     let now = args.now.or(dump.newest()).unwrap_or_else(Timestamp::now);
     let engine = providers.load()?;
     let outcomes = match platform {
@@ -80,19 +84,18 @@ pub(super) fn run(args: &DumpArgs, output: Output, providers: &Providers) -> Res
     Ok(ExitCode::SUCCESS)
 }
 
-/// Notes on standard error: what nothing was decided from, and what was taken as not being there.
-fn tell_what_is_missing(dump: &Dump, platform: Platform) {
+/// Prints notes on standard error: kinds that the decision ignores, and kinds that the dump does not contain.
+fn print_notes(dump: &Dump, platform: Platform) {
     for (kind, count) in dump.ignored() {
-        eprintln!("note: {count} of {kind}: nothing is decided from it");
+        let objects = if *count == 1 { "object" } else { "objects" };
+        eprintln!("note: ignored {count} {objects} of kind {kind}");
     }
-    let looked_at: &[&str] = match platform {
+    let needed: &[&str] = match platform {
         Platform::Kubernetes => &["Secret", "Node", "Lease", "EncryptionNode"],
         Platform::OpenShift => &["Secret", "Pod"],
     };
-    for kind in dump.lacks(looked_at) {
-        eprintln!(
-            "note: there is no {kind} among the objects; it is taken as there being none in the cluster"
-        );
+    for kind in dump.lacks(needed) {
+        eprintln!("note: the dump contains no {kind}; the decision assumes that the cluster has none");
     }
 }
 
@@ -103,7 +106,7 @@ fn on_kubernetes(
     evaluator: &dyn Evaluator,
 ) -> Result<Outcome> {
     if let Some(other) = operand.filter(|operand| *operand != names::KUBE_APISERVER) {
-        bail!("there is no operand {other} on kubernetes; it has {}", names::KUBE_APISERVER);
+        bail!("operand {other} does not exist on kubernetes; use {}", names::KUBE_APISERVER);
     }
     let objects = dump.kubernetes();
     let results =
@@ -113,7 +116,7 @@ fn on_kubernetes(
     match kubernetes::snapshot(&objects, &results, Given { now, ages, fresh: fresh() }) {
         Some(snapshot) => Ok(decided(&snapshot)),
         None => {
-            bail!("there is no ClusterEncryption/cluster among the objects; nothing is wanted without it")
+            bail!("the dump contains no ClusterEncryption/cluster; without it Keyward does nothing")
         }
     }
 }
@@ -129,12 +132,12 @@ fn on_openshift(
     let components: Vec<&Component> = match operand {
         Some(name) => match Component::named(name) {
             Some(component) => vec![component],
-            None => bail!("there is no operand {name} on openshift; it has {}", all()),
+            None => bail!("operand {name} does not exist on openshift; use one of {}", all()),
         },
         None => COMPONENTS.iter().filter(|component| component.is_in(&objects)).collect(),
     };
     if components.is_empty() {
-        bail!("the objects speak of no operand; expected some of {}, or --operand", all());
+        bail!("the dump contains no operand; expected one of {}, or give --operand", all());
     }
     components.into_iter().map(|component| on_component(dump, &objects, component, now, evaluator)).collect()
 }
@@ -149,15 +152,15 @@ fn on_component(
     let results = resolved(dump, names::CONFIG_NAMESPACE, evaluator, |results| {
         openshift::needed(objects, component, results)
     })?;
-    // There is no `since[]`: what has an age here tells it itself, anything else was just seen.
+    // OpenShift has no `since[]`: a fact either carries its own time or was just seen.
     let given = Given { now, ages: platform::ages(&[], now), fresh: fresh() };
     match openshift::snapshot(objects, component, &results, given) {
         Some(snapshot) => Ok(decided(&snapshot)),
-        None => bail!("there is no APIServer/cluster among the objects; nothing is wanted without it"),
+        None => bail!("the dump contains no APIServer/cluster; without it Keyward does nothing"),
     }
 }
 
-/// All that the decision wants beside the objects: what modules say, and what is referred to.
+/// Resolves everything that the decision needs: answers of provider modules, and referenced objects.
 fn resolved(
     dump: &Dump,
     namespace: &str,
@@ -171,23 +174,23 @@ fn resolved(
             return Ok(results);
         }
         for request in wanted.evaluations {
-            let said = evaluator.evaluate(&request);
-            results.evaluations.insert(request, said);
+            let answer = evaluator.evaluate(&request);
+            results.evaluations.insert(request, answer);
         }
         for object in wanted.objects {
             let found = dump.referenced(namespace, &object);
             if let Ok(Some(data)) = &found {
-                let said = expiry::annotation(dump.annotations(namespace, &object));
-                results.expiries.insert(object.clone(), expiry::of(data, said));
+                let annotated = expiry::annotation(dump.annotations(namespace, &object));
+                results.expiries.insert(object.clone(), expiry::of(data, annotated));
             }
             results.objects.insert(object, found);
         }
         for (request, failure) in wanted.diagnoses {
-            let said = evaluator.diagnose(&request, &failure);
-            results.diagnoses.insert((request, failure), said);
+            let answer = evaluator.diagnose(&request, &failure);
+            results.diagnoses.insert((request, failure), answer);
         }
     }
-    bail!("after {ROUNDS} rounds the decision still wants more; this is a bug of Keyward's")
+    bail!("internal error: no decision after {ROUNDS} rounds; please report this bug")
 }
 
 fn fresh() -> FreshBytes {
@@ -198,7 +201,7 @@ fn decided(snapshot: &Snapshot) -> Outcome {
     keyward_core::reconcile(snapshot)
 }
 
-/// CLI.md's form.
+/// The document of `-o json` and `-o yaml` (docs/reference/cli.md).
 fn described(outcomes: &[Outcome]) -> Value {
     let operands: Vec<Value> = outcomes
         .iter()
@@ -237,7 +240,7 @@ fn action(action: &Action) -> Value {
     described
 }
 
-/// For people.
+/// Text for people.
 fn table(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     for outcome in outcomes {
@@ -249,7 +252,7 @@ fn table(outcomes: &[Outcome]) -> String {
             let _ = writeln!(text, "  waits for   {}: {}", waiting.reason, waiting.message);
         }
         if outcome.actions.is_empty() {
-            let _ = writeln!(text, "⇒ nothing is done");
+            let _ = writeln!(text, "⇒ no action");
         }
         for (index, decided) in outcome.actions.iter().enumerate() {
             let _ = writeln!(text, "⇒ {}. {}", index.saturating_add(1), in_words(&action(decided)));
@@ -261,7 +264,7 @@ fn table(outcomes: &[Outcome]) -> String {
             let _ = writeln!(text, "  because {why}");
         }
         for condition in &outcome.conditions {
-            // What is as expected is no news.
+            // Conditions that are as expected are left out.
             if condition.status == ConditionStatus::True || condition.type_ == "Encrypted" {
                 let (type_, reason) = (&condition.type_, &condition.reason);
                 let _ = writeln!(text, "  {type_} {:?} {reason}: {}", condition.status, condition.message);
@@ -284,7 +287,7 @@ fn in_words(action: &Value) -> String {
     format!("{kind} {}", fields.join(", ")).trim_end().to_owned()
 }
 
-/// Configurations in CONTRACT.md's notation: `secrets=kms:2,kms:1,identity`.
+/// A value as text; configurations as `secrets=kms:2,kms:1,identity` (openshift: provider-list-notation).
 fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

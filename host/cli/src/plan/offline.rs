@@ -1,5 +1,5 @@
-//! `plan --current --desired`: two objects, no cluster. The verdict is `keyward_core::effect`'s, the same that the
-//! operator acts on.
+//! `plan --current --desired`: compares two objects without a cluster. `keyward_core::effect` gives the
+//! verdict, the same that the operator acts on (invariant: plan-is-decision).
 
 use std::process::ExitCode;
 
@@ -17,34 +17,34 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Output, table};
-use crate::input::{self, Wish};
+use crate::input::{self, ObjectSpec};
 use crate::live::Live;
 use crate::output::{print, print_json, print_yaml};
 use crate::providers::Providers;
 
-/// CLI.md's answer of `plan --current --desired`.
+/// The result of `plan --current --desired` and `plan -f`, in the form of `-o json` (docs/reference/cli.md).
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Plan {
-    /// The total.
+    /// The total effect.
     pub(crate) effect: Option<Effect>,
-    /// Field by field.
+    /// The effect of each changed field.
     pub(crate) fields: Vec<FieldChange>,
     /// Resources whose objects are rewritten under the write key.
     pub(crate) reencrypts: Vec<String>,
     /// Resources whose objects are rewritten in plain text.
     pub(crate) decrypts: Vec<String>,
-    /// Resources that leave the list, and stay encrypted until their decryption is confirmed.
+    /// Resources that leave `spec.resources`, and stay encrypted until their decryption is confirmed.
     pub(crate) unconfirmed: Vec<String>,
-    /// Keys that are given up, with what is stored under them.
+    /// Keys that are forgotten, with everything that is stored under them.
     #[serde(rename = "forgetKeyIDs")]
     pub(crate) forgets: Vec<KeyId>,
     /// What the admin should know.
     pub(crate) warnings: Vec<Violation>,
     /// What is wrong with the desired object.
     pub(crate) violations: Vec<Violation>,
-    /// With `-f`: why it is not known what is deployed. The effect is then that on the stored object alone.
+    /// With `-f`: why it is not known what is deployed. The effect is then based on the stored object alone.
     pub(crate) unknown: Vec<Unknown>,
-    /// What becomes of a pause, for people.
+    /// The change of a pause, for people.
     #[serde(skip)]
     pub(crate) pause: Option<PauseChange>,
     /// The provider's type, for people.
@@ -53,7 +53,7 @@ pub(crate) struct Plan {
     /// What the KMS must permit, for people.
     #[serde(skip)]
     pub(crate) requirements: Vec<String>,
-    /// Whether a key is made that encrypts, for people.
+    /// Whether a key that encrypts is created, for people.
     #[serde(skip)]
     pub(crate) makes_key: bool,
     /// With `-f`: what the live cluster adds.
@@ -61,37 +61,37 @@ pub(crate) struct Plan {
     pub(crate) live: Option<Live>,
 }
 
-/// Something that cannot be read, or is not understood.
+/// Something that cannot be read or decoded.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Unknown {
     /// For example `secrets in keyward-system`.
     pub(crate) what: String,
-    /// The API server's words, or what is not understood.
+    /// The message of the API server or of the decoder.
     pub(crate) why: String,
 }
 
-/// What becomes of a pause.
+/// The change of a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PauseChange {
-    /// Keyward is paused from then on.
+    /// The change pauses Keyward.
     Begins,
-    /// It was, and is.
+    /// Keyward is paused before and after the change.
     Stays,
-    /// It was paused before.
+    /// The change resumes Keyward.
     Ends,
 }
 
-/// Whose the current object is.
+/// The source of the current object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Current {
-    /// A file, which must be right.
+    /// A file, which must be valid.
     File,
-    /// The cluster's. What is planned may be its correction.
+    /// The cluster. The stored object may be invalid, and the plan may be its correction.
     Stored,
 }
 
 impl Plan {
-    /// Writes the answer to standard output.
+    /// Writes the plan to standard output.
     pub(crate) fn print(&self, output: Output) -> Result<()> {
         match output {
             Output::Json => print_json(self),
@@ -100,12 +100,12 @@ impl Plan {
         }
     }
 
-    /// For people.
+    /// Text for people.
     pub(crate) fn table(&self) -> String {
         table::render(self)
     }
 
-    /// CLI.md: 0 nothing would change, 2 something would, 1 violations, or the effect is not known.
+    /// 0: nothing would change, 2: something would change, 1: violations, or the effect is not known
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self.effect {
             _ if !self.violations.is_empty() || !self.unknown.is_empty() => ExitCode::from(1),
@@ -114,14 +114,14 @@ impl Plan {
         }
     }
 
-    /// What the change does to what is stored, with the warnings about it.
+    /// Sets the effect of the change on stored objects, with the warnings about it.
     pub(crate) fn set(&mut self, change: &Change, wanted: &Wanted) {
         let names = |resources: &mut dyn Iterator<Item = &GroupResource>| -> Vec<String> {
             resources.map(ToString::to_string).collect()
         };
         self.effect = Some(change.effect);
         for field in self.fields.iter_mut().filter(|field| field.effect > change.effect) {
-            (field.effect, field.reason) = (change.effect, "what is deployed has it already".to_owned());
+            (field.effect, field.reason) = (change.effect, "already deployed".to_owned());
         }
         self.makes_key = change.new_key.is_some() && wanted.mode != Ok(Mode::Identity);
         self.reencrypts = names(&mut change.reencrypted.iter());
@@ -134,7 +134,7 @@ impl Plan {
             self.warnings.push(Violation {
                 field: DECRYPTED.to_owned(),
                 message: format!(
-                    "everything in {} is stored in plain text in etcd",
+                    "all objects of {} will be stored in plain text in etcd",
                     self.decrypts.join(", ")
                 ),
             });
@@ -148,28 +148,28 @@ impl Plan {
     }
 }
 
-/// Fields of the warnings that [`Plan::set`] gives.
+/// The fields of the warnings that [`Plan::set`] adds.
 const DECRYPTED: &str = "spec.encryption";
 const UNCONFIRMED: &str = "spec.resources";
 const FORGOTTEN: &str = "spec.forget";
 const AGAIN: [&str; 3] = [DECRYPTED, UNCONFIRMED, FORGOTTEN];
 
-/// What a request to forget a key means.
+/// The warning about a request to forget a key.
 fn forgotten(request: &ForgetRequest) -> String {
     let id = request.key_id;
     let own =
         if request.accept_keyward_loss { "; Keyward's own Secrets may become unreadable too" } else { "" };
     format!(
-        "gives up key {id}: what is stored under it becomes unreadable{own}; the operator carries the request out only while the key fails; keyward forget-key {id} lists what would be lost"
+        "forgets key {id}: what is stored under it becomes unreadable{own}; the operator carries the request out only while the key fails; to list what would be lost, run keyward forget-key {id}"
     )
 }
 
 pub(super) fn run(current: &str, desired: &str, output: Output, providers: &Providers) -> Result<ExitCode> {
-    let (old, new) = (input::read_wish(current)?, input::read_wish(desired)?);
+    let (old, new) = (input::read_spec(current)?, input::read_spec(desired)?);
     let engine = providers.load()?;
     anyhow::ensure!(
         old.kind == new.kind,
-        "the current object is a {}, the desired one a {}; compare two of a kind",
+        "the kind of the current object is {}, that of the desired object {}; compare two objects of one kind",
         old.kind,
         new.kind
     );
@@ -183,16 +183,17 @@ pub(super) fn run(current: &str, desired: &str, output: Output, providers: &Prov
     Ok(plan.exit_code())
 }
 
-/// The verdict on going from one spec to the other, where what the first asks for is settled. Both are read as the operator
-/// reads them, defaults and all.
+/// The verdict on a change from one spec to the other, if everything that the first one requests is deployed.
+/// Both are read as the operator reads them, with defaults.
 pub(crate) fn verdict(
-    old: &Wish,
-    new: &Wish,
+    old: &ObjectSpec,
+    new: &ObjectSpec,
     evaluator: &dyn Evaluator,
     current_is: Current,
 ) -> Result<Plan> {
     let (mut current, mut desired) = (old.wanted(), new.wanted());
-    // What the first object asks for is settled, as an older version of Keyward may have taken it.
+    // What the first object requests counts as deployed: an older version of Keyward may have accepted it
+    // (decision 0063).
     let settled = match current.mode {
         Ok(Mode::Identity) | Err(_) => std::collections::BTreeSet::new(),
         Ok(_) => current.resources.iter().chain(&current.refused).cloned().collect(),
@@ -248,7 +249,8 @@ pub(crate) fn verdict(
         && new.spec.encryption.type_.as_deref().unwrap_or_default().is_empty()
     {
         let message =
-            "it is empty, which OpenShift takes as identity: what is encrypted is decrypted".to_owned();
+            "it is empty, which OpenShift reads as identity: everything that is encrypted is decrypted"
+                .to_owned();
         plan.warnings.push(Violation { field: "spec.encryption.type".to_owned(), message });
     }
     plan.set(&change, &desired);
@@ -260,19 +262,19 @@ pub(crate) fn verdict(
     Ok(plan)
 }
 
-/// A mistake, or a notice, of the spec: its field, and what is said of it.
+/// Splits a mistake or a notice of the spec into its field and its message.
 pub(crate) fn violation(text: &str) -> Violation {
     let (field, message) = text.split_once(": ").unwrap_or(("spec", text));
     Violation { field: field.to_owned(), message: message.to_owned() }
 }
 
-/// What is wrong with the spec beside its provider's configuration.
-fn violations(new: &Wish, desired: &Wanted) -> Vec<Violation> {
+/// Mistakes of the spec outside the provider's configuration.
+fn violations(new: &ObjectSpec, desired: &Wanted) -> Vec<Violation> {
     let mut found = new.unknown.clone();
-    // A field that is misspelled is the reason why another is missing.
+    // A misspelled field is often the reason why another field is missing.
     if found.is_empty() {
         found.extend(desired.mistakes.iter().map(|mistake| violation(mistake)));
-        // On OpenShift a mode that does not exist is no mistake of the whole spec.
+        // On OpenShift an unknown mode is not among the mistakes of the spec.
         if let (Err(mode), true) = (&desired.mode, found.is_empty()) {
             let field = "spec.encryption.type".to_owned();
             found.push(Violation { field, message: Mode::unknown(mode) });
@@ -281,7 +283,7 @@ fn violations(new: &Wish, desired: &Wanted) -> Vec<Violation> {
     found
 }
 
-/// What the provider says of the desired configuration, or what is wrong with that.
+/// The provider module's evaluation of the desired configuration, or the violations in it.
 fn evaluated(
     kms: &Value,
     encryption: &EncryptionSpec,
@@ -305,7 +307,7 @@ fn evaluated(
     }
 }
 
-/// What the provider says of the configuration that the current object has.
+/// The provider module's evaluation of the current configuration.
 fn stored_evaluation(
     kms: &Value,
     encryption: &EncryptionSpec,
@@ -316,7 +318,7 @@ fn stored_evaluation(
     Ok(answer?)
 }
 
-/// Field by field, by the rules of the desired provider.
+/// Adds the effect of each changed field, by the rules of the desired provider module.
 fn kms_fields(
     plan: &mut Plan,
     (old, before): (&Value, &Evaluation),
@@ -325,7 +327,9 @@ fn kms_fields(
 ) -> Result<()> {
     let found: Option<Descriptor> =
         evaluator.descriptors().into_iter().find(|d| d.provider_type == after.provider_type);
-    let descriptor = found.context("the provider was unloaded while it was asked")?;
+    let descriptor = found.context(
+        "internal error: the provider module was unloaded during the call; please report this bug",
+    )?;
     let verdict = compare(
         &descriptor,
         Side { written: &written(old, &descriptor, before), evaluation: before },
@@ -352,7 +356,7 @@ fn mode_change(plan: &mut Plan, before: Mode, desired: &Wanted) {
     }
     let (effect, reason) = match after {
         Mode::Identity => (Effect::Decrypt, "everything is decrypted"),
-        _ => (Effect::NewKey, "everything is encrypted in another way"),
+        _ => (Effect::NewKey, "everything is encrypted in another mode"),
     };
     plan.fields.push(FieldChange {
         field: "type".to_owned(),
@@ -363,18 +367,18 @@ fn mode_change(plan: &mut Plan, before: Mode, desired: &Wanted) {
     });
 }
 
-/// `spec.plugins` and the rest of the spec: no provider's business.
+/// `spec.plugins` and the other fields that no provider module evaluates.
 fn settings(plan: &mut Plan, old: &Wanted, new: &Wanted, whole: &Change) {
     let mut change = |field: &str, from: Value, to: Value, effect: Effect, reason: &str| {
         changed(plan, field, (from, to), effect, reason);
     };
     let json = |item: Value| if item == json!([]) || item == json!({}) { Value::Null } else { item };
-    // Without a plugin before, its settings are for later.
+    // Without a current plugin, the settings take effect later.
     let (a, b) = (&old.settings, &new.settings);
     let (effect, why) = if old.kms.is_some() {
-        (Effect::InPlace, "how the plugin is run")
+        (Effect::InPlace, "how Keyward runs the plugin")
     } else {
-        (Effect::None, "how a plugin is run")
+        (Effect::None, "how Keyward runs a plugin")
     };
     let timeout = "how long the API server waits for the plugin";
     change("plugins.timeout", json!(old.kms_timeout), json!(new.kms_timeout), effect, timeout);
@@ -385,40 +389,41 @@ fn settings(plan: &mut Plan, old: &Wanted, new: &Wanted, whole: &Change) {
     let names =
         |resources: &[GroupResource]| -> Vec<String> { resources.iter().map(ToString::to_string).collect() };
     let encrypts = new.mode != Ok(Mode::Identity);
-    let asked: Vec<GroupResource> =
+    let requested: Vec<GroupResource> =
         new.resources.iter().filter(|resource| !new.unconfirmed.contains(resource)).cloned().collect();
-    let added = asked.iter().any(|resource| !old.resources.contains(resource));
-    let leaves = whole.decrypted.iter().any(|resource| !asked.contains(resource));
+    let added = requested.iter().any(|resource| !old.resources.contains(resource));
+    let leaves = whole.decrypted.iter().any(|resource| !requested.contains(resource));
     let (effect, reason) = match (encrypts, added) {
         (true, _) if leaves => {
-            (Effect::Decrypt, "what leaves the list is decrypted, as spec.decrypt confirms")
+            (Effect::Decrypt, "resources that leave the list are decrypted, as spec.decrypt confirms")
         }
-        (true, true) => (Effect::ReEncrypt, "what is added is encrypted; the key stays"),
-        (true, false) => {
-            (Effect::None, "what leaves the list stays encrypted until spec.decrypt confirms it")
-        }
+        (true, true) => (Effect::ReEncrypt, "added resources are encrypted; the key stays"),
+        (true, false) => (
+            Effect::None,
+            "resources that leave the list stay encrypted until spec.decrypt confirms their decryption",
+        ),
         (false, _) => (Effect::None, "nothing is encrypted"),
     };
-    change("resources", json!(names(&old.resources)), json!(names(&asked)), effect, reason);
+    change("resources", json!(names(&old.resources)), json!(names(&requested)), effect, reason);
     let (effect, reason) = if encrypts && leaves {
-        (Effect::Decrypt, "confirms that what is not in spec.resources is decrypted")
+        (Effect::Decrypt, "confirms that resources outside spec.resources are decrypted")
     } else {
-        (Effect::None, "nothing that is encrypted leaves spec.resources")
+        (Effect::None, "no encrypted resource leaves spec.resources")
     };
     change("decrypt", json(json!(names(&old.decrypt))), json(json!(names(&new.decrypt))), effect, reason);
 
     let token = |wanted: &Wanted| token_or_null(&wanted.external_reason);
     let (effect, reason) = match (encrypts, new.external_reason.is_empty()) {
         (true, false) => (Effect::NewKey, "everything is re-encrypted once, under a new key secret"),
-        _ => (Effect::None, "no token, nothing to re-encrypt"),
+        _ => (Effect::None, "no token: nothing is re-encrypted"),
     };
     change("reencrypt", token(old), token(new), effect, reason);
     let timeout = |wanted: &Wanted| json!(format!("{}s", wanted.request_timeout.as_secs()));
-    let reason = "how long a migration waits for writes under way";
+    let reason = "how long a migration waits for writes in flight";
     change("apiServer.requestTimeout", timeout(old), timeout(new), Effect::None, reason);
 }
 
-/// `spec.paused` and `spec.forget`: what is asked of the operator, beside what is encrypted how.
+/// `spec.paused` and `spec.forget`: requests to the operator, not settings of the encryption.
 fn requests(plan: &mut Plan, old: &Wanted, new: &Wanted, whole: &Change) {
     let pause = match (old.paused.is_some(), new.paused.is_some()) {
         (false, false) => None,
@@ -428,8 +433,8 @@ fn requests(plan: &mut Plan, old: &Wanted, new: &Wanted, whole: &Change) {
     };
     plan.pause = pause;
     let (effect, reason) = match pause {
-        Some(PauseChange::Begins) => (Effect::Pause, "pauses: nothing is written but the status"),
-        Some(PauseChange::Ends) => (Effect::Resume, "resumes: the writes that were withheld follow"),
+        Some(PauseChange::Begins) => (Effect::Pause, "pauses: only the status is written"),
+        Some(PauseChange::Ends) => (Effect::Resume, "resumes: the withheld writes follow"),
         Some(PauseChange::Stays) | None => (Effect::None, "who pauses Keyward, and why; it stays paused"),
     };
     changed(plan, "paused", (json!(old.paused), json!(new.paused)), effect, reason);
@@ -439,16 +444,16 @@ fn requests(plan: &mut Plan, old: &Wanted, new: &Wanted, whole: &Change) {
         requests => json!(requests),
     };
     let (effect, reason) = if whole.forgotten.is_empty() {
-        (Effect::None, "no key is given up by this; a key that has left does not come back".to_owned())
+        (Effect::None, "this forgets no key; a key that has left does not come back".to_owned())
     } else {
         let keys: Vec<String> = whole.forgotten.iter().map(ToString::to_string).collect();
         let (word, them) = if keys.len() == 1 { ("key", "it") } else { ("keys", "them") };
-        (Effect::Forget, format!("gives up {word} {} and what is stored under {them}", keys.join(", ")))
+        (Effect::Forget, format!("forgets {word} {} and what is stored under {them}", keys.join(", ")))
     };
     changed(plan, "forget", (requests(old), requests(new)), effect, &reason);
 }
 
-/// A row, where the two values differ.
+/// Adds a row if the two values differ.
 fn changed(plan: &mut Plan, field: &str, (from, to): (Value, Value), effect: Effect, reason: &str) {
     if from != to {
         let some = |value: Value| (!value.is_null()).then_some(value);
@@ -462,7 +467,7 @@ fn changed(plan: &mut Plan, field: &str, (from, to): (Value, Value), effect: Eff
     }
 }
 
-/// Absent and empty are one.
+/// An empty token is the same as an absent one.
 fn token_or_null(token: &str) -> Value {
     if token.is_empty() { Value::Null } else { Value::String(token.to_owned()) }
 }
@@ -476,7 +481,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a `kms` object with `ok: true`, and no other.
+    /// Accepts only a `kms` object with `ok: true`.
     struct Strict;
 
     impl Evaluator for Strict {
@@ -522,32 +527,31 @@ mod tests {
         }
     }
 
-    fn wish(spec: Value) -> Wish {
-        Wish::of(serde_json::from_value(spec).unwrap())
+    fn object(spec: Value) -> ObjectSpec {
+        ObjectSpec::of(serde_json::from_value(spec).unwrap())
     }
 
-    fn kms(ok: bool) -> Wish {
-        wish(json!({"encryption": {"type": "KMS", "kms": {"type": "Test", "test": {"ok": ok}}}}))
+    fn kms(ok: bool) -> ObjectSpec {
+        object(json!({"encryption": {"type": "KMS", "kms": {"type": "Test", "test": {"ok": ok}}}}))
     }
 
     #[test]
-    fn the_correction_of_a_stored_spec_that_cannot_be_evaluated_is_planned() {
+    fn correction_of_a_stored_spec_that_cannot_be_evaluated_is_planned() {
         let error = verdict(&kms(false), &kms(true), &Strict, Current::File).unwrap_err();
         assert!(format!("{error:#}").starts_with("the current object: "), "{error:#}");
         let plan = verdict(&kms(false), &kms(true), &Strict, Current::Stored).unwrap();
         assert!(plan.violations.is_empty() && plan.fields.is_empty(), "{plan:?}");
         let warning = &plan.warnings[0];
         assert!(warning.message.starts_with("no fields are compared"), "{warning:?}");
-        // The desired object must be right all the same.
+        // The desired object must still be valid.
         let plan = verdict(&kms(true), &kms(false), &Strict, Current::Stored).unwrap();
         assert_eq!(plan.violations.len(), 1, "{plan:?}");
     }
 
-    /// No field of the spec changes in silence.
     #[test]
-    fn each_field_of_the_spec_that_changes_has_a_row() {
+    fn each_changed_field_of_the_spec_has_a_row() {
         let current = json!({"encryption": {"type": "aescbc"}});
-        // A field that is added to the spec does not compile until it is here, and below.
+        // A new field of the spec fails to compile until it is here; add it to the table below too.
         let ClusterEncryptionSpec {
             encryption: _,
             resources: _,
@@ -577,7 +581,7 @@ mod tests {
         ] {
             let mut desired = current.clone();
             desired[field] = value;
-            let (current, desired) = (wish(current.clone()), wish(desired));
+            let (current, desired) = (object(current.clone()), object(desired));
             let plan = verdict(&current, &desired, &Strict, Current::File).unwrap();
             let rows: Vec<&str> = plan.fields.iter().map(|change| change.field.as_str()).collect();
             assert_eq!(rows, [row], "{plan:?}");

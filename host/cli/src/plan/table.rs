@@ -1,4 +1,4 @@
-//! The table of DESIGN.md, "What an admin sees".
+//! The table that `keyward plan` prints.
 
 use std::fmt::Write as _;
 
@@ -10,11 +10,11 @@ use super::Plan;
 use super::offline::PauseChange;
 use crate::live::Live;
 
-/// Characters of a value, and of its end where it is cut.
+/// Maximum number of characters of a value, and how many of them are its end if it is shortened.
 const WIDEST: usize = 56;
 const TAIL: usize = 8;
 
-/// For people. Nothing in it is secret: configurations hold names, not credentials.
+/// Text for people. Nothing in it is secret: configurations contain names, not credentials.
 pub(super) fn render(plan: &Plan) -> String {
     let mut text = String::new();
     for violation in &plan.violations {
@@ -76,7 +76,7 @@ fn shown(value: Option<&Value>) -> String {
     }
 }
 
-/// A digest would make the table wider than any terminal; JSON has the whole of it.
+/// A digest would make the table wider than a terminal. JSON has the full value.
 fn shortened(text: &str) -> String {
     let length = text.chars().count();
     if length <= WIDEST {
@@ -94,7 +94,7 @@ fn total(plan: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
     if plan.makes_key {
         lines.push(format!(
-            "⇒ {key}{provider}, then {} re-encrypted under it",
+            "⇒ {key}{provider}; then {} re-encrypted under it",
             objects(plan, &plan.reencrypts)
         ));
     } else if !plan.reencrypts.is_empty() {
@@ -116,36 +116,36 @@ fn total(plan: &Plan) -> Vec<String> {
     }
     let is_pause = matches!(plan.pause, Some(PauseChange::Begins | PauseChange::Ends));
     if !plan.unknown.is_empty() {
-        // What the stored object says is not what is deployed.
+        // The stored object may differ from what is deployed.
         for line in &mut lines {
-            line.push_str(" (by the stored object alone)");
+            line.push_str(" (based on the stored object alone)");
         }
     } else if lines.is_empty() && !is_pause {
         lines.push(match plan.provider {
-            Some(_) => "⇒ nothing changes: the same KEK, reached in the same way".to_owned(),
-            None => "⇒ nothing changes: what is stored, and how it is encrypted, stays as it is".to_owned(),
+            Some(_) => "⇒ nothing changes: the same KEK with the same connection".to_owned(),
+            None => "⇒ nothing changes: stored objects stay as they are".to_owned(),
         });
     }
     lines
 }
 
-/// What a pause keeps from being written, and what its end begins with.
+/// The writes that a pause withholds, and the writes that follow its end.
 fn pause(text: &mut String, plan: &Plan) {
     let Some(change) = plan.pause else { return };
     let withheld = plan.live.as_ref().map(|live| live.withheld.as_slice());
     let line = match (change, withheld) {
         (PauseChange::Begins, None | Some([])) => {
-            "⇒ pause: nothing is written but the status until spec.paused is removed"
+            "⇒ pause: only the status is written until spec.paused is removed"
         }
         (PauseChange::Begins, Some(_)) => {
-            "⇒ pause: nothing is written but the status until spec.paused is removed; this is withheld:"
+            "⇒ pause: only the status is written until spec.paused is removed; withheld:"
         }
-        (PauseChange::Ends, None) => "⇒ resume: the writes that the pause withholds follow",
+        (PauseChange::Ends, None) => "⇒ resume: the withheld writes follow",
         (PauseChange::Ends, Some([])) => "⇒ resume: the pause withholds nothing now",
-        (PauseChange::Ends, Some(_)) => "⇒ resume: begins with:",
-        // What is planned waits.
+        (PauseChange::Ends, Some(_)) => "⇒ resume: the operator first writes:",
+        // The planned change waits.
         (PauseChange::Stays, _) if plan.effect > Some(Effect::None) => {
-            "⇒ paused: nothing of this begins until spec.paused is removed"
+            "⇒ paused: this change starts when spec.paused is removed"
         }
         (PauseChange::Stays, _) => return,
     };
@@ -156,21 +156,22 @@ fn pause(text: &mut String, plan: &Plan) {
     }
 }
 
-/// Why the effect is not known, and what is missing.
+/// Why the effect is not known, and how to make it known.
 fn unknown(text: &mut String, plan: &Plan) {
     if plan.unknown.is_empty() {
         return;
     }
-    text.push_str("⇒ not known: what is deployed, and so what this changes in the cluster\n");
+    text.push_str("⇒ effect unknown: it is not known what is deployed\n");
     for unknown in &plan.unknown {
         let _ = writeln!(text, "error: {}: {}", unknown.what, unknown.why);
     }
     text.push_str(
-        "where it is forbidden to you, bind the ClusterRole keyward-plan, and the Roles of that name in keyward-system and kube-system, to your user (deploy/rbac/plan.yaml); else make it readable first, see docs/recovery.md\n",
+        "if you are not allowed to read it, bind the ClusterRole keyward-plan and the Roles of that name in keyward-system and kube-system to your user (deploy/rbac/plan.yaml); otherwise make it readable first, see docs/recovery.md\n",
     );
 }
 
-/// How much of these resources is rewritten, and how long that takes where a migration before it told.
+/// How many objects of these resources are rewritten, and how long that takes if the rate of the last
+/// migration is known.
 fn objects(plan: &Plan, resources: &[String]) -> String {
     let Some(live) = &plan.live else { return "everything is".to_owned() };
     let plural = if resources.len() == 1 { "" } else { "s" };
@@ -187,7 +188,7 @@ fn objects(plan: &Plan, resources: &[String]) -> String {
     format!("{} objects in {number} resource{plural}{} are", grouped(count), time.unwrap_or_default())
 }
 
-/// Thousands apart.
+/// A number with separated thousands.
 fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
@@ -200,7 +201,7 @@ fn grouped(count: u64) -> String {
     text
 }
 
-/// Plugins and nodes, and what stands in the way.
+/// Plugins and nodes, problems, and what the operator waits for.
 fn around(text: &mut String, makes_key: bool, live: &Live) {
     let nodes = match live.nodes.len() {
         1 => "1 node".to_owned(),
@@ -210,26 +211,23 @@ fn around(text: &mut String, makes_key: bool, live: &Live) {
     let mut plugins = Vec::new();
     if makes_key {
         if let Some(key) = live.key_id.filter(|_| live.plugin_starts) {
-            plugins.push(format!("that of key {key} starts on {nodes}"));
+            plugins.push(format!("the plugin of key {key} starts on {nodes}"));
         }
         if !running.is_empty() {
-            let keys = if running.len() == 1 { "key" } else { "keys" };
-            let stay = if running.len() == 1 { "stays" } else { "stay" };
-            plugins.push(format!(
-                "{} of {keys} {} {stay} for reading until the migration is done",
-                if running.len() == 1 { "that" } else { "those" },
-                running.join(", ")
-            ));
+            let (of, stay) =
+                if running.len() == 1 { ("plugin of key", "stays") } else { ("plugins of keys", "stay") };
+            let keys = running.join(", ");
+            plugins.push(format!("the {of} {keys} {stay} for reading until the migration is done"));
         }
     }
     if !plugins.is_empty() {
         let _ = writeln!(text, "⇒ plugins: {}", plugins.join("; "));
     }
-    for trouble in &live.troubles {
-        let _ = writeln!(text, "trouble: {trouble}");
+    for problem in &live.troubles {
+        let _ = writeln!(text, "problem: {problem}");
     }
     if let Some(waiting) = &live.waiting {
-        let _ = writeln!(text, "waits first: {waiting}");
+        let _ = writeln!(text, "first waits for: {waiting}");
     }
 }
 
@@ -240,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up() {
+    fn columns_are_aligned() {
         let change = |field: &str, effect, reason: &str| FieldChange {
             field: field.into(),
             from: None,
@@ -261,12 +259,12 @@ mod tests {
             render(&plan),
             "vaultKeyPath     – → x   new key    names another KEK\n\
              tls.serverName   – → x   in place   connection only\n\
-             ⇒ a new key, then everything is re-encrypted under it\n"
+             ⇒ a new key; then everything is re-encrypted under it\n"
         );
     }
 
     #[test]
-    fn the_cluster_tells_how_much_and_where() {
+    fn plan_of_a_live_cluster_counts_objects_and_names_plugins_and_problems() {
         let live = Live {
             key_id: Some(KeyId(3)),
             plugins: vec![KeyId(2)],
@@ -288,9 +286,9 @@ mod tests {
         };
         assert_eq!(
             render(&plan),
-            "⇒ new key 3 (Vault), then 48,211 objects in 2 resources (about 54 s at the last migration's 900/s) are re-encrypted under it\n\
-             ⇒ plugins: that of key 3 starts on 3 nodes; that of key 2 stays for reading until the migration is done\n\
-             trouble: secret vault-approle not found\n"
+            "⇒ new key 3 (Vault); then 48,211 objects in 2 resources (about 54 s at the last migration's 900/s) are re-encrypted under it\n\
+             ⇒ plugins: the plugin of key 3 starts on 3 nodes; the plugin of key 2 stays for reading until the migration is done\n\
+             problem: secret vault-approle not found\n"
         );
         assert_eq!(grouped(7), "7");
         assert_eq!(grouped(1_234_567), "1,234,567");

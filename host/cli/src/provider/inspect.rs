@@ -1,4 +1,4 @@
-//! `keyward provider inspect`.
+//! `keyward provider inspect`: shows a module's description and the cost of its calls.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -11,36 +11,37 @@ use serde_json::{Value, json};
 
 use crate::output::print;
 
-/// Calls that the time of one is taken from.
+/// Number of calls whose median is the time of one call.
 const ROUNDS: usize = 200;
 
 /// Arguments of `keyward provider inspect`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  keyward provider inspect target/providers/acme.wasm --config acme.yaml")]
 pub(super) struct Args {
-    /// The module's file
+    /// Path of the module
     module: PathBuf,
-    /// A valid configuration (the value of the config field, YAML): what each function costs is measured with it
+    /// A valid configuration (value of the config field, YAML) with which the cost of each function is
+    /// measured
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How to show it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default)]
 enum Output {
-    /// For people.
+    /// Text for people
     #[default]
     Table,
-    /// For programs.
+    /// JSON
     Json,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let engine = super::load(&args.module)?;
     let Some(info) = engine.modules().into_iter().next() else {
-        bail!("{} holds no module", args.module.display());
+        bail!("{} contains no module", args.module.display());
     };
     let costs = costs(&engine, &info, args.config.as_deref())?;
     match args.output {
@@ -85,13 +86,13 @@ fn table(info: &ModuleInfo, limits: &Limits, costs: &[CallCost]) -> Result<Strin
         writeln!(text, "fact      {name} = {value}")?;
     }
 
-    writeln!(text, "\nA change of")?;
+    writeln!(text, "\nEffect of a change, by field")?;
     let width = d.rules.iter().map(|rule| rule.field.len()).max().unwrap_or(0);
     for rule in &d.rules {
         writeln!(text, "  {:width$}  {:10}  {}", rule.field, rule.effect.to_string(), rule.reason)?;
     }
 
-    writeln!(text, "\n{:14}  {:>10}  {:>10}  {:>10}", "A call of", "fuel", "memory", "time")?;
+    writeln!(text, "\n{:14}  {:>10}  {:>10}  {:>10}", "Cost of a call", "fuel", "memory", "time")?;
     for cost in costs {
         let memory = format!("{} KiB", cost.memory_bytes / 1024);
         let time = format!("{:.1} µs", cost.median.as_secs_f64() * 1e6);

@@ -1,5 +1,5 @@
-//! `keyward provider`: what the author of a provider module uses. It runs modules in the engine that production runs, and
-//! needs no cluster.
+//! `keyward provider`: commands for the author of a provider module. They run modules in the production
+//! engine, and need no cluster.
 
 mod fixtures;
 mod inspect;
@@ -22,16 +22,16 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
-    /// Show what a module says of itself, and what its calls cost
+    /// Show a module's description and the cost of its calls
     Inspect(inspect::Args),
     /// Run a module's fixtures
     Test(test::Args),
-    /// Fill the cache of compiled modules; the operator runs it
+    /// Fill the cache of compiled modules; the operator runs this command
     #[command(name = providers::COMPILE, hide = true)]
     Compile(providers::Providers),
 }
 
-/// Runs the command; exit 1 where a fixture fails.
+/// Runs the command. The exit code is 1 if a fixture fails.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Inspect(args) => inspect::run(&args),
@@ -40,13 +40,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The module, loaded as the operator loads it, but compiled anew: an author's file changes all the time.
+/// Loads the module as the operator does, but without the cache, because an author's file changes often.
 fn load(module: &Path) -> anyhow::Result<Engine> {
     Engine::open_file(module, Options::default())
-        .with_context(|| format!("the provider module {} is refused", module.display()))
+        .with_context(|| format!("the provider module {} was not loaded", module.display()))
 }
 
-/// YAML as JSON values. `no` and `on` are text, as in YAML 1.2: a message may well be "no".
+/// YAML as JSON values. `no` and `on` are strings, as in YAML 1.2, because a message may be "no".
 fn yaml(text: &str) -> anyhow::Result<serde_json::Value> {
     let options = serde_saphyr::options! { strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).context("it is not YAML")

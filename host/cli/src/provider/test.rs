@@ -1,4 +1,5 @@
-//! `keyward provider test`: runs fixtures against a module, one line a case, with a difference where one fails.
+//! `keyward provider test`: runs fixtures against a module. Each case prints one line, and a failed case its
+//! difference.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,16 +17,16 @@ use crate::output::print;
     after_help = "Example:\n  keyward provider test target/providers/acme.wasm --fixtures providers/acme/fixtures"
 )]
 pub(super) struct Args {
-    /// The module's file
+    /// Path of the module
     module: PathBuf,
-    /// The folder of fixtures (*.yaml)
+    /// Folder of the fixtures (*.yaml)
     #[arg(long, value_name = "DIR", default_value = "fixtures")]
     fixtures: PathBuf,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let engine = super::load(&args.module)?;
-    // All files are read first: a fixture that cannot be understood is no fixture that passes.
+    // All files are read first: a fixture that cannot be parsed must fail the run.
     let files = read(&args.fixtures)?;
     let runner = Runner::new(&engine)?;
     let (mut passed, mut failed) = (0_usize, 0_usize);
@@ -55,7 +56,7 @@ fn read(folder: &std::path::Path) -> anyhow::Result<Vec<File>> {
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     paths.sort();
     if paths.is_empty() {
-        bail!("there are no fixtures (*.yaml) in {}; name their folder with --fixtures", folder.display());
+        bail!("there are no fixtures (*.yaml) in {}; give their folder with --fixtures", folder.display());
     }
     paths
         .iter()
@@ -68,7 +69,7 @@ fn read(folder: &std::path::Path) -> anyhow::Result<Vec<File>> {
         .collect()
 }
 
-/// What was expected (-) and what was found (+), line by line.
+/// The expected value (-) and the found value (+), line by line.
 fn difference(expected: &Value, found: &Value) -> String {
     let (expected, found) = (format!("{expected:#}\n"), format!("{found:#}\n"));
     let diff = TextDiff::from_lines(&expected, &found);
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_is_read_line_by_line() {
+    fn difference_is_shown_line_by_line() {
         let text = difference(
             &json!({"effect": "in-place", "fields": []}),
             &json!({"effect": "new-key", "fields": []}),

@@ -1,4 +1,4 @@
-//! `ClusterEncryption/cluster`: what the admin wants, and what is.
+//! `ClusterEncryption/cluster`: the admin's spec, and the observed state.
 
 use kube_derive::CustomResource;
 use schemars::JsonSchema;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Condition, validation};
 use crate::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
 
-/// Encryption at rest of what this cluster's API servers store.
+/// The desired encryption. The admin writes it.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "encryption.keyward.dev",
@@ -17,6 +17,7 @@ use crate::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
     status = "ClusterEncryptionStatus",
     shortname = "ce",
     category = "keyward",
+    doc = "Encryption at rest of the resources that the API servers of this cluster store.",
     printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.encryption.type"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Encrypted","type":"string","jsonPath":".status.conditions[?(@.type==\"Encrypted\")].status"}"#,
@@ -28,32 +29,33 @@ use crate::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = validation::spec)]
 pub struct ClusterEncryptionSpec {
-    /// What encrypts. Required: a spec without it asks for nothing, and changes nothing.
+    /// The mode of encryption. Required: without it Keyward changes nothing.
     #[serde(default)]
     pub encryption: EncryptionSpec,
-    /// What is encrypted, as `resource` or `resource.group`. Secrets and ConfigMaps where it is absent. A resource that
-    /// leaves the list stays encrypted until `decrypt` names it.
+    /// The resources to encrypt, as `resource` or `resource.group`. Default: Secrets and ConfigMaps. A resource that is
+    /// removed from the list stays encrypted until `decrypt` lists it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<String>")]
     pub resources: Option<Vec<String>>,
-    /// Resources whose decryption is confirmed: one that is not in `resources` is decrypted only if it is here. A
-    /// resource that was never encrypted may be here too.
+    /// Resources whose decryption is confirmed. A resource that is not in `resources` is decrypted only if it is listed
+    /// here. Resources that were never encrypted are allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decrypt: Vec<String>,
-    /// Settings of the KMS plugins that are no provider's business; all in place.
+    /// Settings of all KMS plugins, independent of the provider type. Changes are applied in place.
     #[serde(default, skip_serializing_if = "PluginSettings::is_default")]
     pub plugins: PluginSettings,
-    /// What Keyward has to know of the API servers.
+    /// Settings of the API servers that Keyward must know.
     #[serde(default, skip_serializing_if = "ApiServerSettings::is_default")]
     pub api_server: ApiServerSettings,
-    /// A token: a new one asks for everything to be re-encrypted once.
+    /// A token. A new value requests that everything is re-encrypted once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reencrypt: Option<String>,
-    /// The operator and the migration engine stop after the current write (`keyward pause`). Only the status is updated.
+    /// If present, the operator and the migration engine stop after the current write and update only the status
+    /// (`keyward pause`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Pause>,
-    /// Requests to forget keys, with what is stored under them (`keyward forget-key`). A request is carried out only while
-    /// its key fails.
+    /// Requests to forget keys and the data that is stored under them (`keyward forget-key`). A request is carried out
+    /// only while its key fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["keyID"]))]
     pub forget: Vec<ForgetRequest>,
@@ -69,21 +71,21 @@ pub struct ForgetRequest {
     /// Identifies the request. Use an RFC 3339 time; change it to request again.
     #[schemars(length(min = 1, max = 64))]
     pub requested_at: String,
-    /// How many objects were not proven to be stored under another key at the time of the request; absent where they were
-    /// not counted.
+    /// Number of objects that were not proven to be stored under another key when the request was created; absent if
+    /// they were not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objects: Option<u64>,
-    /// Accepts that Keyward's own Secrets become unreadable too. Without it, the request waits until they are stored under
-    /// another key.
+    /// Accepts that Keyward's own Secrets also become unreadable. Without it, the request waits until they are stored
+    /// under another key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accept_keyward_loss: bool,
 }
 
-/// Who stopped Keyward, and why.
+/// A request to pause Keyward.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pause {
-    /// Why; for everybody who finds the cluster like this.
+    /// Why; shown to everybody who finds the cluster paused.
     #[schemars(length(min = 1, max = 1024))]
     pub reason: String,
     /// Who paused it.
@@ -91,18 +93,19 @@ pub struct Pause {
     pub by: String,
 }
 
-/// The shape of OpenShift's `APIServer.spec.encryption`.
+/// The mode of encryption, in the form of `spec.encryption` of OpenShift's APIServer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = validation::encryption)]
 pub struct EncryptionSpec {
-    /// `KMS`, `aescbc`, `aesgcm` or `secretbox`. `identity` asks for everything to be decrypted.
+    /// `KMS`, `aescbc`, `aesgcm` or `secretbox`. With `identity`, everything is decrypted.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "validation::mode")]
     pub type_: Option<String>,
-    /// The provider's `type` and, beside it, its configuration. Kept as written: which fields there are is the
-    /// provider module's word, so a provider that is loaded later needs no new CRD. Absent where the type is KMS: a
-    /// plugin that somebody else runs, `type: External` with nothing said, where such a module is loaded.
+    /// The provider `type` and, in a field of its own, its configuration. The API server keeps it as written, because
+    /// the provider module defines the fields: a provider module that is loaded later needs no new CRD. If `type` of
+    /// `spec.encryption` is KMS and this is absent, it means `type: External` with defaults (a plugin that Keyward does
+    /// not run), if that provider module is loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "preserved_object")]
     pub kms: Option<Value>,
@@ -117,18 +120,18 @@ fn preserved_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-/// Settings of every plugin that Keyward runs. A change of any is in place.
+/// Settings of every plugin that Keyward runs. Changes are applied in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginSettings {
-    /// How long the API server waits for the plugin: a Go duration, `10s` where it is absent.
+    /// How long the API server waits for an answer of the plugin: a Go duration; default `10s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "validation::duration")]
     pub timeout: Option<String>,
-    /// Proxy of the plugin's connections.
+    /// Proxy for the connections of the plugin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<ProxySettings>,
-    /// Names that the plugin resolves without DNS (cluster DNS is not there when the API server starts).
+    /// Host names that the plugin resolves without DNS. (Cluster DNS is not available when the API server starts.)
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_aliases: Vec<HostAlias>,
     /// Requests and limits of the plugin's container.
@@ -142,12 +145,12 @@ impl PluginSettings {
     }
 }
 
-/// Proxy variables of the plugin's environment.
+/// Proxy variables in the environment of the plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "!(has(self.http) && self.http.contains('@')) && !(has(self.https) && self.https.contains('@'))",
-    "message": "user info is refused: a plugin's environment can be read in its mirror Pod",
+    "message": "must not contain user info, because a plugin's environment can be read in its mirror Pod",
 }]))]
 pub struct ProxySettings {
     /// `HTTP_PROXY`.
@@ -161,35 +164,35 @@ pub struct ProxySettings {
     pub no_proxy: Option<String>,
 }
 
-/// One line of the plugin's hosts file.
+/// One line of the plugin's `/etc/hosts`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostAlias {
-    /// The address.
+    /// The IP address.
     pub ip: String,
-    /// Its names.
+    /// The host names of this address.
     pub hostnames: Vec<String>,
 }
 
-/// Requests and limits as Kubernetes quantities.
+/// Requests and limits, as Kubernetes quantities.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = validation::plugin_resources)]
 pub struct PluginResources {
-    /// For example `cpu: 10m`, `memory: 64Mi`.
+    /// Requests, for example `cpu: 10m`, `memory: 64Mi`.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub requests: std::collections::BTreeMap<String, String>,
-    /// Four times the requests where it is absent.
+    /// Limits. Default: four times the requests.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub limits: std::collections::BTreeMap<String, String>,
 }
 
-/// What Keyward has to know of the API servers and cannot read from them.
+/// Settings of the API servers that Keyward must know and cannot read from them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiServerSettings {
-    /// Must match `--request-timeout`: a Go duration, `60s` where it is absent. A write that is under way when the
-    /// write key changes may still carry the old key for so long.
+    /// Must be the same as the API servers' `--request-timeout`: a Go duration; default `60s`. When the write key
+    /// changes, requests in flight may still write with the old key for this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "validation::duration")]
     pub request_timeout: Option<String>,
@@ -201,113 +204,114 @@ impl ApiServerSettings {
     }
 }
 
-/// What is. Written by the operator alone; holds no secret byte.
+/// The observed state. Only the operator writes it; it contains no secret byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterEncryptionStatus {
-    /// The generation that the conditions speak of.
+    /// The generation of the spec that the conditions are about.
     #[serde(default)]
     pub observed_generation: i64,
-    /// OpenShift's types and reasons, plus `Progressing` and `Ready`. `Ready` is True where everything is as this generation
-    /// of the spec asks, on every API server, and that was seen; wait for it with `kubectl wait --for=condition=Ready`.
+    /// Conditions with OpenShift's types and reasons, and in addition `Progressing` and `Ready`. `Ready` is True if
+    /// every API server is observed to have everything that this generation of the spec requests; wait for it with
+    /// `kubectl wait --for=condition=Ready`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// High-water mark: written before a key secret is made, so that a number is never reused (S5).
+    /// The highest key number ever used. It is raised before a key secret is created, so that no number is used twice.
     #[serde(rename = "highestKeyID", default)]
     pub highest_key_id: KeyId,
-    /// The same for revisions.
+    /// The highest revision number ever used.
     #[serde(default)]
     pub highest_revision: Revision,
-    /// The last revision that every API server was seen to have loaded.
+    /// The last revision that every API server was observed to have loaded.
     #[serde(default)]
     pub converged_revision: Revision,
-    /// The kept revisions.
+    /// The revisions that exist, or that a node may have.
     #[serde(default)]
     pub revisions: Vec<RevisionStatus>,
-    /// The keys in use, newest first.
+    /// The keys, newest first; also the last retired KMS keys.
     #[serde(default)]
     pub keys: Vec<KeyStatus>,
-    /// Resources of which something may be stored under a key, or that have a KMS provider in the configuration of an API
-    /// server. While there is one, the object must not be deleted.
+    /// Resources that may have objects stored under a key, or that have a KMS provider in the configuration of an API
+    /// server. While the list is not empty, the ClusterEncryption must not be deleted.
     #[serde(default)]
     #[schemars(transform = validation::status_names)]
     pub encrypted_resources: Vec<String>,
     /// Progress of the migrations under the write key.
     #[serde(default)]
     pub migrations: Vec<MigrationSummary>,
-    /// Health of the plugins as the nodes report it.
+    /// Health of the plugins, as the nodes report it.
     #[serde(default)]
     pub plugins: Vec<PluginSummary>,
-    /// The state of each entry of `spec.forget`.
+    /// The state of each request in `spec.forget`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["keyID"]))]
     pub forget: Vec<ForgetStatus>,
     /// Present while `spec.paused` is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<PauseStatus>,
-    /// The last token of `spec.reencrypt` that was carried out.
+    /// The state of `spec.reencrypt`.
     #[serde(default)]
     pub reencrypt: ReencryptStatus,
-    /// When facts that something waits on were first seen, so that a dump replays (OBJECTS.md, "Time").
+    /// When the facts that a decision waits for were first observed.
     #[serde(default)]
     pub since: Vec<Since>,
 }
 
-/// One kept revision.
+/// One revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionStatus {
-    /// Its number.
+    /// Number of the revision.
     pub n: Revision,
-    /// The hash of its configuration as the API servers' metric shows it.
+    /// The hash of its configuration, as the API servers' metric shows it.
     pub config_hash: ConfigHash,
-    /// Each resource's providers in CONTRACT.md's notation, the writer first.
+    /// The providers of each resource, for example `kms:2`, `aescbc:1`, `identity`; the first one writes.
     pub lists: std::collections::BTreeMap<String, Vec<String>>,
 }
 
-/// One key as an admin sees it.
+/// One key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyStatus {
-    /// Its number.
+    /// Number of the key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// How it encrypts.
+    /// The mode of encryption.
     pub mode: Mode,
-    /// `write`, `read`, `pending` (in no revision yet), `unused`, `abandoned` or `retired` (its secret is gone).
+    /// `write`, `read`, `pending` (in no revision yet), `unused`, `abandoned` or `retired` (its key secret is deleted).
     pub role: String,
-    /// The provider's type, for KMS keys.
+    /// The provider type, for KMS keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
-    /// Which KEK it names, for KMS keys.
+    /// The KEK that the key uses, for KMS keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kek: Option<std::collections::BTreeMap<String, String>>,
     /// The remote key id of its key check.
     #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
     pub remote_key_id: Option<RemoteKeyId>,
-    /// Why it was made.
+    /// Why the key was created.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Resources all of whose objects were rewritten under it.
+    /// Resources that are completely stored under this key.
     #[serde(default)]
     pub migrated: Vec<String>,
 }
 
-/// One resource's migration.
+/// The migration of one resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MigrationSummary {
-    /// What is migrated.
+    /// The resource, as `resource` or `resource.group`.
     pub resource: String,
-    /// Under which key.
+    /// Number of the key under which the objects are stored; 0 for a decryption.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
     /// `Pending`, `Running`, `Succeeded` or `Failed`.
     pub phase: String,
-    /// Objects dealt with.
+    /// Number of objects processed.
     pub done: u64,
-    /// Objects in all, as far as known.
+    /// Number of objects in total, as far as known.
     pub total: u64,
 }
 
@@ -315,20 +319,21 @@ pub struct MigrationSummary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginSummary {
-    /// Where.
+    /// Name of the node.
     pub node: String,
-    /// Which key's.
+    /// Number of the key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// `Healthy`, `Unhealthy`, `Error`, or `Unknown` where nothing was heard of it for too long.
+    /// `Healthy`, `Unhealthy`, `Error`, or `Unknown` if the last report is too old.
     pub status: String,
-    /// What it last called its KEK; `unknown` before it said anything.
+    /// The remote key id that the plugin last reported; `unknown` if it has reported none.
     #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
     pub remote_key_id: Option<RemoteKeyId>,
-    /// RFC 3339; when `status` became this one, by the operator's clock. Absent in core's output: the writer fills it in.
+    /// When `status` last changed, by the operator's clock; RFC 3339.
+    // Absent in the output of core: the writer sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// What is wrong.
+    /// The cause, if the plugin is not healthy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
     /// What to do.
@@ -336,7 +341,7 @@ pub struct PluginSummary {
     pub remedy: String,
 }
 
-/// The state of one entry of `spec.forget`.
+/// The state of one request in `spec.forget`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ForgetStatus {
@@ -345,9 +350,9 @@ pub struct ForgetStatus {
     pub key_id: KeyId,
     /// `requestedAt` of the request.
     pub requested_at: String,
-    /// Phase of the request.
+    /// `Pending`, `Accepted`, `CarriedOut` or `Void`.
     pub phase: ForgetPhase,
-    /// Why, and what to do.
+    /// Why the request is in this phase, and what to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
@@ -357,9 +362,9 @@ pub struct ForgetStatus {
 pub enum ForgetPhase {
     /// Not decided yet.
     Pending,
-    /// The key fails: it is about to leave the configuration.
+    /// The key fails: the operator removes it from the configuration.
     Accepted,
-    /// The newest configuration is without the key.
+    /// The newest configuration does not contain the key.
     CarriedOut,
     /// The key worked before the request was carried out. Change `requestedAt` to request again.
     Void,
@@ -373,31 +378,31 @@ pub struct PauseStatus {
     pub by: String,
     /// Why.
     pub reason: String,
-    /// When the operator first saw the pause, in RFC 3339.
+    /// When the operator first observed the pause; RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// What the operator and the migration engine do next when `spec.paused` is removed.
+    /// The next writes of the operator and the migration engine, in order. They follow when `spec.paused` is removed.
     #[serde(default)]
     pub withheld: Vec<String>,
 }
 
-/// What became of `spec.reencrypt`.
+/// The state of `spec.reencrypt`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReencryptStatus {
-    /// The token that was carried out last.
+    /// The last token of `spec.reencrypt` that was carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }
 
-/// When a fact took its value.
+/// When one fact got its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Since {
-    /// What it is about.
+    /// Name of the fact.
     pub fact: String,
-    /// Its value.
+    /// Value of the fact.
     pub value: String,
-    /// RFC 3339; when the operator first saw that value.
+    /// When the operator first observed this value; RFC 3339.
     pub at: String,
 }

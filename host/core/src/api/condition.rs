@@ -1,4 +1,4 @@
-//! Conditions, with OpenShift's types and reasons (CONTRACT 3).
+//! Conditions, with OpenShift's types and reasons (openshift: controller-conditions).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,39 +6,40 @@ use serde::{Deserialize, Serialize};
 /// `True`, `False` or `Unknown`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum ConditionStatus {
-    /// It holds.
+    /// The condition holds.
     True,
-    /// It does not hold.
+    /// The condition does not hold.
     False,
-    /// It cannot be told.
+    /// It is not known whether the condition holds.
     Unknown,
 }
 
-/// One condition as a status carries it.
+/// One condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// The type, for example `Encrypted`.
+    /// Type of the condition, for example `Encrypted`.
     #[serde(rename = "type")]
     pub type_: String,
-    /// Whether it holds.
+    /// `True`, `False` or `Unknown`.
     pub status: ConditionStatus,
-    /// A bounded label; empty only where CONTRACT 3 has none.
+    /// A short label. Empty for conditions that have no reason on OpenShift.
     #[serde(default)]
     pub reason: String,
-    /// For people.
+    /// A message for people.
     #[serde(default)]
     pub message: String,
-    /// RFC 3339; when `status` last changed, of `Progressing` and `Ready` also when `reason` did: since when it waits for that. Absent in core's output: the writer fills it in.
+    /// When `status` last changed; for `Progressing` and `Ready`, when `status` or `reason` last changed. RFC 3339.
+    // Absent in the output of core: the writer sets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<String>,
-    /// The generation of the spec that was looked at.
+    /// The generation of the spec that the condition is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
 impl Condition {
-    /// Whether it reports trouble, or what will be.
+    /// Whether it reports a problem, or one that is about to occur.
     pub fn is_trouble(&self) -> bool {
         let reports = self.type_.ends_with("Degraded") || self.type_ == "KMSCredentialsExpiring";
         reports && self.status == ConditionStatus::True

@@ -1,4 +1,4 @@
-//! `EncryptionMigration/encryption-migration-{group|core}-{resource}`: one resource's rewriting under one key.
+//! `EncryptionMigration/encryption-migration-{group|core}-{resource}`: the migration of one resource to one key.
 
 use kube_derive::CustomResource;
 use schemars::JsonSchema;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{KeyId, RemoteKeyId, Revision};
 
-/// One resource to be rewritten. Spec: the operator's decision.
+/// The resource and the key of the migration. The operator writes the spec.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "encryption.keyward.dev",
@@ -14,6 +14,7 @@ use crate::ids::{KeyId, RemoteKeyId, Revision};
     kind = "EncryptionMigration",
     status = "EncryptionMigrationStatus",
     category = "keyward",
+    doc = "Rewrites all objects of one resource under one key.",
     printcolumn = r#"{"name":"Resource","type":"string","jsonPath":".spec.resource"}"#,
     printcolumn = r#"{"name":"Key","type":"integer","jsonPath":".spec.keyID"}"#,
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
@@ -24,59 +25,60 @@ use crate::ids::{KeyId, RemoteKeyId, Revision};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptionMigrationSpec {
-    /// Whose API server.
+    /// Name of the API server component that stores the resource.
     pub operand: String,
-    /// `resource` or `resource.group`.
+    /// The resource, as `resource` or `resource.group`.
     pub resource: String,
-    /// The write key; 0 where a resource that left the list is decrypted (DESIGN.md, Decisions 11).
+    /// The write key; 0 if the resource is decrypted because it left the list.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// The key secret's UID: a migration is identified by the key, not by a number that might come back. Empty for key 0.
+    /// UID of the key secret. It identifies the key, because a number alone could repeat. Empty for key 0.
     #[serde(rename = "keySecretUID", default, skip_serializing_if = "String::is_empty")]
     pub key_secret_uid: String,
-    /// The revision that last made the key a write key (its secret's `write-published`); for key 0 the one that was
-    /// loaded everywhere. What was rewritten before a key became the writer once more proves nothing: others wrote
-    /// meanwhile. 0 where nobody records it (OpenShift).
+    /// The revision that last made the key a write key. For key 0: the revision that every API server had loaded.
+    /// Objects that were rewritten before it do not count, because another key may have written since. 0 if no revision
+    /// is recorded (OpenShift).
     #[serde(default, skip_serializing_if = "is_none")]
     pub since: Revision,
-    /// The remote key id that a remote rotation moved to.
+    /// The remote key id after a rotation in the KMS.
     #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
     pub remote_key_id: Option<RemoteKeyId>,
-    /// Raised to have a failed migration tried again: a new generation of the same wish.
+    /// Number of the attempt. The operator raises it to retry a failed migration.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempt: u32,
-    /// What earlier attempts of the same request have shown. Absent: every object is rewritten.
+    /// Results of earlier attempts that this attempt continues. If absent, every object is rewritten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continues: Option<EarlierAttempts>,
 }
 
-/// What earlier attempts of a migration have shown, so that the next one rewrites only what is left.
+/// Results of earlier attempts of a migration: the next attempt rewrites only the remaining objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EarlierAttempts {
-    /// Their `status.startVersion`: an object at a newer resourceVersion is under the write key.
+    /// `status.startVersion` of the earlier attempts. An object with a newer resourceVersion is stored under the write
+    /// key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_version: Option<String>,
-    /// The `status.endVersion` of an attempt that succeeded. This attempt verifies it before older keys leave the
-    /// configuration.
+    /// `status.endVersion` of an attempt that succeeded. If set, this attempt verifies the result of that attempt
+    /// before older keys leave the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_version: Option<String>,
-    /// The objects that are left. Empty: every object that is not newer than `startVersion`.
+    /// The objects that are not rewritten yet. If empty: every object that is not newer than `startVersion`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<String>,
-    /// How many attempts in a row have failed: the pause before the next one grows with it.
+    /// Number of failed attempts in a row. The pause before the next attempt grows with it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
 }
 
 impl EncryptionMigrationSpec {
-    /// Whether both wish for the same, whichever attempt it is.
+    /// Whether both are attempts of the same migration.
     pub fn is_same_wish(&self, other: &Self) -> bool {
-        let wish = |spec: &Self| Self { attempt: 0, continues: None, ..spec.clone() };
-        wish(self) == wish(other)
+        let migration = |spec: &Self| Self { attempt: 0, continues: None, ..spec.clone() };
+        migration(self) == migration(other)
     }
 
-    /// Whether this attempt verifies one that succeeded.
+    /// Whether this attempt verifies an attempt that succeeded.
     pub fn verifies(&self) -> bool {
         self.continues.as_ref().is_some_and(|earlier| earlier.end_version.is_some())
     }
@@ -102,77 +104,78 @@ fn is_none_failed(failed: &u64) -> bool {
     *failed == 0
 }
 
-/// Where a migration stands.
+/// Phase of a migration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum MigrationPhase {
-    /// Not begun.
+    /// Not started.
     #[default]
     Pending,
-    /// Under way.
+    /// In progress.
     Running,
-    /// Every object is under the write key, or gone: each was seen to be.
+    /// Every object was observed to be stored under the write key, or to be deleted.
     Succeeded,
-    /// Ended with failures; tried again later.
+    /// Ended with failures; the operator retries it later.
     Failed,
 }
 
-/// Status: the migration engine's report. Survives a restart: the cursor resumes.
+/// The migration engine writes the status. After a restart it resumes at the cursor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptionMigrationStatus {
-    /// The generation of the spec that this speaks of; anything else is about an earlier key.
+    /// The generation of the spec that this status is about. If it is older, the status is about an earlier request.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Where it stands.
+    /// `Pending`, `Running`, `Succeeded` or `Failed`.
     #[serde(default)]
     pub phase: MigrationPhase,
-    /// Objects dealt with.
+    /// Number of objects processed.
     #[serde(default)]
     pub done: u64,
-    /// Objects in all, as far as known.
+    /// Number of objects in total, as far as known.
     #[serde(default)]
     pub total: u64,
-    /// Objects a second.
+    /// Objects per second.
     #[serde(default)]
     pub rate: u64,
-    /// Where to go on: `namespace/name` of the last object dealt with.
+    /// The last processed object, as `namespace/name`. The migration resumes after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
     /// A resourceVersion of the collection from when every API server wrote under the write key and no write under an
-    /// older key was in flight any more: an object at a newer resourceVersion is under the write key.
+    /// older key was in flight. An object with a newer resourceVersion is stored under the write key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_version: Option<String>,
-    /// Every object was looked at: what is left is in `failures`, where that holds all that failed.
+    /// True if every object was processed. `failures` then lists the remaining objects, unless more than a hundred
+    /// failed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub listed: bool,
-    /// How many objects could not be rewritten.
+    /// Number of objects that could not be rewritten.
     #[serde(default, skip_serializing_if = "is_none_failed")]
     pub failed: u64,
-    /// Objects that could not be rewritten; the first hundred.
+    /// The first hundred objects that could not be rewritten.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<MigrationFailure>,
     /// Why no object can be rewritten at all: a missing permission, or a resource that is not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// What the migration waits for, and since when.
+    /// The reason why the migration waits, and since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<MigrationWait>,
-    /// RFC 3339; when it ended.
+    /// When the migration ended; RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
-    /// A resourceVersion of the collection from after the end: once etcd has compacted it, nothing that was stored
-    /// before can be read any more (DESIGN.md, Decisions 7).
+    /// A resourceVersion of the collection from after the end of the migration. When etcd has compacted it, values from
+    /// before the migration cannot be read any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_version: Option<String>,
 }
 
-/// What a migration waits for before it goes on.
+/// The reason why a migration waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MigrationWait {
-    /// RFC 3339.
+    /// When it began to wait; RFC 3339.
     pub since: String,
-    /// In the API server's words.
+    /// The API server's message.
     pub message: String,
 }
 
@@ -180,8 +183,8 @@ pub struct MigrationWait {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MigrationFailure {
-    /// `namespace/name`, or a name.
+    /// The object, as `namespace/name` or `name`.
     pub object: String,
-    /// What the API server said.
+    /// The API server's message.
     pub message: String,
 }

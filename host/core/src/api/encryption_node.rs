@@ -1,4 +1,4 @@
-//! `EncryptionNode/{node}`: where operator and node agent meet. Spec by the operator, status by that node's agent.
+//! `EncryptionNode/{node}`: the operator writes the spec, the agent of the node writes the status.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ConfigHash, KeyId, PluginDigest, RemoteKeyId, Revision};
 use crate::provider::Failure;
 
-/// One control-plane node.
+/// The target of the node. The operator writes the spec.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "encryption.keyward.dev",
@@ -17,6 +17,7 @@ use crate::provider::Failure;
     kind = "EncryptionNode",
     status = "EncryptionNodeStatus",
     category = "keyward",
+    doc = "State of encryption on one control-plane node.",
     printcolumn = r#"{"name":"Target","type":"integer","jsonPath":".spec.revision"}"#,
     printcolumn = r#"{"name":"Loaded","type":"integer","jsonPath":".status.revision"}"#,
     printcolumn = r#"{"name":"Error","type":"string","jsonPath":".status.error"}"#,
@@ -24,16 +25,16 @@ use crate::provider::Failure;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptionNodeSpec {
-    /// The revision to install; 0 for none yet.
+    /// The revision to install; 0 if there is none yet.
     #[serde(default)]
     pub revision: Revision,
-    /// The hash of its configuration.
+    /// The hash of the configuration of that revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_hash: Option<ConfigHash>,
-    /// A candidate to try, next to what runs.
+    /// A candidate that the node tries beside the plugins in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightRequest>,
-    /// The key checks of the keys in use; each plugin must be able to decrypt its key's.
+    /// The key checks of the keys in use. Each plugin must decrypt the key check of its key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key_checks: Vec<KeyCheckEntry>,
 }
@@ -42,11 +43,11 @@ pub struct EncryptionNodeSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PreflightPurpose {
-    /// A new key is to be made.
+    /// For a new key.
     NewKey,
-    /// The active key's configuration is to change in place.
+    /// For a change of the configuration of the active key in place.
     InPlace,
-    /// A referenced object changed: its copies in key secrets are to follow.
+    /// For new copies of a referenced object in the key secrets, because the object changed.
     Sync,
 }
 
@@ -64,177 +65,178 @@ impl std::fmt::Display for PreflightPurpose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreflightRequest {
-    /// The key that the candidate is for.
+    /// Number of the key that the candidate is for.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// The candidate's digest: links request and answer.
+    /// The digest of the candidate. The answer repeats it.
     pub hash: PluginDigest,
-    /// Why.
+    /// Why the candidate is tried.
     pub purpose: PreflightPurpose,
-    /// What the candidate must decrypt; absent on the first node of a new key, which makes it.
+    /// The key check that the candidate must decrypt. If absent, the node creates it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_check: Option<KeyCheck>,
 }
 
-/// A ciphertext that only the right KEK decrypts. The plaintext is random, and nowhere.
+/// A ciphertext that only the right KEK decrypts. The plaintext is random and stored nowhere.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyCheck {
-    /// Base64.
+    /// The ciphertext, in base64.
     pub ciphertext: String,
-    /// The remote key id under which it was made.
+    /// The remote key id under which it was encrypted.
     #[serde(rename = "remoteKeyID")]
     pub remote_key_id: RemoteKeyId,
-    /// The plugin's annotations, values in base64.
+    /// The annotations that the plugin returned; values in base64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Hex.
+    /// SHA-256 of the plaintext, in hex.
     pub plaintext_sha256: String,
 }
 
-/// A key check.
+/// The key check of one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KeyCheckEntry {
-    /// The key.
+    /// Number of the key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// Its key check.
+    /// The key check.
     pub key_check: KeyCheck,
 }
 
-/// What the agent sees. No secret byte: digests are keyed, messages cleaned.
+/// The observed state. Only the agent writes it; it contains no secret byte: digests are keyed, and secrets are removed
+/// from messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EncryptionNodeStatus {
-    /// The generation of the spec that this answers.
+    /// The generation of the spec that this status is about.
     #[serde(default)]
     pub observed_generation: i64,
-    /// The name of the local API server's identity Lease, as its metrics' `apiserver_id_hash` shows.
+    /// Name of the identity Lease of the local API server, from the label `apiserver_id_hash` of its metrics.
     #[serde(rename = "apiServerID", default, skip_serializing_if = "Option::is_none")]
     pub api_server_id: Option<String>,
-    /// The hash that the local API server says it has loaded.
+    /// The hash of the configuration that the local API server reports as loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loaded_hash: Option<ConfigHash>,
-    /// The hash of the configuration file on the node's disk: what the local API server loads next, or starts with.
+    /// The hash of the configuration file on the disk of the node, which the local API server loads next or when it
+    /// starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed_hash: Option<ConfigHash>,
-    /// The revision that is installed completely: configuration loaded, every plugin of it ready.
+    /// The revision that is completely installed: its configuration is loaded, and each of its plugins is ready.
     #[serde(default)]
     pub revision: Revision,
-    /// High-water mark on the node's disk.
+    /// The highest key number that this node has ever seen.
     #[serde(rename = "highestKeyID", default)]
     pub highest_key_id: KeyId,
-    /// The plugins that run here, read ones and candidates too.
+    /// The plugins that run on this node, including those of read keys and candidates.
     #[serde(default)]
     pub plugins: Vec<NodePlugin>,
-    /// What every provider of a key uses at this API server, by the server's own word (DESIGN.md, Decisions 6); a key
-    /// of which that cannot be said is not here.
+    /// The remote key ids with which the local API server writes, for each key of which it is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub adopted: Vec<Adopted>,
-    /// How often `plugins` is renewed, whatever comes of the probes: who renews nothing for four times as long is not
-    /// heard of any more. Absent from agents that do not say: 30 seconds.
+    /// How often the agent renews `plugins`. A report that is not renewed for four times as long is too old. Default:
+    /// 30 seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_interval_seconds: Option<u32>,
-    /// Keys whose plugin's data is on this node's disk, in kept revisions or in files.
+    /// Numbers of the keys whose plugin data is on the disk of this node.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held: BTreeSet<KeyId>,
-    /// The revision that was to be in force when the local API server had loaded a configuration that is none: what was
-    /// written meanwhile may be under any of the revision's keys. Told until a later revision is in force.
+    /// The revision that should have been in force when another configuration was in the file or loaded by the local
+    /// API server. Objects that were written meanwhile may be stored under any key of this revision. Reported until a
+    /// later revision is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drifted: Option<Revision>,
-    /// Plugins that run here and do not decrypt their key check: they reach another KEK than the one that it was made
-    /// with, by their digests.
+    /// Digests of the running plugins that do not decrypt the key check of their key: they reach another KEK.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kek_mismatch: BTreeSet<PluginDigest>,
-    /// Keys whose plugin runs with data that an admin replaced on this node by hand (`node-agent recover`).
+    /// Keys whose plugin runs with a credential that an admin replaced on this node (`node-agent recover`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovered: Vec<RecoveredPlugin>,
-    /// Present while the file `/etc/kubernetes/keyward/paused` exists on the node: the agent changes no configuration file, link
-    /// or plugin.
+    /// Present while the file `/etc/kubernetes/keyward/paused` exists on the node. The agent then changes no
+    /// configuration file, link or plugin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<NodePause>,
-    /// When the client certificate by which this agent speaks to the API ends; RFC 3339. Absent where it uses none.
+    /// When the client certificate of the agent expires; RFC 3339. Absent if the agent uses none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential_expires: Option<String>,
-    /// The answer to `spec.preflight`.
+    /// The result of `spec.preflight`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightAnswer>,
-    /// What keeps the agent from the target, for people.
+    /// What prevents the agent from reaching its target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<NodeError>,
 }
 
-/// An agent that an admin has paused on its node.
+/// A pause of the agent, by an admin on the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodePause {
-    /// The content of the file.
+    /// Why the agent is paused: the content of the file.
     pub reason: String,
     /// When the file was last written, by the node's clock; RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// The agent's next steps, in order: it does them when the file is deleted.
+    /// The next steps of the agent, in order. It does them when the file is deleted.
     #[serde(default)]
     pub withheld: Vec<String>,
 }
 
-/// A plugin whose data are not those of the node's revision: an admin replaced a credential here (DESIGN.md, Decisions 12).
+/// A plugin whose data differs from the revision of the node, because an admin replaced a credential on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecoveredPlugin {
-    /// Whose.
+    /// Number of the key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// The digest of what runs.
+    /// The digest of the running instance.
     pub digest: PluginDigest,
-    /// The objects of which values were replaced, as `secret/name`: they are to be updated, so that all nodes follow.
+    /// The objects whose values were replaced, as `secret/name`. Update them, so that all nodes use the new values.
     #[serde(default)]
     pub sources: Vec<String>,
 }
 
-/// Which KEK (version) an API server writes with for all of a key's providers: it saw that id last, and a health check
-/// of it was good afterwards, so that its data key is wrapped by that one.
+/// The remote key id with which the API server writes for all providers of a key: it saw this id last, and a later
+/// health check of it succeeded. So its data key is wrapped by that KEK version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Adopted {
-    /// Whose providers.
+    /// Number of the key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// The id.
+    /// The remote key id.
     #[serde(rename = "remoteKeyID")]
     pub remote_key_id: RemoteKeyId,
 }
 
-/// Why a node is stuck.
+/// What prevents the agent from reaching its target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeError {
-    /// The revision that it failed at.
+    /// The revision that could not be installed.
     pub revision: Revision,
-    /// Bounded label, for example `PluginNotReady`, `ConfigurationRefused`, `NodeNotPrepared`.
+    /// A short label, for example `PluginNotReady`, `ConfigurationRefused`, `NodeNotPrepared`.
     pub reason: String,
-    /// For people.
+    /// A message for people.
     pub message: String,
-    /// Set when the last good configuration was put back.
+    /// True if the last good configuration was restored.
     #[serde(default)]
     pub put_back: bool,
 }
 
-/// One plugin instance that serves a key's socket.
+/// One plugin instance, or an external plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodePlugin {
-    /// Whose.
+    /// Number of the key.
     #[serde(rename = "keyID")]
     pub key_id: KeyId,
-    /// The digest of spec and files of the *running* instance.
+    /// The digest of the specification and files of the running instance.
     pub digest: PluginDigest,
-    /// Whether it passed Status, a round trip and the key check, and serves the key's socket.
+    /// True if it passed Status, a round trip and the key check, and serves the socket of the key.
     pub ready: bool,
-    /// The last probe.
+    /// The result of the last probe.
     pub health: PluginHealth,
-    /// How often its manifest or its files were written anew on this node because somebody had edited them by hand.
+    /// How often the agent restored its manifest or files after somebody had edited them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repairs: u32,
 }
@@ -244,38 +246,38 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// The last probe of a plugin.
+/// The result of the last probe of a plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginHealth {
     /// `Healthy`, `Unhealthy` or `Error`.
     pub status: HealthStatus,
-    /// What the plugin last called its KEK; `unknown` before it said anything.
+    /// The remote key id that the plugin last reported; `unknown` if it has reported none.
     #[serde(rename = "remoteKeyID")]
     pub remote_key_id: RemoteKeyId,
-    /// RFC 3339.
+    /// When the plugin was last probed; RFC 3339.
     pub last_checked_time: String,
-    /// Absent when healthy; at most 1,024 characters.
+    /// What failed; absent when healthy. At most 1,024 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The same as the provider's diagnosis wants it; absent when healthy.
+    /// The failure as the provider module gets it for a diagnosis; absent when healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
 
-/// Spelled as in CONTRACT 3.10.
+/// Health of a plugin, in the spelling of OpenShift's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum HealthStatus {
     /// All probes passed.
     Healthy,
-    /// The plugin answers, and says that it is not well.
+    /// The plugin answers and reports that it is unhealthy.
     Unhealthy,
     /// A probe failed.
     Error,
 }
 
 impl HealthStatus {
-    /// As it is written.
+    /// The spelling in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Healthy => "Healthy",
@@ -285,41 +287,41 @@ impl HealthStatus {
     }
 }
 
-/// How a preflight ended.
+/// Result of a preflight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum PreflightResult {
-    /// The candidate is being started or tried.
+    /// The candidate is starting, or is being probed.
     Running,
-    /// Status, round trip and key check passed.
+    /// Status, the round trip and the key check passed.
     Succeeded,
-    /// It failed; the agent tries again with back-off.
+    /// A probe failed; the agent retries with backoff.
     Failed,
 }
 
-/// The answer to one request.
+/// The result of one preflight request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreflightAnswer {
-    /// The request's.
+    /// `hash` of the request.
     pub hash: PluginDigest,
-    /// How it went.
+    /// `Running`, `Succeeded` or `Failed`.
     pub result: PreflightResult,
-    /// What the candidate calls its KEK.
+    /// The remote key id that the candidate reports.
     #[serde(rename = "remoteKeyID", default, skip_serializing_if = "Option::is_none")]
     pub remote_key_id: Option<RemoteKeyId>,
-    /// Encrypt and Decrypt together, in milliseconds.
+    /// Duration of Encrypt and Decrypt together, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency_millis: Option<u64>,
-    /// From the candidate's start to its first good answer, in milliseconds.
+    /// Time from the start of the candidate to its first good answer, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_in_millis: Option<u64>,
-    /// The key check that was made, or the one that was decrypted.
+    /// The key check that was created or decrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_check: Option<KeyCheck>,
-    /// What went wrong; while it runs, what it has logged though nobody can talk to it yet.
+    /// What failed. While the candidate starts: what it has logged so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// How often it was tried.
+    /// Number of attempts.
     #[serde(default)]
     pub attempts: u32,
 }

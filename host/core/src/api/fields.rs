@@ -1,5 +1,5 @@
-//! Fields that no version of the API has. The API server drops or refuses them; a file that is read without one has to be
-//! refused here, since what is not understood would count as absent.
+//! Unknown fields. The API server prunes or refuses them. A file that is read without an API server is refused here,
+//! because a field that is not understood would count as absent.
 
 use kube_core::CustomResourceExt as _;
 use serde_json::Value;
@@ -8,16 +8,16 @@ use super::ClusterEncryption;
 use crate::provider::Violation;
 use crate::spelling;
 
-/// The unknown fields of a `ClusterEncryption`, by path, each with the spelling that was probably meant. A provider's
-/// configuration is its module's to check.
+/// The unknown fields of a `ClusterEncryption`, by path, each with the spelling that was probably meant. The provider
+/// module checks the configuration of the KMS.
 pub fn unknown_in_cluster_encryption(object: &Value) -> Vec<Violation> {
     let mut found = Vec::new();
     walk(&root(), object, "", &mut found);
     found
 }
 
-/// The unknown fields of an OpenShift `APIServer` below `spec.encryption`, and fields of `spec` that may be a misspelled
-/// `encryption`. The others are OpenShift's, and no business of encryption.
+/// The unknown fields of an OpenShift `APIServer` below `spec.encryption`, and fields of `spec` that may be a
+/// misspelled `encryption`. The other fields do not concern encryption.
 pub fn unknown_in_api_server(object: &Value) -> Vec<Violation> {
     let Some(spec) = object.get("spec").and_then(Value::as_object) else { return Vec::new() };
     let root = root();
@@ -61,7 +61,7 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
             for (name, value) in fields {
                 match known.get(name) {
                     Some(schema) => walk(schema, value, &below(path, name), found),
-                    // Every object has these, and the schema of a CRD does not name them.
+                    // Every object has these; the schema of a CRD does not list them.
                     None if path.is_empty()
                         && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
                     None => {
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn told(found: &[Violation]) -> Vec<String> {
+    fn lines(found: &[Violation]) -> Vec<String> {
         found.iter().map(|violation| format!("{}: {}", violation.field, violation.message)).collect()
     }
 
@@ -106,18 +106,21 @@ mod tests {
     #[case::map_of_quantities(json!({"spec": {"plugins": {"resources": {"requests": {"cpu": "1"}}}}}), &[])]
     #[case::provider(json!({"spec": {"encryption": {"type": "KMS", "kms": {"type": "Example", "any": {"thing": 1}}}}}), &[])]
     #[case::object(json!({"apiVersion": "v", "kind": "k", "metadata": {"name": "cluster", "x": 1}, "status": {}}), &[])]
-    fn unknown_fields_are_named_with_the_spelling_that_was_meant(
+    fn unknown_fields_are_reported_with_the_spelling_that_was_meant(
         #[case] object: Value,
         #[case] expected: &[&str],
     ) {
-        assert_eq!(told(&unknown_in_cluster_encryption(&object)), expected);
+        assert_eq!(lines(&unknown_in_cluster_encryption(&object)), expected);
     }
 
     #[rstest]
     #[case::misspelled(json!({"spec": {"encrytion": {}}}), &["spec.encrytion: unknown field; did you mean \"encryption\"?"])]
     #[case::below(json!({"spec": {"encryption": {"Type": "x"}}}), &["spec.encryption.Type: unknown field; did you mean \"type\"?"])]
     #[case::others(json!({"spec": {"anythingNew": {}, "audit": {"profile": "Default"}, "clientCA": {"name": "x"}}}), &[])]
-    fn an_api_server_s_fields_are_checked_too(#[case] object: Value, #[case] expected: &[&str]) {
-        assert_eq!(told(&unknown_in_api_server(&object)), expected);
+    fn unknown_encryption_fields_of_an_api_server_are_reported(
+        #[case] object: Value,
+        #[case] expected: &[&str],
+    ) {
+        assert_eq!(lines(&unknown_in_api_server(&object)), expected);
     }
 }

@@ -1,4 +1,6 @@
-//! The CRDs of OBJECTS.md: group `encryption.keyward.dev`, cluster-scoped, never encrypted. Types only.
+//! The types of the CRDs (objects: objects): group `encryption.keyward.dev`, cluster-scoped, never encrypted.
+//!
+//! Doc comments of the types and fields become the descriptions that `kubectl explain` shows: they cite nothing.
 
 mod cluster_encryption;
 mod condition;

@@ -1,5 +1,5 @@
-//! What the CRD's schema refuses beside types: the API server refuses whatever the operator would refuse, with the same
-//! reason.
+//! Validation rules of the CRD's schema, in addition to types: the API server refuses everything that the operator
+//! would refuse, with the same reason.
 
 use schemars::Schema;
 use serde_json::{Value, json};
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use crate::ids::Mode;
 use crate::platform::refused::{NO_NAME, REFUSED, Refused, WILDCARDS};
 
-/// Resources in one list, at most: without a bound the API server does not accept the rules.
+/// Most resources in one list. Without a bound the API server does not accept the rules.
 const MOST_RESOURCES: usize = 64;
-/// The resources of a spec that names none.
+/// The resources of a spec that lists none.
 const DEFAULTS: &str = "['configmaps', 'secrets']";
 
 /// `spec`.
 pub(super) fn spec(schema: &mut Schema) {
-    // Absent is not `identity`: the field has no default, and what is missing is named.
+    // Absent is not `identity`: the field has no default, so that the error names the missing field.
     if let Some(encryption) = schema.pointer_mut("/properties/encryption").and_then(Value::as_object_mut) {
         encryption.remove("default");
     }
@@ -23,14 +23,14 @@ pub(super) fn spec(schema: &mut Schema) {
     list(schema, "/properties/decrypt", &[]);
     let rule = json!([{
         "rule": format!("!has(self.decrypt) || self.decrypt.all(resource, !(resource in {}))", resources("self")),
-        "message": "a resource must not be in spec.resources (configmaps and secrets where it names none) and in spec.decrypt",
+        "message": "a resource must not be both in spec.resources (default: configmaps and secrets) and in spec.decrypt",
         "fieldPath": ".decrypt",
     }]);
     schema.insert("x-kubernetes-validations".to_owned(), rule);
 }
 
-/// The whole object. A resource of which something is stored under a key must not just leave the list: the operator would
-/// keep it encrypted, and this says so at once.
+/// The whole object. A resource with objects that are stored under a key must not leave the list without a request to
+/// decrypt it: the operator would keep it encrypted, and this rule reports that at once.
 pub fn object() -> Value {
     let is_plain = "has(self.spec.encryption) && has(self.spec.encryption.type) && self.spec.encryption.type == 'identity'";
     let known = "has(self.status) && has(self.status.encryptedResources)";
@@ -39,19 +39,19 @@ pub fn object() -> Value {
     json!([
         {
             "rule": "self.metadata.name == 'cluster'",
-            "message": "there is one ClusterEncryption, and its name is 'cluster'",
+            "message": "the name must be 'cluster': there is only one ClusterEncryption",
         },
         {
             "rule": format!(
                 "{is_plain} || !({known}) || {old}.all(resource, {stays} || !(resource in self.status.encryptedResources))"
             ),
-            "message": "an encrypted resource leaves spec.resources: add it to spec.decrypt to confirm that it is decrypted",
+            "message": "a resource that is encrypted leaves spec.resources; to confirm that it is decrypted, add it to spec.decrypt",
             "fieldPath": ".spec",
         },
     ])
 }
 
-/// The resources that a spec asks for.
+/// The resources that a spec lists, as a CEL expression.
 fn resources(of: &str) -> String {
     format!("(has({of}.resources) && size({of}.resources) > 0 ? {of}.resources : {DEFAULTS})")
 }
@@ -136,7 +136,7 @@ fn list(schema: &mut Schema, pointer: &str, rules: &[Value]) {
     }
 }
 
-/// What a resource's name is. One mistake has one message: a wildcard is no name either.
+/// Rules for the name of a resource. One mistake has one message: a wildcard breaks only the first rule.
 fn named() -> Vec<Value> {
     vec![
         json!({"rule": "!self.contains('*')", "message": WILDCARDS}),
@@ -144,9 +144,10 @@ fn named() -> Vec<Value> {
     ]
 }
 
-/// Those that cannot be encrypted, by the table that the operator refuses them by. One that is in the list already stays: an
-/// older version took it, and the list must not become immutable for that. Two rules, since the API server cannot estimate
-/// what it costs to look into an optional `oldSelf`: the first is for a new list, the second for another one.
+/// Rules for resources that cannot be encrypted, from the table that the operator uses. A resource that is in the list
+/// already may stay: an older version accepted it, and the list must not become immutable for that reason. Each entry
+/// has two rules, because the API server cannot estimate the cost of a look into an optional `oldSelf`: the first is
+/// for a new list, the second for a changed one.
 fn refused() -> Vec<Value> {
     let rules = |refused: &Refused| {
         let Refused { group, resources, why } = refused;
@@ -177,9 +178,9 @@ fn refused() -> Vec<Value> {
 mod tests {
     use super::*;
 
-    /// A list that is new is checked by the first rule of a pair, another list by the second.
+    /// The first rule of a pair checks a new list, the second a changed one.
     #[test]
-    fn refused_resource_that_is_in_the_list_already_may_stay_and_no_other_may_join() {
+    fn refused_resource_can_stay_in_the_list_but_cannot_be_added() {
         let rules = refused();
         assert_eq!(rules.len(), 2 * REFUSED.len());
         for pair in rules.chunks(2) {

@@ -1,9 +1,10 @@
-//! When may a key be superseded that is still on its way? Only while no revision ever had it first: then nothing is
-//! stored under it (DESIGN.md, Decisions 5). And when must it be? When no node could ever go on with it: its KEK was
-//! made anew under its name after every node had passed the preflight, so that its key check is refused.
+//! When is a key abandoned? It may be abandoned while no revision ever had it as the writer: then nothing is
+//! stored under it (decision 0005). It must be abandoned if no node can ever load it: its KEK was recreated
+//! under the same name after every node had passed the preflight, so its key check is refused
+//! (decision 0038).
 //!
-//! Publication and abandonment write the same object, each depending on the version that was read: of two controllers
-//! that decide differently, one loses.
+//! Publication and abandonment write the same object, and each write depends on the version that was read. If
+//! two operators decide differently, one of them fails (invariant: publication-first).
 
 use std::time::Duration;
 
@@ -14,36 +15,37 @@ use crate::ids::{KeyId, Mode, PluginDigest};
 use crate::outcome::{Action, Waiting};
 use crate::snapshot::Snapshot;
 
-/// The newest key, where it can still be superseded.
+/// The newest key, if it can still be abandoned.
 pub(super) fn newest(snapshot: &Snapshot) -> Option<&KeySecret> {
     snapshot.usable().next().filter(|key| never_wrote(snapshot, key))
 }
 
-/// An older key that never wrote: two writers at once each made one. The newer one is enough (S6).
+/// An older key that never wrote, because two operators made a key at the same time. The newer one is enough
+/// (invariant: one-transition).
 pub(super) fn overtaken(snapshot: &Snapshot) -> Option<(&KeySecret, &KeySecret)> {
     let newest = snapshot.usable().next()?;
     let older = snapshot.usable().skip(1).find(|key| never_wrote(snapshot, key))?;
     Some((older, newest))
 }
 
-/// A key on its way whose plugins do not decrypt its key check on some node.
+/// A key in transition whose plugins do not decrypt its key check on some node.
 pub(super) struct Refused<'a> {
     pub(super) key: &'a KeySecret,
     /// What is wrong, since when, and what is waited for.
-    pub(super) told: String,
-    /// For so long that another key is to be made.
+    pub(super) message: String,
+    /// It has lasted so long that another key replaces it.
     pub(super) is_over: bool,
 }
 
-/// The newest key, where it was deployed and some node refuses it. A new key check would not do: the KEK that passed the
-/// preflight is gone, and one number names one KEK for ever (S5).
+/// The newest key, if it is deployed and some node refuses it. Another key check would not help: the KEK that
+/// passed the preflight is gone, and one number names one KEK for ever (invariant: one-number-one-kek).
 pub(super) fn refused<'a>(
     snapshot: &'a Snapshot,
     deployed: &Deployed<'_>,
     turn: &mut Turn,
 ) -> Option<Refused<'a>> {
     let key = newest(snapshot)?;
-    // What an in-place candidate of it reaches says nothing of the key itself.
+    // An in-place candidate of the key has another digest, and says nothing about the key itself.
     let digest = deployed.content?.digests().remove(&key.id)?;
     let refuses = |digest: &PluginDigest| {
         let refuses = snapshot
@@ -60,30 +62,31 @@ pub(super) fn refused<'a>(
     let left = preflight::KEY_CHECK_PATIENCE.saturating_sub(age);
     turn.again_after(left.max(Duration::from_secs(1)));
     let since = snapshot.now.checked_sub(age).map_or_else(|_| String::new(), |at| rfc3339(&at));
-    let told = format!(
-        "the plugin of key {} on node {} does not decrypt the key check since {since}: another KEK answers by its name. Nothing was written with this key; if that lasts for {} minutes, another key is made instead",
+    let message = format!(
+        "the plugin of key {} on node {} has not decrypted the key check since {since}: the KMS has another KEK under the same name. Nothing is stored under this key; if this lasts {} minutes, another key replaces it",
         key.id,
         nodes.join(", "),
         preflight::KEY_CHECK_PATIENCE.as_secs() / 60
     );
-    // Said beside what keeps the rollout: this is what it waits for.
+    // Reported together with the wait of the rollout, since the rollout waits for this.
     match &mut turn.waiting {
-        Some(waiting) => waiting.message = format!("{}; {told}", waiting.message),
-        None => turn.waiting = Some(Waiting { reason: "KEKMismatch".to_owned(), message: told.clone() }),
+        Some(waiting) => waiting.message = format!("{}; {message}", waiting.message),
+        None => turn.waiting = Some(Waiting { reason: "KEKMismatch".to_owned(), message: message.clone() }),
     }
-    Some(Refused { key, told, is_over: left.is_zero() })
+    Some(Refused { key, message, is_over: left.is_zero() })
 }
 
-/// Neither its record nor any revision that exists says that something may be stored under it.
+/// Whether neither its record nor any existing revision shows that something may be stored under it.
 pub(super) fn never_wrote(snapshot: &Snapshot, key: &KeySecret) -> bool {
-    // Others' controllers keep no such record.
+    // OpenShift's controllers do not record publication.
     snapshot.openshift().is_none()
         && key.write_published.is_none()
         && key.migrated.is_empty()
         && writes_nowhere(snapshot, key.id)
 }
 
-/// No revision that exists has it first, nor had one that is gone and still told of; one that cannot be read might.
+/// Whether no revision has the key as its writer: no existing one, and no missing one that the status still
+/// records. A revision that cannot be read may have it.
 pub(super) fn writes_nowhere(snapshot: &Snapshot, id: KeyId) -> bool {
     let gone = gone_lists(snapshot).any(|list| list.first().is_some_and(|first| names(first, id)));
     !gone
@@ -95,19 +98,20 @@ pub(super) fn writes_nowhere(snapshot: &Snapshot, id: KeyId) -> bool {
         })
 }
 
-/// The lists of revisions that are gone, as far as the status tells of them.
+/// The lists of missing revisions, as far as the status records them.
 fn gone_lists(snapshot: &Snapshot) -> impl Iterator<Item = &Vec<String>> {
-    let gone = snapshot.told_revisions.iter().filter(|told| !snapshot.revisions.contains_key(&told.n));
-    gone.flat_map(|told| told.lists.values())
+    let gone =
+        snapshot.told_revisions.iter().filter(|recorded| !snapshot.revisions.contains_key(&recorded.n));
+    gone.flat_map(|recorded| recorded.lists.values())
 }
 
-/// Whether a provider in CONTRACT.md's notation is this key's.
+/// Whether a provider such as `kms:3` belongs to this key (openshift: provider-list-notation).
 fn names(provider: &str, id: KeyId) -> bool {
     provider.split_once(':').is_some_and(|(_, n)| n == id.to_string())
 }
 
-/// Whether a list may have an identity key as its writer: it begins with `identity` and has the key's number behind it
-/// (CONTRACT 1.5), which does not tell it from one that only reads.
+/// Whether some list may have this identity key as its writer. Such a list begins with `identity` and
+/// contains the key's number, as does a list in which the key only reads (openshift: providers-to-keys).
 pub(super) fn may_write_plain(snapshot: &Snapshot, id: KeyId) -> bool {
     let plain = |list: &Vec<String>| list.first().is_some_and(|first| first == "identity");
     if gone_lists(snapshot).any(|list| plain(list) && list.contains(&format!("aesgcm:{id}"))) {
@@ -117,14 +121,14 @@ pub(super) fn may_write_plain(snapshot: &Snapshot, id: KeyId) -> bool {
     snapshot.revisions.values().any(|stored| {
         let content = stored.content.as_ref().ok();
         let lists = content.and_then(|content| provider_lists::lists(&content.config).ok());
-        // One that is not understood may.
+        // A configuration that is not understood may.
         lists.is_none_or(|lists| lists.values().any(|list| list.writes_plain && list.keys.iter().any(is_key)))
     })
 }
 
-/// Annotates it. Its number is not used again.
+/// Marks the key as abandoned. Its number is not used again.
 pub(super) fn abandon(snapshot: &Snapshot, key: &KeySecret, reason: &str, turn: &mut Turn) {
-    turn.explain(format!("key {} was never a write key and is superseded: {reason}", key.id));
+    turn.explain(format!("key {} is abandoned (it was never a write key): {reason}", key.id));
     let key = Box::new(KeySecret { abandoned: Some(rfc3339(&snapshot.now)), ..key.clone() });
     turn.act(Action::AbandonKey { key, reason: reason.to_owned() });
 }

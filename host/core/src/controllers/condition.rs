@@ -1,4 +1,4 @@
-//! `Encrypted` with OpenShift's meaning, `Progressing` with its phase, and `Ready`.
+//! `Encrypted` with OpenShift's meaning, `Progressing` with the current step, and `Ready`.
 
 use super::{Deployed, Deployment, Turn, health, lost};
 use crate::api::ConditionStatus::{self, False, True, Unknown};
@@ -6,14 +6,14 @@ use crate::ids::{GroupResource, Mode};
 use crate::machine::State;
 use crate::snapshot::Snapshot;
 
-/// The condition controller: last, since it tells what the others wait for.
+/// The condition controller. It runs last, since it reports what the others wait for.
 pub(super) fn decide(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
     deployed: &Deployed<'_>,
     turn: &mut Turn,
 ) {
-    // CONTRACT 3.5: in transition the condition is left as it is.
+    // While nodes have not converged, the condition stays as it is (openshift: encrypted-condition).
     if deployment.is_converged() {
         let (status, reason, message) = encrypted(snapshot, deployed);
         turn.condition("Encrypted", if status { True } else { False }, reason, &message);
@@ -50,8 +50,8 @@ pub(super) fn decide(
     }
 }
 
-/// Whether everything is as the spec asks, on every API server, and each part of that was seen in this pass. Whatever is
-/// not seen counts as not ready.
+/// Whether everything is as the spec asks, on every API server, and this pass observed each part of it
+/// (invariant: ready-is-true). A part that was not observed counts as not ready.
 fn ready(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
@@ -72,7 +72,7 @@ fn ready(
         return not(&waiting.reason, waiting.message.clone());
     }
     if let Some(action) = turn.actions.first() {
-        return not(action.kind(), "the operator carries out the next step".to_owned());
+        return not(action.kind(), "the operator is carrying out the next step".to_owned());
     }
     if let Err((reason, message)) = as_asked(snapshot, deployment, deployed) {
         return not(reason, message);
@@ -91,15 +91,15 @@ fn ready(
     let notices: String =
         snapshot.wanted.notices.iter().map(|notice| format!("; warning: {notice}")).collect();
     let message = format!(
-        "{} stored under {newest}; revision {revision} is loaded by all {} API servers{notices}",
+        "{} are stored under {newest}; every API server ({}) has loaded revision {revision}{notices}",
         resources(deployed.covered(snapshot)),
         snapshot.servers.len()
     );
     (True, "AsRequested".to_owned(), message)
 }
 
-/// What is deployed, against the spec: the newest key is of the requested mode, is the only writer of every resource, and
-/// everything was rewritten under it.
+/// Compares what is deployed with the spec: the newest key has the requested mode and is the only writer of
+/// every resource, and everything was rewritten under it.
 fn as_asked(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
@@ -107,8 +107,10 @@ fn as_asked(
 ) -> Result<(), (&'static str, String)> {
     const PENDING: &str = "EncryptionInProgress";
     let wanted = &snapshot.wanted;
-    let mode =
-        wanted.mode.clone().map_err(|mode| ("SpecInvalid", format!("the mode {mode:?} is unknown")))?;
+    let mode = wanted
+        .mode
+        .clone()
+        .map_err(|mode| ("SpecInvalid", format!("spec.encryption.type {mode:?} is unknown")))?;
     if !deployment.is_converged() {
         return Err((PENDING, "not every API server has loaded the newest revision".to_owned()));
     }
@@ -121,22 +123,31 @@ fn as_asked(
         return Err((PENDING, "no key is in use yet".to_owned()));
     };
     if newest.mode != mode {
-        return Err((PENDING, format!("key {} is {}, and {mode} is requested", newest.id, newest.mode)));
+        return Err((
+            PENDING,
+            format!("key {} has mode {}, but the spec requests {mode}", newest.id, newest.mode),
+        ));
     }
     let token = &wanted.external_reason;
     let carried_out = snapshot.key(newest.id).is_some_and(|key| key.external_reason == *token);
     if mode != Mode::Identity && !token.is_empty() && !carried_out {
-        return Err((PENDING, format!("re-encryption {token:?} is requested and not carried out")));
+        return Err((
+            PENDING,
+            format!("the re-encryption that spec.reencrypt {token:?} requests is not complete"),
+        ));
     }
     for resource in deployed.covered(snapshot) {
         if !wanted.resources.contains(resource) {
-            return Err((PENDING, format!("{resource} is configured and is not in spec.resources")));
+            return Err((
+                PENDING,
+                format!("the configuration still contains {resource}, which is not in spec.resources"),
+            ));
         }
         if state.write_key(resource).is_none_or(|key| key.id != newest.id) {
-            return Err((PENDING, format!("{resource} is not written under key {}", newest.id)));
+            return Err((PENDING, format!("key {} is not yet the write key of {resource}", newest.id)));
         }
         if !newest.migrated.contains(resource) {
-            return Err((PENDING, format!("{resource} is not completely stored under key {}", newest.id)));
+            return Err((PENDING, format!("not all {resource} are stored under key {} yet", newest.id)));
         }
     }
     Ok(())
@@ -148,18 +159,22 @@ fn resources<'a>(all: impl Iterator<Item = &'a GroupResource>) -> String {
 
 fn encrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> (bool, &'static str, String) {
     let targets = &snapshot.wanted.resources;
-    // CONTRACT 3.5 calls a cluster without key secrets unencrypted; what API servers encrypt with is no less encrypted.
+    // A cluster without usable key secrets is still encrypted if the deployed write key encrypts
+    // (openshift: encrypted-condition).
     let writers = || targets.iter().filter_map(|target| deployed.state.as_ref()?.write_key(target));
     if let Some(key) = writers().find(|key| lost::is_lost(snapshot, key)) {
         let message = format!(
-            "Encrypted with key {}, which is lost: its secret is gone; another key is needed",
+            "Encrypted with key {}, which is lost (its secret is gone); a new key must replace it",
             key.id
         );
         return (false, "EncryptionInProgress", message);
     }
     if snapshot.usable().next().is_none() && snapshot.undecodable.is_empty() {
         if let Some(key) = writers().find(|key| key.mode != Mode::Identity) {
-            let message = format!("Encrypted with key {}, which is given up; another key is needed", key.id);
+            let message = format!(
+                "Encrypted with key {}, which is abandoned or forgotten; a new key must replace it",
+                key.id
+            );
             return (false, "EncryptionInProgress", message);
         }
         return (false, "EncryptionDisabled", "Encryption is not enabled".to_owned());
@@ -185,7 +200,7 @@ fn encrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> (bool, &'static st
             )
         }
     };
-    // What left the list stays encrypted, so that "everything is decrypted" speaks of it too.
+    // A resource that left the list stays encrypted, so "everything is decrypted" covers it too.
     let all_migrated =
         |migrated: &[GroupResource]| deployed.covered(snapshot).all(|target| migrated.contains(target));
     if let Some(key) = identity(&deployed.desired.state) {

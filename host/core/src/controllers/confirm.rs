@@ -1,9 +1,10 @@
-//! What is not decrypted because nobody confirmed it, and what is encrypted though it should not be.
+//! Resources that stay encrypted because their decryption is not confirmed
+//! (invariant: decryption-is-confirmed), and resources that are encrypted although they should not be.
 
 use super::Turn;
 use crate::snapshot::Snapshot;
 
-/// Says which resources left the spec's list and stay encrypted, and what is missing.
+/// Reports which resources left the spec's list and stay encrypted, and how to confirm their decryption.
 pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) {
     for notice in &snapshot.wanted.notices {
         turn.explain(notice.clone());
@@ -15,14 +16,14 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) {
     turn.wait_behind("DecryptionNotConfirmed", message);
 }
 
-/// The same words in `plan`.
+/// The message. `plan` shows the same one.
 pub fn message(unconfirmed: &[crate::ids::GroupResource]) -> Option<String> {
     let names: Vec<String> = unconfirmed.iter().map(ToString::to_string).collect();
     let (first, rest) = names.split_first()?;
     let stay = if rest.is_empty() { "stays" } else { "stay" };
     let names = names.join(", ");
     Some(format!(
-        "{names} left spec.resources and {stay} encrypted; to confirm the decryption add {names} to spec.decrypt, or else put {} back in spec.resources",
+        "{names} left spec.resources but {stay} encrypted; to decrypt, add {names} to spec.decrypt; to keep the encryption, add {} to spec.resources again",
         if rest.is_empty() { first } else { "them" }
     ))
 }

@@ -1,17 +1,19 @@
-//! What is wrong with a value that a configuration refers to, before any plugin is started with it.
+//! Checks a referenced value before any plugin is started with it.
 //!
-//! A provider module says by facts which data keys hold what ([`ONE_LINE`], [`CERTIFICATES`]); the module itself never sees
-//! a value. A credential with a line break at its end is refused at the login, and some KMSs count such refusals and then
-//! lock the account. No byte of a value goes into a message.
+//! A provider module states by facts what the data keys contain ([`ONE_LINE`], [`CERTIFICATES`]); the module
+//! itself never sees a value. A KMS refuses a login whose credential ends with a line break, and some KMSs
+//! count refused logins and then lock the account. No byte of a value goes into a message
+//! (invariant: secret-bytes-stay-in-secrets).
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-/// Fact of a module: data keys, separated by spaces, whose values are one line of text: an id, a token, a password.
+/// Fact of a module: data keys, separated by spaces, whose values are one line of text: an id, a token, a
+/// password.
 pub const ONE_LINE: &str = "one-line-data";
-/// Fact of a module: data keys, separated by spaces, whose values hold at least one PEM certificate.
+/// Fact of a module: data keys, separated by spaces, whose values contain at least one PEM certificate.
 pub const CERTIFICATES: &str = "certificate-data";
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
@@ -19,14 +21,16 @@ const END: &str = "-----END CERTIFICATE-----";
 /// The tag of an ASN.1 SEQUENCE, which every certificate is.
 const SEQUENCE: u8 = 0x30;
 
-/// What is wrong with the value of this data key, and what to do; `None` where nothing is.
+/// What is wrong with the value of this data key, and what to do; `None` if nothing is.
 pub(super) fn mistake(facts: &BTreeMap<String, String>, key: &str, value: &[u8]) -> Option<String> {
     let is = |fact: &str| facts.get(fact).is_some_and(|keys| keys.split(' ').any(|named| named == key));
     if is(ONE_LINE) {
-        return one_line(value).map(|what| format!("{what}; store it again without: printf %s, not echo"));
+        return one_line(value).map(|what| {
+            format!("{what}; store the value again without it, for example with printf %s instead of echo")
+        });
     }
     (is(CERTIFICATES) && !has_certificate(value)).then(|| {
-        format!("holds no PEM certificate; store the CA's certificate, beginning with {BEGIN}, under it")
+        format!("contains no PEM certificate; store the CA's certificate, which begins with {BEGIN}, under this key")
     })
 }
 
@@ -38,15 +42,15 @@ fn one_line(value: &[u8]) -> Option<&'static str> {
     } else if ends_with(b"\n") {
         Some("ends with a line break")
     } else if value.contains(&0) {
-        Some("holds a NUL byte")
+        Some("contains a NUL byte")
     } else if value.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
-        Some("holds a line break")
+        Some("contains a line break")
     } else if value.iter().any(u8::is_ascii_control) {
-        Some("holds a control character")
+        Some("contains a control character")
     } else if value.first() == Some(&b' ') || value.last() == Some(&b' ') {
         Some("begins or ends with a space")
     } else if std::str::from_utf8(value).is_err() {
-        Some("holds bytes that are no text")
+        Some("contains bytes that are not text")
     } else {
         None
     }
@@ -57,7 +61,7 @@ fn has_certificate(value: &[u8]) -> bool {
     text.split(BEGIN).skip(1).any(|after| after.split_once(END).is_some_and(|(body, _)| is_sequence(body)))
 }
 
-/// Whether base64 text is one whole ASN.1 SEQUENCE. What is in it is the plugin's to judge.
+/// Whether base64 text is one whole ASN.1 SEQUENCE. The plugin judges its content.
 fn is_sequence(body: &str) -> bool {
     let base64: String = body.split_ascii_whitespace().collect();
     let Ok(der) = BASE64_STANDARD.decode(base64) else { return false };
@@ -87,15 +91,15 @@ mod tests {
             ("h\u{fc}nter2".as_bytes(), None),
             (b"hunter2\n", Some("ends with a line break;")),
             (b"hunter2\r\n", Some("ends with a line break (CRLF);")),
-            (b"\nhunter2", Some("holds a line break;")),
-            (b"hun\r\nter2\n", Some("holds a line break;")),
-            (b"hunter2\r", Some("holds a line break;")),
-            (b"hunter2\0", Some("holds a NUL byte;")),
-            (b"hun\tter2", Some("holds a control character;")),
-            (b"hunter2\x7f", Some("holds a control character;")),
+            (b"\nhunter2", Some("contains a line break;")),
+            (b"hun\r\nter2\n", Some("contains a line break;")),
+            (b"hunter2\r", Some("contains a line break;")),
+            (b"hunter2\0", Some("contains a NUL byte;")),
+            (b"hun\tter2", Some("contains a control character;")),
+            (b"hunter2\x7f", Some("contains a control character;")),
             (b" hunter2", Some("begins or ends with a space;")),
             (b"hunter2 ", Some("begins or ends with a space;")),
-            (b"hunter\xff", Some("holds bytes that are no text;")),
+            (b"hunter\xff", Some("contains bytes that are not text;")),
         ] {
             let found = mistake(&facts(), "secret-id", value);
             assert_eq!(found.is_some(), wrong.is_some(), "{value:?}: {found:?}");
@@ -106,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_bundle_holds_a_certificate() {
+    fn a_ca_bundle_contains_a_certificate() {
         let pem =
             |label: &str, body: &str| format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n");
         // SEQUENCE of length 2, and the same with its length in the long form.

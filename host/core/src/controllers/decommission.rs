@@ -1,7 +1,8 @@
-//! Which KEKs may be destroyed? `KMSPluginDecommissionable`, and the keys that were retired (DESIGN.md, Decisions 7).
+//! Which KEKs may be destroyed? The condition `KMSPluginDecommissionable`, and the retired keys
+//! (decision 0060).
 //!
-//! A KEK, not a keyID: several keys may name the same one. Whether stored objects or backups need it is proved by a scan
-//! of etcd, which core does not make; so the answer is at best Unknown.
+//! The answer is about a KEK, not about a key number: several keys may name the same KEK. Only a scan of etcd
+//! proves whether stored objects or backups need it. Core makes none, so the answer is at best Unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,18 +18,20 @@ const REMEMBERED: usize = 10;
 /// The role of a key whose secret is gone.
 pub(super) const RETIRED: &str = "retired";
 
-/// Keys that the status told of and whose secrets are gone, newest first.
+/// Keys that the status records and whose secrets are gone, newest first.
 pub(super) fn retired(snapshot: &Snapshot) -> Vec<KeyStatus> {
-    let gone = |told: &&KeyStatus| {
-        told.kek.is_some() && snapshot.key(told.key_id).is_none() && told.key_id <= snapshot.highest_key
+    let is_gone = |recorded: &&KeyStatus| {
+        recorded.kek.is_some()
+            && snapshot.key(recorded.key_id).is_none()
+            && recorded.key_id <= snapshot.highest_key
     };
     let mut gone: Vec<KeyStatus> = snapshot
         .told_keys
         .iter()
-        .filter(gone)
-        .map(|told| KeyStatus { role: RETIRED.to_owned(), ..told.clone() })
+        .filter(is_gone)
+        .map(|recorded| KeyStatus { role: RETIRED.to_owned(), ..recorded.clone() })
         .collect();
-    gone.sort_unstable_by_key(|told| std::cmp::Reverse(told.key_id));
+    gone.sort_unstable_by_key(|recorded| std::cmp::Reverse(recorded.key_id));
     gone.truncate(REMEMBERED);
     gone
 }
@@ -62,7 +65,7 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) {
     free.retain(|kek| !held_keks.contains(kek));
     if free.is_empty() || unknown {
         let (reason, message) = match (unknown, held.is_empty()) {
-            (true, _) => ("Unknown", "it cannot be told which KEKs the present keys name".to_owned()),
+            (true, _) => ("Unknown", "it is not known which KEKs the current keys use".to_owned()),
             (_, true) => ("NothingRetired", String::new()),
             (_, false) => ("StillHeld", held.join("; ")),
         };
@@ -74,13 +77,13 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) {
     };
     let keks: Vec<String> = free.into_iter().map(named).collect();
     let message = format!(
-        "no key, revision or node needs {} any more. Whether stored objects do was not verified; backups may. Until that is known, leave the KEK enabled, with its encrypt right",
+        "no key, revision or node needs {} any more, but stored objects were not checked, and backups may need it. Keep the KEK enabled, with its encrypt permission, until you have checked both",
         keks.join(", ")
     );
     turn.condition(CONDITION, ConditionStatus::Unknown, "NotVerified", &message);
 }
 
-/// Keys whose plugins something could still start.
+/// Keys whose plugins can still be started: a revision or a node has them.
 fn started(snapshot: &Snapshot) -> impl Iterator<Item = KeyId> {
     let contents = snapshot.revisions.values().filter_map(|stored| stored.content.as_ref().ok());
     let held = snapshot.servers.values().filter_map(|server| server.status());
@@ -88,12 +91,12 @@ fn started(snapshot: &Snapshot) -> impl Iterator<Item = KeyId> {
     contents.flat_map(|content| content.plugins.keys().copied()).chain(held)
 }
 
-/// Whether nobody can tell which KEK a key names: its secret is gone, and the status never told.
+/// Whether it is not known which KEK a key names: its secret is gone, and the status does not record it.
 fn is_nameless(snapshot: &Snapshot, retired: &[KeyStatus], id: KeyId) -> bool {
     snapshot.key(id).is_none() && retired.iter().all(|key| key.key_id != id)
 }
 
-/// Who could still start a plugin of this key.
+/// What can still start a plugin of this key: a revision or a node.
 fn holder(snapshot: &Snapshot, id: KeyId) -> Option<String> {
     let revision = snapshot.revisions.iter().find(|(_, stored)| {
         stored.content.as_ref().map_or(true, |content| content.plugins.contains_key(&id))
@@ -104,7 +107,7 @@ fn holder(snapshot: &Snapshot, id: KeyId) -> Option<String> {
             .values()
             .find(|server| server.status().is_none_or(|status| status.held.contains(&id)))
     };
-    revision
-        .map(|(n, _)| format!("revision {n} has its plugin"))
-        .or_else(|| node().map(|server| format!("node {} may have its plugin on disk", server.name)))
+    revision.map(|(n, _)| format!("revision {n} still contains its plugin")).or_else(|| {
+        node().map(|server| format!("node {} may still have its plugin's data on disk", server.name))
+    })
 }

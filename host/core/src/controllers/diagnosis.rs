@@ -1,4 +1,5 @@
-//! What a plugin's failure means, in words: the provider's diagnosis where it has one, else what was seen.
+//! Explains a plugin's failure: by the provider module's diagnosis if there is one, else by what was
+//! observed.
 
 use crate::provider::{Diagnosis, EvaluationRequest, Failure};
 use crate::snapshot::Snapshot;
@@ -6,29 +7,29 @@ use crate::snapshot::Snapshot;
 /// `DEADLINE_EXCEEDED`.
 const NO_ANSWER: u32 = 4;
 
-/// The longest text of a provider or a plugin that a status carries, in bytes: a module may return far more, and there
-/// is one for each plugin and node.
+/// The longest text of a provider module or a plugin in a status, in bytes. A module may return far more, and
+/// there is one text for each plugin and node.
 const LONGEST: usize = 2048;
-/// The longest name of a phase, in bytes: agents know six short ones.
+/// The longest name of a phase, in bytes. Agents use six short names.
 const PHASE: usize = 32;
 /// Where the log is.
-const LOG: &str = "; keyward status shows its log";
-/// In place of the rest.
+const LOG: &str = "; its log is in keyward status";
+/// Replaces the text that is cut.
 const MORE: &str = "…";
 
-/// What an admin reads.
+/// What an admin reads about a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Told {
-    /// What is wrong, in a few words: stays the same for as long as the cause does. No words of a plugin: a request id or a
-    /// port in them is another at each probe and node.
+pub(super) struct Finding {
+    /// What is wrong, in a few words. It stays the same while the cause does. So it has no words of the
+    /// plugin: a request id or a port in them differs at each probe and node.
     pub(super) cause: String,
-    /// What was seen, with all its words.
+    /// What was observed, in full.
     pub(super) what: String,
     /// What to do.
     pub(super) remedy: String,
 }
 
-impl std::fmt::Display for Told {
+impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.remedy.is_empty() {
             f.write_str(&self.what)
@@ -38,12 +39,12 @@ impl std::fmt::Display for Told {
     }
 }
 
-/// With a full stop.
+/// The text with one period at its end.
 pub(super) fn with_stop(text: &str) -> String {
     format!("{}.", text.trim_end().trim_end_matches('.'))
 }
 
-/// The provider's diagnosis of a failure of the plugin of this configuration.
+/// The provider module's diagnosis of a failure of the plugin that runs with this configuration.
 pub(super) fn of<'s>(
     snapshot: &'s Snapshot,
     request: Option<EvaluationRequest>,
@@ -55,8 +56,9 @@ pub(super) fn of<'s>(
     }
 }
 
-/// The phase, and what was seen in it: messages of probes name it themselves. A log is long and changes all the time, so
-/// that only its place is named; one that answers says itself what is wrong.
+/// The phase, and what was observed in it; messages of probes begin with the phase themselves. A log is long
+/// and changes all the time, so only its place is named. A plugin that answers says itself what is wrong, so
+/// its log is not mentioned.
 pub(super) fn seen(failure: &Failure) -> String {
     let silent =
         failure.exit_code.is_some() || failure.phase == "start" || failure.grpc_code == Some(NO_ANSWER);
@@ -68,22 +70,22 @@ pub(super) fn seen(failure: &Failure) -> String {
     }
 }
 
-/// A failure that the provider knows.
-pub(super) fn diagnosed(diagnosis: &Diagnosis, failure: &Failure) -> Told {
+/// A failure for which the provider module has a diagnosis.
+pub(super) fn diagnosed(diagnosis: &Diagnosis, failure: &Failure) -> Finding {
     let cause = format!("{}: {}", diagnosis.cause, diagnosis.summary);
-    Told {
+    Finding {
         what: cut(format!("{cause} ({})", seen(failure))),
         cause: cut(cause),
         remedy: cut(diagnosis.remedy.clone()),
     }
 }
 
-/// What a status can carry of this text, cut between characters.
+/// The part of this text that fits into a status, cut between characters.
 pub(super) fn cut(text: String) -> String {
     cut_to(text, LONGEST)
 }
 
-/// The same to so many bytes.
+/// The same, for this many bytes.
 pub(super) fn cut_to(mut text: String, longest: usize) -> String {
     if text.len() > longest {
         text.truncate(text.floor_char_boundary(longest.saturating_sub(MORE.len())));
@@ -92,15 +94,19 @@ pub(super) fn cut_to(mut text: String, longest: usize) -> String {
     text
 }
 
-/// A failure of a plugin in use: which of the ways to fail it is shows, whoever made the plugin.
-pub(super) fn told(snapshot: &Snapshot, request: Option<EvaluationRequest>, failure: &Failure) -> Told {
+/// Explains a failure of a plugin in use. Without a diagnosis the phase and the codes show the kind of
+/// failure, for a plugin of any vendor.
+pub(super) fn explain(snapshot: &Snapshot, request: Option<EvaluationRequest>, failure: &Failure) -> Finding {
     match of(snapshot, request, failure) {
         Some(diagnosis) => diagnosed(diagnosis, failure),
-        None => Told { cause: kind(failure), what: cut(seen(failure)), remedy: remedy(failure).to_owned() },
+        None => {
+            Finding { cause: kind(failure), what: cut(seen(failure)), remedy: remedy(failure).to_owned() }
+        }
     }
 }
 
-/// The way to fail, where the provider knows no cause: by phase, exit code and gRPC code, without the plugin's words.
+/// The kind of failure, if there is no diagnosis: phase, exit code and gRPC code, without the words of the
+/// plugin.
 pub(super) fn kind(failure: &Failure) -> String {
     let phase = cut_to(failure.phase.clone(), PHASE);
     match (failure.exit_code, failure.grpc_code) {
@@ -110,20 +116,18 @@ pub(super) fn kind(failure: &Failure) -> String {
     }
 }
 
-/// What can be said of any plugin.
+/// What to do, for any plugin.
 fn remedy(failure: &Failure) -> &'static str {
     match (failure.phase.as_str(), failure.exit_code, failure.grpc_code) {
-        ("image", ..) => "See whether the node can pull the image",
-        ("start", Some(_), _) => {
-            "It ends by itself and is started again: keyward status shows its log, which says why"
-        }
+        ("image", ..) => "Check whether the node can pull the image",
+        ("start", Some(_), _) => "The plugin exits and is restarted; its log in keyward status shows why",
         ("start", None, _) => {
-            "Nothing listens on its socket: see whether its static pod runs on the node (crictl ps); keyward status shows its log"
+            "Nothing listens on its socket; check whether its static Pod runs on the node (crictl ps), and read its log in keyward status"
         }
         (_, _, Some(NO_ANSWER)) => {
-            "It accepts and does not answer: see whether the KMS can be reached from the node; where it can, the process hangs, and its pod has to be restarted"
+            "The plugin accepts connections but does not answer; check whether the node can reach the KMS. If it can, the plugin hangs: restart its Pod"
         }
-        _ => "See its log (keyward status), and the KMS's audit log",
+        _ => "Read its log (keyward status) and the KMS's audit log",
     }
 }
 
@@ -138,14 +142,17 @@ mod tests {
     }
 
     #[rstest]
-    #[case::crashes(failure("start", Some(3), None, "the plugin ended with exit code 3"), "ends by itself")]
+    #[case::crashes(
+        failure("start", Some(3), None, "the plugin ended with exit code 3"),
+        "exits and is restarted"
+    )]
     #[case::gone(failure("start", None, None, "no KMS plugin answers"), "Nothing listens")]
     #[case::hangs(failure("status", None, Some(4), "status: no answer"), "does not answer")]
     #[case::unhealthy(
         failure("status", None, None, "status: the KMS plugin is unhealthy: sealed"),
-        "See its log"
+        "Read its log"
     )]
-    fn the_ways_to_fail_are_told_apart(#[case] failure: Failure, #[case] remedy: &str) {
+    fn each_kind_of_failure_has_its_own_remedy(#[case] failure: Failure, #[case] remedy: &str) {
         assert!(super::remedy(&failure).contains(remedy), "{failure:?}");
     }
 
@@ -164,15 +171,15 @@ mod tests {
     }
 
     #[test]
-    fn what_a_provider_says_is_cut_between_characters() {
+    fn texts_of_a_provider_module_are_cut_between_characters() {
         let diagnosis = Diagnosis {
             cause: "sealed".into(),
             summary: "é".repeat(1 << 19),
             remedy: format!("a{}", "é".repeat(1 << 19)),
             retryable: false,
         };
-        let told = diagnosed(&diagnosis, &failure("status", None, None, "status: sealed"));
-        for text in [&told.what, &told.remedy] {
+        let finding = diagnosed(&diagnosis, &failure("status", None, None, "status: sealed"));
+        for text in [&finding.what, &finding.remedy] {
             assert!(text.len() <= LONGEST && text.len() > LONGEST - 4 && text.ends_with(MORE), "{text}");
         }
         assert_eq!(cut("é".repeat(LONGEST / 2)).len(), LONGEST, "what fits stays");
@@ -184,6 +191,6 @@ mod tests {
         assert_eq!(seen(&hangs), "status: no answer");
         let mut crashed = failure("start", Some(3), None, "ended with 3");
         crashed.log_tail.push("no such flag".into());
-        assert_eq!(seen(&crashed), "start: ended with 3; keyward status shows its log");
+        assert_eq!(seen(&crashed), "start: ended with 3; its log is in keyward status");
     }
 }

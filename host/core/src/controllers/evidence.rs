@@ -1,5 +1,6 @@
-//! What the state machine is told beside configuration and keys: which keys may leave whatever holds them, which
-//! resources were decrypted, and whether etcd still holds old values (DESIGN.md, Decisions 5, 7, 11, 15).
+//! What the state machine decides from, besides configuration and keys: which keys leave even if they are
+//! needed, which resources are decrypted, and whether etcd still has old values (decision 0005,
+//! decision 0007, decision 0011, decision 0015, decision 0057).
 
 use std::collections::BTreeSet;
 
@@ -7,17 +8,17 @@ use super::{Deployment, Turn, abandon};
 use crate::api::{EncryptionMigrationSpec, MigrationPhase};
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, PluginDigest, Revision};
-use crate::machine::{Facts, History, State};
+use crate::machine::{EtcdHistory, Facts, State};
 use crate::snapshot::{Snapshot, StoredMigration};
 
 /// The `keyID` of a migration that decrypts.
 pub(super) const NO_KEY: KeyId = KeyId(0);
 
-/// What is known.
+/// The facts of this snapshot.
 pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Option<&State>) -> Facts {
     let abandoned = snapshot.keys.iter().filter(|key| key.is_abandoned()).map(|key| key.id);
-    let given_up = abandoned.chain(snapshot.wanted.forget.iter().copied());
-    let dropped: BTreeSet<KeyId> = given_up.chain(vanished(snapshot, deployment)).collect();
+    let unwanted = abandoned.chain(snapshot.wanted.forget.iter().copied());
+    let dropped: BTreeSet<KeyId> = unwanted.chain(lost_new_keys(snapshot, deployment)).collect();
     let decrypted = match deployment {
         Deployment::Converged { revision, .. } => decrypted(snapshot, *revision),
         _ => BTreeSet::new(),
@@ -36,47 +37,48 @@ fn refused(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> 
     let (Deployment::Converged { content, .. } | Deployment::Rolling { content, .. }) = deployment else {
         return BTreeSet::new();
     };
-    let told: Vec<&PluginDigest> = snapshot
+    let reported: Vec<&PluginDigest> = snapshot
         .servers
         .values()
         .filter_map(|server| server.status())
         .flat_map(|status| &status.kek_mismatch)
         .collect();
-    if told.is_empty() {
+    if reported.is_empty() {
         return BTreeSet::new();
     }
-    content.digests().into_iter().filter(|(_, digest)| told.contains(&digest)).map(|(id, _)| id).collect()
+    content.digests().into_iter().filter(|(_, digest)| reported.contains(&digest)).map(|(id, _)| id).collect()
 }
 
-/// Keys on their way, newer than any that is loaded everywhere, whose secrets are gone again: the configuration that is being rolled out adds them as read keys, and
-/// a KMS key without its secret has no key check, so that no node could ever finish (OBJECTS.md, "Between revisions", b).
-/// What was loaded everywhere before does not have them, and no revision has them first: nothing is stored under them.
-fn vanished(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> {
+/// New keys that are lost: newer than any key that is loaded everywhere, and their secrets are gone. The
+/// configuration that is being rolled out adds them as read keys. A KMS key without its secret has no key
+/// check, so no node could ever finish (objects: between-revisions). The configuration that was loaded
+/// everywhere before does not have them, and no revision has them as writer, so nothing is stored under them.
+fn lost_new_keys(snapshot: &Snapshot, deployment: &Deployment<'_>) -> BTreeSet<KeyId> {
     let Deployment::Rolling { content, .. } = deployment else { return BTreeSet::new() };
     let before = match (snapshot.last_converged, snapshot.content(snapshot.last_converged)) {
         _ if snapshot.openshift().is_some() => return BTreeSet::new(),
         (_, Some(before)) => before.key_ids(),
-        // A status that was lost says so too: only while the first revision is there are all of them.
+        // A lost status shows revision 0 too. Only if the first revision exists, all of them do.
         (Revision(0), None) if snapshot.revisions.contains_key(&Revision(1)) => BTreeSet::new(),
         (_, None) => return BTreeSet::new(),
     };
     let undecodable = |id: KeyId| snapshot.undecodable.keys().any(|name| KeyId::from_name(name) == Some(id));
     let exists = |id: KeyId| snapshot.key(id).is_some() || undecodable(id);
-    // One that was given up and taken back is no new key: something is stored under it.
+    // A forgotten key can come back, if the request is removed. It is not new: something is stored under it.
     let is_new = |id: KeyId| before.iter().all(|known| *known < id);
     let new = content.key_ids().into_iter().filter(|id| is_new(*id) && !exists(*id));
     new.filter(|id| abandon::writes_nowhere(snapshot, *id) && !abandon::may_write_plain(snapshot, *id))
         .collect()
 }
 
-/// Resources whose plain text was written since this revision is loaded everywhere, which was verified, and of which etcd
-/// holds nothing older.
-/// A revision's number never comes back: what was decrypted before the resource was encrypted again proves nothing.
+/// Resources whose plain text was written since this revision was loaded everywhere, which are verified, and
+/// of which etcd has nothing older. Revision numbers never come back, so a decryption from before the
+/// resource was encrypted again does not count.
 fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource> {
-    let looked_at = snapshot.openshift().is_none();
+    let is_tracked = snapshot.openshift().is_none();
     let done = |resource: &GroupResource, migration: &StoredMigration| {
         succeeded(migration)
-            && (!looked_at
+            && (!is_tracked
                 || snapshot.compacted.contains(resource) && verified(snapshot, resource, migration))
             && migration.spec.key_id == NO_KEY
             && migration.spec.since == revision
@@ -89,22 +91,22 @@ fn decrypted(snapshot: &Snapshot, revision: Revision) -> BTreeSet<GroupResource>
         .collect()
 }
 
-fn history(snapshot: &Snapshot, state: Option<&State>) -> History {
+fn history(snapshot: &Snapshot, state: Option<&State>) -> EtcdHistory {
     match snapshot.openshift() {
-        Some(_) => History::Untold,
-        None if compacted(snapshot, state) => History::Compacted,
-        None => History::Kept,
+        Some(_) => EtcdHistory::NotTracked,
+        None if compacted(snapshot, state) => EtcdHistory::Compacted,
+        None => EtcdHistory::Kept,
     }
 }
 
-/// Whether every resource's migration to the newest key ended before what etcd still holds.
+/// Whether every resource's migration to the newest key ended before the oldest version that etcd still has.
 fn compacted(snapshot: &Snapshot, state: Option<&State>) -> bool {
     for_newest(snapshot, state, |resource, migration| {
         snapshot.compacted.contains(resource) && succeeded(migration)
     })
 }
 
-/// Whether this holds of every resource's migration to the newest key.
+/// Whether this holds for every resource's migration to the newest key.
 fn for_newest(
     snapshot: &Snapshot,
     state: Option<&State>,
@@ -119,22 +121,25 @@ fn for_newest(
     })
 }
 
-/// The engine went through all objects once more after a migration had succeeded, and found none under another key; and
-/// since that began no API server can have written under another one.
+/// Whether the engine went through all objects again after a migration had succeeded, and found none under
+/// another key; and no API server can have written under another key since that began
+/// (invariant: verify-before-leaving).
 pub(super) fn verified(snapshot: &Snapshot, resource: &GroupResource, migration: &StoredMigration) -> bool {
     succeeded(migration) && migration.spec.verifies() && is_unbroken(snapshot, resource, migration)
 }
 
-/// The fact that this operator has seen the whole cluster converged in every pass since it began an attempt. A server that
-/// loads an older configuration (a restored machine) writes under an older key, and what is newer than the attempt's start
-/// would count as rewritten. So the fact is recorded with the attempt, kept only by passes that find the cluster converged,
-/// and never recorded later: another operator, or this one after a restart, begins the verification again.
+/// The fact that this operator observed the whole cluster as converged in every pass since it began an
+/// attempt (invariant: verification-needs-convergence). A server that loads an older configuration, such as a
+/// restored machine, writes under an older key, and what it writes would count as rewritten, since it is
+/// newer than the attempt's start. So the fact is recorded with the attempt, is kept only by passes that find
+/// the cluster converged, and is never recorded later. After a restart, and with another operator, the
+/// verification begins again.
 fn unbroken(resource: &GroupResource, spec: &EncryptionMigrationSpec) -> (String, String) {
     let value = format!("{}/{}/{}/{}", spec.key_id, spec.key_secret_uid, spec.since, spec.attempt);
     (format!("verifying/{resource}"), value)
 }
 
-/// Whether the cluster has been converged without a break since this attempt began.
+/// Whether the cluster has stayed converged since this attempt began.
 pub(super) fn is_unbroken(
     snapshot: &Snapshot,
     resource: &GroupResource,
@@ -144,13 +149,13 @@ pub(super) fn is_unbroken(
     snapshot.ages.get(&fact).is_some_and(|age| age.value == value)
 }
 
-/// With the attempt that begins.
+/// Records the fact with the attempt that begins.
 pub(super) fn begin_unbroken(resource: &GroupResource, spec: &EncryptionMigrationSpec, turn: &mut Turn) {
     let (fact, value) = unbroken(resource, spec);
     turn.record(fact, value);
 }
 
-/// In each pass that finds the cluster converged.
+/// Keeps the fact in a pass that finds the cluster converged.
 pub(super) fn keep_unbroken(snapshot: &Snapshot, turn: &mut Turn) {
     for (resource, migration) in &snapshot.migrations {
         if migration.spec.verifies() && is_unbroken(snapshot, resource, migration) {
@@ -159,19 +164,21 @@ pub(super) fn keep_unbroken(snapshot: &Snapshot, turn: &mut Turn) {
     }
 }
 
-/// The engine reports the end of just this wish.
+/// Whether the engine reports that exactly this request succeeded.
 pub(super) fn succeeded(migration: &StoredMigration) -> bool {
     migration.current && migration.status.phase == MigrationPhase::Succeeded
 }
 
-/// By the key secret's UID: a number that came back is another key (CONTRACT 5, 11). And by the revision that made the key
-/// the writer: one that was wished for before, by whoever and however late, is about an earlier time as the writer.
+/// Whether a migration is for this key and this publication. The key secret's UID distinguishes a key whose
+/// number came back (openshift: migration-is-for-one-key-secret). The revision that made the key the writer
+/// distinguishes a request from an earlier time as the writer, even if that request is written
+/// later (decision 0056).
 pub(super) fn is_for(snapshot: &Snapshot, migration: &StoredMigration, key: &KeySecret) -> bool {
     let spec = &migration.spec;
     spec.key_id == key.id && spec.key_secret_uid == key.uid && spec.since == writer_since(snapshot, key)
 }
 
-/// The revision that last made a key a write key. OpenShift's migrations cannot carry it.
+/// The revision that last made a key the write key. OpenShift's migrations cannot record it.
 pub(super) fn writer_since(snapshot: &Snapshot, key: &KeySecret) -> Revision {
     let recorded = key.write_published.filter(|_| snapshot.openshift().is_none());
     recorded.unwrap_or_default()

@@ -1,8 +1,9 @@
-//! Certificates and credentials that configurations refer to are warned of before they expire (`KMSCredentialsExpiring`).
+//! Warns of certificates and credentials before they expire: the condition `KMSCredentialsExpiring`
+//! (decision 0067).
 //!
-//! What expires when comes with the snapshot: certificates are parsed where they are read, and of a credential only
-//! whoever issued it knows, who says so by an annotation. Nothing waits for this: what is expired may still be one of
-//! several, and whether a plugin works is what its probes tell.
+//! The times come with the snapshot. Certificates are parsed where they are read. The expiry of a credential
+//! is known only to its issuer, who sets an annotation. Nothing waits for an expiry: an expired certificate
+//! may be one of several, and probes show whether a plugin works.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,9 +19,9 @@ use crate::provider::ReferenceKind;
 use crate::snapshot::{ServerView, Snapshot};
 
 const CONDITION: &str = "KMSCredentialsExpiring";
-/// So long before it happens it is told.
+/// How long before its expiry something is reported.
 const AHEAD: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Looked at anew at least so often: what is told changes with the day.
+/// The warnings are computed again at least this often, since they change with the day.
 const AGAIN: Duration = Duration::from_hours(1);
 
 /// The condition and its Events. Returns the first expiry of each data key, for metrics.
@@ -30,7 +31,7 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
     let mut first: BTreeMap<(&ObjectRef, Option<&str>), Timestamp> = BTreeMap::new();
     for (object, keys) in &referred {
         let found = snapshot.expiries.get(object).map(Vec::as_slice).unwrap_or_default();
-        // What no configuration refers to is nobody's to warn of.
+        // Data keys that no configuration refers to cause no warning.
         let counts = |expiry: &&Expiry| expiry.source.key().is_none_or(|key| keys.contains(key));
         for expiry in found.iter().filter(counts) {
             if let Ok(at) = expiry.at {
@@ -49,10 +50,10 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
     }
     let messages: Vec<&str> = warnings.iter().map(|warning| warning.message.as_str()).collect();
     let reasons: BTreeSet<&str> = warnings.iter().map(|warning| warning.reason).collect();
-    // The worst of them is the reason: they are sorted by name, and so by how bad they are.
+    // The reasons are sorted by name, which sorts them by severity. The worst one is the condition's.
     match reasons.first() {
         Some(reason) => turn.condition(CONDITION, ConditionStatus::True, reason, &messages.join("; ")),
-        // Of what cannot be read it is not known whether it expires: what was said stands.
+        // If an object cannot be read, its expiry is unknown, and the condition stays as it is.
         None if referred.keys().any(|object| matches!(snapshot.objects.get(object), Some(Err(_)))) => {}
         None => turn.condition(CONDITION, ConditionStatus::False, "AsExpected", ""),
     }
@@ -71,33 +72,36 @@ pub(super) fn decide(snapshot: &Snapshot, turn: &mut Turn) -> Vec<Expires> {
     referred.chain(agents.iter().map(|(node, at)| expires("node".to_owned(), node, None, *at))).collect()
 }
 
-/// When the certificates end by which the nodes' agents report. One that has ended is told by what its agent said last.
+/// When the client certificates of the agents expire. An agent whose certificate has expired cannot report,
+/// so its last report counts.
 fn agents(snapshot: &Snapshot) -> impl Iterator<Item = (&str, Timestamp)> {
-    // Of a node that is gone nothing is to be renewed.
+    // On a node that is gone there is nothing to renew.
     let has_node = |server: &&ServerView| server.is_node || server.lacks_label;
     snapshot.servers.values().filter(has_node).filter_map(|server| {
         let at = server.status()?.credential_expires.as_deref()?;
-        // Whoever says something else is no agent of ours.
+        // A value that is not a time does not come from a node agent.
         Some((server.name.as_str(), at.parse().ok()?))
     })
 }
 
 fn agent_warning(now: Timestamp, node: &str, at: Timestamp) -> Option<Warning> {
     let what = format!("the client certificate of the agent on node {node}");
-    let tell = |rank, reason, message| Some(Warning { rank, at: Some(at), reason, message });
+    let warn = |rank, reason, message| Some(Warning { rank, at: Some(at), reason, message });
     if at <= now {
-        let message =
-            format!("{what} expired at {at}; renew the agent's kubeconfig there: nothing is heard of it");
-        tell(Rank::Over, "CredentialExpired", message)
+        let message = format!(
+            "{what} expired at {at}, so the agent cannot report; renew the agent's kubeconfig on that node"
+        );
+        warn(Rank::Over, "CredentialExpired", message)
     } else if at.duration_since(now) <= AHEAD {
-        let message = format!("{what} expires at {at}; renew the agent's kubeconfig there before");
-        tell(Rank::Next, "CredentialExpiring", message)
+        let message =
+            format!("{what} expires at {at}; renew the agent's kubeconfig on that node before that time");
+        warn(Rank::Next, "CredentialExpiring", message)
     } else {
         None
     }
 }
 
-/// The data keys that configurations refer to: the one that is wanted, and those of keys that are kept.
+/// The data keys that configurations refer to: the desired one, and those of stored keys.
 fn referred(snapshot: &Snapshot) -> BTreeMap<ObjectRef, BTreeSet<&str>> {
     let mut referred: BTreeMap<ObjectRef, BTreeSet<&str>> = BTreeMap::new();
     let evaluations = snapshot.evaluations.values().filter_map(|evaluation| evaluation.as_ref().ok());
@@ -109,7 +113,7 @@ fn referred(snapshot: &Snapshot) -> BTreeMap<ObjectRef, BTreeSet<&str>> {
     referred
 }
 
-/// What is said of one expiry; sorted as it is told.
+/// The warning about one expiry. Warnings sort in the order of their report.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Warning {
     rank: Rank,
@@ -118,21 +122,21 @@ struct Warning {
     message: String,
 }
 
-/// What can still be prevented comes first, and what has long been so does not hide it.
+/// An expiry that can still be prevented comes first, so that an old one does not hide it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// It expires.
+    /// It will expire.
     Next,
-    /// It has, and nothing valid is beside it.
+    /// It has expired, and nothing valid is beside it.
     Over,
-    /// It has, beside what is valid.
+    /// It has expired, and something valid is beside it.
     Replaced,
-    /// Nobody knows.
+    /// The time is not known.
     Unreadable,
 }
 
-/// What is to be said of one expiry, if anything. Certificates that are over beside valid ones are told together, by the
-/// first of them: bundles of CAs collect them.
+/// The warning about one expiry, if there is one. Expired certificates beside valid ones are reported
+/// together, with the first of them, since CA bundles accumulate them.
 fn warning(now: Timestamp, object: &ObjectRef, expiry: &Expiry, all: &[Expiry]) -> Option<Warning> {
     let what = match &expiry.source {
         ExpirySource::Certificate { key, subject } => {
@@ -146,7 +150,7 @@ fn warning(now: Timestamp, object: &ObjectRef, expiry: &Expiry, all: &[Expiry]) 
     let at = match &expiry.at {
         Ok(at) => *at,
         Err(why) => {
-            let message = format!("when {what} expires cannot be read: {why}");
+            let message = format!("the expiry time of {what} cannot be read: {why}");
             return Some(Warning { rank: Rank::Unreadable, at: None, reason: "ExpiryUnreadable", message });
         }
     };
@@ -155,9 +159,9 @@ fn warning(now: Timestamp, object: &ObjectRef, expiry: &Expiry, all: &[Expiry]) 
         ExpirySource::Certificate { .. } => String::new(),
     };
     if at <= now {
-        let tell = |rank, message| Some(Warning { rank, at: Some(at), reason: "CredentialExpired", message });
+        let warn = |rank, message| Some(Warning { rank, at: Some(at), reason: "CredentialExpired", message });
         let alone = format!("{what} expired at {at}{by}");
-        let Some(key) = expiry.source.key() else { return tell(Rank::Over, alone) };
+        let Some(key) = expiry.source.key() else { return warn(Rank::Over, alone) };
         let (mut over, mut valid) = (Vec::new(), 0_usize);
         for other in all.iter().filter(|other| other.source.key() == Some(key)) {
             match other.at {
@@ -167,24 +171,24 @@ fn warning(now: Timestamp, object: &ObjectRef, expiry: &Expiry, all: &[Expiry]) 
             }
         }
         return match over.as_slice() {
-            _ if valid == 0 => tell(Rank::Over, alone),
+            _ if valid == 0 => warn(Rank::Over, alone),
             [(first, _), _, ..] if !std::ptr::eq(*first, expiry) => None,
             [_, _, ..] => {
                 let last = over.iter().map(|(_, at)| *at).max().unwrap_or(at);
                 let message = format!(
-                    "{} certificates in {object}, key {key}, expired, the last of them at {last}; {valid} beside them still valid, so that they can be taken out",
+                    "{} certificates in {object}, key {key}, have expired, the last one at {last}; {valid} valid beside them, so remove the expired ones",
                     over.len()
                 );
-                tell(Rank::Replaced, message)
+                warn(Rank::Replaced, message)
             }
             _ => {
-                let message = format!("{alone}; {valid} beside it still valid, so that it can be taken out");
-                tell(Rank::Replaced, message)
+                let message = format!("{alone}; {valid} valid beside it, so remove the expired one");
+                warn(Rank::Replaced, message)
             }
         };
     }
     (at.duration_since(now) <= AHEAD).then(|| {
-        let message = format!("{what} expires at {at}{by}; replace it before");
+        let message = format!("{what} expires at {at}{by}; replace it before that time");
         Warning { rank: Rank::Next, at: Some(at), reason: "CredentialExpiring", message }
     })
 }
@@ -207,17 +211,17 @@ mod tests {
         Expiry { source: ExpirySource::Annotation, at }
     }
 
-    fn said(kind: ReferenceKind, all: &[Expiry]) -> Option<(&'static str, String)> {
+    fn warned(kind: ReferenceKind, all: &[Expiry]) -> Option<(&'static str, String)> {
         let object = ObjectRef { kind, name: "login".into() };
-        let said = warning(NOW.parse().unwrap(), &object, &all[0], all);
-        said.map(|warning| (warning.reason, warning.message))
+        let warned = warning(NOW.parse().unwrap(), &object, &all[0], all);
+        warned.map(|warning| (warning.reason, warning.message))
     }
 
     #[rstest]
     #[case::far_away(vec![certificate("CN=a", "2026-07-01T00:00:01Z")], None)]
     #[case::thirty_days(vec![certificate("CN=a", "2026-07-01T00:00:00Z")], Some((
         "CredentialExpiring",
-        "certificate \"CN=a\" in configmap login, key ca, expires at 2026-07-01T00:00:00Z; replace it before",
+        "certificate \"CN=a\" in configmap login, key ca, expires at 2026-07-01T00:00:00Z; replace it before that time",
     )))]
     #[case::now(vec![certificate("CN=a", NOW)], Some((
         "CredentialExpired",
@@ -229,18 +233,21 @@ mod tests {
         annotation(Ok("2028-01-01T00:00:00Z")),
     ], Some((
         "CredentialExpired",
-        "certificate \"CN=a\" in configmap login, key ca, expired at 2026-01-01T00:00:00Z; 1 beside it still valid, so that it can be taken out",
+        "certificate \"CN=a\" in configmap login, key ca, expired at 2026-01-01T00:00:00Z; 1 valid beside it, so remove the expired one",
     )))]
-    fn certificates(#[case] all: Vec<Expiry>, #[case] expected: Option<(&str, &str)>) {
-        let said = said(ReferenceKind::ConfigMap, &all);
-        assert_eq!(said.as_ref().map(|(reason, message)| (*reason, message.as_str())), expected);
+    fn certificate_is_reported_from_thirty_days_before_its_end(
+        #[case] all: Vec<Expiry>,
+        #[case] expected: Option<(&str, &str)>,
+    ) {
+        let warned = warned(ReferenceKind::ConfigMap, &all);
+        assert_eq!(warned.as_ref().map(|(reason, message)| (*reason, message.as_str())), expected);
     }
 
     #[rstest]
     #[case::soon(
         Ok("2026-06-02T00:00:00Z"),
         "CredentialExpiring",
-        "the credential in secret login expires at 2026-06-02T00:00:00Z (annotation encryption.keyward.dev/expires); replace it before"
+        "the credential in secret login expires at 2026-06-02T00:00:00Z (annotation encryption.keyward.dev/expires); replace it before that time"
     )]
     #[case::passed(
         Ok("2026-05-31T23:59:59Z"),
@@ -250,14 +257,18 @@ mod tests {
     #[case::unreadable(
         Err("not a time"),
         "ExpiryUnreadable",
-        "when the credential in secret login expires cannot be read: not a time"
+        "the expiry time of the credential in secret login cannot be read: not a time"
     )]
-    fn credentials(#[case] at: Result<&str, &str>, #[case] reason: &'static str, #[case] message: &str) {
-        assert_eq!(said(ReferenceKind::Secret, &[annotation(at)]), Some((reason, message.to_owned())));
+    fn annotated_credential_is_reported_with_its_annotation(
+        #[case] at: Result<&str, &str>,
+        #[case] reason: &'static str,
+        #[case] message: &str,
+    ) {
+        assert_eq!(warned(ReferenceKind::Secret, &[annotation(at)]), Some((reason, message.to_owned())));
     }
 
     #[test]
-    fn what_expires_next_is_told_first_and_what_is_over_in_one_line() {
+    fn the_next_expiry_comes_first_and_expired_certificates_share_one_line() {
         let object = ObjectRef { kind: ReferenceKind::ConfigMap, name: "login".into() };
         let all = [
             certificate("CN=a", "2025-01-01T00:00:00Z"),
@@ -270,20 +281,20 @@ mod tests {
         let mut warnings: Vec<Warning> =
             all.iter().filter_map(|expiry| warning(now, &object, expiry, &all)).collect();
         warnings.sort();
-        let told: Vec<&str> = warnings.iter().map(|warning| warning.message.as_str()).collect();
+        let messages: Vec<&str> = warnings.iter().map(|warning| warning.message.as_str()).collect();
         assert_eq!(
-            told,
+            messages,
             [
-                "certificate \"CN=d\" in configmap login, key ca, expires at 2026-06-10T00:00:00Z; replace it before",
-                "certificate \"CN=c\" in configmap login, key ca, expires at 2026-06-20T00:00:00Z; replace it before",
+                "certificate \"CN=d\" in configmap login, key ca, expires at 2026-06-10T00:00:00Z; replace it before that time",
+                "certificate \"CN=c\" in configmap login, key ca, expires at 2026-06-20T00:00:00Z; replace it before that time",
                 "configmap login expired at 2024-01-01T00:00:00Z (annotation encryption.keyward.dev/expires)",
-                "2 certificates in configmap login, key ca, expired, the last of them at 2026-01-01T00:00:00Z; 2 beside them still valid, so that they can be taken out",
+                "2 certificates in configmap login, key ca, have expired, the last one at 2026-01-01T00:00:00Z; 2 valid beside them, so remove the expired ones",
             ]
         );
     }
 
     #[test]
-    fn reasons_sort_by_how_bad_they_are() {
+    fn reasons_sort_by_severity() {
         let mut reasons = ["ExpiryUnreadable", "CredentialExpiring", "CredentialExpired"];
         reasons.sort_unstable();
         assert_eq!(reasons, ["CredentialExpired", "CredentialExpiring", "ExpiryUnreadable"]);

@@ -1,10 +1,12 @@
-//! What becomes of `spec.forget`: a request to give a key up, with all that is stored under it.
+//! Requests in `spec.forget` to forget a key, with everything that is stored under it (decision 0015,
+//! decision 0040).
 //!
-//! A request is bound to what was true when it was made. It is accepted only while the key fails, and has failed without a
-//! break for as long as agents take to report, as this operator has seen: after an outage the first reports are from before
-//! its end. The acceptance is recorded in the status, is in force from the next pass on, and holds no longer than what it
-//! rests on. A key that works again before the newest configuration is without it makes the request void, for good: another
-//! has to be made. A key under which nothing is stored, as verified, may always leave.
+//! A request is bound to what was true when it was made (invariant: forget-is-bound). It is accepted only
+//! while the key fails, and after this operator has seen it fail without a break for as long as agents take
+//! to report: after an outage the first reports are from before its end. The acceptance is recorded in the
+//! status, is in force from the next pass on, and lasts no longer than its reasons. If the key works again
+//! while the newest configuration still contains it, the request is void for good, and the admin has to make
+//! another one. A key under which verifiably nothing is stored may always leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,12 +23,12 @@ use crate::machine::State;
 use crate::outcome::{Action, FORGET_FACTS};
 use crate::snapshot::{ServerView, Snapshot};
 
-/// The value of the fact that is waited on.
+/// The value of the fact whose age counts.
 const FAILS: &str = "fails";
 
-/// Every request, as it is from now on.
+/// Every request, with its phase from now on.
 pub(super) struct Requests {
-    /// `status.forget` to be.
+    /// The next `status.forget`.
     statuses: Vec<ForgetStatus>,
     /// Keys that may leave in this pass.
     pub(super) in_force: BTreeSet<KeyId>,
@@ -34,7 +36,7 @@ pub(super) struct Requests {
     again_after: Option<Duration>,
 }
 
-/// Looks at every request.
+/// Assesses every request.
 pub(super) fn assess(snapshot: &Snapshot) -> Requests {
     let mut requests = Requests {
         statuses: Vec::new(),
@@ -49,7 +51,7 @@ pub(super) fn assess(snapshot: &Snapshot) -> Requests {
     for request in &snapshot.wanted.requests {
         let before = snapshot.phase(request).unwrap_or(Pending);
         let (phase, message) = next(snapshot, &assessment.deployment, request, before, &mut requests);
-        // What is accepted now is in force once the status says so.
+        // An acceptance is in force once the status records it.
         if matches!((before, phase), (Accepted | CarriedOut, Accepted | CarriedOut)) {
             requests.in_force.insert(request.key_id);
         }
@@ -72,15 +74,18 @@ fn next(
 ) -> (ForgetPhase, String) {
     let id = request.key_id;
     match before {
-        CarriedOut => return (CarriedOut, "the newest configuration is without the key".to_owned()),
+        CarriedOut => return (CarriedOut, "the newest configuration does not contain the key".to_owned()),
         Void => {
-            let told = snapshot.told_forget.iter().find(|told| told.key_id == id);
-            return (Void, told.map(|told| told.message.clone()).unwrap_or_default());
+            let known = snapshot.told_forget.iter().find(|known| known.key_id == id);
+            return (Void, known.map(|known| known.message.clone()).unwrap_or_default());
         }
         Pending | Accepted => {}
     }
     if id.0 == 0 || id > snapshot.highest_key {
-        return (Void, format!("key {id} was never made; the highest is {}", snapshot.highest_key));
+        return (
+            Void,
+            format!("key {id} does not exist; the highest key number is {}", snapshot.highest_key),
+        );
     }
     let content = match deployment {
         Deployment::Converged { content, .. } | Deployment::Rolling { content, .. } => Some(*content),
@@ -94,15 +99,17 @@ fn next(
     };
     let Some(content) = content.filter(|content| content.key_ids().contains(&id)) else {
         let is_over = if before == Accepted { CarriedOut } else { Accepted };
-        return (is_over, "the newest configuration is without the key".to_owned());
+        return (is_over, "the newest configuration does not contain the key".to_owned());
     };
     match (usage(snapshot, content, id), works_anywhere(snapshot, Some(content), id)) {
-        (Usage::None, _) => {
-            (Accepted, format!("nothing is stored under key {id}; it is about to leave the configuration"))
-        }
-        (Usage::Unverified, Works::Yes(_)) => {
-            (Pending, format!("the re-encryption of what was stored under key {id} is not verified yet"))
-        }
+        (Usage::None, _) => (
+            Accepted,
+            format!("nothing is stored under key {id}; the operator is removing it from the configuration"),
+        ),
+        (Usage::Unverified, Works::Yes(_)) => (
+            Pending,
+            format!("it is not yet verified that everything that was stored under key {id} is re-encrypted"),
+        ),
         (Usage::Possible, Works::Yes(node)) => (Void, works(id, &node)),
         (_, Works::Unknown(why)) => {
             (Pending, format!("the health of key {id} is unknown; the request is pending: {why}"))
@@ -111,19 +118,21 @@ fn next(
     }
 }
 
-/// Nothing can be decided. Where that is because Keyward's own Secrets cannot be read, they come first.
+/// Nothing can be decided. If the reason is that Keyward's own Secrets cannot be read, they have to be
+/// readable first.
 fn blocked(snapshot: &Snapshot, id: KeyId) -> String {
-    let waits = format!("nothing can be decided about key {id} now; the request is pending");
+    let waits = format!("the operator cannot decide about key {id} now; the request is pending");
     match snapshot.unreadable.first() {
         Some(first) => format!(
-            "{waits}: {} cannot be read ({}); make Keyward's own Secrets readable first, see docs/recovery.md, \"A KEK is gone\"",
+            "{waits}: {} cannot be read ({}); first make Keyward's own Secrets readable, see docs/recovery.md, \"A KEK is gone\"",
             first.what, first.why
         ),
         None => waits,
     }
 }
 
-/// A key that fails: not for long enough, or not without a loss that nobody accepted, or accepted.
+/// A key that fails: it has not failed for long enough, or nobody has accepted the loss of Keyward's own
+/// objects, or the request is accepted.
 fn failing(
     snapshot: &Snapshot,
     content: &RevisionContent,
@@ -141,20 +150,20 @@ fn failing(
     let left = patience.saturating_sub(snapshot.age(&fact, FAILS));
     requests.facts.insert(fact, FAILS.to_owned());
     if left.is_zero() {
-        return (Accepted, format!("key {id} is about to leave: {why}"));
+        return (Accepted, format!("the operator is removing key {id} from the configuration: {why}"));
     }
     let left = left.max(Duration::from_secs(1));
     requests.again_after = Some(requests.again_after.map_or(left, |known| known.min(left)));
     (
         Pending,
         format!(
-            "key {id} fails: {why}; it is forgotten if it fails for {} s without a break",
+            "key {id} fails: {why}; the operator accepts the request if the key fails for {} s without interruption",
             patience.as_secs()
         ),
     )
 }
 
-/// What the status says, and what is waited on.
+/// Reports the requests, and what they wait for.
 pub(super) fn report(snapshot: &Snapshot, requests: Requests, turn: &mut Turn) -> Vec<ForgetStatus> {
     for (fact, value) in requests.facts {
         turn.since(snapshot, fact, value);
@@ -177,22 +186,23 @@ pub(super) fn report(snapshot: &Snapshot, requests: Requests, turn: &mut Turn) -
 
 fn works(id: KeyId, node: &str) -> String {
     format!(
-        "the request is void: key {id} works ({node}); to replace the key, change spec.encryption; to forget it, run keyward forget-key again when it fails"
+        "the request is void because key {id} works ({node}); to replace the key, change spec.encryption; to forget it, run keyward forget-key again when it fails"
     )
 }
 
 /// Whether a key works.
 enum Works {
-    /// There.
+    /// It works, and why.
     Yes(String),
-    /// Each server that needs it says why not.
+    /// It does not work, and why not at each server that needs it.
     No(String),
-    /// Of some it is not known.
+    /// It is not known for some servers, and why.
     Unknown(String),
 }
 
-/// A key works where an API server's plugin of it is healthy and reaches its KEK. It does not where each one that has the key
-/// loaded reports a failure. `content` is the newest configuration; `None` where it is not known.
+/// A key works if some API server's plugin of it is healthy and reaches its KEK. It does not work if each API
+/// server that has loaded the key reports a failure. `content` is the newest configuration; `None` if that is
+/// not known.
 fn works_anywhere(snapshot: &Snapshot, content: Option<&RevisionContent>, id: KeyId) -> Works {
     if content.is_some_and(|content| !content.kms_keys().contains(&id)) {
         return Works::Yes("the key itself is part of the configuration".to_owned());
@@ -201,13 +211,13 @@ fn works_anywhere(snapshot: &Snapshot, content: Option<&RevisionContent>, id: Ke
     for server in snapshot.servers.values() {
         let node = &server.name;
         if lacks_key_check(snapshot, server, id) {
-            failing.push(format!("nothing shows on node {node} that its plugin reaches its KEK"));
+            failing.push(format!("node {node} cannot check whether its plugin reaches its KEK"));
             continue;
         }
         let counts: Vec<&NodePlugin> = plugins(server).iter().filter(|plugin| plugin.key_id == id).collect();
         let may_need = || Loaded::by(snapshot, server).may(|content| content.key_ids().contains(&id));
         if counts.is_empty() && may_need() {
-            unknown.push(format!("node {node} reports no plugin of it"));
+            unknown.push(format!("node {node} reports no plugin of this key"));
         }
         for plugin in counts {
             let mismatch = server.status().is_some_and(|status| status.kek_mismatch.contains(&plugin.digest));
@@ -215,7 +225,9 @@ fn works_anywhere(snapshot: &Snapshot, content: Option<&RevisionContent>, id: Ke
                 Health::Healthy if !mismatch => {
                     return Works::Yes(format!("its plugin on node {node} is Healthy"));
                 }
-                Health::Unknown => unknown.push(format!("node {node} has not reported its plugin lately")),
+                Health::Unknown => {
+                    unknown.push(format!("node {node} is silent: its report about the plugin is too old"))
+                }
                 _ if mismatch => failing.push(format!("its plugin on node {node} reaches another KEK")),
                 other => failing.push(format!("its plugin on node {node} is {}", other.name())),
             }
@@ -223,14 +235,14 @@ fn works_anywhere(snapshot: &Snapshot, content: Option<&RevisionContent>, id: Ke
     }
     match (unknown.is_empty(), failing.is_empty()) {
         (true, false) => Works::No(failing.join("; ")),
-        (true, true) => Works::Unknown("no node reports on it".to_owned()),
+        (true, true) => Works::Unknown("no node reports a plugin of this key".to_owned()),
         (false, _) => Works::Unknown(unknown.join("; ")),
     }
 }
 
 /// What an API server has loaded.
 enum Loaded<'a> {
-    /// It is not known, or no revision that exists.
+    /// It is not known, or not an existing revision.
     Unknown,
     /// Revision 0, which encrypts nothing.
     Nothing,
@@ -249,7 +261,7 @@ impl<'a> Loaded<'a> {
         contents.find(|content| content.hash() == *hash).map_or(Self::Unknown, Self::Revision)
     }
 
-    /// Whether this may be so of it: of what is not known it may.
+    /// Whether this may hold. It may for a configuration that is not known.
     fn may(&self, is: impl Fn(&RevisionContent) -> bool) -> bool {
         match self {
             Self::Unknown => true,
@@ -259,7 +271,7 @@ impl<'a> Loaded<'a> {
     }
 }
 
-/// A node that has no key check of the key says so, and nobody can give it one.
+/// Whether a node reports that it has no key check of the key, and nothing else has one.
 fn lacks_key_check(snapshot: &Snapshot, server: &ServerView, id: KeyId) -> bool {
     let error = server.status().and_then(|status| status.error.as_ref());
     let says = error.is_some_and(|error| {
@@ -271,9 +283,9 @@ fn lacks_key_check(snapshot: &Snapshot, server: &ServerView, id: KeyId) -> bool 
 /// What may be stored under a key. What etcd's history holds is not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Usage {
-    /// Nothing: it encrypts nothing, never wrote, or a later key holds everything, which was verified.
+    /// Nothing: it encrypts nothing, never wrote, or everything is verified to be stored under a later key.
     None,
-    /// A later key is recorded to hold everything, and that is not verified yet.
+    /// Everything is recorded as stored under a later key, and that is not verified yet.
     Unverified,
     /// Anything.
     Possible,
@@ -284,7 +296,7 @@ fn usage(snapshot: &Snapshot, content: &RevisionContent, id: KeyId) -> Usage {
     if snapshot.key(id).is_some_and(never_wrote) {
         return Usage::None;
     }
-    // An edit on a node may have written with anything.
+    // A node with an edited configuration may have written with any key.
     if snapshot.servers.values().any(|server| server.status().is_some_and(|status| status.drifted.is_some()))
     {
         return Usage::Possible;
@@ -308,7 +320,7 @@ fn usage(snapshot: &Snapshot, content: &RevisionContent, id: KeyId) -> Usage {
     if is_verified { Usage::None } else { Usage::Unverified }
 }
 
-/// Whether a request waits until it is verified that a later key holds everything.
+/// Whether a request waits for the verification that everything is stored under a later key.
 pub(super) fn awaits_verification(snapshot: &Snapshot, content: &RevisionContent) -> bool {
     let open = snapshot.wanted.requests.iter().filter(|request| {
         let is_over = matches!(snapshot.phase(request), Some(Void | CarriedOut));
@@ -317,13 +329,14 @@ pub(super) fn awaits_verification(snapshot: &Snapshot, content: &RevisionContent
     open.into_iter().any(|request| usage(snapshot, content, request.key_id) == Usage::Unverified)
 }
 
-/// Whether a provider's notation (`kms:3`) is this key's.
+/// Whether a provider such as `kms:3` belongs to this key (openshift: provider-list-notation).
 fn names(provider: &str, id: KeyId) -> bool {
     provider.split_once(':').is_some_and(|(_, n)| n == id.to_string())
 }
 
-/// What of Keyward's own would be lost with this key: its Secrets are stored like any other. `None` where all of it can be
-/// stored under another key first, because each API server writes them under another by now.
+/// Which of Keyward's own objects would be lost with this key, since its Secrets are stored like any other.
+/// `None` if all of them can be stored under another key first, because every API server already writes them
+/// under another one.
 fn at_risk(snapshot: &Snapshot, newest: &RevisionContent, id: KeyId) -> Option<String> {
     if let Some(resource) = writes_own(&newest.config.lists(), id) {
         return Some(kept_as_writer(id, resource));
@@ -333,7 +346,7 @@ fn at_risk(snapshot: &Snapshot, newest: &RevisionContent, id: KeyId) -> Option<S
     };
     let server = snapshot.servers.values().find(may_write)?;
     Some(format!(
-        "key {id} is kept: the API server of node {} may still write with it, so that Keyward's own Secrets cannot be stored under another key; {}",
+        "key {id} is kept because the API server of node {} may still write with it: Keyward's own Secrets cannot be stored under another key; {}",
         server.name,
         kept_remedy(id)
     ))
@@ -352,26 +365,27 @@ fn writes_own(lists: &Lists, id: KeyId) -> Option<&'static str> {
 
 fn kept_as_writer(id: KeyId, resource: &str) -> String {
     format!(
-        "key {id} is kept: it is the write key of {resource}, so that Keyward's own {resource} cannot be stored under another key; {}",
+        "key {id} is kept because it is the write key of {resource}: Keyward's own {resource} cannot be stored under another key; {}",
         kept_remedy(id)
     )
 }
 
 fn kept_remedy(id: KeyId) -> String {
     format!(
-        "change spec.encryption to replace the key first; where that cannot work, see docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
+        "first change spec.encryption so that another key writes; if that is not possible, read docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
     )
 }
 
 fn kept_with_writer(id: KeyId, writer: KeyId) -> String {
     format!(
-        "key {id} is kept: Keyward's own Secrets would be stored under key {writer}, which is to be forgotten too; see docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
+        "key {id} is kept because Keyward's own Secrets would be stored under key {writer}, for which a forget request exists too; read docs/recovery.md, \"A KEK is gone\", before you run keyward forget-key {id} --accept-loss --accept-keyward-loss"
     )
 }
 
-/// Why the operator keeps a key, as far as the newest configuration shows, though the loss of what is stored under it is
-/// accepted: Keyward's own objects are among that. `others` are the keys of requests that are not over. `None` does not show
-/// that the key may leave: an API server that has loaded an earlier configuration may still write with it.
+/// Why the operator keeps a key although the loss of what is stored under it is accepted: Keyward's own
+/// objects are stored under it, as far as the newest configuration shows. `others` are the keys of requests
+/// that are not over. `None` does not show that the key may leave: an API server that has loaded an earlier
+/// configuration may still write with it.
 pub fn kept(newest: &Lists, others: impl IntoIterator<Item = KeyId>, id: KeyId) -> Option<String> {
     if let Some(resource) = writes_own(newest, id) {
         return Some(kept_as_writer(id, resource));
@@ -382,7 +396,7 @@ pub fn kept(newest: &Lists, others: impl IntoIterator<Item = KeyId>, id: KeyId) 
     Some(kept_with_writer(id, writer))
 }
 
-/// Where the write key is to be forgotten too, what is stored under it would be lost with it.
+/// If the write key is forgotten too, everything that is stored under it would be lost with it.
 fn writer_leaves_too(snapshot: &Snapshot, newest: &RevisionContent, id: KeyId) -> Option<String> {
     let others = snapshot
         .wanted
@@ -397,8 +411,8 @@ fn writer_leaves_too(snapshot: &Snapshot, newest: &RevisionContent, id: KeyId) -
 /// Resources of which Keyward has objects of its own.
 const OWN: [&str; 2] = ["configmaps", "secrets"];
 
-/// What has to be written before a revision without keys that were given up: Keyward's own objects, under another key. An error
-/// where that cannot be, and nobody has accepted their loss.
+/// What has to be written before a revision without forgotten keys: Keyward's own objects, under another key.
+/// An error if that is not possible and nobody has accepted their loss.
 pub(super) fn before_leaving(
     snapshot: &Snapshot,
     deployed: &Deployed<'_>,
@@ -407,13 +421,13 @@ pub(super) fn before_leaving(
     let Some(content) = deployed.content else { return Ok(None) };
     let leaves = |request: &&ForgetRequest| {
         let id = request.key_id;
-        let is_dropped = content.key_ids().contains(&id) && !next.keys.contains_key(&id);
-        is_dropped && snapshot.wanted.forget.contains(&id)
+        let is_leaving = content.key_ids().contains(&id) && !next.keys.contains_key(&id);
+        is_leaving && snapshot.wanted.forget.contains(&id)
     };
     let leaving: Vec<&ForgetRequest> = snapshot.wanted.requests.iter().filter(leaves).collect();
     let used = |request: &&&ForgetRequest| usage(snapshot, content, request.key_id) != Usage::None;
     let used: Vec<&ForgetRequest> = leaving.iter().filter(used).copied().collect();
-    // Where the write key itself leaves, nothing can be stored under it that stays readable.
+    // If the write key itself leaves, nothing that is stored under it stays readable.
     let writer = used.iter().find_map(|request| at_risk(snapshot, content, request.key_id));
     let accepts_loss = |request: &&&ForgetRequest| request.accept_keyward_loss;
     let refusing = used.iter().find(|request| !request.accept_keyward_loss);

@@ -1,9 +1,9 @@
-//! Health gates (DESIGN.md, Decisions 13) and `KMSPluginsDegraded`: what the agents' probes say of the plugins that a
-//! configuration in force needs.
+//! Health gates (decision 0013), and the condition `KMSPluginsDegraded`: what the agents' probes report about
+//! the plugins that the configuration in force needs.
 
 use std::collections::BTreeSet;
 
-use super::diagnosis::{self, Told};
+use super::diagnosis::{self, Finding};
 use super::outage::{self, Answers, Troubles};
 use super::reports::{self, Health, health, plugins};
 use super::{Deployment, Turn, pods};
@@ -16,16 +16,16 @@ use crate::snapshot::{ServerView, Snapshot};
 
 const CONDITION: &str = "KMSPluginsDegraded";
 
-/// Why these keys' plugins are not all Healthy at every API server; `None` where they are. `content` is what is deployed:
-/// where the plugin that it has of a key runs, that one counts, and no candidate for the same key. `what` is what has to
-/// wait.
+/// Why these keys' plugins are not all Healthy at every API server; `None` if they are. `content` is what is
+/// deployed: if the plugin that it has for a key runs, only that one counts, and no candidate for the same
+/// key. `what` is the step that waits.
 pub(super) fn gate(
     snapshot: &Snapshot,
     content: &RevisionContent,
     keys: &BTreeSet<KeyId>,
     what: &str,
 ) -> Option<String> {
-    let mut unwell = Vec::new();
+    let mut unhealthy = Vec::new();
     for server in snapshot.servers.values() {
         for key in keys {
             let of_key = || plugins(server).iter().filter(|plugin| plugin.key_id == *key);
@@ -36,15 +36,17 @@ pub(super) fn gate(
                 counts.extend(of_key());
             }
             match counts.first() {
-                None => unwell
-                    .push(format!("nothing is known of the plugin of key {key} on node {}", server.name)),
+                None => unhealthy.push(format!(
+                    "the health of the plugin of key {key} on node {} is unknown",
+                    server.name
+                )),
                 Some(_)
                     if counts.iter().any(|plugin| health(snapshot, server, plugin) == Health::Healthy) => {}
-                Some(plugin) => unwell.push(sentence(snapshot, server, plugin)),
+                Some(plugin) => unhealthy.push(sentence(snapshot, server, plugin)),
             }
         }
     }
-    (!unwell.is_empty()).then(|| format!("{what} waits: {}", unwell.join("; ")))
+    (!unhealthy.is_empty()).then(|| format!("{what} waits: {}", unhealthy.join("; ")))
 }
 
 /// The condition: every plugin of the configuration in force, read plugins too.
@@ -56,7 +58,8 @@ pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mu
             Some(content.kms_keys())
         }
         Deployment::Nothing => return turn.condition(CONDITION, ConditionStatus::False, "AsExpected", ""),
-        // What is in force is not known. A KMS that is sealed may be why: trouble is told all the same.
+        // It is not known what is in force. A sealed KMS may be the reason, so unhealthy plugins are reported
+        // all the same.
         Deployment::Blocked => None,
     };
     let writers = keys.as_ref().map(|_| writers(deployment));
@@ -70,15 +73,16 @@ pub(super) fn decide(snapshot: &Snapshot, deployment: &Deployment<'_>, turn: &mu
             let health = health(snapshot, server, plugin);
             if health != Health::Healthy {
                 let answers = Answers::of(health, plugin.health.failure.as_ref());
-                troubles.add(server, plugin.key_id, (health, answers), told(snapshot, server, plugin));
+                troubles.add(server, plugin.key_id, (health, answers), finding(snapshot, server, plugin));
             }
         }
     }
     if keys.is_none() && troubles.is_empty() {
-        // What was said stands: that no trouble is seen does not show that all that is needed is well.
+        // The condition stays as it is: that no problem is seen does not show that every needed plugin is
+        // healthy.
         return;
     }
-    // Of what nobody has reported yet nothing is wrong, and nothing is known to be right.
+    // A plugin that no node has reported yet is neither unhealthy nor known to be healthy.
     if let Some(why) = keys.filter(|_| troubles.is_empty()).and_then(|keys| pods::unobserved(snapshot, &keys))
     {
         return turn.condition(CONDITION, ConditionStatus::Unknown, "NotYetObserved", &why);
@@ -109,8 +113,9 @@ fn writers(deployment: &Deployment<'_>) -> outage::Writers {
     writers
 }
 
-/// Whether an API server depends on this instance. One that comes up for the first time is the rollout's to tell; one
-/// that was ready, and has ended, is needed by what is loaded all the same. OpenShift's reporters run beside API servers.
+/// Whether an API server depends on this instance. The rollout reports an instance that starts for the first
+/// time. An instance that was ready and has ended is still needed by the loaded configuration. On OpenShift
+/// health reporters run beside API servers, so every report counts.
 fn serves(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> bool {
     plugin.ready
         || snapshot.openshift().is_some()
@@ -122,8 +127,8 @@ fn serves(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> bool
         }
 }
 
-/// Whether an API server may depend on this instance, where it cannot be told what is in force: it is the key's only one,
-/// and not just being tried.
+/// Whether an API server may depend on this instance, if it is not known what is in force: it is the key's
+/// only one, and not a candidate.
 fn may_serve(server: &ServerView, plugin: &NodePlugin) -> bool {
     let asked = server.agent.as_ref().and_then(|agent| agent.spec.preflight.as_ref());
     let tried = asked.is_some_and(|request| request.hash == plugin.digest);
@@ -135,60 +140,61 @@ fn is_served(server: &ServerView, key_id: KeyId) -> bool {
     plugins(server).iter().any(|plugin| plugin.key_id == key_id && plugin.ready)
 }
 
-/// One plugin on one node in words.
-pub(super) fn told(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> Told {
+/// Explains the state of one plugin on one node.
+pub(super) fn finding(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> Finding {
     if health(snapshot, server, plugin) == Health::Unknown {
         let is_gone = is_gone(snapshot, server);
         let gone = if is_gone { "; its Node is gone" } else { "" };
         let what = format!(
-            "nothing was heard of it for more than {} s{gone}; it was {} last",
+            "its last report is older than {} s{gone}; its last status was {}",
             reports::patience(server).as_secs(),
             plugin.health.status.name(),
         );
-        return Told {
+        return Finding {
             cause: what.clone(),
             what,
             remedy: if is_gone {
                 leave(server)
             } else {
-                format!("See whether the node agent runs on {}", server.name)
+                format!("Check whether the node agent runs on {}", server.name)
             },
         };
     }
     let Some(failure) = &plugin.health.failure else {
         let what = plugin.health.detail.clone().unwrap_or_default();
-        return Told { cause: "status.plugins has what it reports".to_owned(), what, remedy: String::new() };
+        return Finding { cause: "its report is in status.plugins".to_owned(), what, remedy: String::new() };
     };
     let kms = snapshot.key(plugin.key_id).and_then(|key| key.kms.as_ref());
     let request = kms.map(|kms| EvaluationRequest::new(Origin::Stored, &kms.plugin.kms));
-    diagnosis::told(snapshot, request, failure)
+    diagnosis::explain(snapshot, request, failure)
 }
 
 fn sentence(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> String {
-    let (name, told) = (health(snapshot, server, plugin).name(), told(snapshot, server, plugin));
-    format!("the plugin of key {} on node {} is {name}: {told}", plugin.key_id, server.name)
+    let (name, finding) = (health(snapshot, server, plugin).name(), finding(snapshot, server, plugin));
+    format!("the plugin of key {} on node {} is {name}: {finding}", plugin.key_id, server.name)
 }
 
-/// Whether its Node was deleted. A Node without the label of control-plane nodes is there; and of what cannot be read
-/// nothing is known.
+/// Whether its Node was deleted. A Node that lacks the label of control-plane nodes exists, and an unreadable
+/// object is not absent (invariant: unknown-is-not-absent).
 fn is_gone(snapshot: &Snapshot, server: &ServerView) -> bool {
     !server.is_node && !server.lacks_label && snapshot.unreadable.is_empty()
 }
 
 fn leave(server: &ServerView) -> String {
     format!(
-        "It counts until it has left: where its API server is gone for good, kubectl delete encryptionnode {}",
+        "It counts until it is deleted; if its API server is gone for good, run kubectl delete encryptionnode {}",
         server.name
     )
 }
 
-/// Names what nothing needs any more. A node that may still serve counts, whatever became of its Node (S2): what it
-/// leaves by is its admin's word.
+/// Names orphaned plugin instances, and nodes that an admin has to correct. A node without a Node object
+/// still counts, since its API server may serve; it leaves when an admin deletes its EncryptionNode
+/// (objects: api-servers).
 fn orphans(snapshot: &Snapshot, turn: &mut Turn) {
     for server in snapshot.servers.values() {
         for plugin in plugins(server).iter().filter(|plugin| reports::orphan(snapshot, server, plugin)) {
             turn.explain(format!(
-                "no revision and no candidate needs the plugin of key {} on node {}: its agent stops it",
+                "the plugin of key {} on node {} is orphaned (no revision and no candidate needs it); its agent stops it",
                 plugin.key_id, server.name
             ));
         }
@@ -200,7 +206,7 @@ fn orphans(snapshot: &Snapshot, turn: &mut Turn) {
         if server.lacks_label && server.agent.is_some() && snapshot.openshift().is_none() {
             let (name, label) = (&server.name, names::CONTROL_PLANE);
             let message = format!(
-                "Node {name} lacks the label {label}, though an agent reports for it. Set it: kubectl label node {name} {label}="
+                "Node {name} lacks the label {label}, but an agent reports for it; set it: kubectl label node {name} {label}="
             );
             turn.explain(message.clone());
             turn.notice(true, "NodeNotLabelled", message);

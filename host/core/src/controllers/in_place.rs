@@ -1,4 +1,5 @@
-//! When is a key updated in place? DESIGN.md, Decisions 1 and 2: same KEK, other configuration, rendering or data.
+//! When is a key updated in place? When it names the same KEK, and its configuration, rendering or data
+//! differ (decision 0001, decision 0002).
 
 use super::Deployed;
 use super::key::{Then, Trial};
@@ -11,8 +12,8 @@ use crate::machine::Key;
 use crate::provider::{Effect, Origin};
 use crate::snapshot::Snapshot;
 
-/// Decisions 1 and 2: the active key follows the spec, every key in the configuration follows what it refers to. The
-/// newest first.
+/// The trials of updates, the newest key first. The newest KMS key follows the spec; every key in the
+/// configuration follows its referenced objects (decision 0001, decision 0002).
 pub(super) fn trials(
     snapshot: &Snapshot,
     deployed: &Deployed<'_>,
@@ -26,7 +27,8 @@ pub(super) fn trials(
     let mut trials = Vec::new();
     for key in in_use {
         let Some(stored) = key.kms.as_deref() else { continue };
-        // The newest KMS key takes the spec's configuration where that names its KEK; any other its own.
+        // The newest KMS key gets the spec's configuration if that names its KEK; every other key keeps its
+        // own.
         let spec =
             desired.filter(|now| active == Some(key.id) && same_kek(snapshot, &stored.plugin.kms, now));
         let own;
@@ -39,9 +41,9 @@ pub(super) fn trials(
                     &own
                 }
                 Err(why) => {
-                    // What is wrong with the spec is often wrong with the key that was made of it.
-                    if !trouble.iter().any(|known| known.told().ends_with(why.told())) {
-                        trouble.push(why.within(&format!("key {} goes on as deployed", key.id)));
+                    // A mistake of the spec is often one of the key that was made from it, too.
+                    if !trouble.iter().any(|known| known.message().ends_with(why.message())) {
+                        trouble.push(why.within(&format!("key {} stays as deployed", key.id)));
                     }
                     continue;
                 }
@@ -68,7 +70,7 @@ pub(super) fn trials(
     trials
 }
 
-/// A spec with a mistake changes nothing: each plugin goes on with the settings that it has.
+/// A spec with a mistake changes nothing: each plugin keeps its settings (decision 0062).
 fn keep_settings(snapshot: &Snapshot, stored: &KmsKey, found: &mut Wanted<'_>) {
     if snapshot.wanted.mistakes.is_empty() {
         return;

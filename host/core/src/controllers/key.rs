@@ -1,5 +1,5 @@
-//! When is a new key made? CONTRACT 3.1. What is updated in place is in `in_place.rs`, which key is given up for another
-//! in `abandon.rs`.
+//! When is a new key made (openshift: when-a-new-key-is-made)? Updates in place are decided in `in_place.rs`,
+//! and in `abandon.rs` which key is abandoned for another.
 
 use std::time::Duration;
 
@@ -11,38 +11,40 @@ use crate::effect::{self, MODE_CHANGED, PROVIDER_CHANGED};
 use crate::formats::key_secret::{KeySecret, NULL_KEY};
 use crate::formats::revision::PluginRecord;
 use crate::ids::{GroupResource, KeyId, Mode};
-use crate::machine::{self, History, Key};
+use crate::machine::{self, EtcdHistory, Key};
 use crate::outcome::Action;
 use crate::provider::{Effect, Origin};
 use crate::snapshot::{Snapshot, StoredCandidate};
 
-/// CONTRACT 3.1, row 12.
+/// A local key is replaced when it is older than this (openshift: local-keys-rotate-weekly).
 const ROTATION_INTERVAL: Duration = Duration::from_hours(168);
-/// Of CONTRACT 3.1's reasons those for which a key is not even completed. Age and a wish to re-encrypt can wait.
+/// The reasons for which a key in transition is replaced before it is complete (openshift: mode-changed,
+/// openshift: provider-changed). Age and a request to re-encrypt can wait.
 const SUPERSEDES: [&str; 2] = [MODE_CHANGED, PROVIDER_CHANGED];
 const AGED: &str = "rotation-interval-has-passed";
-/// A trial that has failed for so long lets the others have their turn.
+/// A trial that has failed for this long lets the others have their turn.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// The same where it may be the login that is refused. Each turn starts a plugin anew, so that a node's own pauses begin anew
-/// too ([`crate::node::Policy::trial_first`]). A KMS that counts refused logins of a role forgets them a quarter of an hour
-/// after the last one, and locks out at the fifth: with turns of this length they come to four at the most.
+/// The same, if the login may be what fails. Each turn starts a plugin again, so the node's own pauses begin
+/// again too ([`crate::node::Policy::trial_first`]). A KMS that counts refused logins of a role forgets them
+/// a quarter of an hour after the last one, and locks the role at the fifth. With turns of this length there
+/// are four at most.
 pub(crate) const LOGIN_PATIENCE: Duration = Duration::from_mins(30);
-/// Phases of a preflight that only a plugin comes to whose login was good.
+/// Phases of a preflight that a plugin reaches only with a good login.
 const LOGGED_IN: [&str; 3] = ["encrypt", "decrypt", "key-check"];
-/// Since when the candidate fails.
+/// The fact whose age is how long the candidate has failed.
 const FAILED: &str = "preflight-failed";
 
-/// What the preflight is asked for.
-pub(super) enum Wish {
-    /// Nothing may be decided: whatever is being tried goes on.
+/// What the preflight has to try.
+pub(super) enum NextTrial {
+    /// Nothing can be decided: a trial under way continues.
     Hold,
-    /// Nothing is to be tried.
+    /// There is nothing to try.
     Nothing,
-    /// This is to be tried, and then done.
+    /// This is tried, and its `then` follows when it has passed.
     Try(Box<Trial>),
 }
 
-/// A candidate, and what becomes of it when it passes.
+/// A candidate, and what follows when it passes.
 pub(super) struct Trial {
     pub(super) key_id: KeyId,
     pub(super) purpose: PreflightPurpose,
@@ -51,11 +53,11 @@ pub(super) struct Trial {
     /// What it must decrypt; absent for a new key.
     pub(super) key_check: Option<KeyCheck>,
     pub(super) then: Then,
-    /// What is tried after it, where it keeps failing.
+    /// What is tried after it, if it keeps failing.
     pub(super) queued: Vec<(KeyId, PreflightPurpose)>,
 }
 
-/// What becomes of a candidate that passes.
+/// What follows when a candidate passes.
 pub(super) enum Then {
     Create { reason: String },
     Update { fields: Vec<String> },
@@ -63,7 +65,7 @@ pub(super) enum Then {
 }
 
 impl Trial {
-    /// Whether this is what the candidate tries.
+    /// Whether the stored candidate is for this trial.
     pub(super) fn is(&self, candidate: &StoredCandidate) -> bool {
         candidate.key_id == self.key_id && candidate.plugin.runs_the_same(&self.record)
     }
@@ -75,13 +77,13 @@ pub(super) fn decide(
     deployment: &Deployment<'_>,
     deployed: &Deployed<'_>,
     turn: &mut Turn,
-) -> Wish {
+) -> NextTrial {
     const CONDITION: &str = "EncryptionKeyControllerDegraded";
     still_failing(snapshot, turn);
     if matches!(deployment, Deployment::Blocked) {
-        return Wish::Hold;
+        return NextTrial::Hold;
     }
-    // An object that a restore brought back may be changed by the next action, and its number be named no more.
+    // The next action may change a restored object, after which nothing names its number any more.
     if snapshot.recorded_key < snapshot.named_key {
         turn.act(Action::RecordHighWater {
             key_id: snapshot.named_key,
@@ -90,15 +92,15 @@ pub(super) fn decide(
     }
     let undecodable = snapshot.undecodable.iter().map(|(name, error)| {
         Trouble::Wrong(format!(
-            "key secret {name} is not used: {error}; mend it, or delete it if nothing is stored under its key"
+            "key secret {name} is not used: {error}; fix it, or delete it if nothing is stored under its key"
         ))
     });
     let excess = snapshot.excess.iter().map(|excess| Trouble::Wrong(excess.to_string()));
     let mut trouble: Vec<Trouble> = undecodable.chain(excess).collect();
-    let wish = decided(snapshot, deployment, deployed, &mut trouble, turn);
-    let told: Vec<&str> = trouble.iter().map(Trouble::told).collect();
-    turn.degraded(CONDITION, (!told.is_empty()).then(|| ("Error", told.join("; "))));
-    wish
+    let next = decided(snapshot, deployment, deployed, &mut trouble, turn);
+    let messages: Vec<&str> = trouble.iter().map(Trouble::message).collect();
+    turn.degraded(CONDITION, (!messages.is_empty()).then(|| ("Error", messages.join("; "))));
+    next
 }
 
 fn decided(
@@ -107,7 +109,7 @@ fn decided(
     deployed: &Deployed<'_>,
     trouble: &mut Vec<Trouble>,
     turn: &mut Turn,
-) -> Wish {
+) -> NextTrial {
     let mode = match mode(snapshot) {
         Ok(mode) => Some(mode),
         Err(why) => {
@@ -116,7 +118,7 @@ fn decided(
         }
     };
     if mode == Some(Mode::Identity) && matches!(deployment, Deployment::Nothing) && snapshot.keys.is_empty() {
-        return Wish::Nothing; // CONTRACT 3.1, 3
+        return NextTrial::Nothing; // (openshift: no-identity-key-without-encryption)
     }
     let desired = match (mode, &snapshot.wanted.kms) {
         (Some(Mode::Kms), Some(kms)) => match record::wanted(snapshot, Origin::Desired, kms) {
@@ -128,12 +130,12 @@ fn decided(
         },
         _ => None,
     };
-    // Keys in use come first: reads depend on them (Decisions 2).
+    // Keys in use come first, since reads depend on them (decision 0036).
     let mut trials = in_place::trials(snapshot, deployed, desired.as_ref(), trouble);
 
     if let Some((older, newest)) = abandon::overtaken(snapshot) {
-        abandon::abandon(snapshot, older, &format!("key {} was made at the same time", newest.id), turn);
-        return Wish::Hold;
+        abandon::abandon(snapshot, older, &format!("key {} was created at the same time", newest.id), turn);
+        return NextTrial::Hold;
     }
     if let Some(mode) = mode
         && let Some(key) = abandon::newest(snapshot)
@@ -141,14 +143,14 @@ fn decided(
         && SUPERSEDES.contains(&reason.as_str())
     {
         abandon::abandon(snapshot, key, &reason, turn);
-        return Wish::Hold;
+        return NextTrial::Hold;
     }
     if let Some(refused) = abandon::refused(snapshot, deployed, turn) {
         if refused.is_over {
             abandon::abandon(snapshot, refused.key, "its key check is refused", turn);
-            return Wish::Hold;
+            return NextTrial::Hold;
         }
-        trouble.push(Trouble::Wrong(refused.told));
+        trouble.push(Trouble::Wrong(refused.message));
     }
     if let Some(mode) = mode.filter(|_| may_begin(snapshot, deployment, deployed)) {
         match needs_new_key(snapshot, deployed, mode, desired.as_ref(), turn) {
@@ -160,7 +162,7 @@ fn decided(
                     (Err(why), _) => trouble.push(Trouble::Wrong(why)),
                     (Ok(id), _) if mode != Mode::Kms => {
                         create_local(snapshot, id, mode, reason, turn);
-                        return Wish::Nothing;
+                        return NextTrial::Nothing;
                     }
                     (Ok(id), now) => trials.extend(now.map(|now| new_key(id, now.record, reason))),
                 }
@@ -170,26 +172,28 @@ fn decided(
     choose(snapshot, trials, trouble, turn)
 }
 
-/// A new key only from a converged state: at most one is in transition (S6). Where the writer was given up in the middle
-/// of a rollout, and no key may take over, none is, and where its plugin is dead that rollout never ends.
+/// A new key is made only from a converged state, since at most one key is in transition
+/// (invariant: one-transition). The exception is a writer that was forgotten in the middle of a rollout and
+/// that no other key may replace: no key is in transition then, and if the writer's plugin is dead, that
+/// rollout never ends (objects: between-revisions).
 fn may_begin(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &Deployed<'_>) -> bool {
-    let without_heir = || {
+    let without_successor = || {
         let writers = deployed
             .state
             .iter()
             .flat_map(|state| state.resources.values().filter_map(|keys| state.key(keys.write?)));
-        let mut given_up =
+        let mut forgotten =
             writers.filter(|key| key.mode == Mode::Kms && snapshot.wanted.forget.contains(&key.id));
-        given_up.any(|writer| {
-            !deployed.backed.iter().any(|key| machine::may_take_over(key, writer.id, &deployed.facts))
+        forgotten.any(|writer| {
+            !deployed.backed.iter().any(|key| machine::may_replace_writer(key, writer.id, &deployed.facts))
         })
     };
     let rolling = matches!(deployment, Deployment::Rolling { .. });
-    // One that is refused is on its way all the same; it is abandoned first.
-    deployment.is_converged() || rolling && abandon::newest(snapshot).is_none() && without_heir()
+    // A refused key is in transition as well; it is abandoned first.
+    deployment.is_converged() || rolling && abandon::newest(snapshot).is_none() && without_successor()
 }
 
-/// The mode, where the spec has no mistake.
+/// The mode, if the spec has no mistake.
 fn mode(snapshot: &Snapshot) -> Result<Mode, String> {
     let wanted = &snapshot.wanted;
     if !wanted.mistakes.is_empty() {
@@ -198,7 +202,8 @@ fn mode(snapshot: &Snapshot) -> Result<Mode, String> {
     wanted.mode.clone().map_err(|mode| Mode::unknown(&mode))
 }
 
-/// The number of the key that is to be made. A candidate that passed, and whose key secret could not be made, keeps its own.
+/// The number of the next key. A candidate that passed, and whose key secret could not be created, keeps its
+/// number.
 fn number(snapshot: &Snapshot, desired: Option<&Wanted<'_>>) -> Result<KeyId, String> {
     let again = match (&snapshot.candidate, snapshot.retry_key, desired) {
         (Some(Ok(candidate)), Some(id), Some(now))
@@ -209,7 +214,7 @@ fn number(snapshot: &Snapshot, desired: Option<&Wanted<'_>>) -> Result<KeyId, St
         _ => None,
     };
     again.or_else(|| snapshot.next_key()).ok_or_else(|| {
-        format!("no number is left for another key: an object names key {}", snapshot.highest_key)
+        format!("no key number is left: an object already uses key number {}", snapshot.highest_key)
     })
 }
 
@@ -224,9 +229,10 @@ fn new_key(key_id: KeyId, record: PluginRecord, reason: String) -> Trial {
     }
 }
 
-/// One trial at a time. The one under way goes on; where it keeps failing, the others get their turn, so that a new key
-/// that cannot be had does not keep credentials of keys in use from being followed, nor the other way round.
-fn choose(snapshot: &Snapshot, mut trials: Vec<Trial>, trouble: &[Trouble], turn: &mut Turn) -> Wish {
+/// Selects one trial (decision 0036). The one under way continues. If it keeps failing, the others have their
+/// turn, so that a new key that cannot be created does not keep newer credentials from keys in use, and the
+/// other way round.
+fn choose(snapshot: &Snapshot, mut trials: Vec<Trial>, trouble: &[Trouble], turn: &mut Turn) -> NextTrial {
     preflight_status::failed_last(snapshot, &mut trials);
     let candidate = snapshot.candidate.as_ref().and_then(|candidate| candidate.as_ref().ok());
     let under_way = candidate.and_then(|candidate| trials.iter().position(|trial| trial.is(candidate)));
@@ -236,22 +242,23 @@ fn choose(snapshot: &Snapshot, mut trials: Vec<Trial>, trouble: &[Trouble], turn
             at.saturating_add(1).checked_rem(trials.len()).unwrap_or(0)
         }
         (_, Some(at)) => at,
-        // What it tries cannot be seen now: that is no reason to stop it (S7).
+        // It is not known what the candidate tries, which is no reason to stop it
+        // (invariant: unknown-is-not-absent).
         (Some(candidate), None) if unknown && trials.iter().all(|t| t.key_id != candidate.key_id) => {
-            return Wish::Hold;
+            return NextTrial::Hold;
         }
-        // What it is to become has been changed meanwhile: that is tried at once (Decisions 3).
+        // The content of its key has changed meanwhile, and is tried at once (decision 0003).
         (Some(candidate), None) => {
             trials.iter().position(|trial| trial.key_id == candidate.key_id).unwrap_or(0)
         }
         (None, _) => 0,
     };
     if index >= trials.len() {
-        return Wish::Nothing;
+        return NextTrial::Nothing;
     }
     trials.rotate_left(index);
     let queued = trials.iter().skip(1).map(|trial| (trial.key_id, trial.purpose)).collect();
-    Wish::Try(Box::new(Trial { queued, ..trials.swap_remove(0) }))
+    NextTrial::Try(Box::new(Trial { queued, ..trials.swap_remove(0) }))
 }
 
 fn has_failed_for_long(snapshot: &Snapshot, candidate: &StoredCandidate, turn: &mut Turn) -> bool {
@@ -271,7 +278,7 @@ fn has_failed_for_long(snapshot: &Snapshot, candidate: &StoredCandidate, turn: &
     age >= patience
 }
 
-/// That the candidate fails is not forgotten while it is tried again, nor where nothing can be decided for a moment.
+/// Keeps the fact that the candidate fails, while it is tried again and while nothing can be decided.
 fn still_failing(snapshot: &Snapshot, turn: &mut Turn) {
     if let Some(Ok(candidate)) = &snapshot.candidate
         && snapshot.ages.get(FAILED).is_some_and(|age| age.value == candidate.hash.0)
@@ -280,7 +287,8 @@ fn still_failing(snapshot: &Snapshot, turn: &mut Turn) {
     }
 }
 
-/// CONTRACT 3.1, 5: the first match wins, for each resource. The reason as CONTRACT 3.1, 6 writes it.
+/// Why a new key is needed: for each resource the first reason that holds
+/// (openshift: when-a-new-key-is-made), as one text (openshift: key-reason-text).
 fn needs_new_key(
     snapshot: &Snapshot,
     deployed: &Deployed<'_>,
@@ -314,7 +322,8 @@ fn needs_for(
 ) -> Result<Option<String>, String> {
     let state = &deployed.desired.state;
     let Some(latest) = state.read_keys(resource).next() else {
-        // Row 1. One that exists is added by the next revision; before that, others may have to leave (`Step::Dropped`).
+        // No read key (openshift: key-does-not-exist). A key that exists is added by the next revision;
+        // others may have to leave before (`Step::Dropped`).
         let lacks = mode != Mode::Identity && deployed.newest().is_none();
         return Ok(lacks.then(|| "key-does-not-exist".to_owned()));
     };
@@ -322,27 +331,30 @@ fn needs_for(
         .key(latest.id)
         .map_or_else(|| snapshot.wanted.forget.contains(&latest.id), |secret| snapshot.is_given_up(secret))
     {
-        // Decisions 15: its provider cannot leave before another key can write. A newer one that exists is added by the next
-        // revision, as in row 1.
+        // The provider of a forgotten writer cannot leave before another key can write
+        // (openshift: key-is-forgotten, decision 0039). A newer key that exists is added by the next
+        // revision.
         let lacks = deployed.newest().is_none_or(|newest| newest.id < latest.id);
         return Ok(lacks.then(|| format!("encryption-config-key-{}-forgotten", latest.id)));
     }
     if !latest.backed {
-        return Ok(Some(format!("encryption-config-key-{}-not-backed-by-secret", latest.id))); // row 3
+        // (openshift: key-is-not-backed)
+        return Ok(Some(format!("encryption-config-key-{}-not-backed-by-secret", latest.id)));
     }
     let change = change(snapshot, latest, mode, now)?;
-    // Row 4 holds while read keys leave as CONTRACT 2.3 says. KMS keys that wait for etcd's history need nothing any more,
-    // and row 5 says what is under way.
-    let counted = deployed.facts.history == History::Untold;
+    // The limit of two read keys (openshift: no-third-key) holds only where one predecessor stays
+    // (openshift: one-predecessor-stays). On plain Kubernetes KMS keys that wait for etcd's history need
+    // nothing any more, and the second check shows what is in transition.
+    let counted = deployed.facts.history == EtcdHistory::NotTracked;
     if counted && state.read_keys(resource).filter(|key| key.backed).count() > 2
         || !deployed.covered(snapshot).all(|target| latest.migrated.contains(target))
     {
-        // Rows 4 and 5: one transition at a time.
-        // A key that is still on its way has no age yet: that is nothing to wait for.
+        // One transition at a time (openshift: one-transition-at-a-time). A key in transition has no age yet,
+        // so nothing waits for its rotation.
         if let Some(reason) = change.filter(|reason| reason != AGED) {
             turn.wait_behind(
                 "KeyInTransition",
-                format!("a new key ({reason}) waits until key {} has finished its transition", latest.id),
+                format!("a new key ({reason}) waits until key {} is migrated", latest.id),
             );
         }
         return Ok(None);
@@ -350,8 +362,9 @@ fn needs_for(
     Ok(change)
 }
 
-/// Rows 6 to 12: what about the latest key is not as it should be. But for its age that is [`effect::new_key`]'s, which
-/// `plan` shows.
+/// Why the latest key is not as the spec asks (openshift: mode-changed, openshift: provider-changed,
+/// openshift: external-reason-changed, openshift: local-keys-rotate-weekly). Except for the key's age
+/// [`effect::new_key`] decides, which `plan` uses too.
 fn change(
     snapshot: &Snapshot,
     latest: &Key,
@@ -361,7 +374,7 @@ fn change(
     let kek = match (latest.mode, mode) {
         (Mode::Kms, Mode::Kms) => {
             let Some(stored) = &latest.kms else {
-                // row 8
+                // (openshift: kms-key-without-state)
                 return Err(format!(
                     "KMS-mode key \"{}\" has nil KMS state, possibly corrupted key secret",
                     latest.id
@@ -373,7 +386,7 @@ fn change(
         _ => None,
     };
     let secret = snapshot.key(latest.id);
-    // A key whose secret is not there was made for a token that nobody knows.
+    // It is not known for which token a key without a secret was made.
     let external = &snapshot.wanted.external_reason;
     let made_for = secret.map_or(external, |secret| &secret.external_reason);
     if let Some(reason) = effect::new_key((latest.mode, mode), kek, (made_for, external)) {
@@ -381,11 +394,12 @@ fn change(
     }
     let age = secret.and_then(|secret| secret.migrated_at).map(|at| snapshot.now.duration_since(at));
     let old = age.is_none_or(|age| Duration::try_from(age).is_ok_and(|age| age > ROTATION_INTERVAL));
-    Ok((mode.is_local() && old).then(|| AGED.to_owned())) // row 12
+    Ok((mode.is_local() && old).then(|| AGED.to_owned()))
 }
 
-/// Row 9. Another provider's type is told apart without the module of the one before, which may be gone. Another version of
-/// the same KEK is in place, and once the API servers have adopted it `rotation.rs` has everything re-encrypted.
+/// The effect on the KEK (openshift: provider-changed, openshift: provider-instance). Another provider type
+/// needs no evaluation by the previous module, which may be gone. Another version of the same KEK is an
+/// update in place; when the API servers have adopted it, `rotation.rs` re-encrypts everything.
 fn kek(
     snapshot: &Snapshot,
     latest: &Key,
@@ -395,7 +409,8 @@ fn kek(
     if stored.get("type") != now.record.kms.get("type") {
         return Ok(Effect::NewKey);
     }
-    // A stored configuration that the module cannot read is a fact, and no reason for a new key.
+    // A stored configuration that the module cannot read is no reason for a new key
+    // (invariant: unknown-is-not-absent).
     let before = snapshot
         .evaluation(Origin::Stored, stored)
         .map_err(|error| format!("the configuration of key {}: {error}", latest.id))?;
@@ -409,10 +424,10 @@ fn create_local(snapshot: &Snapshot, id: KeyId, mode: Mode, reason: String, turn
     create(snapshot, KeySecret::new(id, mode, material, None, reason), turn);
 }
 
-/// The high-water mark first (S5), then the key.
+/// Records the high-water mark first, then creates the key (invariant: one-number-one-kek).
 pub(super) fn create(snapshot: &Snapshot, mut key: KeySecret, turn: &mut Turn) {
     key.external_reason.clone_from(&snapshot.wanted.external_reason);
-    // OpenShift has no place for the mark: S5 comes from the objects there.
+    // OpenShift has no field for the mark; there the objects themselves show which numbers are used.
     if snapshot.recorded_key < key.id && snapshot.openshift().is_none() {
         turn.act(Action::RecordHighWater { key_id: key.id, revision: snapshot.recorded_revision });
     }

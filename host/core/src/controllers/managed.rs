@@ -1,4 +1,5 @@
-//! OpenShift's desired configuration: CONTRACT 3.2. One Secret, replaced as a whole; its rollout is OpenShift's.
+//! OpenShift's desired configuration (openshift: apply-desired-configuration): one Secret that is replaced as
+//! a whole. OpenShift rolls it out.
 
 use super::state::{is_same, promoted, record_publication, why};
 use super::{Deployed, Turn};
@@ -8,15 +9,16 @@ use crate::outcome::Action;
 use crate::platform::openshift::OpenShift;
 use crate::snapshot::Snapshot;
 
-/// What is deployed is what should be: a desired configuration that says something else, or is gone, is written again.
+/// The deployed configuration is the right one. Writes the desired configuration again if it differs from
+/// that, or is gone.
 pub(super) fn restore(openshift: &OpenShift, content: RevisionContent, turn: &mut Turn) {
     if !is_written(openshift, &content) {
-        turn.explain("desired configuration: as deployed, written again");
+        turn.explain("desired configuration: the deployed one, written again");
         write(openshift, content, turn);
     }
 }
 
-/// Writes what should be deployed next, where it is not written yet.
+/// Writes the next configuration, if it is not written yet.
 pub(super) fn publish(
     snapshot: &Snapshot,
     openshift: &OpenShift,
@@ -39,12 +41,10 @@ pub(super) fn publish(
     turn.explain(if leave.is_empty() {
         format!("desired configuration: {}", why(deployed, next))
     } else {
-        format!(
-            "desired configuration: entries for what another API server stores leave ({})",
-            leave.join(", ")
-        )
+        format!("desired configuration: without the resources of another API server ({})", leave.join(", "))
     });
-    // Publication is recorded before a revision may have the key first (Decisions 5): any after those that there are.
+    // Publication is recorded before a revision may have the key as its writer
+    // (invariant: publication-first). The revision can have any number above the present ones.
     if let Some(revision) = snapshot.next_revision(snapshot.highest_revision) {
         for id in promoted(next) {
             record_publication(snapshot, id, revision, false, turn);

@@ -1,7 +1,8 @@
-//! Re-encryption, and its verification before an older key leaves. Only this controller starts migrations.
+//! Re-encryption, and its verification before an older key leaves. Every migration is started here.
 //!
-//! A migration that failed is tried again for what it left, after pauses that grow. One that succeeded is evidence for its
-//! resource; before a provider leaves that evidence is looked at again, by another attempt that goes through every object.
+//! A migration that failed is tried again for what it left, after pauses that grow (decision 0055). One that
+//! succeeded is evidence for its resource. Before a provider leaves, another attempt goes through every
+//! object and verifies that evidence (invariant: verify-before-leaving).
 
 use super::{Deployed, Deployment, Turn, evidence, health};
 use crate::api::{
@@ -9,7 +10,7 @@ use crate::api::{
 };
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, RemoteKeyId, Revision};
-use crate::machine::{History, Step};
+use crate::machine::{EtcdHistory, Step};
 use crate::outcome::{Action, migration_idle_fact};
 use crate::snapshot::{Snapshot, StoredMigration};
 use std::time::Duration;
@@ -18,23 +19,23 @@ use std::time::Duration;
 const FIRST_RETRY: Duration = Duration::from_secs(30);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_mins(30);
-/// On OpenShift a failed migration is tried again after so long (CONTRACT 3.3).
+/// On OpenShift a failed migration is tried again after this time (openshift: retry-failed-migration).
 const OPENSHIFT_RETRY: Duration = Duration::from_mins(5);
-/// A migration without progress for so long has nobody who runs it.
+/// After this time without progress it is reported that nothing seems to run the migration.
 const IDLE: Duration = Duration::from_hours(1);
-/// What a migration waits for is trouble when it waits for so long.
+/// After this time the wait of a migration is reported as a problem.
 const PATIENCE: Duration = Duration::from_mins(1);
 const DEGRADED: &str = "EncryptionMigrationControllerDegraded";
 const PROGRESSING: &str = "EncryptionMigrationControllerProgressing";
 
-/// One resource's migration as it should be.
-pub(super) struct Wish<'a> {
+/// The migration of one resource as it should be.
+pub(super) struct DesiredMigration<'a> {
     pub(super) resource: &'a GroupResource,
     pub(super) spec: EncryptionMigrationSpec,
 }
 
-impl<'a> Wish<'a> {
-    /// Everything under this key, or under what a remote rotation moved to.
+impl<'a> DesiredMigration<'a> {
+    /// Everything under this key, or under the remote key id after a rotation in the KMS.
     pub(super) fn of(
         snapshot: &Snapshot,
         resource: &'a GroupResource,
@@ -54,7 +55,7 @@ impl<'a> Wish<'a> {
         Self { resource, spec }
     }
 
-    /// Everything in plain text, which this revision writes.
+    /// Everything in plain text, as this revision writes it.
     fn decrypt(snapshot: &Snapshot, resource: &'a GroupResource, since: Revision) -> Self {
         let spec = EncryptionMigrationSpec {
             operand: snapshot.component.clone(),
@@ -66,13 +67,13 @@ impl<'a> Wish<'a> {
         Self { resource, spec }
     }
 
-    /// Whether a stored migration is for just this.
+    /// Whether a stored migration is exactly this one.
     pub(super) fn is(&self, migration: &StoredMigration) -> bool {
         migration.spec.is_same_wish(&self.spec)
     }
 }
 
-/// The migration controller. `settled`: what is deployed is what should be.
+/// The migration controller. `settled`: what is deployed is what should be deployed.
 pub(super) fn decide(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
@@ -85,39 +86,41 @@ pub(super) fn decide(
     if !settled {
         return;
     }
-    // A write that was on its way when the last server switched may still carry the old key.
+    // A write in flight when the last server switched may still use the old key
+    // (kubernetes: writes-in-flight-keep-the-old-key).
     let converged_for = turn.since(snapshot, "converged", content.hash().0);
     let mut report = Report::default();
     let mut recorded = false;
-    for (wish, secret) in wishes(snapshot, deployed, *revision) {
-        let existing = snapshot.migrations.get(wish.resource);
+    for (wanted, secret) in desired_migrations(snapshot, deployed, *revision) {
+        let existing = snapshot.migrations.get(wanted.resource);
         let ours = existing.filter(|migration| {
-            // What a remote rotation moved to is part of the wish only when that is what is wished for.
-            wish.is(migration) || secret.is_some_and(|secret| evidence::is_for(snapshot, migration, secret))
+            // A migration to this key counts for any remote key id; `rotation.rs` decides about those.
+            wanted.is(migration) || secret.is_some_and(|secret| evidence::is_for(snapshot, migration, secret))
         });
-        let is_recorded = secret.is_some_and(|secret| secret.migrated.contains(wish.resource));
+        let is_recorded = secret.is_some_and(|secret| secret.migrated.contains(wanted.resource));
         match ours {
             Some(migration) if evidence::succeeded(migration) => match secret {
-                // One a pass: the second would depend on a resourceVersion that the first has moved on.
+                // One resource a pass: the first write changes the resourceVersion that a second one would
+                // depend on.
                 Some(secret) if !is_recorded => {
-                    report.under_way.push(wish.resource);
+                    report.under_way.push(wanted.resource);
                     if !recorded {
                         recorded = true;
-                        record(snapshot, secret, wish.resource, turn);
+                        record(snapshot, secret, wanted.resource, turn);
                     }
                 }
-                _ => look_again(snapshot, deployed, &wish, migration, converged_for, &mut report, turn),
+                _ => verify(snapshot, deployed, &wanted, migration, converged_for, &mut report, turn),
             },
-            // That of a remote rotation is followed where that is decided.
-            Some(migration) if is_recorded && !wish.is(migration) && !migration.spec.verifies() => {}
-            Some(migration) => follow(snapshot, wish.resource, migration, &mut report, turn),
+            // The migration after a rotation is followed in `rotation.rs`.
+            Some(migration) if is_recorded && !wanted.is(migration) && !migration.spec.verifies() => {}
+            Some(migration) => follow(snapshot, wanted.resource, migration, &mut report, turn),
             None if converged_for < snapshot.wanted.request_timeout => {
-                report.under_way.push(wish.resource);
+                report.under_way.push(wanted.resource);
                 let left = snapshot.wanted.request_timeout.saturating_sub(converged_for);
                 turn.wait_until(
                     "WritesInFlight",
                     format!(
-                        "revision {revision} is loaded everywhere; writes under way may carry the old key for {:?} (spec.apiServer.requestTimeout)",
+                        "every API server has loaded revision {revision}; writes in flight may still use the old key for {:?} (spec.apiServer.requestTimeout)",
                         snapshot.wanted.request_timeout
                     ),
                     "converged",
@@ -126,10 +129,10 @@ pub(super) fn decide(
                 turn.again_after(left);
             }
             None => {
-                report.under_way.push(wish.resource);
+                report.under_way.push(wanted.resource);
                 match health::gate(snapshot, content, &content.kms_keys(), "re-encryption") {
                     Some(why) => turn.wait("PluginUnhealthy", why),
-                    None => start(&wish, existing, 0, turn),
+                    None => start(&wanted, existing, 0, turn),
                 }
             }
         }
@@ -137,7 +140,7 @@ pub(super) fn decide(
     for (resource, why) in &snapshot.history_trouble {
         report
             .trouble
-            .push(format!("whether etcd still holds old values of {resource} cannot be seen: {why}"));
+            .push(format!("it is not known whether etcd still stores old values of {resource}: {why}"));
     }
     by_another(snapshot, deployed, turn);
     report.publish(turn);
@@ -149,15 +152,14 @@ pub(super) fn decide(
         let what = list(&report.under_way);
         turn.wait(
             "Verifying",
-            format!(
-                "every object of {what} is looked at again before older keys leave the configuration{notes}"
-            ),
+            format!("verifying every object of {what} before older keys leave the configuration{notes}"),
         );
     }
 }
 
-/// On OpenShift another migrator's success lets keys leave (CONTRACT 3.3), and proves less than Keyward's own: it passes
-/// over an object whose patch is answered with 404 or 409, and looks at no object again.
+/// On OpenShift keys leave by another migrator's success (openshift: success-of-another-migrator). It proves
+/// less than Keyward's own: that migrator skips an object whose patch is answered with 404 or 409, and does
+/// not check any object again.
 fn by_another(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
     let newest = deployed.newest().and_then(|key| snapshot.key(key.id));
     let Some(key) = newest.filter(|key| snapshot.openshift().is_some() && !key.migrated.is_empty()) else {
@@ -168,15 +170,15 @@ fn by_another(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
     turn.notice(false, "MigratedByAnother", message);
 }
 
-/// The same words in `plan`. `key`: under which the other migrator stores everything.
+/// The message. `plan` shows the same one. `key`: the key to which the other migrator migrates everything.
 pub fn by_another_message(resources: &[&GroupResource], key: &str) -> String {
     format!(
-        "{}: the migration to {key} is another migrator's, which passes over objects that are answered with 404 or 409: its success does not prove that nothing is stored under an older key. The configuration follows it all the same; keep the KEKs of older keys until etcd was scanned",
+        "{}: another migrator runs the migration to {key}. It skips objects that the API server answers with 404 or 409, so its success does not prove that nothing is stored under an older key. The older keys leave the configuration nevertheless; keep their KEKs until you have scanned etcd",
         list(resources)
     )
 }
 
-/// What is under way, what is wrong with it, and what may pass.
+/// The migrations under way, their problems, and notes about what may pass.
 #[derive(Default)]
 pub(super) struct Report<'a> {
     pub(super) under_way: Vec<&'a GroupResource>,
@@ -196,44 +198,45 @@ impl Report<'_> {
     }
 }
 
-/// A migration that succeeded, where it was recorded already: is its evidence enough for what waits for it?
-fn look_again<'a>(
+/// A migration that succeeded and is recorded: is its evidence enough for the steps that wait for it?
+fn verify<'a>(
     snapshot: &Snapshot,
     deployed: &Deployed<'_>,
-    wish: &Wish<'a>,
+    wanted: &DesiredMigration<'a>,
     migration: &StoredMigration,
     converged_for: Duration,
     report: &mut Report<'a>,
     turn: &mut Turn,
 ) {
-    let asked = deployed.facts.history != History::Untold;
+    let is_tracked = deployed.facts.history != EtcdHistory::NotTracked;
     let status = &migration.status;
-    let decrypts = wish.spec.key_id == evidence::NO_KEY;
-    let compacted = snapshot.compacted.contains(wish.resource);
+    let decrypts = wanted.spec.key_id == evidence::NO_KEY;
+    let compacted = snapshot.compacted.contains(wanted.resource);
     let leaves = if decrypts { compacted } else { deployed.waits_for_verification };
-    if !asked && !decrypts {
+    if !is_tracked && !decrypts {
         return;
     }
-    if asked && status.end_version.is_none() {
-        // Nothing shows when it ended.
-        report.under_way.push(wish.resource);
+    if is_tracked && status.end_version.is_none() {
+        // It is not known when it ended.
+        report.under_way.push(wanted.resource);
         let earlier = EarlierAttempts { start_version: status.start_version.clone(), ..Default::default() };
-        again(wish.resource, migration, earlier, turn);
-    } else if asked && leaves && !evidence::verified(snapshot, wish.resource, migration) {
-        report.under_way.push(wish.resource);
+        again(wanted.resource, migration, earlier, turn);
+    } else if is_tracked && leaves && !evidence::verified(snapshot, wanted.resource, migration) {
+        report.under_way.push(wanted.resource);
         let in_flight = snapshot.wanted.request_timeout.saturating_sub(converged_for);
         if !in_flight.is_zero() {
             return turn.again_after(in_flight);
         }
-        turn.explain(format!("{}: the evidence is looked at again before older keys leave", wish.resource));
-        // From its own start: a server that was away since the first attempt may have written under an older key.
-        again(wish.resource, migration, from_its_own_start(migration), turn);
+        turn.explain(format!("{}: verifying every object before older keys leave", wanted.resource));
+        // From a start of its own: a server that was away during the first attempt may have written under an
+        // older key since.
+        again(wanted.resource, migration, from_its_own_start(migration), turn);
     } else if decrypts {
-        report.under_way.push(wish.resource);
-        let what = wish.resource;
+        report.under_way.push(wanted.resource);
+        let what = wanted.resource;
         turn.wait(
             "HistoryNotCompacted",
-            format!("{what} is decrypted; its entry leaves once etcd has compacted what was before"),
+            format!("{what} is decrypted; its entry leaves when etcd has compacted the history from before"),
         );
         turn.again_after(snapshot.wanted.request_timeout);
     }
@@ -251,7 +254,7 @@ pub(super) fn follow<'a>(
     let (spec, status) = (&migration.spec, &migration.status);
     let is_over = migration.current && status.phase == MigrationPhase::Failed;
     if spec.verifies() && !is_over && !evidence::is_unbroken(snapshot, resource, migration) {
-        turn.explain(format!("{resource}: not every API server was seen with this configuration since the verification began, so it begins again"));
+        turn.explain(format!("{resource}: the cluster was not seen converged all the time since the verification began; the verification starts again"));
         return again(resource, migration, from_its_own_start(migration), turn);
     }
     if migration.current && status.phase == MigrationPhase::Failed {
@@ -260,14 +263,15 @@ pub(super) fn follow<'a>(
     }
     let of_this_attempt = if migration.current { status.done } else { 0 };
     let value = format!("{}/{}/{of_this_attempt}", spec.key_secret_uid, spec.attempt);
-    // While Keyward is paused nobody runs it, which the pause reports; that time does not count afterwards.
+    // While Keyward is paused no migration runs, and the pause is reported. That time does not count
+    // afterwards.
     let age = match snapshot.wanted.paused {
         Some(_) => Duration::ZERO,
         None => turn.since(snapshot, migration_idle_fact(resource), value),
     };
     if age >= IDLE {
         report.trouble.push(format!(
-            "the migration of {resource} has made no progress for {} minutes; see whether what runs migrations is up",
+            "the migration of {resource} has made no progress for {} minutes; check whether the migration engine runs",
             age.as_secs() / 60
         ));
     }
@@ -275,33 +279,38 @@ pub(super) fn follow<'a>(
         return;
     }
     if let Some(waiting) = &status.waiting {
-        let why = format!("re-encryption of {resource} waits since {}: {}", waiting.since, waiting.message);
+        let why = format!(
+            "re-encryption of {resource} has been waiting since {}: {}",
+            waiting.since, waiting.message
+        );
         let since = waiting.since.parse::<jiff::Timestamp>().ok();
         let age = since.and_then(|since| Duration::try_from(snapshot.now.duration_since(since)).ok());
         if age.is_some_and(|age| age >= PATIENCE) { &mut report.trouble } else { &mut report.notes }
             .push(why);
     }
     if status.failed > 0 {
-        report.notes.push(format!("not rewritten so far: {}", names(status)));
+        report.notes.push(format!("objects that are not rewritten yet: {}", names(status)));
     }
 }
 
-/// Every resource of which something has to be rewritten: what the write key has not got yet, what left the list and is
-/// not plain yet, and, where an older KMS provider waits for it, what there is no evidence of any more.
-fn wishes<'a>(
+/// Every resource of which something has to be rewritten: objects that are not under the write key yet;
+/// resources that left the list and are not in plain text yet; and, if an older KMS provider waits to leave,
+/// resources without evidence.
+fn desired_migrations<'a>(
     snapshot: &'a Snapshot,
     deployed: &'a Deployed<'_>,
     revision: Revision,
-) -> Vec<(Wish<'a>, Option<&'a KeySecret>)> {
-    let mut wishes = Vec::new();
+) -> Vec<(DesiredMigration<'a>, Option<&'a KeySecret>)> {
+    let mut migrations = Vec::new();
     let state = &deployed.desired.state;
-    let asked = deployed.facts.history != History::Untold;
-    let waits =
-        |id: KeyId| asked && (deployed.waits_for_verification || deployed.kms_keys().any(|key| key.id < id));
+    let is_tracked = deployed.facts.history != EtcdHistory::NotTracked;
+    let waits = |id: KeyId| {
+        is_tracked && (deployed.waits_for_verification || deployed.kms_keys().any(|key| key.id < id))
+    };
     for resource in state.resources.keys() {
         if !snapshot.wanted.resources.contains(resource) {
             if state.is_plain(resource) && !deployed.facts.decrypted.contains(resource) {
-                wishes.push((Wish::decrypt(snapshot, resource, revision), None));
+                migrations.push((DesiredMigration::decrypt(snapshot, resource, revision), None));
             }
             continue;
         }
@@ -309,10 +318,10 @@ fn wishes<'a>(
         let Some(secret) = snapshot.key(key.id) else { continue };
         let done = secret.migrated.contains(resource);
         if !done || waits(key.id) && deployed.desired.step == Step::Settled {
-            wishes.push((Wish::of(snapshot, resource, secret, None), Some(secret)));
+            migrations.push((DesiredMigration::of(snapshot, resource, secret, None), Some(secret)));
         }
     }
-    wishes
+    migrations
 }
 
 fn record(snapshot: &Snapshot, secret: &KeySecret, resource: &GroupResource, turn: &mut Turn) {
@@ -324,24 +333,30 @@ fn record(snapshot: &Snapshot, secret: &KeySecret, resource: &GroupResource, tur
     turn.act(Action::RecordMigrated { resource: resource.clone(), key: Box::new(key) });
 }
 
-pub(super) fn start(wish: &Wish<'_>, existing: Option<&StoredMigration>, attempt: u32, turn: &mut Turn) {
-    turn.explain(match wish.spec.key_id {
-        evidence::NO_KEY => format!("{} is decrypted", wish.resource),
-        key => format!("{} is re-encrypted under key {key}", wish.resource),
+pub(super) fn start(
+    wanted: &DesiredMigration<'_>,
+    existing: Option<&StoredMigration>,
+    attempt: u32,
+    turn: &mut Turn,
+) {
+    turn.explain(match wanted.spec.key_id {
+        evidence::NO_KEY => format!("decryption of {} starts", wanted.resource),
+        key => format!("re-encryption of {} under key {key} starts", wanted.resource),
     });
     turn.act(Action::StartMigration {
-        resource: wish.resource.clone(),
-        spec: Box::new(EncryptionMigrationSpec { attempt, ..wish.spec.clone() }),
+        resource: wanted.resource.clone(),
+        spec: Box::new(EncryptionMigrationSpec { attempt, ..wanted.spec.clone() }),
         resource_version: existing.map(|migration| migration.resource_version.clone()),
     });
 }
 
-/// A verification of every object. A server that was away before it begins may have written under an older key.
+/// A verification of every object, from a start of its own: a server that was away before it begins may have
+/// written under an older key.
 fn from_its_own_start(migration: &StoredMigration) -> EarlierAttempts {
     let ended = migration.status.end_version.clone();
     match migration.spec.continues.as_ref().filter(|_| migration.spec.verifies()) {
         None => EarlierAttempts { end_version: ended, ..Default::default() },
-        // One that was broken off: what has been written since it ended is younger in etcd's history.
+        // An interrupted verification: what was written since it ended is newer in etcd's history.
         Some(earlier) => EarlierAttempts {
             end_version: ended.or_else(|| earlier.end_version.clone()),
             failures: earlier.failures.max(1),
@@ -357,10 +372,10 @@ fn again(resource: &GroupResource, migration: &StoredMigration, earlier: Earlier
     if spec.verifies() {
         evidence::begin_unbroken(resource, &spec, turn);
     }
-    start(&Wish { resource, spec }, Some(migration), attempt, turn);
+    start(&DesiredMigration { resource, spec }, Some(migration), attempt, turn);
 }
 
-/// A failed migration is tried again after a while, for what it left. Answers what to report.
+/// A failed migration is tried again after a pause, for what it left. Returns what to report.
 pub(super) fn failed(
     snapshot: &Snapshot,
     resource: &GroupResource,
@@ -375,7 +390,7 @@ pub(super) fn failed(
     };
     let fact = format!("migration-failed/{resource}");
     let seen_for = turn.since(snapshot, fact, format!("{}/{}", spec.key_secret_uid, spec.attempt));
-    // Where the operator has restarted since, the wall clock counts: at worst an attempt comes too early.
+    // If the operator has restarted since, the wall clock counts: at worst an attempt comes too early.
     let ended = status.finished_at.as_ref().filter(|_| snapshot.openshift().is_none());
     let ended = ended.and_then(|at| at.parse::<jiff::Timestamp>().ok());
     let age = ended
@@ -405,7 +420,7 @@ pub(super) fn failed(
     format!("migration of {resource} for key \"{}\" failed: {why}{next}", spec.key_id)
 }
 
-/// What failed, the first three by name.
+/// The objects that failed, the first three by name.
 fn names(status: &EncryptionMigrationStatus) -> String {
     let failures = &status.failures;
     let each: Vec<String> =
@@ -414,7 +429,7 @@ fn names(status: &EncryptionMigrationStatus) -> String {
     let more = all.saturating_sub(u64::try_from(each.len()).unwrap_or_default());
     format!(
         "{}{}",
-        if each.is_empty() { "no object was named".to_owned() } else { each.join("; ") },
+        if each.is_empty() { "no object is named".to_owned() } else { each.join("; ") },
         if more > 0 { format!("; and {more} more") } else { String::new() }
     )
 }

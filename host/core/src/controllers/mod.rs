@@ -1,7 +1,7 @@
-//! One file a controller: one pure function each over the snapshot. [`reconcile`] puts them together.
+//! One file for each controller, with one pure function over the snapshot. [`reconcile`] calls them in order.
 //!
-//! A controller that fails degrades its own condition and stops only its own actions. What may come in: rules. What
-//! never does: anything that looks at the world, or at a clock.
+//! A controller that fails sets its own Degraded condition and stops only its own actions. This folder
+//! contains the rules of decisions, and never I/O or a clock.
 
 mod abandon;
 mod condition;
@@ -48,13 +48,13 @@ pub use migration::by_another_message;
 pub use record::violations;
 pub use rollout::{Assessment, Deployment, assess};
 
-/// The whole decision of one operand.
+/// The whole decision about one operand.
 pub fn reconcile(snapshot: &Snapshot) -> Outcome {
     let requests = forget::assess(snapshot);
     if requests.in_force == snapshot.wanted.forget {
         return decided(snapshot, requests);
     }
-    // A key that works again stays, and nothing of this pass may be decided without it.
+    // A key that works again stays, and the whole pass must decide with it.
     let mut snapshot = snapshot.clone();
     snapshot.wanted.forget.clone_from(&requests.in_force);
     decided(&snapshot, requests)
@@ -67,8 +67,8 @@ fn decided(snapshot: &Snapshot, requests: forget::Requests) -> Outcome {
     turn.waiting.clone_from(&assessment.waiting);
     turn.notices.extend(assessment.notices.iter().cloned());
 
-    let wish = key::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
-    let request = preflight::decide(snapshot, wish, &mut turn);
+    let next = key::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
+    let request = preflight::decide(snapshot, next, &mut turn);
     let settled = state::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     migration::decide(snapshot, &assessment.deployment, &deployed, settled, &mut turn);
     rotation::decide(snapshot, &assessment.deployment, &deployed, settled, &mut turn);
@@ -78,36 +78,37 @@ fn decided(snapshot: &Snapshot, requests: forget::Requests) -> Outcome {
     rollout::decide(snapshot, &assessment, request, &mut turn);
     health::decide(snapshot, &assessment.deployment, &mut turn);
     let expiries = expiry::decide(snapshot, &mut turn);
-    pods::tell(snapshot, &mut turn);
+    pods::report(snapshot, &mut turn);
     let forget = forget::report(snapshot, requests, &mut turn);
     if !matches!(assessment.deployment, Deployment::Blocked) {
         decommission::decide(snapshot, &mut turn);
     }
     confirm::decide(snapshot, &mut turn);
-    turn.tell_what_waits_behind();
+    turn.append_waits_behind();
     let paused = pause::decide(snapshot, &mut turn);
     condition::decide(snapshot, &assessment.deployment, &deployed, &mut turn);
     let view = view::view(snapshot, &assessment.deployment, &deployed);
     turn.finish(StatusView { forget, paused, expiries, ..view })
 }
 
-/// What is deployed, and what should be.
+/// What is deployed, and what should be deployed next.
 pub(crate) struct Deployed<'a> {
-    /// Decoded; `None` for CONTRACT's "C absent".
+    /// Decoded; `None` if no configuration is deployed.
     pub(crate) state: Option<State>,
-    /// The revision that it is decoded from.
+    /// The revision that `state` is decoded from.
     pub(crate) content: Option<&'a RevisionContent>,
-    /// CONTRACT 2.3 on top of it.
+    /// The next configuration, computed from `state`.
     pub(crate) desired: Desired,
-    /// What that is decided from beside configuration and keys.
+    /// What `desired` is computed from, besides configuration and keys.
     pub(crate) facts: Facts,
-    /// A key or an entry leaves as soon as the evidence for that was looked at again.
+    /// Whether a key or an entry waits to leave until every object is verified.
     pub(crate) waits_for_verification: bool,
     /// Usable keys, newest first.
     pub(crate) backed: Vec<Key>,
-    /// A newer revision was made, is gone, and cannot be made anew: whoever had it has left, and may have written by it. Or
-    /// an API server had loaded what is no revision while the newest was to be in force.
-    pub(crate) left_behind: bool,
+    /// A revision with a higher number must replace the newest one, and earlier records of migration do not
+    /// count. A newer revision is lost and cannot be recreated, so a node that has left may have written with
+    /// it. Or an API server had loaded another configuration while the newest revision was in force.
+    pub(crate) must_be_superseded: bool,
 }
 
 impl<'a> Deployed<'a> {
@@ -116,9 +117,10 @@ impl<'a> Deployed<'a> {
             Deployment::Converged { content, .. } | Deployment::Rolling { content, .. } => Some(*content),
             Deployment::Nothing | Deployment::Blocked => None,
         };
-        // One that is not understood blocks: `Rolling` and `Converged` have none.
+        // A configuration that is not understood blocks, so `Rolling` and `Converged` never have one.
         let mut state = content.and_then(|content| machine::decode(content, snapshot.usable()).ok());
-        // What another API server stores is not stored by this one: an entry for it has no effect, and leaves as it is.
+        // An entry for a resource of another component has no effect, since this API server does not store
+        // it. It leaves without decryption (openshift: resources-of-a-configuration).
         if let Some(state) = state.as_mut().filter(|_| snapshot.openshift().is_some()) {
             state.retain(&snapshot.wanted.resources);
         }
@@ -131,35 +133,35 @@ impl<'a> Deployed<'a> {
                 machine::desired(state.as_ref(), &backed, &snapshot.wanted.resources, &verified) != desired;
             leaves || content.is_some_and(|content| forget::awaits_verification(snapshot, content))
         };
-        let left_behind = match deployment {
-            // Where one that is missing may be with somebody, or can be made anew, nothing is decided at all.
+        let must_be_superseded = match deployment {
+            // If a node may have the missing revision, or it can be recreated, the deployment is `Blocked`.
             Deployment::Converged { .. } | Deployment::Rolling { .. } => {
                 let newest = snapshot.newest_revision();
-                let gone = snapshot.told_revisions.iter().any(|told| told.n > newest);
+                let gone = snapshot.told_revisions.iter().any(|recorded| recorded.n > newest);
                 snapshot.openshift().is_none() && (gone || drifted(snapshot, state.as_ref(), newest))
             }
             Deployment::Nothing | Deployment::Blocked => false,
         };
-        Self { state, content, desired, facts, waits_for_verification, backed, left_behind }
+        Self { state, content, desired, facts, waits_for_verification, backed, must_be_superseded }
     }
 
-    /// The key that a resource is written with, as far as anybody can know.
+    /// The key that a resource is written with; `None` if it has none, or if the writer is not known.
     pub(crate) fn writer(&self, resource: &GroupResource) -> Option<KeyId> {
-        if self.left_behind { None } else { self.state.as_ref()?.resources.get(resource)?.write }
+        if self.must_be_superseded { None } else { self.state.as_ref()?.resources.get(resource)?.write }
     }
 
-    /// The key under which everything is, or is to be, stored.
+    /// The key under which everything is stored, or will be.
     pub(crate) fn newest(&self) -> Option<&Key> {
         self.backed.first()
     }
 
-    /// KMS keys that stand in what is deployed.
+    /// KMS keys of the deployed configuration.
     pub(crate) fn kms_keys(&self) -> impl Iterator<Item = &Key> {
         self.state.iter().flat_map(|state| state.keys.values()).filter(|key| key.mode == Mode::Kms)
     }
 
-    /// Every resource that may have something stored under a key: what is asked for, and what is still deployed though
-    /// it left the list.
+    /// Every resource that may have something stored under a key: the requested ones, and those that left the
+    /// list and are still deployed.
     pub(crate) fn covered<'b>(&'b self, snapshot: &'b Snapshot) -> impl Iterator<Item = &'b GroupResource> {
         let left = self.desired.state.resources.keys();
         let wanted = &snapshot.wanted.resources;
@@ -167,9 +169,9 @@ impl<'a> Deployed<'a> {
     }
 }
 
-/// Whether something else than the newest revision may have been written by somewhere since the writers were published: a
-/// configuration file was edited by hand. One that is still loaded, or lies in the file, is waited for, since no revision
-/// ends it: each new one would be edited over in its turn.
+/// Whether an API server may have written with another configuration than the newest revision since the
+/// writers were published, because its configuration file was edited. While the edited file is still loaded
+/// or installed, the answer is no: a new revision does not end the edit, since it would be edited in turn.
 fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool {
     let hash = snapshot.content(newest).map(RevisionContent::hash);
     let writers = state.iter().flat_map(|state| state.resources.values().filter_map(|keys| keys.write));
@@ -179,7 +181,8 @@ fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool
         let mut seen = [&status.loaded_hash, &status.installed_hash].into_iter();
         match status.drifted {
             None => false,
-            // Also where its agent calls something an edit that was Keyward's once: it is brought to the newest first.
+            // The agent may also report an earlier configuration of Keyward as an edit. The node gets the
+            // newest revision first.
             Some(last) if last >= newest => hash.is_some() && seen.all(|seen| *seen == hash),
             Some(last) => {
                 let is_ours = |seen: &Option<ConfigHash>| {
@@ -191,7 +194,7 @@ fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool
     })
 }
 
-/// What the controllers add to as they go.
+/// The results of one reconcile pass, which the controllers add to.
 pub(crate) struct Turn {
     actions: Vec<Action>,
     /// See [`pause`].
@@ -211,7 +214,8 @@ pub(crate) struct Turn {
     requeue_after: Option<Duration>,
     operand: String,
     converged: bool,
-    /// A key was given up in this turn: what the others see still has it, so that they wait for the next.
+    /// A key was abandoned in this pass. The snapshot of the other controllers still has it, so they wait for
+    /// the next pass.
     abandons: bool,
 }
 
@@ -249,19 +253,19 @@ impl Turn {
         self.notices.push(Notice::new(warning, reason, message));
     }
 
-    /// A notice whose words may change while it holds.
+    /// A notice whose message may change while its subject stays the same.
     pub(crate) fn notice_about(&mut self, reason: &str, subject: String, message: impl Into<String>) {
         self.notices.push(Notice::new(true, reason, message).about(subject));
     }
 
-    /// The first thing that is waited for is the one that is told.
+    /// Only the first wait of a pass is reported.
     pub(crate) fn wait(&mut self, reason: &str, message: impl Into<String>) {
         if self.waiting.is_none() {
             self.waiting = Some(Waiting { reason: reason.to_owned(), message: message.into() });
         }
     }
 
-    /// A wait that ends once the fact has had its value for `after`, where nothing else delays it.
+    /// A wait that ends when the fact has had its value for `after`, if nothing else delays it.
     pub(crate) fn wait_until(
         &mut self,
         reason: &str,
@@ -275,23 +279,24 @@ impl Turn {
         self.wait(reason, message);
     }
 
-    /// What holds up no step and is not complete yet: reported by `Ready` where nothing else is waited for.
+    /// Something that blocks no step and is not complete yet. `Ready` reports it if there is nothing to wait
+    /// for.
     pub(crate) fn unfinished(&mut self, reason: &str, message: impl Into<String>) {
         if self.unfinished.is_none() {
             self.unfinished = Some(Waiting { reason: reason.to_owned(), message: message.into() });
         }
     }
 
-    /// What waits in its turn for whatever else is waited for: told after it.
+    /// Something that can begin only after the other waits. It is reported after them.
     pub(crate) fn wait_behind(&mut self, reason: &str, message: String) {
         let waiting = Waiting { reason: reason.to_owned(), message };
-        // Each resource may say the same.
+        // Several resources may report the same.
         if !self.behind.contains(&waiting) {
             self.behind.push(waiting);
         }
     }
 
-    fn tell_what_waits_behind(&mut self) {
+    fn append_waits_behind(&mut self) {
         for last in std::mem::take(&mut self.behind) {
             match &mut self.waiting {
                 Some(waiting) => waiting.message = format!("{}; {}", waiting.message, last.message),
@@ -300,7 +305,7 @@ impl Turn {
         }
     }
 
-    /// What all else waits for, told before it.
+    /// Something that every other step waits for. It is reported first.
     pub(crate) fn wait_above_all(&mut self, reason: &str, message: String) {
         let message = match &self.waiting {
             Some(other) => format!("{message}; {}", other.message),
@@ -310,7 +315,7 @@ impl Turn {
         self.until = None;
     }
 
-    /// How long the fact has had this value; from now on its age is kept.
+    /// How long the fact has had this value. Records the value, so that its age is kept.
     pub(crate) fn since(&mut self, snapshot: &Snapshot, fact: impl Into<String>, value: String) -> Duration {
         let fact = fact.into();
         let age = snapshot.age(&fact, &value);
@@ -318,7 +323,7 @@ impl Turn {
         age
     }
 
-    /// From now on the age of this value is kept.
+    /// Records the value, so that its age is kept.
     pub(crate) fn record(&mut self, fact: String, value: String) {
         self.facts.insert(fact, value);
     }
@@ -331,7 +336,7 @@ impl Turn {
         self.conditions.push(Condition::new(type_, status, reason, message));
     }
 
-    /// A controller's own Degraded condition (CONTRACT 3).
+    /// A controller's own Degraded condition (openshift: controller-conditions).
     pub(crate) fn degraded(&mut self, type_: &str, trouble: Option<(&str, String)>) {
         match trouble {
             Some((reason, message)) => {
@@ -343,22 +348,22 @@ impl Turn {
         }
     }
 
-    /// A controller's own Degraded condition about a trouble whose words may change while it lasts.
+    /// A controller's own Degraded condition for a problem whose message may change while it lasts.
     pub(crate) fn degraded_by(&mut self, type_: &str, reason: &str, subject: String, message: &str) {
         self.explain(message);
         self.notice_about(reason, subject, message);
         self.condition(type_, ConditionStatus::True, reason, message);
     }
 
-    /// Another trouble of a controller that has told its condition already.
+    /// Another problem of a controller whose condition is already set.
     pub(crate) fn degraded_too(&mut self, type_: &str, reason: &str, message: &str) {
         self.explain(message);
         self.notice(true, reason, message);
         match self.conditions.iter_mut().find(|condition| condition.type_ == type_) {
-            Some(told) if told.status == ConditionStatus::True => {
-                told.message = format!("{}; {message}", told.message);
+            Some(known) if known.status == ConditionStatus::True => {
+                known.message = format!("{}; {message}", known.message);
             }
-            Some(told) => *told = Condition::new(type_, ConditionStatus::True, reason, message),
+            Some(known) => *known = Condition::new(type_, ConditionStatus::True, reason, message),
             None => self.condition(type_, ConditionStatus::True, reason, message),
         }
     }

@@ -1,5 +1,6 @@
-//! OpenShift's convergence (CONTRACT 2.1, 2.2): what the pods run is what is deployed. Between two revisions nothing is
-//! decided: OpenShift's own controllers roll out.
+//! Convergence on OpenShift (openshift: decide-only-when-converged, openshift: converged-pods): the
+//! configuration that the Pods run is the deployed one. While OpenShift's own controllers roll out a
+//! revision, nothing is decided.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ use crate::outcome::{Notice, Waiting};
 use crate::platform::openshift::{OpenShift, PodsVerdict};
 use crate::snapshot::Snapshot;
 
-/// The controllers that ask the deployer first: its errors are theirs.
+/// The controllers that ask the deployer. Each of them reports its errors.
 const ASKING: [&str; 4] = [
     "EncryptionKeyControllerDegraded",
     "EncryptionStateControllerDegraded",
@@ -24,14 +25,14 @@ const ASKING: [&str; 4] = [
     "EncryptionPruneControllerDegraded",
 ];
 
-/// What the controllers tell beside that.
+/// The other conditions of the controllers.
 const OTHERS: [&str; 3] = [
     "EncryptionMigrationControllerProgressing",
     "EncryptionKMSPreflightControllerDegraded",
     "EncryptionKMSPreflightControllerProgressing",
 ];
 
-/// Looks at the pods' verdict.
+/// The deployment, from the verdict on the Pods.
 pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> Assessment<'a> {
     let blocked = |reason: &str, message: String, warning: bool| {
         let notice = Notice::new(warning, reason, message.clone()).about(subject(snapshot, &message));
@@ -41,7 +42,7 @@ pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> As
     };
     if let Some(unreadable) = snapshot.unreadable.first() {
         let message = format!(
-            "{} cannot be read ({}); nothing is decided until it can",
+            "{} cannot be read ({}); nothing is decided until it can be read",
             unreadable.what, unreadable.why
         );
         return blocked("Unreadable", message, true);
@@ -55,7 +56,7 @@ pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> As
                 Some(content) => Deployment::Converged { revision: *revision, content },
                 None => match is_gone(snapshot, openshift, *revision) {
                     Some(message) => return blocked("RevisionLost", message, true),
-                    // CONTRACT 2.2: converged with no configuration.
+                    // Converged with no configuration (openshift: revision-without-configuration).
                     None => Deployment::Nothing,
                 },
             };
@@ -65,16 +66,17 @@ pub(super) fn assess<'a>(snapshot: &'a Snapshot, openshift: &'a OpenShift) -> As
             blocked("APIServerRevisionNotConverged", why.clone(), false)
         }
         PodsVerdict::NotManaged { state } => {
-            let message = format!("the operator's managementState is {state}: nothing is done");
+            let message = format!("the operator's managementState is {state}; Keyward does nothing");
             blocked("NotManaged", message, false)
         }
     }
 }
 
-/// The configuration that the pods run is not there, and something shows that there was one: a desired configuration that is
-/// another than what would begin the encryption of a cluster that has none, or the newest key under which a resource was
-/// recorded as migrated. What would be made in its place writes plain text until every pod has it. Restoring the Secret ends
-/// this, and so do pods that run a revision which has its own.
+/// Why the configuration that the Pods run is lost (openshift: lost-deployed-configuration). Its Secret is
+/// missing or contains none, and something shows that there was one: a desired configuration that is more
+/// than the beginning of encryption, or resources whose newest record of migration names a key that encrypts.
+/// A configuration built in its place writes plain text until every Pod has loaded it. The block ends when
+/// the Secret is restored, or when the Pods run a revision that has a configuration.
 fn is_gone(snapshot: &Snapshot, openshift: &OpenShift, revision: Revision) -> Option<String> {
     let managed = openshift.managed.as_ref().and_then(|managed| managed.content.as_ref().ok()?.as_ref());
     let shown_by = if let Some(managed) = managed {
@@ -82,21 +84,21 @@ fn is_gone(snapshot: &Snapshot, openshift: &OpenShift, revision: Revision) -> Op
         if is_same(managed, &machine::encode(&begun, None)) {
             return None;
         }
-        format!("Secret {}/{} has one", snapshot.namespace, names::managed_config(&snapshot.component))
+        format!("Secret {}/{} contains one", snapshot.namespace, names::managed_config(&snapshot.component))
     } else {
         let migrated = snapshot.keys.iter().filter(|key| !key.migrated.is_empty());
         let newest = migrated.max_by_key(|key| key.id).filter(|key| key.mode != Mode::Identity)?;
         format!("resources are recorded as migrated to key {}", newest.id)
     };
     Some(format!(
-        "the API server pods run revision {revision}, and Secret {}/{} has no configuration or is gone, while {shown_by}. Nothing is decided: restore the Secret, for example from a backup of etcd, or let the pods roll out a revision that has a configuration",
+        "the API server pods run revision {revision}, but Secret {}/{} is gone or contains no configuration, although {shown_by}. Nothing is decided; restore the Secret, for example from a backup of etcd, or let the pods roll out a revision that has a configuration",
         snapshot.component,
         names::revision_secret(revision),
     ))
 }
 
-/// What library-go's state machine answers with an error, and a desired configuration that is not understood: what is
-/// written in its place might lack what it has.
+/// The errors of library-go's state machine, and a desired configuration that is not understood: its
+/// replacement might lack what it contains.
 fn error(snapshot: &Snapshot, openshift: &OpenShift) -> Option<String> {
     let invalid = |namespace: &str, name: String, error: &FormatError| {
         format!("invalid encryption config {namespace}/{name}: {error}")
@@ -111,7 +113,9 @@ fn error(snapshot: &Snapshot, openshift: &OpenShift) -> Option<String> {
                 None => desired().map(|error| {
                     let what =
                         invalid(&snapshot.namespace, names::managed_config(&snapshot.component), error);
-                    format!("{what}; correct it, or delete it: it is written again from what the pods run")
+                    format!(
+                        "{what}; correct it, or delete it: the operator recreates it from what the pods run"
+                    )
                 }),
             }
         }
@@ -119,7 +123,7 @@ fn error(snapshot: &Snapshot, openshift: &OpenShift) -> Option<String> {
     }
 }
 
-/// Where a plugin that is deployed was not observed yet: no report of it is there.
+/// Which deployed plugins no node has reported yet.
 pub(super) fn unobserved(snapshot: &Snapshot, keys: &BTreeSet<KeyId>) -> Option<String> {
     snapshot.openshift()?;
     let missing: Vec<String> = snapshot
@@ -134,13 +138,13 @@ pub(super) fn unobserved(snapshot: &Snapshot, keys: &BTreeSet<KeyId>) -> Option<
     (!missing.is_empty()).then(|| format!("no health report yet: {}", missing.join(", ")))
 }
 
-/// Names the reports of nodes that have left. They count for nothing: they hold nothing up, and they show no plugin to be
+/// Names the health reports of nodes that have left. They block nothing, and they show no plugin to be
 /// healthy.
 fn orphans(openshift: &OpenShift, turn: &mut Turn) {
     for (node, keys) in &openshift.orphans {
         let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
         let message = format!(
-            "node {node} hosts no pod of this API server: its health reports (key {}) are left over and count for nothing",
+            "node {node} runs no pod of this API server; its old health reports (key {}) are ignored",
             keys.join(", ")
         );
         turn.explain(message.clone());
@@ -148,8 +152,9 @@ fn orphans(openshift: &OpenShift, turn: &mut Turn) {
     }
 }
 
-/// CONTRACT 3: an error of the deployer's is one of each controller that asks it; one that is not to run says nothing.
-pub(super) fn tell(snapshot: &Snapshot, turn: &mut Turn) {
+/// Each controller that asks the deployer reports its error. A controller that does not run has conditions
+/// without a reason (openshift: decide-only-when-converged, openshift: controllers-run-when-managed).
+pub(super) fn report(snapshot: &Snapshot, turn: &mut Turn) {
     let Some(openshift) = snapshot.openshift().filter(|_| snapshot.unreadable.is_empty()) else { return };
     orphans(openshift, turn);
     if matches!(openshift.pods, PodsVerdict::NotManaged { .. }) {

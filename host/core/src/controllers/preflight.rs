@@ -1,19 +1,22 @@
-//! Gates new keys and in-place updates: on every control-plane node, next to the running plugins (Decisions 3).
+//! Tries new keys and updates in place on every control-plane node, next to the running plugins
+//! (decision 0003).
 //!
-//! One node is asked first. A new key check is in its answer; the others must decrypt it, so that all nodes are shown to
-//! reach the same KEK before a key exists (OBJECTS.md, "From spec to ciphertext", 1). The others are asked one after another,
-//! each when those before it have passed, also where there is a key check from the beginning: a login that is refused is refused
-//! at one node, and not at every one, since there are KMSs that count such refusals and then lock out the plugins in use too.
+//! One node is asked first. Its answer contains the new key check, which the others must decrypt. So all
+//! nodes are shown to reach the same KEK before a key exists (objects: candidate). The others are asked one
+//! after another, each when those before it have passed, also if a key check exists from the beginning. So a
+//! refused login happens on one node, and not on every one: some KMSs count refused logins, and then lock
+//! out the plugins in use too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::key::{self, Then, Trial, Wish};
+use super::key::{self, NextTrial, Then, Trial};
 use super::{Turn, diagnosis, preflight_status, record, reports};
 use crate::SecretBytes;
 use crate::api::{
-    KeyCheck, ConditionStatus, NodeError, PreflightAnswer, PreflightPurpose, PreflightRequest, PreflightResult,
+    ConditionStatus, KeyCheck, NodeError, PreflightAnswer, PreflightPurpose, PreflightRequest,
+    PreflightResult,
 };
 use crate::formats::key_secret::{KeySecret, KmsKey, NULL_KEY};
 use crate::ids::{KeyId, Mode, PluginDigest};
@@ -23,27 +26,32 @@ use crate::snapshot::{ServerView, Snapshot, StoredCandidate};
 
 const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
 const PROGRESSING: &str = "EncryptionKMSPreflightControllerProgressing";
-/// So long a key check may fail on some node before another is made. Each costs every node a start of the plugin.
+/// How long a key check may fail on some node before another candidate is made. Each costs every node a start
+/// of the plugin.
 pub(super) const KEY_CHECK_PATIENCE: Duration = Duration::from_mins(10);
 
-/// Each node's request.
-pub(super) fn decide(snapshot: &Snapshot, wish: Wish, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
+/// The preflight request of each node.
+pub(super) fn decide(
+    snapshot: &Snapshot,
+    next_trial: NextTrial,
+    turn: &mut Turn,
+) -> BTreeMap<String, PreflightRequest> {
     if let Some(openshift) = snapshot.openshift() {
-        preflight_status::decide(snapshot, openshift, wish, turn);
+        preflight_status::decide(snapshot, openshift, next_trial, turn);
         return BTreeMap::new();
     }
-    match wish {
-        Wish::Hold => standing(snapshot),
-        Wish::Nothing => {
+    match next_trial {
+        NextTrial::Hold => current_requests(snapshot),
+        NextTrial::Nothing => {
             turn.degraded(DEGRADED, None);
             turn.condition(PROGRESSING, ConditionStatus::False, "AsExpected", "");
             nothing(snapshot, turn)
         }
-        Wish::Try(trial) => attempt(snapshot, *trial, turn),
+        NextTrial::Try(trial) => attempt(snapshot, *trial, turn),
     }
 }
 
-fn standing(snapshot: &Snapshot) -> BTreeMap<String, PreflightRequest> {
+fn current_requests(snapshot: &Snapshot) -> BTreeMap<String, PreflightRequest> {
     snapshot
         .servers
         .values()
@@ -51,8 +59,8 @@ fn standing(snapshot: &Snapshot) -> BTreeMap<String, PreflightRequest> {
         .collect()
 }
 
-/// A candidate that became a key's content stays until every node runs it from a revision: the plugin that passed goes
-/// on running, and is not started twice.
+/// A candidate that became a key's content stays until every node runs it from a revision. So the plugin that
+/// passed keeps running, and is not started twice.
 fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRequest> {
     let Some(version) = &snapshot.candidate_version else { return BTreeMap::new() };
     if let Some(Ok(candidate)) = &snapshot.candidate {
@@ -70,16 +78,17 @@ fn nothing(snapshot: &Snapshot, turn: &mut Turn) -> BTreeMap<String, PreflightRe
             })
         });
         if accepted && !deployed {
-            return standing(snapshot);
+            return current_requests(snapshot);
         }
     }
     turn.act(Action::ClearPreflight { resource_version: version.clone() });
     BTreeMap::new()
 }
 
-/// Who has to pass: every node. But other data of a key, and other fields with which the same KEK is reached, are brought to
-/// those that live though another is silent, or a credential that ends would end at all of them; no key is promoted by that, and
-/// the silent one's agent asks the plugin itself before it leads the API server to it.
+/// The nodes that have to pass. A new key must pass on every node. New data of a key, and another way to
+/// reach the same KEK, go past a silent node (decision 0047): otherwise a credential that expires would
+/// expire on every node. No key is promoted by that, and the agent of a silent node probes the plugin itself
+/// before it leads the API server to it.
 fn asked(snapshot: &Snapshot, purpose: PreflightPurpose) -> Vec<&String> {
     let heard = |server: &&ServerView| !reports::is_silent(snapshot, server);
     let living = || snapshot.servers.values().filter(heard);
@@ -99,11 +108,13 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
         .filter_map(|server| Some((&server.name, server.answer(&stored.hash)?)))
         .collect();
     let key_check = trial.key_check.clone().or_else(|| {
-        // The first node's: the only one that was asked without a key check. It may have made another one since the others
-        // answered, which they decrypt anew then.
+        // The key check of the first node, the only one that was asked without one. That node may have made
+        // another key check since the others answered, which they then have to decrypt.
         let without = |name: &&&String| {
             let agent = snapshot.servers.get(**name).and_then(|server| server.agent.as_ref());
-            agent.and_then(|agent| agent.spec.preflight.as_ref()).is_some_and(|asked| asked.key_check.is_none())
+            agent
+                .and_then(|agent| agent.spec.preflight.as_ref())
+                .is_some_and(|asked| asked.key_check.is_none())
         };
         let first = names.iter().filter(without);
         let rest = names.iter().filter(|name| !without(name));
@@ -116,16 +127,19 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
     let requests = requests(&trial, &stored.hash, key_check.as_ref(), &names, snapshot);
     report(snapshot, &trial, stored, &names, turn);
 
-    // An answer counts for the key check that it names: one that is made anew by the first node has to be decrypted anew.
+    // An answer counts only for the key check that it names. If the first node makes another one, every node
+    // has to decrypt that.
     let passed = names.iter().all(|name| {
         let answer = answers.get(*name);
-        answer.is_some_and(|answer| answer.result == PreflightResult::Succeeded && answer.key_check == key_check)
+        answer.is_some_and(|answer| {
+            answer.result == PreflightResult::Succeeded && answer.key_check == key_check
+        })
     });
     if let (true, Some(key_check)) = (passed, key_check) {
         accept(snapshot, trial, stored, key_check, turn);
     } else if trial.queued.is_empty() && key_check_fails(snapshot, &trial, stored, turn) {
         turn.explain(format!(
-            "not every node decrypts the key check of the candidate for key {}: another is made",
+            "not every node can decrypt the key check of the candidate for key {}; another candidate replaces it",
             trial.key_id
         ));
         return write_candidate(snapshot, &trial, turn);
@@ -133,9 +147,10 @@ fn attempt(snapshot: &Snapshot, trial: Trial, turn: &mut Turn) -> BTreeMap<Strin
     requests
 }
 
-/// Whether a new key check has been undecryptable somewhere for long; where others wait, their turn comes instead, after
-/// which this one has another candidate too. The node that made it is not asked again, and
-/// the KMS may have another key by that name since: only another candidate shows whether all reach the same one now.
+/// Whether some node has not decrypted a new key check for long. If other trials wait, they have their turn
+/// instead, and this trial has another candidate after them. The node that made the key check is not asked
+/// again, and the KMS may have another key under that name since: only another candidate shows whether all
+/// nodes reach the same one now.
 fn key_check_fails(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, turn: &mut Turn) -> bool {
     let failed = snapshot.servers.values().filter_map(|server| server.answer(&stored.hash)?.failure.as_ref());
     if trial.purpose != PreflightPurpose::NewKey || !failed.into_iter().any(|f| f.phase == "key-check") {
@@ -146,8 +161,8 @@ fn key_check_fails(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate,
     age >= KEY_CHECK_PATIENCE
 }
 
-/// The nodes are asked in the same decision: actions are carried out in order, so the Secret is there when the first
-/// node reads of it.
+/// The nodes are asked in the same decision. Actions are carried out in order, so the Secret exists before
+/// the first node reads about it.
 fn write_candidate(
     snapshot: &Snapshot,
     trial: &Trial,
@@ -159,7 +174,7 @@ fn write_candidate(
     let names = asked(snapshot, trial.purpose);
     let requests = requests(trial, &hash, trial.key_check.as_ref(), &names, snapshot);
     let message = format!("writing the candidate for key {} ({})", trial.key_id, trial.purpose);
-    // Whatever the candidate before this one failed with is not about this one.
+    // The failure of the previous candidate is not about this one.
     turn.degraded(DEGRADED, None);
     turn.condition(PROGRESSING, ConditionStatus::True, "RunningPreflightCheck", &message);
     turn.wait("PreflightRunning", message);
@@ -170,8 +185,8 @@ fn write_candidate(
     requests
 }
 
-/// One node first; when it has passed, and there is a key check that they must decrypt, the others, one more whenever all that
-/// were asked have passed. Whoever was asked goes on being asked while there is a key check.
+/// One node first. When it has passed, and there is a key check to decrypt, the others follow, one more each
+/// time all nodes that were asked have passed. A node that was asked stays asked while there is a key check.
 fn requests(
     trial: &Trial,
     hash: &PluginDigest,
@@ -183,7 +198,8 @@ fn requests(
         let asked = snapshot.servers.get(name)?.agent.as_ref()?.spec.preflight.as_ref()?;
         (asked.hash == *hash).then_some(asked)
     };
-    let without_key_check = names.iter().find(|name| asked(name).is_some_and(|asked| asked.key_check.is_none()));
+    let without_key_check =
+        names.iter().find(|name| asked(name).is_some_and(|asked| asked.key_check.is_none()));
     let asked_before = || names.iter().find(|name| asked(name).is_some());
     let first = without_key_check.or_else(asked_before).or(names.first()).copied();
     let passed = |name: &str| {
@@ -199,8 +215,8 @@ fn requests(
     names
         .iter()
         .filter(|name| {
-            let goes_on = asked(name).is_some() || Some(**name) == next;
-            Some(**name) == first || key_check.is_some() && goes_on
+            let is_asked = asked(name).is_some() || Some(**name) == next;
+            Some(**name) == first || key_check.is_some() && is_asked
         })
         .map(|name| {
             let makes_it = trial.purpose == PreflightPurpose::NewKey && Some(*name) == first;
@@ -219,7 +235,7 @@ fn requests(
         .collect()
 }
 
-/// Conditions: which node fails with what, and the provider's diagnosis with its remedy.
+/// The conditions: which node fails with what, and the provider module's diagnosis with its remedy.
 fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &[&String], turn: &mut Turn) {
     let (mut failures, mut kinds) = (Vec::new(), BTreeSet::new());
     let mut reason = "PreflightCheckFailed";
@@ -234,11 +250,11 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
                 if failure.phase == "key-check" {
                     reason = "KEKMismatch";
                 }
-                failures.push(format!("node {name}: {}", told(snapshot, stored, failure)));
+                failures.push(format!("node {name}: {}", explain(snapshot, stored, failure)));
                 let cause = diagnosed(snapshot, stored, failure).map(|found| found.cause.clone());
                 kinds.insert(cause.unwrap_or_else(|| diagnosis::kind(failure)));
             }
-            _ => match keeps_from_answering(server, &stored.hash) {
+            _ => match blocks_answer(server, &stored.hash) {
                 Some(error) => {
                     failures.push(format!("node {name}: {}: {}", error.reason, error.message));
                     kinds.insert(error.reason.clone());
@@ -256,7 +272,7 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
     };
     if !trial.queued.is_empty() {
         let queued = trial.queued.iter().map(|(id, purpose)| format!("key {id} ({purpose})"));
-        message = format!("{message}; after it: {}", queued.collect::<Vec<_>>().join(", "));
+        message = format!("{message}; next: {}", queued.collect::<Vec<_>>().join(", "));
     }
     let done = failures.is_empty() && waiting.is_empty();
     if !done {
@@ -264,7 +280,7 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
     }
     match failed {
         Some(message) => {
-            // Each attempt may fail in other words.
+            // The words may differ at each attempt.
             let kinds = kinds.into_iter().collect::<Vec<_>>().join("; ");
             turn.degraded_by(DEGRADED, reason, format!("{what}: {kinds}"), &message);
         }
@@ -277,24 +293,25 @@ fn report(snapshot: &Snapshot, trial: &Trial, stored: &StoredCandidate, names: &
     }
 }
 
-/// Why a node that was asked does not come to an answer: its disk is full, say. What else it is in trouble with, such as
-/// the plugin that the candidate is to replace, is not the candidate's.
-fn keeps_from_answering<'a>(server: &'a ServerView, hash: &PluginDigest) -> Option<&'a NodeError> {
+/// Why a node that was asked cannot answer, for example because its disk is full. Its other problems, such as
+/// the plugin that the candidate is to replace, are not about the candidate.
+fn blocks_answer<'a>(server: &'a ServerView, hash: &PluginDigest) -> Option<&'a NodeError> {
     let asked = server.agent.as_ref()?.spec.preflight.as_ref()?;
     let error = server.status()?.error.as_ref()?;
     (asked.hash == *hash && ["StepFailed", "NodeNotPrepared"].contains(&error.reason.as_str()))
         .then_some(error)
 }
 
-/// A failure in words, with the provider's diagnosis where it has one.
-fn told(snapshot: &Snapshot, stored: &StoredCandidate, failure: &Failure) -> String {
+/// A failure in words, with the provider module's diagnosis if there is one.
+fn explain(snapshot: &Snapshot, stored: &StoredCandidate, failure: &Failure) -> String {
     match diagnosed(snapshot, stored, failure) {
         Some(found) => diagnosis::diagnosed(found, failure).to_string(),
         None => diagnosis::seen(failure),
     }
 }
 
-/// The provider's diagnosis. One that is still trying is in trouble only where there is one: else it may just be slow.
+/// The provider module's diagnosis. A trial that is not over counts as failing only if there is a diagnosis:
+/// otherwise it may just be slow.
 fn diagnosed<'s>(
     snapshot: &'s Snapshot,
     stored: &StoredCandidate,
@@ -303,7 +320,7 @@ fn diagnosed<'s>(
     diagnosis::of(snapshot, Some(stored.request(snapshot.wanted.kms.as_ref())), failure)
 }
 
-/// Every node passed: the key secret is made, or updated, from exactly the candidate's bytes.
+/// Every node passed: the key secret is created, or updated, from exactly the candidate's bytes.
 fn accept(snapshot: &Snapshot, trial: Trial, stored: &StoredCandidate, key_check: KeyCheck, turn: &mut Turn) {
     let Some(template) = stored.plugin.accepted.as_ref().map(|accepted| &accepted.template) else { return };
     let kms = KmsKey {
@@ -315,7 +332,7 @@ fn accept(snapshot: &Snapshot, trial: Trial, stored: &StoredCandidate, key_check
     done(snapshot, trial.key_id, trial.then, kms, &passed, turn);
 }
 
-/// What becomes of a candidate that passed.
+/// What follows when a candidate has passed.
 pub(super) fn done(snapshot: &Snapshot, id: KeyId, then: Then, kms: KmsKey, passed: &str, turn: &mut Turn) {
     match (then, snapshot.key(id)) {
         (Then::Create { reason }, None) => {
@@ -331,7 +348,7 @@ pub(super) fn done(snapshot: &Snapshot, id: KeyId, then: Then, kms: KmsKey, pass
         }
         (Then::Sync { objects }, Some(old)) => {
             let key = Box::new(KeySecret { kms: Some(Arc::new(kms)), ..old.clone() });
-            turn.explain(format!("key {} follows {}", old.id, objects.join(", ")));
+            turn.explain(format!("key {} gets new data from {}", old.id, objects.join(", ")));
             turn.act(Action::SyncData { key, objects });
         }
         _ => {}

@@ -1,11 +1,12 @@
-//! OpenShift's preflight: asked for and answered in the operator CR's status, by the hash of CONTRACT 1.7 (CONTRACT 3.1,
-//! 7, and 3.6). Which pod tries what, and where, is not decided here.
+//! OpenShift's preflight: requested and answered in the operator CR's status, by the configuration hash
+//! (openshift: config-hash, openshift: preflight-before-a-key, openshift: preflight-states). Which Pod tries
+//! what, and where, is not decided here.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::key::{Then, Trial, Wish};
+use super::key::{NextTrial, Then, Trial};
 use super::{Turn, preflight, record};
 use crate::api::ConditionStatus;
 use crate::formats::config_hash::config_hash;
@@ -19,22 +20,23 @@ use crate::snapshot::Snapshot;
 const DEGRADED: &str = "EncryptionKMSPreflightControllerDegraded";
 const PROGRESSING: &str = "EncryptionKMSPreflightControllerProgressing";
 const KEY_DEGRADED: &str = "EncryptionKeyControllerDegraded";
-/// CONTRACT 3.1, 7.
+/// The pause before a request is looked at again (openshift: preflight-before-a-key).
 const BACK_OFF: Duration = Duration::from_secs(30);
 
-/// Asks for what is to be tried, and does what follows once it has passed.
-pub(super) fn decide(snapshot: &Snapshot, openshift: &OpenShift, wish: Wish, turn: &mut Turn) {
-    match wish {
-        Wish::Hold => {}
-        Wish::Nothing => {
+/// Requests what has to be tried, and does what follows when it has passed.
+pub(super) fn decide(snapshot: &Snapshot, openshift: &OpenShift, next: NextTrial, turn: &mut Turn) {
+    match next {
+        NextTrial::Hold => {}
+        NextTrial::Nothing => {
             turn.degraded(DEGRADED, None);
             turn.condition(PROGRESSING, ConditionStatus::False, "AsExpected", "");
         }
-        Wish::Try(trial) => attempt(snapshot, openshift, *trial, turn),
+        NextTrial::Try(trial) => attempt(snapshot, openshift, *trial, turn),
     }
 }
 
-/// Those that have failed come last, so that one that cannot pass does not keep the others from being tried.
+/// Candidates that have failed come last, so that one that cannot pass does not keep the others from being
+/// tried.
 pub(super) fn failed_last(snapshot: &Snapshot, trials: &mut [Trial]) {
     let Some(openshift) = snapshot.openshift() else { return };
     trials.sort_by_key(|trial| {
@@ -43,7 +45,8 @@ pub(super) fn failed_last(snapshot: &Snapshot, trials: &mut [Trial]) {
     });
 }
 
-/// CONTRACT 1.7: over the provider's own part of the configuration, and what it refers to.
+/// The hash over the provider type's own part of the configuration, and its referenced data
+/// (openshift: config-hash).
 fn hash(snapshot: &Snapshot, record: &PluginRecord) -> Option<String> {
     let evaluation = [Origin::Desired, Origin::Stored]
         .into_iter()
@@ -54,7 +57,7 @@ fn hash(snapshot: &Snapshot, record: &PluginRecord) -> Option<String> {
 }
 
 fn attempt(snapshot: &Snapshot, openshift: &OpenShift, trial: Trial, turn: &mut Turn) {
-    // A trial comes of an evaluation, so that there always is one.
+    // A trial comes from an evaluation, so there always is a hash.
     let Some(hash) = hash(snapshot, &trial.record) else { return };
     let status = &openshift.preflight;
     let asked = status.observed.as_deref() == Some(hash.as_str());

@@ -1,6 +1,7 @@
-//! What is deleted: revisions that nothing names any more (OBJECTS.md, "Beginnings and ends"), key secrets of KMS
-//! providers that have left (Decisions 7), unused ones beyond the ten newest (CONTRACT 3.4). Only when everything
-//! stands still, and never a key of which some configuration that exists speaks (S4).
+//! What is deleted: revisions that nothing names any more (objects: kept-revisions), key secrets of KMS keys
+//! that have left (decision 0007), and unused key secrets beyond the ten newest
+//! (openshift: keep-ten-unused-keys). Keys are deleted only when nothing else is under way, and never while
+//! an existing configuration names them (invariant: secret-outlives-configuration).
 
 use std::collections::BTreeSet;
 
@@ -8,11 +9,11 @@ use super::{Deployed, Deployment, Turn};
 use crate::formats::key_secret::KeySecret;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{KeyId, Mode, Revision};
-use crate::machine::{History, Key, Step};
+use crate::machine::{EtcdHistory, Key, Step};
 use crate::outcome::Action;
 use crate::snapshot::Snapshot;
 
-/// CONTRACT 3.4: so many unused key secrets are kept.
+/// How many unused key secrets are kept (openshift: keep-ten-unused-keys).
 const KEPT: usize = 10;
 
 /// The prune controller.
@@ -32,10 +33,10 @@ pub(super) fn decide(
     if settled && deployed.desired.step == Step::Settled {
         keys(snapshot, deployed, turn);
         let newest = deployed.newest().map(|key| key.id);
-        if deployed.facts.history == History::Kept && older(deployed, newest).next().is_some() {
+        if deployed.facts.history == EtcdHistory::Kept && older(deployed, newest).next().is_some() {
             let rest: Vec<String> = older(deployed, newest).map(|key| format!("key {}", key.id)).collect();
             let message = format!(
-                "everything is stored under the newest key. The provider of {} leaves once etcd's history from before the migration is compacted, usually within two compaction intervals of kube-apiserver (--etcd-compaction-interval, 5 minutes by default); until then keep its KEK, and its right to encrypt",
+                "everything is stored under the newest key. The provider of {} leaves when etcd has compacted the history from before the migration, usually within two compaction intervals of kube-apiserver (--etcd-compaction-interval, default 5m). Until then keep its KEK and its permission to encrypt",
                 rest.join(", ")
             );
             turn.explain(message.clone());
@@ -45,13 +46,13 @@ pub(super) fn decide(
     }
 }
 
-/// KMS keys in what is deployed that are older than the newest key.
+/// KMS keys of the deployed configuration that are older than the newest key.
 fn older<'a>(deployed: &'a Deployed<'_>, newest: Option<KeyId>) -> impl Iterator<Item = &'a Key> {
     deployed.kms_keys().filter(move |key| Some(key.id) < newest)
 }
 
-/// Kept are the converged one, those that a node names, and one before, unless that one has plugins that are gone: no
-/// node could go back to it.
+/// Kept are the converged revision, those that a node names, and the one before. That one is not kept if its
+/// plugins are gone, since no node could go back to it.
 fn revisions(snapshot: &Snapshot, converged: Revision, content: &RevisionContent, turn: &mut Turn) {
     let mut kept: BTreeSet<Revision> = snapshot
         .servers
@@ -82,7 +83,7 @@ fn revisions(snapshot: &Snapshot, converged: Revision, content: &RevisionContent
 
 fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
     let Some(newest) = deployed.newest().map(|key| key.id) else { return };
-    // What cannot be decoded may speak of any key.
+    // A revision that cannot be decoded may name any key.
     let Some(named) = named(snapshot) else { return };
     let tried = snapshot.candidate.as_ref().and_then(|candidate| candidate.as_ref().ok()).map(|c| c.key_id);
     let superseded = |key: &KeySecret| key.id < newest || key.is_abandoned();
@@ -90,21 +91,21 @@ fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
     let (retired, others): (Vec<&KeySecret>, Vec<&KeySecret>) =
         snapshot.keys.iter().filter(unused).partition(|key| key.mode == Mode::Kms);
     for key in retired {
-        turn.explain(format!("key {} has left every configuration: its secret is retired", key.id));
+        turn.explain(format!("key {} is retired: no configuration contains it", key.id));
         turn.act(Action::RetireKey { key_id: key.id, resource_version: key.resource_version.clone() });
     }
-    // Undecodable ones count as unused, but what cannot be read is not deleted.
+    // Secrets that cannot be decoded count as unused, and are not deleted.
     let undecodable = snapshot.undecodable.keys().filter_map(|name| KeyId::from_name(name));
     let mut all: Vec<(KeyId, Option<&KeySecret>)> =
         others.into_iter().map(|key| (key.id, Some(key))).chain(undecodable.map(|id| (id, None))).collect();
     all.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
     for key in all.into_iter().skip(KEPT).filter_map(|(_, key)| key) {
-        turn.explain(format!("key {} is unused and older than the {KEPT} newest unused ones", key.id));
+        turn.explain(format!("key {} is unused, and the {KEPT} newest unused keys are all newer", key.id));
         turn.act(Action::DeleteKey { key_id: key.id, resource_version: key.resource_version.clone() });
     }
 }
 
-/// Every key that a revision names; `None` where one cannot be decoded.
+/// Every key that a revision names; `None` if one of them cannot be decoded.
 fn named(snapshot: &Snapshot) -> Option<BTreeSet<KeyId>> {
     let mut named = BTreeSet::new();
     for stored in snapshot.revisions.values() {

@@ -1,5 +1,5 @@
-//! The data of a KMS key as it should be now: configuration, copies of what it refers to, rendering (OBJECTS.md, "From
-//! spec to ciphertext", 1).
+//! The data of a KMS key as they should be now: configuration, copies of referenced values, rendering
+//! (objects: candidate).
 
 use serde_json::Value;
 
@@ -24,14 +24,14 @@ pub(super) struct Wanted<'a> {
 /// Why there is no record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// The configuration, or what it refers to, is wrong: for people, names the object and the key.
+    /// The configuration, or a referenced object, is wrong. The message names the object and the data key.
     Wrong(String),
-    /// It is not known (S7): what was under way goes on.
+    /// It is not known, and a trial under way continues (invariant: unknown-is-not-absent).
     Unknown(String),
 }
 
 impl Trouble {
-    pub(super) fn told(&self) -> &str {
+    pub(super) fn message(&self) -> &str {
         let (Self::Wrong(why) | Self::Unknown(why)) = self;
         why
     }
@@ -47,7 +47,7 @@ impl Trouble {
 impl From<&ProviderError> for Trouble {
     fn from(error: &ProviderError) -> Self {
         match error {
-            // A call that failed may go well the next time.
+            // A call that failed may succeed the next time.
             ProviderError::Failed { .. } | ProviderError::Degraded { .. } => Self::Unknown(error.to_string()),
             ProviderError::NotLoaded { .. } | ProviderError::Invalid { .. } => Self::Wrong(error.to_string()),
         }
@@ -72,8 +72,8 @@ pub(super) fn wanted<'a>(snapshot: &'a Snapshot, origin: Origin, kms: &Value) ->
     Ok(Wanted { record, evaluation })
 }
 
-/// Copies of what a configuration refers to. CONTRACT 3.1, 7: only the keys that are referred to, each present and
-/// not empty.
+/// Copies of referenced values (openshift: copy-referenced-data). Only the data keys that are referred to are
+/// copied; each must be present and not empty.
 fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<ReferencedData, Trouble> {
     let mut data = ReferencedData::new();
     let mut wrong: Vec<String> = Vec::new();
@@ -83,16 +83,17 @@ fn referenced(snapshot: &Snapshot, evaluation: &Evaluation) -> Result<Referenced
                 data.insert(reference.source.clone(), value.clone());
             }
             Ok(None) => {}
-            Err(Trouble::Wrong(why)) => wrong.push(format!("{why}; {} refers to it", reference.field)),
+            Err(Trouble::Wrong(why)) => wrong.push(format!("{why}; {} references it", reference.field)),
             Err(unknown) => return Err(unknown),
         }
     }
-    // Two keys of one object that is not there are one mistake.
+    // Two data keys of one missing object are one mistake.
     wrong.dedup();
     if wrong.is_empty() { Ok(data) } else { Err(Trouble::Wrong(wrong.join("; "))) }
 }
 
-/// Everything that is wrong with what the desired configuration refers to, each with its field below `spec`.
+/// Everything that is wrong with the referenced objects of the desired configuration, each with its field
+/// below `spec`.
 pub fn violations(snapshot: &Snapshot) -> Vec<Violation> {
     let kms = snapshot.wanted.kms.as_ref();
     let Some(Ok(evaluation)) = kms.map(|kms| snapshot.evaluation(Origin::Desired, kms)) else {
@@ -102,19 +103,19 @@ pub fn violations(snapshot: &Snapshot) -> Vec<Violation> {
     let found = evaluation.references.iter().filter_map(|reference| {
         let why = value(snapshot, evaluation, reference).err()?;
         let field = format!("spec.encryption.kms.{below}.{}", reference.field);
-        Some(Violation { field, message: why.told().to_owned() })
+        Some(Violation { field, message: why.message().to_owned() })
     });
     let mut found: Vec<Violation> = found.collect();
     found.dedup();
     found
 }
 
-/// The field beside `type` that holds the configuration.
+/// The field beside `type` that contains the configuration.
 fn config_field(kms: &Value) -> Option<&str> {
     kms.as_object()?.keys().map(String::as_str).find(|name| *name != "type")
 }
 
-/// The value of one reference; `None` where it is absent and need not be there.
+/// The value of one reference; `None` if it is optional and absent.
 fn value<'s>(
     snapshot: &'s Snapshot,
     evaluation: &Evaluation,
@@ -129,7 +130,7 @@ fn value<'s>(
             return Err(Trouble::Unknown(format!("failed to get {object} in {namespace}: {why}")));
         }
         None => {
-            let why = format!("failed to get {object} in {namespace}: it was not read");
+            let why = format!("failed to get {object} in {namespace}: the operator has not read it yet");
             return Err(Trouble::Unknown(why));
         }
     };
@@ -150,7 +151,7 @@ fn value<'s>(
     }
 }
 
-/// The provider's entry of a key; its name is the bare keyID.
+/// The provider of a key; its name is the bare key number.
 pub(super) fn provider(snapshot: &Snapshot, id: KeyId, plugin: &Plugin) -> KmsConfiguration {
     KmsConfiguration {
         api_version: "v2".to_owned(),
@@ -165,7 +166,8 @@ pub(super) fn provider(snapshot: &Snapshot, id: KeyId, plugin: &Plugin) -> KmsCo
     }
 }
 
-/// Decisions 9: `spec.plugins.timeout`, in place. A timeout that cannot be read is a mistake of the spec, and changes nothing: it would be written as it stands.
+/// The timeout, `spec.plugins.timeout`, in place (decision 0009). A timeout that cannot be parsed is a
+/// mistake of the spec and changes nothing, since it would be written as it is.
 fn timeout(snapshot: &Snapshot, id: KeyId) -> String {
     let stored = snapshot.key(id).and_then(|key| key.kms.as_ref()).map(|kms| &kms.provider.timeout);
     match stored {
@@ -193,14 +195,15 @@ impl Difference {
     }
 }
 
-/// Compares by normal form, referenced values and accepted rendering: a spelling of the same changes nothing.
+/// Compares normal form, referenced values and accepted rendering. Another spelling of the same configuration
+/// changes nothing.
 pub(super) fn difference(snapshot: &Snapshot, stored: &KmsKey, now: &Wanted<'_>) -> Difference {
     let mut fields = Vec::new();
     match snapshot.evaluation(Origin::Stored, &stored.plugin.kms) {
         Ok(evaluation) => {
             leaves("", &evaluation.normalized, &now.evaluation.normalized, &mut fields);
         }
-        // What was stored cannot be read by the module in force: only what is written can be compared.
+        // The module in force cannot read the stored configuration, so only the texts can be compared.
         Err(_) => leaves("", &stored.plugin.kms, &now.record.kms, &mut fields),
     }
     let mut objects: Vec<String> = [ReferenceKind::Secret, ReferenceKind::ConfigMap]
@@ -226,7 +229,7 @@ pub(super) fn difference(snapshot: &Snapshot, stored: &KmsKey, now: &Wanted<'_>)
     objects.dedup();
     let accepted = now.record.accepted.as_ref();
     let old = stored.plugin.accepted.as_ref();
-    // OpenShift's controllers accept no rendering: a key of theirs differs by what it says, not by what it lacks.
+    // OpenShift's controllers store no rendering. That their keys lack one is no difference.
     let theirs = old.is_none() && snapshot.openshift().is_some();
     let settings = !theirs && old.map(|a| &a.settings) != accepted.map(|a| &a.settings);
     let timeout =
@@ -242,7 +245,7 @@ pub(super) fn difference(snapshot: &Snapshot, stored: &KmsKey, now: &Wanted<'_>)
     Difference { fields, objects }
 }
 
-/// Paths of leaves that differ.
+/// The paths of the leaves that differ.
 fn leaves(path: &str, old: &Value, new: &Value, changed: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(a), Value::Object(b)) => {

@@ -1,7 +1,7 @@
-//! What is known of each plugin: as its node's agent reports it, unless nothing was heard of it for too long.
+//! What is known about each plugin: the report of its node's agent, unless that report is too old.
 //!
-//! Whether anything was heard is told by the operator's own clock: a report has an age since it was last seen to
-//! change. What time an agent writes into it means nothing (DESIGN.md, "Health").
+//! The age of a report is measured by the operator's own clock, from when the report was last seen to change.
+//! The time that an agent writes into it has no meaning (decision 0018).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use crate::ids::KeyId;
 use crate::outcome::{LEASE_STOPPED, lease_fact};
 use crate::snapshot::{ServerView, Snapshot};
 
-/// A report that does not change for so many intervals counts as [`Health::Unknown`].
+/// A report that has not changed for this many intervals counts as [`Health::Unknown`].
 const INTERVALS: u32 = 4;
-/// CONTRACT 3.8; of an agent that does not say how often it reports.
+/// The interval of an agent that does not report its own (openshift: silent-reports).
 const INTERVAL: Duration = Duration::from_secs(30);
-/// Nobody reports less often, whatever an agent says.
+/// The longest interval that counts, even if an agent reports a longer one.
 const LONGEST_INTERVAL: Duration = Duration::from_mins(10);
 
-/// How a plugin is.
+/// The health of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Health {
     Healthy,
     Unhealthy,
     Error,
-    /// Nothing was heard of it for too long.
+    /// Its report is too old.
     Unknown,
 }
 
@@ -40,7 +40,7 @@ impl Health {
     }
 }
 
-/// What counts of this plugin now.
+/// The health of this plugin now.
 pub(super) fn health(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> Health {
     if snapshot.age(&fact(server, plugin.key_id), &value(server, plugin.key_id)) >= patience(server) {
         return Health::Unknown;
@@ -52,15 +52,15 @@ pub(super) fn health(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlug
     }
 }
 
-/// What a server reports.
+/// The plugins that a server reports.
 pub(super) fn plugins(server: &ServerView) -> &[NodePlugin] {
     server.status().map(|status| status.plugins.as_slice()).unwrap_or_default()
 }
 
-/// How long a node may say nothing new.
+/// How long the report of a node may stay unchanged.
 pub(super) fn patience(server: &ServerView) -> Duration {
-    let told = server.status().and_then(|status| status.probe_interval_seconds).unwrap_or_default();
-    let interval = if told == 0 { INTERVAL } else { Duration::from_secs(told.into()) };
+    let seconds = server.status().and_then(|status| status.probe_interval_seconds).unwrap_or_default();
+    let interval = if seconds == 0 { INTERVAL } else { Duration::from_secs(seconds.into()) };
     interval.min(LONGEST_INTERVAL) * INTERVALS
 }
 
@@ -68,18 +68,18 @@ fn fact(server: &ServerView, key_id: KeyId) -> String {
     format!("{}{}/{key_id}", crate::outcome::REPORT_FACTS, server.name)
 }
 
-/// Changes with each report: compared with itself alone, so that the node's clock may say what it likes.
+/// Changes with each report. It is compared with itself alone, so the clock of the node may be wrong.
 fn value(server: &ServerView, key_id: KeyId) -> String {
     let of_key = plugins(server).iter().filter(|plugin| plugin.key_id == key_id);
-    let told = of_key.map(|plugin| {
+    let each = of_key.map(|plugin| {
         let digest = plugin.digest.0.get(..16).unwrap_or(&plugin.digest.0);
         format!("{digest}@{}", plugin.health.last_checked_time)
     });
-    told.collect::<Vec<_>>().join(",")
+    each.collect::<Vec<_>>().join(",")
 }
 
-/// Nothing was heard of any plugin of this node for too long, or nothing of the node ever. Of one that has reported and has no
-/// plugins nothing is expected.
+/// Whether the reports about all plugins of this node are too old, or the node never reported. A node that
+/// has reported and has no plugins does not have to report again.
 pub(super) fn is_silent(snapshot: &Snapshot, server: &ServerView) -> bool {
     if server.status().is_none() {
         return true;
@@ -88,7 +88,8 @@ pub(super) fn is_silent(snapshot: &Snapshot, server: &ServerView) -> bool {
     reported.len() > 0 && reported.all(|plugin| health(snapshot, server, plugin) == Health::Unknown)
 }
 
-/// Keeps the age of every report, and of Leases that nothing else tells of, and looks again when one would grow too old.
+/// Keeps the age of every report, and of every Lease that nothing else reports about, and asks for another
+/// pass when one becomes too old.
 pub(super) fn observe(snapshot: &Snapshot, turn: &mut Turn) {
     for (lease, renewed) in &snapshot.leases {
         let fact = lease_fact(lease);
@@ -106,23 +107,24 @@ pub(super) fn observe(snapshot: &Snapshot, turn: &mut Turn) {
             let left = patience(server).saturating_sub(age);
             if !left.is_zero() {
                 turn.again_after(left.max(Duration::from_secs(1)));
-                // At rest each of them changes each interval: not worth a write of the status.
+                // At rest each of them changes with every interval, which is not worth a write of the status
+                // (decision 0065).
                 turn.unrecorded.insert(fact);
             }
         }
     }
 }
 
-/// Why nothing needs this plugin: no revision, and nobody who is asked to try it.
+/// Whether nothing needs this plugin: no revision, no candidate, and no request to its node.
 pub(super) fn orphan(snapshot: &Snapshot, server: &ServerView, plugin: &NodePlugin) -> bool {
-    // Of what cannot be read it is not known what it needs (S7).
+    // An object that cannot be read may need it (invariant: unknown-is-not-absent).
     if !snapshot.unreadable.is_empty() || snapshot.openshift().is_some() {
         return false;
     }
     let key_id = plugin.key_id;
     let mut contents = snapshot.revisions.values().map(|stored| stored.content.as_ref());
     let by_revision = contents.any(|content| {
-        // One that cannot be decoded may need it.
+        // A revision that cannot be decoded may need it.
         content.map_or(true, |content| content.plugins.contains_key(&key_id))
     });
     let candidate = snapshot.candidate.as_ref().is_some_and(|candidate| match candidate {

@@ -1,7 +1,8 @@
-//! Where every API server stands, and which node moves next (S2, S7; DESIGN.md, "Node agent").
+//! Which configuration every API server has, and which node moves next (invariant: read-before-write,
+//! invariant: decide-from-one-revision).
 //!
-//! The newest revision is the target. One node goes first, the others follow one at a time, each only when the one
-//! before has succeeded.
+//! The newest revision is the target (decision 0029). One node goes first. The others follow one at a time,
+//! each when the previous one has succeeded.
 
 use std::collections::BTreeMap;
 
@@ -16,20 +17,20 @@ use crate::snapshot::{ServerView, Snapshot};
 /// What the API servers were seen to have loaded.
 #[derive(Clone, Debug)]
 pub enum Deployment<'a> {
-    /// CONTRACT's "C absent": no revision was ever made, and every server shows revision 0.
+    /// No revision was ever made, and every server shows revision 0 (objects: beginnings).
     Nothing,
     /// Every server has loaded this revision, plugins included.
     Converged {
         /// Its number.
         revision: Revision,
-        /// All of it.
+        /// Its content.
         content: &'a RevisionContent,
     },
-    /// Some server has not yet.
+    /// Some server has not loaded it yet.
     Rolling {
-        /// Where they are going.
+        /// The target.
         target: Revision,
-        /// All of it.
+        /// Its content.
         content: &'a RevisionContent,
     },
     /// Nothing may be decided.
@@ -46,19 +47,19 @@ impl Deployment<'_> {
 /// The deployment, why it is not further, and each node's target.
 #[derive(Clone, Debug)]
 pub struct Assessment<'a> {
-    /// What was seen.
+    /// What was observed.
     pub deployment: Deployment<'a>,
     /// What is waited for.
     pub waiting: Option<Waiting>,
     /// What is worth an Event.
     pub notices: Vec<Notice>,
-    /// A lost revision that can be made anew.
+    /// A lost revision that can be recreated.
     pub rebuilt: Option<(Revision, Box<RevisionContent>)>,
     targets: BTreeMap<String, Revision>,
 }
 
 impl<'a> Assessment<'a> {
-    /// Where no node is told anything.
+    /// An assessment without targets for nodes.
     pub(super) fn of_pods(
         deployment: Deployment<'a>,
         waiting: Option<Waiting>,
@@ -68,13 +69,13 @@ impl<'a> Assessment<'a> {
     }
 }
 
-/// What a notice is about that blocks every decision. Why something cannot be read is in the API server's words, which may be
-/// others in each answer.
+/// The subject of a notice that blocks every decision. The reason why something cannot be read is in the API
+/// server's words, which may differ in each response.
 pub(super) fn subject(snapshot: &Snapshot, message: &str) -> String {
     snapshot.unreadable.first().map_or(message, |unreadable| &unreadable.what).to_owned()
 }
 
-/// Looks at every API server.
+/// Assesses every API server.
 pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     if let Some(openshift) = snapshot.openshift() {
         return pods::assess(snapshot, openshift);
@@ -93,9 +94,9 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
         targets,
     };
     if let Some(unreadable) = snapshot.unreadable.first() {
-        // Decisions 12: nothing is decided from the absence of what could not be read.
+        // Nothing is decided from the absence of an object that could not be read (decision 0012).
         let message = format!(
-            "{} cannot be read ({}); nothing is decided until it can. Nodes go on with what they have installed",
+            "{} cannot be read ({}); nothing is decided until it can be read. Nodes keep what they have installed",
             unreadable.what, unreadable.why
         );
         return blocked("Unreadable", message, targets);
@@ -106,7 +107,7 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     }
     if let Some(server) = snapshot.servers.values().find(|s| s.has_lease && !s.is_node && s.agent.is_none()) {
         let message = format!(
-            "the API server on {} is answered for by no agent; run the node agent there. Where that machine is gone, it counts until its Lease in kube-system was not renewed for {} minutes",
+            "no agent reports for the API server on {}; run the node agent there. If that machine is gone, its API server stops counting when its Lease in kube-system has not been renewed for {} minutes",
             server.name,
             LEASE_STOPPED.as_secs() / 60
         );
@@ -150,26 +151,29 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
             targets,
         };
     }
-    // One that runs what an admin gave it has the configuration, and one that is silent may never have it: neither keeps the
-    // others from it. But one that fell silent with this revision in its file may have done so because of it.
-    let to_go = || behind.iter().filter(|(_, behind)| matches!(behind, Behind::On(_)));
-    let is_at_it = |server: &ServerView| {
+    // Neither a node that runs recovered data, which has loaded the configuration, nor a silent node keeps
+    // the others from the target. But a node that became silent with the target in its file, and not loaded,
+    // may be silent because of the target (decision 0047).
+    let to_go = || behind.iter().filter(|(_, behind)| matches!(behind, Behind::Lagging(_)));
+    let may_have_failed_on_it = |server: &ServerView| {
         server.status().is_some_and(|status| {
             status.installed_hash.as_ref() == Some(&hash) && status.loaded_hash.as_ref() != Some(&hash)
         })
     };
-    let heard = || to_go().filter(|(server, _)| !reports::is_silent(snapshot, server) || is_at_it(server));
-    let is_told = |(server, _): &&(&ServerView, Behind)| targets.get(&server.name) == Some(target);
-    let next = heard().find(is_told).or_else(|| heard().next());
-    let next = next.or_else(|| to_go().find(is_told)).or_else(|| to_go().next()).or(behind.first());
+    let heard = || {
+        to_go().filter(|(server, _)| !reports::is_silent(snapshot, server) || may_have_failed_on_it(server))
+    };
+    let has_target = |(server, _): &&(&ServerView, Behind)| targets.get(&server.name) == Some(target);
+    let next = heard().find(has_target).or_else(|| heard().next());
+    let next = next.or_else(|| to_go().find(has_target)).or_else(|| to_go().next()).or(behind.first());
     let (server, why) = match next {
         Some((server, why)) => (*server, why.clone()),
-        None => return blocked("Unreadable", "no server is behind".to_owned(), targets),
+        None => return blocked("Unreadable", "no API server is lagging".to_owned(), targets),
     };
     targets.insert(server.name.clone(), *target);
-    let (why, by_hand) = match why {
-        Behind::On(why) => (why, false),
-        Behind::ByHand(why) => (why, true),
+    let (why, is_recovered) = match why {
+        Behind::Lagging(why) => (why, false),
+        Behind::Recovered(why) => (why, true),
     };
     let error = server.status().and_then(|status| status.error.as_ref()).filter(|e| e.revision == *target);
     let (reason, message, warning) = match error {
@@ -180,15 +184,15 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
                 server.name,
                 error.reason,
                 error.message,
-                if error.put_back { "; the last good configuration was put back" } else { "" }
+                if error.put_back { "; the last good configuration was restored" } else { "" }
             ),
             true,
         ),
-        None if by_hand => ("CredentialRecovered", format!("node {} {why}", server.name), true),
+        None if is_recovered => ("CredentialRecovered", format!("node {} {why}", server.name), true),
         None => (
             "APIServerRevisionNotConverged",
             format!(
-                "revision {target}: {} of {} API servers to go; node {}: {why}",
+                "revision {target}: {} of {} API servers have not converged; node {}: {why}",
                 behind.len(),
                 snapshot.servers.len(),
                 server.name
@@ -196,7 +200,7 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
             false,
         ),
     };
-    // Why a node fails is in its own words, which may be others at each attempt.
+    // A node reports its failure in its own words, which may differ at each attempt.
     let subject = match error {
         Some(error) => format!("revision {target} on node {}: {}", server.name, error.reason),
         None => message.clone(),
@@ -214,15 +218,15 @@ pub fn assess(snapshot: &Snapshot) -> Assessment<'_> {
     }
 }
 
-/// What was edited by hand on nodes: a configuration file, by which plain text may have been written; a plugin's manifest or
-/// files, which are as they should be again.
+/// The edits that nodes report: of a configuration file, which may have written plain text; of a plugin's
+/// manifest or files, which the agent has restored.
 fn edited(snapshot: &Snapshot) -> Vec<Notice> {
     let repaired = snapshot.servers.values().flat_map(|server| {
         let plugins = server.status().into_iter().flat_map(|status| &status.plugins);
         plugins.filter(|plugin| plugin.repairs > 0).map(|plugin| {
             let times = if plugin.repairs == 1 { "once".to_owned() } else { format!("{} times", plugin.repairs) };
             let message = format!(
-                "node {}: the manifest or the files of key {}'s plugin were edited by hand, and written anew {times}",
+                "node {}: the manifest or the files of key {}'s plugin were edited; the agent restored them {times}",
                 server.name, plugin.key_id
             );
             Notice::new(true, "PluginEdited", message)
@@ -231,7 +235,7 @@ fn edited(snapshot: &Snapshot) -> Vec<Notice> {
     let notice = |server: &ServerView| {
         let revision = server.status()?.drifted?;
         let message = format!(
-            "node {}: its configuration file was edited by hand while revision {revision} was to be in force; once that is over, everything is re-encrypted",
+            "node {}: its configuration file was edited while revision {revision} was its target; everything is re-encrypted when the node has converged again",
             server.name
         );
         Some(Notice::new(true, "ConfigurationEdited", message))
@@ -239,23 +243,24 @@ fn edited(snapshot: &Snapshot) -> Vec<Notice> {
     snapshot.servers.values().filter_map(notice).chain(repaired).collect()
 }
 
-/// Whether nobody remembers that Keyward made this configuration.
+/// Whether neither the status nor a revision shows that Keyward made this configuration.
 pub(super) fn is_foreign(snapshot: &Snapshot, hash: &ConfigHash) -> bool {
-    let told = || snapshot.told_revisions.iter().any(|told| told.config_hash == *hash);
+    let recorded = || snapshot.told_revisions.iter().any(|recorded| recorded.config_hash == *hash);
     let kept = || snapshot.revisions.values().any(|r| r.content.as_ref().is_ok_and(|c| c.hash() == *hash));
-    hash != zero_hash() && !told() && !kept()
+    hash != zero_hash() && !recorded() && !kept()
 }
 
-/// The newest revision of which anything tells that it was given to a node, and what tells so: what nodes were told and
-/// have, what was once loaded everywhere, what an API server shows. Only what stands behind this may be stepped to.
+/// The newest revision that anything shows to have been given to a node, and what shows it: the target of a
+/// node, what a node has, has loaded or has installed, and what every API server had loaded once. No older
+/// revision may become the target.
 fn given(snapshot: &Snapshot, targets: &BTreeMap<String, Revision>) -> Option<(String, Revision)> {
-    let told = targets.iter().map(|(name, revision)| (format!("node {name} was given"), *revision));
+    let given = targets.iter().map(|(name, revision)| (format!("the target of node {name} is"), *revision));
     let has = snapshot.servers.values().flat_map(|server| {
         let status = server.status();
-        // The same bytes may have been those of several revisions.
+        // Several revisions may have had the same bytes.
         let of = |hash: Option<&ConfigHash>| {
-            let told = snapshot.told_revisions.iter().filter(|told| Some(&told.config_hash) == hash);
-            told.map(|told| told.n).min()
+            let recorded = snapshot.told_revisions.iter();
+            recorded.filter(|recorded| Some(&recorded.config_hash) == hash).map(|recorded| recorded.n).min()
         };
         let loaded = of(status.and_then(|status| status.loaded_hash.as_ref()));
         // Its API server has not loaded this yet, but may at any moment.
@@ -267,38 +272,40 @@ fn given(snapshot: &Snapshot, targets: &BTreeMap<String, Revision>) -> Option<(S
         has.into_iter().chain(loaded).chain(installed)
     });
     let converged = [("every API server had loaded".to_owned(), snapshot.last_converged)];
-    told.chain(has)
+    given
+        .chain(has)
         .chain(converged)
         .filter(|(_, revision)| revision.0 > 0)
         .max_by_key(|(_, revision)| *revision)
 }
 
-/// A revision behind the newest that was there once. Nothing tells that it was given to a node; but one of which nothing is
-/// known may have it, or have left with it, and have written with a key that no other has (one in the place of a key that
-/// was given up). What can be made anew is; what cannot is left behind once every node has reported.
+/// A missing revision that is newer than the newest existing one. Nothing shows that it was given to a node.
+/// But a node that has not reported may have it, or may have left with it, and may have written with a key
+/// that no other revision has (the successor of a forgotten key). A revision that can be recreated is
+/// recreated. Any other is superseded when every node has reported.
 fn perhaps_given<'a>(
     snapshot: &Snapshot,
     target: Revision,
     blocked: &impl Fn(&str, String, BTreeMap<String, Revision>) -> Assessment<'a>,
     targets: &BTreeMap<String, Revision>,
 ) -> Option<Assessment<'a>> {
-    let revision = snapshot.told_revisions.iter().map(|told| told.n).max().filter(|told| *told > target)?;
+    let revision = snapshot.told_revisions.iter().map(|recorded| recorded.n).max().filter(|n| *n > target)?;
     if let Some(server) = snapshot.servers.values().find(|server| server.status().is_none()) {
         let message = format!(
-            "revision {revision} is gone, and node {}, whose agent has not reported since, may have it; nothing is decided until it has reported or leaves",
+            "revision {revision} is gone, and node {}, whose agent has not reported, may have installed it; nothing is decided until that agent reports or the node is deleted",
             server.name
         );
         return Some(blocked("RevisionLost", message, targets.clone()));
     }
-    if let Some((told, name)) = lost::undecodable(snapshot, target) {
+    if let Some((revision, name)) = lost::undecodable(snapshot, target) {
         let message = format!(
-            "revision {told} is gone, and Secret {name}, whose key it had, cannot be decoded; mend it, or delete it where it is lost"
+            "revision {revision} is gone, and Secret {name}, which holds one of its keys, cannot be decoded; fix that Secret, or delete it if its content is lost"
         );
         return Some(blocked("RevisionLost", message, targets.clone()));
     }
     let content = lost::rebuild(snapshot, revision).ok()?;
     let message = format!(
-        "revision {revision} is gone. It is made anew from the status and the key secrets: the bytes are the same"
+        "revision {revision} is gone; the operator recreates it from the status and the key secrets, with the same bytes"
     );
     let assessment = blocked("RevisionLost", message, targets.clone());
     Some(Assessment { rebuilt: Some((revision, Box::new(content))), ..assessment })
@@ -317,7 +324,7 @@ fn lost<'a>(
     match lost::rebuild(snapshot, revision) {
         Ok(content) => {
             let message = format!(
-                "{what}. It is made anew from the status and the key secrets: the bytes are the same"
+                "{what}; the operator recreates it from the status and the key secrets, with the same bytes"
             );
             Assessment {
                 rebuilt: Some((revision, Box::new(content))),
@@ -326,7 +333,7 @@ fn lost<'a>(
         }
         Err(why) => {
             let message = format!(
-                "{what}. It cannot be made anew: {why}. Nothing is written; nodes go on with what they have. Restore Secret {}",
+                "{what}. It cannot be recreated: {why}. Nothing is written, and nodes keep what they have; restore Secret {}",
                 crate::names::revision_secret(revision)
             );
             blocked("RevisionLost", message, targets)
@@ -334,8 +341,8 @@ fn lost<'a>(
     }
 }
 
-/// No revision was ever made: every server must show revision 0, or it holds what somebody else wrote, which is refused
-/// and never replaced (Decisions 14).
+/// No revision was ever made. Every server must show revision 0. Any other configuration was written by
+/// somebody else: it is refused, and never replaced (decision 0014).
 fn nothing_yet(snapshot: &Snapshot, targets: BTreeMap<String, Revision>) -> Assessment<'_> {
     let zero = ConfigHash::of(REVISION_ZERO.as_bytes());
     let foreign = snapshot.servers.values().find(|server| {
@@ -351,7 +358,7 @@ fn nothing_yet(snapshot: &Snapshot, targets: BTreeMap<String, Revision>) -> Asse
         },
         Some(server) => {
             let message = format!(
-                "the API server on {} has loaded an EncryptionConfiguration that Keyward did not write; it is left alone",
+                "the API server on {} has loaded an EncryptionConfiguration that Keyward did not write; Keyward does not change it",
                 server.name
             );
             Assessment {
@@ -365,7 +372,7 @@ fn nothing_yet(snapshot: &Snapshot, targets: BTreeMap<String, Revision>) -> Asse
     }
 }
 
-/// Why nothing is known of a server.
+/// Why the state of a server is not known.
 fn not_heard(server: &ServerView) -> Option<String> {
     let Some(status) = server.status() else {
         return Some("its agent has not reported yet".to_owned());
@@ -375,21 +382,21 @@ fn not_heard(server: &ServerView) -> Option<String> {
     }
     Some(match &status.error {
         Some(error) => format!("{}: {}", error.reason, error.message),
-        None => "what its API server has loaded cannot be read".to_owned(),
+        None => "it is not known which configuration its API server has loaded".to_owned(),
     })
 }
 
-/// Why a server is not at a revision.
+/// Why a server is behind the target.
 #[derive(Clone, Debug)]
 enum Behind {
-    /// It is on its way.
-    On(String),
-    /// It has loaded the configuration, and runs a plugin with data that an admin replaced there (Decisions 12). No rollout
-    /// changes that: newer data do (OBJECTS.md, "Between revisions", (a)).
-    ByHand(String),
+    /// Something of the target is missing.
+    Lagging(String),
+    /// It has loaded the target, and runs a plugin with data from `node-agent recover`. A rollout does not
+    /// change that; newer data do (decision 0048, objects: between-revisions).
+    Recovered(String),
 }
 
-/// Why a server is not at this revision; `None` where it is, plugins included.
+/// Why a server is behind this revision; `None` if it has converged, plugins included.
 fn behind(
     snapshot: &Snapshot,
     server: &ServerView,
@@ -398,43 +405,43 @@ fn behind(
     hash: &ConfigHash,
 ) -> Option<Behind> {
     if let Some(why) = not_heard(server) {
-        return Some(Behind::On(why));
+        return Some(Behind::Lagging(why));
     }
     let status = server.status()?;
     if let Some(loaded) = status.loaded_hash.as_ref().filter(|loaded| *loaded != hash) {
         let why = if is_foreign(snapshot, loaded) {
-            "its API server has loaded a configuration that Keyward does not know, edited by hand or of long ago; it may write plain text"
+            "its API server has loaded a configuration that Keyward does not know (edited, or very old); it may write plain text"
         } else {
             "its API server has not loaded the configuration yet"
         };
-        return Some(Behind::On(why.to_owned()));
+        return Some(Behind::Lagging(why.to_owned()));
     }
-    let mut by_hand = None;
+    let mut recovered_key = None;
     for (id, digest) in content.digests() {
         let recovered = status.recovered.iter().find(|one| one.key_id == id);
         let runs = recovered.map_or(&digest, |one| &one.digest);
         match status.plugins.iter().find(|plugin| plugin.key_id == id && plugin.digest == *runs) {
-            None => return Some(Behind::On(format!("the plugin of key {id} is not running yet"))),
+            None => return Some(Behind::Lagging(format!("the plugin of key {id} is not running yet"))),
             Some(plugin) if !plugin.ready => {
                 let detail = plugin.health.detail.as_deref().unwrap_or("it is starting");
-                return Some(Behind::On(format!("the plugin of key {id} is not ready: {detail}")));
+                return Some(Behind::Lagging(format!("the plugin of key {id} is not ready: {detail}")));
             }
             Some(_) => {}
         }
-        // Newer data come to a key that has a secret and was not given up. Any other is read as it is deployed until
-        // nothing needs it, and what would take its place waits for convergence.
+        // A key that has a secret, and is neither abandoned nor forgotten, gets newer data. Any other key is
+        // read as it is deployed until nothing needs it, and its successor waits for convergence.
         let is_followed = snapshot.usable().any(|key| key.id == id);
         if let Some(one) = recovered.filter(|one| one.digest != digest && is_followed) {
-            by_hand = Some(format!(
-                "runs key {id} with a credential from `recover`; update {} so that all nodes follow",
+            recovered_key = Some(format!(
+                "runs key {id} with a credential that `recover` replaced on this node; update {} so that all nodes use it",
                 one.sources.join(", ")
             ));
         }
     }
     if status.revision != target {
-        return Some(Behind::On("its agent has not finished".to_owned()));
+        return Some(Behind::Lagging("its agent has not finished the installation".to_owned()));
     }
-    by_hand.map(Behind::ByHand)
+    recovered_key.map(Behind::Recovered)
 }
 
 /// Each node's spec: target, preflight request, key checks.
@@ -451,7 +458,8 @@ pub(super) fn decide(
     for (name, revision) in &assessment.targets {
         let Some(server) = snapshot.servers.get(name) else { continue };
         let current = server.agent.as_ref().map(|agent| &agent.spec);
-        // Blocked: a node may be registered, so that its agent can report; nothing else is decided (S7).
+        // While decisions are blocked, a node may still be registered, so that its agent can report
+        // (invariant: unknown-is-not-absent).
         let blocked = matches!(assessment.deployment, Deployment::Blocked);
         if blocked && (current.is_some() || !snapshot.unreadable.is_empty()) {
             continue;
@@ -475,7 +483,7 @@ pub(super) fn decide(
             (Some(old), Some(request)) if old.preflight != spec.preflight => {
                 format!("preflight of key {}", request.key_id)
             }
-            _ => "key checks".to_owned(),
+            _ => "new key checks".to_owned(),
         };
         turn.explain(format!("node {name}: {what}"));
         turn.act(Action::SetTarget {
@@ -487,7 +495,7 @@ pub(super) fn decide(
     }
 }
 
-/// KMS keys that stand in some kept revision.
+/// KMS keys of the kept revisions.
 fn kms_keys(snapshot: &Snapshot) -> Vec<KeyId> {
     let mut keys: Vec<KeyId> = snapshot
         .revisions

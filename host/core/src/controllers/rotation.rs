@@ -1,12 +1,13 @@
-//! The KMS rotated its key: is everything to be re-encrypted? DESIGN.md, Decisions 6.
+//! The KMS rotated its KEK: does everything have to be re-encrypted (decision 0006)?
 //!
-//! No new key secret, no new revision: once every API server is seen to write under the new id, every resource is
-//! rewritten. Before that, a server that has not noticed would call old objects fresh and skip them.
+//! A rotation makes no new key secret and no new revision. When every API server is seen to write under the
+//! new id, every resource is rewritten. Before that, a server that has not noticed the rotation would take
+//! old objects for fresh ones and skip them (kubernetes: only-stale-values-are-rewritten).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::migration::{self, Report, Wish};
+use super::migration::{self, DesiredMigration, Report};
 use super::reports::{self, Health};
 use super::{Deployed, Deployment, Turn, evidence, health};
 use crate::formats::key_secret::KeySecret;
@@ -15,10 +16,10 @@ use crate::machine::Step;
 use crate::outcome::Action;
 use crate::snapshot::{Snapshot, StoredMigration};
 
-/// Every fresh report shows the same new id for so long.
+/// How long every fresh report has to show the same new id.
 const STABLE: Duration = Duration::from_mins(5);
 
-/// Re-encrypts after a remote rotation, when nothing else is under way.
+/// Re-encrypts after a rotation in the KMS, when nothing else is under way.
 pub(super) fn decide(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
@@ -34,16 +35,17 @@ pub(super) fn decide(
     let Some(secret) = newest.and_then(|key| snapshot.key(key.id)) else { return };
     let Some(now) = reported(snapshot, secret, turn) else { return };
     let Some(before) = known(secret) else { return };
-    // What was begun for an id that went away again has rewritten some under it, and more was written.
-    let astray = || {
+    // A migration for an id that was replaced meanwhile has rewritten some objects under it, and servers have
+    // written more.
+    let interrupted = || {
         let migrations = snapshot.migrations.values().filter(|m| evidence::is_for(snapshot, m, secret));
         migrations.filter_map(|m| m.spec.remote_key_id.as_ref()).find(|remote| **remote != now)
     };
-    let Some(before) = Some(before).filter(|before| **before != now).or_else(astray) else { return };
-    turn.explain(format!("the KMS of key {} went from {before} to {now}", secret.id));
+    let Some(before) = Some(before).filter(|before| **before != now).or_else(interrupted) else { return };
+    turn.explain(format!("the remote key id of key {} changed from {before} to {now}", secret.id));
     if !is_followed(snapshot, secret) {
         let message = format!(
-            "the KMS of key {} rotated its KEK from {before} to {now}, and Keyward does not follow that by itself yet: what was stored before stays under the earlier version. Run keyward reencrypt. Until Ready is True after that, keep every earlier version of the KEK: do not trim it, and do not raise its min_decryption_version",
+            "the KMS rotated the KEK of key {} from {before} to {now}. Keyward does not re-encrypt after a rotation by itself: what was stored before is still under the earlier version. Run keyward reencrypt. Until Ready is True after that, keep every earlier version of the KEK: do not trim it, and do not raise its min_decryption_version",
             secret.id
         );
         turn.notice(true, "RotationNotFollowed", message.clone());
@@ -59,7 +61,7 @@ pub(super) fn decide(
     if stable < needed {
         turn.wait_until(
             "RotationSettling",
-            format!("the KMS of key {} rotated to {now}; it has to stay for {needed:?}", secret.id),
+            format!("the KMS rotated key {} to {now}; re-encryption starts if this does not change for {needed:?}", secret.id),
             format!("adopted/{}", secret.id),
             needed,
         );
@@ -69,15 +71,15 @@ pub(super) fn decide(
     let resources: Vec<&GroupResource> = deployed.desired.state.resources.keys().collect();
     let mut report = Report::default();
     for resource in resources {
-        let wish = Wish::of(snapshot, resource, secret, Some(now.clone()));
+        let wanted = DesiredMigration::of(snapshot, resource, secret, Some(now.clone()));
         let existing = snapshot.migrations.get(resource);
-        match existing.filter(|migration| wish.is(migration)) {
+        match existing.filter(|migration| wanted.is(migration)) {
             Some(migration) if evidence::succeeded(migration) && began_since(snapshot, migration, stable) => {
                 continue;
             }
-            // The id was another meanwhile, and servers wrote under it.
+            // The id was another one meanwhile, and servers wrote under it.
             Some(migration) if evidence::succeeded(migration) => {
-                migration::start(&wish, Some(migration), migration.spec.attempt.saturating_add(1), turn);
+                migration::start(&wanted, Some(migration), migration.spec.attempt.saturating_add(1), turn);
             }
             Some(migration) => {
                 migration::follow(snapshot, resource, migration, &mut report, turn);
@@ -85,13 +87,13 @@ pub(super) fn decide(
             }
             None => match health::gate(snapshot, content, &content.kms_keys(), "re-encryption") {
                 Some(why) => turn.wait("PluginUnhealthy", why),
-                None => migration::start(&wish, existing, 0, turn),
+                None => migration::start(&wanted, existing, 0, turn),
             },
         }
         report.under_way.push(resource);
     }
     if report.under_way.is_empty() {
-        turn.explain(format!("everything is stored under {now}"));
+        turn.explain(format!("everything is stored under remote key id {now}"));
         let key = Box::new(KeySecret { remote_key_id: Some(now.clone()), ..secret.clone() });
         turn.act(Action::RecordRotation { key, remote_key_id: now });
     } else {
@@ -103,8 +105,9 @@ pub(super) fn decide(
     report.publish(turn);
 }
 
-/// Whether a migration ended while every server wrote as now: it began after they had for a while, so what ended since
-/// then began since then. A clock that jumped, or an operator that started anew, has it done once more.
+/// Whether a migration began while every server wrote under the present id. It begins only after they had
+/// done so for a while. So a migration that ended since then also began since then. After a jump of the clock
+/// or a restart of the operator it runs once more.
 fn began_since(snapshot: &Snapshot, migration: &StoredMigration, stable: Duration) -> bool {
     let ended = migration.status.finished_at.as_ref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
     ended.is_none_or(|ended| {
@@ -112,13 +115,15 @@ fn began_since(snapshot: &Snapshot, migration: &StoredMigration, stable: Duratio
     })
 }
 
-/// The id under which everything is stored: the one of the last rotation that was followed, else the key check's.
+/// The id under which everything is stored: that of the last rotation that was re-encrypted, else the key
+/// check's.
 fn known(secret: &KeySecret) -> Option<&RemoteKeyId> {
     let key_check = || secret.kms.as_ref()?.key_check.as_ref().map(|key_check| &key_check.remote_key_id);
     secret.remote_key_id.as_ref().or_else(key_check)
 }
 
-/// What every API server's plugin says, while it is heard; servers that disagree are named.
+/// The id that every API server's plugin reports, if all of them are healthy. Servers that disagree are
+/// named.
 fn reported(snapshot: &Snapshot, secret: &KeySecret, turn: &mut Turn) -> Option<RemoteKeyId> {
     let mut ids: BTreeSet<&RemoteKeyId> = BTreeSet::new();
     let mut each = Vec::new();
@@ -138,15 +143,15 @@ fn reported(snapshot: &Snapshot, secret: &KeySecret, turn: &mut Turn) -> Option<
         _ => {
             turn.wait(
                 "RotationDisagrees",
-                format!("plugins of key {} name different KEKs: {}", secret.id, each.join(", ")),
+                format!("plugins of key {} report different KEKs: {}", secret.id, each.join(", ")),
             );
             None
         }
     }
 }
 
-/// Whether agents report what their API servers write with. Without that a server that has not noticed the rotation would
-/// skip old objects as fresh.
+/// Whether agents report which id their API servers write with. Without that, a server that has not noticed
+/// the rotation would skip old objects as fresh ones.
 fn is_followed(snapshot: &Snapshot, secret: &KeySecret) -> bool {
     snapshot.servers.values().any(|server| {
         server.status().is_some_and(|status| status.adopted.iter().any(|adopted| adopted.key_id == secret.id))
@@ -160,14 +165,17 @@ fn not_adopted(snapshot: &Snapshot, secret: &KeySecret, now: &RemoteKeyId) -> Op
         match adopted.into_iter().find(|adopted| adopted.key_id == secret.id) {
             Some(adopted) if adopted.remote_key_id == *now => {}
             Some(adopted) => behind.push(format!(
-                "the API server on {} still writes with {}",
+                "the API server on {} still writes with remote key id {}",
                 server.name, adopted.remote_key_id
             )),
             None => {
-                behind.push(format!("it is not known what the API server on {} writes with", server.name));
+                behind.push(format!(
+                    "it is not known with which remote key id the API server on {} writes",
+                    server.name
+                ));
             }
         }
     }
-    let what = format!("the KMS of key {} rotated to {now}", secret.id);
+    let what = format!("the KMS rotated key {} to {now}", secret.id);
     (!behind.is_empty()).then(|| format!("{what}; re-encryption waits: {}", behind.join("; ")))
 }

@@ -1,4 +1,6 @@
-//! Which revision comes next: CONTRACT 2.3 and 3.2 on a converged state, OBJECTS.md's exceptions between revisions.
+//! Which revision comes next: on a converged cluster the next configuration (openshift: read-keys-come-first,
+//! openshift: write-key-needs-all-servers, openshift: prune-after-migration,
+//! openshift: apply-desired-configuration), otherwise the exceptions (objects: between-revisions).
 
 use std::collections::BTreeSet;
 
@@ -12,7 +14,7 @@ use crate::snapshot::Snapshot;
 
 const DEGRADED: &str = "EncryptionStateControllerDegraded";
 
-/// The state controller. Answers whether what is deployed is what should be.
+/// The state controller. Returns whether what is deployed is what should be deployed.
 pub(super) fn decide(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
@@ -21,25 +23,26 @@ pub(super) fn decide(
 ) -> bool {
     let between;
     let next = match deployment {
-        // CONTRACT 3: what cannot be judged leaves its condition as it is.
+        // If nothing can be decided, the condition stays as it is (openshift: controllers-run-when-managed).
         Deployment::Blocked => return false,
         _ if turn.abandons => return false,
-        // CONTRACT 3.2: no C and no key secrets, nothing to do.
+        // Without a configuration and without a key secret there is nothing to do
+        // (openshift: apply-desired-configuration).
         Deployment::Nothing if deployed.desired.step == Step::NoKeys => {
             turn.degraded(DEGRADED, None);
             return true;
         }
-        Deployment::Nothing | Deployment::Converged { .. } if !deployed.left_behind => {
+        Deployment::Nothing | Deployment::Converged { .. } if !deployed.must_be_superseded => {
             &deployed.desired.state
         }
-        // OBJECTS.md, "Between revisions": (a) the same lists with a key's new content; (b) without a key that was
-        // abandoned; and without one that the admin gave up, else a dead provider blocks every reload for ever. Nothing
-        // else may be decided. Nor where a newer revision is gone for good.
+        // Only this is decided between revisions (objects: between-revisions), and while a newer revision is
+        // lost for good: the same lists with new content of a key; and the lists without an abandoned or a
+        // forgotten key, since the dead provider of a forgotten key blocks every reload.
         _ => match &deployed.state {
             Some(state) => {
                 let mut lists =
                     machine::without(state, &deployed.backed, &deployed.facts, &everywhere(snapshot));
-                if deployed.left_behind {
+                if deployed.must_be_superseded {
                     lost::read_on(snapshot, snapshot.newest_revision(), &mut lists);
                 }
                 between = lists;
@@ -50,15 +53,15 @@ pub(super) fn decide(
     };
     turn.degraded(DEGRADED, None);
     let content = machine::encode(next, deployed.content);
-    // One that is gone for good is left behind by another with a number above its own: what was claimed before holds no
-    // longer then.
-    if deployed.content.is_some_and(|old| is_same(old, &content)) && !deployed.left_behind {
+    // A lost revision is superseded by one with a higher number. Earlier records of migration do not count
+    // then.
+    if deployed.content.is_some_and(|old| is_same(old, &content)) && !deployed.must_be_superseded {
         if let Some(openshift) = snapshot.openshift() {
             managed::restore(openshift, content, turn);
         }
         return deployment.is_converged();
     }
-    let may = if deployment.is_converged() && !deployed.left_behind {
+    let may = if deployment.is_converged() && !deployed.must_be_superseded {
         may_go_on(snapshot, deployed, turn)
     } else {
         forget_claims(snapshot, deployed, next, turn)
@@ -70,7 +73,7 @@ pub(super) fn decide(
     false
 }
 
-/// As a revision of our own, or as OpenShift's desired configuration.
+/// Writes a revision or, on OpenShift, the desired configuration.
 fn publish(
     snapshot: &Snapshot,
     deployed: &Deployed<'_>,
@@ -84,8 +87,8 @@ fn publish(
     }
 }
 
-/// Which keys every API server reads a resource with while another revision is on its way: those of what was loaded
-/// everywhere before, where that is still there and understood.
+/// The keys that every API server reads a resource with while another revision is rolled out: those of the
+/// last converged revision, if it still exists and is understood.
 fn everywhere(snapshot: &Snapshot) -> impl Fn(&GroupResource, KeyId) -> bool {
     let before = snapshot.content(snapshot.last_converged);
     let before = before.and_then(|content| machine::decode(content, snapshot.usable()).ok());
@@ -95,7 +98,7 @@ fn everywhere(snapshot: &Snapshot) -> impl Fn(&GroupResource, KeyId) -> bool {
     }
 }
 
-/// Health gates (Decisions 13), and what has to be written first.
+/// Health gates (decision 0013), and what has to be written before the step.
 fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
     let Some(newest) = deployed.newest() else { return true };
     let mut needs: BTreeSet<KeyId> =
@@ -103,35 +106,35 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
     let step = deployed.desired.step;
     let what = match step {
         Step::WriteKey => format!("making key {} the write key", newest.id),
-        // One that runs nowhere yet has passed its preflight, and is all that there is.
+        // A successor that runs nowhere yet has passed its preflight, and there is no other.
         Step::Dropped => {
-            needs = take_over(deployed).filter(|id| deployed.kms_keys().any(|key| key.id == *id)).collect();
-            let heirs: Vec<String> = needs.iter().map(ToString::to_string).collect();
+            needs = new_writers(deployed).filter(|id| deployed.kms_keys().any(|key| key.id == *id)).collect();
+            let successors: Vec<String> = needs.iter().map(ToString::to_string).collect();
             format!(
-                "key {} takes over from one that leaves, unless it is given up too; that",
-                heirs.join(", ")
+                "making key {} the write key in place of one that leaves (unless you forget it too)",
+                successors.join(", ")
             )
         }
-        // Other data, or another plugin, for keys that stay: what is unwell may be waiting for just that.
-        Step::Settled if !takes_out(deployed) => return true,
-        Step::Settled => "taking keys out that nothing needs any more".to_owned(),
+        // New content for keys that stay: an unhealthy plugin may need exactly that.
+        Step::Settled if !removes_keys(deployed) => return true,
+        Step::Settled => "removing keys that nothing needs any more".to_owned(),
         Step::Decrypt => return forget_migrated(snapshot, deployed, turn),
         _ => return true,
     };
-    // Where nothing is deployed there is nothing that could be unwell.
+    // If nothing is deployed, no plugin can be unhealthy.
     let gate = deployed.content.and_then(|content| health::gate(snapshot, content, &needs, &what));
     if let Some(why) = gate {
         turn.wait_above_all("PluginUnhealthy", why);
         data_ahead(snapshot, deployed, turn);
         return false;
     }
-    // A key that takes over from one that was given up wrote before too.
+    // The successor of a forgotten key may have been the write key before, too.
     !matches!(step, Step::WriteKey | Step::Dropped)
         || forget_claims(snapshot, deployed, &deployed.desired.state, turn)
 }
 
-/// Other data, or another plugin, for keys that stay, ahead of the step that waits for one that is unwell: it may be that it is
-/// unwell for want of just that.
+/// Publishes new content for keys that stay, ahead of the step that waits for an unhealthy plugin: the plugin
+/// may need exactly that content.
 fn data_ahead(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
     let (Some(state), Some(old)) = (&deployed.state, deployed.content) else { return };
     let content = machine::encode(state, Some(old));
@@ -140,8 +143,8 @@ fn data_ahead(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) {
     }
 }
 
-/// Whether some resource is not read with every key any more.
-fn takes_out(deployed: &Deployed<'_>) -> bool {
+/// Whether a key leaves the list of some resource.
+fn removes_keys(deployed: &Deployed<'_>) -> bool {
     let desired = &deployed.desired.state.resources;
     deployed.state.iter().flat_map(|state| &state.resources).any(|(resource, keys)| {
         let stays = |id: &KeyId| desired.get(resource).is_some_and(|keys| keys.read.contains(id));
@@ -149,38 +152,41 @@ fn takes_out(deployed: &Deployed<'_>) -> bool {
     })
 }
 
-/// Keys that become the writer of something.
-fn take_over<'a>(deployed: &'a Deployed<'_>) -> impl Iterator<Item = KeyId> + 'a {
+/// Keys that become the writer of some resource.
+fn new_writers<'a>(deployed: &'a Deployed<'_>) -> impl Iterator<Item = KeyId> + 'a {
     let lists = deployed.desired.state.resources.iter();
     lists.filter_map(|(resource, keys)| keys.write.filter(|id| deployed.writer(resource) != Some(*id)))
 }
 
-/// What a key claims from a time when it was the write key before holds no longer when it becomes the write key again:
-/// another wrote meanwhile (a key that was given up and taken back, one that takes over from another, a resource that left
-/// the list and came back). Its migrations are told apart by `since`. On OpenShift nobody may take a claim back.
+/// A key that becomes the write key again loses its records of migration from its earlier time as the write
+/// key. Another key wrote meanwhile: the key was forgotten and its request removed, it is the successor of
+/// another, or a resource left the list and came back. `since` distinguishes its migrations (decision 0056).
+/// On OpenShift no record is removed.
 fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, next: &State, turn: &mut Turn) -> bool {
     if snapshot.openshift().is_some() {
         return true;
     }
-    // One a turn and key: the second would depend on a resourceVersion that the first has moved on.
-    let mut taken: BTreeSet<KeyId> = BTreeSet::new();
+    // One for each key and pass: the first write changes the resourceVersion that a second one would depend
+    // on.
+    let mut changed: BTreeSet<KeyId> = BTreeSet::new();
     for (resource, keys) in &next.resources {
         let Some(id) = keys.write.filter(|id| deployed.writer(resource) != Some(*id)) else { continue };
         let Some(secret) = snapshot.key(id).filter(|key| key.migrated.contains(resource)) else { continue };
-        if taken.insert(id) {
+        if changed.insert(id) {
             turn.explain(format!(
-                "key {id} is about to write {resource} again: others wrote it meanwhile, so that it does not claim it"
+                "key {id} becomes the write key of {resource} again; other keys wrote it meanwhile, so {resource} no longer counts as migrated to it"
             ));
             let migrated = secret.migrated.iter().filter(|other| *other != resource).cloned().collect();
             let key = Box::new(KeySecret { migrated, ..secret.clone() });
             turn.act(Action::ForgetMigrated { resource: resource.clone(), key });
         }
     }
-    taken.is_empty()
+    changed.is_empty()
 }
 
-/// Decisions 11: no key may claim a resource that is about to be written in plain text; should it come back to the list,
-/// it is re-encrypted. One a turn and key: the second would depend on a resourceVersion that the first has moved on.
+/// No key may record as migrated a resource that is about to be written in plain text (decision 0011): if it
+/// comes back to the list, it is re-encrypted. One for each key and pass: the first write changes the
+/// resourceVersion that a second one would depend on.
 fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> bool {
     let wanted = &snapshot.wanted.resources;
     let left = |resource: &&GroupResource| {
@@ -191,7 +197,7 @@ fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn
         let Some(resource) = key.migrated.iter().find(left).cloned() else { continue };
         clean = false;
         turn.explain(format!(
-            "{resource} left the list and is about to be decrypted: key {} does not claim it",
+            "{resource} left the list and is being decrypted; it no longer counts as migrated to key {}",
             key.id
         ));
         let migrated = key.migrated.iter().filter(|other| **other != resource).cloned().collect();
@@ -201,7 +207,7 @@ fn forget_migrated(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn
     clean
 }
 
-/// The same configuration, and the same would run.
+/// Whether the configuration is the same, and the same plugins would run.
 pub(super) fn is_same(old: &RevisionContent, new: &RevisionContent) -> bool {
     old.config == new.config
         && old.plugins.len() == new.plugins.len()
@@ -224,21 +230,23 @@ fn apply(
     }
     let mut number = snapshot.next_revision(snapshot.highest_revision);
     if leaves_a_writer(deployed, next) {
-        // A node that is off takes the number after its own for one that reads what it writes (`node/late.rs`).
+        // A node that is off assumes that the revision with the next number can read what it writes
+        // (`node/late.rs`), so that number is skipped (invariant: returning-node-does-not-write).
         number = number.and_then(|revision| snapshot.next_revision(revision));
     }
     let Some(revision) = number else {
         let highest = snapshot.highest_revision;
-        let message = format!("no number is left for another revision: an object names revision {highest}");
+        let message = format!("no revision number is left: an object already uses revision {highest}");
         return turn.degraded_too(DEGRADED, "Error", &message);
     };
     turn.explain(format!("revision {revision}: {}", why(deployed, next)));
     if snapshot.recorded_revision < revision || snapshot.recorded_key < snapshot.highest_key {
         turn.act(Action::RecordHighWater { key_id: snapshot.highest_key, revision });
     }
-    // Publication is recorded before a revision may have the key first (Decisions 5); and again with each that makes it
-    // the writer of something, so that neither a migration from before nor a claim decided before (it depends on the
-    // key secret's resourceVersion) passes for one of now.
+    // Publication is recorded before a revision may have the key as its writer
+    // (invariant: publication-first). It is recorded again with each revision that makes the key the writer
+    // of a resource. So neither a migration from before, nor a record that was decided before and depends on
+    // the key secret's resourceVersion, counts for this time as the writer (decision 0056).
     for id in promoted(next) {
         let writes = |keys: &machine::ResourceKeys| keys.write == Some(id);
         let becomes = next.resources.iter().any(|(r, keys)| writes(keys) && deployed.writer(r) != Some(id));
@@ -247,7 +255,7 @@ fn apply(
     turn.act(Action::ApplyConfig { revision, content: Box::new(content) });
 }
 
-/// Whether some resource is not read any more with the key that writes it: one that was given up.
+/// Whether some resource is no longer read with the key that writes it: a forgotten key.
 fn leaves_a_writer(deployed: &Deployed<'_>, next: &State) -> bool {
     let Some(state) = &deployed.state else { return false };
     state.resources.iter().any(|(resource, keys)| {
@@ -281,19 +289,19 @@ pub(super) fn record_publication(
 pub(super) fn why(deployed: &Deployed<'_>, next: &State) -> String {
     let newest = next.keys.keys().next_back().map(ToString::to_string).unwrap_or_default();
     let lists_change = deployed.state.as_ref().is_none_or(|state| state.resources != next.resources);
-    if deployed.left_behind {
-        return "a newer one is gone for good, or another configuration was loaded somewhere: what was claimed before does not count".to_owned();
+    if deployed.must_be_superseded {
+        return "a newer revision is lost, or an API server had loaded another configuration; earlier migrations no longer count".to_owned();
     }
     if !lists_change {
-        return "the same lists, with changed content of a key".to_owned();
+        return "same provider lists; the content of a key changed".to_owned();
     }
     match deployed.desired.step {
-        Step::Dropped => "keys that were superseded or given up leave".to_owned(),
-        Step::Decrypt => "what left the list is written in plain text from now on".to_owned(),
-        Step::Decrypting => "what left the list is decrypted: its entry leaves".to_owned(),
-        Step::ReadKeys => format!("key {newest} becomes a read key; the writer stays as it is"),
-        Step::WriteKey => format!("every API server can read with key {newest}: it becomes the write key"),
-        Step::Settled => format!("everything is stored under key {newest}: keys that nothing needs leave"),
+        Step::Dropped => "superseded, abandoned or forgotten keys leave".to_owned(),
+        Step::Decrypt => "resources that left the list are written in plain text from now on".to_owned(),
+        Step::Decrypting => "resources that left the list are decrypted; their entries leave".to_owned(),
+        Step::ReadKeys => format!("key {newest} becomes a read key; the write key does not change"),
+        Step::WriteKey => format!("every API server can read with key {newest}; it becomes the write key"),
+        Step::Settled => format!("everything is stored under key {newest}; keys that nothing needs leave"),
         Step::NoKeys | Step::Migrating => "the configuration changes".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! The aggregate status as an admin reads it.
+//! The aggregate status for admins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::outcome::StatusView;
 use crate::provider::Origin;
 use crate::snapshot::Snapshot;
 
-/// Computed anew each time; holds no secret byte.
+/// Computed again in each pass; contains no secret byte.
 pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &Deployed<'_>) -> StatusView {
     StatusView {
         converged_revision: match deployment {
@@ -30,9 +30,10 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
     }
 }
 
-/// Resources of which something may be stored under a key, or that have a KMS provider in a configuration that an API
-/// server has or is given. Without the object that provider would stay there, and API servers fail where its KMS is gone. A
-/// local key may stay as a read key after everything was rewritten in plain text: it needs nothing.
+/// Resources of which something may be stored under a key, or that have a KMS provider in a configuration
+/// that an API server has or is given. Without the ClusterEncryption that provider would stay there, and API
+/// servers fail if its KMS is gone. A local key may stay as a read key after everything was rewritten in
+/// plain text: it needs nothing.
 fn encrypted(
     snapshot: &Snapshot,
     deployment: &Deployment<'_>,
@@ -72,13 +73,14 @@ fn encrypted(
 /// The revisions that some node has, is given, or had last.
 fn revisions_at_nodes(snapshot: &Snapshot) -> BTreeSet<Revision> {
     let of_nodes = snapshot.servers.values().flat_map(|server| {
-        let told = server.agent.as_ref().map(|agent| agent.spec.revision);
-        told.into_iter().chain(server.status().map(|status| status.revision))
+        let given = server.agent.as_ref().map(|agent| agent.spec.revision);
+        given.into_iter().chain(server.status().map(|status| status.revision))
     });
     of_nodes.chain([snapshot.last_converged]).collect()
 }
 
-/// What cannot be read now was told when it could be, and is what a lost revision is made anew from.
+/// While nothing can be decided, the status keeps what it recorded before. A lost revision is recreated from
+/// that.
 fn blocked(deployment: &Deployment<'_>) -> bool {
     matches!(deployment, Deployment::Blocked)
 }
@@ -88,12 +90,13 @@ fn revisions(snapshot: &Snapshot, deployment: &Deployment<'_>) -> Vec<RevisionSt
         let content = stored.content.as_ref().ok()?;
         Some(RevisionStatus { n: *n, config_hash: content.hash(), lists: content.config.lists() })
     });
-    let mut all: BTreeMap<Revision, RevisionStatus> = found.map(|told| (told.n, told)).collect();
+    let mut all: BTreeMap<Revision, RevisionStatus> = found.map(|status| (status.n, status)).collect();
     let named = revisions_at_nodes(snapshot);
-    // Until one above it is loaded everywhere: what had it may have written by it.
-    for told in &snapshot.told_revisions {
-        if blocked(deployment) || named.contains(&told.n) || told.n > snapshot.last_converged {
-            all.entry(told.n).or_insert_with(|| told.clone());
+    // Kept until a later revision is loaded everywhere: a node that had it may have written with it.
+    for recorded in &snapshot.told_revisions {
+        let n = recorded.n;
+        if blocked(deployment) || named.contains(&n) || n > snapshot.last_converged {
+            all.entry(n).or_insert_with(|| recorded.clone());
         }
     }
     all.into_values().collect()
@@ -129,7 +132,7 @@ fn keys(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
             }
         })
         .chain(lost(snapshot, deployed))
-        .chain(decommission::retired(snapshot).into_iter().filter(|told| !is_deployed(deployed, told.key_id)))
+        .chain(decommission::retired(snapshot).into_iter().filter(|key| !is_deployed(deployed, key.key_id)))
         .collect()
 }
 
@@ -137,14 +140,14 @@ fn is_deployed(deployed: &Deployed<'_>, id: KeyId) -> bool {
     deployed.state.as_ref().is_some_and(|state| state.keys.contains_key(&id))
 }
 
-/// Keys that are deployed and whose secrets are gone or cannot be decoded: nothing is retired of them.
+/// Deployed keys whose secrets are gone or cannot be decoded. They are not retired.
 fn lost(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
     let Some(state) = &deployed.state else { return Vec::new() };
     let gone = state.keys.values().rev().filter(|key| snapshot.key(key.id).is_none());
     gone.map(|key| {
         let writes = state.resources.values().any(|keys| keys.write == Some(key.id));
-        let told = snapshot.told_keys.iter().find(|told| told.key_id == key.id).cloned();
-        let told = told.unwrap_or_else(|| KeyStatus {
+        let recorded = snapshot.told_keys.iter().find(|recorded| recorded.key_id == key.id).cloned();
+        let recorded = recorded.unwrap_or_else(|| KeyStatus {
             key_id: key.id,
             mode: key.mode,
             role: String::new(),
@@ -154,12 +157,13 @@ fn lost(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
             reason: String::new(),
             migrated: Vec::new(),
         });
-        KeyStatus { role: if writes { "write" } else { "read" }.to_owned(), ..told }
+        KeyStatus { role: if writes { "write" } else { "read" }.to_owned(), ..recorded }
     })
     .collect()
 }
 
-/// The token of `spec.reencrypt` that was carried out: the write key was made for it, and everything is stored under it.
+/// The token of `spec.reencrypt` that was carried out: the write key was made for it, and everything is
+/// stored under it.
 fn reencrypted(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Option<String> {
     let newest = snapshot.usable().next()?;
     let done = matches!(deployed.desired.step, Step::Settled | Step::Decrypt | Step::Decrypting);
@@ -184,10 +188,9 @@ fn migrations(snapshot: &Snapshot) -> Vec<MigrationSummary> {
         .collect()
 }
 
-/// Every report that still means something: that of a plugin which nothing needs, and of which nothing is heard any more,
-/// does not (DESIGN.md, "Health").
+/// Every report that still means something. A report about an orphaned plugin that is too old does not.
 fn plugins(snapshot: &Snapshot) -> Vec<PluginSummary> {
-    let mut told = Vec::new();
+    let mut summaries = Vec::new();
     for server in snapshot.servers.values() {
         for plugin in reports::plugins(server) {
             let health = reports::health(snapshot, server, plugin);
@@ -195,19 +198,19 @@ fn plugins(snapshot: &Snapshot) -> Vec<PluginSummary> {
             if orphan && health == Health::Unknown {
                 continue;
             }
-            let words = health::told(snapshot, server, plugin);
-            let unneeded = if orphan { "no revision and no candidate needs it" } else { "" };
-            let parts = [words.what.as_str(), unneeded].into_iter().filter(|part| !part.is_empty());
-            told.push(PluginSummary {
+            let finding = health::finding(snapshot, server, plugin);
+            let unneeded = if orphan { "orphaned: no revision and no candidate needs it" } else { "" };
+            let parts = [finding.what.as_str(), unneeded].into_iter().filter(|part| !part.is_empty());
+            summaries.push(PluginSummary {
                 node: server.name.clone(),
                 key_id: plugin.key_id,
                 status: health.name().to_owned(),
                 remote_key_id: Some(plugin.health.remote_key_id.clone()),
                 since: None,
                 detail: diagnosis::cut(parts.collect::<Vec<_>>().join("; ")),
-                remedy: diagnosis::cut(words.remedy),
+                remedy: diagnosis::cut(finding.remedy),
             });
         }
     }
-    told
+    summaries
 }

@@ -1,5 +1,6 @@
-//! What a change of configuration does to what is stored: the verdict that `keyward plan` shows, that the operator
-//! acts on, and that a provider author's fixtures expect. One function, so that the three cannot disagree.
+//! What a change of configuration does to what is stored: the verdict that `keyward plan` shows, that the
+//! operator acts on, and that a provider author's fixtures expect. One function computes it, so that the
+//! three cannot disagree (invariant: plan-is-decision).
 
 mod spec;
 
@@ -12,18 +13,19 @@ use crate::field::{FieldPath, Step};
 use crate::ids::Mode;
 use crate::provider::{Descriptor, Effect, Evaluation, Violation};
 
-/// The reason shown for a field whose rule says more than the change does.
+/// The reason shown for a field whose rule has a greater effect than the change.
 pub const SAME_KEK: &str = "same KEK";
 
-/// Why there is a new key: it encrypts in another way.
+/// The reason for a new key: another mode.
 pub const MODE_CHANGED: &str = "encryption-mode-changed";
-/// It names another KEK.
+/// The reason for a new key: another KEK.
 pub const PROVIDER_CHANGED: &str = "kms-provider-changed";
-/// Decisions 8: another token asks for everything to be re-encrypted.
+/// The reason for a new key: another token requests that everything is re-encrypted (decision 0008).
 pub const EXTERNAL_REASON_CHANGED: &str = "external-reason-changed";
 
-/// Whether a spec needs another key than the newest, and why. `kek` is the [`total`] between two KMS configurations, and
-/// the tokens are the one that the key was made for and the one that is asked for: an empty one asks for nothing.
+/// Whether a spec needs another key than the newest, and why. `kek` is the [`total`] between two KMS
+/// configurations. The tokens are the one that the key was made for and the requested one; an empty one
+/// requests nothing.
 pub fn new_key(
     (from, to): (Mode, Mode),
     kek: Option<Effect>,
@@ -40,51 +42,52 @@ pub fn new_key(
     }
 }
 
-/// One side of a comparison: a configuration as it was written, and what its provider says of it.
+/// One side of a comparison: a configuration as it was written, and its evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct Side<'a> {
     /// The value of the config field, as written.
     pub written: &'a Value,
-    /// Its evaluation, by the module in force (never by the one that was in force when it was stored).
+    /// Its evaluation by the module in force, also if another module was in force when it was stored.
     pub evaluation: &'a Evaluation,
 }
 
 /// One field that was changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FieldChange {
-    /// Its path below the configuration; `type` where the provider itself changed.
+    /// Its path below the configuration; `type` if the provider type itself changed.
     pub field: String,
-    /// The value before; absent where it was not written.
+    /// The value before; absent if it was not written.
     pub from: Option<Value>,
-    /// The value after; absent where it is not written any more.
+    /// The value after; absent if it is not written any more.
     pub to: Option<Value>,
     /// The effect of its rule, lowered to the total.
     pub effect: Effect,
-    /// The rule's reason, or [`SAME_KEK`] where it was lowered.
+    /// The rule's reason, or [`SAME_KEK`] if the effect was lowered.
     pub reason: String,
 }
 
 /// What a change does, as a whole and field by field.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The total. It comes from the KEK's identity and the normal form alone.
+    /// The total. Only the KEK identity and the normal form decide it.
     pub effect: Effect,
-    /// The fields that changed, in the order of the provider's rules.
+    /// The fields that changed, in the order of the provider module's rules.
     pub fields: Vec<FieldChange>,
-    /// What the admin should know of the new configuration.
+    /// Warnings for the admin about the new configuration.
     pub warnings: Vec<Violation>,
 }
 
-/// The total effect of going from one evaluated configuration to another (CLI.md, `plan --current --desired`).
+/// The total effect of a change from one evaluated configuration to another (decision 0022).
 ///
-/// | provider, KEK's key | KEK's version | normal form | effect |
+/// | provider type, KEK's key | KEK's version | normal form | effect |
 /// |---|---|---|---|
 /// | differ | | | new key |
 /// | equal | differs | | re-encrypt |
 /// | equal | equal | differs | in place |
 /// | equal | equal | equal | none |
 ///
-/// Equality of canonical values is an equivalence, so no path from one configuration to another changes the answer.
+/// Equality of canonical values is an equivalence, so the answer does not depend on the path from one
+/// configuration to another.
 pub fn total(old: &Evaluation, new: &Evaluation) -> Effect {
     if old.provider_type != new.provider_type || old.kek.key != new.kek.key {
         Effect::NewKey
@@ -97,10 +100,11 @@ pub fn total(old: &Evaluation, new: &Evaluation) -> Effect {
     }
 }
 
-/// The verdict on going from `old` to `new`; `descriptor` is the new side's provider.
+/// The verdict on a change from `old` to `new`; `descriptor` is the new side's.
 ///
-/// A field shows its rule's effect, lowered to the total where the total is less. A total above every field's rule
-/// is the sign of a provider whose rules do not agree with its identity: it stands, and a warning says so.
+/// A field shows its rule's effect, lowered to the total if the total is less. A total above every field's
+/// rule means that the module's rules do not agree with its KEK identity: the total stays, and a warning
+/// reports it.
 pub fn compare(descriptor: &Descriptor, old: Side<'_>, new: Side<'_>) -> Verdict {
     let effect = total(old.evaluation, new.evaluation);
     let mut warnings = new.evaluation.warnings.clone();
@@ -110,7 +114,7 @@ pub fn compare(descriptor: &Descriptor, old: Side<'_>, new: Side<'_>) -> Verdict
             from: Some(Value::String(old.evaluation.provider_type.clone())),
             to: Some(Value::String(new.evaluation.provider_type.clone())),
             effect: Effect::NewKey,
-            reason: "another kind of KMS holds the KEK".to_owned(),
+            reason: "the KEK is in another kind of KMS".to_owned(),
         };
         return Verdict { effect, fields: vec![change], warnings };
     }
@@ -118,7 +122,7 @@ pub fn compare(descriptor: &Descriptor, old: Side<'_>, new: Side<'_>) -> Verdict
     if effect > fields.iter().map(|f| f.effect).max().unwrap_or(Effect::None) {
         warnings.push(Violation {
             field: String::new(),
-            message: format!("the provider says {effect}, which the rule of no changed field does"),
+            message: format!("the provider module reports the effect {effect}, but no rule of a changed field has that effect"),
         });
     }
     Verdict { effect, fields, warnings }
@@ -148,7 +152,7 @@ fn changes(descriptor: &Descriptor, old: &Value, new: &Value, total: Effect) -> 
             let (effect, reason) = match leaf.rule.and_then(|i| descriptor.rules.get(i)) {
                 Some(rule) if rule.effect <= total => (rule.effect, rule.reason.as_str()),
                 Some(_) => (total, SAME_KEK),
-                None => (total, "the provider has no rule for this field"),
+                None => (total, "the provider module has no rule for this field"),
             };
             FieldChange {
                 field: leaf.path.to_string(),
@@ -161,7 +165,7 @@ fn changes(descriptor: &Descriptor, old: &Value, new: &Value, total: Effect) -> 
         .collect()
 }
 
-/// A value that one rule speaks of.
+/// A value that one rule is about.
 struct Leaf<'v> {
     path: FieldPath,
     rule: Option<usize>,
@@ -180,7 +184,7 @@ impl Rules {
         self.0.iter().position(|pattern| pattern.as_ref().is_some_and(|p| p.covers(path)))
     }
 
-    /// Every written leaf. `null` and an empty object or list count as not written, as the API server sees them.
+    /// Every written leaf. `null` and an empty object or list count as not written, as for the API server.
     fn leaves<'v>(&self, value: &'v Value) -> Vec<Leaf<'v>> {
         let mut found = Vec::new();
         self.walk(&FieldPath::default(), value, &mut found);
@@ -196,7 +200,8 @@ impl Rules {
                     self.walk(&path.then(Step::Key(name.clone())), value, found);
                 }
             }
-            // A list of plain values reads best as one: an item put in front would else change every place.
+            // A list of plain values is one leaf: otherwise an item that is inserted at the front would
+            // change every place.
             Value::Array(items) if rule.is_none() => {
                 let each = path.then(Step::AnyItem);
                 match self.of(&each) {
@@ -249,7 +254,7 @@ mod tests {
         }
     }
 
-    /// A provider whose key may be written with any case, and whose identity is key and version.
+    /// A provider type whose key is not case-sensitive, and whose identity is key and version.
     fn evaluate(written: &Value) -> Evaluation {
         let mut normalized = written.clone();
         let key = written["key"].as_str().unwrap_or_default().to_lowercase();
@@ -320,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_disagree_with_the_identity_are_told() {
+    fn rules_that_disagree_with_the_kek_identity_cause_a_warning() {
         let (old, new) = (json!({"key": "a"}), json!({"key": "b"}));
         let mut descriptor = descriptor();
         descriptor.rules[1].effect = Effect::InPlace;
@@ -336,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn another_provider_is_another_kek_whatever_its_parts() {
+    fn another_provider_type_is_another_kek_even_with_equal_parts() {
         let config = json!({"key": "a"});
         let (old, mut new) = (evaluate(&config), evaluate(&config));
         new.provider_type = "Other".to_owned();

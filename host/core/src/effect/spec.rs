@@ -1,4 +1,4 @@
-//! What a change of the whole spec does, once it is carried out to the end.
+//! What a change of the whole spec does, when it is carried out completely.
 
 use std::collections::BTreeSet;
 
@@ -11,16 +11,16 @@ use crate::platform::Unreadable;
 use crate::provider::{Effect, Evaluation, Origin};
 use crate::snapshot::{Snapshot, Wanted};
 
-/// What is in force before a change: settled, nothing under way.
+/// What is in force before a change: settled, with nothing under way.
 #[derive(Clone, Debug)]
 pub struct InForce<'a> {
-    /// Of the newest key; `identity` where there is none.
+    /// The newest key's mode; `identity` if there is none.
     pub mode: Mode,
-    /// Of the newest key's configuration, where it is a KMS key.
+    /// The evaluation of the newest key's configuration, if it is a KMS key.
     pub evaluation: Option<&'a Evaluation>,
     /// The token that the newest key was made for.
     pub external_reason: &'a str,
-    /// How plugins are run, and how long the API server waits for them.
+    /// How plugins are run, and the timeout of the API server's calls to them.
     pub settings: (&'a PluginSettings, &'a str),
     /// Resources that are written under a key.
     pub encrypted: BTreeSet<GroupResource>,
@@ -31,8 +31,8 @@ pub struct InForce<'a> {
 }
 
 impl<'a> InForce<'a> {
-    /// What this spec comes to, once it is carried out. Without a mode, or with one that does not exist, nothing is
-    /// encrypted.
+    /// The result of this spec, when it is carried out completely. Without a mode, or with an unknown one,
+    /// nothing is encrypted.
     pub fn settled(wanted: &'a Wanted, evaluation: Option<&'a Evaluation>) -> Self {
         let mode = wanted.mode.clone().unwrap_or(Mode::Identity);
         Self {
@@ -50,12 +50,14 @@ impl<'a> InForce<'a> {
         }
     }
 
-    /// What is deployed, whatever the stored spec says. The evaluation is that of the newest key's configuration, as it was
-    /// stored. A pause and the requests to forget keys are those of the stored spec: they are nowhere else.
+    /// What is deployed, independently of the stored spec. The evaluation is that of the newest key's
+    /// configuration as it was stored. A pause and the requests to forget keys are those of the stored spec,
+    /// since they are nowhere else.
     ///
     /// # Errors
-    /// What cannot be read or is not understood, so that it is not known what is deployed. Nothing that is unknown counts
-    /// as absent: what cannot be read may be the key that everything is stored under.
+    /// What cannot be read or is not understood, so that it is not known what is deployed
+    /// (invariant: unknown-is-not-absent). An unreadable Secret may be the key that everything is stored
+    /// under.
     pub fn deployed(snapshot: &'a Snapshot, stored: &'a Wanted) -> Result<Self, Vec<Unreadable>> {
         let unknown = unknown(snapshot);
         if !unknown.is_empty() {
@@ -67,7 +69,7 @@ impl<'a> InForce<'a> {
         let evaluation = kms.map(|kms| snapshot.evaluation(Origin::Stored, &kms.plugin.kms)).transpose();
         let evaluation = match evaluation {
             Ok(evaluation) => evaluation,
-            // It is compared with another KMS configuration alone.
+            // It is compared only with another KMS configuration.
             Err(_) if snapshot.wanted.mode != Ok(Mode::Kms) => None,
             Err(error) => {
                 let id = key.map(|key| key.id).unwrap_or_default();
@@ -91,8 +93,8 @@ impl<'a> InForce<'a> {
     }
 }
 
-/// Why it is not known what is deployed; empty where it is known. A key secret that cannot be decoded is not used by the
-/// operator either, which reports it.
+/// Why it is not known what is deployed; empty if it is known. A key secret that cannot be decoded is not in
+/// it: the operator does not use it, and reports it.
 fn unknown(snapshot: &Snapshot) -> Vec<Unreadable> {
     let mut unknown = snapshot.unreadable.clone();
     let secret = |name: &str| format!("secret {}/{name}", snapshot.namespace);
@@ -102,7 +104,7 @@ fn unknown(snapshot: &Snapshot) -> Vec<Unreadable> {
         let what = secret(&names::revision_secret(newest));
         unknown.push(Unreadable { what, why: error.to_string() });
     }
-    // Where the whole list is missing, so is each revision.
+    // If the whole list cannot be read, every revision seems to be missing.
     if snapshot.unreadable.is_empty()
         && let Some((revision, by)) = recorded(snapshot).filter(|(recorded, _)| *recorded > newest)
     {
@@ -114,9 +116,9 @@ fn unknown(snapshot: &Snapshot) -> Vec<Unreadable> {
     unknown
 }
 
-/// The newest revision that the status, or a node, records, and which of them.
+/// The newest revision that the status or a node records, and which of them records it.
 fn recorded(snapshot: &Snapshot) -> Option<(Revision, String)> {
-    let status = snapshot.told_revisions.iter().map(|told| (told.n, "the status".to_owned()));
+    let status = snapshot.told_revisions.iter().map(|recorded| (recorded.n, "the status".to_owned()));
     let nodes = snapshot
         .servers
         .values()
@@ -124,12 +126,12 @@ fn recorded(snapshot: &Snapshot) -> Option<(Revision, String)> {
     status.chain(nodes).max_by_key(|(revision, _)| *revision)
 }
 
-/// What a change does, once it is carried out to the end.
+/// What a change does, when it is carried out completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The total: the most costly of what follows.
+    /// The total: the most costly of the effects.
     pub effect: Effect,
-    /// Why a key is made; `None` where none is. For `identity` it is a key that encrypts nothing.
+    /// Why a key is made; `None` if none is. For `identity` it is a key that encrypts nothing.
     pub new_key: Option<&'static str>,
     /// Plugins of keys in use are replaced.
     pub in_place: bool,
@@ -137,13 +139,14 @@ pub struct Change {
     pub reencrypted: BTreeSet<GroupResource>,
     /// Resources whose objects are rewritten in plain text.
     pub decrypted: BTreeSet<GroupResource>,
-    /// Keys that the operator is asked to forget, or to forget with more than before.
+    /// Keys that a new request asks to forget, or asks to forget with a greater accepted loss.
     pub forgotten: BTreeSet<KeyId>,
 }
 
-/// What going from what is in force to this spec does. `wanted` is the spec as the operator acts on it: with what it keeps
-/// encrypted because nobody confirmed its decryption ([`keep_encrypted`](crate::platform::kubernetes::keep_encrypted)).
-/// `None` where it has no mode, so that nothing can be done.
+/// The change from what is in force to this spec. `wanted` is the spec as the operator acts on it, with the
+/// resources that stay encrypted because their decryption is not confirmed
+/// ([`keep_encrypted`](crate::platform::kubernetes::keep_encrypted)). `None` if the spec has no mode, so that
+/// nothing can be done.
 pub fn between(before: &InForce<'_>, wanted: &Wanted, evaluation: Option<&Evaluation>) -> Option<Change> {
     let mode = wanted.mode.clone().ok()?;
     let kek = before.evaluation.zip(evaluation).map(|(old, new)| total(old, new));
@@ -176,7 +179,8 @@ pub fn between(before: &InForce<'_>, wanted: &Wanted, evaluation: Option<&Evalua
     Some(Change { effect, new_key, in_place, reencrypted, decrypted, forgotten })
 }
 
-/// Requests to forget keys that are not among those before, or accept more. How many objects were counted asks for nothing.
+/// Requests to forget keys that are new, or that accept more than before. The number of counted objects makes
+/// no difference.
 fn requested<'w>(before: &[ForgetRequest], wanted: &'w Wanted) -> impl Iterator<Item = &'w ForgetRequest> {
     let is_same = |one: &ForgetRequest, other: &ForgetRequest| {
         one.key_id == other.key_id

@@ -1,5 +1,5 @@
-//! CONTRACT 1.7: the eight characters that OpenShift's status carries. Not cryptographic; Keyward's own answers are
-//! linked by the keyed [digest](super::digest).
+//! The configuration hash of OpenShift: the eight characters in its status (openshift: config-hash). It is not
+//! cryptographic; Keyward's own answers repeat the keyed [digest](super::digest).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::ReferencedData;
 use crate::provider::ReferenceKind;
 
-/// FNV-1 (not 1a), 32 bits, over the provider's configuration as Go would write it, then the referenced values. `order`
-/// are the paths of the configuration's fields as its type declares them.
+/// FNV-1 (not 1a), 32 bits, over the KMS configuration as Go would write it, then the referenced values. `order`
+/// has the paths of the fields of the configuration, in the order in which its type declares them.
 pub fn config_hash(provider_config: &Value, order: &[String], referenced: &ReferencedData) -> String {
     let mut hash = Fnv1::default();
     let mut json = String::new();
@@ -17,7 +17,7 @@ pub fn config_hash(provider_config: &Value, order: &[String], referenced: &Refer
     hash.write(json.as_bytes());
     hash.write(b"\n");
     for kind in [ReferenceKind::Secret, ReferenceKind::ConfigMap] {
-        // The map is sorted by kind, name and key: within one referenced object that is "each key sorted by name".
+        // The map is sorted by kind, name and key, so the keys of each referenced object are sorted by name.
         for (reference, value) in referenced.iter().filter(|(reference, _)| reference.kind == kind) {
             hash.write(reference.key.as_bytes());
             hash.write(value.expose());
@@ -26,8 +26,8 @@ pub fn config_hash(provider_config: &Value, order: &[String], referenced: &Refer
     URL_SAFE.encode(hash.0.to_be_bytes())
 }
 
-/// Go's `encoding/json` of a struct: fields in the order of their declaration, those that are empty left out, and `<`,
-/// `>`, `&` and the two line separators escaped, which serde does not do.
+/// The JSON of a struct as Go's `encoding/json` writes it: fields in the order of their declaration, without empty
+/// fields, and with `<`, `>`, `&` and the two line separators escaped. serde does not escape these.
 fn go_json(value: &Value, path: &str, order: &[String], json: &mut String) {
     let Value::Object(fields) = value else {
         let text = value
@@ -54,7 +54,7 @@ fn go_json(value: &Value, path: &str, order: &[String], json: &mut String) {
             (order.iter().position(is_it).unwrap_or(order.len()), name, value)
         })
         .collect();
-    // Of what nobody declared, nothing is known but the name.
+    // Fields that are not declared are sorted by name.
     sorted.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
     json.push('{');
     for (index, (_, name, value)) in sorted.into_iter().enumerate() {
@@ -68,7 +68,7 @@ fn go_json(value: &Value, path: &str, order: &[String], json: &mut String) {
     json.push('}');
 }
 
-/// What Go's `omitempty` and `omitzero` leave out of this type: empty texts, and structs all of whose fields are.
+/// Whether Go's `omitempty` and `omitzero` omit this value: empty texts, and structs of which all fields are empty.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fnv_1_of_known_vectors() {
+    fn fnv_1_matches_the_published_vectors() {
         // Published test vectors of FNV-1 32 bits.
         for (text, expected) in [("", 0x811c_9dc5_u32), ("a", 0x050c_5d7e), ("foobar", 0x31f0_b262)] {
             let mut hash = Fnv1::default();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn hash_has_eight_characters_and_follows_credentials() {
+    fn hash_has_eight_characters_and_changes_with_credentials() {
         let config = json!({"address": "https://a.example.com"});
         let key = crate::provider::KeyRef {
             kind: ReferenceKind::Secret,
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn order_in_which_it_was_written_does_not_matter() {
+    fn hash_does_not_depend_on_the_order_of_fields() {
         let order = ["image", "path"].map(ToOwned::to_owned);
         let hash = |config: Value| config_hash(&config, &order, &ReferencedData::new());
         let one = hash(json!({"image": "i", "path": "p"}));

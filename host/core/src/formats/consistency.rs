@@ -1,5 +1,5 @@
-//! CONTRACT 1.5, "Consistency rules while building": what one keyID says must be the same wherever it is read from. Where
-//! it is not, building from either would lose the other.
+//! All data of one keyID must be the same in all resources and key secrets (openshift: one-key-id-says-one-thing). If
+//! it is not, a configuration that is built from one of them would lose the other.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ fn mismatch(what: &'static str, parts: &'static str, id: KeyId) -> FormatError {
     FormatError::Mismatch { what, id, parts }
 }
 
-/// Whether two key secrets of one number say the same of it.
+/// Checks that two key secrets with the same number agree.
 pub fn same_key(one: &KeySecret, other: &KeySecret) -> Result<(), FormatError> {
     let id = one.id;
     if one.mode != other.mode || one.material != other.material {
@@ -39,7 +39,7 @@ pub fn same_key(one: &KeySecret, other: &KeySecret) -> Result<(), FormatError> {
     Ok(())
 }
 
-/// Whether the entries of all resources say the same of each key.
+/// Checks that the entries of all resources agree about each key.
 pub fn same_in_all_resources(config: &EncryptionConfiguration) -> Result<(), FormatError> {
     let mut local: BTreeMap<KeyId, (&str, Option<SecretBytes>)> = BTreeMap::new();
     let mut kms: BTreeMap<KeyId, KmsConfiguration> = BTreeMap::new();
@@ -58,7 +58,7 @@ pub fn same_in_all_resources(config: &EncryptionConfiguration) -> Result<(), For
         {
             for key in keys.iter().flat_map(|keys| &keys.keys) {
                 let Ok(id) = key.name.parse::<KeyId>() else { continue };
-                // The key, not its spelling.
+                // The key itself, not its base64 form.
                 let found = (kind, key.material());
                 if *local.entry(id).or_insert_with(|| found.clone()) != found || kms.contains_key(&id) {
                     return Err(mismatch("key", "keys", id));

@@ -1,4 +1,5 @@
-//! OBJECTS.md, "Digest": HMAC-SHA-256, keyed by a random salt, over one key's entries in a candidate or a revision.
+//! The digest of a plugin: HMAC-SHA-256, keyed by a random salt, over the data of one key in a candidate or a revision
+//! (objects: digest).
 
 use std::collections::BTreeMap;
 
@@ -8,10 +9,10 @@ use sha2::Sha256;
 use crate::SecretBytes;
 use crate::ids::{PluginDigest, hex};
 
-/// Sorted, lengths prefixed. The caller leaves out the salt itself and the module digest, which are not part of what
-/// runs.
+/// The digest of entries, which are sorted and prefixed with their lengths. The caller omits the salt and the module
+/// digest, because they do not change the plugin.
 pub fn digest(salt: &SecretBytes, entries: &BTreeMap<String, SecretBytes>) -> PluginDigest {
-    // HMAC takes keys of any length; there is no error to be had.
+    // HMAC accepts keys of any length: this never fails.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(salt.expose()) else {
         return PluginDigest(String::new());
     };

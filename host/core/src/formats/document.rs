@@ -1,5 +1,6 @@
-//! JSON and YAML as the API server's decoders read them. serde hides what matters here: fields that are given twice, and
-//! plain scalars that YAML 1.1, which the API server speaks, reads in another way than YAML 1.2.
+//! JSON and YAML as the API server decodes them. serde hides two things that matter here: duplicate fields, and plain
+//! scalars that have another meaning in YAML 1.1, which the API server uses, than in YAML 1.2
+//! (kubernetes: configuration-decoding).
 
 use std::fmt;
 
@@ -7,10 +8,10 @@ use granit_parser::{Event, Options, Parser, ScalarStyle, ScanError, Span, StrInp
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// No document that is read here comes near it.
+/// The deepest nesting. Real documents are far less deep.
 const DEEPEST: usize = 32;
 
-/// A value, with every field of a map in its order.
+/// A value. A map keeps all fields, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Node {
     Null,
@@ -24,10 +25,10 @@ pub(super) enum Node {
     Map(Vec<(String, Self)>),
 }
 
-/// The one document in these bytes. The error quotes nothing: in a damaged file, key material may be anywhere.
+/// The only document in these bytes. The error quotes nothing: in a damaged file, key material may be anywhere.
 pub(super) fn parse(bytes: &[u8]) -> Result<Node, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
-    // The API server takes a file for JSON by its first character, and for YAML only where it is another.
+    // The API server reads a file as JSON if its first character is `{`, otherwise as YAML.
     if text.trim_start().starts_with('{') {
         serde_json::from_str(text)
             .map_err(|error| format!("not JSON at line {} column {}", error.line(), error.column()))
@@ -97,7 +98,7 @@ impl<'de> Visitor<'de> for Json {
 }
 
 fn yaml(text: &str) -> Result<Node, String> {
-    // Line breaks of YAML 1.1 that are none in 1.2, and what one of the two refuses.
+    // Line breaks of YAML 1.1 that are not line breaks in 1.2, and characters that one of the two refuses.
     let other = |c: char| c.is_control() && c != '\n' && c != '\r' || "\u{2028}\u{2029}\u{feff}".contains(c);
     if let Some((before, _)) = text.split_once(other) {
         let line = before.matches('\n').count() + 1;
@@ -177,7 +178,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The one escape of YAML 1.2 that YAML 1.1 does not have.
+    /// Whether a scalar contains `\/`, the only escape of YAML 1.2 that YAML 1.1 does not have.
     fn escapes_a_slash(&self, span: &Span) -> bool {
         let range = span.start.byte_offset().zip(span.end.byte_offset());
         let raw = range.and_then(|(start, end)| self.text.get(start..end)).unwrap_or(self.text);
@@ -190,19 +191,21 @@ impl<'a> Reader<'a> {
         false
     }
 
-    /// The API server reads the first document and ignores the others.
+    /// Refuses further documents: the API server would ignore them.
     fn end(&mut self) -> Result<(), String> {
         loop {
             match self.next()? {
                 (Event::DocumentEnd, _) => {}
                 (Event::StreamEnd, _) => return Ok(()),
-                (_, span) => return Err(format!("line {}: a second document", span.start.line())),
+                (_, span) => {
+                    return Err(format!("line {}: a second YAML document is not allowed", span.start.line()));
+                }
             }
         }
     }
 }
 
-/// A plain scalar by YAML 1.1, as Go reads it.
+/// A plain scalar in YAML 1.1, as Go reads it.
 fn plain(text: &str) -> Node {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Node::Null,
@@ -213,12 +216,12 @@ fn plain(text: &str) -> Node {
     }
 }
 
-/// Only the form that all versions of YAML read in the same way: `010` is eight in one of them.
+/// An integer in the form that all versions of YAML read in the same way: `010` is eight in one of them.
 fn integer(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number: &i64| number.to_string() == text)
 }
 
-/// Whether Go takes a plain scalar for a number: an integer to any base, or a float, with `_` anywhere in it.
+/// Whether Go reads a plain scalar as a number: an integer to any base, or a float, with `_` anywhere in it.
 fn is_number(text: &str) -> bool {
     let text = text.replace('_', "").to_ascii_lowercase();
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(&text);
@@ -272,7 +275,7 @@ mod tests {
     #[case("99999999999999999999", Node::Number)]
     #[case("~", Node::Null)]
     #[case("off", Node::Bool)]
-    fn plain_scalars_are_read_by_yaml_1_1(#[case] yaml: &str, #[case] expected: Node) {
+    fn plain_scalars_are_read_as_in_yaml_1_1(#[case] yaml: &str, #[case] expected: Node) {
         let read = parse(format!("a: {yaml}\n").as_bytes());
         assert_eq!(read, Ok(Node::Map(vec![("a".to_owned(), expected)])));
     }
@@ -280,7 +283,7 @@ mod tests {
     #[rstest]
     #[case::alias("a: &x b\nc: *x\n", "line 1: anchors, aliases and tags are not supported")]
     #[case::tag("a: !!str b\n", "line 1: anchors, aliases and tags are not supported")]
-    #[case::second_document("a: b\n---\nc: d\n", "line 2: a second document")]
+    #[case::second_document("a: b\n---\nc: d\n", "line 2: a second YAML document is not allowed")]
     #[case::directive("%YAML 1.1\n---\na: b\n", "not YAML at line 1")]
     #[case::tab("a: b\nc:\td\n", "line 2 has a tab or another control character")]
     #[case::escaped_slash("a: b\nc: \"d\\/e\"\n", "line 2: the escape \\/ is not supported")]
@@ -288,12 +291,12 @@ mod tests {
     #[case::empty("# nothing\n", "it is empty")]
     #[case::flow_mapping("{a: b}\n", "not JSON at line 1 column 2")]
     #[case::trailing("{\"a\": 1} x", "not JSON at line 1 column 10")]
-    fn what_is_not_supported_is_refused_with_its_place(#[case] document: &str, #[case] why: &str) {
+    fn unsupported_syntax_is_refused_with_its_line(#[case] document: &str, #[case] why: &str) {
         assert_eq!(parse(document.as_bytes()), Err(why.to_owned()));
     }
 
     #[test]
-    fn fields_that_are_given_twice_are_both_there() {
+    fn duplicate_fields_are_both_kept() {
         let twice = vec![("a".to_owned(), text("b")), ("a".to_owned(), text("c"))];
         assert_eq!(parse(b"{\"a\": \"b\", \"a\": \"c\"}"), Ok(Node::Map(twice.clone())));
         assert_eq!(parse(b"a: b\na: c\n"), Ok(Node::Map(twice)));

@@ -1,6 +1,7 @@
-//! `apiserver.config.k8s.io/v1` EncryptionConfiguration (CONTRACT 1.4): as JSON and a newline, in Go's field order.
+//! `apiserver.config.k8s.io/v1` EncryptionConfiguration: JSON and a newline, in Go's field order
+//! (openshift: encryption-configuration-encoding).
 //!
-//! It is read by [`EncryptionConfiguration::decode`] alone: serde's own decoder would ignore what it does not know.
+//! Only [`EncryptionConfiguration::decode`] decodes it: serde's own decoder would ignore unknown fields.
 
 mod read;
 mod valid;
@@ -18,13 +19,13 @@ use super::{FormatError, document};
 use crate::SecretBytes;
 use crate::ids::{ConfigHash, GroupResource};
 
-/// Go's decoder is this lenient.
+/// Base64 as Go decodes it: trailing bits are allowed.
 const GO: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// OBJECTS.md, "Beginnings and ends": what `prepare` installs before Keyward makes its first revision.
+/// The configuration that `prepare` installs before Keyward creates the first revision (objects: revision-zero).
 pub const REVISION_ZERO: &str = "{\"kind\":\"EncryptionConfiguration\",\"apiVersion\":\"apiserver.config.k8s.io/v1\",\"resources\":[{\"resources\":[\"secrets\"],\"providers\":[{\"identity\":{}}]}]}\n";
 
 /// The hash of [`REVISION_ZERO`].
@@ -41,20 +42,20 @@ pub struct EncryptionConfiguration {
     pub kind: String,
     /// `apiserver.config.k8s.io/v1`.
     pub api_version: String,
-    /// One entry a resource.
+    /// One entry per resource.
     pub resources: Vec<ResourceConfiguration>,
 }
 
-/// One entry: which resources, and the providers, the writer first.
+/// One entry: resources, and their providers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ResourceConfiguration {
     /// `resource` or `resource.group`; null in envelopes.
     pub resources: Option<Vec<String>>,
-    /// Writer first.
+    /// The providers; the first one writes.
     pub providers: Vec<ProviderConfiguration>,
 }
 
-/// Exactly one field is set.
+/// One provider: exactly one field is set.
 #[derive(Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ProviderConfiguration {
     /// AES-GCM.
@@ -74,7 +75,7 @@ pub struct ProviderConfiguration {
     pub kms: Option<KmsConfiguration>,
 }
 
-/// Key material stands in here: `Debug` names the kind alone.
+/// The value contains key material: `Debug` shows only the kind.
 impl std::fmt::Debug for ProviderConfiguration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.notations().join("+"))
@@ -82,7 +83,8 @@ impl std::fmt::Debug for ProviderConfiguration {
 }
 
 impl ProviderConfiguration {
-    /// CONTRACT.md's notation: `identity`, `aescbc:ID`, `aesgcm:ID`, `secretbox:ID`, `kms:ID`; one a key.
+    /// The short notation: `identity`, `aescbc:ID`, `aesgcm:ID`, `secretbox:ID`, `kms:ID`; one for each key
+    /// (openshift: provider-list-notation).
     pub fn notations(&self) -> Vec<String> {
         let of = |kind: &str, keys: &KeysConfiguration| {
             keys.keys.iter().map(|key| format!("{kind}:{}", key.name)).collect()
@@ -105,24 +107,24 @@ impl ProviderConfiguration {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Identity {}
 
-/// Local keys; Keyward writes one a provider.
+/// Local keys. Keyward writes one key per provider.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct KeysConfiguration {
-    /// The keys, the writer first.
+    /// The keys; the first one writes.
     pub keys: Vec<NamedKey>,
 }
 
 /// One local key.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct NamedKey {
-    /// The keyID: it prefixes every value in etcd.
+    /// The keyID, which is in the prefix of each value in etcd.
     pub name: String,
-    /// Base64.
+    /// The key in base64.
     pub secret: String,
 }
 
 impl NamedKey {
-    /// The key itself, by Go's decoder: line breaks within are ignored. `None` where it is not base64.
+    /// The key itself, decoded as in Go: line breaks are ignored. `None` if it is not base64.
     pub fn material(&self) -> Option<SecretBytes> {
         let text: Zeroizing<Vec<u8>> =
             Zeroizing::new(self.secret.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect());
@@ -133,17 +135,17 @@ impl NamedKey {
 /// One KMS provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KmsConfiguration {
-    /// `v2`; upstream's default is `v1`.
+    /// `v2`; the API server's default is `v1`.
     #[serde(rename = "apiVersion")]
     pub api_version: String,
     /// `{keyID}_{resource}`.
     pub name: String,
-    /// Forbidden for v2; kept for what others wrote.
+    /// Forbidden for v2; kept if another program wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cachesize: Option<i32>,
     /// `unix://…`.
     pub endpoint: String,
-    /// A Go duration; upstream's default is 3 s.
+    /// A Go duration; the API server's default is 3 s.
     pub timeout: String,
 }
 
@@ -157,27 +159,28 @@ impl EncryptionConfiguration {
         }
     }
 
-    /// JSON and a newline.
+    /// The file: JSON and a newline.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
     }
 
-    /// JSON or YAML, as the API server reads it: what it does not understand, or this does not, is an error that names the
-    /// field.
+    /// Decodes JSON or YAML as the API server does. Anything that the API server or Keyward does not understand is an
+    /// error that names the field.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         read::configuration(document::parse(bytes).map_err(FormatError::Config)?)
     }
 
-    /// The first thing that an API server with automatic reload refuses, and why; no key material. `None` where its
-    /// validation passes: plugins that do not answer are another matter.
+    /// Why an API server with automatic reload refuses this configuration: the first mistake, without key material.
+    /// `None` if its validation passes. Plugins that do not answer are not checked here.
     pub fn refusal(&self) -> Option<String> {
         valid::refused(self)
     }
 
-    /// All providers of a resource. The API server appends the lists of entries that name it more than once; a resource that
-    /// no entry names has none, and is stored in plain text. Wildcards are not looked at.
+    /// All providers of a resource. The API server appends the lists of all entries that name the resource
+    /// (kubernetes: providers-of-a-resource). A resource without an entry has no provider and is stored in plain text.
+    /// Wildcards are not considered.
     pub fn providers_of(&self, resource: &GroupResource) -> Vec<&ProviderConfiguration> {
         let names = |entry: &&ResourceConfiguration| {
             entry.resources.iter().flatten().any(|name| GroupResource::parse(name) == *resource)
@@ -185,12 +188,12 @@ impl EncryptionConfiguration {
         self.resources.iter().filter(names).flat_map(|entry| &entry.providers).collect()
     }
 
-    /// The hash that the API server shows once it has loaded these bytes.
+    /// The hash that the API server reports when it has loaded this configuration.
     pub fn hash(&self) -> ConfigHash {
         ConfigHash::of(&self.encode())
     }
 
-    /// Each resource's keys in CONTRACT.md's notation, the writer first.
+    /// The keys of each resource in the short notation; the first one writes (openshift: provider-list-notation).
     pub fn lists(&self) -> BTreeMap<String, Vec<String>> {
         let mut lists: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for entry in &self.resources {

@@ -1,5 +1,6 @@
-//! Envelopes of CONTRACT 1.6: a KMS configuration inside an EncryptionConfiguration, a plugin's configuration inside
-//! an `APIServer` object, so that OpenShift's own controllers can take the data back.
+//! Envelopes in key secrets: a KMS configuration in an EncryptionConfiguration (openshift: kms-configuration-envelope),
+//! and a plugin's configuration in an `APIServer` object (openshift: plugin-configuration-envelope). OpenShift's
+//! controllers can read both.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use super::encryption_config::{
 };
 use crate::ids::KeyId;
 
-/// Wraps a KMS configuration, whose name is the bare keyID.
+/// Wraps a KMS configuration, whose name is only the keyID.
 pub fn encode_kms(kms: &KmsConfiguration) -> Vec<u8> {
     EncryptionConfiguration::new(vec![ResourceConfiguration {
         resources: None,
@@ -19,8 +20,8 @@ pub fn encode_kms(kms: &KmsConfiguration) -> Vec<u8> {
     .encode()
 }
 
-/// Exactly one `resources` element that names no resource, with exactly one provider `kms` named by the bare keyID;
-/// anything else is invalid.
+/// The KMS configuration in an envelope: exactly one `resources` element that names no resource, with exactly one
+/// provider `kms` whose name is only the keyID. Anything else is invalid.
 pub fn decode_kms(bytes: &[u8]) -> Result<KmsConfiguration, FormatError> {
     let config = EncryptionConfiguration::decode(bytes).map_err(|_| FormatError::Envelope)?;
     let [ResourceConfiguration { resources: None, providers }] = config.resources.as_slice() else {
@@ -38,7 +39,7 @@ pub fn decode_kms(bytes: &[u8]) -> Result<KmsConfiguration, FormatError> {
     Ok(kms.clone())
 }
 
-/// The envelope of a plugin's configuration, its fields in this order.
+/// The envelope of a plugin's configuration, with its fields in this order.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ApiServer<'a> {

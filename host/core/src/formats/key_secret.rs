@@ -1,4 +1,5 @@
-//! Key secrets: one a key, CONTRACT 1.2's labels, annotations and data keys, plus what OBJECTS.md adds.
+//! Key secrets, one per key: OpenShift's labels, annotations and data keys (openshift: key-secret-annotations,
+//! openshift: key-secret-data), and those that Keyward adds (objects: key-secret).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,59 +18,59 @@ use crate::ids::{GroupResource, KeyId, Mode, RemoteKeyId, Revision};
 use crate::names;
 use crate::provider::{ModuleDigest, ReferenceKind};
 
-/// The bytes of keys that encrypt nothing themselves: 16 zeros (CONTRACT 1.2).
+/// The bytes of a key without key material: 16 zeros (openshift: key-material).
 pub const NULL_KEY: [u8; 16] = [0; 16];
 
-/// One encryption key or one KMS configuration, as recorded.
+/// A decoded key secret: one local key, or the KMS configuration of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySecret {
-    /// Its number.
+    /// Number of the key.
     pub id: KeyId,
-    /// How it encrypts.
+    /// The mode of encryption.
     pub mode: Mode,
-    /// 32 bytes for local modes, [`NULL_KEY`] otherwise.
+    /// The key material: 32 bytes for local modes, otherwise [`NULL_KEY`].
     pub material: SecretBytes,
-    /// Set exactly for [`Mode::Kms`]. Shared, since every decision carries it into states and actions.
+    /// Set only for [`Mode::Kms`]. Shared, because each decision copies it to states and actions.
     pub kms: Option<Arc<KmsKey>>,
-    /// Why the controller made it.
+    /// Why the operator created the key.
     pub internal_reason: String,
-    /// Why the admin asked for it.
+    /// Why the admin requested the key.
     pub external_reason: String,
-    /// Resources all of whose objects were rewritten under it.
+    /// Resources that are completely stored under the key.
     pub migrated: Vec<GroupResource>,
-    /// When the last of them was recorded.
+    /// When the last of these resources was recorded.
     pub migrated_at: Option<jiff::Timestamp>,
-    /// The first revision that has, or may have, this key first (Decisions 5).
+    /// The last revision that makes, or may make, the key a write key (invariant: publication-first).
     pub write_published: Option<Revision>,
-    /// When it was superseded before that (Decisions 5).
+    /// When the key was abandoned (decision 0005).
     pub abandoned: Option<String>,
-    /// The remote key id up to which everything was re-encrypted (Decisions 6).
+    /// The remote key id after the last rotation for which everything was re-encrypted (decision 0006).
     pub remote_key_id: Option<RemoteKeyId>,
-    /// As stored: empty before the secret is made.
+    /// The UID as stored; empty before the Secret is created.
     pub uid: String,
-    /// As read: what an update depends on.
+    /// The resourceVersion as read: an update depends on it.
     pub resource_version: String,
-    /// As stored: when the secret was made.
+    /// When the Secret was created.
     pub created: Option<jiff::Timestamp>,
-    /// A terminating key secret is still used (CONTRACT 2.5), and named in status.
+    /// Whether the Secret is terminating. It is still used (openshift: terminating-key-secrets-are-used).
     pub terminating: bool,
 }
 
-/// What a KMS key has beside its number.
+/// The data of a KMS key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KmsKey {
-    /// The provider's entry; its name is the bare keyID.
+    /// The provider in the configuration; its name is only the keyID.
     pub provider: KmsConfiguration,
-    /// What its plugin needs.
+    /// The data of its plugin.
     pub plugin: PluginRecord,
-    /// What its KEK must decrypt.
+    /// The key check.
     pub key_check: Option<KeyCheck>,
 }
 
-/// The capitals are Go's, which has no JSON tags there; any case is read ([`any_case`]).
+/// Go writes the capitals, because its type has no JSON tags. Any case can be decoded ([`any_case`]).
 #[derive(Serialize, Deserialize)]
 struct MigratedResources {
-    /// Go writes null for none.
+    /// Go writes null for an empty list.
     #[serde(default)]
     resources: Option<Vec<MigratedResource>>,
 }
@@ -82,7 +83,7 @@ struct MigratedResource {
     resource: String,
 }
 
-/// The same with all names in lower case: Go's decoder looks at no case.
+/// The same value with all field names in lower case: Go's decoder ignores case.
 fn any_case(value: serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match value {
@@ -95,7 +96,7 @@ fn any_case(value: serde_json::Value) -> serde_json::Value {
 }
 
 impl KeySecret {
-    /// A key that no object has yet.
+    /// A key that is not stored yet.
     pub fn new(id: KeyId, mode: Mode, material: SecretBytes, kms: Option<KmsKey>, reason: String) -> Self {
         Self {
             id,
@@ -116,19 +117,19 @@ impl KeySecret {
         }
     }
 
-    /// Superseded before any revision had it first. A key with the publication record must complete, whatever else is
-    /// written on it (Decisions 5).
+    /// Whether the key is abandoned. A key whose publication is recorded must complete, even if it has the annotation
+    /// `abandoned` (invariant: publication-first).
     pub fn is_abandoned(&self) -> bool {
         self.abandoned.is_some() && self.write_published.is_none()
     }
 
-    /// Whether each of these was rewritten under this key.
+    /// Whether each of these resources is completely stored under this key.
     pub fn is_migrated<'a>(&self, resources: impl IntoIterator<Item = &'a GroupResource>) -> bool {
         resources.into_iter().all(|resource| self.migrated.contains(resource))
     }
 
-    /// The object to write. Metadata that a server sets is not in it, but for `resourceVersion` and `uid`, which make
-    /// the write depend on what was read. What [`decode`](Self::decode) would refuse is not written.
+    /// The object to write. Of the metadata that a server sets it has only `resourceVersion` and `uid`: with these the
+    /// write depends on the object that was read. An error if [`decode`](Self::decode) would refuse the object.
     pub fn encode(&self, namespace: &str, component: &str) -> Result<Secret, FormatError> {
         let mut annotations = BTreeMap::from([
             (names::ANNOTATION_DESCRIPTION.to_owned(), names::DESCRIPTION.to_owned()),
@@ -224,7 +225,7 @@ impl KeySecret {
         Ok(data)
     }
 
-    /// Reads what [`encode`](Self::encode) or OpenShift's controllers wrote.
+    /// Decodes an object that [`encode`](Self::encode) or OpenShift's controllers wrote.
     pub fn decode(secret: &Secret) -> Result<Self, FormatError> {
         let name = secret.metadata.name.as_deref().unwrap_or_default();
         let full = format!("{}/{name}", secret.metadata.namespace.as_deref().unwrap_or_default());
@@ -262,7 +263,7 @@ impl KeySecret {
         let write_published = match annotations.get(names::ANNOTATION_WRITE_PUBLISHED) {
             None => None,
             Some(text) => Some(Revision(crate::ids::parse_decimal(text).ok_or_else(|| {
-                invalid(names::ANNOTATION_WRITE_PUBLISHED, "not a revision's number".to_owned())
+                invalid(names::ANNOTATION_WRITE_PUBLISHED, "not a revision number".to_owned())
             })?)),
         };
 
@@ -351,7 +352,7 @@ fn decode_kms(full: &str, data: &BTreeMap<String, ByteString>, module: &str) -> 
     Ok(KmsKey { provider, plugin, key_check })
 }
 
-/// Go's RFC 3339: whole seconds, `Z`.
+/// RFC 3339 as Go writes it: whole seconds, `Z`.
 pub fn rfc3339(at: &jiff::Timestamp) -> String {
     jiff::Timestamp::from_second(at.as_second()).map_or_else(|_| at.to_string(), |whole| whole.to_string())
 }

@@ -1,6 +1,7 @@
-//! What stands in stored objects, byte for byte: encoders and decoders of CONTRACT.md section 1 and OBJECTS.md.
+//! Formats of stored objects, byte for byte: encoders and decoders (docs/reference/openshift.md,
+//! docs/reference/objects.md).
 //!
-//! Decoders take anything (objects are untrusted input) and answer with an error that names the object and the key.
+//! Decoders accept any input, because objects are untrusted. Their errors name the object and the data key.
 
 pub mod config_hash;
 pub mod consistency;
@@ -17,42 +18,43 @@ use std::collections::BTreeMap;
 use crate::SecretBytes;
 use crate::provider::{KeyRef, ReferenceKind};
 
-/// Values copied out of the objects that a configuration refers to.
+/// Values copied from referenced objects.
 pub type ReferencedData = BTreeMap<KeyRef, SecretBytes>;
 
-/// Why a stored object cannot be read, or a new one not be written.
+/// Why a stored object cannot be decoded, or a new one cannot be encoded. The texts are those of
+/// openshift: key-secret-errors, unless a variant says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// CONTRACT 1.2, decode failures.
+    /// The name does not end with a number.
     #[error("secret {0} has an invalid name")]
     InvalidName(String),
-    /// CONTRACT 1.2, decode failures.
+    /// An annotation cannot be parsed.
     #[error("secret {secret} has invalid {annotation} annotation: {why}")]
     InvalidAnnotation {
         /// `namespace/name`.
         secret: String,
-        /// Which annotation.
+        /// The annotation.
         annotation: &'static str,
-        /// What is wrong.
+        /// The cause.
         why: String,
     },
-    /// CONTRACT 1.2, decode failures.
+    /// A data key cannot be decoded.
     #[error("secret {secret} has invalid {key} data: {why}")]
     InvalidData {
         /// `namespace/name`.
         secret: String,
-        /// Which data key.
+        /// The data key.
         key: String,
-        /// What is wrong; never the data.
+        /// The cause, without the data.
         why: String,
     },
-    /// CONTRACT 1.2.
+    /// An envelope is missing.
     #[error("{key} can not be empty, when mode is KMS")]
     EmptyKms {
-        /// Which data key.
+        /// The data key.
         key: &'static str,
     },
-    /// CONTRACT 1.2.
+    /// A copied value has a malformed data key, or is empty (openshift: referenced-data-keys).
     #[error("secret {secret} has malformed {kind} data key \"{key}\": {why}")]
     MalformedReferenceKey {
         /// `namespace/name`.
@@ -61,58 +63,61 @@ pub enum FormatError {
         kind: ReferenceKind,
         /// The data key.
         key: String,
-        /// What is wrong.
+        /// The cause.
         why: String,
     },
-    /// CONTRACT 1.2.
+    /// The mode is unknown.
     #[error("secret {secret} has invalid mode: {mode}")]
     InvalidMode {
         /// `namespace/name`.
         secret: String,
-        /// As it stands there.
+        /// The mode as stored.
         mode: String,
     },
-    /// CONTRACT 1.2.
+    /// The key bytes are missing.
     #[error("secret {secret} of mode \"{mode}\" must have non-empty key")]
     EmptyKey {
         /// `namespace/name`.
         secret: String,
-        /// Its mode.
+        /// The mode.
         mode: crate::ids::Mode,
     },
-    /// CONTRACT 1.4.
+    /// The configuration cannot be decoded, or is not understood as a whole
+    /// (openshift: configuration-is-understood-as-a-whole).
     #[error("failed to decode EncryptionConfiguration: {0}")]
     Config(String),
-    /// CONTRACT 1.6.
+    /// The envelope is invalid (openshift: kms-configuration-envelope).
     #[error("invalid KMS encryption config")]
     Envelope,
-    /// CONTRACT 1.3.
+    /// A data key has an invalid keyID (openshift: configuration-data-keys).
     #[error("{0}")]
     InvalidKeyId(#[from] crate::ids::InvalidId),
-    /// CONTRACT 1.5: one keyID names one key and one plugin, whichever resource or secret it is read from.
+    /// One keyID names different keys or plugins in two resources or key secrets
+    /// (openshift: one-key-id-says-one-thing).
     #[error("{what} mismatch for keyID {id}: {parts} from different resources must be identical")]
     Mismatch {
         /// `KMS plugin config`, `KMS secret data`, `KMS configmap data`, or `key`.
         what: &'static str,
-        /// Which key.
+        /// Number of the key.
         id: crate::ids::KeyId,
-        /// What differs, in the plural.
+        /// The different parts, in the plural.
         parts: &'static str,
     },
-    /// CONTRACT 1.4.
+    /// The name of a KMS provider has no keyID (openshift: key-id-of-a-kms-provider).
     #[error("invalid plugin name \"{0}\": expected format keyID_resourceName")]
     PluginName(String),
-    /// Objects of this system that lack what it needs.
+    /// A Secret of Keyward lacks a part that it must have.
     #[error("secret {secret} lacks {what}")]
     Lacks {
         /// `namespace/name`.
         secret: String,
-        /// What is missing.
+        /// The missing part.
         what: String,
     },
 }
 
-/// CONTRACT 1.2: what cannot be read again, since `{name}_{dataKey}` is split at the first `_`.
+/// Refuses references that cannot be decoded again, because `{name}_{dataKey}` is split at the first `_`
+/// (openshift: referenced-data-keys).
 pub(crate) fn check_reference(reference: &KeyRef, value: &SecretBytes) -> Result<(), &'static str> {
     match reference {
         KeyRef { name, .. } if name.is_empty() => Err("the name is empty"),
@@ -123,7 +128,7 @@ pub(crate) fn check_reference(reference: &KeyRef, value: &SecretBytes) -> Result
     }
 }
 
-/// CONTRACT 1.2: `{name}_{dataKey}`, of a reference that passes [`check_reference`].
+/// `{name}_{dataKey}` with a prefix, for a reference that passes [`check_reference`] (openshift: referenced-data-keys).
 pub(crate) fn reference_key(prefix: &str, reference: &KeyRef) -> String {
     format!("{prefix}{}_{}", reference.name, reference.key)
 }

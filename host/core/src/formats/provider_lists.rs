@@ -1,9 +1,9 @@
-//! What an EncryptionConfiguration means: one list of keys for each resource, as the API server builds it. It appends the
-//! lists of all entries that name a resource, writes with the first key, and reads with every one.
+//! The lists of an EncryptionConfiguration: one list of keys for each resource, as the API server builds it. The API
+//! server appends the lists of all entries that name a resource, writes with the first key, and reads with all keys.
 //!
-//! A configuration is built again from this, so that nothing may be left out of it. What has no place here is an error that
-//! names the field: wildcards, names of keys that are not keyIDs, KMS v1. Such a configuration is not Keyward's, and none is
-//! written in its place.
+//! The next configuration is built from these lists, so they must be complete. Everything that they cannot express is
+//! an error that names the field: wildcards, key names that are not keyIDs, KMS v1. Such a configuration was not
+//! written by Keyward, and Keyward does not replace it (openshift: configuration-is-understood-as-a-whole).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,28 +19,29 @@ use crate::names;
 /// A key of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedKey<'a> {
-    /// Its number.
+    /// Number of the key.
     pub id: KeyId,
-    /// How it encrypts. An AES-GCM key of zeros is the number of an identity key (CONTRACT 2.4).
+    /// The mode of encryption. An AES-GCM key of zeros is the placeholder of an identity key
+    /// (openshift: identity-keys).
     pub mode: Mode,
-    /// For local modes the key itself, else [`NULL_KEY`].
+    /// The key material: the key itself for local modes, otherwise [`NULL_KEY`].
     pub material: SecretBytes,
-    /// Set exactly for [`Mode::Kms`].
+    /// Set only for [`Mode::Kms`].
     pub kms: Option<&'a KmsConfiguration>,
 }
 
-/// One resource's providers.
+/// The list of one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderList<'a> {
-    /// `identity` is first.
+    /// Whether `identity` is the first provider.
     pub writes_plain: bool,
-    /// In their order, each once.
+    /// The keys in their order, each once.
     pub keys: Vec<ListedKey<'a>>,
 }
 
 impl ProviderList<'_> {
-    /// The key that writes. Where `identity` does, the first identity key: the list does not show whether that key is the
-    /// writer or is only read with.
+    /// The write key. If `identity` writes, this is the first identity key: the list does not show whether that key is
+    /// the write key or a read key.
     pub fn writer(&self) -> Option<KeyId> {
         let mut keys = self.keys.iter();
         let found = if self.writes_plain { keys.find(|key| key.mode == Mode::Identity) } else { keys.next() };
@@ -51,7 +52,7 @@ impl ProviderList<'_> {
 /// The lists of all resources.
 ///
 /// # Errors
-/// Something in the configuration has no place in them.
+/// The configuration contains something that the lists cannot express.
 pub fn lists(
     config: &EncryptionConfiguration,
 ) -> Result<BTreeMap<GroupResource, ProviderList<'_>>, FormatError> {
@@ -105,7 +106,7 @@ fn resource(name: &str) -> Result<GroupResource, &'static str> {
     }
 }
 
-/// A provider's keys, the writer first; none for `identity`.
+/// The keys of a provider, the first one writes; none for `identity`.
 fn decode_provider<'a>(
     provider: &'a ProviderConfiguration,
     resource: &GroupResource,
@@ -122,7 +123,7 @@ fn decode_provider<'a>(
         } => {
             let keys = local(Mode::Aesgcm, keys, &format!("{at}.aesgcm"))?;
             if is_first && keys.first().is_some_and(|key| key.mode == Mode::Identity) {
-                let why = "is a key of zeros, and the API server writes with it; put `identity` first";
+                let why = "is a key that consists of zeros, and the API server would write with it; put `identity` first";
                 return Err(refused(format!("{at}.aesgcm.keys[0]"), why));
             }
             Ok(keys)
@@ -181,7 +182,7 @@ fn local<'a>(mode: Mode, keys: &KeysConfiguration, at: &str) -> Result<Vec<Liste
 
 const NOT_A_KEY_ID: &str = "is not a keyID: a positive number without leading zeros";
 
-/// The keyID that a name in a configuration is. Values are stored under the name, so that `07` is not 7.
+/// The keyID in the name of a key. Values are stored under the exact name, so `07` is not 7.
 fn key_id(name: &str) -> Option<KeyId> {
     name.parse().ok().filter(|id: &KeyId| *id > KeyId(0) && id.to_string() == name)
 }

@@ -1,5 +1,5 @@
-//! A revision: the EncryptionConfiguration and everything its plugins need, in one Secret (CONTRACT 1.3, OBJECTS.md).
-//! The preflight candidate is the same without a configuration.
+//! A revision: the EncryptionConfiguration and all data that its plugins need, in one Secret
+//! (openshift: configuration-secrets, objects: revision). The preflight candidate is the same without a configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
@@ -25,27 +25,27 @@ const PLUGIN_CONFIGMAP: &str = "kms-plugin-configmap-";
 const ACCEPTED: &str = "keyward-plugin-";
 const SALT: &str = "keyward-salt-";
 
-/// Data of a Secret, with the values wrapped.
+/// The data of a Secret.
 pub type SecretData = BTreeMap<String, SecretBytes>;
 
-/// The rendering that passed preflight: what runs changes only by a new revision (DESIGN.md, "Provider ABI").
+/// The accepted rendering. It is stored, so that only a new revision changes the plugins that run (decision 0024).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AcceptedPlugin {
-    /// The image; absent for an external plugin.
+    /// The image of the plugin; absent for an external plugin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The provider's template.
+    /// The template from the provider module.
     pub template: Plugin,
-    /// `spec.plugins` as it stood.
+    /// `spec.plugins` at that time.
     #[serde(default)]
     pub settings: PluginSettings,
-    /// The module that rendered it. Beside the rest: never compared, and not in the digest.
+    /// The provider module that rendered it. It is not compared and not in the digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module_digest: Option<ModuleDigest>,
 }
 
-/// An [`AcceptedPlugin`] without its module: what is compared, and what the digest is of. The same JSON, field by field.
+/// An [`AcceptedPlugin`] without its module, for comparison and for the digest. It has the same JSON, field by field.
 #[derive(PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Compared<'a> {
@@ -62,31 +62,31 @@ impl AcceptedPlugin {
     }
 }
 
-/// All that one key's plugin needs.
+/// All data that the plugin of one key needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginRecord {
     /// The `kms` object as the admin wrote it.
     pub kms: Value,
-    /// Copies of what it refers to.
+    /// Copies of the referenced values.
     pub referenced: ReferencedData,
-    /// The accepted rendering; absent in what OpenShift's controllers wrote.
+    /// The accepted rendering; absent if OpenShift's controllers wrote the object.
     pub accepted: Option<AcceptedPlugin>,
-    /// Keys the digest; absent in what OpenShift's controllers wrote.
+    /// The key of the digest; absent if OpenShift's controllers wrote the object.
     pub salt: Option<SecretBytes>,
 }
 
 impl PluginRecord {
-    /// The entries of this key as a revision carries them, without the salt.
+    /// The data of this key as a revision contains it, without the salt.
     pub fn entries(&self, id: KeyId) -> SecretData {
         self.encode_with(id, self.accepted.as_ref())
     }
 
-    /// The salt's entry.
+    /// The data key and value of the salt.
     pub fn salt_entry(&self, id: KeyId) -> Option<(String, SecretBytes)> {
         self.salt.clone().map(|salt| (format!("{SALT}{id}"), salt))
     }
 
-    /// OBJECTS.md, "Digest". `None` where there is no salt. A revision's are computed once
+    /// The digest (objects: digest); `None` if there is no salt. The digests of a revision are computed once
     /// ([`RevisionContent::digest`]).
     pub fn digest(&self, id: KeyId) -> Option<PluginDigest> {
         let salt = self.salt.as_ref()?;
@@ -94,7 +94,7 @@ impl PluginRecord {
         Some(digest::digest(salt, &self.encode_with(id, compared.as_ref())))
     }
 
-    /// Whether the same bytes would run: everything but salt and module digest.
+    /// Whether both run the same plugin: everything is equal except salt and module digest.
     pub fn runs_the_same(&self, other: &Self) -> bool {
         self.kms == other.kms
             && self.referenced == other.referenced
@@ -120,23 +120,24 @@ impl PluginRecord {
     }
 }
 
-/// One numbered, immutable snapshot. Cloning it copies nothing, and its hashes are computed once: every decision about
-/// every server asks for them. Reads like its [parts](RevisionParts); whoever changes one has them computed anew.
+/// The content of one immutable revision. A clone copies nothing, and the hashes are computed once, because each
+/// decision about each server needs them. It dereferences to its [parts](RevisionParts); a mutable dereference discards
+/// the hashes.
 #[derive(Clone)]
 pub struct RevisionContent(Arc<Computed>);
 
-/// What a revision is made of.
+/// The parts of a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevisionParts {
     /// The configuration.
     pub config: EncryptionConfiguration,
-    /// Its bytes as they stand in the Secret and on the nodes' disks: the hash is theirs.
+    /// The bytes of the configuration in the Secret and on the disks of the nodes. The hash is computed from them.
     pub bytes: SecretBytes,
-    /// The plugins' data, by key.
+    /// The data of the plugins, by key.
     pub plugins: BTreeMap<KeyId, PluginRecord>,
 }
 
-/// The parts, and what follows from them.
+/// The parts, and the hashes that are computed from them.
 #[derive(Clone)]
 struct Computed {
     parts: RevisionParts,
@@ -187,17 +188,17 @@ impl RevisionContent {
         RevisionParts { config, bytes, plugins }.into()
     }
 
-    /// The hash that the API server shows once it has loaded this.
+    /// The hash that the API server reports when it has loaded this configuration.
     pub fn hash(&self) -> ConfigHash {
         self.0.hash.get_or_init(|| ConfigHash::of(self.bytes.expose())).clone()
     }
 
-    /// The digest of each key's plugin.
+    /// The digest of the plugin of each key.
     pub fn digests(&self) -> BTreeMap<KeyId, PluginDigest> {
         self.computed_digests().clone()
     }
 
-    /// The digest of one key's plugin: [`PluginRecord::digest`], computed once.
+    /// The digest of the plugin of one key: [`PluginRecord::digest`], computed once.
     pub fn digest(&self, id: KeyId) -> Option<&PluginDigest> {
         self.computed_digests().get(&id)
     }
@@ -208,7 +209,7 @@ impl RevisionContent {
         })
     }
 
-    /// The keys that stand in the configuration as KMS providers.
+    /// The keys that are KMS providers in the configuration.
     pub fn kms_keys(&self) -> BTreeSet<KeyId> {
         self.config
             .resources
@@ -218,7 +219,7 @@ impl RevisionContent {
             .collect()
     }
 
-    /// Every key that stands in the configuration, by the numbers in its names.
+    /// All keys in the configuration, by the numbers in the names of providers and keys.
     pub fn key_ids(&self) -> BTreeSet<KeyId> {
         let local = self
             .config
@@ -232,13 +233,13 @@ impl RevisionContent {
         self.kms_keys().into_iter().chain(local).collect()
     }
 
-    /// The resources that it has entries for.
+    /// The resources that have entries in the configuration.
     pub fn resources(&self) -> BTreeSet<GroupResource> {
         let names = self.config.resources.iter().flat_map(|entry| entry.resources.iter().flatten());
         names.map(|name| GroupResource::parse(name)).collect()
     }
 
-    /// The resources that it writes in another way than in plain text.
+    /// The resources that are not written in plain text.
     pub fn encrypted(&self) -> BTreeSet<GroupResource> {
         let is_encrypted = |entry: &&ResourceConfiguration| {
             entry.providers.first().is_some_and(|writer| writer.identity.is_none())
@@ -247,15 +248,15 @@ impl RevisionContent {
         names.flatten().map(|name| GroupResource::parse(name)).collect()
     }
 
-    /// The data of its Secret.
+    /// The data of the Secret.
     pub fn encode(&self) -> SecretData {
         let mut data = encode_plugins(&self.plugins);
         data.insert(CONFIG_KEY.to_owned(), self.bytes.clone());
         data
     }
 
-    /// Its Secret on plain Kubernetes as it is created (CONTRACT 1.3 and OBJECTS.md): immutable, and protected from a plain
-    /// delete by the finalizer.
+    /// The Secret to create on plain Kubernetes: immutable, and protected from a plain delete by the finalizer
+    /// (objects: revision).
     pub fn secret(&self, revision: Revision) -> Secret {
         let mut secret = generated_secret(names::revision_secret(revision), &self.encode());
         secret.metadata.finalizers = Some(vec![names::FINALIZER.to_owned()]);
@@ -263,8 +264,9 @@ impl RevisionContent {
         secret
     }
 
-    /// The revision in a Secret's data. `Ok(None)` where there is no configuration (CONTRACT 1.3: no error). One that is not
-    /// understood as a whole is an error: another that is made from it would lack a key, or its writer.
+    /// The revision in the data of a Secret. `Ok(None)` if it contains no configuration
+    /// (openshift: no-configuration-is-none-deployed). A configuration that is not understood as a whole is an error:
+    /// the next configuration, which is built from it, would lack a key or its write key.
     pub fn decode(secret: &str, data: &SecretData) -> Result<Option<Self>, FormatError> {
         let Some(bytes) = data.get(CONFIG_KEY) else { return Ok(None) };
         let config = EncryptionConfiguration::decode(bytes.expose())?;
@@ -292,7 +294,7 @@ pub fn generated_secret(name: String, data: &SecretData) -> Secret {
     }
 }
 
-/// The data of plugins, salts included: a revision's, or a candidate's.
+/// The data of plugins, including salts, of a revision or a candidate.
 pub fn encode_plugins(plugins: &BTreeMap<KeyId, PluginRecord>) -> SecretData {
     plugins
         .iter()
@@ -300,7 +302,7 @@ pub fn encode_plugins(plugins: &BTreeMap<KeyId, PluginRecord>) -> SecretData {
         .collect()
 }
 
-/// The inverse of [`encode_plugins`]. Keys of no known kind are left alone.
+/// The inverse of [`encode_plugins`]. Data keys of an unknown kind are ignored.
 pub fn decode_plugins(secret: &str, data: &SecretData) -> Result<BTreeMap<KeyId, PluginRecord>, FormatError> {
     let mut plugins = BTreeMap::new();
     for (key, value) in data {
@@ -312,19 +314,20 @@ pub fn decode_plugins(secret: &str, data: &SecretData) -> Result<BTreeMap<KeyId,
             })?;
             let record = PluginRecord { kms, referenced: BTreeMap::new(), accepted: None, salt: None };
             let id: KeyId = id.parse()?;
-            // 7 and 07 are one number.
+            // 7 and 07 are the same number.
             if plugins.insert(id, record).is_some() {
                 return Err(FormatError::InvalidData {
                     secret: secret.to_owned(),
                     key: key.clone(),
-                    why: format!("key {id} is there twice"),
+                    why: format!("key {id} is duplicated"),
                 });
             }
         }
     }
     for (key, value) in data {
         let Some((kind, rest)) = split_kind(key) else { continue };
-        // CONTRACT 1.3: the keyID is what follows the last dash; no dash, or a leading one, is another kind of key.
+        // The keyID is the text after the last dash. A data key without a dash, or with nothing before it, is of
+        // another kind (openshift: configuration-data-keys).
         let (name, id) = match kind {
             Kind::Accepted | Kind::Salt => ("", rest),
             Kind::Reference(_) => match rest.rsplit_once('-') {

@@ -1,4 +1,5 @@
-//! State ↔ EncryptionConfiguration (CONTRACT 1.5).
+//! Converts between a state and an EncryptionConfiguration (openshift: provider-order,
+//! openshift: providers-to-keys).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,11 +19,12 @@ use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{GroupResource, KeyId, Mode};
 use crate::names;
 
-/// The state that a revision holds. Keys whose secret says the same are backed and take the secret's content; any
-/// other keeps what is deployed, provider and plugin data included, so that encoding it again drops nothing.
+/// The state of a revision. A key whose secret has the same key is backed, and has the secret's content. Any
+/// other key keeps what is deployed, provider and plugin data included, so that encoding the state again
+/// drops nothing.
 ///
 /// # Errors
-/// The configuration is not understood as a whole.
+/// The configuration is not understood as a whole (invariant: understood-or-untouched).
 pub fn decode<'a>(
     content: &RevisionContent,
     secrets: impl IntoIterator<Item = &'a KeySecret, IntoIter: Clone>,
@@ -43,7 +45,7 @@ pub fn decode<'a>(
     Ok(state)
 }
 
-/// CONTRACT 1.5: mode, secret and number; so KMS keys compare by number.
+/// Keys are equal by mode, key bytes and number, so KMS keys by number alone (openshift: key-equality).
 fn is_same(found: &ListedKey<'_>, secret: &KeySecret) -> bool {
     found.id == secret.id && found.mode == secret.mode && found.material == secret.material
 }
@@ -61,8 +63,9 @@ fn unbacked(found: ListedKey<'_>, plugins: &BTreeMap<KeyId, PluginRecord>) -> Ke
     Key { id, mode, material, kms, migrated: Vec::new(), backed: false }
 }
 
-/// The revision of this state. `deployed` gives the entries of KMS keys whose plugin data nobody has any more: they
-/// are carried over as they stand (Decisions 4), where OpenShift would drop them (CONTRACT 2.6).
+/// The revision of this state. `deployed` has the providers of KMS keys without plugin data: they are carried
+/// over as they are (decision 0004). OpenShift's controllers leave them out
+/// (openshift: unbacked-kms-key-keeps-its-provider).
 pub fn encode(state: &State, deployed: Option<&RevisionContent>) -> RevisionContent {
     let mut plugins = BTreeMap::new();
     let entries = state
@@ -85,7 +88,7 @@ fn encode_providers(
 ) -> Vec<ProviderConfiguration> {
     let identity = || ProviderConfiguration { identity: Some(Identity {}), ..Default::default() };
     let mut providers = Vec::new();
-    let mut fakes = Vec::new();
+    let mut placeholders = Vec::new();
     if keys.write.is_none() {
         providers.push(identity());
     }
@@ -94,11 +97,11 @@ fn encode_providers(
         let Some(key) = state.key(*id) else { continue };
         match key.mode {
             Mode::Identity => {
-                // Once is enough: CONTRACT 2.6 tells of a configuration with two.
+                // Once is enough (openshift: identity-once).
                 if index == 0 && providers.is_empty() {
                     providers.push(identity());
                 }
-                fakes.push(local(Mode::Aesgcm, key));
+                placeholders.push(local(Mode::Aesgcm, key));
             }
             Mode::Kms => {
                 if let Some(kms) = &key.kms {
@@ -110,7 +113,7 @@ fn encode_providers(
                 } else {
                     let name = names::kms_provider(key.id, resource);
                     let entry = deployed.and_then(|deployed| deployed_entry(deployed, resource, key.id));
-                    // Never left out: the next key would write in its place.
+                    // Never left out: otherwise the next key would be the writer.
                     providers.push(kms_provider(entry.unwrap_or_else(|| KmsConfiguration {
                         api_version: "v2".to_owned(),
                         name,
@@ -126,11 +129,11 @@ fn encode_providers(
     if providers.first().is_none_or(|first| first.identity.is_none()) {
         providers.push(identity());
     }
-    providers.append(&mut fakes);
+    providers.append(&mut placeholders);
     providers
 }
 
-/// The key's entry in this resource's list as it stands, else that of another resource's by this one's name.
+/// The key's provider in the list of this resource, else that of another resource with the name for this one.
 fn deployed_entry(
     deployed: &RevisionContent,
     resource: &GroupResource,

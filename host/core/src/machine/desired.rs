@@ -1,31 +1,34 @@
-//! CONTRACT 2.3, exactly, where DESIGN.md's "Decisions" do not say otherwise: what should be deployed next.
+//! What should be deployed next. The steps are OpenShift's (openshift: no-backed-keys-no-change,
+//! openshift: read-keys-come-first, openshift: write-key-needs-all-servers,
+//! openshift: prune-after-migration), with three additions.
 //!
-//! Decisions 5 and 15 come before S1: abandoned and forgotten keys leave. Decisions 11 comes with S4: what left the list
-//! is decrypted, then its entry leaves. Decisions 7 is part of S4: KMS keys that nothing needs any more.
+//! Before the first step abandoned and forgotten keys leave (decision 0005, decision 0015). With the last
+//! step, resources that left the list are decrypted, and then their entries leave (decision 0011). In the
+//! last step KMS keys leave that nothing needs any more (decision 0007).
 
 use std::collections::BTreeSet;
 
 use super::{Key, ResourceKeys, State};
 use crate::ids::{GroupResource, KeyId, Mode};
 
-/// Which rule had the last word.
+/// The rule that decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// Keys that were abandoned, or given up by the admin, leave (Decisions 5 and 15).
+    /// Abandoned or forgotten keys leave (decision 0005, decision 0015).
     Dropped,
-    /// S1: no backed key, or nothing to encrypt.
+    /// No backed key, or nothing to encrypt (openshift: no-backed-keys-no-change).
     NoKeys,
-    /// S2: read keys were added, or the newest is unbacked.
+    /// Read keys were added, or the newest one is unbacked (openshift: read-keys-come-first).
     ReadKeys,
-    /// S3: the newest backed key becomes write key.
+    /// The newest backed key becomes the write key (openshift: write-key-needs-all-servers).
     WriteKey,
-    /// S4: the write key is not migrated yet.
+    /// The write key is not migrated yet (openshift: prune-after-migration).
     Migrating,
-    /// Decisions 11: a resource that left the list is to be written in plain text from now on.
+    /// A resource that left the list will be written in plain text (decision 0011).
     Decrypt,
-    /// Decisions 11: what left the list is being decrypted.
+    /// Resources that left the list are being decrypted (decision 0011).
     Decrypting,
-    /// S4: read keys beyond the needed ones leave.
+    /// Read keys leave, except for the needed ones (openshift: prune-after-migration).
     Settled,
 }
 
@@ -38,37 +41,39 @@ pub struct Desired {
     pub step: Step,
 }
 
-/// What is known beside configuration and keys.
+/// What the decision needs besides configuration and keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Keys that leave whatever needs them: abandoned ones that no revision ever had first, and those that the admin gave
-    /// up (`spec.forget`).
+    /// Keys that leave even if something is stored under them: abandoned keys, which no revision ever had as
+    /// the writer, and forgotten keys (`spec.forget`).
     pub dropped: BTreeSet<KeyId>,
-    /// Keys whose key check some node refuses: none of them takes over from a key that leaves.
+    /// Keys whose key check is refused on some node: none of them replaces a writer that leaves.
     pub refused: BTreeSet<KeyId>,
-    /// Resources that left the list and of which everything was rewritten in plain text.
+    /// Resources that left the list and are completely rewritten in plain text.
     pub decrypted: BTreeSet<GroupResource>,
-    /// What etcd still holds from before the end of the write key's migrations.
-    pub history: History,
-    /// Every object of every resource was seen under the write key once more since its migration ended. No key leaves
-    /// before, whoever recorded what as migrated; where nobody looks ([`History::Untold`]) it does not count.
+    /// What etcd still has from before the end of the write key's migrations.
+    pub history: EtcdHistory,
+    /// Every object of every resource was seen under the write key once more since its migration ended
+    /// (invariant: verify-before-leaving). No key leaves before, also if a record says that everything is
+    /// migrated. With [`EtcdHistory::NotTracked`] it does not count.
     pub verified: bool,
 }
 
-/// Deleted and overwritten values in etcd, which watches and exact lists still decrypt.
+/// Deleted and overwritten values in etcd, which watches and exact lists still decrypt
+/// (kubernetes: old-values-are-decrypted).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum History {
-    /// Nobody looks: KMS keys are kept as CONTRACT 2.3 keeps any key.
+pub enum EtcdHistory {
+    /// Nothing observes the history: KMS keys stay as long as local keys (openshift: one-predecessor-stays).
     #[default]
-    Untold,
-    /// Old values may be there.
+    NotTracked,
+    /// Old values may still be there.
     Kept,
-    /// They cannot be read any more.
+    /// Old values cannot be read any more.
     Compacted,
 }
 
-/// The state to deploy after `deployed` (absent: nothing was ever deployed). `backed` are the usable keys, newest
-/// first: neither abandoned, nor given up, nor undecodable.
+/// The state to deploy after `deployed` (absent: nothing was ever deployed). `backed` are the usable keys,
+/// newest first: not abandoned, not forgotten, and decodable.
 pub fn desired(
     deployed: Option<&State>,
     backed: &[Key],
@@ -81,18 +86,19 @@ pub fn desired(
     for target in targets {
         state.resources.entry(target.clone()).or_default();
     }
-    // Nothing is asked for that could be encrypted: an EncryptionConfiguration without resources is none.
+    // There is nothing to encrypt: an EncryptionConfiguration without resources is not valid.
     if state.resources.is_empty() {
         return Desired { state, step: Step::NoKeys };
     }
-    if drop_keys(&mut state, backed, facts, &|_, _| true) {
+    if remove_keys(&mut state, backed, facts, &|_, _| true) {
         return Desired { state, step: Step::Dropped };
     }
 
-    // CONTRACT 2.3, S1
+    // (openshift: no-backed-keys-no-change)
     let Some(newest) = backed.first() else { return Desired { state, step: Step::NoKeys } };
 
-    // CONTRACT 2.3, S2, for the targets: what left the list keeps the keys that it has.
+    // For the targets (openshift: read-keys-come-first). A resource that left the list keeps the keys that it
+    // has.
     let scan_for = if deployed.is_some() { covered_before } else { targets.iter().cloned().collect() };
     let needed = needed_to_read(backed, scan_for.clone());
     let mut changed = false;
@@ -111,7 +117,7 @@ pub fn desired(
         return Desired { state, step: Step::ReadKeys };
     }
 
-    // CONTRACT 2.3, S3
+    // (openshift: write-key-needs-all-servers)
     let written_with = |state: &State, target: &GroupResource| state.resources.get(target)?.write;
     if targets.iter().any(|target| written_with(&state, target) != Some(newest.id)) {
         for target in targets {
@@ -122,7 +128,7 @@ pub fn desired(
         return Desired { state, step: Step::WriteKey };
     }
 
-    // CONTRACT 2.3, S4
+    // (openshift: prune-after-migration)
     if !scan_for.iter().all(|resource| newest.migrated.contains(resource)) {
         return Desired { state, step: Step::Migrating };
     }
@@ -132,14 +138,15 @@ pub fn desired(
     let oldest_needed = needed.all.last().map_or(newest.id, |key| key.id);
     let kms: BTreeSet<KeyId> =
         state.keys.values().filter(|key| key.mode == Mode::Kms).map(|key| key.id).collect();
-    let proven = facts.verified || facts.history == History::Untold;
+    let proven = facts.verified || facts.history == EtcdHistory::NotTracked;
     for target in targets.iter().filter(|_| proven) {
         let Some(keys) = state.resources.get_mut(target) else { continue };
-        // Decisions 7: a KMS provider stays while etcd's history may need it, and not a moment longer: a plugin that
-        // nothing needs is a way to lock oneself out. CONTRACT 2.3 keeps one predecessor, needed or not.
+        // A KMS provider stays exactly as long as etcd's history may need it (decision 0007): even a plugin
+        // that nothing needs can block API servers. OpenShift's controllers keep one predecessor, needed or
+        // not (openshift: one-predecessor-stays).
         keys.read.retain(|id| match facts.history {
-            History::Kept if kms.contains(id) => true,
-            History::Compacted if kms.contains(id) => *id >= newest.id,
+            EtcdHistory::Kept if kms.contains(id) => true,
+            EtcdHistory::Compacted if kms.contains(id) => *id >= newest.id,
             _ => *id >= oldest_needed,
         });
     }
@@ -147,7 +154,8 @@ pub fn desired(
     Desired { state, step: Step::Settled }
 }
 
-/// The same lists without the keys that leave. `everywhere` tells which keys every API server reads a resource with.
+/// The same lists without the keys that leave. `everywhere` returns whether every API server reads a resource
+/// with a key.
 pub fn without(
     state: &State,
     backed: &[Key],
@@ -155,20 +163,22 @@ pub fn without(
     everywhere: &dyn Fn(&GroupResource, KeyId) -> bool,
 ) -> State {
     let mut state = state.clone();
-    drop_keys(&mut state, backed, facts, everywhere);
+    remove_keys(&mut state, backed, facts, everywhere);
     state
 }
 
-/// Whether a key may take over from a writer that leaves: the admin gave up what is stored, not encryption, so that an
-/// identity key from before the writer does not (S9), nor one whose KEK is another by now.
-pub fn may_take_over(key: &Key, writer: KeyId, facts: &Facts) -> bool {
+/// Whether a key may replace a writer that leaves. The admin accepted the loss of data, not the end of
+/// encryption, so an identity key from before the writer may not (invariant: no-unrequested-plain-text).
+/// Neither may a key whose KEK is another one by now.
+pub fn may_replace_writer(key: &Key, writer: KeyId, facts: &Facts) -> bool {
     let plain_before = key.mode == Mode::Identity && key.id < writer;
     key.backed && !plain_before && !facts.dropped.contains(&key.id) && !facts.refused.contains(&key.id)
 }
 
-/// Takes keys out of every list. Where one of them writes, the newest other key that every API server can read with
-/// takes over, else the newest that may. Where there is none, it stays: nothing is written in plain text for it (S9).
-fn drop_keys(
+/// Removes keys from every list. If one of them writes, it is replaced by the newest other key that every API
+/// server can read with, else by the newest key that may replace it. If there is none, it stays: nothing is
+/// written in plain text instead (invariant: no-unrequested-plain-text).
+fn remove_keys(
     state: &mut State,
     backed: &[Key],
     facts: &Facts,
@@ -181,17 +191,19 @@ fn drop_keys(
     let mut changed = false;
     let keys_of = state.keys.clone();
     for (resource, keys) in &mut state.resources {
-        // `identity` writes on: a list that begins with it does not tell whether the key of that mode was already the
-        // writer (`codec`), and nobody knows that every API server has any other key of the list.
+        // `identity` stays the writer: a list that begins with it does not show whether the identity key was
+        // already the writer (`codec`), and it is not known whether every API server has any other key of the
+        // list.
         let is_identity = |id: KeyId| keys_of.get(&id).is_some_and(|key| key.mode == Mode::Identity);
         if keys.write.is_some_and(|id| dropped.contains(&id) && is_identity(id)) {
             keys.write = None;
         }
         if let Some(writer) = keys.write.filter(|id| dropped.contains(id)) {
-            let fits = |id: &&KeyId| keys_of.get(id).is_some_and(|key| may_take_over(key, writer, facts));
+            let fits =
+                |id: &&KeyId| keys_of.get(id).is_some_and(|key| may_replace_writer(key, writer, facts));
             let known = keys.read.iter().filter(fits).find(|id| everywhere(resource, **id));
             let known = known.or_else(|| keys.read.iter().find(fits)).copied();
-            let other = || backed.iter().find(|key| may_take_over(key, writer, facts)).map(|key| key.id);
+            let other = || backed.iter().find(|key| may_replace_writer(key, writer, facts)).map(|key| key.id);
             if let Some(next) = known.or_else(other) {
                 keys.insert(next);
                 keys.write = Some(next);
@@ -213,7 +225,8 @@ fn drop_keys(
     changed
 }
 
-/// Decisions 11: identity becomes the writer of what left the list, then everything is rewritten, then its entry leaves.
+/// Decrypts the resources that left the list (decision 0011): `identity` becomes their writer, then
+/// everything is rewritten, then their entries leave.
 fn decrypt(state: &mut State, targets: &[GroupResource], facts: &Facts) -> Option<Step> {
     let left: Vec<GroupResource> =
         state.resources.keys().filter(|resource| !targets.contains(resource)).cloned().collect();
@@ -233,7 +246,7 @@ fn decrypt(state: &mut State, targets: &[GroupResource], facts: &Facts) -> Optio
     if gone {
         forget_unused(state);
     }
-    // The entry of one leaves though another is still being decrypted.
+    // One entry leaves while another resource is still being decrypted.
     step.or(gone.then_some(Step::Decrypting))
 }
 
@@ -242,7 +255,7 @@ fn forget_unused(state: &mut State) {
     state.keys.retain(|id, _| used.contains(id));
 }
 
-/// S2's set E.
+/// The needed keys (openshift: read-keys-come-first).
 struct NeededToRead<'a> {
     all: Vec<&'a Key>,
     /// `all` ends with a key that nothing stored needs.
@@ -250,11 +263,11 @@ struct NeededToRead<'a> {
 }
 
 impl<'a> NeededToRead<'a> {
-    /// What has to stand in the configuration. A KMS key that nothing needs is kept while it is there, and never comes
-    /// back (Decisions 7), where it is known that it may leave at all.
-    fn inserted(&self, history: History) -> impl Iterator<Item = &&'a Key> {
+    /// The keys that the configuration has to contain. A KMS key that nothing needs stays while it is there,
+    /// and never comes back (decision 0007), if it is known when it may leave.
+    fn inserted(&self, history: EtcdHistory) -> impl Iterator<Item = &&'a Key> {
         let extra = self.one_more.then(|| self.all.len().saturating_sub(1));
-        let extra = extra.filter(|_| history != History::Untold);
+        let extra = extra.filter(|_| history != EtcdHistory::NotTracked);
         self.all
             .iter()
             .enumerate()
@@ -263,7 +276,7 @@ impl<'a> NeededToRead<'a> {
     }
 }
 
-/// The minimal newest-first prefix that reads everything, plus one more.
+/// The shortest list of the newest keys that reads everything, and one more.
 fn needed_to_read(backed: &[Key], mut uncovered: BTreeSet<GroupResource>) -> NeededToRead<'_> {
     for (index, key) in backed.iter().enumerate() {
         uncovered.retain(|resource| !key.migrated.contains(resource));
@@ -277,7 +290,7 @@ fn needed_to_read(backed: &[Key], mut uncovered: BTreeSet<GroupResource>) -> Nee
 }
 
 impl State {
-    /// Leaves out every other resource, and the keys that only they had.
+    /// Removes every other resource, and the keys that only they had.
     pub fn retain(&mut self, resources: &[GroupResource]) {
         self.resources.retain(|resource, _| resources.contains(resource));
         forget_unused(self);

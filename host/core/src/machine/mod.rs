@@ -1,10 +1,12 @@
-//! The state machine of CONTRACT section 2: which keys each resource is read and written with, and which should be.
+//! The state machine: the keys with which each resource is read and written, now and next
+//! (openshift: read-keys-come-first, openshift: write-key-needs-all-servers,
+//! openshift: prune-after-migration).
 
 mod codec;
 mod desired;
 
 pub use codec::{decode, encode};
-pub use desired::{Desired, Facts, History, Step, desired, may_take_over, without};
+pub use desired::{Desired, EtcdHistory, Facts, Step, desired, may_replace_writer, without};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use crate::SecretBytes;
 use crate::formats::key_secret::{KeySecret, KmsKey};
 use crate::ids::{GroupResource, KeyId, Mode};
 
-/// One key as it stands in a configuration or a key secret.
+/// One key of a configuration or of a key secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its number.
@@ -22,12 +24,12 @@ pub struct Key {
     pub mode: Mode,
     /// For local modes the key itself.
     pub material: SecretBytes,
-    /// For KMS its provider's entry and its plugin's data: the key secret's where it is backed, else what is deployed
-    /// (DESIGN.md, Decisions 4).
+    /// For KMS its provider and its plugin's data: from the key secret if it is backed, otherwise from the
+    /// deployed configuration (decision 0004).
     pub kms: Option<Arc<KmsKey>>,
-    /// Resources recorded as migrated; empty where it is unbacked.
+    /// Resources that are recorded as migrated; empty if it is unbacked.
     pub migrated: Vec<GroupResource>,
-    /// Its key secret exists and says the same.
+    /// Its key secret exists and has the same key.
     pub backed: bool,
 }
 
@@ -48,7 +50,7 @@ impl Key {
 /// One resource's keys, by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResourceKeys {
-    /// Absent where `identity` writes without a key that says so.
+    /// Absent if `identity` writes without an identity key.
     pub write: Option<KeyId>,
     /// All keys, the write key included, newest first.
     pub read: Vec<KeyId>,
@@ -68,7 +70,7 @@ impl ResourceKeys {
 /// Which keys each resource is read and written with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Every key that stands in it.
+    /// Every key in it.
     pub keys: BTreeMap<KeyId, Key>,
     /// By resource.
     pub resources: BTreeMap<GroupResource, ResourceKeys>,

@@ -1,4 +1,4 @@
-//! [`next`]: what to do now, what to ask which plugin, what to report, and why.
+//! [`next`]: the next steps, the probes, the report, and the reasons.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,78 +7,78 @@ use super::instance::Instance;
 use super::observe::{Observed, Question};
 use super::view::{Candidate, Needed, Problem, View};
 use super::{drift, install, late, paused, preflight, probes, report, stop, trial};
-use crate::api::{KeyCheck, EncryptionNodeStatus, PreflightAnswer};
+use crate::api::{EncryptionNodeStatus, KeyCheck, PreflightAnswer};
 use crate::ids::{ConfigHash, KeyId, Revision};
 
-/// One thing to do. Each can be done again without harm, and each leaves the node in a state from which [`next`] goes
-/// on, whichever was the last that happened.
+/// One step. Each step can be repeated, and after each of them [`next`] can continue from the state of the
+/// node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Raise the high-water mark of keyIDs on disk (S5).
+    /// Raise the high-water mark of keyIDs on disk (invariant: one-number-one-kek).
     RecordHighWater(KeyId),
-    /// Keep these key checks on disk, and no other.
+    /// Store these key checks on disk, and no others.
     KeepKeyChecks(BTreeMap<KeyId, KeyCheck>),
-    /// Keep this preflight's success on disk, before it is told: a key check is made once.
+    /// Store the success of this preflight on disk before it is reported: a key check is made only once.
     KeepPreflight(Box<PreflightAnswer>),
-    /// Keep the target on disk.
+    /// Store the target on disk.
     KeepRevision(Revision),
-    /// Make the folder of an instance's socket.
+    /// Create the folder of an instance's socket.
     MakeFolder(Instance),
     /// Write an instance's files.
     WriteFiles(Instance),
-    /// Write an instance's static pod, or write it anew.
+    /// Write an instance's static pod, or write it again.
     WritePod {
-        /// Whose.
+        /// The instance.
         instance: Instance,
-        /// It is to be started once, and counted; else it is kept running.
+        /// The pod is a trial's: it is started once, and the start is counted. Otherwise it is kept running.
         trial: bool,
     },
-    /// Record the instance as the one that serves its key, then rename the key's link over to it.
+    /// Record that the instance serves its key, then rename the key's link over to it.
     SwitchLink {
-        /// Whose link.
+        /// The key of the link.
         key_id: KeyId,
-        /// Where it points afterwards.
+        /// The instance that the link leads to afterwards.
         instance: Instance,
     },
-    /// Keep what the configuration file holds now, then replace it.
+    /// Store a copy of the present configuration file, then replace it.
     InstallConfiguration {
         /// The revision.
         revision: Revision,
         /// The hash of its configuration.
         hash: ConfigHash,
     },
-    /// Record the refusal, then put the kept configuration of this hash into the file.
+    /// Record the refusal, then put the stored configuration of this hash into the file.
     PutBack {
         /// The hash that the API server still shows, or was last seen to have loaded.
         hash: ConfigHash,
-        /// What it did not load; `None` where the file was lost.
+        /// The configuration that it did not load; `None` where the file was lost.
         refused: Option<Refused>,
     },
-    /// Keep in mind what the API server has loaded: while it says nothing, that is what can be put back.
+    /// Record what the API server has loaded: while it does not answer, that is what can be put back.
     RecordLoaded(ConfigHash),
-    /// Keep a copy of the configuration file, which somebody edited by hand and which has this hash.
+    /// Store a copy of the configuration file, which was edited and has this hash.
     PutAside(ConfigHash),
-    /// Keep in mind that something else was loaded while this revision was to be in force.
+    /// Record that something else was loaded while this revision should have been in force.
     RecordDrift(Revision),
-    /// A later revision is in force.
+    /// Remove the record of the drift: a later revision is in force.
     ForgetDrift,
-    /// Forget the refusal: its configuration was loaded after all.
+    /// Remove the record of the refusal: its configuration was loaded after all.
     ForgetRefusal,
-    /// Remove a key's link and record: no configuration names its socket any more.
+    /// Remove a key's link and its record: no configuration names its socket any more.
     RemoveLink(KeyId),
     /// Remove an instance's static pod: it stops.
     RemovePod(Instance),
     /// Remove an instance's files and its socket's folder.
     RemoveFiles(Instance),
-    /// Remove a kept revision.
+    /// Remove a stored revision.
     ForgetRevision(Revision),
-    /// Remove a kept configuration.
+    /// Remove a stored configuration.
     ForgetConfiguration(ConfigHash),
-    /// Forget what was replaced by hand: it failed, or newer data are installed.
+    /// Remove the record of a replacement credential: it failed, or newer data are installed.
     ForgetRecovered {
-        /// Whose.
+        /// The key.
         key_id: KeyId,
-        /// Which replacement.
+        /// The number of the replacement.
         number: u32,
     },
 }
@@ -122,7 +122,8 @@ impl Step {
         }
     }
 
-    /// Whether it changes what the API server reads, so that its metrics must be read anew.
+    /// Whether it changes the file that the API server reads, so that the server's metrics must be read
+    /// again.
     pub fn touches_configuration(&self) -> bool {
         matches!(self, Self::InstallConfiguration { .. } | Self::PutBack { .. })
     }
@@ -156,31 +157,32 @@ impl fmt::Display for Step {
     }
 }
 
-/// What to ask a plugin.
+/// The probe of one plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// Status always; the whole question at first, after a failure and now and then.
+    /// Each probe asks for Status; the first one, one after a failure and one from time to time ask the whole
+    /// question.
     pub question: Question,
-    /// All of it now: a step waits for the answer.
+    /// Ask the whole question now: a step waits for the answer.
     pub urgent: bool,
 }
 
-/// What to do now, and what is.
+/// The agent's next steps, and what it reports.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
-    /// In order. The agent stops at the first that fails and looks again.
+    /// In order. The agent stops at the first that fails, and observes again.
     pub steps: Vec<Step>,
-    /// Every plugin to be probed; others are left alone.
+    /// Every plugin to be probed; no other one is.
     pub asks: BTreeMap<Instance, Ask>,
-    /// To be probed beside those once the steps are done: what they start.
+    /// The instances that the steps start: they are probed too, once the steps are done.
     pub starts: BTreeMap<Instance, Ask>,
-    /// Instances that nothing needs, some of which are to go once they have been so for long enough.
+    /// Instances that nothing needs. Some of them stop only after they have been unneeded for some time.
     pub unneeded: BTreeSet<Instance>,
-    /// `EncryptionNode.status`; `None` while too little was seen to say anything true.
+    /// `EncryptionNode.status`; `None` while too little was observed for a true report.
     pub report: Option<EncryptionNodeStatus>,
-    /// Why, in order, for people.
+    /// The reasons, in order, for people.
     pub why: Vec<String>,
-    /// Whether something is under way, so that looking again soon is worth it.
+    /// Whether something is under way, so that the agent observes again soon.
     pub busy: bool,
 }
 
@@ -207,29 +209,30 @@ impl Draft {
         self.why.push(why.into());
     }
 
-    /// The first problem is the one that is told: those found later may follow from it.
+    /// Only the first problem is reported: those found later may follow from it.
     pub(super) fn problem(&mut self, problem: Problem) {
         self.why.push(format!("{}: {}", problem.reason, problem.message));
         self.problem.get_or_insert(problem);
     }
 }
 
-/// The agent's next steps. Pure: the same sight gives the same decision.
+/// The agent's next steps. Pure: the same observation gives the same decision.
 pub fn next(observed: &Observed) -> Decision {
     let view = View::new(observed);
     let mut draft = Draft::default();
-    // Before what is loaded is recorded anew.
+    // `RecordDrift` comes before `RecordLoaded`.
     drift::record(&view, &mut draft);
     record(&view, &mut draft);
     restore(&view, &mut draft);
     let server = match &observed.server {
         Ok(reading) if reading.loaded.is_none() => Some(Problem::new(
             "NodeNotPrepared",
-            "the API server shows no loaded EncryptionConfiguration: it runs without --encryption-provider-config",
+            "the API server reports no loaded EncryptionConfiguration: it runs without --encryption-provider-config",
         )),
         Ok(_) => None,
         Err(unread) => {
-            Some(Problem::new("APIServerUnreadable", format!("the API server's metrics: {}", unread.why)))
+            let message = format!("the API server's metrics cannot be read: {}", unread.why);
+            Some(Problem::new("APIServerUnreadable", message))
         }
     };
     if let Some(problem) = server {
@@ -262,21 +265,26 @@ pub fn next(observed: &Observed) -> Decision {
     }
 }
 
-/// What must be on disk before anything is built on it.
+/// Records on disk what later steps rely on.
 fn record(view: &View<'_>, draft: &mut Draft) {
     let disk = &view.o.disk;
     let key_checks = view.o.spec.iter().flat_map(|seen| &seen.spec.key_checks);
-    // A candidate's number is nobody's yet: only what a configuration names has been written with (S5).
+    // A candidate's number is not used up yet: only a key that a configuration names can have written
+    // (objects: numbers).
     let named = view.target.iter().flat_map(|target| target.content.key_ids());
     let highest = named.chain(key_checks.clone().map(|key_check| key_check.key_id)).max().unwrap_or_default();
     if highest > disk.highest_key_id {
-        draft.step(Step::RecordHighWater(highest), format!("key {highest} is the highest seen here"));
+        draft.step(
+            Step::RecordHighWater(highest),
+            format!("key {highest} is the highest key number seen on this node"),
+        );
     }
     if let Some(loaded) = view.loaded.filter(|loaded| disk.loaded.as_ref() != Some(loaded)) {
         draft.step(Step::RecordLoaded(loaded.clone()), format!("the API server has loaded {loaded}"));
     }
     let Some(seen) = &view.o.spec else { return };
-    // A key whose secret was deleted has lost its key check in the spec; while it is in use, the last one still holds.
+    // The spec has no key check of a key whose secret was deleted. While the key is in use, the last one
+    // still counts.
     let in_use = |key_id: &KeyId| match &view.target {
         Some(target) => {
             target.plugins.contains_key(key_id) || !view.is_complete(&target.hash, &target.plugins)
@@ -284,38 +292,38 @@ fn record(view: &View<'_>, draft: &mut Draft) {
         None => true,
     };
     let kept = disk.key_checks.iter().filter(|(key_id, _)| in_use(key_id));
-    let told = seen.spec.key_checks.iter().map(|told| (&told.key_id, &told.key_check));
+    let in_spec = seen.spec.key_checks.iter().map(|entry| (&entry.key_id, &entry.key_check));
     let wanted: BTreeMap<KeyId, KeyCheck> =
-        kept.chain(told).map(|(key_id, key_check)| (*key_id, key_check.clone())).collect();
+        kept.chain(in_spec).map(|(key_id, key_check)| (*key_id, key_check.clone())).collect();
     if wanted != disk.key_checks {
         draft.step(Step::KeepKeyChecks(wanted), "the key checks changed");
     }
 }
 
-/// What was there and is lost: after a reboot the folder of the sockets is empty; and what somebody edited. Needs neither
-/// operator nor API; only where another API server says so it is not to come back (`late.rs`).
+/// Restores what somebody edited and what is missing: after a reboot the folder of the sockets is empty.
+/// Needs neither operator nor API. Only a link may have to wait, or is not restored (`late.rs`).
 fn restore(view: &View<'_>, draft: &mut Draft) {
     let disk = &view.o.disk;
     let needed = view.needed();
     for (instance, found) in &disk.instances {
         if found.pod && !found.folder {
-            let why = format!("{instance} has a pod and no folder for its socket");
+            let why = format!("{instance} has a pod but no folder for its socket");
             draft.step(Step::MakeFolder(instance.clone()), why);
         }
         let record = view.o.record(instance);
         if found.pod && !found.files && record.is_some() {
-            let why = format!("{instance} has a pod, and lacks files or has others than it was given");
+            let why = format!("the files of {instance} are missing or differ from its data");
             draft.step(Step::WriteFiles(instance.clone()), why);
         }
-        // What nothing needs goes anyway, whatever somebody made of it.
+        // An instance that nothing needs is removed anyway, edited or not.
         let is_used = || needed.contains_key(instance) || view.may_serve(instance);
         if found.pod && found.edited && is_used() {
             if record.is_some() {
-                let why = format!("the manifest of {instance} was edited by hand; it is written anew");
+                let why = format!("the manifest of {instance} was edited; it is restored");
                 draft.step(Step::WritePod { instance: instance.clone(), trial: found.trial }, why);
             } else {
                 let message = format!(
-                    "the manifest of {instance} was edited by hand, and what it was made from is not kept here any more"
+                    "the manifest of {instance} was edited and cannot be restored: its source data is no longer on this node"
                 );
                 draft.problem(Problem::new("PluginEdited", message));
             }
@@ -323,18 +331,18 @@ fn restore(view: &View<'_>, draft: &mut Draft) {
     }
     for (key_id, generation) in &disk.serving {
         if !disk.links.contains_key(key_id) {
-            if let Some(why) = late::held(view, *key_id) {
+            if let Some(why) = late::blocked(view, *key_id) {
                 draft.wait(why);
                 continue;
             }
             let instance = Instance { key_id: *key_id, generation: generation.clone() };
-            let why = format!("{instance} serves key {key_id}, and the key's link is gone");
+            let why = format!("the socket link of key {key_id}, which {instance} serves, is missing");
             draft.step(Step::SwitchLink { key_id: *key_id, instance }, why);
         }
     }
 }
 
-/// Files and pods of everything that target and candidate need.
+/// Writes the files and pods of everything that target, configuration file and candidate need.
 fn start(view: &View<'_>, draft: &mut Draft) {
     if let Some(target) = &view.target {
         if view.o.disk.revisions.get(&target.revision).is_none_or(|kept| **kept != *target.content) {
@@ -354,16 +362,16 @@ fn start(view: &View<'_>, draft: &mut Draft) {
             continue;
         }
         let found = view.on_disk(&instance);
-        // A pod whose files or folder are gone was dealt with above.
+        // `restore` handles a pod whose files or folder are missing.
         if found.pod {
             trial::go_on(view, &instance, draft);
             continue;
         }
         let trial = trial::is_trial(view, &instance);
-        let who = match view.standing.get(&instance.key_id) {
+        let who = match view.file_plugins.get(&instance.key_id) {
             Some(needed) if needed.instance == instance => "the configuration file",
             _ if trial => "the candidate",
-            _ => "the target",
+            _ => "the target revision",
         };
         if !found.files {
             draft.step(Step::WriteFiles(instance.clone()), format!("{who} needs {instance}"));
@@ -372,7 +380,7 @@ fn start(view: &View<'_>, draft: &mut Draft) {
             draft.step(Step::MakeFolder(instance.clone()), format!("{who} needs {instance}"));
         }
         if found.listening && !view.may_serve(&instance) {
-            // Else what answers could be the process that is about to end.
+            // Otherwise the process that is about to end could answer the probes.
             draft.wait(format!("an earlier process of {instance} has not stopped yet"));
             continue;
         }

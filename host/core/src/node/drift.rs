@@ -1,26 +1,30 @@
-//! A configuration file that somebody edits by hand where a revision of Keyward's is in force.
+//! A configuration file that somebody edits while a revision of Keyward is in force (decision 0049).
 //!
-//! It is put aside and the target installed over it, but only where every provider in it is one of the target's: else what
-//! was written by it could not be read any more. Anything else is somebody's own configuration, and never replaced
-//! (DESIGN.md, Decisions 14), also where the API server was not seen to have loaded it: it may be about to.
+//! The agent keeps a copy of it and installs the target over it, but only if every provider in it is one that
+//! the target has: otherwise nothing could read any more what was written with it. Any other file is
+//! somebody's own configuration. It is never replaced, also where the API server was not seen to have loaded
+//! it: it may be about to load it.
 //!
-//! An edited file may have been loaded for a moment, and have written with other providers than the revision, plain text
-//! above all: that is kept in mind and told from the first sight of it, so that the operator takes back what it knew of
-//! migrations (S3, S9). One of Keyward's own configurations, of another time, is not told from a rollout, and no drift.
+//! The API server may have loaded an edited file for a moment, and have written with other providers than the
+//! revision's, also in plain text. The node records that from the first sight of the file and reports it, so
+//! that the operator removes its records of migration (invariant: claims-are-true,
+//! invariant: no-unrequested-plain-text). An older or newer configuration of Keyward cannot be distinguished
+//! from a rollout, and does not count as drift.
 
 use super::decide::{Draft, Step};
 use super::view::{Target, View};
 use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration};
 use crate::ids::{ConfigHash, GroupResource};
 
-/// Records that something else than the target may have been loaded here, and forgets it once a later revision is in force.
+/// Records that something else than the target may have been loaded. Removes the record once a later revision
+/// is in force.
 pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
     let Some(target) = &view.target else { return };
     let known = view.o.disk.drift;
     let foreign = |hash: Option<&ConfigHash>| hash.is_some_and(|hash| !view.is_known(hash));
     if (foreign(view.loaded) || foreign(view.file)) && known.is_none_or(|drift| drift < target.revision) {
         let why = format!(
-            "something else than revision {} is in the file or loaded, while that was to be in force",
+            "the configuration file, or what the API server has loaded, is not revision {}, which should be in force",
             target.revision
         );
         draft.step(Step::RecordDrift(target.revision), why);
@@ -31,45 +35,49 @@ pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
     }
 }
 
-/// What becomes of an edited file.
-pub(super) enum Mend {
-    /// Nothing: it is somebody's own configuration.
+/// What happens to an edited file.
+pub(super) enum EditedFile {
+    /// It stays: it is somebody's own configuration.
     Refuse,
-    /// What the API server still has is put back.
+    /// The configuration that the API server still has loaded is put back.
     PutBack,
     /// The target may be installed over it.
     Install,
 }
 
-/// Puts the edited file aside where it may be replaced, and at once what the API server has not let go of yet.
-pub(super) fn mend(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> Mend {
-    let (Some(file), Some(loaded)) = (&view.o.disk.file, view.loaded) else { return Mend::Refuse };
+/// Keeps a copy of an edited file that may be replaced. If the API server has not loaded it, what the server
+/// has loaded is put back at once.
+pub(super) fn edited_file(view: &View<'_>, target: &Target<'_>, draft: &mut Draft) -> EditedFile {
+    let (Some(file), Some(loaded)) = (&view.o.disk.file, view.loaded) else { return EditedFile::Refuse };
     let not_loaded = *loaded != file.hash;
     let readable = file.config.as_ref().is_some_and(|edited| reads_no_more(edited, target));
     if !readable || not_loaded && view.content_of(loaded).is_none() {
-        return Mend::Refuse;
+        return EditedFile::Refuse;
     }
     if !view.o.disk.aside.contains(&file.hash) {
-        let why = format!("the configuration file was edited by hand ({}); a copy is kept", file.hash);
+        let why = format!("the configuration file was edited ({}); a copy is kept", file.hash);
         draft.step(Step::PutAside(file.hash.clone()), why);
     }
     if !not_loaded {
-        return Mend::Install;
+        return EditedFile::Install;
     }
     let step = Step::PutBack { hash: loaded.clone(), refused: None };
-    draft.step(step, "the API server has not loaded the edited file: what it has is put back");
-    Mend::PutBack
+    draft.step(
+        step,
+        "the API server has not loaded the edited file; the configuration that it has loaded is put back",
+    );
+    EditedFile::PutBack
 }
 
-/// Whether every provider of every resource is one that the target has for that resource. A provider is its name and its
-/// key: another key under the same name is another provider.
+/// Whether every provider of every resource is one that the target has for that resource. A provider is its
+/// name and its key: another key under the same name is another provider.
 fn reads_no_more(edited: &EncryptionConfiguration, target: &Target<'_>) -> bool {
     let target = &target.content.config;
     edited.resources.iter().all(|entry| {
         let resources = entry.resources.as_deref().unwrap_or_default();
         resources.iter().all(|resource| {
             let known = target.providers_of(&GroupResource::parse(resource));
-            // What no entry names is read as plain text.
+            // A resource without an entry is stored in plain text.
             let reads = |provider: &ProviderConfiguration| {
                 if known.is_empty() { provider.identity.is_some() } else { known.contains(&provider) }
             };

@@ -1,8 +1,9 @@
-//! A revision on a node whose API server has not started yet: it joins, or its disk was lost.
+//! Installs a revision on a node whose API server has not started yet: the node joins, or its disk was lost.
 //!
-//! Nothing runs there, so no plugin can be asked first, and the file must be there before the API server: one that starts
-//! without it would write in plain text (S9). No link leads to a plugin yet. The API server starts unready; the agent, which
-//! needs nobody's word for it (`View::standing`), leads each key's link to its plugin once that has decrypted the key check.
+//! Nothing runs there, so no plugin can be probed first. The file must be there before the API server: one
+//! that starts without it would write in plain text (invariant: no-unrequested-plain-text). No link leads to
+//! a plugin yet, so the API server starts unready. The agent leads each key's link to its plugin once the
+//! plugin has decrypted the key check; it needs no spec for that (`View::file_plugins`).
 
 use super::decide::Step;
 use super::observe::Observed;
@@ -10,10 +11,11 @@ use super::view::{View, plugins_of};
 use crate::formats::encryption_config::zero_hash;
 use crate::ids::{ConfigHash, KeyId};
 
-/// The steps that install the target, in order; revision 0's file where the spec names none. Each may be repeated.
+/// The steps that install the target, in order, or revision 0 if the spec names no revision. Each may be
+/// repeated.
 ///
 /// # Errors
-/// The target is of no use, or the file that is there is somebody else's.
+/// The target cannot be used, or the configuration file was not written by Keyward.
 pub fn first_steps(o: &Observed) -> Result<Vec<Step>, String> {
     let view = View::new(o);
     if let Some(problem) = &view.target_problem {
@@ -24,14 +26,14 @@ pub fn first_steps(o: &Observed) -> Result<Vec<Step>, String> {
     };
     if let Some(file) = view.file.filter(|file| !is_ours(file)) {
         return Err(format!(
-            "the configuration file holds something that Keyward did not write ({file}); move it away where nothing is stored by it"
+            "the configuration file ({file}) was not written by Keyward; move it away if nothing is stored under its keys"
         ));
     }
     let Some(target) = &view.target else {
         let zero = zero_hash().clone();
         return match view.file {
             Some(file) if *file != zero => {
-                Err(format!("this node has the configuration {file}, and the cluster has no revision yet"))
+                Err(format!("this node has the configuration {file}, but the cluster has no revision yet"))
             }
             Some(_) => Ok(vec![Step::RecordLoaded(zero)]),
             None => Ok(vec![Step::RecordLoaded(zero.clone()), Step::PutBack { hash: zero, refused: None }]),
@@ -41,7 +43,7 @@ pub fn first_steps(o: &Observed) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     let key_checks = o.spec.iter().flat_map(|seen| &seen.spec.key_checks);
     let key_checks: std::collections::BTreeMap<KeyId, _> =
-        key_checks.map(|told| (told.key_id, told.key_check.clone())).collect();
+        key_checks.map(|entry| (entry.key_id, entry.key_check.clone())).collect();
     let highest = plugins.keys().chain(key_checks.keys()).max().copied().unwrap_or_default();
     if highest > o.disk.highest_key_id {
         steps.push(Step::RecordHighWater(highest));
@@ -60,7 +62,7 @@ pub fn first_steps(o: &Observed) -> Result<Vec<Step>, String> {
         steps.push(Step::MakeFolder(instance.clone()));
         steps.push(Step::WritePod { instance, trial: false });
     }
-    // What an earlier life of this node had loaded is nothing to go back to.
+    // A configuration that was loaded before this node was set up again must not be put back.
     steps.push(Step::RecordLoaded(target.hash.clone()));
     if view.file != Some(&target.hash) {
         steps.push(Step::InstallConfiguration { revision: target.revision, hash: target.hash.clone() });

@@ -1,13 +1,13 @@
-//! What one plugin is called on a node: its folders, its pod, its socket.
+//! The names of one plugin instance on a node: its folders, its pod, its socket.
 
 use std::fmt;
 
 use crate::ids::{KeyId, PluginDigest, parse_decimal};
 
-/// Where the sockets are: the API servers' configuration names it, so no setting moves it.
+/// The folder of the sockets. The API servers' configurations name it, so no setting can move it.
 pub const SOCKETS: &str = "/var/run/kmsplugin";
 
-/// The first 16 hex digits of a plugin's digest (OBJECTS.md, "Digest").
+/// The first 16 hex digits of a plugin's digest (objects: digest).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(String);
 
@@ -35,12 +35,13 @@ impl fmt::Display for Generation {
     }
 }
 
-/// One plugin with exactly these bytes of spec and files. An instance never changes; it is replaced by another.
+/// One plugin with exactly these bytes of spec and files. An instance never changes; it is replaced by
+/// another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance {
-    /// Whose.
+    /// The key.
     pub key_id: KeyId,
-    /// Which bytes.
+    /// The generation, which names its bytes.
     pub generation: Generation,
 }
 
@@ -67,7 +68,7 @@ impl Instance {
         format!("keyward-kms-{}-{short}", self.key_id)
     }
 
-    /// The folder that its container alone mounts; an answer on the socket in it proves what runs.
+    /// The folder that only its container mounts: an answer on the socket in it proves which instance runs.
     pub fn socket_folder(&self) -> String {
         format!("{SOCKETS}/kms-{}/g-{}", self.key_id, self.generation)
     }
@@ -77,12 +78,13 @@ impl Instance {
         format!("{}/kms.sock", self.socket_folder())
     }
 
-    /// What the key's link holds while this instance serves: relative, since the folder is mounted elsewhere too.
+    /// The target of the key's link while this instance serves. It is relative, since the folder is mounted
+    /// at other paths too.
     pub fn link_target(&self) -> String {
         format!("g-{}/kms.sock", self.generation)
     }
 
-    /// The generation that a link of this content points at.
+    /// The generation that a link with this target leads to.
     pub fn parse_link_target(target: &str) -> Option<Generation> {
         Generation::parse(target.strip_prefix("g-")?.strip_suffix("/kms.sock")?)
     }
@@ -105,7 +107,7 @@ mod tests {
     use crate::names;
 
     #[test]
-    fn names_are_read_back() {
+    fn a_name_is_parsed_to_the_same_instance() {
         let digest = PluginDigest("0123456789abcdef".repeat(4));
         let instance = Instance::new(KeyId(7), &digest);
         assert_eq!(instance.name(), "kms-7-0123456789abcdef");

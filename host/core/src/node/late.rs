@@ -1,11 +1,12 @@
-//! A node that comes back with a configuration that was withdrawn meanwhile (DESIGN.md, "Joining and returning"): it was
-//! given up with its objects, so that nobody waited for it, and what its API server writes by its old configuration no
-//! other one could read.
+//! A node that returns with a configuration that was superseded meanwhile (decision 0046): it was removed
+//! with its objects, so that nobody waited for it, and no other API server may be able to read what its API
+//! server writes.
 //!
-//! A reboot has emptied the folder of the sockets. The links of keys that the target does not have are not made again,
-//! so that nothing can be written under them, and the target is installed before the API server answers, as on a node
-//! that joins. A local key needs no socket, and that of a key which the target has for another resource is needed: there the
-//! target is installed as early as the agent can, which may be after the API server began to write.
+//! A reboot has emptied the folder of the sockets. The agent does not restore the links of keys that the
+//! target lacks, so nothing can be written under them, and it installs the target before the API server
+//! answers, as on a node that joins. A local key needs no socket, and a key that the target has for another
+//! resource needs its link: in both cases the agent installs the target as early as it can, which may be
+//! after the API server began to write.
 
 use super::observe::Absence;
 use super::view::{Target, View};
@@ -13,92 +14,94 @@ use crate::formats::encryption_config::ProviderConfiguration;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, GroupResource, KeyId, Revision};
 
-/// Why the link of a key that served before the reboot is not made again now.
-pub(super) fn held(view: &View<'_>, key_id: KeyId) -> Option<String> {
+/// Why the link of a key that served before the reboot is not restored now.
+pub(super) fn blocked(view: &View<'_>, key_id: KeyId) -> Option<String> {
     match view.o.absence {
         Some(Absence::Elsewhere) => {
             return Some(format!(
-                "another API server knows no EncryptionNode of this node: the link of key {key_id} is made again when the operator has said which revision is in force"
+                "another API server has no EncryptionNode of this node; the socket link of key {key_id} is restored when the operator has set this node's target revision"
             ));
         }
-        Some(Absence::Unsure(since)) if since < view.o.policy.hold && !is_next(view) => {
+        Some(Absence::Unsure(since)) if since < view.o.policy.link_wait && !is_next(view) => {
             return Some(format!(
-                "no revision in force is told to this node: for {:?} the link of key {key_id} is not made again, in case the configuration here was withdrawn",
-                view.o.policy.hold
+                "this node has no readable target revision; for {:?} the socket link of key {key_id} is not restored, because the configuration on this disk may be superseded",
+                view.o.policy.link_wait
             ));
         }
-        Some(Absence::Unread(since)) if since < view.o.policy.hold_unread => {
+        Some(Absence::Unread(since)) if since < view.o.policy.link_wait_unread => {
             return Some(format!(
-                "the API cannot be asked: for {:?} the link of key {key_id} is not made again, in case the configuration here was withdrawn",
-                view.o.policy.hold_unread
+                "no API server answers; for {:?} the socket link of key {key_id} is not restored, because the configuration on this disk may be superseded",
+                view.o.policy.link_wait_unread
             ));
         }
         _ => {}
     }
     let target = view.target.as_ref()?;
     if target.plugins.contains_key(&key_id) {
-        return (comes_with_target(view, key_id) && !is_ready(view, target)).then(|| {
+        return (linked_with_target(view, key_id) && !is_ready(view, target)).then(|| {
             format!(
-                "the configuration here was withdrawn: the link of key {key_id}, which it has too, is made again when all plugins of revision {} are ready",
+                "the configuration on this disk is superseded; the socket link of key {key_id}, which the target contains too, is restored when all plugins of revision {} are ready",
                 target.revision
             )
         });
     }
     let names = |hash: &&ConfigHash| view.keys_of(hash).is_none_or(|keys| keys.contains(&key_id));
     let mut here = view.file.into_iter().chain(view.loaded);
-    let needed = here.any(|hash| names(&hash) && !is_late(view, hash));
+    let needed = here.any(|hash| names(&hash) && !is_superseded(view, hash));
     (!needed).then(|| {
         format!(
-            "key {key_id} was withdrawn: its link is not made again, and revision {} is installed before the API server serves",
+            "the target does not contain key {key_id}: its socket link is not restored, and revision {} is installed before the API server serves",
             target.revision
         )
     })
 }
 
-/// Whether the node is told of what it has installed, or of the revision after that. It may have been off while it was told,
-/// and its own API server reads no Secret before the links are there. One revision alone takes no key away by which somebody
-/// wrote: before a key leaves, another has to become the writer.
+/// Whether the spec names the installed revision or the one right after it. The node may have been off when
+/// the spec changed, and its own API server reads no Secret before the links exist. A single revision removes
+/// no key that somebody wrote with: before a key leaves, another one has to become the write key.
 fn is_next(view: &View<'_>) -> bool {
-    let told = view.o.spec.as_ref().map_or(Revision(0), |seen| seen.spec.revision);
+    let named = view.o.spec.as_ref().map_or(Revision(0), |seen| seen.spec.revision);
     let here = view.file.and_then(|file| view.revision_of(file)).map(|(revision, _)| revision);
-    told > Revision(0) && here.is_some_and(|here| told.0 <= here.0.saturating_add(1))
+    named > Revision(0) && here.is_some_and(|here| named.0 <= here.0.saturating_add(1))
 }
 
-/// Whether what is here was withdrawn for one resource, and leads to a key that the target has for another. Its link is
-/// made in the turn in which the target is installed. An API server that runs with what was here by then may write by it until
-/// it has looked at its file and loaded that: a minute, and what the plugins take.
-pub(super) fn comes_with_target(view: &View<'_>, key_id: KeyId) -> bool {
+/// Whether the configuration here is superseded for one resource, and names a key that the target has for
+/// another. The key's link is made in the reconcile pass that installs the target. An API server that runs
+/// with the old configuration may write with it until it has loaded the target: a minute, and the time that
+/// the plugins take.
+pub(super) fn linked_with_target(view: &View<'_>, key_id: KeyId) -> bool {
     let names = |hash: &&ConfigHash| view.keys_of(hash).is_none_or(|keys| keys.contains(&key_id));
     let mut here = view.file.into_iter().chain(view.loaded);
-    here.any(|hash| names(&hash) && is_late(view, hash))
+    here.any(|hash| names(&hash) && is_superseded(view, hash))
 }
 
-/// Every plugin passes, and is linked but for those that come with the target.
+/// Whether every plugin passes its probes and is linked, except those that are linked with the target.
 fn is_ready(view: &View<'_>, target: &Target<'_>) -> bool {
     target.plugins.iter().all(|(key_id, needed)| {
         let pass = view.pass(&needed.instance, needed.external.as_deref());
         let linked = needed.external.is_some() || view.serves(&needed.instance);
         pass.is_some_and(|pass| pass.age <= view.o.policy.fresh)
-            && (linked || comes_with_target(view, *key_id) && !view.on_disk(&needed.instance).trial)
+            && (linked || linked_with_target(view, *key_id) && !view.on_disk(&needed.instance).trial)
     })
 }
 
-/// Whether the configuration of this hash was withdrawn when the target was made.
-pub(super) fn is_late(view: &View<'_>, hash: &ConfigHash) -> bool {
-    view.target.as_ref().is_some_and(|target| was_withdrawn(view, target.revision, target.content, hash))
+/// Whether the target supersedes the configuration of this hash.
+pub(super) fn is_superseded(view: &View<'_>, hash: &ConfigHash) -> bool {
+    view.target.as_ref().is_some_and(|target| supersedes(view, target.revision, target.content, hash))
 }
 
-/// Whether what the API server was last seen to have loaded was withdrawn when the revision in the file was installed.
-pub(super) fn was_late(view: &View<'_>) -> bool {
+/// Whether the revision in the file supersedes what the API server was last seen to have loaded.
+pub(super) fn loaded_is_superseded(view: &View<'_>) -> bool {
     let Some((revision, content)) = view.file.and_then(|file| view.revision_of(file)) else { return false };
-    view.o.disk.loaded.as_ref().is_some_and(|loaded| was_withdrawn(view, revision, content, loaded))
+    view.o.disk.loaded.as_ref().is_some_and(|loaded| supersedes(view, revision, content, loaded))
 }
 
-/// Whether the configuration of this hash was withdrawn when this revision was made: that does not read what it writes, or
-/// it writes in plain text what that encrypts, and was not the one before it.
-pub(super) fn was_withdrawn(
+/// Whether a revision supersedes the configuration of this hash: for some resource the revision does not read
+/// what the configuration writes, or it encrypts what the configuration writes in plain text and does not
+/// directly follow it.
+pub(super) fn supersedes(
     view: &View<'_>,
-    than: Revision,
+    by: Revision,
     content: &RevisionContent,
     hash: &ConfigHash,
 ) -> bool {
@@ -108,11 +111,11 @@ pub(super) fn was_withdrawn(
     let Some(config) = view.config_of(hash) else { return false };
     let now = &content.config;
     let revision = view.revision_of(hash).map_or(Revision(0), |(revision, _)| revision);
-    let long_ago = revision.0.saturating_add(1) < than.0;
+    let long_ago = revision.0.saturating_add(1) < by.0;
     let resources =
         || config.resources.iter().chain(&now.resources).flat_map(|entry| entry.resources.iter().flatten());
     resources().any(|resource| {
-        // What is not named is plain text.
+        // A resource without an entry is stored in plain text.
         let resource = GroupResource::parse(resource);
         let writes = config.providers_of(&resource).first().copied();
         let reads = now.providers_of(&resource);
@@ -127,8 +130,8 @@ pub(super) fn was_withdrawn(
     })
 }
 
-/// Whether one reads what the other writes: a KMS provider is its name, whatever its timeout; a local one its keys, of
-/// which the first writes.
+/// Whether one provider reads what the other writes. A KMS provider is identified by its name, with any
+/// timeout; a local one by its keys, the first of which writes.
 fn is_same(reads: &ProviderConfiguration, writes: &ProviderConfiguration) -> bool {
     match (&reads.kms, &writes.kms) {
         (Some(reads), Some(writes)) => reads.name == writes.name,

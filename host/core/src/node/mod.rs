@@ -1,17 +1,21 @@
-//! The agent's next step as a pure function of what it sees on its node: [`next`] takes [`Observed`] and gives
-//! [`Decision`]. The agent (`host/node`) only looks and does; the simulator runs the same function on a model.
+//! The agent's next steps as a pure function of what it observes on its node: [`next`] takes [`Observed`] and
+//! returns [`Decision`]. The agent (`host/node`) only observes and acts; the simulator runs the same function
+//! on a model.
 //!
-//! What may come in: rules of DESIGN.md, "Node agent", and what a plugin's pod and files look like ([`pod`]). What
-//! never does: a disk, a socket, a clock. Ages come in as durations; files, sockets and pods as facts.
+//! What belongs here: the rules of the node agent (decision 0041), and the form of a plugin's pod and files
+//! ([`pod`]). What does not: a disk, a socket, a clock. Ages come in as durations; files, sockets and pods as
+//! facts.
 //!
-//! What an admin replaced by hand (`recovered.rs`) is laid over a revision's data. A configuration that stands in the file
-//! needs its plugins with or without an API server that tells so (`View::standing`).
+//! A replacement credential from an admin (`recovered.rs`) is laid over a revision's data. The configuration
+//! in the file needs its plugins, whether or not an API server answers (`View::file_plugins`).
 //!
-//! A candidate runs as a trial (`trial.rs`): started once at a time, since each start may be a refused login.
+//! A candidate runs as a trial (`trial.rs`): it is started once at a time, since each start may be a refused
+//! login.
 //!
-//! The flow for one target revision (OBJECTS.md, "From spec to ciphertext"): keep it on disk, write each plugin's files
-//! and pod, probe the new instance at its own socket, rename the key's link over to it, probe through the link, install
-//! the configuration, see the API server's metric show its hash, report, stop what nothing needs.
+//! The flow for one target revision (objects: from-spec-to-ciphertext): store it on disk, write each plugin's
+//! files and pod, probe the new instance at its own socket, rename the key's link over to it, probe through
+//! the link, install the configuration, wait until the API server's metric shows its hash, report, stop what
+//! nothing needs.
 
 mod decide;
 mod drift;

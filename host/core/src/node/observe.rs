@@ -1,4 +1,4 @@
-//! What the agent sees on its node. Plain data: whoever looks (the agent, a simulator) fills it in.
+//! What the agent observes on its node. Plain data that the agent, or the simulator, fills in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,38 +9,39 @@ use jiff::Timestamp;
 use super::instance::{Generation, Instance, SOCKETS};
 use super::policy::Policy;
 use super::recovered::Recovered;
-use crate::api::{Adopted, KeyCheck, EncryptionNodeSpec, HealthStatus, PreflightAnswer};
+use crate::api::{Adopted, EncryptionNodeSpec, HealthStatus, KeyCheck, PreflightAnswer};
 use crate::formats::encryption_config::EncryptionConfiguration;
 use crate::formats::revision::{PluginRecord, RevisionContent};
 use crate::ids::{ConfigHash, KeyId, PluginDigest, RemoteKeyId, Revision};
 use crate::provider::Failure;
 
-/// All that one decision is made from. What could not be read is named as such: nothing is decided from absence (S7).
+/// Everything that one decision is made from. What could not be read is marked so
+/// (invariant: unknown-is-not-absent).
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// Deadlines.
     pub policy: Policy,
-    /// The node's `EncryptionNode`; `None` where there is none, or it cannot be read.
+    /// The node's `EncryptionNode`; `None` if there is none, or it cannot be read.
     pub spec: Option<SeenSpec>,
-    /// Why nothing is told of a revision in force: there is no such object, or it or its revision cannot be read.
+    /// Why the target is not known: there is no such object, or it or its revision cannot be read.
     pub absence: Option<Absence>,
     /// The revision that `spec.revision` names; `None` for revision 0 and without a spec.
     pub target: Option<Result<Arc<RevisionContent>, Unusable>>,
     /// The plugins of the Secret `encryption-preflight`; `None` while nothing is requested.
     pub candidate: Option<Result<Arc<BTreeMap<KeyId, PluginRecord>>, Unusable>>,
-    /// What the local API server says of itself, or why it says nothing.
+    /// What the local API server's metrics show, or why they could not be read.
     pub server: Result<Reading, Unread>,
-    /// What is on disk.
+    /// The state of the node's disk.
     pub disk: Disk,
-    /// What is known of each plugin that was asked about.
+    /// The probe results of each plugin.
     pub probes: BTreeMap<Instance, Probed>,
-    /// How long the configuration file has had its present content, as far as this agent saw it.
+    /// How long the configuration file has had its present content, as far as this agent has observed.
     pub file_age: Duration,
     /// For how long the last decisions have called these instances unneeded.
     pub unneeded: BTreeMap<Instance, Duration>,
-    /// The step at which the last turn stopped.
+    /// The step at which the last reconcile pass stopped.
     pub failed_step: Option<StepFailure>,
-    /// When the certificate by which the agent speaks to the API ends; `None` where it uses none.
+    /// When the agent's client certificate for the API expires; `None` if it uses none.
     pub credential_expires: Option<Timestamp>,
 }
 
@@ -49,28 +50,30 @@ pub struct Observed {
 pub struct SeenSpec {
     /// `metadata.generation`.
     pub generation: i64,
-    /// What the operator wants.
+    /// The spec, which the operator writes.
     pub spec: EncryptionNodeSpec,
 }
 
-/// Why a node is told of no revision.
+/// Why a node's target is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
-    /// Another API server knows no `EncryptionNode` of it: it said so while the node's own did not answer.
+    /// Another API server has no `EncryptionNode` of this node: it reported that while the node's own did not
+    /// answer.
     Elsewhere,
-    /// For so long there was none, which the node's own may have said, or none with a revision, or that cannot be read.
+    /// For this long there was no object, as perhaps only the node's own API server reports, or none with a
+    /// readable revision.
     Unsure(Duration),
-    /// For so long the object could not be read.
+    /// For this long the object could not be read.
     Unread(Duration),
 }
 
-/// Why an object is of no use.
+/// Why an object cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// It may well exist.
+    /// It may exist.
     #[error("cannot be read: {0}")]
     Unreadable(String),
-    /// It does not exist, or does not hold what it should.
+    /// It does not exist, or does not contain what it should.
     #[error("{0}")]
     Invalid(String),
 }
@@ -78,65 +81,67 @@ pub enum Unusable {
 /// Why the API server's metrics are not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
-    /// For people.
+    /// The reason, for people.
     pub why: String,
-    /// It answered, if only by a refusal: then it runs, with whatever configuration.
+    /// It answered, if only with an error: then it runs, with an unknown configuration.
     pub answers: bool,
 }
 
-/// What the API server's metrics say.
+/// What the API server's metrics show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// The name of its identity Lease, where that could be found out.
+    /// The name of its identity Lease, if that could be determined.
     pub id: Option<String>,
-    /// The hash of the configuration it has loaded; `None` where it has no such metric, since it runs without
-    /// `--encryption-provider-config`.
+    /// The hash of the configuration that it has loaded; `None` if it has no such metric, because it runs
+    /// without `--encryption-provider-config`.
     pub loaded: Option<ConfigHash>,
-    /// Reloads that failed since the file has its present content.
+    /// Reloads that failed since the file got its present content.
     pub failed_reloads: u64,
-    /// What its providers use, for each key of which all of them were seen to use the same.
+    /// The remote key ids that its providers use, for each key whose providers were all seen to use the same
+    /// one.
     pub adopted: Vec<Adopted>,
 }
 
-/// What is on disk.
+/// The state of the node's disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
-    /// The configuration file; `None` where there is none.
+    /// The configuration file; `None` if there is none.
     pub file: Option<FileSeen>,
-    /// Kept revisions.
+    /// Stored revisions.
     pub revisions: BTreeMap<Revision, Arc<RevisionContent>>,
-    /// Kept configurations, whoever wrote them: those that the agent once replaced.
+    /// Stored configurations of any author: those that the agent once replaced.
     pub configurations: BTreeMap<ConfigHash, FileSeen>,
-    /// Every instance of which something is there.
+    /// Every instance of which something is on disk.
     pub instances: BTreeMap<Instance, OnDisk>,
-    /// Where the keys' links point.
+    /// The generations that the keys' links lead to.
     pub links: BTreeMap<KeyId, Generation>,
-    /// Where they should point, as recorded: a reboot empties the folder of the sockets.
+    /// The generations that they should lead to, as recorded: a reboot empties the folder of the sockets.
     pub serving: BTreeMap<KeyId, Generation>,
-    /// Key checks, as last told by a spec.
+    /// The last key check of each key that a spec contained.
     pub key_checks: BTreeMap<KeyId, KeyCheck>,
     /// The last preflight that succeeded.
     pub preflight: Option<PreflightAnswer>,
-    /// High-water mark of keyIDs (S5).
+    /// High-water mark of keyIDs (invariant: one-number-one-kek).
     pub highest_key_id: KeyId,
-    /// The configuration that was put away last because the API server did not load it.
+    /// The last configuration that was rolled back because the API server did not load it.
     pub refusal: Option<Refusal>,
     /// What the API server was last seen to have loaded.
     pub loaded: Option<ConfigHash>,
-    /// What was replaced by hand, by key and number.
+    /// The replacement credentials that an admin gave, by key and number.
     pub recovered: Vec<Recovered>,
-    /// The revision that was to be in force when something else was loaded here; until a later one is in force.
+    /// The revision that should have been in force when something else was loaded; until a later one is in
+    /// force.
     pub drift: Option<Revision>,
-    /// Files that somebody edited by hand, of which a copy is kept.
+    /// Edited files of which a copy is kept.
     pub aside: BTreeSet<ConfigHash>,
-    /// The file by which an admin pauses the agent; `None` where there is none.
+    /// The file by which an admin pauses the agent; `None` if there is none.
     pub paused: Option<PauseFile>,
 }
 
 /// The file by which an admin pauses the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PauseFile {
-    /// Its content, or why that cannot be read: what exists pauses, whatever it holds.
+    /// Its content, or why that cannot be read: a file with any content pauses.
     pub reason: String,
     /// When it was last written.
     pub since: Option<Timestamp>,
@@ -147,14 +152,14 @@ pub struct PauseFile {
 pub struct FileSeen {
     /// The hash of its bytes.
     pub hash: ConfigHash,
-    /// The keys whose links it names as endpoints; `None` where it cannot be decoded.
+    /// The keys whose links it names as endpoints; `None` if it cannot be decoded.
     pub keys: Option<BTreeSet<KeyId>>,
-    /// What it says; `None` where it cannot be decoded.
+    /// The decoded configuration; `None` if it cannot be decoded.
     pub config: Option<Arc<EncryptionConfiguration>>,
 }
 
 impl FileSeen {
-    /// What these bytes are.
+    /// The file with these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         let config = EncryptionConfiguration::decode(bytes).ok().map(Arc::new);
         let keys = config.as_deref().map(linked_keys);
@@ -162,7 +167,7 @@ impl FileSeen {
     }
 }
 
-/// The keys whose links a configuration names as endpoints, whatever its providers are called.
+/// The keys whose links a configuration names as endpoints. The names of its providers do not matter.
 pub(super) fn linked_keys(config: &EncryptionConfiguration) -> BTreeSet<KeyId> {
     let endpoints = config
         .resources
@@ -178,11 +183,11 @@ pub(super) fn linked_keys(config: &EncryptionConfiguration) -> BTreeSet<KeyId> {
         .collect()
 }
 
-/// What there is of one instance: facts each of which may hold without the others.
+/// The state of one instance on disk. Each fact may hold without the others.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDisk {
-    /// The whole digest, where it was recorded.
+    /// The full digest, if it was recorded.
     pub digest: Option<PluginDigest>,
     /// Its files are complete, and as the agent wrote them.
     pub files: bool,
@@ -192,13 +197,13 @@ pub struct OnDisk {
     pub pod: bool,
     /// The manifest is not as the agent wrote it.
     pub edited: bool,
-    /// How often its manifest or its files were written anew because somebody else had changed them.
+    /// How often its manifest or its files were written again because somebody else had changed them.
     pub repairs: u32,
-    /// That pod is a trial's: whoever runs it starts it once.
+    /// The pod is a trial's: the kubelet starts it once.
     pub trial: bool,
     /// How often a trial's pod was written for it; 0 once it has a pod that is kept running.
     pub tries: u32,
-    /// Somebody accepts on its socket.
+    /// A process accepts connections on its socket.
     pub listening: bool,
 }
 
@@ -211,74 +216,76 @@ pub struct Refusal {
     pub hash: ConfigHash,
     /// How often it was tried.
     pub attempts: u32,
-    /// Since it was put away.
+    /// The time since it was rolled back.
     pub elapsed: Duration,
 }
 
-/// The step at which a turn stopped.
+/// The step at which a reconcile pass stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepFailure {
-    /// What was to be done.
+    /// The step.
     pub step: String,
-    /// Why it could not; no secret byte.
+    /// Why it failed; contains no secret byte.
     pub message: String,
 }
 
-/// What a plugin is asked.
+/// What a plugin is asked by a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Where.
+    /// The socket.
     pub socket: Socket,
-    /// What it must decrypt, beside Status and a round trip.
+    /// The key check that it must decrypt, beside Status and a round trip.
     pub key_check: Option<KeyCheck>,
-    /// Whether a key check is to be made of the round trip.
+    /// Whether the round trip also makes a key check.
     pub make_key_check: bool,
-    /// Which start of a trial answers; 0 where it is none. What is known of one process says nothing of the next.
+    /// The number of a trial's start; 0 if it is not a trial. Results of one process say nothing about the
+    /// next.
     pub run: u32,
 }
 
-/// Where a plugin is asked.
+/// The socket at which a plugin is probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Socket {
-    /// In its generation's folder.
+    /// The one in its generation's folder.
     Generation,
-    /// By the key's link, as the API server does.
+    /// The key's link, which the API server uses.
     Link,
-    /// At an endpoint that somebody else serves.
+    /// The endpoint of an external plugin.
     External(String),
 }
 
-/// What is known of one plugin.
+/// The probe results of one plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
     /// The question that `pass` and `failing` answer.
     pub question: Question,
-    /// Since that question was first put.
+    /// The time since that question was first asked.
     pub age: Duration,
-    /// The last time that all of it passed.
+    /// The last time that the whole question passed.
     pub pass: Option<Pass>,
     /// The last probe of any depth, and for any question.
     pub last: Option<LastProbe>,
-    /// There while the last probe failed.
+    /// Present while the last probe failed.
     pub failing: Option<Failing>,
-    /// How the start before this one failed, where a trial was started again.
+    /// How the previous start failed, if a trial was started again.
     pub earlier: Option<Failure>,
     /// Failed probes for this question, at any start, that were definite ([`Policy::is_definite`]).
     pub attempts: u32,
 }
 
-/// Status, a round trip and the key check, all good.
+/// Status, a round trip and the key check all passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pass {
     /// How long ago.
     pub age: Duration,
-    /// What the plugin calls its KEK.
+    /// The plugin's remote key id.
     pub remote_key_id: RemoteKeyId,
     /// Encrypt and Decrypt together.
     pub latency: Duration,
-    /// From the first question to this instance until its first good answer.
+    /// From the first question to this instance until its first pass.
     pub started_in: Duration,
-    /// The key check that was asked for by `make_key_check`; made once a question, however often that is asked again.
+    /// The key check that `make_key_check` asked for. It is made once for a question, however often that is
+    /// asked again.
     pub key_check: Option<KeyCheck>,
 }
 
@@ -287,13 +294,13 @@ pub struct Pass {
 pub struct LastProbe {
     /// RFC 3339.
     pub at: String,
-    /// How it went.
+    /// The result.
     pub status: HealthStatus,
-    /// What the plugin last called its KEK.
+    /// The last remote key id of the plugin.
     pub remote_key_id: Option<RemoteKeyId>,
-    /// What is wrong, cleaned of secrets.
+    /// The failure, cleaned of secrets.
     pub failure: Option<Failure>,
-    /// Whether somebody answered on the socket, whatever the answer.
+    /// Whether a process answered on the socket, also with an error.
     pub answered: bool,
 }
 
@@ -302,9 +309,9 @@ pub struct LastProbe {
 pub struct Failing {
     /// The last failure, cleaned of secrets.
     pub failure: Failure,
-    /// It says that the plugin reaches another KEK.
+    /// The failure shows that the plugin reaches another KEK.
     pub mismatch: bool,
-    /// How long probes have failed since it last began, or ceased, to answer.
+    /// How long probes have failed, counted from when the plugin last began, or ceased, to answer.
     pub since: Duration,
     /// Failed probes in a row.
     pub times: u32,

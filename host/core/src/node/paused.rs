@@ -1,8 +1,10 @@
-//! An agent that an admin has paused on its node, for an emergency edit by hand.
+//! An agent that an admin has paused on its node, for an emergency edit
+//! (invariant: pause-withholds-everything).
 //!
-//! It goes on to look, to probe and to report, and it keeps its own records: which configuration the API server has loaded,
-//! and that one was loaded which is no revision, so that resuming decides from what really happened. Everything that an API
-//! server, a plugin or the kubelet would notice is withheld, and so is every removal.
+//! The agent continues to observe, to probe and to report. It keeps its own records of which configuration
+//! the API server has loaded, and of one that belongs to no revision, so that after the pause it decides from
+//! what really happened. Every step that an API server, a plugin or the kubelet would notice is withheld, and
+//! so is every removal.
 
 use super::decide::{Draft, Step};
 use super::view::View;
@@ -10,7 +12,7 @@ use crate::api::NodePause;
 use crate::formats::key_secret::rfc3339;
 
 impl Step {
-    /// Whether it touches no more than the agent's own records, and removes none of them.
+    /// Whether it changes only the agent's own records. Of removals, only that of the drift is one.
     pub fn is_record(&self) -> bool {
         match self {
             Self::RecordHighWater(_)
@@ -38,13 +40,13 @@ impl Step {
     }
 }
 
-/// Leaves only records among the steps of a paused agent. Answers what the status reports of the pause.
+/// Leaves only records among the steps of a paused agent. Returns what the status reports about the pause.
 pub(super) fn withhold(view: &View<'_>, draft: &mut Draft) -> Option<NodePause> {
     let pause = view.o.disk.paused.as_ref()?;
     let (kept, withheld) = std::mem::take(&mut draft.steps).into_iter().partition(Step::is_record);
     draft.steps = kept;
     let withheld: Vec<Step> = withheld;
-    // Looking again soon changes nothing: deleting the file wakes the agent.
+    // Observing again soon changes nothing: deleting the file wakes the agent.
     draft.busy = !draft.steps.is_empty();
     draft.why.push(format!("the agent is paused on this node: {}", pause.reason));
     Some(NodePause {

@@ -1,9 +1,9 @@
-//! A plugin's static pod and files, from the accepted rendering (DESIGN.md, "Provider ABI").
+//! A plugin's static pod and files, from the accepted rendering (decision 0025).
 //!
-//! The template says what the program wants: arguments, environment, files, ports. Everything else is decided here,
-//! and no template can change it: the image is the accepted one, the container is locked down, and it mounts its own
-//! socket folder and its own files, nothing more. A static pod is copied into a mirror Pod that many may read, so no
-//! value of a Secret stands in its environment.
+//! The template says what the program needs: arguments, environment, files, ports. Everything else is decided
+//! here, and no template can change it: the image is the accepted one, the container is locked down, and it
+//! mounts only its own socket folder and its own files. A static pod is copied into a mirror Pod that many
+//! may read, so its environment contains no value of a Secret.
 
 use std::collections::BTreeMap;
 
@@ -27,33 +27,33 @@ use crate::quantity::Quantity;
 
 /// The value of `app.kubernetes.io/name` on every plugin's pod.
 pub const APP: &str = "keyward-kms-plugin";
-/// The one container's name.
+/// The name of the only container.
 pub const CONTAINER: &str = "kms-plugin";
-/// Static pods live here.
+/// The namespace of the static pods.
 pub const NAMESPACE: &str = "kube-system";
 /// The restart policy of trials.
 const ONCE: &str = "Never";
-/// What `system-node-critical` is worth; the kubelet does not look it up for static pods.
+/// The value of `system-node-critical`; the kubelet does not look it up for static pods.
 const PRIORITY: i32 = 2_000_001_000;
 
-/// What differs by node and generation.
+/// What differs between nodes and generations.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
     /// The node's name.
     pub node: &'a str,
     /// The folder of this instance's files; the container sees it at the same path.
     pub files: &'a str,
-    /// The ports allotted to it, by the template's names.
+    /// The ports that it gets, by the template's names.
     pub ports: &'a BTreeMap<String, u16>,
-    /// Who owns its files and socket folder, and so who it runs as.
+    /// The owner of its files and socket folder, and the user that it runs as.
     pub uid: u32,
-    /// The group of the same.
+    /// The group of both.
     pub gid: u32,
-    /// Where it is a trial: the number of this start, and it is started once. Else it is kept running.
+    /// For a trial, the number of this start: it is started once. Otherwise it is kept running.
     pub trial: Option<u32>,
 }
 
-/// What an instance is made of.
+/// The pod and the files of an instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rendered {
     /// Its static pod.
@@ -62,31 +62,31 @@ pub struct Rendered {
     pub files: BTreeMap<String, SecretBytes>,
 }
 
-/// Why no pod can be made of a rendering.
+/// Why no pod can be made from a rendering.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
-    /// Nothing was accepted yet, or somebody else runs it.
-    #[error("its rendering is not one that a node runs")]
+    /// Nothing was accepted yet, or the plugin is external.
+    #[error("its rendered plugin is not one that a node can run")]
     NotManaged,
     /// The provider's configuration names no image.
     #[error("its configuration names no image")]
     NoImage,
-    /// A secret value would stand readable in the mirror Pod.
+    /// A secret value would be readable in the mirror Pod.
     #[error(
-        "environment variable {variable} would carry a value of {source_kind} {name}: static pods are copied into mirror Pods, where it could be read; the provider must pass it as a file"
+        "environment variable {variable} must not contain a value of {source_kind} {name}: static pods are copied into mirror Pods, where it can be read; the provider module must pass it as a file"
     )]
     SecretInPod {
         /// The variable.
         variable: String,
-        /// What kind of object.
+        /// The kind of the object.
         source_kind: ReferenceKind,
         /// The object.
         name: String,
     },
     /// The revision lacks a referenced value.
-    #[error("the data of {source_kind} {name} lacks key {key:?}")]
+    #[error("the data of {source_kind} {name:?} is missing required key {key:?}")]
     MissingValue {
-        /// What kind of object.
+        /// The kind of the object.
         source_kind: ReferenceKind,
         /// The object.
         name: String,
@@ -96,31 +96,31 @@ pub enum RenderError {
     /// A value in arguments or environment is not text.
     #[error("{what} is not text")]
     NotText {
-        /// Where it should stand.
+        /// The argument or variable.
         what: String,
     },
-    /// The template asks for something that this host does not fill in.
-    #[error("the template asks for {0:?}, which this version does not know")]
+    /// The template has a placeholder that this host does not fill in.
+    #[error("the template has the placeholder {0:?}, which this version does not support")]
     UnknownHostPart(String),
     /// The template refers to a file that it does not render.
-    #[error("the template refers to a file {0:?} that it does not render")]
+    #[error("the template references file {0:?}, which it does not render")]
     UnknownFile(String),
-    /// The template's probe names a port that it does not ask for.
-    #[error("the template names a port {0:?} that it does not ask for")]
+    /// The template references a port that it does not declare.
+    #[error("the template references port {0:?}, which it does not declare")]
     UnknownPort(String),
-    /// A name is no name of a file.
-    #[error("{0:?} cannot be the name of a file")]
+    /// A name is not a valid file name.
+    #[error("{0:?} is not a valid file name")]
     FileName(String),
 }
 
-/// Whether a pod can be made of this key's record, on whichever node.
+/// Whether a pod can be made from this key's record, on any node.
 pub fn check(instance: &Instance, record: &PluginRecord) -> Result<(), RenderError> {
     let ports = ports(record).iter().map(|name| (name.clone(), 1)).collect();
     let place = Place { node: "node", files: "/files", ports: &ports, uid: 1, gid: 1, trial: None };
     fill(instance, record, &place).map(drop)
 }
 
-/// The names of the ports that an instance wants.
+/// The names of the ports that an instance needs.
 pub fn ports(record: &PluginRecord) -> &[String] {
     match managed(record) {
         Ok((_, _, container)) => &container.ports,
@@ -141,14 +141,14 @@ pub fn render(
     let command: Vec<String> = container.command.iter().map(|word| escaped(word)).collect();
 
     let folder = |name: &str, path: String, read_only: bool| {
-        // The path is the same inside: it stands in arguments, and in the API server's configuration.
+        // The path inside the container is the same: arguments and the API server's configuration contain it.
         let mount = VolumeMount {
             name: name.to_owned(),
             mount_path: path.clone(),
             read_only: read_only.then_some(true),
             ..Default::default()
         };
-        // `Directory`, not `DirectoryOrCreate`: the kubelet would make it as root's.
+        // `Directory`, not `DirectoryOrCreate`: the kubelet would create a folder of root.
         let source = HostPathVolumeSource { path, type_: Some("Directory".to_owned()) };
         (mount, Volume { name: name.to_owned(), host_path: Some(source), ..Default::default() })
     };
@@ -174,7 +174,8 @@ pub fn render(
             read_only_root_filesystem: Some(true),
             ..Default::default()
         }),
-        // No liveness probe: what it asks may ask the KMS, and a plugin whose KMS is away is not mended by a restart.
+        // No liveness probe: the health endpoint may depend on the KMS, and a restart does not fix a plugin
+        // whose KMS is down.
         readiness_probe: health.map(|http_get| Probe {
             http_get: Some(http_get),
             period_seconds: Some(10),
@@ -214,7 +215,7 @@ pub fn render(
         (format!("{GROUP}/key-id"), key_id.to_string()),
         (format!("{GROUP}/plugin-digest"), digest.to_string()),
     ]);
-    // The kubelet starts a pod anew only when its manifest is another one.
+    // The kubelet starts a pod again only if its manifest changed.
     annotations.extend(place.trial.map(|run| (format!("{GROUP}/trial"), run.to_string())));
     let metadata = ObjectMeta {
         name: Some(instance.pod_name()),
@@ -230,7 +231,7 @@ pub fn render(
     Ok(Rendered { pod: Pod { metadata, spec: Some(spec), ..Default::default() }, files })
 }
 
-/// What differs from instance to instance: all of a pod that can be wrong.
+/// What differs between instances: everything in a pod that can be wrong.
 struct Filled<'a> {
     image: &'a str,
     container: &'a Container,
@@ -277,12 +278,13 @@ fn fill<'a>(
 /// The manifest as the kubelet reads it. Strings that YAML 1.1 would take for something else are quoted.
 pub fn manifest(pod: &Pod) -> Result<String, serde_saphyr::ser::Error> {
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
-    // By way of a value: YAML's reader and writer, made anew for each of a Pod's types, are megabytes of the binary.
+    // Through a `Value`: YAML's reader and writer, compiled for each of a Pod's types, add megabytes to the
+    // binary.
     let value = serde_json::to_value(pod).map_err(<serde_saphyr::ser::Error as serde::ser::Error>::custom)?;
     serde_saphyr::to_string_with_options(&value, options)
 }
 
-/// The Pod of a manifest; `None` where it is none.
+/// The Pod of a manifest; `None` if it is not a Pod.
 pub fn read(manifest: &[u8]) -> Option<Pod> {
     let value: serde_json::Value = serde_saphyr::from_str(std::str::from_utf8(manifest).ok()?).ok()?;
     serde_json::from_value(value).ok()
@@ -295,7 +297,7 @@ fn managed(record: &PluginRecord) -> Result<(&AcceptedPlugin, &str, &Container),
     Ok((accepted, image, container))
 }
 
-/// Fills in parts, and notes which files they refer to: nothing else is written.
+/// Fills in parts, and records which files they reference: no other file is written.
 struct Filler<'a> {
     instance: &'a Instance,
     container: &'a Container,
@@ -314,7 +316,7 @@ impl Filler<'_> {
     }
 
     fn bytes(&mut self, parts: &[Part]) -> Result<SecretBytes, RenderError> {
-        // A growing vector leaves copies behind: gather, measure, then copy once.
+        // A growing vector leaves copies in memory: collect, measure, then copy once.
         let pieces = parts.iter().map(|part| self.piece(part)).collect::<Result<Vec<_>, _>>()?;
         let mut bytes = Vec::with_capacity(pieces.iter().map(SecretBytes::len).sum());
         for piece in &pieces {
@@ -370,7 +372,7 @@ fn port(name: &str, place: &Place<'_>) -> Result<u16, RenderError> {
     place.ports.get(name).copied().ok_or_else(|| RenderError::UnknownPort(name.to_owned()))
 }
 
-/// A name without `_` in the object's part, so that no two references share a file.
+/// An object's name has no `_`, so no two references share a file.
 fn referenced_name(source: &KeyRef) -> Result<String, RenderError> {
     file_name(format!("{}-{}_{}", source.kind, source.name, source.key))
 }
@@ -411,7 +413,7 @@ fn environment(filler: &mut Filler<'_>, settings: &PluginSettings) -> Result<Vec
     Ok(env)
 }
 
-/// `$(NAME)` in a value would be expanded by the kubelet; `$$` stands for a dollar.
+/// The kubelet would expand `$(NAME)` in a value; `$$` is an escaped dollar.
 fn escaped(text: &str) -> String {
     text.replace("$(", "$$(")
 }
@@ -426,7 +428,7 @@ fn host_aliases(settings: &PluginSettings) -> Option<Vec<HostAlias>> {
 
 fn http_get(probe: &HttpProbe, place: &Place<'_>) -> Result<HTTPGetAction, RenderError> {
     Ok(HTTPGetAction {
-        // On the host's network the pod's address is the node's, where the plugin need not listen.
+        // With host networking the pod's address is the node's, on which the plugin may not listen.
         host: Some("127.0.0.1".to_owned()),
         path: Some(probe.path.clone()),
         port: IntOrString::Int(i32::from(port(&probe.port, place)?)),
@@ -434,8 +436,8 @@ fn http_get(probe: &HttpProbe, place: &Place<'_>) -> Result<HTTPGetAction, Rende
     })
 }
 
-/// The template's requests, overlaid by `spec.plugins.resources`; limits are four times the requests where none are
-/// set.
+/// The template's requests, overridden by `spec.plugins.resources`. Without limits there, limits are four
+/// times the requests.
 fn resources(container: &Container, settings: Option<&PluginResources>) -> ResourceRequirements {
     let mut requests = BTreeMap::new();
     if container.cpu_request_millis > 0 {
@@ -460,8 +462,8 @@ fn resources(container: &Container, settings: Option<&PluginResources>) -> Resou
     ResourceRequirements { requests: quantities(requests), limits: quantities(limits), ..Default::default() }
 }
 
-/// A quantity times four, its suffix kept: `100m` → `400m`, `0.5` → `2.0`, `64Mi` → `256Mi`. `None` of what is not a
-/// quantity, which [`check_resources`] names.
+/// A quantity times four, its suffix kept: `100m` → `400m`, `0.5` → `2.0`, `64Mi` → `256Mi`. `None` if it is
+/// not a quantity, which [`check_resources`] reports.
 pub fn four_times(text: &str) -> Option<String> {
     let wanted = Quantity::parse(text).ok()?.times(4)?;
     let text = text.strip_prefix('+').unwrap_or(text);
@@ -476,7 +478,7 @@ pub fn four_times(text: &str) -> Option<String> {
     (Quantity::parse(&product) == Ok(wanted)).then_some(product)
 }
 
-/// What the kubelet would refuse of `spec.plugins.resources`: field and reason.
+/// The fields of `spec.plugins.resources` that the kubelet would refuse, with the reasons.
 pub fn check_resources(resources: &PluginResources) -> Vec<(String, String)> {
     let mut wrong = Vec::new();
     for (list, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {

@@ -22,7 +22,7 @@ fn host(name: &str) -> Part {
     Part::Host(name.to_owned())
 }
 
-/// One of everything.
+/// A record with one of each kind of part.
 fn record() -> PluginRecord {
     let ca = source(ReferenceKind::ConfigMap, "acme-ca", "ca-bundle.crt");
     let container = Container {
@@ -109,18 +109,18 @@ fn rendered(record: &PluginRecord, uid: u32) -> Result<Rendered, RenderError> {
 }
 
 #[test]
-fn a_pod_is_locked_down_and_has_what_it_asked_for() {
+fn pod_is_locked_down_and_has_what_its_template_asks_for() {
     let rendered = rendered(&record(), 65532).unwrap();
     let manifest = manifest(&rendered.pod).unwrap();
     assert_eq!(manifest, include_str!("pod_golden.yaml"));
     let read: Pod = serde_saphyr::from_str(&manifest).unwrap();
     assert_eq!(read, rendered.pod);
     assert_eq!(identify(&read).unwrap().0.name(), "kms-7-0123456789abcdef");
-    assert!(!manifest.contains("s3cr3t"), "no secret in what everybody may read");
+    assert!(!manifest.contains("s3cr3t"), "a mirror Pod shows no secret");
 }
 
 #[test]
-fn a_trial_is_started_once_and_each_start_is_another_pod() {
+fn trial_is_started_once_and_each_start_is_another_pod() {
     let digest = PluginDigest("0123456789abcdef".repeat(4));
     let ports = [("health".to_owned(), 28100), ("metrics".to_owned(), 28101)].into();
     let place = Place { node: "cp-1", files: "/files", ports: &ports, uid: 1, gid: 1, trial: Some(2) };
@@ -128,11 +128,11 @@ fn a_trial_is_started_once_and_each_start_is_another_pod() {
     let stays = pod(None);
     assert!(!is_trial(&stays) && is_trial(&pod(Some(1))) && is_trial(&pod(Some(2))));
     assert_ne!(pod(Some(1)), pod(Some(2)));
-    // The kubelet knows a container by its spec: nothing else differs.
+    // The kubelet identifies a container by its spec, which is the same.
     let containers = |pod: &Pod| pod.spec.as_ref().unwrap().containers.clone();
     assert_eq!(containers(&stays), containers(&pod(Some(1))));
     assert_eq!(identify(&stays), identify(&pod(Some(2))));
-    assert_eq!(containers(&stays)[0].liveness_probe, None, "an absent KMS is not mended by a restart");
+    assert_eq!(containers(&stays)[0].liveness_probe, None, "a restart does not fix a KMS that is down");
     assert!(containers(&stays)[0].readiness_probe.is_some());
 }
 
@@ -167,8 +167,8 @@ fn only_files_that_the_template_names_are_written() {
 #[case::unknown_port(|r: &mut PluginRecord| container(r).args[0][1] = host("port:grpc"), RenderError::UnknownPort("grpc".into()))]
 #[case::probe_of_unknown_port(|r: &mut PluginRecord| container(r).health.as_mut().unwrap().port = "x".into(), RenderError::UnknownPort("x".into()))]
 #[case::unknown_file(|r: &mut PluginRecord| container(r).files.clear(), RenderError::UnknownFile("acme.conf".into()))]
-#[case::a_way_out(|r: &mut PluginRecord| container(r).files[0].name = "../x".into(), RenderError::FileName("rendered_../x".into()))]
-fn what_cannot_be_rendered_is_named(#[case] change: fn(&mut PluginRecord), #[case] expected: RenderError) {
+#[case::outside_the_folder(|r: &mut PluginRecord| container(r).files[0].name = "../x".into(), RenderError::FileName("rendered_../x".into()))]
+fn rendering_error_names_its_cause(#[case] change: fn(&mut PluginRecord), #[case] expected: RenderError) {
     let mut record = record();
     change(&mut record);
     assert_eq!(rendered(&record, 65532), Err(expected.clone()));

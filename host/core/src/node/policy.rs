@@ -1,4 +1,4 @@
-//! How long things may take.
+//! The agent's periods and deadlines.
 
 use std::time::Duration;
 
@@ -9,46 +9,50 @@ use crate::formats::revision::RevisionContent;
 /// Periods and deadlines of the agent. The defaults fit a kube-apiserver with its own defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How often the API server looks at its configuration file (FIELD 1.5: a minute).
+    /// How often the API server checks its configuration file: once a minute (kubernetes: automatic-reload).
     pub file_poll: Duration,
-    /// What a reload may take beyond the API server's own deadlines.
+    /// How long a reload may take beyond the API server's own deadlines.
     pub reload_margin: Duration,
     /// How often running plugins are probed.
     pub probe_interval: Duration,
-    /// How long a plugin may take until somebody accepts on its socket.
+    /// How long a plugin may take until its socket accepts connections.
     pub start_deadline: Duration,
-    /// How long a plugin that answers may be unwell before that counts as a failure.
+    /// How long a plugin that answers may be unhealthy before that counts as a failure.
     pub settle: Duration,
-    /// A pass older than this is repeated before something is built on it.
+    /// A pass older than this is repeated before a step relies on it.
     pub fresh: Duration,
     /// First pause after a failed probe of a candidate, doubled each time.
     pub retry_first: Duration,
     /// Longest such pause.
     pub retry_longest: Duration,
-    /// First pause after a trial's process ended by itself, before it is started again; quadrupled each time.
+    /// First pause before a trial whose process exited is started again; quadrupled each time.
     ///
-    /// A candidate may end because its KMS refuses its login, and each start is one more login. There are KMSs that count
-    /// refused logins by role and lock a role out after the fifth, also for those whose secret is good: the plugins in
-    /// use, at their next login. The count begins anew only after 15 minutes without a refusal, or by a good login. So
-    /// by default a node makes at most three attempts closer than that (0, 1 and 5 minutes), then one each 16 minutes; a
-    /// fourth is left for whoever else errs.
+    /// A candidate may exit because its KMS refuses its login, and each start is one more login. Some KMSs
+    /// count refused logins by role and lock a role out after the fifth. That also locks out the plugins in
+    /// use, whose secret is right, at their next login. The count starts again only after 15 minutes without
+    /// a refusal, or after a good login. So by default a node makes at most three attempts closer than that
+    /// (at 0, 1 and 5 minutes), then one each 16 minutes; the fourth is left for the mistake of somebody
+    /// else.
     pub trial_first: Duration,
-    /// Longest such pause: longer than the 15 minutes after which a refused login is forgotten.
+    /// Longest such pause: longer than the 15 minutes after which a KMS forgets a refused login.
     pub trial_longest: Duration,
     /// First pause before a refused configuration is installed again, doubled each time.
     pub refusal_first: Duration,
     /// Longest such pause.
     pub refusal_longest: Duration,
-    /// How long a candidate that passed goes on when nobody asks for it any more: its revision may be on the way.
+    /// How long a candidate that passed stays when it is not requested any more: its revision may be on the
+    /// way.
     pub linger: Duration,
-    /// How long a plugin goes on after the API server loaded a configuration without it: requests may be under way.
+    /// How long a plugin continues after the API server loaded a configuration without it: requests may be
+    /// under way.
     pub drain: Duration,
-    /// For how long a node that rebooted waits to be told that its configuration was not withdrawn, where it may be its own
-    /// API server that knows no `EncryptionNode` of it.
-    pub hold: Duration,
-    /// The same, where nobody can be asked: the network may not be up yet. A cluster that starts as a whole pays for it.
-    pub hold_unread: Duration,
-    /// How long a stopped plugin may take to leave its socket before its files are removed all the same.
+    /// How long a rebooted node waits for a target before it restores links, if it may be only its own API
+    /// server that has no `EncryptionNode` of it: its configuration may be superseded.
+    pub link_wait: Duration,
+    /// The same if no API server answers: the network may not be up yet. A cluster that starts as a whole
+    /// waits this long.
+    pub link_wait_unread: Duration,
+    /// How long a stopped plugin may keep its socket before its files are removed anyway.
     pub stop_deadline: Duration,
 }
 
@@ -70,16 +74,16 @@ impl Default for Policy {
             refusal_longest: seconds(600),
             linger: seconds(300),
             drain: seconds(30),
-            hold: seconds(300),
-            hold_unread: seconds(10),
+            link_wait: seconds(300),
+            link_wait_unread: seconds(10),
             stop_deadline: seconds(60),
         }
     }
 }
 
 impl Policy {
-    /// How long the API server may take to load this configuration: one look at the file, and FIELD 1.5's max(2×Σ
-    /// timeouts, 10 s) for its plugins' health.
+    /// How long the API server may take to load this configuration: one check of the file, and max(2×Σ
+    /// timeouts, 10 s) for the health of its plugins (kubernetes: automatic-reload).
     pub fn reload_deadline(&self, content: &RevisionContent) -> Duration {
         let timeouts: Duration = content
             .config
@@ -97,29 +101,30 @@ impl Policy {
         backoff(self.refusal_first, self.refusal_longest, attempts)
     }
 
-    /// The pause after a trial's process ended by itself, where that was the start of this number.
+    /// The pause after a trial's process exited; `tries` is the number of its start.
     pub fn after_trial(&self, tries: u32) -> Duration {
         backoff(self.trial_first, self.trial_longest, tries.saturating_mul(2).saturating_sub(1))
     }
 
-    /// Whether a failing plugin has had its time. A wrong KEK needs none.
+    /// Whether a failure is definite: the plugin has had its time. A wrong KEK is definite at once.
     pub fn is_definite(&self, probed: &Probed) -> bool {
         probed.failing.as_ref().is_some_and(|failing| self.is_definite_failure(failing, probed.age))
     }
 
-    /// The same of a failure, so many seconds after the question was first put.
+    /// The same for a failure, with the time since the question was first asked.
     pub fn is_definite_failure(&self, failing: &Failing, age: Duration) -> bool {
         let starting = failing.failure.phase == "start" && failing.failure.exit_code.is_none();
         failing.mismatch || if starting { age >= self.start_deadline } else { failing.since >= self.settle }
     }
 
-    /// The pause before the next probe, jitter not counted. Quick while a plugin comes up, with back-off once it has
-    /// failed. One that passed, and one that is no trial, is never probed slower than one that is well: the operator
-    /// waits a few intervals for news of it, and after a start of the agent no pass is known of what serves.
+    /// The pause before the next probe, without jitter. It is short while a plugin starts, and grows once the
+    /// plugin has failed. A plugin that passed, or that is not a trial, is probed at least as often as a
+    /// healthy one: the operator waits only a few intervals for its report, and after a start of the agent no
+    /// pass of a serving plugin is known.
     pub fn pause(&self, probed: &Probed) -> Duration {
         let Some(failing) = &probed.failing else { return self.probe_interval };
         let quick = match failing.failure.phase.as_str() {
-            // Looking for a socket costs one system call.
+            // To check for a socket costs one system call.
             "start" => Duration::from_millis(50),
             _ => backoff(Duration::from_millis(100), Duration::from_secs(1), failing.times),
         };
@@ -157,19 +162,24 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_is_started_three_times_at_most_before_a_refused_login_is_forgotten() {
+    fn trial_is_started_at_most_three_times_before_a_refused_login_is_forgotten() {
         let minutes = |tries| Policy::default().after_trial(tries).as_secs() / 60;
         assert_eq!([0, 1, 2, 3, 4, 99].map(minutes), [1, 1, 4, 16, 16, 16]);
     }
 
     #[test]
-    fn what_is_no_trial_is_probed_each_interval_though_it_never_passed() {
+    fn plugin_that_is_not_a_trial_is_probed_each_interval_even_if_it_never_passed() {
         let policy = Policy { probe_interval: Duration::from_secs(2), ..Policy::default() };
         let failure = Failure { phase: "encrypt".to_owned(), ..Default::default() };
         let pause = |run| {
             let since = Duration::from_mins(10);
             policy.pause(&Probed {
-                question: Question { socket: Socket::Generation, key_check: None, make_key_check: false, run },
+                question: Question {
+                    socket: Socket::Generation,
+                    key_check: None,
+                    make_key_check: false,
+                    run,
+                },
                 age: since,
                 pass: None,
                 last: None,
@@ -196,7 +206,7 @@ mod tests {
             RevisionContent::new(EncryptionConfiguration::new(vec![entry]), BTreeMap::new())
         };
         let deadline = |timeout| Policy::default().reload_deadline(&content(timeout)).as_secs();
-        // What Go does not take counts as its default: the API server would not load it anyway.
+        // A timeout that Go does not parse counts as the default: the API server would not load it anyway.
         assert_eq!(["1m30s", "7.5s", "1s", "10 seconds"].map(deadline), [270, 105, 100, 100]);
     }
 }

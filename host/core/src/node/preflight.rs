@@ -1,4 +1,5 @@
-//! The answer to `spec.preflight`: the candidate runs beside everything else and is probed (DESIGN.md, Decisions 3).
+//! The answer to `spec.preflight`: the candidate runs beside the serving plugins and is probed
+//! (decision 0003).
 
 use super::decide::{Draft, Step};
 use super::observe::Probed;
@@ -6,14 +7,14 @@ use super::view::{Candidate, Needed, View};
 use crate::api::{PreflightAnswer, PreflightRequest, PreflightResult};
 use crate::provider::Failure;
 
-/// The answer as it can be told now. Success is told once it is on disk.
+/// The present answer. Success is reported only once it is on disk.
 pub(super) fn answer(view: &View<'_>, draft: &mut Draft) -> Option<PreflightAnswer> {
     let request = view.request()?;
     if let Some(settled) = view.settled() {
         return Some(settled.clone());
     }
     if view.unprepared() {
-        // The node's error says why.
+        // The error in the status says why.
         return None;
     }
     draft.busy = true;
@@ -21,7 +22,7 @@ pub(super) fn answer(view: &View<'_>, draft: &mut Draft) -> Option<PreflightAnsw
         Candidate::None => None,
         Candidate::Waiting(_) => Some(running(request)),
         Candidate::Broken(why) => {
-            draft.why.push(format!("the candidate for key {} can never run: {why}", request.key_id));
+            draft.why.push(format!("the candidate for key {} cannot run: {why}", request.key_id));
             let failure = Failure { phase: "start".to_owned(), message: why.clone(), ..Default::default() };
             Some(PreflightAnswer { failure: Some(failure), attempts: 1, ..failed(request) })
         }
@@ -42,7 +43,9 @@ fn tried(
     if let Some(Probed { pass: Some(pass), failing: None, attempts, .. }) = probed {
         let key_check = question.key_check.or_else(|| pass.key_check.clone());
         if key_check.is_none() {
-            draft.wait("the running plugin has to make the key check that the candidate must decrypt");
+            draft.wait(
+                "waiting until the serving plugin has made the key check that the candidate must decrypt",
+            );
             return running(request);
         }
         let answer = PreflightAnswer {
@@ -54,18 +57,18 @@ fn tried(
             attempts: attempts.saturating_add(1),
             ..running(request)
         };
-        let why = format!("the candidate for key {} passed", request.key_id);
+        let why = format!("the candidate for key {} passed its probes", request.key_id);
         draft.step(Step::KeepPreflight(Box::new(answer)), why);
         return running(request);
     }
     let definite = probed.filter(|probed| view.o.policy.is_definite(probed));
     let now = definite.and_then(|probed| probed.failing.as_ref()).map(|failing| &failing.failure);
-    // While it is tried again, how it failed before is still what is known.
+    // While it is tried again, its previous failure is still reported.
     let Some(failure) = now.or_else(|| view.failed_before(instance, external)) else {
-        // One that has not given up yet may say long before what it is up against.
+        // A candidate that still retries may log its reason long before it exits.
         let failing = probed.and_then(|probed| probed.failing.as_ref());
-        let says = failing.filter(|failing| !failing.failure.log_tail.is_empty());
-        return PreflightAnswer { failure: says.map(|failing| failing.failure.clone()), ..running(request) };
+        let logs = failing.filter(|failing| !failing.failure.log_tail.is_empty());
+        return PreflightAnswer { failure: logs.map(|failing| failing.failure.clone()), ..running(request) };
     };
     let probed = probed.or_else(|| view.o.probes.get(instance));
     draft.why.push(format!("the candidate for key {} fails: {}", request.key_id, failure.message));

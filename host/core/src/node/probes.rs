@@ -1,4 +1,4 @@
-//! Which plugins are probed, and with what question. When, within a probe's schedule, is the agent's.
+//! Which plugins are probed, and with which question. The agent schedules the probes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,8 +7,9 @@ use super::instance::Instance;
 use super::observe::Question;
 use super::view::{View, plugins_of};
 
-/// What these steps start is asked from its first moment, once they are done: it need not be seen on disk before. Where
-/// something is known of an earlier process that the question would not tell from this one, that is forgotten first.
+/// Probes of the instances that these steps start. They begin once the steps are done, before the instances
+/// are observed on disk. An instance is left out while something is known of an earlier process that the
+/// question does not distinguish from the new one.
 pub(super) fn starts(view: &View<'_>, steps: &[Step]) -> BTreeMap<Instance, Ask> {
     let written = steps.iter().filter_map(|step| match step {
         Step::WritePod { instance, trial } => Some((instance, *trial)),
@@ -24,7 +25,8 @@ pub(super) fn starts(view: &View<'_>, steps: &[Step]) -> BTreeMap<Instance, Ask>
         .collect()
 }
 
-/// Every plugin that runs here, needed or not, and those that others run for a configuration in force.
+/// Probes of every plugin that runs on this node, needed or not, and of the external plugins of a
+/// configuration in force.
 pub(super) fn asks(view: &View<'_>, urgent: &BTreeSet<Instance>) -> BTreeMap<Instance, Ask> {
     let mut external: BTreeMap<Instance, String> = BTreeMap::new();
     for (instance, needed) in view.needed() {

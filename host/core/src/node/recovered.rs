@@ -1,8 +1,8 @@
-//! What an admin replaced on this node by hand while the API could not give it (DESIGN.md, Decisions 12): values of one
-//! key's plugin, laid over the data of the revisions that were there at the time.
+//! A replacement credential that an admin gave this node while the API could not deliver one (decision 0048):
+//! values for one key's plugin, laid over the data of the revisions that were stored here at the time.
 //!
-//! A revision with other data for that key is newer, and not covered: once it is installed, what was replaced by hand is
-//! forgotten. Until then neither a restart nor a reboot goes back to the revision's own.
+//! A revision with other data for that key is newer, and not covered: once it is installed, the record of
+//! the replacement is removed. Until then neither a restart nor a reboot returns to the revision's own data.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -16,17 +16,17 @@ use crate::ids::{KeyId, PluginDigest};
 /// One replacement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
-    /// Whose plugin.
+    /// The key of the plugin.
     pub key_id: KeyId,
-    /// Counts the replacements of this key on this node: of two, the later holds.
+    /// Counts the replacements of this key on this node: the latest one is in force.
     pub number: u32,
-    /// The data that it covers, by the digests of revisions.
+    /// The digests of the revisions' data that it covers.
     pub replaces: BTreeSet<PluginDigest>,
     /// The values.
     pub values: ReferencedData,
-    /// Keys the digest of what comes of it: another one than any before.
+    /// The salt for the digest of the resulting data, which is a new digest.
     pub salt: SecretBytes,
-    /// It failed: nothing is built on it any more, and what it started stops.
+    /// It failed: nothing uses it any more, and the instance that it started stops.
     pub withdrawn: bool,
 }
 
@@ -36,7 +36,7 @@ impl Recovered {
         self.replaces.contains(digest)
     }
 
-    /// The data with its values. Only what was there is replaced: nothing else is referred to.
+    /// The data with its values. Only existing values are replaced: the rendering references no others.
     pub fn applied(&self, record: &PluginRecord) -> PluginRecord {
         let mut record = record.clone();
         for (source, value) in &mut record.referenced {
@@ -48,7 +48,7 @@ impl Recovered {
         record
     }
 
-    /// What comes of it on top of a revision's data, where it covers them: data and their digest.
+    /// The resulting data and their digest, if it covers a revision's data.
     pub fn over(&self, content: &RevisionContent) -> Option<(PluginDigest, PluginRecord)> {
         let digest = content.digest(self.key_id)?;
         let record = content.plugins.get(&self.key_id).filter(|_| self.covers(digest))?;
@@ -56,21 +56,22 @@ impl Recovered {
         Some((record.digest(self.key_id)?, record))
     }
 
-    /// The instance that comes of it on top of a revision's data.
+    /// The instance of the resulting data.
     pub(super) fn instance(&self, content: &RevisionContent) -> Option<Instance> {
         self.over(content).map(|(digest, _)| Instance::new(self.key_id, &digest))
     }
 }
 
-/// The replacement that holds for a key's data in a revision.
+/// The replacement that is in force for a key's data in a revision.
 pub fn in_force<'a>(
     recovered: &'a [Recovered],
     key_id: KeyId,
     content: &RevisionContent,
 ) -> Option<&'a Recovered> {
     let digest = content.digest(key_id)?;
-    let of_key = recovered.iter().filter(|one| one.key_id == key_id && !one.withdrawn && one.covers(digest));
-    of_key.max_by_key(|one| one.number)
+    let of_key =
+        recovered.iter().filter(|found| found.key_id == key_id && !found.withdrawn && found.covers(digest));
+    of_key.max_by_key(|found| found.number)
 }
 
 /// A key's data in a revision as this node runs it.
@@ -79,7 +80,8 @@ pub(super) fn effective<'a>(
     key_id: KeyId,
     content: &'a RevisionContent,
 ) -> Option<(Option<PluginDigest>, Cow<'a, PluginRecord>)> {
-    if let Some((digest, record)) = in_force(recovered, key_id, content).and_then(|one| one.over(content)) {
+    if let Some((digest, record)) = in_force(recovered, key_id, content).and_then(|found| found.over(content))
+    {
         return Some((Some(digest), Cow::Owned(record)));
     }
     let record = content.plugins.get(&key_id)?;

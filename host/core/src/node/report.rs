@@ -1,10 +1,10 @@
-//! `EncryptionNode.status`: what was seen, and nothing else.
+//! `EncryptionNode.status`: what was observed, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::decide::Ask;
-use super::install::told;
+use super::install::refusal_message;
 use super::instance::Instance;
 use super::observe::Socket;
 use super::recovered::in_force;
@@ -16,11 +16,11 @@ use crate::api::{
 use crate::formats::key_secret::rfc3339;
 use crate::ids::{KeyId, PluginDigest, RemoteKeyId, Revision};
 
-/// CONTRACT 3.10: details and remote key ids of 1 to so many characters.
+/// OpenShift allows details and remote key ids of 1 to this many characters (openshift: encryption-status).
 const MAX_DETAIL: usize = 1024;
 
-/// `None` without a spec to answer, and while a plugin that serves was not probed by this agent yet: a report would
-/// call it gone.
+/// The status. `None` without a spec, and until this agent has probed every serving plugin: a report would
+/// lack the others.
 pub(super) fn report(
     view: &View<'_>,
     asks: &BTreeMap<Instance, Ask>,
@@ -50,7 +50,7 @@ pub(super) fn report(
         plugins: asks.iter().filter_map(|(instance, ask)| plugin(view, instance, ask)).collect(),
         adopted: reading.map(|reading| reading.adopted.clone()).unwrap_or_default(),
         probe_interval_seconds: Some(interval(view.o.policy.probe_interval)),
-        held: held(view),
+        held: keys_on_disk(view),
         recovered: recovered(view),
         drifted: view.o.disk.drift,
         kek_mismatch: mismatched(view, asks),
@@ -61,8 +61,8 @@ pub(super) fn report(
     })
 }
 
-/// The target where it is installed completely, else the newest kept revision that is loaded with all its plugins: until
-/// the API server has loaded the next one, that is the one before. 0 where none is.
+/// The target if it is completely installed. Otherwise the newest stored revision that is loaded with all its
+/// plugins: the previous one, until the API server has loaded the next. 0 if there is none.
 fn installed(view: &View<'_>) -> Revision {
     if let Some(target) = view.target.as_ref().filter(|t| view.is_complete(&t.hash, &t.plugins)) {
         return target.revision;
@@ -100,19 +100,19 @@ fn plugin(view: &View<'_>, instance: &Instance, ask: &Ask) -> Option<NodePlugin>
     })
 }
 
-/// What a status can always carry: cut to what is allowed, and never empty.
+/// Text that a status can always contain: cut to the allowed length, and never empty.
 fn filled(text: &str, nothing: &str) -> String {
     let cut: String = text.chars().take(MAX_DETAIL).collect();
     if cut.trim().is_empty() { nothing.to_owned() } else { cut }
 }
 
-/// In whole seconds, and never none: half a second is told as one.
+/// In whole seconds, rounded up, and at least 1.
 fn interval(interval: Duration) -> u32 {
     let seconds = interval.as_secs() + u64::from(interval.subsec_nanos() > 0);
     u32::try_from(seconds.max(1)).unwrap_or(u32::MAX)
 }
 
-/// Plugins that answer with another KEK than their key check's.
+/// Plugins that reach another KEK than the one of their key check.
 fn mismatched(view: &View<'_>, asks: &BTreeMap<Instance, Ask>) -> BTreeSet<PluginDigest> {
     let is_other = |instance: &&Instance| {
         let failing = view.o.probes.get(*instance).and_then(|probed| probed.failing.as_ref());
@@ -121,30 +121,30 @@ fn mismatched(view: &View<'_>, asks: &BTreeMap<Instance, Ask>) -> BTreeSet<Plugi
     asks.keys().filter(is_other).filter_map(|instance| digest(view, instance)).collect()
 }
 
-/// Keys of which something lies on this disk that a plugin could be started with.
-fn held(view: &View<'_>) -> BTreeSet<KeyId> {
+/// Keys of which this disk has data that a plugin could be started with.
+fn keys_on_disk(view: &View<'_>) -> BTreeSet<KeyId> {
     let disk = &view.o.disk;
     let kept = disk.revisions.values().flat_map(|content| content.plugins.keys().copied());
     kept.chain(disk.instances.keys().map(|instance| instance.key_id)).collect()
 }
 
-/// Keys that run with data which an admin replaced here by hand.
+/// Keys that run with a replacement credential on this node.
 fn recovered(view: &View<'_>) -> Vec<RecoveredPlugin> {
     let target = view.target.as_ref().map(|target| target.content);
     let loaded = view.loaded.and_then(|hash| view.content_of(hash));
-    let mut told: BTreeMap<KeyId, RecoveredPlugin> = BTreeMap::new();
+    let mut plugins: BTreeMap<KeyId, RecoveredPlugin> = BTreeMap::new();
     for content in target.into_iter().chain(loaded) {
         for key_id in content.kms_keys() {
-            let Some(one) = in_force(&view.o.disk.recovered, key_id, content) else { continue };
-            let Some((digest, _)) = one.over(content) else { continue };
+            let Some(found) = in_force(&view.o.disk.recovered, key_id, content) else { continue };
+            let Some((digest, _)) = found.over(content) else { continue };
             if view.serves(&Instance::new(key_id, &digest)) {
-                let sources = one.values.keys().map(|source| format!("{}/{}", source.kind, source.name));
+                let sources = found.values.keys().map(|source| format!("{}/{}", source.kind, source.name));
                 let sources = sources.collect::<BTreeSet<_>>().into_iter().collect();
-                told.entry(key_id).or_insert(RecoveredPlugin { key_id, digest, sources });
+                plugins.entry(key_id).or_insert(RecoveredPlugin { key_id, digest, sources });
             }
         }
     }
-    told.into_values().collect()
+    plugins.into_values().collect()
 }
 
 fn digest(view: &View<'_>, instance: &Instance) -> Option<PluginDigest> {
@@ -153,22 +153,22 @@ fn digest(view: &View<'_>, instance: &Instance) -> Option<PluginDigest> {
 }
 
 fn error(view: &View<'_>, target: Revision, done: bool, problem: Option<&Problem>) -> Option<NodeError> {
-    let tell = |reason: &str, message: String, put_back: bool| NodeError {
+    let error = |reason: &str, message: String, put_back: bool| NodeError {
         revision: target,
         reason: reason.to_owned(),
         message,
         put_back,
     };
-    // The refusal is told for as long as it stands, also while plugins are probed for the next attempt.
+    // The refusal is reported as long as it is recorded, also while plugins are probed for the next attempt.
     let refusal = view.o.disk.refusal.as_ref().filter(|refusal| refusal.revision == target && !done);
     if let Some(refusal) = refusal {
         let put_back = view.file.is_some() && view.file != Some(&refusal.hash);
-        return Some(tell("ConfigurationRefused", told(refusal), put_back));
+        return Some(error("ConfigurationRefused", refusal_message(refusal), put_back));
     }
     let blocked = view.o.failed_step.as_ref().map(|failed| {
         let message = format!("{}: {}", failed.step, failed.message);
-        tell("StepFailed", message, false)
+        error("StepFailed", message, false)
     });
-    let problem = problem.map(|problem| tell(problem.reason, problem.message.clone(), false));
+    let problem = problem.map(|problem| error(problem.reason, problem.message.clone(), false));
     blocked.or(problem)
 }

@@ -1,4 +1,4 @@
-//! Takes secret values out of text that others wrote: a plugin's log, a container's message.
+//! Removes secret values from text that others wrote: a plugin's log, a container's message.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,16 @@ use crate::formats::revision::PluginRecord;
 use crate::ids::hex;
 use crate::provider::ReferenceKind;
 
-/// Shorter values would be found in words that have nothing to do with them, and are no secrets.
+/// Shorter values would be found in unrelated words, and are no secrets.
 const MIN_BYTES: usize = 4;
-/// Lines of a value with several (a private key) are looked for one by one from this length on.
+/// Each line of a value with several lines (a private key) is searched for if it has at least this length.
 const MIN_LINE_BYTES: usize = 16;
 pub(super) const MASK: &str = "***";
-/// Stands for what was left out.
+/// Marks that text was cut off.
 const MORE: &str = "…";
 
-/// Knows every secret value that plugins were given, in the forms in which a program is likely to print it. What a plugin was
-/// given by somebody else, for a login above all, it knows by its shape (`shapes.rs`).
+/// Knows every secret value that plugins were given, in the forms in which a program is likely to print it. A
+/// credential that a plugin got elsewhere, mostly by a login, is recognized by its shape (`shapes.rs`).
 #[derive(Default)]
 pub struct Scrubber {
     /// Longest first, so that no part of a longer form is left over.
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Scrubber {
 }
 
 impl Scrubber {
-    /// For the values of Secrets that these records carry.
+    /// For the values of Secrets in these records.
     pub fn new<'a>(records: impl IntoIterator<Item = &'a PluginRecord>) -> Self {
         let mut forms = Vec::new();
         for record in records {
@@ -47,7 +47,7 @@ impl Scrubber {
         Self::of(forms.into_iter().map(zeroize::Zeroizing::new).collect())
     }
 
-    /// And for these values, which an admin gave by hand: whatever they are, they are secret.
+    /// Also for these values, which an admin gave: all of them are secret.
     #[must_use]
     pub fn and<'a>(self, given: impl IntoIterator<Item = &'a ReferencedData>) -> Self {
         let mut more = Vec::new();
@@ -58,7 +58,7 @@ impl Scrubber {
         Self::of(self.forms.into_iter().chain(more).collect())
     }
 
-    /// And for these, whatever they are.
+    /// Also for these values: all of them are secret.
     #[must_use]
     pub fn and_bytes(self, given: &[SecretBytes]) -> Self {
         let mut more = Vec::new();
@@ -75,13 +75,13 @@ impl Scrubber {
         Self { forms }
     }
 
-    /// The text with each known value, and whatever has the shape of a credential, replaced by `***`.
+    /// The text with each known value, and everything that has the shape of a credential, replaced by `***`.
     pub fn clean(&self, text: &str) -> String {
         let known = self.forms.iter().fold(text.to_owned(), |text, form| text.replace(form.as_str(), MASK));
         shapes::mask(&known)
     }
 
-    /// The same, of at most so many bytes. Cut only when it is clean: half a value is not found any more.
+    /// The same, of at most `most` bytes. The clean text is cut: half a value would not be found.
     pub fn clean_and_cut(&self, text: &str, most: usize) -> String {
         let mut text = self.clean(text);
         if text.len() > most {
@@ -109,11 +109,11 @@ fn collect(value: &[u8], forms: &mut Vec<String>) {
     let Ok(text) = std::str::from_utf8(trimmed) else { return };
     if text.len() >= MIN_BYTES {
         forms.push(text.to_owned());
-        // As it stands inside a JSON string: escapes differ from the text only where there are some.
+        // As it is written in a JSON string, with escapes.
         let quoted = serde_json::Value::from(text).to_string();
         forms.extend(quoted.strip_prefix('"').and_then(|q| q.strip_suffix('"')).map(ToOwned::to_owned));
     }
-    // As it stands in a text that was made one line.
+    // As it is written in a text that was joined to one line.
     let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).collect();
     let line = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     if line.len() >= MIN_BYTES {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_key_are_masked_one_by_one() {
+    fn each_line_of_a_private_key_is_masked() {
         let pem = b"-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49AwEHBG0w\n-----END PRIVATE KEY-----\n";
         let scrubber = scrubber(ReferenceKind::Secret, pem);
         assert_eq!(scrubber.clean("cannot parse MIGHAgEAMBMGByqGSM49"), "cannot parse ***");
@@ -172,13 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_several_words_is_masked_in_a_text_of_one_line() {
+    fn value_of_several_words_is_masked_in_a_text_of_one_line() {
         let scrubber = scrubber(ReferenceKind::Secret, b"user\n\tpa55  word\n");
         assert_eq!(scrubber.clean("login as user pa55 word failed"), "login as *** failed");
     }
 
     #[test]
-    fn no_part_of_a_value_is_left_where_a_text_is_cut() {
+    fn no_part_of_a_value_is_left_when_a_text_is_cut() {
         let scrubber = scrubber(ReferenceKind::Secret, b"abcdefghijklmnopqrstuvwxyz");
         for before in 0..60 {
             let text = format!("{}abcdefghijklmnopqrstuvwxyz and what follows it", "-".repeat(before));
@@ -189,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_nobody_told_of_is_masked_too() {
+    fn unknown_token_is_masked_by_its_shape() {
         let text = "login with s3cr3t-id gave hvs.CAESIJx9Q7mKq3YcW0RkTf2LhVn8";
         assert_eq!(scrubber(ReferenceKind::Secret, b"s3cr3t-id").clean(text), "login with *** gave ***");
         assert_eq!(Scrubber::default().clean_and_cut(text, 40), "login with s3cr3t-id gave ***");
     }
 
     #[test]
-    fn public_values_and_tiny_ones_stay() {
+    fn public_and_very_short_values_are_not_masked() {
         assert_eq!(scrubber(ReferenceKind::ConfigMap, b"ca-bundle").clean("ca-bundle"), "ca-bundle");
         assert_eq!(scrubber(ReferenceKind::Secret, b"1").clean("exit code 1"), "exit code 1");
     }

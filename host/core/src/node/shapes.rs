@@ -1,14 +1,15 @@
-//! Credentials by their shape, in text that others wrote. A plugin that logs in by itself gets tokens that nobody tells the
-//! host, which knows no product either: so this goes by what credentials look like anywhere.
+//! Recognizes credentials by their shape, in text that others wrote. A plugin that logs in gets tokens that
+//! the host never sees, and the host knows no product. So the rules are what credentials look like in
+//! general.
 //!
-//! A message is told so that somebody can mend what it says, and provider modules recognise failures by their words. So
-//! what reads as prose stays: "failed to renew the token: permission denied" holds no token.
+//! A message is reported so that somebody can fix its cause, and provider modules recognize failures by their
+//! words. So prose is not masked: "failed to renew the token: permission denied" contains no token.
 
 use std::ops::Range;
 
 use super::scrub::MASK;
 
-/// What stands in names of headers and keys whose values are secret.
+/// Parts of the names of headers and keys whose values are secret.
 const SECRET: [&str; 9] = [
     "access-key",
     "access_key",
@@ -20,16 +21,16 @@ const SECRET: [&str; 9] = [
     "secret",
     "token",
 ];
-/// Ends of such names that tell of a secret where it is, how long it lives, or what it is good for.
+/// Ends of such names whose values are not the secret, but its place, its lifetime or its use.
 const ABOUT: [&str; 8] = ["accessor", "file", "name", "path", "policies", "ttl", "type", "uses"];
-/// A credential follows these with nothing but a space between.
+/// A credential follows these words, with only spaces between.
 const SCHEMES: [&str; 2] = ["basic", "bearer"];
-/// Random parts of tokens have so many characters, words of prose and names of hosts rarely.
+/// Random parts of tokens have at least this many characters, words of prose and host names rarely.
 const MIN_RANDOM: usize = 20;
-/// What is shorter and has text behind it is rather the beginning of that: "403 Forbidden", "x509: …".
+/// A shorter value that is followed by text is rather the beginning of that text: "403 Forbidden", "x509: …".
 const MIN_VALUE: usize = 8;
 
-/// The text with each of them replaced by `***`. Doing it again changes nothing.
+/// The text with each credential replaced by `***`. Masking it again changes nothing.
 pub(super) fn mask(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -37,7 +38,7 @@ pub(super) fn mask(text: &str) -> String {
         let (between, from) = rest.split_at(begin);
         let (word, after) = from.split_at(from.find(|c: char| !is_of_word(c)).unwrap_or(from.len()));
         shown.push_str(between);
-        // The last name of a path: what follows is said of the file.
+        // The last name of a path: the text after it describes the file.
         let is_path = shown.ends_with('/');
         rest = after;
         if is_token(word) {
@@ -91,25 +92,26 @@ fn is_token(word: &str) -> bool {
     is_prefix && is_random(second, parts.next().is_some())
 }
 
-/// Letters and digits as chance has them. Names of hosts (`goes_on`: more labels follow), hashes, and words with dashes
-/// have no letters of both cases.
-fn is_random(part: &str, goes_on: bool) -> bool {
+/// Letters and digits in random order. Host names (`more_labels` follow), hashes, and words with dashes do
+/// not have letters of both cases.
+fn is_random(part: &str, more_labels: bool) -> bool {
     let has = |is: fn(&u8) -> bool| part.bytes().any(|byte| is(&byte));
     let (lower, upper) = (has(u8::is_ascii_lowercase), has(u8::is_ascii_uppercase));
-    let is_name = goes_on || part.contains(['-', '_']) || part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_name =
+        more_labels || part.contains(['-', '_']) || part.bytes().all(|byte| byte.is_ascii_hexdigit());
     part.len() >= MIN_RANDOM && has(u8::is_ascii_digit) && (lower || upper) && (lower && upper || !is_name)
 }
 
-/// What stands after the name of a scheme.
+/// The credential after the name of a scheme.
 fn credential(after: &str) -> Option<Range<usize>> {
-    let said = after.trim_start_matches(' ');
-    let begin = after.len() - said.len();
-    let end = begin + said.find(ends_value).unwrap_or(said.len());
+    let rest = after.trim_start_matches(' ');
+    let begin = after.len() - rest.len();
+    let end = begin + rest.find(ends_value).unwrap_or(rest.len());
     let value = after.get(begin..end)?;
     (begin > 0 && value.contains(char::is_alphanumeric) && !is_plain(value)).then_some(begin..end)
 }
 
-/// Name and password of a URL, after its scheme.
+/// The user name and password of a URL, after its scheme.
 fn user_of_url(after: &str) -> Option<Range<usize>> {
     let begin = "://".len();
     let rest = after.strip_prefix("://")?;
@@ -119,35 +121,35 @@ fn user_of_url(after: &str) -> Option<Range<usize>> {
     (user != MASK && !user.is_empty()).then_some(begin..begin + user.len())
 }
 
-/// What stands after the name of a key, as headers, JSON, YAML, Go's maps and command lines have it.
+/// The value after the name of a key, as headers, JSON, YAML, Go's maps and command lines write it.
 fn value(word: &str, after: &str) -> Option<Range<usize>> {
     let name = word.rsplit('.').next().unwrap_or(word).to_ascii_lowercase();
     if !SECRET.iter().any(|part| name.contains(part)) || ABOUT.iter().any(|end| name.ends_with(end)) {
         return None;
     }
     let unquoted = after.trim_start_matches(['\\', '"', '\'']);
-    // JSON that is written by hand has a space there; prose has one before no colon.
+    // JSON may have a space there; prose has none before a colon.
     let spaced = if unquoted.len() < after.len() { unquoted.trim_start_matches(' ') } else { unquoted };
-    let (sign, said) = match spaced.strip_prefix(':') {
-        Some(said) => (':', said),
+    let (sign, rest) = match spaced.strip_prefix(':') {
+        Some(rest) => (':', rest),
         None => ('=', unquoted.trim_start_matches(' ').strip_prefix('=')?),
     };
-    if said.starts_with([':', '=']) {
-        // A path of Rust's, a comparison.
+    if rest.starts_with([':', '=']) {
+        // A Rust path, or a comparison.
         return None;
     }
-    let opened = said.trim_start_matches([' ', '\t', '(', '[', '<', '>']);
+    let opened = rest.trim_start_matches([' ', '\t', '(', '[', '<', '>']);
     let begin = after.len() - opened.len();
     let in_quotes = quoted(opened);
     let is_quoted = in_quotes.is_some();
     let Range { start, end } = in_quotes.unwrap_or(0..opened.find(ends_value).unwrap_or(opened.len()));
     let value = opened.get(start..end)?;
-    let says_something = sign == ':' && is_prose(&name, value, opened.get(end..)?);
-    let is_value = is_quoted || !(is_scheme(value) || says_something);
+    let prose = sign == ':' && is_prose(&name, value, opened.get(end..)?);
+    let is_value = is_quoted || !(is_scheme(value) || prose);
     (is_value && value.contains(char::is_alphanumeric)).then_some(begin + start..begin + end)
 }
 
-/// Where a text begins with a quote: what stands in it. It may be escaped, as in JSON inside of JSON.
+/// The quoted part of a text that begins with a quote. The quotes may be escaped, as in JSON inside JSON.
 fn quoted(text: &str) -> Option<Range<usize>> {
     let bare = text.trim_start_matches('\\');
     let escapes = text.len() - bare.len();
@@ -162,21 +164,23 @@ fn quoted(text: &str) -> Option<Range<usize>> {
     Some(escapes + 1..text.len())
 }
 
-/// Whether what follows a name is said of it, and no value.
+/// Whether the text after a name is prose about it, and not its value.
 fn is_prose(name: &str, value: &str, next: &str) -> bool {
     if name.starts_with("x-") {
-        // A header's.
+        // The name of a header.
         return false;
     }
     let is_text = |text: &str| text.starts_with(char::is_alphanumeric) || text.starts_with(MASK);
-    let goes_on = next.strip_prefix(' ').is_some_and(is_text);
+    let continues = next.strip_prefix(' ').is_some_and(is_text);
     let alone = SECRET.contains(&name.trim_end_matches('s'));
     let is_address = value.contains("://") && !value.contains('@');
     let is_status = value.len() == 3 && value.bytes().all(|byte| byte.is_ascii_digit());
-    is_address || (is_plain(value) || is_status) && (alone || goes_on) || value.len() < MIN_VALUE && goes_on
+    is_address
+        || (is_plain(value) || is_status) && (alone || continues)
+        || value.len() < MIN_VALUE && continues
 }
 
-/// Whether it is a word of prose, and not what chance made.
+/// Whether it is a word of prose, and not random.
 fn is_plain(value: &str) -> bool {
     let word = value.trim_end_matches(['.', ':', '!', '?']);
     let is_upper = word.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -219,7 +223,7 @@ mod tests {
     #[case::argument("--token=abc --role=a", "--token=*** --role=a")]
     #[case::cut_off(r#"{"token":"aB3"#, r#"{"token":"***"#)]
     #[case::beside_other_letters("jeton «token=été1»", "jeton «token=***")]
-    fn what_looks_like_a_credential_is_masked(#[case] text: &str, #[case] shown: &str) {
+    fn text_that_looks_like_a_credential_is_masked(#[case] text: &str, #[case] shown: &str) {
         assert_eq!(mask(text), shown);
     }
 
@@ -253,13 +257,13 @@ mod tests {
     #[case::class("io.ConfigurationPropertiesException, v2.KeyManagementService")]
     #[case::target(r#"{"target":"kms_plugin::token::renew","message":"renew the token","took":"1s"}"#)]
     #[case::comparison("token == nil")]
-    fn what_only_speaks_of_one_stays(#[case] text: &str) {
+    fn text_about_a_credential_is_not_masked(#[case] text: &str) {
         assert_eq!(mask(text), text);
     }
 
     proptest! {
         #[test]
-        fn twice_is_once(text in "([a-z]{0,4}|token|secret_id|Bearer|[\\\\\"':=. \\[{,/é]){0,12}") {
+        fn masking_again_changes_nothing(text in "([a-z]{0,4}|token|secret_id|Bearer|[\\\\\"':=. \\[{,/é]){0,12}") {
             let once = mask(&text);
             prop_assert_eq!(mask(&once), once);
         }

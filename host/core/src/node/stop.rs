@@ -1,4 +1,5 @@
-//! What nothing needs any more stops and goes, but only when that is certain.
+//! Stops and removes what nothing needs any more, but only when that is certain
+//! (invariant: plugins-before-configuration).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +12,8 @@ use super::view::View;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{KeyId, Revision};
 
-/// Plugins that neither target nor candidate needs and that no configuration, installed or loaded, leads to.
+/// Stops plugins that neither target nor candidate needs, and to which no installed or loaded configuration
+/// leads.
 pub(super) fn plugins(view: &View<'_>, draft: &mut Draft) {
     replaced(view, draft);
     let Some(in_use) = keys_in_use(view) else { return };
@@ -22,8 +24,8 @@ pub(super) fn plugins(view: &View<'_>, draft: &mut Draft) {
             continue;
         }
         let serves = view.may_serve(instance);
-        let may_be_the_one_before = runs_to_stay(view, instance) && !successor_passed(view, instance.key_id);
-        if in_use.contains(&instance.key_id) && (serves || may_be_the_one_before) {
+        let may_be_predecessor = is_kept_running(view, instance) && !successor_passed(view, instance.key_id);
+        if in_use.contains(&instance.key_id) && (serves || may_be_predecessor) {
             continue;
         }
         draft.unneeded.insert(instance.clone());
@@ -31,9 +33,9 @@ pub(super) fn plugins(view: &View<'_>, draft: &mut Draft) {
     }
 }
 
-/// What was tried by hand and failed, and what gave way to what was tried and passed. That is certain without a spec: no
-/// revision's own data are used while others are laid over them. A plugin whose login is refused, left alone, is started
-/// over and over, and may lock its role out.
+/// Stops the instances of replacement credentials that failed, and the predecessors of those that passed.
+/// That is certain without a spec: no revision's own data are used while others are laid over them. A plugin
+/// whose login is refused would otherwise be restarted again and again, and might lock its role out.
 fn replaced(view: &View<'_>, draft: &mut Draft) {
     let needed = view.needed();
     let contents = || {
@@ -41,11 +43,11 @@ fn replaced(view: &View<'_>, draft: &mut Draft) {
         target.chain(view.o.disk.revisions.values().map(AsRef::as_ref))
     };
     let mut over: BTreeSet<Instance> = BTreeSet::new();
-    for one in &view.o.disk.recovered {
-        let key_id = one.key_id;
+    for replacement in &view.o.disk.recovered {
+        let key_id = replacement.key_id;
         for content in contents() {
-            let Some(instance) = one.instance(content) else { continue };
-            if one.withdrawn {
+            let Some(instance) = replacement.instance(content) else { continue };
+            if replacement.withdrawn {
                 over.insert(instance);
             } else if view.serves(&instance) && view.pass(&instance, None).is_some() {
                 let own = content.digest(key_id).map(|digest| Instance::new(key_id, digest));
@@ -54,7 +56,7 @@ fn replaced(view: &View<'_>, draft: &mut Draft) {
                     .disk
                     .recovered
                     .iter()
-                    .filter(|other| other.key_id == key_id && other.number < one.number);
+                    .filter(|other| other.key_id == key_id && other.number < replacement.number);
                 over.extend(own.into_iter().chain(earlier.filter_map(|other| other.instance(content))));
             }
         }
@@ -72,8 +74,8 @@ fn replaced(view: &View<'_>, draft: &mut Draft) {
     }
 }
 
-/// The keys whose links are named by a configuration that is, or may soon be, in force. `None` where that cannot be
-/// told: then nothing is stopped.
+/// The keys whose links are named by a configuration that is, or may soon be, in force. `None` if that is not
+/// known: then nothing is stopped (invariant: unknown-is-not-absent).
 fn keys_in_use(view: &View<'_>) -> Option<BTreeSet<KeyId>> {
     let seen = view.o.spec.as_ref()?;
     if seen.spec.revision > Revision(0) && view.target.is_none() {
@@ -87,19 +89,19 @@ fn keys_in_use(view: &View<'_>) -> Option<BTreeSet<KeyId>> {
     Some(keys)
 }
 
-/// A candidate that cannot be read just now is still asked for.
+/// Whether the request names this instance, also while its candidate cannot be read.
 fn asked_for(view: &View<'_>, instance: &Instance) -> bool {
     view.request().is_some_and(|request| Instance::new(request.key_id, &request.hash) == *instance)
 }
 
-/// It serves, or has served. No link ever led to what is only tried: where a key's plugin keeps failing, each of those
-/// that are tried in its stead goes when the next one's turn comes, or they would become more and more.
-fn runs_to_stay(view: &View<'_>, instance: &Instance) -> bool {
+/// Whether it serves, or may have served. No link ever led to a trial. If a key's plugin keeps failing, each
+/// trial for the key is removed when the next one starts; otherwise their number would grow.
+fn is_kept_running(view: &View<'_>, instance: &Instance) -> bool {
     let found = view.on_disk(instance);
     found.pod && !found.trial
 }
 
-/// The instance that the key's link leads to has passed through the link: the one before may stop.
+/// Whether the instance that the key's link leads to has passed through the link: its predecessor may stop.
 fn successor_passed(view: &View<'_>, key_id: KeyId) -> bool {
     view.serving(key_id).is_some_and(|serving| view.pass(&serving, None).is_some())
 }
@@ -115,22 +117,25 @@ fn remove(view: &View<'_>, instance: &Instance, serves: bool, draft: &mut Draft)
         .as_ref()
         .is_some_and(|answer| Instance::new(instance.key_id, &answer.hash) == *instance);
     let digest = found.digest.as_ref();
-    let dead = digest.is_some_and(|digest| view.o.disk.recovered.iter().any(|one| one.covers(digest)));
-    let wait = match (serves, passed_lately && !dead) {
+    let is_replaced =
+        digest.is_some_and(|digest| view.o.disk.recovered.iter().any(|found| found.covers(digest)));
+    let wait = match (serves, passed_lately && !is_replaced) {
         (true, _) => policy.drain,
         (false, true) => policy.linger,
         (false, false) => Duration::ZERO,
     };
     if found.pod && unneeded < wait {
-        draft.why.push(format!("{instance} is not needed any more; it stops after {wait:?}"));
+        draft.why.push(format!("nothing needs {instance} any more; it stops after {wait:?}"));
         return;
     }
     if serves {
-        draft
-            .step(Step::RemoveLink(instance.key_id), format!("no configuration has key {}", instance.key_id));
+        draft.step(
+            Step::RemoveLink(instance.key_id),
+            format!("no configuration contains key {}", instance.key_id),
+        );
     }
     if found.pod {
-        draft.step(Step::RemovePod(instance.clone()), format!("nothing needs {instance}"));
+        draft.step(Step::RemovePod(instance.clone()), format!("nothing needs {instance} any more"));
     } else if found.files || found.folder {
         if found.listening && unneeded < policy.stop_deadline {
             draft.wait(format!("{instance} has not stopped yet"));
@@ -140,11 +145,11 @@ fn remove(view: &View<'_>, instance: &Instance, serves: bool, draft: &mut Draft)
     }
 }
 
-/// Kept revisions and configurations beyond the installed one and the one before it.
+/// Removes stored revisions and configurations, except the installed one and its predecessor.
 pub(super) fn kept(view: &View<'_>, draft: &mut Draft) {
     let Some(target) = view.target.as_ref().filter(|t| view.is_complete(&t.hash, &t.plugins)) else { return };
     let revisions: &BTreeMap<Revision, _> = &view.o.disk.revisions;
-    // One before, unless it has plugins that are gone: nobody could go back to it.
+    // The predecessor stays, unless it has plugins that are gone: the node could not return to it.
     let wanted = target.content.kms_keys();
     let before = revisions.range(..target.revision).next_back();
     let before = before.filter(|(_, before)| before.kms_keys().is_subset(&wanted)).map(|(n, _)| *n);
@@ -159,45 +164,48 @@ pub(super) fn kept(view: &View<'_>, draft: &mut Draft) {
     }
 }
 
-/// What was replaced by hand and is of no more use: it failed and is gone, a later one serves, or newer data are installed.
+/// Removes records of replacement credentials that are not used any more: one that failed and has stopped,
+/// one whose successor serves, one for which newer data are installed.
 pub(super) fn recovered(view: &View<'_>, draft: &mut Draft) {
     let disk = &view.o.disk;
     let installed = view.target.as_ref().filter(|t| view.is_complete(&t.hash, &t.plugins));
-    for one in &disk.recovered {
-        let step = Step::ForgetRecovered { key_id: one.key_id, number: one.number };
+    for replacement in &disk.recovered {
+        let key_id = replacement.key_id;
+        let step = Step::ForgetRecovered { key_id, number: replacement.number };
         let is_there = || {
-            let mut made = disk.revisions.values().filter_map(|content| one.instance(content));
+            let mut made = disk.revisions.values().filter_map(|content| replacement.instance(content));
             made.any(|instance| disk.instances.contains_key(&instance))
         };
-        if one.withdrawn {
+        if replacement.withdrawn {
             if !is_there() {
-                draft.step(
-                    step,
-                    format!("what was replaced for key {} by hand failed, and has stopped", one.key_id),
+                let why = format!(
+                    "the plugin with the replacement credential of key {key_id} failed and has stopped"
                 );
+                draft.step(step, why);
             }
-        } else if let Some(target) = installed.filter(|target| !is_used(one, target.content)) {
+        } else if let Some(target) = installed.filter(|target| !is_used(replacement, target.content)) {
             let why = format!(
-                "revision {} is installed with newer data for key {} than what was replaced by hand",
-                target.revision, one.key_id
+                "revision {} is installed; for key {key_id} it has newer data than the replacement credential",
+                target.revision
             );
             draft.step(step, why);
-        } else if let Some(target) = installed.filter(|target| is_overtaken(view, one, target.content)) {
+        } else if let Some(target) = installed.filter(|target| is_replaced(view, replacement, target.content))
+        {
             let why =
-                format!("what was replaced for key {} later serves revision {}", one.key_id, target.revision);
+                format!("a later replacement credential of key {key_id} serves revision {}", target.revision);
             draft.step(step, why);
         }
     }
 }
 
-fn is_used(one: &Recovered, content: &RevisionContent) -> bool {
-    content.digest(one.key_id).is_some_and(|digest| one.covers(digest))
+fn is_used(replacement: &Recovered, content: &RevisionContent) -> bool {
+    content.digest(replacement.key_id).is_some_and(|digest| replacement.covers(digest))
 }
 
-/// A later replacement holds, and what came of it serves.
-fn is_overtaken(view: &View<'_>, one: &Recovered, content: &RevisionContent) -> bool {
-    let later = recovered::in_force(&view.o.disk.recovered, one.key_id, content);
+/// Whether a later replacement is in force, and its instance serves.
+fn is_replaced(view: &View<'_>, replacement: &Recovered, content: &RevisionContent) -> bool {
+    let later = recovered::in_force(&view.o.disk.recovered, replacement.key_id, content);
     later.is_some_and(|later| {
-        later.number > one.number && later.instance(content).is_some_and(|i| view.serves(&i))
+        later.number > replacement.number && later.instance(content).is_some_and(|i| view.serves(&i))
     })
 }

@@ -1,4 +1,4 @@
-//! What follows at once from what is seen: which plugins target and candidate need, which keys each configuration has.
+//! What follows directly from the observation: which plugins are needed, which keys each configuration has.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -15,12 +15,12 @@ use crate::ids::{ConfigHash, KeyId, PluginDigest, Revision};
 use crate::names;
 use crate::provider::{Failure, Plugin as Template};
 
-/// Why the agent cannot go on, as it is told in `status.error`.
+/// Why the agent cannot continue, as `status.error` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     /// Bounded label.
     pub(super) reason: &'static str,
-    /// For people.
+    /// The message, for people.
     pub(super) message: String,
 }
 
@@ -30,15 +30,15 @@ impl Problem {
     }
 }
 
-/// One plugin that target or candidate needs.
+/// One plugin that target, configuration file or candidate needs.
 #[derive(Clone, Debug)]
 pub(super) struct Needed<'a> {
     pub(super) instance: Instance,
     pub(super) digest: PluginDigest,
-    /// Somebody else's endpoint.
+    /// The endpoint of an external plugin.
     pub(super) external: Option<String>,
     record: Cow<'a, PluginRecord>,
-    /// Once asked for: a pod is made to see it.
+    /// Computed on first use, since a pod is rendered for it.
     unfit: OnceCell<Option<RenderError>>,
 }
 
@@ -49,8 +49,10 @@ impl<'a> Needed<'a> {
         digest: Option<PluginDigest>,
     ) -> Result<Self, String> {
         let digest = digest.ok_or_else(|| format!("the data of key {key_id} has no salt"))?;
-        let accepted =
-            record.accepted.as_ref().ok_or_else(|| format!("the data of key {key_id} has no rendering"))?;
+        let accepted = record
+            .accepted
+            .as_ref()
+            .ok_or_else(|| format!("the data of key {key_id} has no accepted rendering"))?;
         let external = match &accepted.template {
             Template::External(endpoint) => Some(endpoint.clone()),
             Template::Managed(_) => None,
@@ -59,7 +61,7 @@ impl<'a> Needed<'a> {
         Ok(Self { instance, digest, external, record, unfit: OnceCell::new() })
     }
 
-    /// Why no pod can be made of it.
+    /// Why no pod can be made from it.
     pub(super) fn unfit(&self) -> Option<&RenderError> {
         let managed = self.external.is_none();
         let check = || if managed { pod::check(&self.instance, &self.record).err() } else { None };
@@ -76,16 +78,16 @@ pub(super) struct Target<'a> {
     pub(super) plugins: BTreeMap<KeyId, Needed<'a>>,
 }
 
-/// What is known of the candidate.
+/// The state of the candidate.
 #[derive(Clone, Debug)]
 pub(super) enum Candidate<'a> {
     /// Nothing is requested.
     None,
-    /// It cannot be had yet.
+    /// It cannot be read yet.
     Waiting(String),
-    /// It can never be run.
+    /// It cannot run.
     Broken(String),
-    /// It can be run.
+    /// It can run.
     Ready(Box<Needed<'a>>),
 }
 
@@ -94,11 +96,11 @@ pub(super) struct View<'a> {
     pub(super) target: Option<Target<'a>>,
     pub(super) target_problem: Option<Problem>,
     pub(super) candidate: Candidate<'a>,
-    /// What the configuration file needs beside the target: see [`standing`].
-    pub(super) standing: BTreeMap<KeyId, Needed<'a>>,
+    /// What the configuration file needs beside the target: see [`file_plugins`].
+    pub(super) file_plugins: BTreeMap<KeyId, Needed<'a>>,
     /// The hash of the configuration file.
     pub(super) file: Option<&'a ConfigHash>,
-    /// The hash that the API server shows.
+    /// The hash of the configuration that the API server has loaded.
     pub(super) loaded: Option<&'a ConfigHash>,
 }
 
@@ -110,7 +112,7 @@ impl<'a> View<'a> {
         };
         Self {
             o,
-            standing: standing(o, target.as_ref()),
+            file_plugins: file_plugins(o, target.as_ref()),
             target,
             target_problem,
             candidate: candidate(o),
@@ -123,18 +125,18 @@ impl<'a> View<'a> {
         self.o.spec.as_ref()?.spec.preflight.as_ref()
     }
 
-    /// The API server tells that it runs without a configuration file: every step waits (`NodeNotPrepared`).
+    /// Whether the API server runs without a configuration file: every step waits (`NodeNotPrepared`).
     pub(super) fn unprepared(&self) -> bool {
         self.o.server.as_ref().is_ok_and(|reading| reading.loaded.is_none())
     }
 
-    /// The instance that each key's socket leads to, by link and by record.
+    /// Whether the key's link and the record both name this instance.
     pub(super) fn serves(&self, instance: &Instance) -> bool {
         let on = |map: &BTreeMap<KeyId, _>| map.get(&instance.key_id) == Some(&instance.generation);
         on(&self.o.disk.links) && on(&self.o.disk.serving)
     }
 
-    /// Whether link or record name it: then it may be the one that the API server talks to.
+    /// Whether the link or the record names it: then the API server may use it.
     pub(super) fn may_serve(&self, instance: &Instance) -> bool {
         let on = |map: &BTreeMap<KeyId, _>| map.get(&instance.key_id) == Some(&instance.generation);
         on(&self.o.disk.links) || on(&self.o.disk.serving)
@@ -146,13 +148,13 @@ impl<'a> View<'a> {
         Some(Instance { key_id, generation }).filter(|instance| self.serves(instance))
     }
 
-    /// The plugins that keys' links are to lead to.
+    /// The plugins that the keys' links should lead to.
     pub(super) fn to_serve(&self) -> impl Iterator<Item = (&KeyId, &Needed<'a>)> {
         let target = self.target.iter().flat_map(|target| &target.plugins);
-        target.chain(&self.standing)
+        target.chain(&self.file_plugins)
     }
 
-    /// What target, file and candidate need, each once.
+    /// The plugins that target, configuration file and candidate need, each once.
     pub(super) fn needed(&self) -> BTreeMap<Instance, &Needed<'a>> {
         let candidate = match &self.candidate {
             Candidate::Ready(needed) => Some(&**needed),
@@ -166,15 +168,15 @@ impl<'a> View<'a> {
         matches!(&self.candidate, Candidate::Ready(needed) if needed.instance == *instance)
     }
 
-    /// The key check of a key in use: the spec's, else the last one that any spec told.
+    /// The key check of a key in use: the spec's, otherwise the last one that a spec contained.
     pub(super) fn key_check(&self, key_id: KeyId) -> Option<&'a KeyCheck> {
-        let told = self.o.spec.as_ref().and_then(|seen| {
-            seen.spec.key_checks.iter().find(|key_check| key_check.key_id == key_id).map(|found| &found.key_check)
+        let in_spec = self.o.spec.as_ref().and_then(|seen| {
+            seen.spec.key_checks.iter().find(|entry| entry.key_id == key_id).map(|entry| &entry.key_check)
         });
-        told.or_else(|| self.o.disk.key_checks.get(&key_id))
+        in_spec.or_else(|| self.o.disk.key_checks.get(&key_id))
     }
 
-    /// The preflight that succeeded and answers the present request; success sticks.
+    /// The preflight that succeeded and answers the present request. A success stays.
     pub(super) fn settled(&self) -> Option<&'a crate::api::PreflightAnswer> {
         let request = self.request()?;
         let answer = self.o.disk.preflight.as_ref()?;
@@ -183,7 +185,7 @@ impl<'a> View<'a> {
         (same && decrypted).then_some(answer)
     }
 
-    /// What an instance has to be asked now.
+    /// The question that a probe of this instance asks now.
     pub(super) fn question(&self, instance: &Instance, external: Option<&str>) -> Question {
         let socket = match external {
             Some(endpoint) => Socket::External(endpoint.to_owned()),
@@ -205,7 +207,8 @@ impl<'a> View<'a> {
         Question { socket, key_check: key_check.cloned(), make_key_check, run }
     }
 
-    /// A key that has no key check gets one from its running plugin, so that a candidate can be held against it.
+    /// A key without a key check gets one from its serving plugin, so that a candidate can be compared with
+    /// it.
     fn must_make_key_check(&self, instance: &Instance) -> bool {
         matches!(&self.candidate, Candidate::Ready(candidate)
             if candidate.instance.key_id == instance.key_id && self.serves(instance))
@@ -218,18 +221,18 @@ impl<'a> View<'a> {
         self.o.probes.get(&instance)?.pass.as_ref()?.key_check.as_ref()
     }
 
-    /// The instance that serves the candidate's key, where that is another one.
+    /// The instance that serves the candidate's key, if it is another one.
     pub(super) fn running_rival(&self, candidate: &Instance) -> Option<Instance> {
         self.serving(candidate.key_id).filter(|serving| serving != candidate)
     }
 
-    /// What is known of an instance as an answer to the question that it has to be asked now.
+    /// The probe results of an instance for its present question.
     pub(super) fn probed(&self, instance: &Instance, external: Option<&str>) -> Option<&'a Probed> {
         let question = self.question(instance, external);
         self.o.probes.get(instance).filter(|probed| probed.question == question)
     }
 
-    /// How the start before the present one failed, or the last one of which anything is known.
+    /// How the previous start failed, or the last start of which anything is known.
     pub(super) fn failed_before(&self, instance: &Instance, external: Option<&str>) -> Option<&'a Failure> {
         let question = self.question(instance, external);
         let known = self.o.probes.get(instance)?;
@@ -250,7 +253,7 @@ impl<'a> View<'a> {
         self.o.disk.instances.get(instance).cloned().unwrap_or_default()
     }
 
-    /// The keys whose links the configuration of this hash names; `None` where nobody can tell.
+    /// The keys whose links the configuration of this hash names; `None` if that is not known.
     pub(super) fn keys_of(&self, hash: &ConfigHash) -> Option<BTreeSet<KeyId>> {
         if hash == zero_hash() {
             return Some(BTreeSet::new());
@@ -263,7 +266,7 @@ impl<'a> View<'a> {
         file.or_else(|| disk.configurations.get(hash))?.keys.clone()
     }
 
-    /// The configuration of this hash, where it is known what it says.
+    /// The configuration of this hash, if its content is known.
     pub(super) fn config_of(&self, hash: &ConfigHash) -> Option<&'a EncryptionConfiguration> {
         let disk = &self.o.disk;
         let file = disk.file.iter().find(|file| file.hash == *hash).or_else(|| disk.configurations.get(hash));
@@ -271,7 +274,7 @@ impl<'a> View<'a> {
         self.content_of(hash).map(|content| &content.config).or_else(seen)
     }
 
-    /// The revision whose configuration has this hash: the target, else the newest kept one.
+    /// The revision whose configuration has this hash: the target, otherwise the newest stored one.
     pub(super) fn content_of(&self, hash: &ConfigHash) -> Option<&'a RevisionContent> {
         self.revision_of(hash).map(|(_, content)| content)
     }
@@ -284,7 +287,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Whether a configuration is one that Keyward wrote, or once replaced with somebody's consent.
+    /// Whether a configuration is one that Keyward wrote, or once replaced with an admin's consent.
     pub(super) fn is_known(&self, hash: &ConfigHash) -> bool {
         self.can_put_back(hash) || self.content_of(hash).is_some()
     }
@@ -297,15 +300,15 @@ impl<'a> View<'a> {
             || disk.revisions.values().any(|content| content.hash() == *hash)
     }
 
-    /// Whether a revision is installed completely: its configuration is the file and is loaded, and every plugin of it
-    /// is the running instance of its digest.
+    /// Whether a revision is installed completely: its configuration is the file and is loaded, and every
+    /// plugin of it runs with its digest.
     pub(super) fn is_complete(&self, hash: &ConfigHash, plugins: &BTreeMap<KeyId, Needed<'a>>) -> bool {
         self.file == Some(hash)
             && self.loaded == Some(hash)
             && plugins.values().all(|needed| self.is_ready(&needed.instance, needed.external.as_deref()))
     }
 
-    /// Whether an instance passed its probes (else the key's link would not lead to it) and answers.
+    /// Whether an instance passed its probes (otherwise the key's link would not lead to it) and answers.
     pub(super) fn is_ready(&self, instance: &Instance, external: Option<&str>) -> bool {
         let Some(probed) = self.o.probes.get(instance) else { return false };
         let passed = if external.is_some() { probed.pass.is_some() } else { self.serves(instance) };
@@ -329,19 +332,20 @@ fn target(o: &Observed) -> Result<Option<Target<'_>>, Problem> {
     let invalid = |why: String| Problem::new("TargetInvalid", format!("Secret {name}: {why}"));
     let hash = content.hash();
     if let Some(wanted) = seen.spec.config_hash.as_ref().filter(|wanted| **wanted != hash) {
-        // S7: spec and Secret speak of two revisions.
-        return Err(invalid(format!("its configuration has the hash {hash}, but {wanted} is wanted")));
+        // Spec and Secret are of two revisions (invariant: decide-from-one-revision).
+        return Err(invalid(format!("its configuration has the hash {hash}, but {wanted} is expected")));
     }
     if let Some(why) = content.config.refusal() {
-        return Err(invalid(format!("no API server loads its configuration: {why}")));
+        return Err(invalid(format!("an API server would refuse its configuration: {why}")));
     }
     let plugins = plugins_of(content, &o.disk.recovered).map_err(invalid)?;
     Ok(Some(Target { revision, content, hash, plugins }))
 }
 
-/// What the API server reads, or will start with, needs its plugins whether or not a target can be had: those whose data
-/// was replaced by hand, and those to which no link leads, on a node that was just set up. The target's own go before.
-fn standing<'a>(o: &'a Observed, target: Option<&Target<'a>>) -> BTreeMap<KeyId, Needed<'a>> {
+/// The plugins that the configuration file needs, with or without a target: those with a replacement
+/// credential, and those to which no link leads, on a node that was just set up. For a key that the target
+/// has, the target's plugin is used.
+fn file_plugins<'a>(o: &'a Observed, target: Option<&Target<'a>>) -> BTreeMap<KeyId, Needed<'a>> {
     let disk = &o.disk;
     let kept = || disk.revisions.values().rev().map(AsRef::as_ref);
     let content = disk.file.as_ref().and_then(|file| kept().find(|content| content.hash() == file.hash));
@@ -393,7 +397,7 @@ fn candidate(o: &Observed) -> Candidate<'_> {
         return Candidate::None;
     };
     let plugins = match &o.candidate {
-        None => return Candidate::Waiting("the candidate was not looked for yet".to_owned()),
+        None => return Candidate::Waiting("the candidate has not been read yet".to_owned()),
         Some(Ok(plugins)) => plugins,
         Some(Err(Unusable::Unreadable(why))) => {
             return Candidate::Waiting(format!("Secret {} cannot be read: {why}", names::PREFLIGHT_SECRET));
@@ -402,9 +406,9 @@ fn candidate(o: &Observed) -> Candidate<'_> {
             return Candidate::Broken(format!("Secret {}: {why}", names::PREFLIGHT_SECRET));
         }
     };
-    // What is asked for and what lies there are two objects: one of them may be older.
+    // The request and the candidate are two objects: one of them may be older.
     let Some(record) = plugins.get(&request.key_id) else {
-        return Candidate::Waiting(format!("the candidate is not for key {} yet", request.key_id));
+        return Candidate::Waiting(format!("there is no candidate for key {} yet", request.key_id));
     };
     match Needed::of(request.key_id, Cow::Borrowed(record), record.digest(request.key_id)) {
         Err(why) => Candidate::Broken(format!("Secret {}: {why}", names::PREFLIGHT_SECRET)),
@@ -419,8 +423,8 @@ fn candidate(o: &Observed) -> Candidate<'_> {
 }
 
 impl Observed {
-    /// The digest and data of an instance, from the target, the candidate, or a kept revision, each also with what was
-    /// replaced by hand.
+    /// The digest and data of an instance, from the target, the candidate, or a stored revision, each also
+    /// with its replacement credentials.
     pub fn record<'a>(&'a self, instance: &Instance) -> Option<(PluginDigest, Cow<'a, PluginRecord>)> {
         let key_id = instance.key_id;
         let is_it = |digest: &PluginDigest| Instance::new(key_id, digest) == *instance;
@@ -430,8 +434,8 @@ impl Observed {
                 Some((digest.clone(), Cow::Borrowed(content.plugins.get(&key_id)?)))
             };
             let replaced = || {
-                let recovered = self.disk.recovered.iter().filter(|one| one.key_id == key_id);
-                let mut over = recovered.filter_map(|one| one.over(content));
+                let recovered = self.disk.recovered.iter().filter(|found| found.key_id == key_id);
+                let mut over = recovered.filter_map(|found| found.over(content));
                 over.find(|(digest, _)| is_it(digest)).map(|(digest, record)| (digest, Cow::Owned(record)))
             };
             own().or_else(replaced)

@@ -1,6 +1,7 @@
-//! A dump of objects, as `kubectl get -o yaml` or `-o json` writes them → what the platforms take. Pure: text comes in.
+//! Reads a dump of objects, as `kubectl get -o yaml` or `-o json` writes them, for the platforms. Pure: the input is
+//! text.
 //!
-//! A parser's own words may quote what it read, key material included: errors here say where, and name no value.
+//! The message of a parser may quote its input, including key material. So errors here contain the place and no value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,11 +19,11 @@ use crate::api::{ClusterEncryption, EncryptionMigration, EncryptionNode, fields}
 use crate::names;
 use crate::provider::{ReferenceKind, Violation};
 
-/// What marks an API server's identity Lease, and where those are.
+/// The label of the identity Leases of API servers (kubernetes: identity-leases).
 const IDENTITY: (&str, &str) = ("apiserver.kubernetes.io/identity", "kube-apiserver");
 const KUBE_SYSTEM: &str = "kube-system";
-/// Fields whose times tell when the dump was made; a time elsewhere may lie in the future. When a plugin was probed is
-/// told by the clock of its node, which may be off.
+/// Fields with times from before the dump was made. Times in other fields may be in the future, or come from the clock
+/// of a node, which may be wrong.
 const TIMES: [&str; 11] = [
     "at",
     "creationTimestamp",
@@ -37,24 +38,24 @@ const TIMES: [&str; 11] = [
     names::ANNOTATION_MIGRATED_TIMESTAMP,
 ];
 
-/// Where a dump cannot be read, and why.
+/// Why a dump cannot be read, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {why}")]
 pub struct DumpError {
-    /// File, document, item.
+    /// The place: file, document, item.
     pub place: Place,
-    /// What is wrong; no value of the object.
+    /// The cause, without a value of the object.
     pub why: String,
 }
 
-/// Where an object stands.
+/// The place of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file's name as given.
+    /// Name of the file, as given.
     pub file: String,
-    /// Which document of it, from 1.
+    /// Number of the document in the file, from 1.
     pub document: usize,
-    /// Which item of a List, from 1.
+    /// Number of the item in a List, from 1.
     pub item: Option<usize>,
 }
 
@@ -68,7 +69,7 @@ impl fmt::Display for Place {
 /// One object of a cluster: kind with group and version, namespace, name.
 type Id = (String, String, String);
 
-/// All objects of a dump that anything is decided from.
+/// The objects of a dump that decisions depend on.
 #[derive(Clone, Default)]
 pub struct Dump {
     cluster_encryption: Option<ClusterEncryption>,
@@ -88,7 +89,7 @@ pub struct Dump {
     newest: Option<jiff::Timestamp>,
 }
 
-/// Counts alone: Secrets print their data.
+/// Only counts, because a Secret prints its data.
 impl fmt::Debug for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dump").field("objects", &self.seen.len()).finish_non_exhaustive()
@@ -96,7 +97,7 @@ impl fmt::Debug for Dump {
 }
 
 impl Dump {
-    /// Adds a file: a List, or documents of YAML or JSON.
+    /// Adds a file: a List, or YAML or JSON documents.
     pub fn read(&mut self, file: &str, text: &str) -> Result<(), DumpError> {
         for (index, document) in documents(text).into_iter().enumerate() {
             let place = Place { file: file.to_owned(), document: index.saturating_add(1), item: None };
@@ -113,7 +114,7 @@ impl Dump {
         let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (version, kind) = (text("apiVersion"), text("kind"));
         if version.is_empty() || kind.is_empty() {
-            let why = "not an object of Kubernetes: it has no apiVersion or no kind".to_owned();
+            let why = "not a Kubernetes object: it has no apiVersion or no kind".to_owned();
             return Err(DumpError { place, why });
         }
         match (kind.strip_suffix("List"), object.get("items")) {
@@ -141,11 +142,11 @@ impl Dump {
         }
         let id = (kind.to_owned(), namespace.clone(), name.clone());
         if let Some((before, known)) = self.seen.get(&id) {
-            // S7: a decision from two versions of one object would be one from a mix.
+            // A decision from two versions of one object would be one from a mix (invariant: decide-from-one-revision).
             return if *known == object {
                 Ok(())
             } else {
-                Err(failed(place, format!("another version of it is in {before}; leave one out")))
+                Err(failed(place, format!("{before} has another version of it; remove one of them")))
             };
         }
         let known = match kind {
@@ -190,25 +191,25 @@ impl Dump {
         Ok(())
     }
 
-    /// Kinds that nothing is decided from, and how many objects of each there were.
+    /// Kinds that no decision depends on, and the number of objects of each.
     pub fn ignored(&self) -> &BTreeMap<String, usize> {
         &self.ignored
     }
 
-    /// The newest time that an object tells; close to when the dump was made.
+    /// The newest time in an object: close to the time of the dump.
     pub fn newest(&self) -> Option<jiff::Timestamp> {
         self.newest
     }
 
-    /// Which of these kinds the dump holds no object of: they are taken as there being none.
+    /// The kinds of this list of which the dump contains no object. The decisions assume that there is none.
     pub fn lacks<'k>(&self, kinds: &[&'k str]) -> Vec<&'k str> {
-        let holds = |kind: &str| {
+        let contains = |kind: &str| {
             self.seen.keys().any(|(known, ..)| known.rsplit('/').next().is_some_and(|k| k == kind))
         };
-        kinds.iter().copied().filter(|kind| !holds(kind)).collect()
+        kinds.iter().copied().filter(|kind| !contains(kind)).collect()
     }
 
-    /// For platform `kubernetes`: as the operator reads them.
+    /// The objects for platform `kubernetes`, selected as the operator selects them.
     pub fn kubernetes(&self) -> Objects {
         let labelled = |labels: &Option<BTreeMap<String, String>>, key: &str| {
             labels.as_ref().and_then(|labels| labels.get(key).cloned())
@@ -235,7 +236,7 @@ impl Dump {
         objects
     }
 
-    /// For platform `openshift`.
+    /// The objects for platform `openshift`.
     pub fn openshift(&self) -> openshift::Objects {
         openshift::Objects {
             api_server: self.api_server.clone(),
@@ -259,7 +260,7 @@ impl Dump {
         metadata?.annotations.as_ref()
     }
 
-    /// A referenced object. What is not in the dump does not exist.
+    /// A referenced object. It does not exist if the dump does not contain it.
     pub fn referenced(&self, namespace: &str, object: &ObjectRef) -> ReferencedObject {
         let is = |metadata: &ObjectMeta| is(metadata, namespace, object);
         Ok(match object.kind {
@@ -279,16 +280,17 @@ fn is(metadata: &ObjectMeta, namespace: &str, object: &ObjectRef) -> bool {
     metadata.namespace.as_deref() == Some(namespace) && metadata.name.as_deref() == Some(&object.name)
 }
 
-/// A field of the spec that is not known may be a request. The status of a newer version may well have others.
+/// Refuses unknown fields outside the status: such a field may be a request. The status of a newer version may have
+/// fields that are unknown here.
 fn known_fields(unknown: &[Violation]) -> Result<(), String> {
     let of_spec =
         |violation: &&Violation| violation.field != "status" && !violation.field.starts_with("status.");
-    let told: Vec<String> = unknown
+    let errors: Vec<String> = unknown
         .iter()
         .filter(of_spec)
         .map(|violation| format!("{}: {}", violation.field, violation.message))
         .collect();
-    if told.is_empty() { Ok(()) } else { Err(told.join("; ")) }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
 fn put<T: DeserializeOwned>(into: &mut Vec<T>, object: &Value) -> Result<(), String> {
@@ -296,10 +298,10 @@ fn put<T: DeserializeOwned>(into: &mut Vec<T>, object: &Value) -> Result<(), Str
     Ok(())
 }
 
-/// A typed object. What serde says of a mistake quotes the value, so that only its field is told.
+/// A typed object. An error of serde quotes the value, so the error here names only the field.
 fn decode<T: DeserializeOwned>(object: &Value) -> Result<T, String> {
     serde_json::from_value(object.clone()).map_err(|_| {
-        // Each top-level field by itself, then each entry of `data`: which one spoils it?
+        // Finds the field that causes the error: removes each one and decodes again.
         let without = |path: &[&str]| {
             let mut rest = object.clone();
             let (last, parents) = path.split_last()?;
@@ -325,7 +327,7 @@ fn decode<T: DeserializeOwned>(object: &Value) -> Result<T, String> {
     })
 }
 
-/// Items of a typed list from the API itself have neither version nor kind.
+/// Adds version and kind: the items of a typed list from the API have neither.
 fn typed(mut item: Value, version: &str, kind: &str) -> Value {
     if let Some(fields) = item.as_object_mut().filter(|_| !kind.is_empty()) {
         for (field, value) in [("apiVersion", version), ("kind", kind)] {
@@ -335,7 +337,7 @@ fn typed(mut item: Value, version: &str, kind: &str) -> Value {
     item
 }
 
-/// Raises `newest` to the newest time that the object tells.
+/// Raises `newest_yet` to the newest time in the object.
 fn newest(object: &Value, newest_yet: &mut Option<jiff::Timestamp>) {
     match object {
         Value::Object(fields) => {
@@ -359,11 +361,11 @@ fn newest(object: &Value, newest_yet: &mut Option<jiff::Timestamp>) {
 
 struct Document<'t> {
     text: &'t str,
-    /// Its first line in the file, from 0.
+    /// The first line of the document in the file, from 0.
     line: u64,
 }
 
-/// A file in documents: `---` at the beginning of a line ends one, wherever in YAML it stands.
+/// The documents of a file. `---` at the beginning of a line ends a document, everywhere in YAML.
 fn documents(text: &str) -> Vec<Document<'_>> {
     let mut found = Vec::new();
     let (mut from, mut at, mut line, mut first) = (0, 0, 0_u64, 0_u64);
@@ -393,12 +395,12 @@ fn documents(text: &str) -> Vec<Document<'_>> {
 
 fn parse(text: &str, line: u64) -> Result<Value, String> {
     if text.trim_start().starts_with('{') {
-        // JSON needs no YAML reader, which is slower by far on a large dump.
+        // JSON does not need the YAML reader, which is much slower on a large dump.
         if let Ok(value) = serde_json::from_str(text) {
             return Ok(value);
         }
     }
-    // A cluster's Secrets in one List are more than a YAML reader takes for a configuration file.
+    // All Secrets of a cluster in one List exceed the default budget of the YAML reader.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_nodes: 20_000_000, max_events: 40_000_000 },
         with_snippet: false,

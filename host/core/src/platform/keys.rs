@@ -1,4 +1,4 @@
-//! Key secrets among other Secrets (CONTRACT 1.2), for every platform.
+//! Selects and decodes key secrets, on every platform (openshift: find-key-secrets-by-label).
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::formats::key_secret::KeySecret;
 use crate::ids::KeyId;
 use crate::names;
 
-/// Those of a component: by namespace and label, never by name.
+/// The key secrets of a component: by namespace and label, never by name.
 pub(super) fn of<'o>(
     secrets: &'o [Secret],
     namespace: &'o str,
@@ -23,14 +23,15 @@ pub(super) fn of<'o>(
     })
 }
 
-/// The name under which a key's secret is written.
+/// The name that Keyward gives to the key secret of a key.
 fn canonical(secret: &Secret, id: KeyId) -> Option<String> {
     let component = secret.metadata.labels.as_ref()?.get(names::LABEL_COMPONENT)?;
     Some(names::key_secret(component, id))
 }
 
-/// The decodable ones, newest first, and what is wrong with the others, by name. Two of one number are both wrong unless
-/// they say the same (CONTRACT 1.5); then the one by the name that Keyward gave it counts.
+/// The decoded key secrets, newest first, and the errors of the others, by name. Two key secrets with the same number
+/// are both errors unless they agree; then the one with the expected name counts
+/// (openshift: key-secrets-of-one-number-agree).
 pub(super) fn decode<'o>(
     secrets: impl Iterator<Item = &'o Secret>,
 ) -> (Vec<KeySecret>, BTreeMap<String, FormatError>) {
@@ -45,13 +46,13 @@ pub(super) fn decode<'o>(
                 }
                 Some((known, other)) => {
                     if let Some(error) = undecodable.get(known).cloned() {
-                        // Nobody knows which of those that contradict each other this one agrees with.
+                        // The known ones contradict each other, so this one is also an error.
                         undecodable.insert(name, error);
                     } else if let Err(error) = same_key(other, &key) {
                         undecodable.insert(known.clone(), error.clone());
                         undecodable.insert(name, error);
                     } else if Some(&name) == canonical(secret, key.id).as_ref() {
-                        // Of a copy by another name, what is recorded on it is of the time when it was made.
+                        // The records on a copy with another name are from the time when it was copied.
                         found.insert(key.id, (name, key));
                     }
                 }

@@ -1,4 +1,4 @@
-//! Plain Kubernetes: `ClusterEncryption/cluster`, revisions of our own, one agent a node.
+//! Plain Kubernetes: `ClusterEncryption/cluster`, Keyward's own revisions, one agent per node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,21 +23,21 @@ use crate::snapshot::{
     AgentView, Platform, ServerView, Snapshot, StoredCandidate, StoredMigration, StoredRevision, Wanted,
 };
 
-/// Encrypted where the spec names nothing; every API server serves and stores them itself.
+/// The resources that are encrypted by default. Every API server serves and stores them itself.
 pub const DEFAULT_RESOURCES: [&str; 2] = ["configmaps", "secrets"];
 const RESOURCES: &str = "spec.resources";
 const TWICE: &str = ": it is listed twice";
 const DEFAULT_KMS_TIMEOUT: &str = "10s";
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// What is still wanted before [`snapshot`] can be made; ask until it wants nothing.
+/// The results that are missing before [`snapshot`] can be built. The caller repeats this until nothing is missing.
 pub fn needed(objects: &Objects, results: &Results) -> Needed {
     let (keys, _) = keys::decode(secrets_of_keys(objects));
     let desired = objects.cluster_encryption.as_ref().and_then(|cluster| kms_of(&cluster.spec.encryption));
     let statuses = || objects.encryption_nodes.iter().filter_map(|node| node.status.as_ref());
     let failures = statuses()
         .filter_map(|status| Some((Whose::Candidate, status.preflight.as_ref()?.failure.clone()?)))
-        .chain(statuses().flat_map(needed::unwell));
+        .chain(statuses().flat_map(needed::reported_failures));
     let candidate = find(objects, names::PREFLIGHT_SECRET).and_then(|secret| decode_candidate(secret).ok());
     let candidate = candidate.map(|candidate| candidate.request(desired.as_ref()));
     let mut needed = needed::needed(desired.as_ref(), &keys, candidate, failures, results);
@@ -45,7 +45,7 @@ pub fn needed(objects: &Objects, results: &Results) -> Needed {
     needed
 }
 
-/// The snapshot of these objects. `None` where there is no `ClusterEncryption/cluster`.
+/// The snapshot of these objects. `None` if there is no `ClusterEncryption/cluster`.
 pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Snapshot> {
     let cluster = objects.cluster_encryption.as_ref()?;
     let status = cluster.status.clone().unwrap_or_default();
@@ -57,8 +57,8 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     let candidate = find(objects, names::PREFLIGHT_SECRET);
 
     let mut wanted = wanted(&cluster.spec);
-    let asked = wanted.kms.as_ref().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
-    let answer = asked.and_then(|request| results.evaluations.get(&request));
+    let request = wanted.kms.as_ref().map(|kms| EvaluationRequest::new(Origin::Desired, kms));
+    let answer = request.and_then(|request| results.evaluations.get(&request));
     if answer.is_some_and(|answer| lacks_kms(&cluster.spec.encryption, answer)) {
         wanted.mistakes.push(format!("spec.encryption.kms: {KMS_REQUIRED}"));
     }
@@ -71,7 +71,7 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     let named_keys = named::keys(objects, &keys, &revisions);
     let key_numbers = named::count_keys(objects, &named_keys);
     let highest_key = KeyId(key_numbers.highest);
-    // An agent records the number of a key, never that of a candidate: what it has seen was more than tried.
+    // An agent records the numbers of keys, never those of candidates: a number that it has seen was used.
     let seen = |id| servers.values().filter_map(ServerView::status).any(|status| status.highest_key_id >= id);
     let retry_key = tried.filter(|id| *id == highest_key && !named_keys.contains(id) && !seen(*id));
     let revision_numbers = named::count_revisions(objects, &keys);
@@ -131,15 +131,16 @@ pub fn snapshot(objects: &Objects, results: &Results, given: Given) -> Option<Sn
     Some(snapshot)
 }
 
-/// Ends of migrations, where it matters whether what was before can still be read: while there is more than one key, or the
-/// newest revision has more than one, whatever became of their secrets; and for what is decrypted.
+/// The end versions of migrations for which it matters whether older values can still be read. This is the case while
+/// there is more than one key secret, or the newest revision has more than one key (even if key secrets are gone), and
+/// for decryptions.
 fn history(objects: &Objects) -> impl Iterator<Item = HistoryRequest> {
     let status = objects.cluster_encryption.as_ref().and_then(|cluster| cluster.status.as_ref());
-    let newest = status.and_then(|status| status.revisions.iter().max_by_key(|told| told.n));
+    let newest = status.and_then(|status| status.revisions.iter().max_by_key(|recorded| recorded.n));
     let with_key =
         |list: &Vec<String>| list.iter().filter(|provider| provider.contains(':')).nth(1).is_some();
     let several = secrets_of_keys(objects).nth(1).is_some()
-        || newest.is_some_and(|told| told.lists.values().any(with_key));
+        || newest.is_some_and(|recorded| recorded.lists.values().any(with_key));
     let matters = move |migration: &&EncryptionMigration| several || migration.spec.key_id == KeyId(0);
     objects.migrations.iter().filter(matters).filter_map(|migration| {
         let end = migration.status.as_ref()?.end_version.clone()?;
@@ -155,9 +156,9 @@ fn find<'a>(objects: &'a Objects, name: &str) -> Option<&'a Secret> {
     objects.secrets.iter().find(|secret| secret.metadata.name.as_deref() == Some(name))
 }
 
-/// What a spec asks for where this is the newest revision. A resource that this API server does not store cannot be
-/// encrypted by it. A spec with a mistake changes nothing: what is encrypted stays what it is. And what is encrypted stays
-/// so until its decryption is asked for.
+/// The request of a spec while `newest` is the newest revision. A resource that the API server does not store cannot be
+/// encrypted. A spec with a mistake does not change which resources are encrypted (decision 0062). An encrypted
+/// resource stays encrypted until its decryption is confirmed (invariant: decryption-is-confirmed).
 pub fn in_force(
     mut wanted: Wanted,
     serving: &BTreeMap<GroupResource, Serving>,
@@ -165,16 +166,17 @@ pub fn in_force(
 ) -> Wanted {
     let deployed = newest.map(RevisionContent::resources).unwrap_or_default();
     accept_deployed(&mut wanted, &deployed.iter().cloned().collect());
-    // What is in force already is no mistake of this spec; that it is not served any more is the migration's to tell.
+    // A resource that is deployed already is not a mistake of this spec. If it is not served any more, the migration
+    // reports that.
     let mistakes = &mut wanted.mistakes;
     wanted.resources.retain(|resource| {
         let why = match serving.get(resource).filter(|_| !deployed.contains(resource)) {
             Some(Serving::Aggregated(service)) => {
-                format!("it is served through APIService {service}: kube-apiserver does not store it")
+                format!("it is served through APIService {service}, so kube-apiserver does not store it")
             }
             Some(Serving::Forbidden(verbs)) => lacks_rights(resource, verbs),
             Some(Serving::Not) => "the API server does not serve it with get, list and patch".to_owned(),
-            Some(Serving::Unknown(why)) => format!("it cannot be seen how it is served: {why}"),
+            Some(Serving::Unknown(why)) => format!("it is not known how the API server serves it: {why}"),
             Some(Serving::Itself) | None => return true,
         };
         mistakes.push(format!("spec.resources: {resource}: {why}"));
@@ -182,20 +184,20 @@ pub fn in_force(
     });
     let encrypted = newest.map(RevisionContent::encrypted).unwrap_or_default();
     if !wanted.mistakes.is_empty() && !deployed.is_empty() {
-        // A decryption that was confirmed, and has begun, goes on.
-        let goes_on =
+        // A decryption that was confirmed and has started continues.
+        let continues =
             |resource: &GroupResource| wanted.decrypt.contains(resource) && !encrypted.contains(resource);
-        wanted.resources = deployed.into_iter().filter(|resource| !goes_on(resource)).collect();
+        wanted.resources = deployed.into_iter().filter(|resource| !continues(resource)).collect();
         return wanted;
     }
     keep_encrypted(&mut wanted, encrypted);
     wanted
 }
 
-/// What a new spec may not say, and one whose resources are deployed may: an older version took it, and a mistake would keep
-/// every later key from being made. The refusals of `deployed` resources become notices, and so do duplicates.
+/// Accepts refused resources that are `deployed`, and duplicates: both become notices. An older version accepted them,
+/// and a mistake would prevent every later key (decision 0063).
 pub fn accept_deployed(wanted: &mut Wanted, deployed: &BTreeSet<GroupResource>) {
-    // What is no resource's name is in no configuration.
+    // A text that is not the name of a resource is in no configuration.
     let is_accepted =
         |resource: &GroupResource| deployed.contains(resource) && refused::no_name(resource).is_none();
     let (accepted, refused): (Vec<_>, Vec<_>) =
@@ -206,34 +208,34 @@ pub fn accept_deployed(wanted: &mut Wanted, deployed: &BTreeSet<GroupResource>) 
         let mistake = refusal(resource, why);
         wanted.mistakes.retain(|found| *found != mistake);
         wanted.notices.push(format!(
-            "{mistake}; it is encrypted already, and stays so until spec.decrypt confirms its decryption: remove it from spec.resources and add it to spec.decrypt"
+            "{mistake}; it is encrypted already and stays encrypted; to decrypt it, remove it from spec.resources and add it to spec.decrypt"
         ));
     }
     wanted.resources.extend(accepted);
     wanted.resources.sort();
     let is_twice = |mistake: &mut String| mistake.starts_with(RESOURCES) && mistake.ends_with(TWICE);
     let twice: Vec<String> = wanted.mistakes.extract_if(.., is_twice).collect();
-    wanted.notices.extend(twice.into_iter().map(|duplicate| format!("{duplicate}, and counts once")));
+    wanted.notices.extend(twice.into_iter().map(|duplicate| format!("{duplicate}; it counts once")));
 }
 
 fn refusal(resource: &GroupResource, why: &str) -> String {
     format!("{RESOURCES}: {resource}: {why}")
 }
 
-/// Names the verbs and the role that gives them, as a command.
+/// The missing verbs, and the command that grants them.
 fn lacks_rights(resource: &GroupResource, verbs: &[&str]) -> String {
     let (namespace, account) = (names::NAMESPACE, names::OPERATOR_SERVICE_ACCOUNT);
     let role = format!("{account}-{resource}");
     let (lacks, all) = (verbs.join(" or "), VERBS.join(","));
     format!(
-        "the operator may not {lacks} it; add the role: kubectl create clusterrole {role} --verb={all} \
+        "the operator is not allowed to {lacks} it; grant it: kubectl create clusterrole {role} --verb={all} \
          --resource={resource} && kubectl create clusterrolebinding {role} --clusterrole={role} \
          --serviceaccount={namespace}:{account}"
     )
 }
 
-/// What a spec adds to the newest revision among these Secrets: nothing is rolled out for it before it is known that it can
-/// be encrypted.
+/// The resources that a spec adds to the newest revision among these Secrets. Nothing is rolled out before it is known
+/// that they can be encrypted.
 pub fn added(spec: &ClusterEncryptionSpec, secrets: &[Secret]) -> Vec<GroupResource> {
     let number = |secret: &&Secret| revision_of(secret);
     let newest = secrets.iter().filter(|secret| number(secret).is_some()).max_by_key(number);
@@ -244,11 +246,11 @@ pub fn added(spec: &ClusterEncryptionSpec, secrets: &[Secret]) -> Vec<GroupResou
     wanted(spec).resources.into_iter().filter(|resource| !deployed.contains(resource)).collect()
 }
 
-/// Encrypted resources that left the list without a request to decrypt them stay in it: they keep their key, and are
-/// migrated with later ones.
+/// Adds encrypted resources that left the list without a request to decrypt them: they keep their key, and are migrated
+/// to later keys.
 ///
-/// A request is spelled out: the mode `identity`, or the resource in `spec.decrypt`. Where `identity` writes a resource
-/// already, nothing is left to confirm.
+/// A request is explicit: the mode `identity`, or the resource in `spec.decrypt`. A resource that `identity` writes
+/// already needs no confirmation.
 pub fn keep_encrypted(wanted: &mut Wanted, encrypted: impl IntoIterator<Item = GroupResource>) {
     if wanted.mode == Ok(Mode::Identity) {
         return;
@@ -260,7 +262,7 @@ pub fn keep_encrypted(wanted: &mut Wanted, encrypted: impl IntoIterator<Item = G
     wanted.resources.sort();
 }
 
-/// What a `ClusterEncryption` asks for, with defaults filled in; also for `plan`, which has no cluster.
+/// The request of a `ClusterEncryption`, with defaults; also for `plan`, which has no cluster.
 pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
     let mut wanted = read(spec);
     let why = match (spec.encryption.type_.as_deref().unwrap_or_default(), &wanted.mode) {
@@ -269,20 +271,21 @@ pub fn wanted(spec: &ClusterEncryptionSpec) -> Wanted {
         (_, Ok(_)) => return wanted,
     };
     wanted.mode = Err(spec.encryption.type_.clone().unwrap_or_default());
-    // Whether there may be a `kms` object is not known without the type.
+    // Without the type it is not known whether a `kms` object is allowed.
     wanted.mistakes.retain(|mistake| !mistake.ends_with(KMS_REQUIRED));
     wanted.mistakes.insert(0, why);
     wanted
 }
 
-/// The same for each platform. An empty type is `identity`, as OpenShift has it.
+/// The request of a spec, for each platform. An empty type means `identity`, as on OpenShift
+/// (openshift: encryption-mode).
 pub fn read(spec: &ClusterEncryptionSpec) -> Wanted {
     let mut mistakes = Vec::new();
     let mode = match spec.encryption.type_.as_deref() {
         None | Some("") => Ok(Mode::Identity),
         Some(text) => Mode::parse(text).ok_or_else(|| text.to_owned()),
     };
-    // The other way round, whether it is a mistake shows from what it means (`lacks_kms`).
+    // The opposite case is checked in `lacks_kms`, because it depends on the loaded provider modules.
     if mode != Ok(Mode::Kms) && spec.encryption.kms.is_some() {
         mistakes.push(format!("spec.encryption.kms: {KMS_REQUIRED}"));
     }
@@ -291,12 +294,12 @@ pub fn read(spec: &ClusterEncryptionSpec) -> Wanted {
     let (refused, resources): (Vec<_>, Vec<_>) =
         named.into_iter().partition(|resource| refused::why(resource).is_some());
     mistakes.extend(refused.iter().filter_map(|resource| Some(refusal(resource, refused::why(resource)?))));
-    // The CRD refuses it where it is written; what was stored before it did stays.
+    // The CRD refuses new values. An older version may have stored one.
     let proxies =
         spec.plugins.proxy.iter().flat_map(|proxy| [("http", &proxy.http), ("https", &proxy.https)]);
     for (which, _) in proxies.filter(|(_, url)| url.as_ref().is_some_and(|url| url.contains('@'))) {
         mistakes.push(format!(
-            "spec.plugins.proxy.{which}: user info is refused: a plugin's environment can be read in its mirror Pod"
+            "spec.plugins.proxy.{which}: must not contain user info, because a plugin's environment can be read in its mirror Pod"
         ));
     }
     for (field, why) in spec.plugins.resources.iter().flat_map(pod::check_resources) {
@@ -333,7 +336,7 @@ pub fn read(spec: &ClusterEncryptionSpec) -> Wanted {
     }
 }
 
-/// What is to be encrypted, sorted.
+/// The resources to encrypt, sorted.
 fn resources(spec: &ClusterEncryptionSpec, mistakes: &mut Vec<String>) -> Vec<GroupResource> {
     let mut resources: Vec<GroupResource> = match &spec.resources {
         Some(names) if !names.is_empty() => {
@@ -347,7 +350,8 @@ fn resources(spec: &ClusterEncryptionSpec, mistakes: &mut Vec<String>) -> Vec<Gr
     resources
 }
 
-/// What may be decrypted, sorted. Any name will do: what was never encrypted is in plain text already.
+/// The resources that may be decrypted, sorted. Any name is allowed: a resource that was never encrypted is in plain
+/// text.
 fn decrypt(
     spec: &ClusterEncryptionSpec,
     resources: &[GroupResource],
@@ -363,7 +367,7 @@ fn decrypt(
             mistakes.push(format!("spec.decrypt: {resource}: {why}"));
         } else if resources.contains(resource) {
             mistakes.push(format!(
-                "spec.decrypt: {resource}: it is in spec.resources too (which is configmaps and secrets where it names none); leave it out of one of them"
+                "spec.decrypt: {resource}: it is also in spec.resources (default: configmaps and secrets); remove it from one of them"
             ));
         }
     }
@@ -377,7 +381,7 @@ fn twice(field: &str, sorted: &[GroupResource], mistakes: &mut Vec<String>) {
     mistakes.extend(names.into_iter().map(|name| format!("{field}: {name}{TWICE}")));
 }
 
-/// A Go duration above zero: it is written into the EncryptionConfiguration as it stands.
+/// A Go duration above zero: it is written to the EncryptionConfiguration unchanged.
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = crate::duration::go(text)?;
     if duration.is_zero() { Err(format!("{text:?} must be above zero")) } else { Ok(duration) }
@@ -402,13 +406,14 @@ fn revisions(objects: &Objects) -> BTreeMap<Revision, StoredRevision> {
         .collect()
 }
 
-/// The revision that this Secret is. One with a number above the last that there is, is none ([`named::foreign`]).
+/// The revision of a Secret; `None` if it is not a revision, or if its number is above the maximum
+/// ([`named::foreign`]).
 fn revision_of(secret: &Secret) -> Option<Revision> {
     let revision = names::parse_revision_secret(secret.metadata.name.as_deref()?)?;
     (revision.0 <= LAST).then_some(revision)
 }
 
-/// A Secret's data with the values wrapped.
+/// The data of a Secret.
 pub fn data(secret: &Secret) -> SecretData {
     secret
         .data
@@ -455,8 +460,8 @@ fn server<'a>(servers: &'a mut BTreeMap<String, ServerView>, name: &str) -> &'a 
         .or_insert_with(|| ServerView { name: name.to_owned(), ..Default::default() })
 }
 
-/// S2: one that only a Lease names has no agent, so it blocks and is named, until its Lease has stopped. With the Leases of
-/// those.
+/// The API servers, and the Leases of those that only a Lease names. Such an API server has no agent, so it blocks
+/// every decision until its Lease is not renewed any more (objects: api-servers).
 fn servers(
     objects: &Objects,
     ages: &BTreeMap<String, Age>,
@@ -478,14 +483,14 @@ fn servers(
     }
     for lease in &objects.leases {
         let id = lease.metadata.name.as_deref().unwrap_or_default();
-        // The agent knows its API server's Lease; a node's name need not be its host's.
-        let answered = objects.encryption_nodes.iter().find(|node| {
+        // The agent reports the Lease of its API server, because the name of a node can differ from its host name.
+        let reported = objects.encryption_nodes.iter().find(|node| {
             let status = node.status.as_ref();
             status.and_then(|status| status.api_server_id.as_deref()) == Some(id)
         });
-        let agents = answered.and_then(|node| node.metadata.name.as_deref());
+        let node = reported.and_then(|node| node.metadata.name.as_deref());
         let host = lease.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
-        let name = agents.or(host.map(String::as_str)).unwrap_or(id);
+        let name = node.or(host.map(String::as_str)).unwrap_or(id);
         let is_known = servers.get(name).is_some_and(|server| server.is_node || server.agent.is_some());
         if !is_known {
             let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());

@@ -1,4 +1,5 @@
-//! Objects → [`Snapshot`](crate::snapshot::Snapshot), pure; the operator and `plan --objects` use the same functions.
+//! Builds the [`Snapshot`](crate::snapshot::Snapshot) from objects, without I/O. The operator and `plan --objects` use
+//! the same functions (invariant: plan-is-decision).
 
 pub mod dump;
 mod keys;
@@ -25,27 +26,26 @@ use crate::provider::{
     Diagnosis, Evaluation, EvaluationRequest, Failure, Plugin, ProviderError, ReferenceKind,
 };
 
-/// CONTRACT 4.
+/// The mistake of a `kms` object without `type: KMS`, or the reverse (openshift: encryption-type).
 pub const KMS_REQUIRED: &str = "kms config is required when encryption type is KMS, and forbidden otherwise";
 
-/// A missing type is no request to decrypt.
-pub const TYPE_REQUIRED: &str = "spec.encryption.type: Required value: nothing is changed without it; set it to \"identity\" to have everything decrypted";
+/// The mistake of a spec without a type. A missing type is not a request to decrypt.
+pub const TYPE_REQUIRED: &str = "spec.encryption.type: Required value: without it Keyward changes nothing; to decrypt everything, set it to \"identity\"";
 
-/// The `kms` object that is asked for. `type: KMS` without one means a plugin that somebody else runs, at the endpoint
-/// that such a plugin has when nothing is said (DESIGN.md, "Platforms"). Where no module knows that type, there is none,
-/// and [`KMS_REQUIRED`] is the mistake.
+/// The requested `kms` object. `type: KMS` without one means an external plugin at the default endpoint
+/// (decision 0079). If no provider module of that type is loaded, the mistake is [`KMS_REQUIRED`] ([`lacks_kms`]).
 pub fn kms_of(encryption: &EncryptionSpec) -> Option<Value> {
     let is_kms = encryption.type_.as_deref().and_then(Mode::parse) == Some(Mode::Kms);
     encryption.kms.clone().or_else(|| is_kms.then(|| json!({"type": "External", "external": {}})))
 }
 
-/// Whether this is the answer to a `kms` object that nobody wrote, and no module is loaded for what it means.
+/// Whether the spec has no `kms` object, and the provider module for the default one is not loaded.
 pub fn lacks_kms<T>(encryption: &EncryptionSpec, evaluation: &Result<T, ProviderError>) -> bool {
     encryption.kms.is_none() && matches!(evaluation, Err(ProviderError::NotLoaded { .. }))
 }
 
-/// What must be mounted for a plugin that somebody else runs: `prepare` mounts the folder of Keyward's own sockets alone.
-/// `None` where it listens there, or where Keyward runs it.
+/// The warning about an external plugin whose socket is not mounted: `prepare` mounts only the folder of Keyward's own
+/// sockets. `None` if the plugin listens in that folder, or if Keyward runs the plugin.
 pub fn unmounted_socket(evaluation: &Evaluation) -> Option<String> {
     let Plugin::External(endpoint) = &evaluation.rendered else { return None };
     let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
@@ -55,32 +55,34 @@ pub fn unmounted_socket(evaluation: &Evaluation) -> Option<String> {
     }
     let folder = if folder.is_empty() { "/" } else { folder };
     Some(format!(
-        "the plugin listens at {path}, outside {SOCKETS}: on every control-plane node mount {folder} of the host at {folder} into the static pods kube-apiserver and keyward-node-agent, or have the plugin listen in {SOCKETS}"
+        "the plugin listens at {path}, outside {SOCKETS}; make it listen in {SOCKETS}, or mount the host's folder {folder} at {folder} into the static Pods kube-apiserver and keyward-node-agent on every control-plane node"
     ))
 }
 
-/// All that one decision looks at, as read. What could not be read is named: nothing is decided from its absence (S7).
+/// The objects that one decision depends on, as read. Objects that could not be read are in `unreadable`: nothing is
+/// decided from their absence (invariant: unknown-is-not-absent).
 #[derive(Clone, Default)]
 pub struct Objects {
     /// `ClusterEncryption/cluster`.
     pub cluster_encryption: Option<ClusterEncryption>,
-    /// Every Secret of [`names::NAMESPACE`](crate::names::NAMESPACE) that is ours: key secrets, revisions, candidate.
+    /// The Secrets of Keyward in [`names::NAMESPACE`](crate::names::NAMESPACE): key secrets, revisions, the candidate.
     pub secrets: Vec<Secret>,
-    /// All.
+    /// All EncryptionNodes.
     pub encryption_nodes: Vec<EncryptionNode>,
-    /// All.
+    /// All EncryptionMigrations.
     pub migrations: Vec<EncryptionMigration>,
-    /// Those with the label `node-role.kubernetes.io/control-plane`, and those with an EncryptionNode; metadata suffices.
+    /// Nodes with the label `node-role.kubernetes.io/control-plane`, and Nodes with an EncryptionNode. Only metadata is
+    /// needed.
     pub nodes: Vec<Node>,
-    /// Those of `kube-system` labelled `apiserver.kubernetes.io/identity=kube-apiserver`.
+    /// Leases in `kube-system` with the label `apiserver.kubernetes.io/identity=kube-apiserver`.
     pub leases: Vec<Lease>,
     /// Whether each resource that the spec adds ([`kubernetes::added`]) can be encrypted.
     pub serving: BTreeMap<GroupResource, Serving>,
-    /// What could not be read.
+    /// Reads that failed.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// Counts alone: Secrets print their data.
+/// Only counts, because a Secret prints its data.
 impl std::fmt::Debug for Objects {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Objects")
@@ -94,39 +96,40 @@ impl std::fmt::Debug for Objects {
     }
 }
 
-/// What the operator must be allowed to do with every resource that it re-encrypts.
+/// The verbs that the operator needs on every resource that it re-encrypts.
 pub const VERBS: [&str; 3] = ["get", "list", "patch"];
 
 /// How the API server serves a resource to the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serving {
-    /// Itself, with all of [`MIGRATION_VERBS`](crate::names::MIGRATION_VERBS).
+    /// It stores the resource itself, with all of [`MIGRATION_VERBS`](crate::names::MIGRATION_VERBS).
     Itself,
-    /// Itself, but the operator lacks the right to these of [`VERBS`].
+    /// It stores the resource itself, but the operator is not allowed to use these of the [`VERBS`].
     Forbidden(Vec<&'static str>),
-    /// By another server, through this APIService: what that one stores, kube-apiserver does not encrypt.
+    /// Another server stores it, through this APIService. kube-apiserver does not encrypt it
+    /// (kubernetes: aggregated-resources-are-stored-elsewhere).
     Aggregated(String),
-    /// Not at all, or without one of those verbs.
+    /// It does not serve the resource, or not with all of these verbs.
     Not,
-    /// That could not be read.
+    /// Not known, for this reason.
     Unknown(String),
 }
 
 /// A read that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// For example `secrets in keyward-system`.
+    /// The objects, for example `secrets in keyward-system`.
     pub what: String,
-    /// What the API server said.
+    /// The API server's message.
     pub why: String,
 }
 
-/// One referenced object.
+/// The reference to an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
     /// Secret or ConfigMap.
     pub kind: ReferenceKind,
-    /// Its name, in the platform's namespace for referenced objects.
+    /// Name of the object, in the platform's namespace for referenced objects.
     pub name: String,
 }
 
@@ -136,34 +139,34 @@ impl std::fmt::Display for ObjectRef {
     }
 }
 
-/// A referenced object as read: `Ok(None)` where it does not exist, `Err` where it cannot be read.
+/// A referenced object as read: `Ok(None)` if it does not exist, `Err` if it cannot be read.
 pub type ReferencedObject = Result<Option<BTreeMap<String, SecretBytes>>, String>;
 
-/// When something in a referenced object expires. No byte of a Secret but a certificate's subject.
+/// When the content of a referenced object expires. Of a Secret it contains only the subject of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
-    /// What says so.
+    /// The source of the time.
     pub source: ExpirySource,
-    /// When, or why that cannot be read.
+    /// The time, or why it cannot be read.
     pub at: Result<jiff::Timestamp, String>,
 }
 
-/// What says when something expires.
+/// The source of an expiry time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpirySource {
-    /// A certificate itself.
+    /// A certificate.
     Certificate {
-        /// The data key that it stands in, maybe beside others.
+        /// The data key with the certificate. It may contain others.
         key: String,
-        /// Its subject.
+        /// Subject of the certificate.
         subject: String,
     },
-    /// The object's annotation [`ANNOTATION_EXPIRES`](crate::names::ANNOTATION_EXPIRES).
+    /// The annotation of the object, [`ANNOTATION_EXPIRES`](crate::names::ANNOTATION_EXPIRES).
     Annotation,
 }
 
 impl ExpirySource {
-    /// The data key that it speaks of; `None` for the whole object.
+    /// The data key that expires; `None` for the whole object.
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::Certificate { key, .. } => Some(key),
@@ -172,28 +175,28 @@ impl ExpirySource {
     }
 }
 
-/// A plugin's failure, and the configuration that it ran with.
+/// A failure of a plugin, and the configuration with which it ran.
 pub type DiagnosisRequest = (EvaluationRequest, Failure);
 
-/// Whether a resource can still be listed as it was at this resourceVersion.
+/// The question whether a resource can still be listed at this resourceVersion.
 pub type HistoryRequest = (GroupResource, String);
 
-/// What was computed or fetched outside core, by what was asked.
+/// Results that were computed or read outside core, by request.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
-    /// By provider modules.
+    /// Evaluations by provider modules.
     pub evaluations: BTreeMap<EvaluationRequest, Result<Evaluation, ProviderError>>,
-    /// Read live.
+    /// Referenced objects, read live.
     pub objects: BTreeMap<ObjectRef, ReferencedObject>,
-    /// By provider modules.
+    /// Diagnoses by provider modules.
     pub diagnoses: BTreeMap<DiagnosisRequest, Result<Option<Diagnosis>, ProviderError>>,
-    /// What of the objects expires when, as far as known.
+    /// When the content of the objects expires, as far as known.
     pub expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
-    /// Whether etcd's history at a resourceVersion is compacted, or why that cannot be said.
+    /// Whether etcd's history at a resourceVersion is compacted, or why this is not known.
     pub history: BTreeMap<HistoryRequest, Result<bool, String>>,
 }
 
-/// What is still wanted before a snapshot can be made.
+/// Results that are missing before a snapshot can be built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needed {
     /// Configurations to evaluate.
@@ -202,12 +205,12 @@ pub struct Needed {
     pub objects: BTreeSet<ObjectRef>,
     /// Failures to diagnose.
     pub diagnoses: BTreeSet<DiagnosisRequest>,
-    /// Resources, each with the resourceVersion of which it matters whether it can still be read.
+    /// Resources, each with a resourceVersion: a decision depends on whether it can still be read.
     pub history: BTreeSet<HistoryRequest>,
 }
 
 impl Needed {
-    /// Nothing is wanted any more.
+    /// Whether no result is missing.
     pub fn is_empty(&self) -> bool {
         self.evaluations.is_empty()
             && self.objects.is_empty()
@@ -216,14 +219,14 @@ impl Needed {
     }
 }
 
-/// What core cannot make for itself.
+/// Inputs that core cannot create itself.
 #[derive(Clone, Debug)]
 pub struct Given {
-    /// Wall clock; written into annotations, compared with annotations.
+    /// The wall clock, for times in annotations.
     pub now: jiff::Timestamp,
     /// How long each fact of the last [`Outcome::facts`](crate::outcome::Outcome::facts) has had its value.
     pub ages: BTreeMap<String, Age>,
-    /// Bytes for a key and a salt that may be made by this decision.
+    /// Bytes for a key and a salt that this decision may create.
     pub fresh: FreshBytes,
 }
 
@@ -232,11 +235,11 @@ pub struct Given {
 pub struct Age {
     /// The value.
     pub value: String,
-    /// For how long.
+    /// How long the fact has had this value.
     pub elapsed: Duration,
 }
 
-/// The ages that a dump tells: from `since[]` to `now`. One whose time does not parse was just seen.
+/// The ages of facts in a dump: from `since[]` to `now`. A fact whose time cannot be parsed has age zero.
 pub fn ages(since: &[Since], now: jiff::Timestamp) -> BTreeMap<String, Age> {
     let elapsed = |at: &str| {
         let at = at.parse::<jiff::Timestamp>().ok()?;

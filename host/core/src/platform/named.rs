@@ -1,4 +1,4 @@
-//! Which numbers the objects of platform `kubernetes` name, however little of them is understood.
+//! The numbers that the objects of platform `kubernetes` name, also objects that cannot be decoded (objects: numbers).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,18 +14,18 @@ use crate::ids::{KeyId, LAST, Revision};
 use crate::names;
 use crate::snapshot::StoredRevision;
 
-/// What to do about an agent's mark that is not believed.
-const AGENTS_KEY: &str = "If that number was used, as before a restore from an older backup, set status.highestKeyID of ClusterEncryption cluster to it; else correct the agent's record on that node (state.json)";
+/// The remedy for an ignored mark of an agent.
+const AGENTS_KEY: &str = "If this number was really used (for example before etcd was restored from an older backup), set status.highestKeyID of ClusterEncryption cluster to it; if not, correct the agent's record on that node (state.json)";
 /// The same for a revision.
-const AGENTS_REVISION: &str = "If that number was used, as before a restore from an older backup, set status.highestRevision of ClusterEncryption cluster to it; else correct the agent's record on that node (state.json)";
+const AGENTS_REVISION: &str = "If this number was really used (for example before etcd was restored from an older backup), set status.highestRevision of ClusterEncryption cluster to it; if not, correct the agent's record on that node (state.json)";
 /// The same for the operator's own mark.
 const OWN: &str = "Correct it with kubectl edit clusterencryption cluster --subresource=status";
 
-/// What to do about a Secret that no operator of Keyward can have written.
+/// The remedy for a Secret that no operator of Keyward can have written.
 const FOREIGN: &str = "Find out who wrote it, and rename or delete it";
 
-/// Secrets whose numbers are above the last that there is. No object of Keyward's has one: the number before it has no
-/// successor. So they count for no sequence, and are reported.
+/// Secrets with numbers above the maximum. No object of Keyward has such a number, because the maximum has no
+/// successor. So these numbers do not count, and the Secrets are reported.
 pub(super) fn foreign(objects: &Objects, decoded: &[KeySecret]) -> Vec<Excess> {
     let excess = |secret: &str, field: &'static str, number: u64| {
         let (secret, named) = (Some(secret.to_owned()), LAST);
@@ -43,14 +43,14 @@ pub(super) fn foreign(objects: &Objects, decoded: &[KeySecret]) -> Vec<Excess> {
     named.chain(published).collect()
 }
 
-/// Every key that an object names. A candidate is no key's yet: its number is free until an object beside it says otherwise.
+/// All keys that an object names. A candidate does not count: its number is free until another object names it.
 pub(super) fn keys(
     objects: &Objects,
     decoded: &[KeySecret],
     revisions: &BTreeMap<Revision, StoredRevision>,
 ) -> BTreeSet<KeyId> {
     let mut named: BTreeSet<KeyId> = decoded.iter().map(|key| key.id).collect();
-    // By name alone: one that lost its label, or cannot be decoded, keeps a number all the same.
+    // Only by name: a key secret that lost its label, or cannot be decoded, still uses its number.
     named.extend(objects.secrets.iter().filter_map(key_secret));
     named.extend(of_contents(revisions.values()));
     let undecodable = objects.secrets.iter().filter(|secret| {
@@ -72,7 +72,7 @@ pub(super) fn keys(
     named
 }
 
-/// The highest number of a key, and what is not believed.
+/// The highest key number, and the ignored marks.
 pub(super) fn count_keys(objects: &Objects, named: &BTreeSet<KeyId>) -> Numbers {
     let agents = agents(objects).flat_map(move |(node, status)| {
         let used = status.adopted.iter().map(|adopted| ("status.adopted", adopted.key_id));
@@ -84,7 +84,7 @@ pub(super) fn count_keys(objects: &Objects, named: &BTreeSet<KeyId>) -> Numbers 
     numbers::count(named.iter().map(|id| id.0), agents.chain(own).collect::<Vec<_>>())
 }
 
-/// The highest number of a revision, and what is not believed.
+/// The highest revision number, and the ignored marks.
 pub(super) fn count_revisions(objects: &Objects, decoded: &[KeySecret]) -> Numbers {
     let secrets = objects.secrets.iter().filter_map(|secret| secret.metadata.name.as_deref());
     let status = status(objects);
@@ -127,13 +127,13 @@ fn agents(objects: &Objects) -> impl Iterator<Item = (&str, &EncryptionNodeStatu
         .filter_map(|node| Some((node.metadata.name.as_deref().unwrap_or_default(), node.status.as_ref()?)))
 }
 
-/// The keys of these revisions, by their providers and by their plugins' data.
+/// The keys of these revisions, by providers and by plugin data.
 pub(super) fn of_contents<'a>(revisions: impl Iterator<Item = &'a StoredRevision>) -> BTreeSet<KeyId> {
     let contents = revisions.filter_map(|stored| stored.content.as_ref().ok());
     contents.flat_map(of_content).collect()
 }
 
-/// The keys of a revision, by its providers and by its plugins' data.
+/// The keys of a revision, by providers and by plugin data.
 pub(super) fn of_content(content: &RevisionContent) -> BTreeSet<KeyId> {
     content.key_ids().into_iter().chain(content.plugins.keys().copied()).collect()
 }
@@ -147,8 +147,8 @@ fn key_secret(secret: &Secret) -> Option<KeyId> {
     (labelled || name.starts_with(prefix)).then(|| KeyId::from_name(name)).flatten()
 }
 
-/// What can be made out of a configuration secret that is not understood: the numbers in its data keys, and in whatever
-/// its configuration calls by a name.
+/// The keys of a configuration secret that is not understood: the numbers in its data keys, and in all fields `name` of
+/// its configuration.
 pub(super) fn of_undecodable(secret: &Secret) -> BTreeSet<KeyId> {
     fn walk(value: &Value, named: &mut BTreeSet<KeyId>) {
         match value {

@@ -1,4 +1,4 @@
-//! What a decision still wants, for every platform: evaluations, what they refer to, diagnoses.
+//! Results that a decision still needs, on every platform: evaluations, referenced objects, diagnoses.
 
 use serde_json::Value;
 
@@ -8,7 +8,8 @@ use crate::formats::key_secret::KeySecret;
 use crate::ids::KeyId;
 use crate::provider::{EvaluationRequest, Failure, Origin};
 
-/// Asked until it wants nothing: each answer may lead to the next question.
+/// The missing results. The caller repeats this until nothing is missing, because a result can lead to the next
+/// request.
 pub(super) fn needed(
     desired: Option<&Value>,
     keys: &[KeySecret],
@@ -55,17 +56,17 @@ pub(super) fn needed(
     needed
 }
 
-/// Whose plugin failed, and so whose configuration it is put to the provider with.
+/// Whose plugin failed. The provider module diagnoses the failure with the configuration of this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// The candidate's, with the configuration that it runs with.
+    /// The plugin of the candidate.
     Candidate,
-    /// That of a key in use. One whose secret is gone gets no diagnosis.
+    /// The plugin of a key in use. A key whose secret is gone gets no diagnosis.
     Key(KeyId),
 }
 
-/// What nodes report of plugins that are not well.
-pub(super) fn unwell(status: &EncryptionNodeStatus) -> impl Iterator<Item = (Whose, Failure)> {
+/// The failures of plugins that a node reports.
+pub(super) fn reported_failures(status: &EncryptionNodeStatus) -> impl Iterator<Item = (Whose, Failure)> {
     status
         .plugins
         .iter()

@@ -1,49 +1,50 @@
-//! Numbers that must never come back: those of keys, and those of revisions.
+//! Numbers that must not be used twice: those of keys, and those of revisions (objects: numbers).
 //!
-//! Two kinds of statements say which numbers were used. An object *names* a number: a key secret, a configuration, a key
-//! check, a migration, a list in a status. What is named counts. A *mark* says how far somebody has counted. It keeps a
-//! number from coming back whose objects are all gone; but nothing else proves it, and one that is wrong by far would leave
-//! no number for the next key. So a mark counts up to a bound above what is named, and what exceeds the bound is reported.
+//! Two kinds of sources show which numbers were used. An object *names* a number: a key secret, a configuration, a key
+//! check, a migration, a list in a status. Named numbers count. A *mark* is the highest number that the operator or an
+//! agent has recorded. It prevents the reuse of a number whose objects are all gone. But nothing else proves a mark,
+//! and a mark that is far too high would leave no number for the next key. So a mark counts only up to a bound above
+//! the named numbers, and a mark above its bound is reported.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::ids::LAST;
 
-/// How far above what is named an agent's mark counts. The agent records a number when a configuration or a key check
-/// names it, so that only objects that were lost since then lie between.
+/// How far above the named numbers an agent's mark counts. The agent records a number when a configuration or a key
+/// check names it, so only the numbers of objects that were lost since then are between.
 pub const AGENT_BOUND: u64 = 16;
-/// The same for the operator's own marks. They are raised before each object that they speak of, so that they run ahead
-/// for as long as an admission webhook, say, refuses every Secret.
+/// The same for the operator's own marks. The operator raises them before it creates an object, so they grow without
+/// objects as long as, for example, an admission webhook refuses every Secret.
 pub const OPERATOR_BOUND: u64 = 1 << 20;
 
-/// How far somebody has counted.
+/// The highest number that the operator or an agent has recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark<'a> {
-    /// The node whose agent says so; `None` for the operator's own mark.
+    /// The node whose agent recorded it; `None` for the operator's own mark.
     pub node: Option<&'a str>,
-    /// The field that says so.
+    /// The field with the number.
     pub field: &'static str,
-    /// What it says.
+    /// The number.
     pub number: u64,
-    /// What to do where it exceeds its bound.
+    /// The remedy if it exceeds its bound.
     pub remedy: &'static str,
 }
 
-/// A mark that exceeds its bound, or a Secret whose number is above the last that there is.
+/// A mark that exceeds its bound, or a Secret whose number is above the maximum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excess {
-    /// The node whose agent says so; `None` for the operator's own mark.
+    /// The node whose agent recorded it; `None` for the operator's own mark.
     pub node: Option<String>,
-    /// The Secret that says so. It is kept, and used for nothing.
+    /// The Secret with the number. It is kept and not used.
     pub secret: Option<String>,
-    /// The field that says so.
+    /// The field with the number.
     pub field: &'static str,
-    /// What it says.
+    /// The number.
     pub number: u64,
     /// The highest number that an object names.
     pub named: u64,
-    /// What to do.
+    /// The remedy.
     pub remedy: &'static str,
 }
 
@@ -53,32 +54,29 @@ impl fmt::Display for Excess {
         if let Some(secret) = secret {
             return write!(
                 f,
-                "secret {secret}: {field} has the number {number}, above the last that an API object stores, {LAST}: it is not used. {remedy}"
+                "secret {secret}: {field} has the number {number}, which is above the maximum {LAST}; it is ignored. {remedy}"
             );
         }
         match node {
             Some(node) => write!(f, "node {node}: ")?,
             None => write!(f, "ClusterEncryption {}: ", crate::names::CLUSTER)?,
         }
-        write!(
-            f,
-            "{field} is {number}, and no object names a number above {named}: it is not believed. {remedy}"
-        )
+        write!(f, "{field} is {number}, but no object uses a number above {named}; it is ignored. {remedy}")
     }
 }
 
-/// What is known of one sequence of numbers.
+/// The result of counting one sequence of numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
     /// The highest number that an object names.
     pub named: u64,
     /// The highest number that counts.
     pub highest: u64,
-    /// The marks above it. None of their numbers is ever given out either.
+    /// The marks above `highest`. Their numbers are not used either.
     pub excess: Vec<Excess>,
 }
 
-/// What these numbers and marks come to.
+/// Counts named numbers and marks.
 pub fn count<'a, M>(named: impl IntoIterator<Item = u64>, marks: M) -> Numbers
 where
     M: IntoIterator<Item = Mark<'a>, IntoIter: Clone>,
@@ -102,7 +100,7 @@ where
 }
 
 impl Numbers {
-    /// The numbers above [`Self::highest`] that marks name.
+    /// The numbers of the marks above [`Self::highest`].
     pub fn beyond(&self) -> BTreeSet<u64> {
         self.excess.iter().map(|excess| excess.number).collect()
     }
@@ -138,14 +136,14 @@ mod tests {
             let marks: Vec<Mark<'_>> = agents.chain([mark(None, by_operator)]).collect();
             let numbers = count(named.iter().copied(), marks);
             let top = named.iter().copied().max().unwrap_or_default();
-            let believed = by_operator.min(top.saturating_add(OPERATOR_BOUND));
-            let bound = believed.max(top.saturating_add(AGENT_BOUND));
+            let counted = by_operator.min(top.saturating_add(OPERATOR_BOUND));
+            let bound = counted.max(top.saturating_add(AGENT_BOUND));
 
             let beyond = numbers.beyond().into_iter().map(KeyId).collect();
             match next_free(KeyId(numbers.highest), KeyId::next, &beyond) {
                 Some(KeyId(next)) => {
                     let mut known = named.iter().chain(&by_agents).chain([&by_operator]);
-                    prop_assert!(known.all(|known| *known != next), "{next} is given out twice");
+                    prop_assert!(known.all(|known| *known != next), "{next} is used twice");
                     prop_assert!(top < next && next <= LAST);
                     prop_assert!(next <= bound.saturating_add(8), "{next} is far above {top}");
                 }

@@ -1,8 +1,7 @@
-//! Versions of the provider ABI. Each has an adapter that converts records and delegates, nothing else: what limits and
-//! checks stands once, in [`crate::module`], for all of them.
+//! Versions of the provider ABI. Each has an adapter that only converts records and delegates: limits and checks exist
+//! once, in [`crate::module`], for all versions.
 //!
-//! Here are the records as a module returns them, before they are believed: JSON is still text, and a setting's name may
-//! stand twice.
+//! The records here are unchecked results of a module: JSON is still text, and a setting's name can occur twice.
 
 mod v0;
 
@@ -46,14 +45,14 @@ pub(crate) struct RawKek {
 
 /// What `render` returned.
 pub(crate) enum RawPlugin {
-    /// A container without its settings, and those.
+    /// A container without its settings, and the settings.
     Managed(Container, Vec<Setting>),
     External(String),
 }
 
-/// The ABI in the host's words. New operations of later versions come here with what an older module does without them.
+/// The ABI as the host uses it. An operation of a later version is added here with a default for older modules.
 pub(crate) trait Abi: Send + Sync {
-    /// The ABI's version, for people.
+    /// The version of the ABI, for people.
     fn version(&self) -> &'static str;
     /// Checks the type of every function; the error names the export.
     fn check(&self, call: &mut Call) -> Result<(), EngineError>;
@@ -76,12 +75,12 @@ pub(crate) trait Abi: Send + Sync {
     fn requirements(&self, call: &mut Call, config: &str) -> wasmtime::Result<Vec<String>>;
 }
 
-/// Finds the adapter for a component by what it exports; there is one version so far.
+/// Finds the adapter for a component by its exports; there is one version so far.
 pub(crate) fn bind(component: &Component) -> Result<Box<dyn Abi>, EngineError> {
     Ok(Box::new(v0::Adapter::bind(component)?))
 }
 
-/// Whether a component may import an instance of this name: the type-only interface of an ABI version.
+/// Whether a component is allowed to import an instance of this name: the type-only interface of an ABI version.
 pub(crate) fn is_type_interface(name: &str) -> bool {
     name == v0::TYPES
 }

@@ -5,9 +5,9 @@ use wasmtime::component::{Component, ComponentExportIndex, ComponentNamedList, L
 
 use super::{Abi, Call, RawDescriptor, RawKek, RawNormalized, RawPlugin, Setting};
 use crate::error::EngineError;
-use crate::text::told;
+use crate::text::error_text;
 
-/// The records of `types`. The functions are looked up below, one a call, rather than generated: generated bindings
+/// The records of `types`. The functions are not generated but looked up below, one for each call: generated bindings
 /// check the types of all functions at each instantiation.
 #[allow(missing_docs, unreachable_pub, clippy::pedantic, reason = "generated")]
 mod bindings {
@@ -20,7 +20,7 @@ mod bindings {
 
 use bindings::keyward::provider::types;
 
-/// The interface that a component imports: types only.
+/// The interface that a component imports. It has types only.
 pub(super) const TYPES: &str = "keyward:provider/types@0.1.0";
 const POLICY: &str = "keyward:provider/policy@0.1.0";
 const PLUGINS: &str = "keyward:provider/plugins@0.1.0";
@@ -28,7 +28,7 @@ const DIAGNOSTICS: &str = "keyward:provider/diagnostics@0.1.0";
 
 type Violations = Vec<types::Violation>;
 
-/// Where the functions of one component are.
+/// The exports of one component: the index of each function.
 pub(super) struct Adapter {
     describe: ComponentExportIndex,
     normalize: ComponentExportIndex,
@@ -69,7 +69,7 @@ impl Adapter {
     }
 }
 
-/// An export that is `name` in another version.
+/// An export with this name in another version.
 fn other_version(component: &Component, name: &str) -> Option<String> {
     let (interface, _) = name.split_once('@')?;
     let engine = component.engine();
@@ -88,13 +88,13 @@ where
     call.instance.get_typed_func(&mut call.store, index)
 }
 
-/// Calls a function that is given a configuration and returns `R`.
+/// Calls a function with a configuration as its only parameter.
 fn with_config<R: 'static>(call: &mut Call, index: &ComponentExportIndex, config: &str) -> wasmtime::Result<R>
 where
     (R,): ComponentNamedList + Lift,
 {
-    let (answer,) = function::<(&str,), (R,)>(call, index)?.call(&mut call.store, (config,))?;
-    Ok(answer)
+    let (result,) = function::<(&str,), (R,)>(call, index)?.call(&mut call.store, (config,))?;
+    Ok(result)
 }
 
 impl Abi for Adapter {
@@ -129,7 +129,7 @@ impl Abi for Adapter {
         match results.iter_mut().find_map(|(name, error)| error.take().map(|error| (*name, error))) {
             None => Ok(()),
             Some((name, error)) => {
-                Err(EngineError::Export { export: name.to_owned(), message: told(&error) })
+                Err(EngineError::Export { export: name.to_owned(), message: error_text(&error) })
             }
         }
     }

@@ -53,21 +53,24 @@ fn a_sound_container_passes() {
 #[test]
 fn each_fault_of_a_container_is_named() {
     let arg = |part: Part| move |c: &mut Container| c.args.push(vec![part]);
-    assert!(refused(arg(Part::Host("uid".to_owned()))).contains("no host fills in"));
+    assert!(refused(arg(Part::Host("uid".to_owned()))).contains("the host does not provide"));
     assert!(refused(arg(Part::Host("port:other".to_owned()))).contains("not in `ports`"));
     assert!(refused(arg(Part::Rendered("x".to_owned()))).contains("not rendered"));
-    assert!(refused(arg(Part::Path(key("other")))).contains("`references` does not name"));
-    assert!(refused(arg(Part::Path(key("role")))).contains("exposure forbids"));
-    assert!(refused(arg(Part::Value(key("pin")))).contains("in arguments"));
-    assert!(refused(arg(Part::Value(key("token")))).contains("in arguments"));
+    assert!(refused(arg(Part::Path(key("other")))).contains("not in `references`"));
+    assert!(refused(arg(Part::Path(key("role")))).contains("exposure of that reference forbids"));
+    assert!(refused(arg(Part::Value(key("pin")))).contains("in an argument"));
+    assert!(refused(arg(Part::Value(key("token")))).contains("in an argument"));
     assert!(refused(arg(Part::Text("a\0b".to_owned()))).contains("zero byte"));
-    assert!(refused(|c| c.env[0].value = vec![Part::Value(key("token"))]).contains("exposure forbids"));
-    assert!(refused(|c| c.env[0].name = "A-B".to_owned()).contains("environment variable"));
-    assert!(refused(|c| c.env.push(c.env[0].clone())).contains("two of one name"));
+    assert!(
+        refused(|c| c.env[0].value = vec![Part::Value(key("token"))])
+            .contains("exposure of that reference forbids")
+    );
+    assert!(refused(|c| c.env[0].name = "A-B".to_owned()).contains("valid environment variable name"));
+    assert!(refused(|c| c.env.push(c.env[0].clone())).contains("is given twice"));
     for name in ["a/b", "..", "..x", ".", ""] {
-        assert!(refused(|c| c.files[0].name = name.to_owned()).contains("no file"), "{name:?}");
+        assert!(refused(|c| c.files[0].name = name.to_owned()).contains("valid file name"), "{name:?}");
     }
-    assert!(refused(|c| c.ports.push("Health".to_owned())).contains("no port"));
+    assert!(refused(|c| c.ports.push("Health".to_owned())).contains("valid port name"));
     assert!(refused(|c| c.health.as_mut().unwrap().port = "x".to_owned()).contains("health probe"));
     assert!(refused(|c| c.health.as_mut().unwrap().path = "x".to_owned()).contains("slash"));
     assert!(refused(|c| c.cpu_request_millis = 0).contains("cpu-request-millis"));
@@ -86,7 +89,7 @@ fn a_secret_value_in_the_environment_is_a_violation_of_its_field() {
 }
 
 #[test]
-fn references_name_what_can_exist() {
+fn references_name_objects_and_keys_that_can_exist() {
     let schema =
         Schema::read(&json!({"type": "object", "properties": {"auth": {"type": "string"}}})).unwrap();
     let config = json!({"auth": "creds"});
@@ -97,16 +100,19 @@ fn references_name_what_can_exist() {
     };
     references(&known(), &schema, &config, &config).unwrap();
     for name in ["", "a_b", "A", "-a", "a..b", "a/b", &"a".repeat(254)] {
-        assert!(refused(&|r| r.source.name = name.to_owned()).contains("no object"), "{name:?}");
+        assert!(
+            refused(&|r| r.source.name = name.to_owned()).contains("not a valid object name"),
+            "{name:?}"
+        );
     }
     for name in ["", "a/b", "..", "a b"] {
-        assert!(refused(&|r| r.source.key = name.to_owned()).contains("no key"), "{name:?}");
+        assert!(refused(&|r| r.source.key = name.to_owned()).contains("not a valid data key"), "{name:?}");
     }
-    assert!(refused(&|r| r.field = "other".to_owned()).contains("no field"));
+    assert!(refused(&|r| r.field = "other".to_owned()).contains("not a field of the schema"));
 }
 
 #[test]
-fn references_are_to_what_the_admin_named() {
+fn references_name_only_objects_that_the_admin_named() {
     let schema = Schema::read(&json!({"type": "object", "properties": {
         "auth": {"type": "object", "properties": {"name": {"type": "string"}}},
         "old": {"type": "string"},
@@ -123,7 +129,7 @@ fn references_are_to_what_the_admin_named() {
     for field in ["auth.name", "cas[1].name", "cas[].name", "files.a", "files.*"] {
         check(field, &normalized, &normalized).unwrap();
     }
-    // The normal form may spell it otherwise, where it takes the name from what was written.
+    // The normal form can have the name in another field, if it is from the written configuration.
     check("auth.name", &normalized, &json!({"old": "creds"})).unwrap();
     for field in ["cas[0].name", "cas[7].name", "files.b", "files.c", "auth", "old"] {
         let error = check(field, &normalized, &normalized).unwrap_err();
@@ -171,7 +177,7 @@ fn an_identity_names_each_part_once() {
     for hidden in ["a\nb", "\u{1b}[31m", "\u{2066}"] {
         let value = vec![("a".to_owned(), hidden.to_owned())];
         for raw in [RawKek { key: value.clone(), version: vec![] }, RawKek { key: vec![], version: value }] {
-            assert!(kek(raw).unwrap_err().to_string().contains("not shown"), "{hidden:?}");
+            assert!(kek(raw).unwrap_err().to_string().contains("non-printable"), "{hidden:?}");
         }
         assert!(kek(RawKek { key: vec![part(hidden)], version: vec![] }).is_err());
     }

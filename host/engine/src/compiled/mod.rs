@@ -1,5 +1,5 @@
-//! The cache of compiled modules: a folder of our own. What is in it is code, so it never comes from an image or a
-//! registry, and a folder that anybody else could write to is not used at all.
+//! The cache of compiled modules: a folder of this process's user (decision 0027). Its content is code, so it never
+//! comes from an image or a registry, and a folder that another user can write to is not used.
 
 mod precompiled;
 
@@ -17,21 +17,21 @@ use wasmtime::component::Component;
 use crate::error::EngineError;
 use crate::text::hex;
 
-/// First bytes of a file of ours, with the version of its layout.
+/// First bytes of a cached file, with the version of its layout.
 const MAGIC: &[u8] = b"keyward compiled module 1\n";
 /// Bytes of the SHA-256 after them.
 const DIGEST: usize = 32;
-/// Modules kept; a new one drops the oldest beyond these. A few providers in a few versions.
+/// Modules kept; a new one replaces the oldest. Enough for a few provider types in a few versions.
 const KEPT: usize = 32;
 const SUFFIX: &str = ".compiled";
 
-/// A file whose code may be taken for code: see [`precompiled`].
+/// A file whose content is trusted as code: see [`precompiled`].
 struct Trusted {
     file: Vec<u8>,
 }
 
 impl Trusted {
-    /// The code: what stands after magic and checksum.
+    /// The code, which follows magic and checksum.
     fn code(&self) -> &[u8] {
         self.file.get(MAGIC.len() + DIGEST..).unwrap_or_default()
     }
@@ -45,7 +45,7 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Opens the folder, and makes it (0700) where it is not. Refuses one that is not ours alone.
+    /// Opens the folder, and creates it (0700) if it does not exist. Refuses a folder to which other users have access.
     pub(crate) fn open(path: &Path) -> Result<Self, EngineError> {
         let failed = |message: String| EngineError::Cache { path: path.to_owned(), message };
         let system = |error: Errno| failed(std::io::Error::from(error).to_string());
@@ -56,35 +56,39 @@ impl Cache {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = fs::open(path, flags, Mode::empty()).map_err(system)?;
         let stat = fs::fstat(&folder).map_err(system)?;
-        ours_alone(&stat).map_err(failed)?;
+        is_private(&stat).map_err(failed)?;
         Ok(Self { folder, path: path.to_owned() })
     }
 
-    /// The compiled form of the component with this digest (hexadecimal), where it is here and sound.
+    /// The compiled form of the component with this digest (hexadecimal), if the cache has it and it is valid.
     pub(crate) fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
         let name = name(engine, digest);
         let bytes = match self.read(&name) {
             Ok(bytes) => bytes?,
             Err(reason) => {
-                tracing::warn!(folder = %self.path.display(), file = name, reason, "compiled module is not used");
+                tracing::warn!(folder = %self.path.display(), file = name, reason, "compiled module is not used; it is compiled again");
                 return None;
             }
         };
         precompiled::deserialize(engine, &bytes)
             .inspect_err(|error| {
-                tracing::warn!(file = name, error = format!("{error:#}"), "compiled module is not used");
+                tracing::warn!(
+                    file = name,
+                    error = format!("{error:#}"),
+                    "compiled module is not used; it is compiled again"
+                );
             })
             .ok()
     }
 
-    /// Keeps the compiled form. A failure costs the next start some milliseconds, so it is only logged.
+    /// Stores the compiled form. After a failure the next start takes some milliseconds longer, so it is only logged.
     pub(crate) fn put(&self, engine: &Engine, digest: &str, component: &Component) {
         let name = name(engine, digest);
         let written = component.serialize().map_err(|error| format!("{error:#}")).and_then(|code| {
             self.write(&name, &code).map_err(|error| std::io::Error::from(error).to_string())
         });
         if let Err(reason) = written {
-            tracing::warn!(folder = %self.path.display(), file = name, reason, "compiled module is not kept");
+            tracing::warn!(folder = %self.path.display(), file = name, reason, "compiled module was not stored in the cache");
         }
         self.prune();
     }
@@ -100,7 +104,7 @@ impl Cache {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err("it is not a regular file".to_owned());
         }
-        ours_alone(&stat)?;
+        is_private(&stat)?;
         let mut file = std::fs::File::from(file);
         let mut bytes = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).saturating_add(1));
         file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
@@ -118,7 +122,7 @@ impl Cache {
     fn write(&self, name: &str, code: &[u8]) -> Result<(), Errno> {
         let temporary = format!(".{name}.{}", std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // One that is left over is of a process that died with our number.
+        // A leftover file is from an ended process with the same process id.
         let _ = fs::unlinkat(&self.folder, &temporary, AtFlags::empty());
         let file = fs::openat(&self.folder, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
         let digest = Sha256::digest(code);
@@ -129,7 +133,7 @@ impl Cache {
             }
             Ok(())
         });
-        // Not flushed to disk: what a crash tears does not match its checksum.
+        // Not flushed to disk: a file that a crash leaves incomplete does not match its checksum.
         let result = written.and_then(|()| fs::renameat(&self.folder, &temporary, &self.folder, name));
         if result.is_err() {
             let _ = fs::unlinkat(&self.folder, &temporary, AtFlags::empty());
@@ -137,7 +141,7 @@ impl Cache {
         result
     }
 
-    /// Drops the oldest files beyond those kept.
+    /// Deletes the oldest files beyond those kept.
     fn prune(&self) {
         let Ok(entries) = Dir::read_from(&self.folder) else { return };
         let mut files: Vec<(i64, std::ffi::CString)> = entries
@@ -156,27 +160,30 @@ impl Cache {
     }
 }
 
-/// Whether only this process's user may do anything with a file or folder.
-fn ours_alone(stat: &Stat) -> Result<(), String> {
+/// Checks that only this process's user has access to a file or folder.
+fn is_private(stat: &Stat) -> Result<(), String> {
     let user = rustix::process::geteuid().as_raw();
     if stat.st_uid != user {
         return Err(format!("it belongs to user {}, not to {user}", stat.st_uid));
     }
     let others = stat.st_mode & 0o077;
     if others != 0 {
-        return Err(format!("others may use it (mode {:o}); make it 0700", stat.st_mode & 0o7777));
+        return Err(format!(
+            "other users have access to it (mode {:o}); remove the permissions of group and others",
+            stat.st_mode & 0o7777
+        ));
     }
     Ok(())
 }
 
-/// A file's name: what was compiled, and for which engine.
+/// A file's name: the component's digest, and a hash of the engine's settings.
 fn name(engine: &Engine, digest: &str) -> String {
     let mut hasher = Compatibility(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
     format!("{digest}-{:016x}{SUFFIX}", hasher.finish())
 }
 
-/// SHA-256 as a [`Hasher`]: the standard one may change from release to release of Rust.
+/// SHA-256 as a [`Hasher`]: the standard hasher can change with each release of Rust.
 struct Compatibility(Sha256);
 
 impl Hasher for Compatibility {

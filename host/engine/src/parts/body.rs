@@ -1,8 +1,8 @@
-//! What one function can cost to compile, told from its code without compiling it.
+//! Estimates the cost of compiling one function from its code, without compiling it.
 //!
-//! Most of it grows with the function's size, but not all. The compiler keeps for each part of a function which values
-//! are alive there, and where ways meet it hands over those that may differ: values times branches. So functions of a few
-//! kilobytes can be written that take gigabytes, or minutes.
+//! Most of the cost grows with the function's size, but not all. The compiler records for each part of a function
+//! which values are alive there, and where paths join it passes on those that can differ: values times branches. So a
+//! function of a few kilobytes can take gigabytes, or minutes.
 
 use std::collections::BTreeSet;
 
@@ -10,18 +10,18 @@ use wasmparser::{
     FuncToValidate, FuncValidatorAllocations, FunctionBody, Operator, Result, ValidatorResources,
 };
 
-/// What is counted of one function.
+/// The counts of one function.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Body {
     pub(super) bytes: usize,
     pub(super) locals: usize,
-    /// Calls, and whatever else the compiler makes a call of: bulk memory, tables, the checks in each loop.
+    /// Calls, and operations that the compiler turns into calls: bulk memory, tables, the checks in each loop.
     pub(super) calls: usize,
     /// The deepest nesting of loops.
     pub(super) loops: usize,
-    /// Locals and operands that there are, summed over all branches and blocks.
+    /// Live locals and operands, summed over all branches and blocks.
     pub(super) live: usize,
-    /// Locals that may differ where ways meet, summed over all such places and the ways to each.
+    /// Locals that can differ where paths join, summed over all joins and the paths to each.
     pub(super) joins: usize,
 }
 
@@ -36,14 +36,15 @@ struct Frame {
 }
 
 impl Frame {
-    /// What is handed over where it ends, or begins anew: by each branch, and by the ways that fall into it and out of it.
+    /// The values that are passed on where the frame ends or repeats: by each branch, and by the paths into it and
+    /// out of it.
     fn joins(&self) -> usize {
         self.assigned.len().saturating_mul(self.branches.saturating_add(2))
     }
 }
 
 impl Body {
-    /// Counts, and validates the code on the way: how many operands there are is known of valid code only.
+    /// Counts and validates the code: the number of operands is only known for valid code.
     pub(super) fn count(
         function: FuncToValidate<ValidatorResources>,
         body: &FunctionBody<'_>,
@@ -59,12 +60,12 @@ impl Body {
         let mut operators = body.get_operators_reader()?;
         while !operators.eof() {
             let (operator, offset) = operators.read_with_offset()?;
-            // Before it takes its own operands, which are alive until then.
+            // Before the operator takes its own operands, which are alive until then.
             let operands = usize::try_from(validator.operand_stack_height()).unwrap_or(usize::MAX);
             validator.op(offset, &operator)?;
             counted.calls += usize::from(is_call(&operator));
             let alive = counted.locals.saturating_add(operands);
-            counted.live = counted.live.saturating_add(alive.saturating_mul(ways(&operator)));
+            counted.live = counted.live.saturating_add(alive.saturating_mul(paths(&operator)));
             match operator {
                 Operator::Loop { .. } => {
                     open.push(Frame { is_loop: true, ..Frame::default() });
@@ -123,8 +124,8 @@ fn branch(open: &mut [Frame], depth: u32) {
     }
 }
 
-/// The ways that begin here.
-fn ways(operator: &Operator<'_>) -> usize {
+/// The number of paths that begin here.
+fn paths(operator: &Operator<'_>) -> usize {
     match operator {
         Operator::Block { .. }
         | Operator::Loop { .. }

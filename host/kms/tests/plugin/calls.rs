@@ -1,4 +1,4 @@
-//! What each call accepts and refuses.
+//! What the client accepts and refuses in each call.
 
 use std::{path::Path, time::Duration};
 
@@ -27,7 +27,7 @@ async fn encrypt_error(fault: Fault) -> KmsError {
 }
 
 #[tokio::test]
-async fn a_lawful_plugin_passes() {
+async fn a_correct_plugin_passes() {
     let running = Running::start(Plugin::new(Fault::None));
     let client = client(&running).await;
     let status = client.status().await.unwrap();
@@ -39,14 +39,14 @@ async fn a_lawful_plugin_passes() {
 }
 
 #[tokio::test]
-async fn a_plugin_is_told_the_deadline() {
+async fn a_plugin_receives_the_deadline() {
     let running = Running::start(Plugin::new(Fault::None));
     client(&running).await.status().await.unwrap();
     assert_eq!(*running.plugin.deadlines.lock().unwrap(), [Some("1000000u".to_owned())]);
 }
 
 #[tokio::test]
-async fn a_socket_that_is_not_there_is_unreachable() {
+async fn a_missing_socket_is_unreachable() {
     let error = Client::connect(Path::new("/nonexistent/kms.sock"), TIMEOUTS).await.unwrap_err();
     assert_eq!(
         (error.phase(), error.grpc_code(), error.category()),
@@ -68,7 +68,7 @@ async fn a_socket_that_refuses_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_plugin_that_went_away_is_unreachable() {
+async fn a_stopped_plugin_is_unreachable() {
     let running = Running::start(Plugin::new(Fault::None));
     let client = client(&running).await;
     client.status().await.unwrap();
@@ -81,7 +81,7 @@ async fn a_plugin_that_went_away_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_listener_that_does_not_speak_times_out() {
+async fn a_listener_that_does_not_answer_times_out() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("kms.sock");
     let _mute = UnixListener::bind(&socket).unwrap();
@@ -113,7 +113,7 @@ async fn each_call_has_a_deadline() {
 }
 
 #[tokio::test]
-async fn status_is_held_to_the_rules() {
+async fn a_status_that_breaks_a_rule_is_an_error() {
     assert_eq!(status_error(Fault::Version("v3")).await, KmsError::Version { version: "v3".into() });
     assert_eq!(status_error(Fault::Version("")).await, KmsError::Version { version: String::new() });
     let bytes = |bytes| KmsError::KeyId { phase: Phase::Status, bytes };
@@ -122,7 +122,7 @@ async fn status_is_held_to_the_rules() {
 }
 
 #[tokio::test]
-async fn version_may_not_change() {
+async fn a_version_that_changes_is_an_error() {
     let running = Running::start(Plugin::new(Fault::VersionFlaps));
     let client = client(&running).await;
     client.status().await.unwrap();
@@ -131,7 +131,7 @@ async fn version_may_not_change() {
 }
 
 #[tokio::test]
-async fn an_unhealthy_plugin_is_an_answer_with_a_reason() {
+async fn the_status_of_an_unhealthy_plugin_has_a_reason() {
     let running = Running::start(Plugin::new(Fault::Healthz("1 error occurred:\n\t* backend is sealed\n")));
     let status = client(&running).await.status().await.unwrap();
     assert!(!status.is_healthy());
@@ -139,7 +139,7 @@ async fn an_unhealthy_plugin_is_an_answer_with_a_reason() {
     assert_eq!(status.remote_key_id, "");
 
     for (healthz, shown) in
-        [("", "it gives no reason (healthz is empty)"), (" ok\n", "healthz is \" ok\\n\"")]
+        [("", "the plugin gives no reason (healthz is empty)"), (" ok\n", "healthz is \" ok\\n\"")]
     {
         let running = Running::start(Plugin::new(Fault::Healthz(healthz)));
         let status = client(&running).await.status().await.unwrap();
@@ -148,7 +148,7 @@ async fn an_unhealthy_plugin_is_an_answer_with_a_reason() {
 }
 
 #[tokio::test]
-async fn encrypt_is_held_to_the_rules() {
+async fn an_encrypt_answer_that_breaks_a_rule_is_an_error() {
     let too_long = MAX_ANNOTATION_BYTES + "a.example.com".len();
     for (fault, expected) in [
         (Fault::PlaintextReturned, KmsError::PlaintextUnchanged),
@@ -171,7 +171,7 @@ async fn an_answer_of_megabytes_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_plugins_error_keeps_its_code_and_words() {
+async fn a_plugins_error_keeps_its_code_and_message() {
     let error = encrypt_error(Fault::EncryptError(Code::PermissionDenied, "permission\ndenied")).await;
     assert_eq!(error.to_string(), "encrypt: PermissionDenied: permission denied");
     assert_eq!(
@@ -179,11 +179,11 @@ async fn a_plugins_error_keeps_its_code_and_words() {
         (Phase::Encrypt, Some(7), "PluginError")
     );
     let error = encrypt_error(Fault::EncryptError(Code::Unknown, "")).await;
-    assert_eq!(error.to_string(), "encrypt: Unknown: it gives no reason");
+    assert_eq!(error.to_string(), "encrypt: Unknown: the plugin gives no reason");
 }
 
 #[tokio::test]
-async fn errors_and_debug_hold_no_ciphertext() {
+async fn errors_and_debug_contain_no_ciphertext() {
     let running = Running::start(Plugin::new(Fault::QuotesCiphertext));
     let client = client(&running).await;
     let encrypted = client.encrypt("uid", SECRET).await.unwrap();

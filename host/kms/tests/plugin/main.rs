@@ -1,5 +1,5 @@
-//! Client and probe against a plugin of our own on a real unix socket, which misbehaves as each test wants.
-// Clippy takes only functions with #[test] for tests; what they call is test code as well.
+//! Client and probe against a test plugin on a real Unix socket. Each test chooses how the plugin misbehaves.
+// Clippy recognizes only functions with #[test] as tests. Their helpers are test code too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod calls;

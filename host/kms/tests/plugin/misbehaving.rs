@@ -1,4 +1,4 @@
-//! A KMS v2 plugin that encrypts by XOR with its KEK's byte, and can be told how to go wrong.
+//! A KMS v2 plugin that encrypts by XOR with its KEK's byte, with a fault that the test chooses.
 
 use std::{
     collections::BTreeMap,
@@ -24,12 +24,12 @@ use tokio::{
 };
 use tonic::{Code, Request, Response, Status, transport::Server};
 
-/// What the plugin does wrong.
+/// The fault of the plugin.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
     None,
     Healthz(&'static str),
-    /// Unhealthy for so many calls.
+    /// Unhealthy for this number of Status calls.
     UnhealthyUntil(u32),
     Version(&'static str),
     /// `v2` at first, then `v2beta1`.
@@ -37,7 +37,7 @@ pub(crate) enum Fault {
     EmptyKeyId,
     LongKeyId,
     EncryptKeyId(&'static str),
-    /// A rotation falls between Status and Encrypt.
+    /// The KEK rotates between Status and Encrypt.
     RotatesBeforeEncrypt,
     EncryptEmptyKeyId,
     PlaintextReturned,
@@ -95,7 +95,7 @@ impl Plugin {
     }
 }
 
-/// So that a test can look at the plugin that serves.
+/// Lets a test read the state of the serving plugin.
 struct Shared(Arc<Plugin>);
 
 #[tonic::async_trait]
@@ -210,7 +210,7 @@ impl Running {
         Self { plugin, socket: socket.to_owned(), stop, server, folder: None }
     }
 
-    /// Ends the plugin and waits until it is gone; its socket stays behind, as after a crash.
+    /// Stops the plugin and waits until it ends. Its socket file remains, as after a crash.
     pub(crate) async fn stop(self) -> Option<TempDir> {
         let Self { stop, server, folder, .. } = self;
         drop(stop);

@@ -1,4 +1,4 @@
-//! What makes a probe pass and fail.
+//! When a probe passes and when it fails.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn key_check() -> KeyCheck {
 }
 
 #[tokio::test]
-async fn a_lawful_plugin_passes_with_latencies() {
+async fn a_correct_plugin_passes_with_latencies() {
     let running = Running::start(Plugin::new(Fault::None));
     let report = probe(&running.socket, &ROUND_TRIP).await;
     assert_eq!(report.result, Ok(()));
@@ -58,7 +58,7 @@ async fn status_alone_neither_encrypts_nor_decrypts() {
 }
 
 #[tokio::test]
-async fn an_unhealthy_plugin_fails_with_its_words_and_its_answer() {
+async fn an_unhealthy_plugin_fails_with_its_reason_and_status() {
     let report = probe_of(Plugin::new(Fault::Healthz("backend is sealed")), &ROUND_TRIP).await;
     let error = report.result.unwrap_err();
     assert_eq!(error, KmsError::Unhealthy { healthz: "backend is sealed".into() });
@@ -73,7 +73,7 @@ async fn encrypt_must_use_the_key_that_status_names() {
 }
 
 #[tokio::test]
-async fn a_rotation_between_status_and_encrypt_is_no_fault() {
+async fn a_probe_passes_when_the_kek_rotates_between_status_and_encrypt() {
     let report = probe_of(Plugin::new(Fault::RotatesBeforeEncrypt), &MAKE_KEY_CHECK).await;
     assert_eq!(report.result, Ok(()));
     assert_eq!(report.status.unwrap().remote_key_id, "kek-5a-v2");
@@ -81,7 +81,7 @@ async fn a_rotation_between_status_and_encrypt_is_no_fault() {
 }
 
 #[tokio::test]
-async fn decrypt_must_return_what_was_encrypted() {
+async fn decrypt_must_return_the_plaintext_of_encrypt() {
     let report = probe_of(Plugin::new(Fault::WrongRoundTrip), &MAKE_KEY_CHECK).await;
     assert_eq!(report.result, Err(KmsError::RoundTripMismatch));
     assert_eq!(report.key_check, None, "no key check of a plugin that does not pass");
@@ -118,18 +118,21 @@ async fn a_key_check_of_another_key_is_a_mismatch() {
     let refuses = Plugin { kek: 0x77, ..Plugin::new(Fault::None) };
     let error = probe_of(refuses, &spec).await.result.unwrap_err();
     assert_eq!(error.to_string(), "key-check: InvalidArgument: message authentication failed");
-    assert_eq!((error.phase(), error.grpc_code(), error.category()), (Phase::KeyCheck, Some(3), "KEKMismatch"));
+    assert_eq!(
+        (error.phase(), error.grpc_code(), error.category()),
+        (Phase::KeyCheck, Some(3), "KEKMismatch")
+    );
 
     let decrypts_to_garbage = Plugin { kek: 0x77, checks_key: false, ..Plugin::new(Fault::None) };
     let report = probe_of(decrypts_to_garbage, &ProbeSpec { make_key_check: true, ..spec }).await;
-    assert_eq!(report.key_check, None, "no key check of a key that is not the one asked for");
+    assert_eq!(report.key_check, None, "no key check of another key than the expected one");
     let error = report.result.unwrap_err();
     assert_eq!(error, KmsError::KeyCheckMismatch);
     assert_eq!((error.phase(), error.category()), (Phase::KeyCheck, "KEKMismatch"));
 }
 
 #[tokio::test]
-async fn a_backend_that_is_away_says_nothing_about_the_key() {
+async fn an_unavailable_backend_is_not_a_kek_mismatch() {
     let key_check = key_check().await;
     let spec = ProbeSpec { key_check: Some(&key_check), ..STATUS_ONLY };
     for code in [Code::Unavailable, Code::PermissionDenied, Code::ResourceExhausted] {

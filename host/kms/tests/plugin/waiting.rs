@@ -1,4 +1,4 @@
-//! Waiting for a plugin that comes up, or does not.
+//! Waiting for a plugin that starts, or never starts.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -19,10 +19,10 @@ const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(200);
 
 #[tokio::test]
-async fn waits_for_the_socket() {
+async fn the_wait_continues_until_the_socket_exists() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("kms.sock");
-    // The wait looks first and finds nothing; only then does the plugin start.
+    // The first probe finds no socket. Only then does the plugin start.
     let (report, _running) = tokio::join!(wait_ready(&socket, &SPEC, LONG), async {
         Running::start_at(&socket, Plugin::new(Fault::None))
     });
@@ -30,7 +30,7 @@ async fn waits_for_the_socket() {
 }
 
 #[tokio::test]
-async fn waits_until_the_plugin_is_healthy() {
+async fn the_wait_continues_until_the_plugin_is_healthy() {
     let running = Running::start(Plugin::new(Fault::UnhealthyUntil(2)));
     let report = wait_ready(&running.socket, &SPEC, LONG).await;
     assert_eq!(report.result, Ok(()));
@@ -38,7 +38,7 @@ async fn waits_until_the_plugin_is_healthy() {
 }
 
 #[tokio::test]
-async fn gives_the_real_error_when_time_is_up() {
+async fn an_expired_wait_returns_the_last_error_of_the_plugin() {
     let folder = tempfile::tempdir().unwrap();
     let report = wait_ready(&folder.path().join("kms.sock"), &SPEC, SHORT).await;
     assert!(matches!(report.result, Err(KmsError::Unreachable { .. })), "{:?}", report.result);
@@ -46,7 +46,7 @@ async fn gives_the_real_error_when_time_is_up() {
     let running = Running::start(Plugin::new(Fault::StatusError(Code::Unavailable, "backend is sealed")));
     let report = wait_ready(&running.socket, &SPEC, SHORT).await;
     assert_eq!(report.result.unwrap_err().to_string(), "status: Unavailable: backend is sealed");
-    assert!(running.plugin.statuses.load(Ordering::SeqCst) > 1, "asked once only");
+    assert!(running.plugin.statuses.load(Ordering::SeqCst) > 1, "only one Status call");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The agent's loop without an API: the same decisions, from what is on disk and what plugins answer.
+//! The agent's reconcile pass without an API: the same decisions, from the disk and the plugins' answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,41 +10,41 @@ use tokio::time::Instant;
 
 use super::ByHand;
 use crate::diagnosis::Diagnoser;
-use crate::disk::{Disk, Glance};
+use crate::disk::{Disk, UnlockedDisk};
 use crate::error::AgentError;
 use crate::prober::{Prober, Probing};
 
-/// Asks plugins, and has what they answer explained.
-pub(super) struct Asking {
+/// Probes plugins and diagnoses their failures.
+pub(super) struct Probes {
     pub(super) prober: Prober,
-    pub(super) bell: Arc<Notify>,
+    pub(super) notify: Arc<Notify>,
     diagnoser: Diagnoser,
     pub(super) scrubber: Arc<Scrubber>,
 }
 
-impl Asking {
+impl Probes {
     pub(super) fn new(place: &ByHand, scrubber: Scrubber) -> Self {
-        let bell = Arc::new(Notify::new());
+        let notify = Arc::new(Notify::new());
         let probing = Probing {
             policy: place.policy,
             timeout: place.plugin_timeout,
             full_every: 1,
             paths: place.paths.clone(),
-            bell: Arc::clone(&bell),
+            notify: Arc::clone(&notify),
         };
         let diagnoser = Diagnoser { connection: None, paths: place.paths.clone(), node: place.node.clone() };
-        Self { prober: Prober::new(probing), bell, diagnoser, scrubber: Arc::new(scrubber) }
+        Self { prober: Prober::new(probing), notify, diagnoser, scrubber: Arc::new(scrubber) }
     }
 
-    pub(super) fn ask(&mut self, asks: &BTreeMap<Instance, node::Ask>) {
+    pub(super) fn run(&mut self, asks: &BTreeMap<Instance, node::Ask>) {
         self.prober.ask(asks, &self.diagnoser, &self.scrubber);
     }
 }
 
-/// Holds the node's disk in the agent's place.
+/// Locks the node's disk and runs reconcile passes, while no agent runs.
 pub(super) struct Driver {
     disk: Arc<Disk>,
-    /// Since when nothing needs these.
+    /// Since when instances are unneeded.
     unneeded: BTreeMap<Instance, Instant>,
 }
 
@@ -53,14 +53,14 @@ impl Driver {
         Self { disk: Arc::new(disk), unneeded: BTreeMap::new() }
     }
 
-    /// Looks, decides, does. Answers what was done, and whether something is under way.
-    pub(super) async fn turn(
+    /// One reconcile pass. Returns the steps that were done, and whether something is in progress.
+    pub(super) async fn pass(
         &mut self,
         place: &ByHand,
-        asking: &mut Asking,
+        probes: &mut Probes,
     ) -> Result<(Vec<Step>, bool), AgentError> {
         let disk = Arc::clone(&self.disk);
-        let look = blocking("looking at the disk", move || disk.look()).await?;
+        let look = blocking("reading the disk", move || disk.look()).await?;
         let now = Instant::now();
         let observed = Observed {
             policy: place.policy,
@@ -68,10 +68,10 @@ impl Driver {
             absence: None,
             target: None,
             candidate: None,
-            // Nothing is put back on this command's word: it does not know what the API server is up to.
-            server: Err(Unread { why: "it is not asked".to_owned(), answers: true }),
+            // No configuration is rolled back: this command does not know what the API server has loaded.
+            server: Err(Unread { why: "this command does not ask the API server".to_owned(), answers: true }),
             disk: look.disk,
-            probes: asking.prober.probed(),
+            probes: probes.prober.probed(),
             file_age: Duration::ZERO,
             unneeded: self
                 .unneeded
@@ -93,18 +93,18 @@ impl Driver {
         }
         let mut asks = decision.asks;
         asks.extend(decision.starts);
-        asking.ask(&asks);
+        probes.run(&asks);
         Ok((decision.steps, decision.busy))
     }
 }
 
-/// What is on the disk, whoever holds it.
-pub(super) async fn glance(place: &ByHand) -> Result<node::Disk, AgentError> {
-    let glance = Glance::new(&place.node, place.paths.clone(), place.owner);
-    blocking("looking at the disk", move || glance.look()).await
+/// The state of the disk, read without its lock.
+pub(super) async fn read_disk(place: &ByHand) -> Result<node::Disk, AgentError> {
+    let disk = UnlockedDisk::new(&place.node, place.paths.clone(), place.owner);
+    blocking("reading the disk", move || disk.look()).await
 }
 
-/// What waits for the disk is not done on the runtime.
+/// Runs a task that waits for the disk outside the async runtime's threads.
 pub(super) async fn blocking<T: Send + 'static>(
     what: &'static str,
     task: impl FnOnce() -> Result<T, AgentError> + Send + 'static,

@@ -1,10 +1,10 @@
-//! A revision on a node whose API server has not started yet.
+//! Installs a revision on a node whose API server has not started yet.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::api::{KeyCheck, EncryptionNodeSpec, KeyCheckEntry};
+use keyward_core::api::{EncryptionNodeSpec, KeyCheck, KeyCheckEntry};
 use keyward_core::formats::encryption_config::REVISION_ZERO;
 use keyward_core::formats::revision::{RevisionContent, SecretData};
 use keyward_core::ids::{ConfigHash, KeyId, Revision};
@@ -12,11 +12,11 @@ use keyward_core::names;
 use keyward_core::node::{Observed, SeenSpec, Step, Unread, first_steps};
 
 use super::ByHand;
-use super::drive::{blocking, glance};
+use super::drive::{blocking, read_disk};
 use crate::disk::Disk;
 use crate::error::AgentError;
 
-/// A revision as it was kept elsewhere.
+/// An exported revision.
 #[derive(Clone, Debug)]
 pub struct Kept {
     /// Its number.
@@ -25,29 +25,32 @@ pub struct Kept {
     pub data: SecretData,
     /// The key checks of its keys.
     pub key_checks: BTreeMap<KeyId, KeyCheck>,
-    /// The highest keyID that was ever used (S5).
+    /// The highest key number that was ever used (invariant: one-number-one-kek).
     pub highest_key_id: KeyId,
 }
 
-/// Installs a kept revision, as the agent would find it. Answers what was done.
+/// Installs an exported revision in the form that the agent expects. Returns the steps that were done.
 ///
 /// # Errors
-/// It is of no use, or this node has something else already.
+/// The revision cannot be used, or this node already has another configuration.
 pub async fn restore(place: &ByHand, kept: Kept) -> Result<Vec<String>, AgentError> {
     let name = names::revision_secret(kept.revision);
     let unusable =
         |why: String| AgentError::NotInstallable { why: format!("revision {}: {why}", kept.revision) };
     let content = RevisionContent::decode(&name, &kept.data)
         .map_err(|error| unusable(error.to_string()))?
-        .ok_or_else(|| unusable("it holds no configuration".to_owned()))?;
-    // Even one that is known here: what a node has may be newer than what was exported.
-    let own = glance(place).await?.file.map(|file| file.hash);
+        .ok_or_else(|| unusable("it contains no configuration".to_owned()))?;
+    // Any other configuration is refused, also one of an exported revision: the node's may be newer.
+    let own = read_disk(place).await?.file.map(|file| file.hash);
     if let Some(own) =
         own.filter(|own| *own != content.hash() && *own != ConfigHash::of(REVISION_ZERO.as_bytes()))
     {
-        return Err(unusable(format!("this node has another configuration ({own}), and is left alone")));
+        return Err(unusable(format!(
+            "this node already has another configuration ({own}); nothing was changed"
+        )));
     }
-    let key_checks = kept.key_checks.into_iter().map(|(key_id, key_check)| KeyCheckEntry { key_id, key_check }).collect();
+    let key_checks =
+        kept.key_checks.into_iter().map(|(key_id, key_check)| KeyCheckEntry { key_id, key_check }).collect();
     let spec = EncryptionNodeSpec {
         revision: kept.revision,
         config_hash: Some(content.hash()),
@@ -57,7 +60,7 @@ pub async fn restore(place: &ByHand, kept: Kept) -> Result<Vec<String>, AgentErr
     install(place, spec, Some(Arc::new(content)), kept.highest_key_id).await
 }
 
-/// Does core's first steps. Nobody else may work on the disk meanwhile.
+/// Carries out core's first steps. It locks the disk meanwhile.
 pub(super) async fn install(
     place: &ByHand,
     spec: EncryptionNodeSpec,
@@ -73,7 +76,7 @@ pub(super) async fn install(
             absence: None,
             target: target.map(Ok),
             candidate: None,
-            server: Err(Unread { why: "it has not started".to_owned(), answers: false }),
+            server: Err(Unread { why: "the API server has not started".to_owned(), answers: false }),
             disk: disk.look()?.disk,
             probes: BTreeMap::new(),
             file_age: Duration::ZERO,

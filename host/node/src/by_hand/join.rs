@@ -1,8 +1,8 @@
-//! A node that joins: registered first, then given the revision in force, before its API server first starts.
+//! A joining node: it is registered, and gets the revision in force before its API server first starts.
 //!
-//! From its registration on it counts (S2): no key becomes the write key anywhere without it. So whatever it is told of
-//! stays good until its agent runs and says what it has, however long that takes; what is decided meanwhile, an update of
-//! a credential for instance, the agent follows.
+//! From its registration on it counts (invariant: read-before-write): no key becomes the write key anywhere
+//! without it. So the revision that it gets stays valid until its agent runs and reports, however long that
+//! takes. The agent then follows later decisions, for example an update of a credential.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,28 +20,28 @@ use crate::api::Connection;
 use crate::disk::has_memory;
 use crate::error::AgentError;
 
-/// From one look to the next.
-const PACE: Duration = Duration::from_secs(1);
-/// How often an agent renews its report that does not say how often.
+/// The pause between two reads of the API.
+const POLL: Duration = Duration::from_secs(1);
+/// The probe interval of an agent whose report has none, in seconds.
 const INTERVAL: u32 = 30;
-/// No agent is waited for longer, whatever it says.
-const LONGEST_LOOK: Duration = Duration::from_mins(5);
+/// The longest wait for a report of another agent, for any interval in its report.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
-/// What was installed.
+/// The revision that was installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
-    /// 0 where the cluster has none yet.
+    /// 0 if the cluster has none yet.
     pub revision: Revision,
-    /// What was done on the disk.
+    /// The steps that were done on the disk.
     pub done: Vec<String>,
 }
 
-/// Registers the node at another API server, waits until the operator tells it a revision, and installs that. `say` is
-/// told what is waited for.
+/// Registers the node at another API server, waits until the operator sets its revision, and installs that.
+/// `say` gets messages about the progress.
 ///
 /// # Errors
-/// Another machine lives by the node's name. Or nothing was told within `patience`, or what was told cannot be installed
-/// here: then the node stays registered.
+/// Another machine uses the node's name. Or the operator set no revision within `patience`, or that revision
+/// cannot be installed here: then the node stays registered.
 pub async fn join(
     place: &ByHand,
     connection: &Connection,
@@ -51,18 +51,19 @@ pub async fn join(
     let deadline = Instant::now() + patience;
     let mut said = String::new();
     let paths = place.paths.clone();
-    // Where there is anything of Keyward's, this machine is the node, whatever it is reported to do.
+    // If Keyward's files exist here, this machine is the node, whatever the node reports.
     let here = move || Ok(has_memory(&paths) || paths.config().exists());
-    let mut is_known = blocking("looking at the disk", here).await?;
+    let mut is_known = blocking("reading the disk", here).await?;
     loop {
-        let waiting = match told(place, connection, &mut is_known, &say).await {
-            Ok(Told::Install(spec, content)) => {
+        let waiting = match next(place, connection, &mut is_known, &say).await {
+            Ok(Next::Install(spec, content)) => {
                 let revision = spec.revision;
                 let done = install(place, spec, content, KeyId::default()).await?;
                 return Ok(Joined { revision, done });
             }
-            Ok(Told::Wait(why)) => why,
-            // An API server that is busy, or about to be led to by another, answers the next time.
+            Ok(Next::Wait(why)) => why,
+            // The API server is busy, or the load balancer is about to choose another one: the next call can
+            // succeed.
             Err(error @ (AgentError::Timeout { .. } | AgentError::Call { .. })) if !error.is_not_found() => {
                 error.to_string()
             }
@@ -74,39 +75,39 @@ pub async fn join(
             Err(error) => return Err(error),
         };
         if Instant::now() >= deadline {
-            return Err(AgentError::NotTold { node: place.node.clone(), after: patience, waiting });
+            return Err(AgentError::NoRevision { node: place.node.clone(), after: patience, waiting });
         }
         if waiting != said {
             say(&waiting);
             said = waiting;
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(POLL).await;
     }
 }
 
-enum Told {
+enum Next {
     Install(EncryptionNodeSpec, Option<Arc<RevisionContent>>),
     Wait(String),
 }
 
-/// `is_known`: nobody else is by the node's name.
-async fn told(
+/// `is_known`: no other machine uses the node's name.
+async fn next(
     place: &ByHand,
     connection: &Connection,
     is_known: &mut bool,
     say: &impl Fn(&str),
-) -> Result<Told, AgentError> {
+) -> Result<Next, AgentError> {
     let mut node = connection.node(&place.node).await?;
     if let Some(found) = node.as_ref().filter(|_| !*is_known) {
-        nobody_lives(place, found, connection, say).await?;
+        no_other_machine_reports(place, found, connection, say).await?;
         *is_known = true;
-        // What it is told may be something else by now.
+        // The spec may have changed meanwhile.
         node = connection.node(&place.node).await?;
     }
     let Some(node) = node else {
         connection.register(&place.node).await?;
-        say(&format!("node {} is registered: from now on no key is promoted without it", place.node));
-        return Ok(Told::Wait("the operator is about to tell the node its revision".to_owned()));
+        say(&format!("node {} is registered; from now on no key becomes a write key without it", place.node));
+        return Ok(Next::Wait("waiting for the operator to set the node's revision".to_owned()));
     };
     let spec = node.spec;
     if spec.revision > Revision(0) {
@@ -114,51 +115,55 @@ async fn told(
         let unusable = |why: String| AgentError::NotInstallable { why: format!("Secret {name}: {why}") };
         let data = match connection.secret(&name).await {
             Err(error) if error.is_not_found() => {
-                return Ok(Told::Wait(format!("Secret {name}, which the node was told of, is gone")));
+                return Ok(Next::Wait(format!("Secret {name} of the node's target revision is gone")));
             }
             other => other?,
         };
         let content = RevisionContent::decode(&name, &data)
             .map_err(|error| unusable(error.to_string()))?
-            .ok_or_else(|| unusable("it holds no configuration".to_owned()))?;
-        return Ok(Told::Install(spec, Some(Arc::new(content))));
+            .ok_or_else(|| unusable("it contains no configuration".to_owned()))?;
+        return Ok(Next::Install(spec, Some(Arc::new(content))));
     }
-    // After the registration: a first revision that is made now is made with this node in mind, and one that was decided
-    // before has its key to read with, no more.
+    // Only after the registration: a first revision that is decided now counts this node, and one that was
+    // decided before has its key only as a read key.
     let status = connection.cluster().await?.and_then(|cluster| cluster.status).unwrap_or_default();
     if status.highest_revision == Revision(0) && connection.revision_names().await?.is_empty() {
-        return Ok(Told::Install(spec, None));
+        return Ok(Next::Install(spec, None));
     }
     let progressing = status
         .conditions
         .iter()
         .find(|condition| condition.type_ == "Progressing" && condition.status == ConditionStatus::True);
-    Ok(Told::Wait(match progressing {
+    Ok(Next::Wait(match progressing {
         Some(condition) => {
-            format!("waiting for the operator, which says {}: {}", condition.reason, condition.message)
+            format!("waiting for the operator, which reports {}: {}", condition.reason, condition.message)
         }
         None => "waiting for the operator".to_owned(),
     }))
 }
 
-/// Two machines by one name would be taken for one node: what either has, both would be believed to have (S2). Whoever lives
-/// renews its report while this looks. Not by the report's own time: that is by another machine's clock.
-async fn nobody_lives(
+/// Two machines with one name would count as one node, and each would count as having what the other one has
+/// (objects: api-servers). A running agent renews its report during this wait. The time in the report is not
+/// used, because it is from another machine's clock.
+async fn no_other_machine_reports(
     place: &ByHand,
     found: &EncryptionNode,
     connection: &Connection,
     say: &impl Fn(&str),
 ) -> Result<(), AgentError> {
-    let Some((status, within)) = reports(found) else { return Ok(()) };
+    let Some((status, within)) = last_report(found) else { return Ok(()) };
     let name = &place.node;
-    say(&format!("a node {name} has reported before: whether it lives shows within {} s", within.as_secs()));
+    say(&format!(
+        "an EncryptionNode {name} has reported before; checking for {} s whether that node still reports",
+        within.as_secs()
+    ));
     let deadline = Instant::now() + within;
     while Instant::now() < deadline {
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(POLL).await;
         let now = connection.node(name).await?.and_then(|node| node.status);
         if now.is_some_and(|now| now != *status) {
             let why = format!(
-                "node {name} lives: its agent has just reported. Give this machine another name by --node; or, where it is to take that one's place, stop that one for good first (where it is gone for good all the same: kubectl delete encryptionnode {name}), and run this again"
+                "node {name} is alive: its agent has just reported. Choose another name for this machine with --node. If this machine replaces it, first shut the other one down for good (if it is already gone: kubectl delete encryptionnode {name}), and run this command again"
             );
             return Err(AgentError::NotInstallable { why });
         }
@@ -166,15 +171,15 @@ async fn nobody_lives(
     Ok(())
 }
 
-/// What a node's agent said last, and within how long it says something again if it lives. Only who has plugins renews what
-/// it says (docs/health.md): of others this tells nothing.
-fn reports(node: &EncryptionNode) -> Option<(&EncryptionNodeStatus, Duration)> {
+/// The last report of a node's agent, and the time within which a running agent renews it. None if the node
+/// has no plugins: only a report with plugins is renewed (docs/health.md).
+fn last_report(node: &EncryptionNode) -> Option<(&EncryptionNodeStatus, Duration)> {
     let status = node.status.as_ref()?;
     let renews = status.loaded_hash.is_some() && !status.plugins.is_empty();
-    let told = status.probe_interval_seconds.filter(|seconds| *seconds > 0);
-    let interval = Duration::from_secs(told.unwrap_or(INTERVAL).into());
-    // Up to a tenth is added to each interval, and writing takes its time.
-    renews.then_some((status, (interval * 3 / 2 + PACE * 5).min(LONGEST_LOOK)))
+    let reported = status.probe_interval_seconds.filter(|seconds| *seconds > 0);
+    let interval = Duration::from_secs(reported.unwrap_or(INTERVAL).into());
+    // The agent adds up to a tenth to each interval, and needs time for the write.
+    renews.then_some((status, (interval * 3 / 2 + POLL * 5).min(LONGEST_WAIT)))
 }
 
 #[cfg(test)]
@@ -194,18 +199,21 @@ mod tests {
     #[case::just_registered(None, None)]
     #[case::nothing_loaded(Some(json!({"plugins": plugins()})), None)]
     #[case::nothing_to_renew(Some(json!({"loadedHash": "sha256:0"})), None)]
-    #[case::does_not_say(Some(json!({"loadedHash": "sha256:0", "plugins": plugins()})), Some(50))]
-    #[case::often(
+    #[case::without_an_interval(Some(json!({"loadedHash": "sha256:0", "plugins": plugins()})), Some(50))]
+    #[case::short_interval(
         Some(json!({"loadedHash": "sha256:0", "plugins": plugins(), "probeIntervalSeconds": 2})),
         Some(8)
     )]
-    #[case::hardly_ever(
+    #[case::longest_interval(
         Some(json!({"loadedHash": "sha256:0", "plugins": plugins(), "probeIntervalSeconds": u32::MAX})),
         Some(300)
     )]
-    fn who_has_plugins_is_heard_of_again(#[case] status: Option<Value>, #[case] within: Option<u64>) {
+    fn an_agent_with_plugins_renews_its_report_in_time(
+        #[case] status: Option<Value>,
+        #[case] within: Option<u64>,
+    ) {
         let mut node = EncryptionNode::new("cp-1", EncryptionNodeSpec::default());
         node.status = status.map(|status| serde_json::from_value(status).unwrap());
-        assert_eq!(reports(&node).map(|(_, within)| within.as_secs()), within);
+        assert_eq!(last_report(&node).map(|(_, within)| within.as_secs()), within);
     }
 }

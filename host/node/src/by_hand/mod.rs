@@ -1,9 +1,9 @@
-//! What an admin does once on a node, by hand: replace a credential without the API ([`recover()`]), and install a revision
-//! before the API server first starts ([`join()`], [`restore()`]); or for the cluster: create the Secret of a revision again
-//! ([`republish()`]).
+//! The commands that an admin runs once on a node: replace a credential without the API ([`recover()`]),
+//! install a revision before the API server first starts ([`join()`], [`restore()`]), or recreate the Secret
+//! of a revision for the cluster ([`republish()`]).
 //!
-//! What may come in: the node's disk, what decides there (core's `next` and `first_steps`), the other API servers for a
-//! node that joins, and those of the cluster for `republish`. What never does: a decision of its own about what runs.
+//! The commands use the node's disk, core's decisions (`next` and `first_steps`), another API server for a
+//! joining node, and the cluster's API servers for `republish`. They never decide on their own what runs.
 
 mod drive;
 mod install;
@@ -24,14 +24,14 @@ pub use republish::{Republished, republish};
 use crate::paths::Paths;
 use crate::settings::Owner;
 
-/// The node.
+/// The settings of a command on a node.
 #[derive(Clone, Debug)]
 pub struct ByHand {
-    /// Its name, which is its `EncryptionNode`'s too.
+    /// The name of the node and of its `EncryptionNode`.
     pub node: String,
-    /// Where everything is.
+    /// The paths of all files.
     pub paths: Paths,
-    /// Who plugins run as.
+    /// The user that plugins run as.
     pub owner: Owner,
     /// Deadlines and pauses of decisions.
     pub policy: Policy,
@@ -40,7 +40,7 @@ pub struct ByHand {
 }
 
 impl ByHand {
-    /// With the defaults of an agent.
+    /// The settings with the defaults of an agent.
     pub fn new(node: impl Into<String>, paths: Paths) -> Self {
         Self {
             node: node.into(),

@@ -1,9 +1,11 @@
-//! A credential of a plugin died, and the API cannot give another (DESIGN.md, Decisions 12): it is replaced on the node.
+//! Replaces a credential of a plugin on the node, for the case that the credential is not valid any more and
+//! the API cannot deliver another one (decision 0048).
 //!
-//! The replacement is a record on disk, which the agent lays over the revision's data (core's `node::Recovered`). Where an
-//! agent holds the disk, it goes on from that record by itself; where none does, this command holds it and makes the same
-//! decisions. Either way it watches the new plugin itself, and takes the record back if that does not come up, or if the
-//! command is told to end before it did. What the key's link leads to already is never taken back.
+//! The replacement is a record on disk, which the agent lays over the revision's data (core's
+//! `node::Recovered`). If an agent runs, it continues from that record. Otherwise this command locks the disk
+//! and makes the same decisions. In both cases the command watches the new plugin. It rolls the record back
+//! if the plugin does not start, or if the command is interrupted before. A plugin to which the key's link
+//! already leads is never rolled back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,36 +20,36 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::ByHand;
-use super::drive::{Asking, Driver, blocking, glance};
+use super::drive::{Driver, Probes, blocking, read_disk};
 use super::replacement::{NewFile, objects, replacement};
 use crate::disk::{Disk, Recoveries};
 use crate::error::AgentError;
 use crate::logs;
 
-/// From one look to the next.
-const PACE: Duration = Duration::from_millis(250);
-/// What is left to do once the new plugin serves, or has failed, is given so long.
+/// The pause between two reads of the disk.
+const POLL: Duration = Duration::from_millis(250);
+/// The longest wait for the unneeded plugin to stop, after the new one serves or has failed.
 const TIDY: Duration = Duration::from_secs(20);
 
-/// What was done.
+/// The result of a replacement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// What serves the key now.
+    /// The instance that serves the key now.
     pub instance: String,
-    /// The objects that are to be updated, so that all nodes follow.
+    /// The objects to update, so that all nodes follow.
     pub objects: Vec<String>,
     /// How long it took.
     pub took: Duration,
-    /// Why it was not seen to serve, though the key's link leads to it.
+    /// Why it was not seen to pass its probes, though the key's link leads to it.
     pub warning: Option<String>,
 }
 
-/// Replaces these files of the key's plugin, and returns when a plugin with them serves the key. `say` is told what
-/// happens meanwhile.
+/// Replaces these files of the key's plugin, and returns when a plugin with them serves the key. `say` gets
+/// messages about the progress.
 ///
 /// # Errors
-/// The files are not the plugin's; or no plugin with them passed within `patience`, or before SIGTERM, SIGINT or SIGHUP:
-/// then nothing was replaced.
+/// The files are not the plugin's; or no plugin with them passed within `patience`, or before SIGTERM, SIGINT
+/// or SIGHUP: then nothing was replaced.
 pub async fn recover(
     place: &ByHand,
     key_id: KeyId,
@@ -56,11 +58,11 @@ pub async fn recover(
     say: impl Fn(&str),
 ) -> Result<Recovery, AgentError> {
     let began = Instant::now();
-    let seen = glance(place).await?;
+    let seen = read_disk(place).await?;
     if let Some(pause) = &seen.paused {
         let file = place.paths.paused();
         let why = format!(
-            "this node is paused ({}), so that no plugin is started here; delete {}, and run the command again",
+            "this node is paused ({}), so no plugin is started; delete {}, and run the command again",
             pause.reason,
             file.display()
         );
@@ -69,48 +71,50 @@ pub async fn recover(
     let planned = replacement(&seen, key_id, &files, fresh_salt(key_id)?)?;
     drop(files);
     let objects = objects(&planned.values);
-    let Some(instance) = made_of(&planned, &seen) else {
-        let why = "the revision that the API server reads is not kept on this node".to_owned();
+    let Some(instance) = instance_of(&planned, &seen) else {
+        let why = "the revision that the API server uses is not stored on this node".to_owned();
         return Err(AgentError::CannotRecover { key_id, why });
     };
-    // Before there is a record: a signal must not leave one behind that nobody watches.
+    // Before the record is written: a signal must not leave a record without a command that watches its
+    // plugin.
     let stop = Stop::new().map_err(|error| AgentError::CannotRecover {
         key_id,
         why: format!("signals cannot be handled: {error}"),
     })?;
     let recoveries = Recoveries::new(place.paths.clone());
-    let keep = recoveries.clone();
-    let one = blocking("keeping what is replaced", move || keep.add(planned)).await?;
-    say(&format!("{instance} is started with what replaces {}", objects.join(", ")));
+    let writer = recoveries.clone();
+    let one = blocking("storing the replacement", move || writer.add(planned)).await?;
+    say(&format!("starting {instance} with the new values of {}", objects.join(", ")));
     let records = seen.revisions.values().flat_map(|content| content.plugins.values());
-    let by_hand = seen.recovered.iter().chain([&one]).map(|one| &one.values);
-    let mut asking = Asking::new(place, Scrubber::new(records).and(by_hand));
+    let recovered = seen.recovered.iter().chain([&one]).map(|one| &one.values);
+    let mut probes = Probes::new(place, Scrubber::new(records).and(recovered));
     let key_check = seen.key_checks.get(&key_id).cloned();
     let mut watch = Watch { place, instance: &instance, key_check, driver: None, stop };
-    let passed = watch.until_it_serves(&mut asking, began + patience, &say).await;
-    let led = glance(place).await.is_ok_and(|seen| leads_to(&instance, &seen));
+    let passed = watch.until_it_serves(&mut probes, began + patience, &say).await;
+    let is_linked = read_disk(place).await.is_ok_and(|seen| leads_to(&instance, &seen));
     let warning = match passed {
         Ok(()) => None,
-        // The link is led to what has passed only. The API server may use it by now: to stop it would take the key away.
-        Err(error) if led => Some(match error {
+        // A link leads only to an instance that has passed. The API server may use it already, and would lose
+        // the key if it stopped.
+        Err(error) if is_linked => Some(match error {
             AgentError::NotRecovered { why, .. } => why,
             other => other.to_string(),
         }),
         Err(error) => {
-            say("it is given up; what was there before is left as it was");
-            blocking("taking back what was replaced", move || recoveries.withdraw(&one)).await?;
+            say("failed; the previous plugin stays in use");
+            blocking("rolling the replacement back", move || recoveries.roll_back(&one)).await?;
             watch
-                .tidy(&mut asking, |seen| !seen.instances.get(&instance).is_some_and(|found| found.pod))
+                .tidy(&mut probes, |seen| !seen.instances.get(&instance).is_some_and(|found| found.pod))
                 .await?;
             return Err(error);
         }
     };
-    watch.tidy(&mut asking, |seen| no_pod_of(&one, seen)).await?;
+    watch.tidy(&mut probes, |seen| no_pod_of(&one, seen)).await?;
     Ok(Recovery { instance: instance.to_string(), objects, took: began.elapsed(), warning })
 }
 
-/// The instance that comes of it for what the API server reads, else for the newest revision.
-fn made_of(one: &Recovered, seen: &Seen) -> Option<Instance> {
+/// The instance with the replacement, for the revision that the API server uses, else for the newest one.
+fn instance_of(one: &Recovered, seen: &Seen) -> Option<Instance> {
     let file = seen.file.as_ref().map(|file| &file.hash);
     let newest = || seen.revisions.values().rev();
     let in_file = newest().filter(|content| Some(&content.hash()) == file);
@@ -118,13 +122,14 @@ fn made_of(one: &Recovered, seen: &Seen) -> Option<Instance> {
     Some(Instance::new(one.key_id, &digest))
 }
 
-/// The key's link leads to it, or is about to: what is recorded is what a link is made by after a reboot.
+/// Whether the key's link leads to the instance or is about to: after a reboot the link is created from the
+/// record.
 fn leads_to(instance: &Instance, seen: &Seen) -> bool {
     let generation = Some(&instance.generation);
-    [&seen.links, &seen.serving].iter().any(|led| led.get(&instance.key_id) == generation)
+    [&seen.links, &seen.serving].iter().any(|links| links.get(&instance.key_id) == generation)
 }
 
-/// The pods of what it replaced are gone.
+/// Whether the pods of the replaced instances are removed.
 fn no_pod_of(one: &Recovered, seen: &Seen) -> bool {
     let replaced = |digest: &_| {
         let own = Instance::new(one.key_id, digest);
@@ -140,7 +145,8 @@ fn fresh_salt(key_id: KeyId) -> Result<SecretBytes, AgentError> {
     Ok(SecretBytes::new(salt))
 }
 
-/// What tells the command to end. It goes on until nothing is left that would be started over and over.
+/// The signals that interrupt the command. It ends only after it has rolled back a plugin that would be
+/// started again and again.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
@@ -156,7 +162,7 @@ impl Stop {
         })
     }
 
-    async fn told(&mut self) {
+    async fn requested(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -165,12 +171,12 @@ impl Stop {
     }
 }
 
-/// The new plugin, watched.
+/// Watches the new plugin.
 struct Watch<'a> {
     place: &'a ByHand,
     instance: &'a Instance,
     key_check: Option<KeyCheck>,
-    /// There while no agent holds the disk.
+    /// Set if no agent locks the disk.
     driver: Option<Driver>,
     stop: Stop,
 }
@@ -178,51 +184,52 @@ struct Watch<'a> {
 impl Watch<'_> {
     async fn until_it_serves(
         &mut self,
-        asking: &mut Asking,
+        probes: &mut Probes,
         deadline: Instant,
         say: &impl Fn(&str),
     ) -> Result<(), AgentError> {
-        let mut said = false;
+        let mut is_announced = false;
         loop {
-            let steps = self.turn(asking).await?;
-            if !said {
-                said = true;
+            let steps = self.pass(probes).await?;
+            if !is_announced {
+                is_announced = true;
                 say(match self.driver {
-                    Some(_) => "no agent runs here: this command does what it would do",
-                    None => "the agent of this node does it",
+                    Some(_) => "no agent runs on this node: this command does its work",
+                    None => "the agent of this node carries it out",
                 });
             }
             for step in steps {
                 say(&format!("done: {step}"));
             }
-            let seen = glance(self.place).await?;
+            let seen = read_disk(self.place).await?;
             let generation = Some(&self.instance.generation);
             let key_id = &self.instance.key_id;
             let serves = seen.links.get(key_id) == generation && seen.serving.get(key_id) == generation;
-            let probed = asking.prober.probed().remove(self.instance);
+            let probed = probes.prober.probed().remove(self.instance);
             let pass =
                 probed.as_ref().filter(|probed| probed.failing.is_none()).and_then(|p| p.pass.as_ref());
             if serves && pass.is_some() {
                 return Ok(());
             }
-            let led = leads_to(self.instance, &seen);
-            if let Some(error) = self.failure(probed.as_ref(), asking, led, Instant::now() >= deadline).await
-            {
+            let is_linked = leads_to(self.instance, &seen);
+            let timed_out = Instant::now() >= deadline;
+            if let Some(error) = self.failure(probed.as_ref(), probes, is_linked, timed_out).await {
                 return Err(error);
             }
-            // Only here, where no step is under way on the disk.
+            // Only here, between two passes: no step is being carried out on the disk.
             tokio::select! {
-                () = self.stop.told() => {
-                    return Err(self.not_recovered("the command was told to end", Vec::new()));
+                () = self.stop.requested() => {
+                    return Err(self.not_recovered("the command was interrupted", Vec::new()));
                 }
-                () = tokio::time::sleep(PACE) => {}
-                () = asking.bell.notified() => {}
+                () = tokio::time::sleep(POLL) => {}
+                () = probes.notify.notified() => {}
             }
         }
     }
 
-    /// One turn in the agent's place where there is none; else the plugin is asked beside the agent.
-    async fn turn(&mut self, asking: &mut Asking) -> Result<Vec<Step>, AgentError> {
+    /// One reconcile pass if no agent runs. Otherwise only the plugin is probed, in addition to the agent's
+    /// probes.
+    async fn pass(&mut self, probes: &mut Probes) -> Result<Vec<Step>, AgentError> {
         if self.driver.is_none() {
             let (node, paths, owner) = (self.place.node.clone(), self.place.paths.clone(), self.place.owner);
             match blocking("opening the disk", move || Disk::open(&node, paths, owner)).await {
@@ -238,41 +245,42 @@ impl Watch<'_> {
                 make_key_check: false,
                 run: 0,
             };
-            asking.ask(&BTreeMap::from([(self.instance.clone(), Ask { question, urgent: false })]));
+            probes.run(&BTreeMap::from([(self.instance.clone(), Ask { question, urgent: false })]));
             return Ok(Vec::new());
         };
-        Ok(driver.turn(self.place, asking).await?.0)
+        Ok(driver.pass(self.place, probes).await?.0)
     }
 
-    /// Why it is given up; `None` while it may still come up. A process that ended is not waited for: each further start
-    /// may be a refused login, and a KMS that counts those locks the role out (core's `Policy::trial_first`).
+    /// Why the replacement failed. `None` while its plugin may still start. The command does not wait for a
+    /// process that has exited: each further start may be a refused login, and a KMS that counts those locks
+    /// the role (core's `Policy::trial_first`).
     async fn failure(
         &self,
         probed: Option<&Probed>,
-        asking: &Asking,
-        led: bool,
-        late: bool,
+        probes: &Probes,
+        is_linked: bool,
+        timed_out: bool,
     ) -> Option<AgentError> {
         let failing = probed.and_then(|probed| probed.failing.as_ref());
         let (folder, node) = (self.place.paths.logs(), self.place.node.clone());
-        let (pod, scrubber) = (self.instance.pod_name(), std::sync::Arc::clone(&asking.scrubber));
+        let (pod, scrubber) = (self.instance.pod_name(), std::sync::Arc::clone(&probes.scrubber));
         let log = move || {
             let restarts = logs::restarts(&folder, &pod, &node, CONTAINER);
             Ok((restarts, logs::tail(&folder, &pod, &node, CONTAINER, &scrubber)))
         };
-        let (restarts, tail) = blocking("looking at a log", log).await.unwrap_or_default();
+        let (restarts, tail) = blocking("reading a log", log).await.unwrap_or_default();
         let over = failing.is_some_and(|failing| {
             failing.mismatch || restarts > 0 || failing.since >= self.place.policy.start_deadline
         });
-        if !late && (led || !over) {
+        if !timed_out && (is_linked || !over) {
             return None;
         }
         let why = match failing {
             Some(failing) if restarts > 0 && failing.failure.phase == "start" => {
-                "its plugin ends by itself".to_owned()
+                "its plugin exits".to_owned()
             }
             Some(failing) => failing.failure.message.clone(),
-            None if led => "its plugin serves, and was not seen to pass".to_owned(),
+            None if is_linked => "its plugin serves, but was not seen to pass its probes".to_owned(),
             None if self.driver.is_some() => "its plugin was not started in time".to_owned(),
             None => "the agent of this node did not start its plugin in time; see its log".to_owned(),
         };
@@ -283,15 +291,15 @@ impl Watch<'_> {
         AgentError::NotRecovered { key_id: self.instance.key_id, why: why.to_owned(), log_tail }
     }
 
-    /// What follows: the plugin that is of no more use stops. It is no failure of this command where that takes longer, nor
-    /// where it is told (again) to end: the record says what is to stop.
-    async fn tidy(&mut self, asking: &mut Asking, done: impl Fn(&Seen) -> bool) -> Result<(), AgentError> {
+    /// Waits until the unneeded plugin has stopped. The command does not fail if that takes longer, or if it
+    /// is interrupted again: by the record, an agent or the next command stops the plugin.
+    async fn tidy(&mut self, probes: &mut Probes, done: impl Fn(&Seen) -> bool) -> Result<(), AgentError> {
         let deadline = Instant::now() + TIDY;
-        while !done(&glance(self.place).await?) && Instant::now() < deadline {
-            self.turn(asking).await?;
+        while !done(&read_disk(self.place).await?) && Instant::now() < deadline {
+            self.pass(probes).await?;
             tokio::select! {
-                () = self.stop.told() => return Ok(()),
-                () = tokio::time::sleep(PACE) => {}
+                () = self.stop.requested() => return Ok(()),
+                () = tokio::time::sleep(POLL) => {}
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What is to be replaced, by what is kept on the node: which values, of which data.
+//! Plans the replacement of credentials: which values, of which of the data that are stored on the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,10 @@ use keyward_core::provider::{KeyRef, Plugin};
 
 use crate::error::AgentError;
 
-/// A file of a plugin, as an admin names it, and what is to be in it.
+/// A file of a plugin, by the name that the admin used, and its new content.
 pub(super) type NewFile = (String, SecretBytes);
 
-/// The replacement, still without its number. `salt` is fresh.
+/// The replacement, without its number. `salt` must be fresh.
 pub(super) fn replacement(
     disk: &Disk,
     key_id: KeyId,
@@ -25,63 +25,64 @@ pub(super) fn replacement(
     let of_key: Vec<&RevisionContent> =
         disk.revisions.values().map(AsRef::as_ref).filter(|c| c.plugins.contains_key(&key_id)).collect();
     let Some(newest) = of_key.last() else {
-        let kept = disk.revisions.values().flat_map(|content| content.plugins.keys());
-        let kept: BTreeSet<String> = kept.map(ToString::to_string).collect();
-        return Err(AgentError::NoSuchKey { key_id, kept: kept.into_iter().collect() });
+        let stored = disk.revisions.values().flat_map(|content| content.plugins.keys());
+        let stored: BTreeSet<String> = stored.map(ToString::to_string).collect();
+        return Err(AgentError::NoSuchKey { key_id, stored: stored.into_iter().collect() });
     };
     let before = serving(disk, key_id, newest);
     let now = match before.and_then(|before| before.over(newest)) {
         Some((_, record)) => record,
-        None => newest.plugins.get(&key_id).cloned().ok_or_else(|| cannot("its data are gone"))?,
+        None => newest.plugins.get(&key_id).cloned().ok_or_else(|| cannot("its data is missing"))?,
     };
     match now.accepted.as_ref().map(|accepted| &accepted.template) {
         Some(Plugin::Managed(_)) => {}
         _ => {
             return Err(cannot(
-                "its plugin is not one that Keyward runs; give it the credential where it runs",
+                "Keyward does not run its plugin; replace the credential where that plugin runs",
             ));
         }
     }
     if !disk.key_checks.contains_key(&key_id) {
         return Err(cannot(
-            "no key check of it is kept on this node, so a plugin could not be shown to reach its KEK",
+            "no key check of it is stored on this node, so it cannot be verified that a plugin reaches its KEK",
         ));
     }
     let mut values = before.map(|before| before.values.clone()).unwrap_or_default();
     for (name, value) in files {
-        let source = named(&now, key_id, name)?;
+        let source = source_of(&now, key_id, name)?;
         if value.is_empty() {
-            return Err(cannot(&format!("what is to replace {name} is empty")));
+            return Err(cannot(&format!("the new value of {name} is empty")));
         }
-        values.insert(source.clone(), like(value, now.referenced.get(&source)));
+        values.insert(source.clone(), trimmed(value, now.referenced.get(&source)));
     }
     if values.iter().all(|(source, value)| now.referenced.get(source) == Some(value)) {
-        return Err(cannot("its plugin has exactly these files already"));
+        return Err(cannot("its plugin already has exactly these values"));
     }
     let replaces = of_key.iter().filter_map(|content| content.digest(key_id).cloned()).collect();
     Ok(Recovered { key_id, number: 0, replaces, values, salt, withdrawn: false })
 }
 
-/// The replacement of the newest data that serves. One that never came to serve is no ground to build on: its values may be
-/// what kept it from it.
+/// The serving replacement of the newest data. A replacement that never served is not used: its values may be
+/// the reason.
 fn serving<'a>(disk: &'a Disk, key_id: KeyId, newest: &RevisionContent) -> Option<&'a Recovered> {
-    // A reboot empties the folder of the links.
-    let led = disk.serving.get(&key_id).or_else(|| disk.links.get(&key_id))?;
+    // The record is first, because a reboot empties the folder of the links.
+    let linked = disk.serving.get(&key_id).or_else(|| disk.links.get(&key_id))?;
     let serves = |one: &&Recovered| {
         let mut made = disk.revisions.values().filter_map(|content| one.over(content));
-        made.any(|(digest, _)| Instance::new(key_id, &digest).generation == *led)
+        made.any(|(digest, _)| Instance::new(key_id, &digest).generation == *linked)
     };
     let of_key = disk.recovered.iter().filter(|one| one.key_id == key_id && !one.withdrawn);
     of_key.filter(|one| one.over(newest).is_some()).find(serves)
 }
 
-/// Every name that one value has: as its file in the plugin's folder, without the kind, and the data key alone.
+/// All names of one value: its file in the plugin's folder, the same without the kind, and the data key
+/// alone.
 fn spellings(source: &KeyRef) -> [String; 3] {
     let short = format!("{}_{}", source.name, source.key);
     [format!("{}-{short}", source.kind), short, source.key.clone()]
 }
 
-fn named(record: &PluginRecord, key_id: KeyId, name: &str) -> Result<KeyRef, AgentError> {
+fn source_of(record: &PluginRecord, key_id: KeyId, name: &str) -> Result<KeyRef, AgentError> {
     let mut found: BTreeMap<usize, Vec<&KeyRef>> = BTreeMap::new();
     for source in record.referenced.keys() {
         if let Some(spelling) = spellings(source).iter().position(|spelling| spelling == name) {
@@ -100,8 +101,8 @@ fn named(record: &PluginRecord, key_id: KeyId, name: &str) -> Result<KeyRef, Age
     }
 }
 
-/// An editor ends a file with a newline. What had none gets none.
-fn like(value: &SecretBytes, before: Option<&SecretBytes>) -> SecretBytes {
+/// Removes the newline that an editor adds, if the previous value had none.
+fn trimmed(value: &SecretBytes, before: Option<&SecretBytes>) -> SecretBytes {
     let had = before.is_some_and(|before| before.expose().ends_with(b"\n"));
     match value.expose().strip_suffix(b"\n") {
         Some(bare) if !had => SecretBytes::from(bare.strip_suffix(b"\r").unwrap_or(bare)),
@@ -109,7 +110,7 @@ fn like(value: &SecretBytes, before: Option<&SecretBytes>) -> SecretBytes {
     }
 }
 
-/// The objects that the values come from, each once: what has to be updated afterwards.
+/// The objects that contain the values, each once. The admin has to update them afterwards.
 pub(super) fn objects(values: &ReferencedData) -> Vec<String> {
     let all: BTreeSet<String> =
         values.keys().map(|source| format!("{} {}", source.kind, source.name)).collect();
@@ -184,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_known_by_its_name_in_the_folder_and_by_shorter_ones() {
+    fn a_file_can_be_named_by_its_name_in_the_folder_or_by_a_shorter_name() {
         let disk = disk(&[("login", "role-id", "r"), ("login", "secret-id", "s"), ("other", "role-id", "o")]);
         for name in ["secret-login_secret-id", "login_secret-id", "secret-id"] {
             let one = tried(&disk, 1, &[(name, "new\n")]).unwrap();
             let value = one.values.get(&source("login", "secret-id")).unwrap();
-            assert_eq!(value.expose(), b"new", "what had no newline gets none");
+            assert_eq!(value.expose(), b"new", "the previous value had no newline");
             assert_eq!(one.replaces.len(), 1);
         }
         let unknown = tried(&disk, 1, &[("role-id", "x")]).unwrap_err();
@@ -200,28 +201,31 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_difference_or_no_sense_is_refused() {
+    fn a_replacement_without_a_change_or_without_a_key_check_is_refused() {
         let mut disk = disk(&[("login", "secret-id", "s")]);
-        let told = tried(&disk, 7, &[("secret-id", "x")]).unwrap_err();
-        assert_eq!(told, "no revision that is kept on this node has a plugin of key 7; it has 1");
-        assert!(tried(&disk, 1, &[("secret-id", "s")]).unwrap_err().contains("exactly these files"));
+        let error = tried(&disk, 7, &[("secret-id", "x")]).unwrap_err();
+        assert_eq!(
+            error,
+            "no revision that is stored on this node has a plugin of key 7; keys with plugins: 1"
+        );
+        assert!(tried(&disk, 1, &[("secret-id", "s")]).unwrap_err().contains("exactly these values"));
         assert!(tried(&disk, 1, &[("secret-id", "")]).unwrap_err().contains("is empty"));
         disk.key_checks.clear();
         assert!(tried(&disk, 1, &[("secret-id", "x")]).unwrap_err().contains("no key check"));
     }
 
     #[test]
-    fn a_second_replacement_keeps_what_the_first_replaced_where_that_serves() {
+    fn a_second_replacement_keeps_the_values_of_a_first_one_that_serves() {
         let mut disk = disk(&[("login", "role-id", "r"), ("login", "secret-id", "s")]);
         let first = tried(&disk, 1, &[("secret-id", "s2")]).unwrap();
         let (digest, _) = first.over(&disk.revisions[&Revision(3)]).unwrap();
         disk.recovered.push(Recovered { number: 1, ..first });
-        // It has not come to serve: the node runs the revision's own.
+        // It does not serve: the node runs the revision's own plugin.
         assert_eq!(tried(&disk, 1, &[("role-id", "r2")]).unwrap().values.len(), 1);
         disk.serving.insert(KeyId(1), Instance::new(KeyId(1), &digest).generation);
         let second = tried(&disk, 1, &[("role-id", "r2")]).unwrap();
         assert_eq!(second.values.len(), 2);
-        // One that failed is no ground to build on.
+        // A failed replacement is not used.
         disk.recovered[0].withdrawn = true;
         assert_eq!(tried(&disk, 1, &[("role-id", "r2")]).unwrap().values.len(), 1);
     }

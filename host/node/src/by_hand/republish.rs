@@ -1,8 +1,9 @@
-//! The Secret of a revision, created again from a node's disk.
+//! Recreates the Secret of a revision from a node's disk.
 //!
-//! A KEK may be lost with the Secret that holds a revision, and with the key secret of a local key. The disk of each node
-//! that has the revision keeps the same bytes, the local keys among them. The command creates the Secret and changes nothing
-//! else: neither the disk, nor an object that exists. It takes no lock, so that the agent may run.
+//! If a KEK is lost, the Secret of a revision and the key secret of a local key can become unreadable with
+//! it. The disk of each node that has the revision stores the same bytes, including the local keys. The
+//! command creates the Secret and changes nothing else: neither the disk, nor an existing object. It takes no
+//! lock, so the agent can run.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,16 +15,17 @@ use keyward_core::names;
 
 use super::drive::blocking;
 use crate::api::Connection;
-use crate::disk::{KeptRevisions, kept_revisions};
+use crate::disk::{StoredRevisions, stored_revisions};
 use crate::error::AgentError;
 use crate::paths::Paths;
 
-/// Where the list of Secrets cannot be read, at least so many numbers after the revision's are tried one by one.
+/// At least this many numbers after the revision's are tried one by one, since the list of Secrets may be
+/// unreadable.
 const FOLLOWING: u64 = 8;
-/// And no more than so many: a record may be damaged.
+/// At most this many: a record may be damaged.
 const MOST_FOLLOWING: u64 = 64;
 
-/// What became of the Secret.
+/// The result for the Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Republished {
     /// It was created.
@@ -34,17 +36,16 @@ pub enum Republished {
     Exists,
 }
 
-/// Creates the Secret of a kept revision: `asked`, or the one in force on this node. `say` gets what was found out first,
-/// a line each.
-/// Answers which revision it is.
+/// Creates the Secret of a stored revision: `asked`, or the one in force on this node. `say` gets the
+/// findings, one line each. Returns the number of the revision.
 ///
 /// # Guarantees
-/// Create-only. Nothing is created for a number for which the cluster records another configuration, nor beside a newer
-/// revision that can be read.
+/// Create-only. Nothing is created for a number for which the cluster records another configuration, nor if a
+/// newer revision can be read.
 ///
 /// # Errors
-/// The revision is not kept here or is not understood; the cluster contradicts it; its Secret exists with other data, or
-/// exists and cannot be read; or the API server does not answer, or does not store it.
+/// The revision is not stored here or cannot be understood; the cluster contradicts it; its Secret exists
+/// with other data, or exists and cannot be read; or the API server does not respond, or does not store it.
 pub async fn republish(
     paths: &Paths,
     connection: &Connection,
@@ -54,89 +55,91 @@ pub async fn republish(
 ) -> Result<(Revision, Republished), AgentError> {
     let refused = |why: String| AgentError::NotRepublished { why };
     let (folder, disk) = (paths.revisions(), paths.clone());
-    let kept = blocking("reading the kept revisions", move || kept_revisions(&disk)).await?;
-    if kept.revisions.is_empty() {
+    let stored = blocking("reading the stored revisions", move || stored_revisions(&disk)).await?;
+    if stored.revisions.is_empty() {
         return Err(refused(format!(
-            "no revision is kept in {}; run this command on a control-plane node whose disk has it",
+            "no revision is stored in {}; run this command on a control-plane node whose disk has it",
             folder.display()
         )));
     }
-    let Choice { revision, content, reason } = choose(&kept, asked).map_err(refused)?;
+    let Choice { revision, content, reason } = choose(&stored, asked).map_err(refused)?;
     let (name, hash) = (names::revision_secret(revision), content.hash());
     say(&format!("revision {revision} ({hash}) {reason}"));
     for (resource, providers) in content.config.lists() {
         say(&format!("  {resource}: {}", providers.join(", ")));
     }
 
-    let found = stored(connection, &name, &content).await?;
+    let found = secret_state(connection, &name, &content).await?;
     match found {
-        Stored::Same => return Ok((revision, Republished::Exists)),
-        Stored::Other => return Err(refused(other(&name))),
-        Stored::Missing | Stored::Unreadable(_) => {}
+        SecretState::Same => return Ok((revision, Republished::Exists)),
+        SecretState::Other => return Err(refused(other(&name))),
+        SecretState::Missing | SecretState::Unreadable(_) => {}
     }
     let recorded = recorded(connection, &say).await?;
     if let Some(why) = contradiction(revision, &hash, &recorded) {
         return Err(refused(why));
     }
-    let is_known = [&kept.file, &kept.loaded].into_iter().flatten().any(|known| *known == hash);
+    let is_known = [&stored.file, &stored.loaded].into_iter().flatten().any(|known| *known == hash);
     if !is_known && recorded.hashes(revision).is_empty() {
-        say(&format!("note: nothing but the kept file shows which configuration revision {revision} has"));
+        say(&format!("note: only the stored file shows which configuration revision {revision} has"));
     }
     no_newer_is_readable(connection, revision, &recorded, &say).await?;
 
-    if let (Stored::Unreadable(why), true) = (&found, dry_run) {
+    if let (SecretState::Unreadable(why), true) = (&found, dry_run) {
         return Err(refused(unreadable("cannot be read", &name, why)));
     }
     let outcome = match connection.create_secret(&content.secret(revision), dry_run).await {
         Ok(()) if dry_run => Ok(Republished::WouldCreate),
         Ok(()) => Ok(Republished::Created),
-        Err(error) if error.is_conflict() => match stored(connection, &name, &content).await? {
-            Stored::Same => Ok(Republished::Exists),
-            Stored::Other => Err(refused(other(&name))),
-            Stored::Unreadable(why) => Err(refused(unreadable("exists and cannot be read", &name, &why))),
-            Stored::Missing => Err(error),
+        Err(error) if error.is_conflict() => match secret_state(connection, &name, &content).await? {
+            SecretState::Same => Ok(Republished::Exists),
+            SecretState::Other => Err(refused(other(&name))),
+            SecretState::Unreadable(why) => {
+                Err(refused(unreadable("exists and cannot be read", &name, &why)))
+            }
+            SecretState::Missing => Err(error),
         },
         Err(error) if error.is_unreadable() => {
-            Err(refused(format!("{error}; the API server has to be able to store Secrets first")))
+            Err(refused(format!("{error}; first make sure that the API server can store Secrets")))
         }
         Err(error) => Err(error),
     }?;
     Ok((revision, outcome))
 }
 
-/// A Secret as the API server answers for it.
-enum Stored {
+/// The state of a Secret in the API.
+enum SecretState {
     Missing,
     Same,
     Other,
-    /// In the API server's words.
+    /// The API server's error.
     Unreadable(String),
 }
 
-async fn stored(
+async fn secret_state(
     connection: &Connection,
     name: &str,
     content: &RevisionContent,
-) -> Result<Stored, AgentError> {
+) -> Result<SecretState, AgentError> {
     match connection.secret(name).await {
-        Ok(data) if data == content.encode() => Ok(Stored::Same),
-        Ok(_) => Ok(Stored::Other),
-        Err(error) if error.is_not_found() => Ok(Stored::Missing),
-        Err(error) if error.is_unreadable() => Ok(Stored::Unreadable(error.to_string())),
+        Ok(data) if data == content.encode() => Ok(SecretState::Same),
+        Ok(_) => Ok(SecretState::Other),
+        Err(error) if error.is_not_found() => Ok(SecretState::Missing),
+        Err(error) if error.is_unreadable() => Ok(SecretState::Unreadable(error.to_string())),
         Err(error) => Err(error),
     }
 }
 
 fn other(name: &str) -> String {
     format!(
-        "secret {name:?} in {} exists with other data than this node keeps, and is left as it is",
+        "secret {name:?} in {} exists with other data than this node stores; it was not changed",
         names::NAMESPACE
     )
 }
 
 fn unreadable(finding: &str, name: &str, why: &str) -> String {
     format!(
-        "secret {name:?} in {} {finding} ({why}); where its KEK is gone for good, delete its value from etcd ({}), then run this command again",
+        "secret {name:?} in {} {finding} ({why}); if its KEK is gone for good, delete its value from etcd ({}), then run this command again",
         names::NAMESPACE,
         etcd_delete(name)
     )
@@ -146,7 +149,7 @@ fn etcd_delete(name: &str) -> String {
     format!("etcdctl del /registry/secrets/{}/{name}", names::NAMESPACE)
 }
 
-/// A revision of this disk, and why it is this one.
+/// A stored revision, and why it was chosen.
 #[derive(Debug)]
 struct Choice {
     revision: Revision,
@@ -154,53 +157,57 @@ struct Choice {
     reason: &'static str,
 }
 
-/// The revision that was asked for, else the one in force: the newest that has the hash of the configuration file, or
-/// the hash that was last seen loaded, or that was in force before somebody edited the file.
-fn choose(kept: &KeptRevisions, asked: Option<Revision>) -> Result<Choice, String> {
+/// The requested revision, else the one in force: the newest with the hash of the configuration file, else
+/// with the last observed loaded hash, else the one that was in force before the file was edited.
+fn choose(stored: &StoredRevisions, asked: Option<Revision>) -> Result<Choice, String> {
     let numbers = || {
-        let all: Vec<String> = kept.revisions.keys().map(ToString::to_string).collect();
+        let all: Vec<String> = stored.revisions.keys().map(ToString::to_string).collect();
         all.join(", ")
     };
-    let taken = |revision: Revision, reason: &'static str| match kept.revisions.get(&revision) {
+    let taken = |revision: Revision, reason: &'static str| match stored.revisions.get(&revision) {
         Some(Ok(content)) => Ok(Choice { revision, content: Arc::clone(content), reason }),
         Some(Err(why)) => Err(format!(
-            "the kept revision {revision} cannot be understood ({why}); run this command on another node"
+            "the stored revision {revision} cannot be understood ({why}); run this command on another node"
         )),
-        None => Err(format!("revision {revision} is not kept on this node; it keeps {}", numbers())),
+        None => {
+            Err(format!("revision {revision} is not stored on this node; this node stores {}", numbers()))
+        }
     };
     if let Some(revision) = asked {
-        return taken(revision, "is kept on this node");
+        return taken(revision, "is stored on this node");
     }
     let newest_with = |hash: &ConfigHash| {
-        let mut kept = kept.revisions.iter().rev();
-        kept.find(|(_, content)| content.as_ref().is_ok_and(|content| content.hash() == *hash))
+        let mut stored = stored.revisions.iter().rev();
+        stored
+            .find(|(_, content)| content.as_ref().is_ok_and(|content| content.hash() == *hash))
             .map(|(revision, _)| *revision)
     };
     let by_file =
-        kept.file.as_ref().and_then(newest_with).map(|n| (n, "is in the configuration file of this node"));
+        stored.file.as_ref().and_then(newest_with).map(|n| (n, "is in the configuration file of this node"));
     let by_record = || {
-        let loaded = kept.loaded.as_ref().and_then(newest_with)?;
-        Some((loaded, "is the last that the API server of this node was seen to have loaded"))
+        let loaded = stored.loaded.as_ref().and_then(newest_with)?;
+        Some((loaded, "is the last one that the API server of this node reported as loaded"))
     };
-    let before = || Some((kept.drift?, "was in force before the configuration file was edited by hand"));
+    let before = || Some((stored.drift?, "was in force before the configuration file was edited manually"));
     let Some((revision, reason)) = by_file.or_else(by_record).or_else(before) else {
         return Err(format!(
-            "the configuration file of this node is of no revision that is kept here, and neither is what its API server was last seen to have loaded; name a revision by --revision: this node keeps {}",
+            "neither the configuration file of this node nor what its API server last loaded belongs to a stored revision; choose one with --revision: this node stores {}",
             numbers()
         ));
     };
-    // It may be the one in force: two revisions may have one configuration, and differ in the plugins' data.
-    let newer = kept.revisions.iter().find(|(number, content)| **number > revision && content.is_err());
+    // It may be the one in force: two revisions can have the same configuration and differ in the plugins'
+    // data.
+    let newer = stored.revisions.iter().find(|(number, content)| **number > revision && content.is_err());
     if let Some((number, Err(why))) = newer {
         return Err(format!(
-            "the kept revision {number} cannot be understood ({why}), and may be the one in force; run this command on another node, or name a revision by --revision: this node keeps {}",
+            "the stored revision {number} cannot be understood ({why}) and may be the one in force; run this command on another node, or choose a revision with --revision: this node stores {}",
             numbers()
         ));
     }
     taken(revision, reason)
 }
 
-/// What the cluster records of revisions. What cannot be read is empty.
+/// The cluster's records of revisions. An object that cannot be read is empty here.
 #[derive(Debug, Default)]
 struct Recorded {
     status: ClusterEncryptionStatus,
@@ -208,7 +215,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    /// Each record of the configuration of a revision, and who has it.
+    /// Each recorded configuration of a revision, and the object with the record.
     fn hashes(&self, revision: Revision) -> Vec<(String, &ConfigHash)> {
         let all =
             self.status.revisions.iter().map(|one| {
@@ -226,7 +233,7 @@ impl Recorded {
             .collect()
     }
 
-    /// The revisions that were made, as far as anything names them.
+    /// All revisions that an object names.
     fn revisions(&self) -> BTreeSet<Revision> {
         let nodes = self.nodes.iter().flat_map(|node| {
             std::iter::once(node.spec.revision).chain(node.status.as_ref().map(|status| status.revision))
@@ -235,7 +242,8 @@ impl Recorded {
     }
 }
 
-/// An object that cannot be read is named, and the rest is compared: the KEK that is lost may be the key of both.
+/// Reads the records. An object that cannot be read is reported, and the rest is compared: it may be under
+/// the lost KEK too.
 async fn recorded(connection: &Connection, say: &impl Fn(&str)) -> Result<Recorded, AgentError> {
     let status = match connection.cluster().await {
         Ok(found) => found.and_then(|cluster| cluster.status),
@@ -248,7 +256,7 @@ async fn recorded(connection: &Connection, say: &impl Fn(&str)) -> Result<Record
     let nodes = match connection.all_nodes().await {
         Ok(nodes) => nodes,
         Err(error) if error.is_answer() => {
-            say(&format!("note: {error}; the revision is not compared with what nodes report"));
+            say(&format!("note: {error}; the revision is not compared with the nodes' reports"));
             Vec::new()
         }
         Err(error) => return Err(error),
@@ -256,11 +264,12 @@ async fn recorded(connection: &Connection, say: &impl Fn(&str)) -> Result<Record
     Ok(Recorded { status: status.unwrap_or_default(), nodes })
 }
 
-/// One number names one configuration: a node that has another by it would take this one for its own.
+/// One number names one configuration (invariant: one-revision-one-configuration): a node that has another
+/// configuration with this number would use this Secret.
 fn contradiction(revision: Revision, hash: &ConfigHash, recorded: &Recorded) -> Option<String> {
     let (who, other) = recorded.hashes(revision).into_iter().find(|(_, other)| *other != hash)?;
     Some(format!(
-        "{who} records the configuration {other} for revision {revision}, and this node keeps {hash}; run this command on a node that keeps the recorded one"
+        "{who} records the configuration {other} for revision {revision}, but this node stores {hash}; run this command on a node that stores the recorded one"
     ))
 }
 
@@ -274,14 +283,14 @@ fn newer(revision: Revision, recorded: &Recorded, listed: &[String]) -> BTreeSet
     all.filter(|number| *number > revision).collect()
 }
 
-/// The operator continues from the newest revision. So an older one is of no use where a newer one can be read.
+/// The operator continues from the newest revision, so an older one is not needed if a newer one can be read.
 async fn no_newer_is_readable(
     connection: &Connection,
     revision: Revision,
     recorded: &Recorded,
     say: &impl Fn(&str),
 ) -> Result<(), AgentError> {
-    // One object that cannot be read fails the whole list.
+    // One unreadable Secret fails the whole list (kubernetes: one-unreadable-object-fails-the-list).
     let listed = match connection.revision_names().await {
         Ok(names) => names,
         Err(error) if error.is_answer() => Vec::new(),
@@ -292,7 +301,7 @@ async fn no_newer_is_readable(
         match connection.has_secret(&name).await {
             Ok(true) => {
                 let why = format!(
-                    "secret {name:?} in {} exists, can be read and is newer than revision {revision}, so that the operator continues from it; where {:?} exists and cannot be read, delete its value from etcd ({})",
+                    "secret {name:?} in {} exists, can be read and is newer than revision {revision}: the operator continues from it; if {:?} exists and cannot be read, delete its value from etcd ({})",
                     names::NAMESPACE,
                     names::revision_secret(revision),
                     etcd_delete(&names::revision_secret(revision))
@@ -300,11 +309,11 @@ async fn no_newer_is_readable(
                 return Err(AgentError::NotRepublished { why });
             }
             Ok(false) if recorded.revisions().contains(&number) => say(&format!(
-                "note: revision {number} is recorded in the cluster, and its Secret is missing too; republish it from a node that keeps it"
+                "note: revision {number} is recorded in the cluster, and its Secret is missing too; republish it from a node that stores it"
             )),
             Ok(false) => {}
             Err(error) if error.is_unreadable() => say(&format!(
-                "note: secret {name:?} in {} is newer and cannot be read, so that the operator waits; where its KEK is gone for good, delete its value from etcd ({})",
+                "note: secret {name:?} in {} is newer and cannot be read, so the operator waits; if its KEK is gone for good, delete its value from etcd ({})",
                 names::NAMESPACE,
                 etcd_delete(&name)
             )),
@@ -324,7 +333,7 @@ mod tests {
 
     use super::*;
 
-    /// A configuration whose writer's key begins with this digit.
+    /// A configuration whose write key has this name.
     fn content(digit: u8) -> Arc<RevisionContent> {
         let text = format!(
             r#"{{"kind":"EncryptionConfiguration","apiVersion":"apiserver.config.k8s.io/v1","resources":[{{"resources":["secrets"],"providers":[{{"aescbc":{{"keys":[{{"name":"{digit}","secret":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}}]}}}},{{"identity":{{}}}}]}}]}}"#
@@ -337,15 +346,16 @@ mod tests {
         content(digit).hash()
     }
 
-    /// Revision 1 has configuration 1, 2 and 3 have configuration 2, as after an update of a credential.
-    fn kept() -> KeptRevisions {
+    /// Revision 1 has configuration 1. Revisions 2 and 3 have configuration 2, as after an update of a
+    /// credential.
+    fn stored() -> StoredRevisions {
         let revisions =
             [(1, 1), (2, 2), (3, 2)].map(|(number, digit)| (Revision(number), Ok(content(digit))));
-        KeptRevisions { revisions: revisions.into(), ..Default::default() }
+        StoredRevisions { revisions: revisions.into(), ..Default::default() }
     }
 
-    fn choice(kept: &KeptRevisions, asked: Option<u64>) -> Result<u64, String> {
-        choose(kept, asked.map(Revision)).map(|choice| choice.revision.0)
+    fn choice(stored: &StoredRevisions, asked: Option<u64>) -> Result<u64, String> {
+        choose(stored, asked.map(Revision)).map(|choice| choice.revision.0)
     }
 
     #[rstest]
@@ -354,49 +364,49 @@ mod tests {
     #[case::the_file_is_gone(None, Some(hash(1)), None, 1)]
     #[case::the_file_was_edited(Some(hash(7)), Some(hash(1)), None, 1)]
     #[case::the_edited_file_is_loaded(Some(hash(7)), Some(hash(7)), Some(2), 2)]
-    fn revision_in_force_is_the_default(
+    fn the_revision_in_force_is_the_default(
         #[case] file: Option<ConfigHash>,
         #[case] loaded: Option<ConfigHash>,
         #[case] drift: Option<u64>,
         #[case] expected: u64,
     ) {
-        let kept = KeptRevisions { file, loaded, drift: drift.map(Revision), ..kept() };
-        assert_eq!(choice(&kept, None), Ok(expected));
+        let stored = StoredRevisions { file, loaded, drift: drift.map(Revision), ..stored() };
+        assert_eq!(choice(&stored, None), Ok(expected));
     }
 
     #[test]
-    fn another_kept_revision_may_be_named() {
-        let kept = KeptRevisions { file: Some(hash(1)), ..kept() };
-        assert_eq!(choice(&kept, Some(2)), Ok(2));
-        let error = choice(&kept, Some(4)).unwrap_err();
-        assert!(error.contains("revision 4 is not kept on this node; it keeps 1, 2, 3"), "{error}");
+    fn another_stored_revision_can_be_chosen() {
+        let stored = StoredRevisions { file: Some(hash(1)), ..stored() };
+        assert_eq!(choice(&stored, Some(2)), Ok(2));
+        let error = choice(&stored, Some(4)).unwrap_err();
+        assert!(error.contains("revision 4 is not stored on this node; this node stores 1, 2, 3"), "{error}");
     }
 
     #[rstest]
     #[case::nothing_is_recorded(None, None)]
-    #[case::of_no_kept_revision(Some(hash(7)), Some(hash(8)))]
-    fn without_a_revision_in_force_one_has_to_be_named(
+    #[case::of_no_stored_revision(Some(hash(7)), Some(hash(8)))]
+    fn without_a_revision_in_force_one_must_be_chosen(
         #[case] file: Option<ConfigHash>,
         #[case] loaded: Option<ConfigHash>,
     ) {
-        let kept = KeptRevisions { file, loaded, ..kept() };
-        let error = choice(&kept, None).unwrap_err();
-        assert!(error.contains("--revision: this node keeps 1, 2, 3"), "{error}");
+        let stored = StoredRevisions { file, loaded, ..stored() };
+        let error = choice(&stored, None).unwrap_err();
+        assert!(error.contains("--revision: this node stores 1, 2, 3"), "{error}");
     }
 
     #[test]
-    fn revision_that_is_not_understood_is_not_chosen() {
-        let mut kept = KeptRevisions { file: Some(hash(2)), ..kept() };
-        kept.revisions.insert(Revision(4), Err("line 1 column 2".to_owned()));
-        let error = choice(&kept, Some(4)).unwrap_err();
+    fn a_revision_that_cannot_be_understood_is_not_chosen() {
+        let mut stored = StoredRevisions { file: Some(hash(2)), ..stored() };
+        stored.revisions.insert(Revision(4), Err("line 1 column 2".to_owned()));
+        let error = choice(&stored, Some(4)).unwrap_err();
         assert!(error.contains("cannot be understood (line 1 column 2)"), "{error}");
-        let error = choice(&kept, None).unwrap_err();
+        let error = choice(&stored, None).unwrap_err();
         assert!(error.contains("may be the one in force"), "{error}");
-        assert_eq!(choice(&kept, Some(3)), Ok(3));
-        // An older one says nothing of what is in force.
-        kept.revisions.remove(&Revision(4));
-        kept.revisions.insert(Revision(1), Err("line 1 column 2".to_owned()));
-        assert_eq!(choice(&kept, None), Ok(3));
+        assert_eq!(choice(&stored, Some(3)), Ok(3));
+        // An older one does not matter for the revision in force.
+        stored.revisions.remove(&Revision(4));
+        stored.revisions.insert(Revision(1), Err("line 1 column 2".to_owned()));
+        assert_eq!(choice(&stored, None), Ok(3));
     }
 
     fn status(n: u64, digit: u8) -> Recorded {
@@ -428,7 +438,7 @@ mod tests {
     #[case::nodes_agree(node((2, 2), (2, 2)), None)]
     #[case::node_was_given_another(node((2, 1), (1, 1)), Some("EncryptionNode \"cp-1\""))]
     #[case::node_has_another(node((3, 3), (2, 1)), Some("EncryptionNode \"cp-1\""))]
-    fn number_that_is_recorded_with_another_configuration_is_refused(
+    fn a_number_that_is_recorded_with_another_configuration_is_refused(
         #[case] recorded: Recorded,
         #[case] expected: Option<&str>,
     ) {
@@ -446,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn every_newer_number_that_something_names_is_looked_for() {
+    fn every_newer_number_that_an_object_names_is_checked() {
         let numbers = |recorded: &Recorded, listed: &[&str]| -> BTreeSet<u64> {
             let listed: Vec<String> = listed.iter().map(|name| (*name).to_owned()).collect();
             newer(Revision(2), recorded, &listed).into_iter().map(|revision| revision.0).collect()
@@ -465,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn remedy_names_the_key_in_etcd() {
+    fn the_remedy_names_the_key_in_etcd() {
         let why = unreadable(
             "exists and cannot be read",
             "encryption-config-2",

@@ -1,4 +1,5 @@
-//! Steps, done. Each may be repeated; each leaves the disk such that the next look goes on from it.
+//! Carries out steps. Each can be repeated, and leaves the disk in a state from which the next pass
+//! continues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,15 +18,16 @@ use super::records::{self, InstanceRecord, Memory, RefusalRecord};
 use super::{Disk, Recoveries, atomic, ports, sha256};
 use crate::error::AgentError;
 
-/// So many copies of files edited by hand are kept: they may hold keys, and what was edited lately is asked for, if anything.
+/// This many copies of manually edited files are stored. They may contain keys, and an admin needs the
+/// latest, if any.
 const COPIES: usize = 5;
 
 impl Disk {
-    /// Does one step, with the data that it was decided from.
+    /// Carries out one step, with the data from which it was decided.
     pub(crate) fn act(&self, step: &Step, observed: &Observed) -> Result<(), AgentError> {
         match step {
             Step::RecordHighWater(key_id) => {
-                // Never lowered, whatever is asked.
+                // Never lowered.
                 self.remember(|memory| memory.highest_key_id = memory.highest_key_id.max(*key_id))
             }
             Step::KeepKeyChecks(key_checks) => self.remember(|memory| {
@@ -67,7 +69,7 @@ impl Disk {
             Step::ForgetDrift => self.remember(|memory| memory.drift = None),
             Step::ForgetRefusal => self.remember(|memory| memory.refusal = None),
             Step::RemoveLink(key_id) => {
-                // The record first: without it nothing makes the link anew.
+                // The record is first: without it no step creates the link again.
                 self.remember(|memory| drop(memory.serving.remove(&key_id.0)))?;
                 atomic::remove(&self.paths.link(*key_id))
             }
@@ -93,7 +95,7 @@ impl Disk {
     }
 
     fn make_folder(&self, instance: &Instance) -> Result<(), AgentError> {
-        // Sockets stand below /var/run: a reboot empties it, and what is missing then is made again.
+        // Sockets are below /var/run. A reboot empties it, and missing folders are created again.
         atomic::passage(&self.paths.key_folder(instance.key_id), Lasting::No)?;
         atomic::owned_folder(&self.paths.socket_folder(instance), self.owner, Lasting::No)
     }
@@ -128,7 +130,7 @@ impl Disk {
             }
             None => InstanceRecord {
                 digest: digest.clone(),
-                ports: ports::allot(&self.node, instance, pod::ports(&record), &self.taken_ports()?)?,
+                ports: ports::allocate(&self.node, instance, pod::ports(&record), &self.taken_ports()?)?,
                 sums: BTreeMap::new(),
                 manifest: None,
                 tries: 0,
@@ -174,8 +176,8 @@ impl Disk {
             None => false,
         };
         let repairs = known.repairs.saturating_add(u32::from(edited));
-        // Recorded first: a start too many in the count costs time, one too few a login; and a manifest that is not the one
-        // recorded is written again.
+        // The record is first. If the agent stops in between, the count is one start too high, which costs
+        // time; one too low would cost a login. A manifest that differs from the record is written again.
         let known = InstanceRecord { manifest, tries, repairs, ..known };
         records::write(&self.paths.instance(instance), &known)?;
         atomic::private_folder(&self.paths.manifests())?;
@@ -183,7 +185,8 @@ impl Disk {
     }
 
     fn switch_link(&self, key_id: KeyId, instance: &Instance) -> Result<(), AgentError> {
-        // The record first: after a reboot the link is made from it, and this instance has passed.
+        // The record is first: after a reboot the link is created from it, and this instance has passed its
+        // probes.
         self.remember(|memory| {
             memory.serving.insert(key_id.0, instance.generation.to_string());
         })?;
@@ -191,14 +194,14 @@ impl Disk {
         atomic::link(&self.paths.link(key_id), &instance.link_target())
     }
 
-    /// What is in the file must be what was decided about: somebody may have edited it since.
+    /// The file must be the one that was decided about: it may have been edited since.
     fn is_as_observed(&self, observed: &Observed) -> Result<(), AgentError> {
         let now =
             atomic::read(&self.paths.config())?.map(|file| ConfigHash::of(SecretBytes::new(file).expose()));
         if now.as_ref() == observed.disk.file.as_ref().map(|file| &file.hash) {
             return Ok(());
         }
-        Err(gone("the configuration file as it was seen".to_owned()))
+        Err(gone("the configuration file that was observed".to_owned()))
     }
 
     fn install(&self, revision: Revision, hash: &ConfigHash) -> Result<(), AgentError> {
@@ -206,11 +209,11 @@ impl Disk {
         if content.hash() != *hash {
             return Err(gone(format!("revision {revision} with the configuration {hash}")));
         }
-        // What stands there may be what the API server still has: it must be possible to put it back.
+        // The API server may still have the current file loaded, so it must be possible to restore it.
         if let Some(old) = atomic::read(&self.paths.config())? {
             let old = SecretBytes::new(old);
             let old_hash = ConfigHash::of(old.expose());
-            // What somebody edited is kept elsewhere: it is not to be put back.
+            // An edited file is stored elsewhere, and must not be restored.
             if old_hash != *hash && !self.paths.edited_file(&old_hash).exists() {
                 atomic::write(&self.paths.configuration(&old_hash), old.expose(), None)?;
             }
@@ -218,7 +221,7 @@ impl Disk {
         self.write_configuration(&content.bytes)
     }
 
-    /// Of the file as it is: another one by now is none that was decided about.
+    /// Copies the configuration file, unless it has changed since the decision.
     fn put_aside(&self, hash: &ConfigHash) -> Result<(), AgentError> {
         let Some(file) = atomic::read(&self.paths.config())? else { return Ok(()) };
         let file = SecretBytes::new(file);
@@ -227,11 +230,12 @@ impl Disk {
         }
         atomic::private_folder(&self.paths.edited())?;
         atomic::write(&self.paths.edited_file(hash), file.expose(), None)?;
-        self.forget_oldest_copies(hash)
+        self.remove_oldest_copies(hash)
     }
 
-    /// The copy just made stays whatever the clock said when the others were: it is what is about to be replaced.
-    fn forget_oldest_copies(&self, newest: &ConfigHash) -> Result<(), AgentError> {
+    /// Removes the oldest copies, but never the newest one, also if the clock has gone back: its file is
+    /// about to be replaced.
+    fn remove_oldest_copies(&self, newest: &ConfigHash) -> Result<(), AgentError> {
         let (folder, newest) = (self.paths.edited(), self.paths.edited_file(newest));
         let mut others = Vec::new();
         for name in atomic::entries(&folder)? {
@@ -239,7 +243,7 @@ impl Disk {
             if name.strip_suffix(".json").is_none() || path == newest {
                 continue;
             }
-            // One that cannot be looked at is as good as gone.
+            // A copy whose time cannot be read counts as the oldest.
             let made = fs::metadata(&path).and_then(|found| found.modified());
             others.push((made.unwrap_or(SystemTime::UNIX_EPOCH), path));
         }

@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all.
+//! Writes files that exist whole or not at all.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -12,10 +12,11 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::AgentError;
 use crate::settings::Owner;
 
-/// Ends the names of files that are being written; the dot before them keeps kubelets and API servers away.
+/// The suffix of files that are being written. Kubelets and API servers ignore them, because their names
+/// begin with a dot.
 const UNFINISHED: &str = ".keyward-new";
 
-/// Writes a file that its owner alone may read. `owner` is who it is given to; the agent keeps it where that is absent.
+/// Writes a file that only its owner can read. `owner` is its owner; if absent, the agent's user.
 pub(crate) fn write(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(), AgentError> {
     replace(path, "writing", |fresh| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
@@ -25,8 +26,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(
     })
 }
 
-/// Writes files of one folder, as [`write()`] does each: what is slow about it, waiting for the disk, is done for all of
-/// them at a time, and once for the folder. A crash leaves some and not others; whoever calls records last what is there.
+/// Writes several files of one folder like [`write()`], but waits for the disk only once for all files and
+/// once for the folder. After a crash only some of the files may exist, so the caller records them last.
 pub(super) fn write_all<'a>(
     folder: &Path,
     files: impl Iterator<Item = (&'a String, &'a [u8])>,
@@ -53,7 +54,7 @@ pub(super) fn write_all<'a>(
     attempt().map_err(AgentError::io("writing to", folder))
 }
 
-/// The disk is told of all at once, and so takes little longer than for one.
+/// Syncs all files at the same time, which takes little longer than one.
 fn sync_together<'a>(files: impl Iterator<Item = &'a File>) -> io::Result<()> {
     std::thread::scope(|scope| {
         let sync = |file: &'a File| Builder::new().spawn_scoped(scope, move || file.sync_all());
@@ -64,9 +65,9 @@ fn sync_together<'a>(files: impl Iterator<Item = &'a File>) -> io::Result<()> {
     })
 }
 
-/// Makes a link, or renames a new one over an old one: nobody ever finds none.
+/// Creates a link, or replaces one by a rename, so that the link exists at every moment.
 pub(super) fn link(path: &Path, target: &str) -> Result<(), AgentError> {
-    replace(path, "linking", |fresh| symlink(target, fresh))
+    replace(path, "creating the link", |fresh| symlink(target, fresh))
 }
 
 fn replace(
@@ -86,24 +87,24 @@ fn replace(
     attempt().map_err(AgentError::io(doing, path))
 }
 
-/// Removes a file or link. That there is none is fine.
+/// Removes a file or link, if it exists.
 pub(super) fn remove(path: &Path) -> Result<(), AgentError> {
     removed(path, fs::remove_file(path))
 }
 
-/// Removes a folder and all in it. That there is none is fine.
+/// Removes a folder and everything in it, if it exists.
 pub(super) fn remove_folder(path: &Path) -> Result<(), AgentError> {
     removed(path, fs::remove_dir_all(path))
 }
 
 fn removed(path: &Path, result: io::Result<()>) -> Result<(), AgentError> {
     gone(result)
-        // The folder above may be gone too; then so is what was in it.
+        // If the parent folder does not exist either, there is nothing to sync.
         .and_then(|()| path.parent().map_or(Ok(()), |folder| gone(sync_folder(folder))))
         .map_err(AgentError::io("removing", path))
 }
 
-/// Removes a folder that holds nothing; one that holds something stays.
+/// Removes a folder if it is empty.
 pub(super) fn remove_empty_folder(path: &Path) -> Result<(), AgentError> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
@@ -111,33 +112,33 @@ pub(super) fn remove_empty_folder(path: &Path) -> Result<(), AgentError> {
     }
 }
 
-/// A folder that the agent alone may enter, and the folders above it.
+/// Creates a folder that only the agent can enter, and its parent folders.
 pub(crate) fn private_folder(path: &Path) -> Result<(), AgentError> {
     folder(path, 0o700, Lasting::Yes)
 }
 
-/// Whether a new folder is on disk before anything is built on it.
+/// Whether a new folder is synced before anything depends on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lasting {
     Yes,
-    /// What a reboot takes away anyway is made anew where it is missing, and not worth waiting for the disk.
+    /// A reboot removes the folder anyway and it is created again, so the agent does not wait for the disk.
     No,
 }
 
-/// A folder that others may pass through, for a plugin's user has folders of its own below it.
+/// Creates a folder that other users can pass through: a plugin's user has its own folders below it.
 pub(super) fn passage(path: &Path, lasting: Lasting) -> Result<(), AgentError> {
     folder(path, 0o711, lasting)
 }
 
-/// A folder that belongs to a plugin's user alone.
+/// Creates a folder that belongs to a plugin's user alone.
 pub(super) fn owned_folder(path: &Path, owner: Owner, lasting: Lasting) -> Result<(), AgentError> {
     folder(path, 0o700, lasting)?;
-    // A link that somebody put there instead is not followed.
+    // A link in place of the folder is not followed.
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
         .map_err(io::Error::from)
         .and_then(|folder| give(&folder, Some(owner)))
-        .map_err(AgentError::io("giving away", path))
+        .map_err(AgentError::io("changing the owner of", path))
 }
 
 /// An existing folder keeps its mode: it may be the admin's.
@@ -145,7 +146,7 @@ fn folder(path: &Path, mode: u32, lasting: Lasting) -> Result<(), AgentError> {
     let make = || -> io::Result<()> {
         match DirBuilder::new().mode(mode).create(path) {
             Ok(()) => {
-                // Whatever the umask is.
+                // Independent of the umask.
                 fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
                 let parent = path.parent().filter(|_| lasting == Lasting::Yes);
                 parent.map_or(Ok(()), sync_folder)
@@ -157,22 +158,23 @@ fn folder(path: &Path, mode: u32, lasting: Lasting) -> Result<(), AgentError> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
         folder(parent, mode.max(0o711), lasting)?;
     }
-    make().map_err(AgentError::io("making", path))
+    make().map_err(AgentError::io("creating", path))
 }
 
-/// By what is open, never by name: what lies in a folder of the plugin's user may be another file by now.
+/// Changes the owner of an open file, never by its name: the plugin's user could have replaced a file in its
+/// folder.
 fn give(what: &impl AsFd, owner: Option<Owner>) -> io::Result<()> {
     let Some(Owner { uid, gid }) = owner else { return Ok(()) };
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     if (uid, gid) == own { Ok(()) } else { fchown(what, Some(uid), Some(gid)) }
 }
 
-/// A file for a lock.
+/// Opens a lock file.
 pub(super) fn open_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// A file's bytes; `None` where there is none.
+/// A file's bytes. `None` if there is no file.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, AgentError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -181,7 +183,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, AgentError> {
     }
 }
 
-/// The names in a folder, sorted; none where there is no folder. Names that are no UTF-8 are nobody's here.
+/// The sorted names in a folder. Empty if there is no folder. Names that are not UTF-8 are ignored.
 pub(super) fn entries(path: &Path) -> Result<Vec<String>, AgentError> {
     let list = || -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -197,7 +199,7 @@ pub(super) fn entries(path: &Path) -> Result<Vec<String>, AgentError> {
     }
 }
 
-/// Removes what a write left that was never finished.
+/// Removes the files of unfinished writes.
 pub(super) fn remove_leftovers(folder: &Path) -> Result<(), AgentError> {
     for name in entries(folder)? {
         if name.starts_with('.') && name.ends_with(UNFINISHED) {

@@ -1,4 +1,5 @@
-//! The revisions that a disk keeps, and the one that is in force there, for a command that only reads.
+//! Reads the revisions that are stored on a node, and which of them is in force there, for a command that
+//! only reads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,21 +12,21 @@ use super::{atomic, records};
 use crate::error::AgentError;
 use crate::paths::Paths;
 
-/// As read, beside the agent that may hold this disk.
+/// The state of the disk, read while an agent may hold its lock.
 #[derive(Debug, Default)]
-pub(crate) struct KeptRevisions {
-    /// Each kept revision, or why its file is not understood.
+pub(crate) struct StoredRevisions {
+    /// Each stored revision, or why its file cannot be understood.
     pub(crate) revisions: BTreeMap<Revision, Result<Arc<RevisionContent>, String>>,
     /// The hash of the configuration file.
     pub(crate) file: Option<ConfigHash>,
-    /// The hash that the API server was last seen to have loaded, as the agent recorded it.
+    /// The last loaded hash that the agent observed and recorded.
     pub(crate) loaded: Option<ConfigHash>,
-    /// The revision that was to be in force when the agent saw a configuration that somebody edited by hand.
+    /// The revision that should have been in force when the agent found a manually edited configuration.
     pub(crate) drift: Option<Revision>,
 }
 
-/// Takes no lock, and changes nothing.
-pub(crate) fn kept_revisions(paths: &Paths) -> Result<KeptRevisions, AgentError> {
+/// Takes no lock and changes nothing.
+pub(crate) fn stored_revisions(paths: &Paths) -> Result<StoredRevisions, AgentError> {
     let mut revisions = BTreeMap::new();
     let folder = paths.revisions();
     for entry in atomic::entries(&folder)? {
@@ -33,13 +34,13 @@ pub(crate) fn kept_revisions(paths: &Paths) -> Result<KeptRevisions, AgentError>
             continue;
         };
         let path = paths.revision(revision);
-        // Another spelling of the number is not the agent's file.
+        // A file with another spelling of the number is not the agent's.
         if !path.ends_with(&entry) {
             continue;
         }
         let content = match records::read_revision(&path, &names::revision_secret(revision)) {
             Ok(Some(content)) => Ok(Arc::new(content)),
-            // The agent has deleted it since the folder was listed, or it is a Secret without a configuration.
+            // The agent has deleted it since the folder was listed, or it contains no configuration.
             Ok(None) => continue,
             Err(AgentError::Corrupt { why, .. }) => Err(why),
             Err(error) => return Err(error),
@@ -49,9 +50,9 @@ pub(crate) fn kept_revisions(paths: &Paths) -> Result<KeptRevisions, AgentError>
     let file = atomic::read(&paths.config())?.map(|bytes| ConfigHash::of(&bytes));
     let memory = match records::memory(paths) {
         Ok(remembered) => remembered.memory,
-        // The configuration file shows the same.
+        // The configuration file is used instead.
         Err(AgentError::Corrupt { .. }) => records::Memory::default(),
         Err(error) => return Err(error),
     };
-    Ok(KeptRevisions { revisions, file, loaded: memory.loaded, drift: memory.drift })
+    Ok(StoredRevisions { revisions, file, loaded: memory.loaded, drift: memory.drift })
 }

@@ -1,4 +1,4 @@
-//! What is on disk now.
+//! Reads the current state of the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,12 +20,12 @@ use super::{Disk, Recoveries, atomic, sha256};
 use crate::error::AgentError;
 use crate::paths::{PLUGIN_MANIFEST, Paths};
 
-/// So many bytes of a pause's reason are read.
+/// This many bytes of a pause's reason are read.
 const LONGEST_REASON: u64 = 1024;
-/// So many of its characters are shown.
+/// This many of its characters are shown.
 const LONGEST_SHOWN: usize = 256;
 
-/// The disk as core sees it; the refusal's age is for whoever has a clock.
+/// The disk in core's form. The caller has the clock and adds the age of the refusal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Look {
     pub(crate) disk: node::Disk,
@@ -33,7 +33,7 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// The refusal, put away so long ago.
+    /// The disk with the refusal and its age.
     pub(crate) fn with_refusal_age(
         mut self,
         age: impl FnOnce(&node::Refusal) -> std::time::Duration,
@@ -53,7 +53,7 @@ impl Look {
 }
 
 impl Disk {
-    /// What an instance was given; what cannot be read is left out.
+    /// The contents of an instance's files. Files that cannot be read are left out.
     pub(crate) fn files(&self, instance: &Instance) -> Vec<SecretBytes> {
         let folder = self.paths.plugin(instance);
         let names = atomic::entries(&folder).unwrap_or_default();
@@ -66,14 +66,14 @@ impl Disk {
         paused(&self.paths.paused()).is_some()
     }
 
-    /// Everything that a decision needs.
+    /// Everything on disk that a decision needs.
     pub(crate) fn look(&self) -> Result<Look, AgentError> {
         let memory = self.memory()?;
         let file = atomic::read(&self.paths.config())?.map(|bytes| FileSeen::of(&bytes));
         let mut configurations = BTreeMap::new();
         let folder = self.paths.configurations();
         for name in atomic::entries(&folder)? {
-            // A file whose bytes are not those of its name is no configuration that could be put back.
+            // A file whose bytes do not match the hash in its name cannot be restored.
             let seen = atomic::read(&folder.join(&name))?.map(|bytes| FileSeen::of(&bytes));
             if let Some(seen) = seen.filter(|seen| self.paths.configuration(&seen.hash).ends_with(&name)) {
                 configurations.insert(seen.hash.clone(), seen);
@@ -85,7 +85,8 @@ impl Disk {
             .iter()
             .filter_map(|(key, generation)| Some((KeyId(*key), Generation::parse(generation)?)))
             .collect();
-        let key_checks = memory.key_checks.iter().map(|(key, key_check)| (KeyId(*key), key_check.clone())).collect();
+        let key_checks =
+            memory.key_checks.iter().map(|(key, key_check)| (KeyId(*key), key_check.clone())).collect();
         let disk = node::Disk {
             file,
             revisions: self.revisions()?,
@@ -115,7 +116,7 @@ impl Disk {
 
     pub(super) fn memory(&self) -> Result<Memory, AgentError> {
         let records::Remembered { memory, lost } = records::memory(&self.paths)?;
-        // Beside the agent that holds this disk nothing is changed.
+        // Nothing is changed without the lock.
         if let (Some(why), Some(_)) = (lost, &self.lock) {
             let (path, kept) = (self.paths.memory(), self.paths.memory_lost());
             if let Some(bytes) = atomic::read(&path)? {
@@ -123,7 +124,7 @@ impl Disk {
             }
             records::write(&path, &memory)?;
             tracing::warn!(
-                "{why}; it is restored from its copy, {}, and nothing is lost; what could not be understood is kept in {}",
+                "{why}; it was restored from its copy, {}, without loss; the unreadable file is kept as {}",
                 self.paths.memory_copy().display(),
                 kept.display()
             );
@@ -145,7 +146,7 @@ impl Disk {
                 Ok(Some(content)) => drop(revisions.insert(revision, Arc::new(content))),
                 Ok(None) => {}
                 Err(error @ AgentError::Corrupt { .. }) => {
-                    tracing::warn!(%revision, %error, "a kept revision counts as not kept");
+                    tracing::warn!(%revision, %error, "a stored revision cannot be read; it is ignored");
                 }
                 Err(error) => return Err(error),
             }
@@ -153,14 +154,17 @@ impl Disk {
         Ok(revisions)
     }
 
-    /// Each instance of which there is anything.
+    /// Each instance of which anything is on disk.
     fn instances(&self) -> Result<BTreeMap<Instance, OnDisk>, AgentError> {
         let mut instances: BTreeMap<Instance, OnDisk> = BTreeMap::new();
         for name in atomic::entries(&self.paths.instances())? {
             let Some(instance) = name.strip_suffix(".json").and_then(Instance::parse) else { continue };
             let record = match self.record(&instance) {
                 Err(error @ AgentError::Corrupt { .. }) => {
-                    tracing::warn!(%instance, %error, "an instance counts as not written");
+                    tracing::warn!(
+                        %instance, %error,
+                        "the record of a plugin instance cannot be read; the instance is written again if it is needed"
+                    );
                     None
                 }
                 other => other?,
@@ -172,7 +176,7 @@ impl Disk {
             found.repairs = record.repairs;
             let manifest = self.paths.manifest(&instance);
             if let (Some(written), Some(bytes)) = (&record.manifest, atomic::read(&manifest)?) {
-                // Ours by its name, whatever somebody made of it.
+                // By its name it is Keyward's, with any content.
                 found.edited = *written != sha256(&bytes);
                 found.pod = true;
                 found.trial = record.tries > 0;
@@ -199,7 +203,7 @@ impl Disk {
             found.digest.get_or_insert(digest);
         }
         for (instance, found) in &mut instances {
-            // Only who should have stopped is asked: of the others the prober knows more.
+            // Checked only for plugins that should have stopped. The prober knows more about the others.
             found.listening = !found.pod && found.folder && is_listening(&self.paths.socket(instance));
         }
         Ok(instances)
@@ -211,7 +215,7 @@ impl Disk {
         Ok(names.iter().filter_map(|name| name.strip_prefix("kms-")?.parse().ok()).collect())
     }
 
-    /// Where the keys' links point. What is no link of ours is none.
+    /// The targets of the keys' links. Links that Keyward did not create are ignored.
     fn links(&self) -> Result<BTreeMap<KeyId, Generation>, AgentError> {
         let point = |key_id: KeyId| {
             let target = fs::read_link(self.paths.link(key_id)).ok()?;
@@ -220,13 +224,13 @@ impl Disk {
         Ok(self.keys()?.into_iter().filter_map(point).collect())
     }
 
-    /// Whether each file is as it was written, and for the plugin's user alone.
+    /// Whether each file is unchanged, and readable by the plugin's user alone.
     pub(super) fn has_files(&self, instance: &Instance, record: &InstanceRecord) -> bool {
         let folder = self.paths.plugin(instance);
         let Ok(owner) = fs::symlink_metadata(&folder) else { return record.sums.is_empty() };
         record.sums.iter().all(|(name, written)| {
             let path = folder.join(name);
-            // Only a file is read: a pipe by that name would never end.
+            // Only a regular file is read: reading a pipe could block for ever.
             let is_private = fs::symlink_metadata(&path).is_ok_and(|found| {
                 let same = found.uid() == owner.uid() && found.gid() == owner.gid();
                 found.is_file() && same && found.mode() & 0o7777 == 0o600
@@ -236,7 +240,7 @@ impl Disk {
         })
     }
 
-    /// Our pods, and whether each is a trial's.
+    /// Keyward's pods, and whether each is a trial.
     fn manifests(&self) -> Result<Vec<(Instance, PluginDigest, bool)>, AgentError> {
         let folder = self.paths.manifests();
         let mut found = Vec::new();
@@ -251,14 +255,18 @@ impl Disk {
                 Some(((instance, digest), trial)) if self.paths.manifest(&instance) == path => {
                     found.push((instance, digest, trial));
                 }
-                _ => tracing::warn!(path = %path.display(), "a manifest by our name that is not ours"),
+                _ => tracing::warn!(
+                    path = %path.display(),
+                    "a manifest has a name of Keyward's, but Keyward did not write it; it is ignored"
+                ),
             }
         }
         Ok(found)
     }
 }
 
-/// The file that pauses the agent. What is there pauses, though it is not a regular file, or is empty.
+/// The file that pauses the agent. Anything of that name pauses it, also an empty file or one that is not
+/// regular.
 pub(crate) fn paused(path: &Path) -> Option<PauseFile> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -266,13 +274,14 @@ pub(crate) fn paused(path: &Path) -> Option<PauseFile> {
         Err(error) => return Some(PauseFile { reason: format!("{}: {error}", path.display()), since: None }),
     };
     let since = found.modified().ok().and_then(|at| jiff::Timestamp::try_from(at).ok());
-    // Only a file is read: a pipe by that name would never end.
+    // Only a regular file is read: reading a pipe could block for ever.
     let text = if found.is_file() { reason(path) } else { "not a regular file".to_owned() };
     let reason = if text.is_empty() { "no reason".to_owned() } else { text };
     Some(PauseFile { reason, since })
 }
 
-/// The first line, as much of it as a status carries, without what looks like a secret: anybody may copy anything to there.
+/// The first line, cut to the length for a status, without anything that looks like a secret: the file may
+/// have any content.
 fn reason(path: &Path) -> String {
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(LONGEST_REASON).read_to_end(&mut bytes));
@@ -285,7 +294,7 @@ fn reason(path: &Path) -> String {
     node::Scrubber::new([]).clean_and_cut(line.trim(), LONGEST_SHOWN)
 }
 
-/// Whether an agent on this node has installed, or seen loaded, a configuration with this hash.
+/// Whether an agent on this node has installed a configuration with this hash, or has observed it as loaded.
 pub(crate) fn knows(paths: &Paths, hash: &ConfigHash) -> Result<bool, AgentError> {
     let memory = records::memory(paths)?.memory;
     if memory.loaded.as_ref() == Some(hash) || paths.configuration(hash).exists() {
@@ -293,17 +302,17 @@ pub(crate) fn knows(paths: &Paths, hash: &ConfigHash) -> Result<bool, AgentError
     }
     let folder = paths.revisions();
     for name in atomic::entries(&folder)? {
-        // One that cannot be understood is no evidence.
-        let kept = records::read_revision(&folder.join(&name), &name).unwrap_or_default();
-        if kept.is_some_and(|content| content.hash() == *hash) {
+        // A revision that cannot be understood is no evidence.
+        let stored = records::read_revision(&folder.join(&name), &name).unwrap_or_default();
+        if stored.is_some_and(|content| content.hash() == *hash) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// Whether somebody listens on a socket. Never waits: a plugin that is being stopped accepts nobody any more, and
-/// whoever connects while its backlog is full would wait for as long as it lives.
+/// Whether a process listens on a socket. It never waits: a stopping plugin accepts no connection, and a
+/// blocking connect to a full backlog would wait until that process ends.
 pub(super) fn is_listening(socket: &Path) -> bool {
     let attempt = || {
         let address = SocketAddrUnix::new(socket)?;
@@ -311,6 +320,6 @@ pub(super) fn is_listening(socket: &Path) -> bool {
         let own = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         connect(&own, &address)
     };
-    // Full is there too.
+    // EAGAIN: a process listens, and its backlog is full.
     matches!(attempt(), Ok(()) | Err(Errno::AGAIN))
 }

@@ -1,8 +1,8 @@
-//! The node's disk: what is on it, and the one place that changes it.
+//! The node's disk: reads its state, and is the only place that changes it.
 //!
-//! Every file is written under a name that begins with a dot, synced, renamed, and its folder synced; so it is there
-//! whole or not at all, whatever happens when. What the agent itself remembers is below `/var/lib/keyward`. Everything
-//! blocks: callers on the runtime use `spawn_blocking`.
+//! Every file is written under a name that begins with a dot, synced and renamed, and its folder is synced.
+//! So a file exists whole or not at all, whenever the agent stops. The agent's memory is below
+//! `/var/lib/keyward`. Every function blocks: callers on the runtime use `spawn_blocking`.
 
 mod act;
 pub(crate) mod atomic;
@@ -16,7 +16,7 @@ mod tests;
 
 use std::fs::File;
 
-pub(crate) use kept::{KeptRevisions, kept_revisions};
+pub(crate) use kept::{StoredRevisions, stored_revisions};
 use keyward_core::ids::hex;
 pub(crate) use look::knows;
 pub(crate) use records::has_memory;
@@ -28,34 +28,34 @@ use crate::error::AgentError;
 use crate::paths::Paths;
 use crate::settings::Owner;
 
-/// The disk of one node, held by one agent.
+/// The disk of one node, locked by one agent.
 #[derive(Debug)]
 pub struct Disk {
     node: String,
     paths: Paths,
     owner: Owner,
-    /// Held for as long as the agent lives; the kernel lets go of it when the process ends, however it does.
+    /// Locked while the agent runs. The kernel releases the lock when the process ends, however it ends.
     lock: Option<File>,
 }
 
-/// The disk as it is seen beside the agent that holds it.
+/// The disk as read without the lock, which an agent may hold.
 #[derive(Debug)]
-pub(crate) struct Glance(Disk);
+pub(crate) struct UnlockedDisk(Disk);
 
-impl Glance {
-    /// Takes nothing over and changes nothing.
+impl UnlockedDisk {
+    /// Takes no lock and changes nothing.
     pub(crate) fn new(node: &str, paths: Paths, owner: Owner) -> Self {
         Self(Disk { node: node.to_owned(), paths, owner, lock: None })
     }
 
-    /// Everything that is there.
+    /// The state of the disk.
     pub(crate) fn look(&self) -> Result<keyward_core::node::Disk, AgentError> {
         Ok(self.0.look()?.disk)
     }
 }
 
 impl Disk {
-    /// Takes the node's disk over: makes the agent's folders, locks them, removes what an earlier agent left half done.
+    /// Creates the agent's folders, locks the disk, and removes unfinished files of an earlier agent.
     pub fn open(node: &str, paths: Paths, owner: Owner) -> Result<Self, AgentError> {
         let ours =
             [paths.state(), paths.instances(), paths.revisions(), paths.configurations(), paths.recovered()];
@@ -94,7 +94,7 @@ impl Disk {
     }
 }
 
-/// SHA-256 in hex: whether something is as it was written.
+/// SHA-256 in hex. It shows whether a file has changed since it was written.
 fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }

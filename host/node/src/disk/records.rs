@@ -1,4 +1,4 @@
-//! What the agent remembers on disk, and how it is written.
+//! The records of the agent's memory on disk, and how they are written.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,24 +16,24 @@ use super::atomic;
 use crate::error::AgentError;
 use crate::paths::Paths;
 
-/// `state.json`, and `state.copy.json`: everything small. Written whole each time, so that its parts never disagree.
+/// `state.json` and `state.copy.json`: all small facts. Written as a whole, so that its parts always agree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Memory {
-    /// High-water mark of keyIDs (S5).
+    /// The highest key number that was ever used (invariant: one-number-one-kek).
     #[serde(rename = "highestKeyID")]
     pub(super) highest_key_id: KeyId,
-    /// Which generation each key's link is to lead to.
+    /// The generation to which each key's link must lead.
     pub(super) serving: BTreeMap<u64, String>,
     pub(super) key_checks: BTreeMap<u64, KeyCheck>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) preflight: Option<PreflightAnswer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refusal: Option<RefusalRecord>,
-    /// What the API server was last seen to have loaded.
+    /// The last configuration that the API server was observed to have loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) loaded: Option<ConfigHash>,
-    /// The revision that was to be in force when something else was loaded.
+    /// The revision that should have been in force when another configuration was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) drift: Option<Revision>,
 }
@@ -47,24 +47,24 @@ pub(super) struct RefusalRecord {
     pub(super) attempts: u32,
 }
 
-/// `instances/{name}.json`: written last, so that its presence says that the files are there.
+/// `instances/{name}.json`. It is written last: if it exists, so do the instance's files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct InstanceRecord {
     pub(super) digest: PluginDigest,
-    /// Allotted once, kept as long as the instance lives.
+    /// Allocated once. They stay the same for the life of the instance.
     #[serde(default)]
     pub(super) ports: BTreeMap<String, u16>,
-    /// SHA-256, in hex, of each file that it was given. This record is as private as the files are.
+    /// SHA-256, in hex, of each of its files. This record is as private as the files.
     #[serde(default)]
     pub(super) sums: BTreeMap<String, String>,
-    /// The SHA-256, in hex, of the manifest that was written last; absent before the first.
+    /// SHA-256, in hex, of the last written manifest. Absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) manifest: Option<String>,
     /// How often it was started as a trial.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) tries: u32,
-    /// How often its manifest or its files were written anew because somebody else had changed them.
+    /// How often its manifest or its files were written again because something else had changed them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) repairs: u32,
 }
@@ -74,18 +74,19 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-/// The agent's memory: of `state.json`, else of its copy.
+/// The agent's memory, from `state.json` or else from its copy.
 #[derive(Debug)]
 pub(super) struct Remembered {
     pub(super) memory: Memory,
-    /// Why it is not from `state.json`.
+    /// Why `state.json` was not used.
     pub(super) lost: Option<String>,
 }
 
-/// Reads it.
+/// Reads the agent's memory.
 ///
 /// # Errors
-/// Neither file can be understood. A copy never counts as absent because the other file is.
+/// Neither file can be understood. A copy that cannot be understood does not count as absent if `state.json`
+/// is absent.
 pub(super) fn memory(paths: &Paths) -> Result<Remembered, AgentError> {
     let (path, copy) = (paths.memory(), paths.memory_copy());
     let lost = match read(&path) {
@@ -107,18 +108,18 @@ pub(super) fn memory(paths: &Paths) -> Result<Remembered, AgentError> {
     }
 }
 
-/// Writes both. The copy first: it is never behind.
+/// Writes both files. The copy is first, so that it is never older.
 pub(super) fn write_memory(paths: &Paths, memory: &Memory) -> Result<(), AgentError> {
     write(&paths.memory_copy(), memory)?;
     write(&paths.memory(), memory)
 }
 
-/// Whether an agent has ever worked here.
+/// Whether an agent has ever run on this node.
 pub(crate) fn has_memory(paths: &Paths) -> bool {
     paths.memory().exists() || paths.memory_copy().exists()
 }
 
-/// A record, or none where there is no file.
+/// A record. None if there is no file.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, AgentError> {
     let Some(bytes) = atomic::read(path)? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| corrupt(path, &error))
@@ -130,13 +131,13 @@ pub(super) fn write(path: &Path, record: &impl Serialize) -> Result<(), AgentErr
     atomic::write(path, &bytes, None)
 }
 
-/// serde's words may quote what it read.
+/// serde's error text may quote the file, so only its position is used.
 fn corrupt(path: &Path, error: &serde_json::Error) -> AgentError {
     let why = format!("line {} column {}", error.line(), error.column());
     AgentError::Corrupt { path: path.to_owned(), why }
 }
 
-/// A kept revision: its Secret's data.
+/// Stores a revision: the data of its Secret.
 pub(super) fn write_revision(path: &Path, content: &RevisionContent) -> Result<(), AgentError> {
     let data = content.encode();
     let encoded: BTreeMap<&String, String> =
@@ -144,7 +145,8 @@ pub(super) fn write_revision(path: &Path, content: &RevisionContent) -> Result<(
     write(path, &encoded)
 }
 
-/// The inverse. One that cannot be understood counts as not kept: it is fetched again.
+/// Reads a stored revision. One that cannot be understood counts as not stored, and is read from its Secret
+/// again.
 pub(super) fn read_revision(path: &Path, name: &str) -> Result<Option<RevisionContent>, AgentError> {
     let Some(encoded) = read::<BTreeMap<String, String>>(path)? else { return Ok(None) };
     let broken = |why: String| AgentError::Corrupt { path: path.to_owned(), why };

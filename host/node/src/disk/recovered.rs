@@ -1,5 +1,6 @@
-//! What an admin replaced by hand, a file each. Whoever replaces is another process than the agent that builds on it, so
-//! they have a lock of their own, held for one change at a time.
+//! The credentials that an admin replaced on this node, one file each. The command that replaces them and the
+//! agent that uses them are two processes, so these files have their own lock, which is taken for one change
+//! at a time.
 
 use std::fs::File;
 
@@ -26,8 +27,8 @@ struct Record {
     replaces: Vec<PluginDigest>,
     values: Vec<Value>,
     salt: String,
-    #[serde(default)]
-    withdrawn: bool,
+    #[serde(default, rename = "withdrawn")]
+    rolled_back: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -36,7 +37,7 @@ struct Value {
     value: String,
 }
 
-/// All of a node's.
+/// All recovered credentials of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Recoveries {
     paths: Paths,
@@ -47,7 +48,7 @@ impl Recoveries {
         Self { paths }
     }
 
-    /// By key and number. One that cannot be understood counts as not there.
+    /// All, by key and number. A record that cannot be understood is ignored.
     pub(crate) fn all(&self) -> Result<Vec<Recovered>, AgentError> {
         let folder = self.paths.recovered();
         let mut all = Vec::new();
@@ -59,11 +60,13 @@ impl Recoveries {
                 Ok(record) => match record.map(decode) {
                     Some(Some(one)) if self.paths.recovery(one.key_id, one.number) == path => all.push(one),
                     Some(_) => {
-                        tracing::warn!(path = %path.display(), "no record of something replaced by hand");
+                        tracing::warn!(path = %path.display(), "a file in the folder of recovered credentials is not a record; it is ignored");
                     }
                     None => {}
                 },
-                Err(error @ AgentError::Corrupt { .. }) => tracing::warn!(%error, "it counts as not there"),
+                Err(error @ AgentError::Corrupt { .. }) => {
+                    tracing::warn!(%error, "the record of a recovered credential cannot be read; it is ignored");
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -71,7 +74,7 @@ impl Recoveries {
         Ok(all)
     }
 
-    /// Keeps one, under the next number of its key. Gives it with that number.
+    /// Stores a credential under the next number of its key, and returns it with that number.
     pub(crate) fn add(&self, one: Recovered) -> Result<Recovered, AgentError> {
         for folder in [self.paths.state(), self.paths.recovered()] {
             atomic::private_folder(&folder)?;
@@ -84,10 +87,10 @@ impl Recoveries {
         Ok(one)
     }
 
-    /// It failed: whoever builds on it stops.
-    pub(crate) fn withdraw(&self, one: &Recovered) -> Result<(), AgentError> {
+    /// Records that a replacement failed, so that its plugin stops.
+    pub(crate) fn roll_back(&self, one: &Recovered) -> Result<(), AgentError> {
         let _lock = self.lock()?;
-        // It may be forgotten by now.
+        // The agent may have deleted it.
         if atomic::read(&self.paths.recovery(one.key_id, one.number))?.is_none() {
             return Ok(());
         }
@@ -118,7 +121,7 @@ impl Recoveries {
                 })
                 .collect(),
             salt: STANDARD.encode(one.salt.expose()),
-            withdrawn: one.withdrawn,
+            rolled_back: one.withdrawn,
         };
         records::write(&self.paths.recovery(one.key_id, one.number), &record)
     }
@@ -144,6 +147,6 @@ fn decode(record: Record) -> Option<Recovered> {
             .map(|one| Some((one.source.clone(), bytes(&one.value)?)))
             .collect::<Option<_>>()?,
         salt: bytes(&record.salt)?,
-        withdrawn: record.withdrawn,
+        withdrawn: record.rolled_back,
     })
 }

@@ -45,7 +45,7 @@ fn record(image: &str) -> PluginRecord {
     }
 }
 
-/// A revision that is all plugin data: what its configuration says is of no matter to the disk.
+/// A revision with plugin data. Its configuration does not matter to the disk.
 fn content(image: &str) -> Arc<RevisionContent> {
     let config = EncryptionConfiguration::decode(REVISION_ZERO.as_bytes()).unwrap();
     let mut content = RevisionContent::new(config, [(KeyId(1), record(image))].into());
@@ -78,7 +78,7 @@ impl Place {
         Disk::open("cp-1", self.paths(), owner).unwrap()
     }
 
-    /// Every file below the folder, for what must not be left behind.
+    /// Every file below the folder.
     fn files(&self) -> Vec<String> {
         fn walk(folder: &Path, found: &mut Vec<String>, root: &Path) {
             for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -115,7 +115,7 @@ fn observed(disk: &Disk, target: Option<&Arc<RevisionContent>>) -> Observed {
 
 fn act(disk: &Disk, target: Option<&Arc<RevisionContent>>, steps: &[Step]) {
     for step in steps {
-        // Each step may be done twice.
+        // Each step can be repeated.
         for _ in 0..2 {
             disk.act(step, &observed(disk, target)).unwrap_or_else(|error| panic!("{step}: {error}"));
         }
@@ -135,7 +135,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn an_instance_comes_and_goes_step_by_step() {
+fn an_instance_is_created_and_removed_step_by_step() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     let before = place.files();
@@ -156,7 +156,7 @@ fn an_instance_comes_and_goes_step_by_step() {
     let manifest = fs::read_to_string(paths.manifest(&one)).unwrap();
     assert!(manifest.contains(&file.to_string_lossy().into_owned()) && !manifest.contains("s3cr3t"));
 
-    // Its files must be as they were.
+    // A changed file is found and written again.
     fs::write(&file, b"S3CR3T").unwrap();
     assert!(!seen().files);
     let port = |text: &str| text.lines().find(|line| line.contains("containerPort")).unwrap().to_owned();
@@ -174,7 +174,7 @@ fn an_instance_comes_and_goes_step_by_step() {
 }
 
 #[test]
-fn what_somebody_edits_is_seen_and_written_anew() {
+fn edited_files_and_manifests_are_found_and_written_again() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     let (content, one) = (content("one"), instance("one"));
@@ -202,7 +202,7 @@ fn what_somebody_edits_is_seen_and_written_anew() {
         assert_eq!((fs::read(&file).unwrap(), mode(&file)), (good[0].clone(), 0o600), "{what}");
     }
 
-    // A manifest is ours by its name, whatever it says by now; and of what it says nothing is believed.
+    // By its name an edited manifest is Keyward's. Its content is not used.
     let text = String::from_utf8(good[1].clone()).unwrap();
     let edits = [text.replace("one", "two"), text.replace("plugin-digest", "x"), "not: [a pod".to_owned()];
     for (repairs, edited) in (5..).zip(edits) {
@@ -212,7 +212,7 @@ fn what_somebody_edits_is_seen_and_written_anew() {
         assert!(!seen().edited && seen().repairs == repairs, "{:?}", seen());
         assert_eq!(fs::read(&manifest).unwrap(), good[1]);
     }
-    // The next agent knows as much; one that is not needed any more goes, edited or not.
+    // A restarted agent finds the same. An edited instance that is not needed any more is removed.
     fs::write(&manifest, "").unwrap();
     drop(disk);
     let disk = place.open();
@@ -236,12 +236,12 @@ fn starts_of_a_trial_are_counted_until_it_stays() {
         disk.act(&trial, &observed(&disk, Some(&content))).unwrap();
         assert!(seen().trial && seen().tries == tries && manifest().contains("restartPolicy: Never"));
         manifests.push(manifest());
-        // Neither another agent nor files that were written anew forget it.
+        // Writing the files again does not reset the count.
         act(&disk, Some(&content), &[Step::WriteFiles(one.clone())]);
         assert_eq!(seen().tries, tries);
     }
     manifests.dedup();
-    assert_eq!(manifests.len(), 3, "the kubelet takes each for another pod");
+    assert_eq!(manifests.len(), 3, "each is another pod for the kubelet");
     act(&disk, Some(&content), &[Step::RemovePod(one.clone())]);
     assert!(!seen().trial && seen().tries == 3);
     act(&disk, Some(&content), &[write_pod(&one)]);
@@ -249,27 +249,28 @@ fn starts_of_a_trial_are_counted_until_it_stays() {
 }
 
 #[test]
-fn whoever_does_not_accept_is_not_waited_for() {
+fn a_socket_with_a_full_backlog_is_not_waited_for() {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let place = Place::new();
     let socket = place.folder.path().join("kms.sock");
-    assert!(!look::is_listening(&socket), "nothing there");
+    assert!(!look::is_listening(&socket), "no socket");
     let listener =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .unwrap();
     rustix::net::bind(&listener, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
     assert!(!look::is_listening(&socket), "bound, and not listening");
     rustix::net::listen(&listener, 0).unwrap();
-    // Far more than fit: one that waited would wait for ever. Connections stay in the backlog though nobody holds them.
+    // Far more than the backlog: a blocking connect would wait for ever. Closed connections stay in the
+    // backlog.
     for _ in 0..100 {
         assert!(look::is_listening(&socket));
     }
     drop(listener);
-    assert!(!look::is_listening(&socket), "left behind");
+    assert!(!look::is_listening(&socket), "a socket file without a listener");
 }
 
 #[test]
-fn a_link_in_place_of_a_folder_gives_nothing_away() {
+fn the_owner_of_a_linked_folder_is_not_changed() {
     let place = Place::new();
     let (theirs, link) = (place.folder.path().join("theirs"), place.folder.path().join("link"));
     fs::create_dir(&theirs).unwrap();
@@ -277,17 +278,17 @@ fn a_link_in_place_of_a_folder_gives_nothing_away() {
     let root = rustix::process::geteuid().is_root();
     let owner = Owner::here();
     let refused = atomic::owned_folder(&link, owner, atomic::Lasting::Yes).unwrap_err();
-    assert!(matches!(&refused, AgentError::Io { doing: "giving away", .. }), "{refused}");
+    assert!(matches!(&refused, AgentError::Io { doing: "changing the owner of", .. }), "{refused}");
     let uid = |path: &Path| std::os::unix::fs::MetadataExt::uid(&fs::symlink_metadata(path).unwrap());
     assert_eq!(uid(&theirs), rustix::process::geteuid().as_raw());
-    // What is no link goes to its owner, folder and file.
+    // The owner of a folder and of a file is set.
     atomic::owned_folder(&theirs, owner, atomic::Lasting::Yes).unwrap();
     atomic::write(&theirs.join("file"), b"x", Some(owner)).unwrap();
     assert_eq!((uid(&theirs), uid(&theirs.join("file"))), (owner.uid, owner.uid), "as root: {root}");
 }
 
 #[test]
-fn what_was_loaded_is_remembered() {
+fn the_loaded_configuration_is_recorded() {
     let place = Place::new();
     let disk = place.open();
     let hash = ConfigHash::of(b"a");
@@ -296,7 +297,7 @@ fn what_was_loaded_is_remembered() {
 }
 
 #[test]
-fn two_instances_of_a_key_have_ports_of_their_own() {
+fn two_instances_of_a_key_have_different_ports() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     for image in ["one", "two"] {
@@ -310,7 +311,7 @@ fn two_instances_of_a_key_have_ports_of_their_own() {
 }
 
 #[test]
-fn a_link_is_renamed_over_and_made_anew_after_a_reboot() {
+fn a_link_is_replaced_by_a_rename_and_its_record_survives_a_reboot() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     let link = paths.link(KeyId(1));
@@ -331,13 +332,13 @@ fn a_link_is_renamed_over_and_made_anew_after_a_reboot() {
 }
 
 #[test]
-fn what_a_configuration_replaces_can_be_put_back() {
+fn a_replaced_configuration_can_be_restored() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     let foreign = b"apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: []\n";
     fs::create_dir_all(paths.config().parent().unwrap()).unwrap();
     fs::write(paths.config(), foreign).unwrap();
-    // Held open, since the inode of a file that is gone is soon another file's.
+    // The old file stays open: otherwise another file could get its inode.
     let mut before = fs::File::open(paths.config()).unwrap();
 
     let content = content("one");
@@ -359,7 +360,7 @@ fn what_a_configuration_replaces_can_be_put_back() {
     let refusal = disk.look().unwrap().with_refusal_age(|_| Duration::from_secs(7)).refusal.unwrap();
     assert_eq!((refusal.revision, refusal.attempts, refusal.elapsed.as_secs()), (Revision(1), 3, 7));
 
-    // Revision 0 is known by heart, a kept revision by its number.
+    // Revision 0 is built in. A stored revision is found by its hash.
     let zero = ConfigHash::of(REVISION_ZERO.as_bytes());
     act(&disk, None, &[Step::PutBack { hash: zero.clone(), refused: None }]);
     assert_eq!(fs::read(paths.config()).unwrap(), REVISION_ZERO.as_bytes());
@@ -374,11 +375,11 @@ fn what_a_configuration_replaces_can_be_put_back() {
 }
 
 #[test]
-fn of_files_edited_by_hand_the_newest_are_kept() {
+fn only_the_newest_copies_of_edited_files_are_kept() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     fs::create_dir_all(paths.config().parent().unwrap()).unwrap();
-    // A clock that was ahead: what is put aside now looks older than what was.
+    // The clock was ahead: a new copy looks older than the earlier ones.
     let ahead = SystemTime::now() + Duration::from_hours(1);
     let edited: Vec<[u8; 1]> = (0..7).map(|n| [n]).collect();
     for (n, text) in (0..).zip(&edited) {
@@ -404,7 +405,7 @@ fn the_high_water_mark_never_falls() {
 }
 
 #[test]
-fn one_agent_at_a_time() {
+fn only_one_agent_can_open_the_disk() {
     let place = Place::new();
     let disk = place.open();
     let owner = disk.owner;
@@ -432,7 +433,7 @@ fn leftovers_of_a_killed_agent_are_removed() {
         fs::write(folder.join(".half.json.keyward-new"), "half").unwrap();
         fs::write(folder.join(".theirs"), "whole").unwrap();
     }
-    // Nobody takes an unfinished file for a finished one.
+    // Only unfinished files are removed.
     let _disk = place.open();
     for folder in &folders {
         assert!(!folder.join(".half.json.keyward-new").exists(), "{}", folder.display());
@@ -441,12 +442,12 @@ fn leftovers_of_a_killed_agent_are_removed() {
 }
 
 #[test]
-fn what_cannot_be_understood_is_not_taken_for_something_else() {
+fn an_unreadable_revision_or_instance_is_written_again_and_unreadable_memory_is_an_error() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     let content = content("one");
     act(&disk, Some(&content), &[Step::KeepRevision(Revision(1)), Step::WriteFiles(instance("one"))]);
-    // A revision or an instance is written anew; the agent's memory is not guessed.
+    // A revision or an instance is written again. The agent's memory is not guessed.
     fs::write(paths.revision(Revision(1)), "{").unwrap();
     fs::write(paths.instance(&instance("one")), "{").unwrap();
     fs::write(paths.configuration(&ConfigHash::of(b"a")), "b").unwrap();
@@ -465,9 +466,9 @@ fn what_cannot_be_understood_is_not_taken_for_something_else() {
     assert!(!error.to_string().contains("s3cr3t"));
 }
 
-/// The high-water mark of keys and the instance that each key's link leads to are in it.
+/// The memory has the highest key number and the instance to which each key's link leads.
 #[test]
-fn a_corrupt_memory_is_restored_from_its_copy_and_nothing_is_lost() {
+fn a_corrupt_memory_is_restored_from_its_copy_without_loss() {
     let place = Place::new();
     let (disk, paths) = (place.open(), place.paths());
     act(
@@ -478,9 +479,9 @@ fn a_corrupt_memory_is_restored_from_its_copy_and_nothing_is_lost() {
     let whole = fs::read(paths.memory()).unwrap();
     for corrupt in ["{", "", "{\"highestKeyID\": \"s3cr3t\"}", "null"] {
         fs::write(paths.memory(), corrupt).unwrap();
-        // Beside the agent, nothing is changed.
+        // Nothing is changed without the lock.
         let owner = Owner { uid: 0, gid: 0 };
-        let seen = Glance::new("cp-1", paths.clone(), owner).look().unwrap();
+        let seen = UnlockedDisk::new("cp-1", paths.clone(), owner).look().unwrap();
         assert_eq!((seen.highest_key_id, seen.drift), (KeyId(8), Some(Revision(3))), "{corrupt}");
         assert_eq!(fs::read_to_string(paths.memory()).unwrap(), corrupt);
 
@@ -491,7 +492,7 @@ fn a_corrupt_memory_is_restored_from_its_copy_and_nothing_is_lost() {
     }
     fs::remove_file(paths.memory()).unwrap();
     assert_eq!(disk.look().unwrap().disk.highest_key_id, KeyId(8));
-    // Without both there was none; and one that cannot be understood is not absent because the other is.
+    // A copy that cannot be understood is an error, also if state.json is absent.
     fs::remove_file(paths.memory()).unwrap();
     fs::write(paths.memory_copy(), "{").unwrap();
     assert!(matches!(disk.look().unwrap_err(), AgentError::Corrupt { .. }));

@@ -6,7 +6,7 @@ use super::{CONFIG, Missing, Refusal};
 const FILE: &str = "encryption-provider-config";
 const RELOAD: &str = "encryption-provider-config-automatic-reload";
 
-/// Which of the flags are not among these, and which have another value.
+/// Keyward's flags that are not among these, and those that have another value.
 pub(super) fn examine(flags: &Flags) -> (Vec<Missing>, Vec<Refusal>) {
     let (mut missing, mut refusals) = (Vec::new(), Vec::new());
     match flags.get(FILE) {
@@ -24,13 +24,13 @@ pub(super) fn examine(flags: &Flags) -> (Vec<Missing>, Vec<Refusal>) {
     (missing, refusals)
 }
 
-/// Flags of ours that are given several values, of which kubeadm versions choose differently.
+/// Keyward's flags that have several values, of which kubeadm versions choose different ones.
 pub(super) fn ambiguous(flags: &Flags) -> Vec<Refusal> {
     let differs = |name: &&'static str| flags.all(name).any(|value| Some(value) != flags.get(name));
     [FILE, RELOAD].into_iter().filter(differs).map(|name| Refusal::Twice { name }).collect()
 }
 
-/// As Go reads it.
+/// Whether Go reads the value as true.
 fn is_true(value: &str) -> bool {
     matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }

@@ -1,4 +1,4 @@
-//! `ClusterConfiguration`, as it is stored in ConfigMap `kube-system/kubeadm-config`.
+//! Edits `ClusterConfiguration`, which is stored in the ConfigMap `kube-system/kubeadm-config`.
 
 use serde_json::{Map, Value, json};
 
@@ -9,17 +9,17 @@ use super::{Examined, Missing, Refusal, arguments, folders, lines, pod};
 const WHAT: &str = "ClusterConfiguration";
 const SECTION: &str = "apiServer";
 
-/// How arguments are written.
+/// The version, which decides the form of arguments.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
-    /// A map, name to value.
+    /// A map of names to values.
     V1beta3,
     /// A list of names and values.
     V1beta4,
 }
 
-/// What it lacks and what is wrong with it, and the configuration with what it lacks; all but its part about the API
-/// server stays byte for byte.
+/// The missing parts and the mistakes of a configuration, and the configuration with the missing parts.
+/// Everything except `apiServer` stays byte for byte.
 pub fn examine(text: &str) -> Examined {
     let (config, version, section) = match read(text) {
         Ok(read) => read,
@@ -39,10 +39,10 @@ pub fn examine(text: &str) -> Examined {
     Examined { edited: edit(text, config, version, section, &missing), missing, refusals }
 }
 
-/// The API server's flags that it gives.
+/// The API server's flags in a configuration.
 ///
 /// # Errors
-/// It is not understood.
+/// The configuration cannot be understood.
 pub fn flags(text: &str) -> Result<Flags, Refusal> {
     let (_, version, section) = read(text)?;
     given(&section, version)
@@ -85,7 +85,7 @@ fn edit(
         all.insert(SECTION.to_owned(), Value::Object(section.clone()));
     }
     let text = with_section(text, &section)?;
-    let misplaced = || shape("apiServer is not a block of its own");
+    let misplaced = || shape("apiServer is not a YAML block");
     if parse(&text).map_err(|_| misplaced())? != wanted {
         return Err(misplaced());
     }
@@ -102,7 +102,7 @@ fn given(section: &Map<String, Value>, version: Version) -> Result<Flags, Refusa
             .iter()
             .map(|argument| (normalized(&field(argument, "name")), field(argument, "value")))
             .collect(),
-        _ => return Err(shape("apiServer.extraArgs is of another version's form")),
+        _ => return Err(shape("apiServer.extraArgs has the form of another kubeadm version")),
     };
     Ok(Flags(flags))
 }
@@ -137,14 +137,14 @@ fn add_flag(
     Ok(())
 }
 
-/// The text with another part about the API server.
+/// The text with this `apiServer`.
 fn with_section(text: &str, section: &Map<String, Value>) -> Result<String, Refusal> {
     let fresh = serde_saphyr::to_string(&json!({SECTION: section}))
         .map_err(|error| Refusal::Unparsable { what: WHAT, why: error.to_string() })?;
     let mut all = lines::of(text);
     let heading = format!("{SECTION}:");
     let begins = all.iter().position(|line| line.starts_with(&heading));
-    // In the first column of a map are only its keys, and dashes of lists.
+    // The first column of a map has only its keys and the dashes of lists.
     let belongs = |line: &String| line.starts_with([' ', '-', '#']) || line.trim().is_empty();
     let range = match begins {
         Some(at) => at..at + 1 + all.iter().skip(at + 1).take_while(|line| belongs(line)).count(),
@@ -157,7 +157,7 @@ fn with_section(text: &str, section: &Map<String, Value>) -> Result<String, Refu
 
 fn version(config: &Value) -> Result<Version, Refusal> {
     if field(config, "kind") != "ClusterConfiguration" {
-        return Err(shape("it is of another kind"));
+        return Err(shape("it is not a ClusterConfiguration"));
     }
     match field(config, "apiVersion").as_str() {
         "kubeadm.k8s.io/v1beta3" => Ok(Version::V1beta3),
@@ -177,7 +177,7 @@ fn list_mut<'a>(section: &'a mut Map<String, Value>, key: &str) -> Result<&'a mu
     list.ok_or_else(|| shape(&format!("apiServer.{key} is not a list")))
 }
 
-/// The value of a key, which is made where it is missing or null.
+/// The value of a key, which is created if it is missing or null.
 fn some<'a>(section: &'a mut Map<String, Value>, key: &str, empty: impl FnOnce() -> Value) -> &'a mut Value {
     let value = section.entry(key.to_owned()).or_insert(Value::Null);
     if value.is_null() {
@@ -190,7 +190,7 @@ fn field(value: &Value, key: &str) -> String {
     value.get(key).map(scalar).unwrap_or_default()
 }
 
-/// A string; a number or a boolean as it is written. `null` is an empty string, as for Go.
+/// A string, or the text of a number or boolean. `null` is an empty string, as in Go.
 fn scalar(value: &Value) -> String {
     match value {
         Value::Null => String::new(),

@@ -1,4 +1,4 @@
-//! The node's disk, as far as `prepare` reads and changes it.
+//! The files on the node's disk that `prepare` reads and changes.
 
 use std::fs;
 use std::io::Read as _;
@@ -13,19 +13,19 @@ use crate::disk::{atomic, has_memory, knows};
 use crate::error::AgentError;
 use crate::paths::Paths;
 
-/// The kubelet reads no larger manifest.
+/// The largest manifest that the kubelet reads.
 const LARGEST: u64 = 10 << 20;
 
-/// What is at the path of the API server's configuration.
+/// The file at the path of the API server's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Installed {
     /// No file.
     Nothing,
     /// Revision 0, byte for byte.
     RevisionZero,
-    /// What this node's agent installed, or has seen loaded.
+    /// A configuration that this node's agent installed, or has observed as loaded.
     Ours,
-    /// Something else.
+    /// Another file.
     Foreign,
 }
 
@@ -36,7 +36,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Of the node whose root this is.
+    /// The files of the node with these paths.
     pub fn new(paths: Paths) -> Self {
         Self { paths }
     }
@@ -46,17 +46,18 @@ impl Files {
         self.paths.manifests().join("kube-apiserver.yaml")
     }
 
-    /// Where former versions are kept: outside of the folder that the kubelet reads, which would start them.
+    /// The folder of previous versions. It is outside of the folder of manifests, where the kubelet would
+    /// start them.
     pub fn backups(&self) -> PathBuf {
         self.paths.backups()
     }
 
-    /// The file that the API server is to read.
+    /// The file that the API server must read.
     pub fn config_path(&self) -> PathBuf {
         self.paths.config()
     }
 
-    /// The manifest's text; `None` where there is none.
+    /// The manifest's text. `None` if there is none.
     pub fn manifest(&self) -> Result<Option<String>, AgentError> {
         let path = self.manifest_path();
         let bytes = atomic::read(&path)?;
@@ -64,8 +65,9 @@ impl Files {
         text.map_err(|_| AgentError::Corrupt { path, why: "it is not UTF-8".to_owned() })
     }
 
-    /// Other files of the manifests' folder that define kube-apiserver, or of which that is not known. The kubelet reads
-    /// each regular file whose name does not begin with a dot, whatever its ending, and follows links.
+    /// Other files in the folder of manifests that define or may define kube-apiserver. The kubelet reads
+    /// each regular file whose name does not begin with a dot, with any extension, and follows links
+    /// (kubernetes: manifest-folder).
     pub fn other_definitions(&self) -> Result<Vec<Refusal>, AgentError> {
         let (folder, own) = (self.paths.manifests(), self.manifest_path());
         let list = || -> std::io::Result<Vec<PathBuf>> {
@@ -79,7 +81,7 @@ impl Files {
         Ok(paths.iter().filter_map(|path| other_definition(path)).collect())
     }
 
-    /// What the API server would read.
+    /// The file that the API server would read.
     pub fn installed(&self) -> Result<Installed, AgentError> {
         let Some(bytes) = atomic::read(&self.paths.config())? else { return Ok(Installed::Nothing) };
         if bytes == REVISION_ZERO.as_bytes() {
@@ -89,7 +91,7 @@ impl Files {
         Ok(if ours { Installed::Ours } else { Installed::Foreign })
     }
 
-    /// Whether an agent has ever worked here.
+    /// Whether an agent has ever run on this node.
     pub fn has_state(&self) -> bool {
         has_memory(&self.paths)
     }
@@ -103,7 +105,7 @@ impl Files {
         atomic::write(&path, REVISION_ZERO.as_bytes(), None)
     }
 
-    /// Keeps a former version. The same one twice is kept once.
+    /// Stores a previous version. The same text is stored once.
     pub fn keep(&self, name: &str, text: &str) -> Result<PathBuf, AgentError> {
         let hash = ConfigHash::of(text.as_bytes());
         let digits: String = hash.0.trim_start_matches("sha256:").chars().take(12).collect();
@@ -113,7 +115,7 @@ impl Files {
         Ok(path)
     }
 
-    /// Replaces the manifest: whole, or not at all.
+    /// Replaces the manifest as a whole or not at all.
     pub fn replace_manifest(&self, text: &str) -> Result<(), AgentError> {
         atomic::write(&self.manifest_path(), text.as_bytes(), None)
     }
@@ -125,7 +127,7 @@ fn other_definition(path: &Path) -> Option<Refusal> {
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => return None,
         Ok(_) => {}
-        // A file that is removed meanwhile, or a link that leads nowhere: the kubelet finds none either.
+        // The file was removed meanwhile, or a link has no target: the kubelet finds no file either.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
         Err(error) => return unknown(error.to_string()),
     }
@@ -133,7 +135,7 @@ fn other_definition(path: &Path) -> Option<Refusal> {
     let read = fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
     match read {
         Err(error) => return unknown(error.to_string()),
-        // The kubelet refuses it.
+        // The kubelet refuses a larger file.
         Ok(length) if u64::try_from(length).is_ok_and(|length| length > LARGEST) => return None,
         Ok(_) => {}
     }

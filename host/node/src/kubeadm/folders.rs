@@ -1,28 +1,28 @@
-//! The two folders. A folder is mounted and never a file: a mount of a file would hold on to the old one when another is
-//! renamed over it.
+//! The mounts of Keyward's two folders in the API server's container. A mount of a single file would keep the
+//! old file when another one is renamed over it.
 
 use super::{Missing, Refusal};
 
 const FOLDERS: [(&str, &str); 2] =
     [("keyward-encryption", "/etc/kubernetes/encryption"), ("keyward-plugins", "/var/run/kmsplugin")];
 
-/// A mount as the API server's container has it.
+/// A mount of the API server's container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
-    /// Of its volume.
+    /// The name of its volume.
     pub name: String,
-    /// In the container.
+    /// The path in the container.
     pub path: String,
-    /// The part of the volume that is mounted, where it is not all of it.
+    /// The part of the volume that is mounted. `None` for the whole volume.
     pub sub_path: Option<String>,
-    /// On the node; `None` where it is something else than a path of the node.
+    /// The path on the node. `None` if the volume is not a path of the node.
     pub source: Option<String>,
-    /// Kubernetes' word for what is at that path.
+    /// The type of a hostPath volume.
     pub kind: String,
 }
 
-/// Which of the folders are not among these mounts, and where something else is mounted instead. `names` are those of all
-/// volumes.
+/// The folders that are not among these mounts, and the paths at which something else is mounted. `names` are
+/// the names of all volumes.
 pub(super) fn examine(mounts: &[Mount], names: &[String]) -> (Vec<Missing>, Vec<Refusal>) {
     let (mut missing, mut refusals) = (Vec::new(), Vec::new());
     for (name, path) in FOLDERS {
@@ -31,7 +31,7 @@ pub(super) fn examine(mounts: &[Mount], names: &[String]) -> (Vec<Missing>, Vec<
         for mount in mounts {
             let at = clean(&mount.path);
             let why = if at.starts_with(&below) {
-                Some(format!("inside {path}, which is mounted as a whole"))
+                Some(format!("a path inside {path}, which must be mounted as a whole folder"))
             } else if at == path {
                 found = true;
                 is_other(mount, path)
@@ -54,12 +54,12 @@ pub(super) fn examine(mounts: &[Mount], names: &[String]) -> (Vec<Missing>, Vec<
 /// Why a mount is not the whole folder of the node.
 fn is_other(mount: &Mount, path: &str) -> Option<String> {
     if let Some(sub_path) = &mount.sub_path {
-        return Some(format!("with subPath {sub_path:?}, so that the API server sees another folder"));
+        return Some(format!("with subPath {sub_path:?}, so the API server sees another folder"));
     }
     match mount.source.as_deref().map(clean) {
         Some(source) if source == path => {}
-        Some(source) => return Some(format!("from {source} of the node")),
-        None => return Some("from something else than a folder of the node".to_owned()),
+        Some(source) => return Some(format!("from the node's folder {source}")),
+        None => return Some("from something other than a folder of the node".to_owned()),
     }
     let is_folder = matches!(mount.kind.as_str(), "" | "Directory" | "DirectoryOrCreate");
     (!is_folder).then(|| format!("as a {}", mount.kind))

@@ -1,18 +1,18 @@
-//! Additions to lists of a YAML text, line by line: every other byte stays, line endings included. The caller reads the
-//! result again to see that it means what it should.
+//! Adds items to lists of a YAML text, line by line. Every other byte stays, including line endings. The
+//! caller parses the result again to check its meaning.
 
-/// A list that stands under a key, an item a line or more.
+/// A list under a key, whose items have one or more lines each.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct List {
     /// Spaces before each item's dash.
     indent: usize,
     /// The line on which each item begins.
     items: Vec<usize>,
-    /// The first line behind it.
+    /// The first line after it.
     end: usize,
 }
 
-/// The only list under a key of this name; `None` where there are several, or it is written in another way.
+/// The only list under a key of this name. `None` if there are several, or if it has another form.
 pub(super) fn list(lines: &[String], key: &str) -> Option<List> {
     let heading = format!("{key}:");
     let mut found = lines.iter().enumerate().filter_map(|(at, line)| {
@@ -20,13 +20,13 @@ pub(super) fn list(lines: &[String], key: &str) -> Option<List> {
         (text == heading).then_some((at, line.trim_end().len() - text.len()))
     });
     let (Some((at, column)), None) = (found.next(), found.next()) else { return None };
-    let behind = || lines.iter().enumerate().skip(at + 1).filter(|(_, line)| !is_remark(line));
-    let indent = behind().next().map(|(_, line)| spaces(line))?;
+    let following = || lines.iter().enumerate().skip(at + 1).filter(|(_, line)| !is_comment(line));
+    let indent = following().next().map(|(_, line)| spaces(line))?;
     if indent < column {
         return None;
     }
     let mut list = List { indent, items: Vec::new(), end: at + 1 };
-    for (at, line) in behind() {
+    for (at, line) in following() {
         let begins = spaces(line) == indent && line.trim_start().starts_with("- ");
         if spaces(line) <= indent && !begins {
             break;
@@ -39,7 +39,8 @@ pub(super) fn list(lines: &[String], key: &str) -> Option<List> {
     (!list.items.is_empty()).then_some(list)
 }
 
-/// Puts an item before the one of this number, or at the end. Its further lines come with their own indentation.
+/// Inserts an item before the one with this index, or at the end. Further lines of the item bring their own
+/// indentation.
 pub(super) fn insert(lines: &mut Vec<String>, list: &List, before: usize, item: &[String]) {
     let at = list.items.get(before).copied().unwrap_or(list.end);
     let margin = " ".repeat(list.indent);
@@ -49,7 +50,7 @@ pub(super) fn insert(lines: &mut Vec<String>, list: &List, before: usize, item: 
         .enumerate()
         .map(|(n, line)| format!("{margin}{} {line}{ending}", if n == 0 { "-" } else { " " }))
         .collect();
-    // Behind a last line without an ending, the new last line has none either.
+    // If the last line has no line ending, the new last line has none either.
     if let (Some(last), Some(new)) = (at.checked_sub(1).and_then(|at| lines.get_mut(at)), fresh.last_mut())
         && !last.ends_with('\n')
     {
@@ -59,12 +60,12 @@ pub(super) fn insert(lines: &mut Vec<String>, list: &List, before: usize, item: 
     lines.splice(at..at, fresh);
 }
 
-/// How this text ends its lines.
+/// The line ending of this text.
 pub(super) fn ending(lines: &[String]) -> &'static str {
     if lines.first().is_some_and(|line| line.ends_with("\r\n")) { "\r\n" } else { "\n" }
 }
 
-/// Where a name belongs in a list that is sorted by name.
+/// The index of a name in a list that is sorted by name.
 pub(super) fn place<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> usize {
     let mut count = 0;
     for (at, other) in names.enumerate() {
@@ -76,12 +77,12 @@ pub(super) fn place<'a>(names: impl Iterator<Item = &'a str>, name: &str) -> usi
     count
 }
 
-/// The lines, each with its ending.
+/// The lines, each with its line ending.
 pub(super) fn of(text: &str) -> Vec<String> {
     text.split_inclusive('\n').map(str::to_owned).collect()
 }
 
-/// Without indentation and the dashes of lists that begin on this line.
+/// The line without indentation and without the dashes of lists that begin on it.
 fn bare(line: &str) -> &str {
     let mut text = line.trim();
     while let Some(rest) = text.strip_prefix("- ") {
@@ -94,7 +95,7 @@ fn spaces(line: &str) -> usize {
     line.len() - line.trim_start_matches(' ').len()
 }
 
-fn is_remark(line: &str) -> bool {
+fn is_comment(line: &str) -> bool {
     let text = line.trim();
     text.is_empty() || text.starts_with('#')
 }

@@ -1,4 +1,4 @@
-//! `/etc/kubernetes/manifests/kube-apiserver.yaml`.
+//! Edits `/etc/kubernetes/manifests/kube-apiserver.yaml`.
 
 use serde_json::{Value, json};
 
@@ -9,10 +9,10 @@ use super::{Examined, Missing, OLDEST, Refusal, arguments, folders, lines};
 
 const WHAT: &str = "kube-apiserver.yaml";
 
-/// The API server of a manifest, as far as Keyward depends on it.
+/// The parts of an API server's manifest that Keyward depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Of the image's tag; `None` where the tag does not say.
+    /// The version in the image's tag. `None` if the tag has no version.
     pub version: Option<(u32, u32)>,
     /// Its flags.
     pub flags: Flags,
@@ -23,24 +23,24 @@ pub struct Server {
     probes: Vec<pod::Probe>,
 }
 
-/// What is wrong with it, or worth knowing, that only an admin can change.
+/// Faults and notes that only an admin can act on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remarks {
-    /// Probes that restart the server while one KMS of several does not answer.
+    /// Probes that restart the server while any KMS does not answer.
     pub faults: Vec<String>,
-    /// Worth knowing.
+    /// Information without a fault.
     pub notes: Vec<String>,
 }
 
-/// Reads it as the kubelet and kube-apiserver do.
+/// Reads a manifest as the kubelet and kube-apiserver do.
 ///
 /// # Errors
-/// It is not understood, and so nothing is known of what it lacks.
+/// The manifest cannot be understood, so its missing parts are not known.
 pub fn read(text: &str) -> Result<Server, Refusal> {
     of(&parse(text)?)
 }
 
-/// What a manifest lacks and what is wrong with it, and the manifest with what it lacks.
+/// The missing parts and the mistakes of a manifest, and the manifest with the missing parts.
 pub fn examine(text: &str) -> Examined {
     let server = match read(text) {
         Ok(server) => server,
@@ -57,28 +57,28 @@ pub fn examine(text: &str) -> Examined {
 }
 
 impl Server {
-    /// What only an admin can change.
+    /// Faults and notes that only an admin can act on.
     pub fn remarks(&self) -> Remarks {
         let mut remarks = Remarks::default();
         if self.version.is_none() {
-            remarks.notes.push("the image's tag does not show the API server's version".to_owned());
+            remarks.notes.push("the API server's version cannot be read from the image's tag".to_owned());
         }
         for pod::Probe { name, asks } in &self.probes {
             match asks {
                 Asks::Port => {}
                 Asks::Command => remarks.notes.push(format!(
-                    "{name} runs a command; where that asks /healthz or /readyz, have it ask /livez: the other two fail while \
-                     any one KMS does not answer"
+                    "{name} runs a command; if it asks /healthz or /readyz, change it to /livez: the other two fail while \
+                     any KMS does not answer"
                 )),
                 Asks::Path(path) => match needs_every_kms(path) {
                     Some(true) => remarks.faults.push(format!(
-                        "{name} asks {}, which fails while any one KMS does not answer: the kubelet would restart \
-                         kube-apiserver for ever; have it ask /livez",
+                        "{name} asks {}, which fails while any KMS does not answer, so the kubelet would restart \
+                         kube-apiserver again and again; change it to /livez",
                         path.split('?').next().unwrap_or_default()
                     )),
                     Some(false) => {}
                     None => remarks.notes.push(format!(
-                        "{name} asks {path}; /livez is the path that does not depend on a KMS"
+                        "{name} asks {path}; only /livez does not depend on a KMS"
                     )),
                 },
             }
@@ -87,7 +87,8 @@ impl Server {
     }
 }
 
-/// Whether a probe's path fails with any one KMS; `None` where that is not known.
+/// Whether a probe's path fails while any KMS does not answer (kubernetes: kms-gates-readyz-not-livez).
+/// `None` if that is not known.
 fn needs_every_kms(path: &str) -> Option<bool> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let query = query.split('#').next().unwrap_or_default();
@@ -107,7 +108,7 @@ fn of(value: &Value) -> Result<Server, Refusal> {
     let servers = pod.api_servers();
     let [server] = servers.as_slice() else {
         return Err(shape(&format!(
-            "{} of its containers run kube-apiserver, in place of one",
+            "{} of its containers run kube-apiserver; exactly one must",
             servers.len()
         )));
     };
@@ -139,7 +140,7 @@ fn of(value: &Value) -> Result<Server, Refusal> {
     })
 }
 
-/// The text with what is missing, where that can be added line by line.
+/// The text with the missing parts, if they can be added line by line.
 fn edit(text: &str, before: &Server, missing: &[Missing]) -> Result<String, Refusal> {
     if missing.is_empty() {
         return Ok(text.to_owned());
@@ -153,8 +154,8 @@ fn edit(text: &str, before: &Server, missing: &[Missing]) -> Result<String, Refu
         }
     }
     let text = written.concat();
-    // The additions are there, and change nothing of the rest: neither for YAML nor for the API server.
-    let misplaced = || shape("the additions would not be where they must");
+    // The result must have the additions and change nothing else, both as YAML and for the API server.
+    let misplaced = || shape("the change would not have the intended result");
     if parse(&text).map_err(|_| misplaced())? != wanted {
         return Err(misplaced());
     }
@@ -167,7 +168,7 @@ fn edit(text: &str, before: &Server, missing: &[Missing]) -> Result<String, Refu
     Ok(text)
 }
 
-/// As kubeadm does with what an admin gave it: behind all others.
+/// Adds a flag at the end, where kubeadm adds an admin's flags (kubernetes: kubeadm-orders-what-it-adds).
 fn add_flag(pod: &mut Value, written: &mut Vec<String>, name: &str, value: &str) -> Result<(), Refusal> {
     let argument = format!("--{name}={value}");
     let list = lines::list(written, "command").ok_or_else(|| by_line("command"))?;
@@ -177,7 +178,7 @@ fn add_flag(pod: &mut Value, written: &mut Vec<String>, name: &str, value: &str)
     Ok(())
 }
 
-/// As kubeadm does: sorted by name.
+/// Adds a folder, sorted by name as kubeadm does.
 fn add_folder(pod: &mut Value, written: &mut Vec<String>, name: &str, path: &str) -> Result<(), Refusal> {
     let mounts = container_mut(pod).and_then(|server| array_mut(server, "volumeMounts"));
     let mount = json!({"mountPath": path, "name": name, "readOnly": true});
@@ -231,7 +232,7 @@ fn array_mut<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Vec<Value>> 
 }
 
 fn by_line(key: &str) -> Refusal {
-    shape(&format!("it does not have exactly one list `{key}` with an item a line"))
+    shape(&format!("it does not have exactly one list `{key}` with one item per line"))
 }
 
 fn shape(why: &str) -> Refusal {

@@ -1,10 +1,11 @@
-//! What kubeadm makes, and what `prepare` changes of it: the API server's static pod, and `ClusterConfiguration`, from which
-//! `kubeadm upgrade` and `kubeadm join` make that pod again.
+//! The files of kubeadm that `prepare` changes: the API server's static pod, and `ClusterConfiguration`, from
+//! which `kubeadm upgrade` and `kubeadm join` create that pod again
+//! (kubernetes: kubeadm-makes-the-manifest-again).
 //!
-//! [`manifest`] and [`cluster_configuration`] are pure: they read a text, name what it lacks and what is wrong with it, and
-//! give the same text with what was missing; every other byte of it stays. The new text is read again before it is handed
-//! out; where it does not say exactly what was meant, it is refused. What an admin set to something else is never changed.
-//! [`Files`] is the node's disk.
+//! [`manifest`] and [`cluster_configuration`] do no I/O. They read a text, list what it lacks and its
+//! mistakes, and return the text with the missing parts. Every other byte stays (decision 0072). The new text
+//! is parsed again, and is refused if the result is not exactly the intended one. A different value that an
+//! admin set is never changed. [`Files`] reads and writes the node's disk.
 
 mod arguments;
 pub mod cluster_configuration;
@@ -26,42 +27,42 @@ pub use words::{Flags, SWITCHES, parse as parse_words};
 
 /// The file that the API server reads, as its arguments name it.
 pub const CONFIG: &str = "/etc/kubernetes/encryption/config.json";
-/// Servers before this one do not report which configuration they have loaded (the metric `last_config_info`).
+/// Older servers do not report which configuration they have loaded (the metric `last_config_info`).
 pub const OLDEST: (u32, u32) = (1, 34);
 
-/// A text, looked at.
+/// The result of examining a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Examined {
-    /// What it lacks.
+    /// The parts that it lacks.
     pub missing: Vec<Missing>,
-    /// What is there and is not Keyward's to change.
+    /// The parts that are wrong, and that Keyward must not change.
     pub refusals: Vec<Refusal>,
-    /// The text with what it lacked, or why that cannot be added automatically.
+    /// The text with the missing parts, or why they cannot be added automatically.
     pub edited: Result<String, Refusal>,
 }
 
 impl Examined {
-    /// Nothing is known of a text that is not understood.
+    /// The result for a text that cannot be understood.
     fn not_understood(refusal: Refusal) -> Self {
         Self { missing: Vec::new(), refusals: vec![refusal.clone()], edited: Err(refusal) }
     }
 }
 
-/// Something that Keyward needs and that is not there.
+/// A part that Keyward needs and that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// A flag of the API server.
     Flag {
-        /// Without the dashes.
+        /// Its name, without the dashes.
         name: &'static str,
-        /// What it is to be.
+        /// The value that it must have.
         value: &'static str,
     },
-    /// A folder of the node that the API server sees at its own path.
+    /// A folder of the node that is mounted in the API server's container at the same path.
     Folder {
-        /// Of volume and mount.
+        /// The name of the volume and of the mount.
         name: &'static str,
-        /// On the node, and in the container.
+        /// The path on the node and in the container.
         path: &'static str,
     },
 }
@@ -75,85 +76,85 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Why a text is not touched.
+/// Why a text is not changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Not YAML.
+    /// The text is not YAML.
     #[error("{what} cannot be read: {why}; fix it first")]
     Unparsable {
-        /// Which text.
+        /// The text.
         what: &'static str,
-        /// Where and why.
+        /// The position and the reason.
         why: String,
     },
-    /// YAML, and not what kubeadm writes.
-    #[error("{what} is not as kubeadm writes it: {why}; make the change by hand (docs/install.md)")]
+    /// The text is YAML, but does not have the form that kubeadm writes.
+    #[error("{what} is not as kubeadm writes it: {why}; make the change manually (docs/install.md)")]
     Shape {
-        /// Which text.
+        /// The text.
         what: &'static str,
-        /// What is otherwise.
+        /// The difference.
         why: String,
     },
     /// Another encryption configuration is in use.
     #[error(
-        "the API server reads its encryption configuration from {path}, which is not Keyward's, and Keyward does not take \
-         it over: decrypt what is stored by it, then remove the flag (docs/install.md, \"Where somebody encrypts already\")"
+        "the API server reads its encryption configuration from {path}, which is not Keyward's. Keyward does not adopt it: \
+         decrypt what it encrypted, then remove the flag (docs/install.md, \"Where somebody encrypts already\")"
     )]
     Foreign {
         /// The flag's value.
         path: String,
     },
-    /// Keyward cannot work with what a flag says.
+    /// Keyward cannot work with the value of a flag.
     #[error("--{name} is {value:?} and must be {wanted:?}; remove it or change it")]
     Flag {
-        /// Without the dashes.
+        /// Its name, without the dashes.
         name: &'static str,
-        /// As it is.
+        /// Its value.
         value: String,
-        /// As it must be.
+        /// The value that it must have.
         wanted: &'static str,
     },
-    /// Versions of kubeadm choose differently between two values.
-    #[error("--{name} is given twice with different values; leave one of them")]
+    /// A flag has two values, of which versions of kubeadm choose different ones.
+    #[error("--{name} is given twice with different values; keep only one")]
     Twice {
-        /// Without the dashes.
+        /// Its name, without the dashes.
         name: &'static str,
     },
-    /// Something else is mounted where Keyward's folders must be.
+    /// Something else is mounted at the path of a folder of Keyward.
     #[error("{path} is mounted already, {why}; remove that mount")]
     Mounted {
-        /// In the container.
+        /// The path in the container.
         path: String,
-        /// What is wrong with it.
+        /// The mistake.
         why: String,
     },
     /// The kubelet reads another file that defines the API server.
     #[error(
-        "{path} also defines kube-apiserver: the kubelet reads every file of this folder whose name does not begin with a \
-         dot, and of two pods of one name it runs the last; move it out of the folder"
+        "{path} also defines kube-apiserver; move it out of the folder. The kubelet reads every file of this folder whose \
+         name does not begin with a dot, and of two Pods with the same name it runs the last"
     )]
     SecondDefinition {
-        /// On the node.
+        /// The path on the node.
         path: String,
     },
     /// Another file that the kubelet reads may define the API server.
     #[error(
-        "whether {path} also defines kube-apiserver is not known: {why}; the kubelet reads every file of this folder whose \
-         name does not begin with a dot; fix it, or move it out of the folder"
+        "it is not known whether {path} also defines kube-apiserver: {why}; fix it, or move it out of the folder. The \
+         kubelet reads every file of this folder whose name does not begin with a dot"
     )]
     Neighbour {
-        /// On the node.
+        /// The path on the node.
         path: String,
-        /// Why it is not understood.
+        /// Why it cannot be understood.
         why: String,
     },
-    /// A volume of ours would have the name of another.
-    #[error("a volume is called {name} and is not mounted as Keyward needs it; give it another name")]
+    /// Another volume has the name of a volume of Keyward.
+    #[error("a volume is named {name} but is not mounted as Keyward needs it; rename it")]
     NameTaken {
-        /// Of the volume.
+        /// The name of the volume.
         name: &'static str,
     },
-    /// It does not report what it has loaded.
+    /// The API server does not report which configuration it has loaded.
     #[error("kube-apiserver {}.{} does not report which configuration it has loaded; Keyward needs {}.{} or later", version.0, version.1, OLDEST.0, OLDEST.1)]
     TooOld {
         /// Major and minor.

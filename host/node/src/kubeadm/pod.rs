@@ -1,13 +1,13 @@
-//! A static pod manifest as the kubelet reads it: JSON where it begins with a brace, else the first document of a YAML
-//! file. Only the fields that matter for the API server are looked at; of these, a value of another type is an error and
-//! never counts as absent.
+//! Parses a static pod manifest as the kubelet does: as JSON if it begins with a brace, else as the first
+//! document of a YAML file. Only fields that matter for the API server are read. A value of another type is
+//! an error and never counts as absent (decision 0071).
 
 use serde_json::Value;
 
 /// The name of the API server's container and of its program.
 pub(super) const API_SERVER: &str = "kube-apiserver";
 
-/// A Pod, as far as Keyward looks at it.
+/// The fields of a Pod that Keyward uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pod {
     pub(super) name: String,
@@ -15,7 +15,7 @@ pub(super) struct Pod {
     pub(super) volumes: Vec<Volume>,
 }
 
-/// A container, init containers included.
+/// A container or init container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Container {
     pub(super) name: String,
@@ -37,7 +37,7 @@ pub(super) struct VolumeMount {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Volume {
     pub(super) name: String,
-    /// Path and type; `None` where it is not a path of the node.
+    /// Path and type. `None` if it is not a path of the node.
     pub(super) host_path: Option<(String, String)>,
 }
 
@@ -54,14 +54,14 @@ pub(super) enum Asks {
     Path(String),
     /// The container itself.
     Command,
-    /// A port.
+    /// A TCP or gRPC port.
     Port,
 }
 
 impl Container {
-    /// Whether it runs kube-apiserver, as far as a manifest shows.
+    /// Whether it runs kube-apiserver, judged by the manifest.
     fn is_api_server(&self) -> bool {
-        // A word may be a whole command of a shell.
+        // An argument may be a whole shell command.
         let separates =
             |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`' | ';' | '|' | '&' | '(' | ')');
         let program = |word: &str| word.rsplit('/').next() == Some(API_SERVER);
@@ -78,7 +78,7 @@ impl Pod {
         self.containers.iter().filter(|container| container.is_api_server()).collect()
     }
 
-    /// Whether the kubelet takes it for the API server's pod: by its name or by what it runs.
+    /// Whether it is the API server's pod, by its name or by its program.
     pub(super) fn is_api_server(&self) -> bool {
         self.name == API_SERVER || !self.api_servers().is_empty()
     }
@@ -87,18 +87,18 @@ impl Pod {
 /// Whether a manifest's pod runs kube-apiserver, or has its name.
 ///
 /// # Errors
-/// It is not understood, with the reason.
+/// The manifest cannot be understood.
 pub fn defines_api_server(manifest: &[u8]) -> Result<bool, String> {
     Ok(pod(&parse(manifest)?)?.is_some_and(|pod| pod.is_api_server()))
 }
 
-/// The value of a manifest.
+/// The parsed value of a manifest.
 ///
 /// # Errors
 /// It is not text, not YAML or JSON, or the kubelet and Keyward may read it differently.
 pub(super) fn parse(bytes: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())?;
-    // YAML 1.1, as Go reads it: `yes` is true, and `010` is eight.
+    // YAML 1.1, like Go's parser: `yes` is true, and `010` is eight.
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let read = |text: &str| -> Result<Vec<Value>, String> {
         serde_saphyr::from_multiple_with_options(text, options.clone()).map_err(|error| place(&error))
@@ -113,19 +113,19 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Value, String> {
     }
     let json: Value = serde_json::from_str(text)
         .map_err(|error| format!("line {} column {}: it is not JSON", error.line(), error.column()))?;
-    // Go merges the values of a name that is given twice; a YAML reader refuses it.
+    // Go merges the values of a name that is given twice. A YAML parser refuses it.
     if read(text)? == [json.clone()] {
         Ok(json)
     } else {
-        Err("it is not the same as JSON and as YAML".to_owned())
+        Err("it has different meanings as JSON and as YAML".to_owned())
     }
 }
 
-/// Where, without what is there: a manifest may hold a password in its environment.
+/// The position of an error without the content: a manifest may have a password in its environment.
 fn place(error: &serde_saphyr::Error) -> String {
     match error.location() {
         Some(location) => format!(
-            "line {} column {}: it is not YAML that both the kubelet and Keyward read alike",
+            "line {} column {}: the kubelet and Keyward may read this YAML differently",
             location.line(),
             location.column()
         ),
@@ -133,10 +133,10 @@ fn place(error: &serde_saphyr::Error) -> String {
     }
 }
 
-/// The Pod of a manifest; `None` where it is an object of another kind, which the kubelet does not run.
+/// The Pod of a manifest. `None` if it is an object of another kind, which the kubelet does not run.
 ///
 /// # Errors
-/// A field has a value of another type, and is named.
+/// A field has a value of another type. The error names the field.
 pub(super) fn pod(value: &Value) -> Result<Option<Pod>, String> {
     let kind = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     if (kind("apiVersion"), kind("kind")) != ("v1", "Pod") {
@@ -196,7 +196,7 @@ fn read_volume(volume: &Field<'_>) -> Result<Volume, String> {
     Ok(Volume { name: volume.field("name").text()?, host_path })
 }
 
-/// A value and where it is. What is not given and `null` are the same, as for Go.
+/// A value and its path. A missing value and `null` are the same, as in Go.
 struct Field<'a> {
     path: String,
     value: &'a Value,

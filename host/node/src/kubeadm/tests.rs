@@ -1,6 +1,6 @@
 use super::*;
 
-/// As kubeadm writes it, shortened.
+/// A manifest of kubeadm, shortened.
 const MANIFEST: &str = "\
 apiVersion: v1
 kind: Pod
@@ -57,7 +57,7 @@ networking:
   dnsDomain: cluster.local
 ";
 
-/// The text with what it lacked, and how much that was.
+/// The text with the missing parts, and their number.
 fn edit(examined: Examined) -> (String, usize) {
     assert_eq!(examined.refusals, []);
     (examined.edited.unwrap(), examined.missing.len())
@@ -67,12 +67,12 @@ fn added(old: &str, new: &str) -> Vec<String> {
     let mut rest = old.lines().peekable();
     let fresh = new.lines().filter(|line| rest.next_if_eq(line).is_none());
     let fresh: Vec<String> = fresh.map(|line| line.trim_start().to_owned()).collect();
-    assert_eq!(rest.next(), None, "nothing was taken away or moved");
+    assert_eq!(rest.next(), None, "a line was removed or moved");
     fresh
 }
 
 #[test]
-fn manifest_gets_flags_at_the_end_and_folders_in_their_places() {
+fn flags_are_added_to_a_manifest_at_the_end_and_folders_by_name() {
     let (edited, missing) = edit(manifest::examine(MANIFEST));
     assert_eq!(added(MANIFEST, &edited).len(), 16);
     let arguments = "\
@@ -150,7 +150,7 @@ fn every_other_byte_of_a_manifest_stays() {
 }
 
 #[test]
-fn what_half_of_is_there_is_made_whole() {
+fn a_manifest_with_one_missing_flag_is_completed() {
     let (edited, _) = edit(manifest::examine(MANIFEST));
     for line in edited.lines().filter(|line| line.contains("--encryption")) {
         let without = edited.replace(&format!("{line}\n"), "");
@@ -169,7 +169,7 @@ fn with_mount(mount: &str) -> String {
 }
 
 #[test]
-fn what_is_another_s_is_refused_with_what_to_do() {
+fn a_foreign_or_unsupported_manifest_is_refused_with_what_to_do() {
     let ours = edit(manifest::examine(MANIFEST)).0;
     let with_sub_path = |path: &str, key: &str| {
         ours.replace(
@@ -178,7 +178,7 @@ fn what_is_another_s_is_refused_with_what_to_do() {
         )
     };
     for (text, expected) in [
-        (with_flag("--encryption-provider-config=/etc/enc.yaml"), "decrypt what is stored by it"),
+        (with_flag("--encryption-provider-config=/etc/enc.yaml"), "decrypt what it encrypted"),
         (
             with_flag("--encryption-provider-config\n    - /etc/enc.yaml"),
             "from /etc/enc.yaml, which is not Keyward's",
@@ -187,20 +187,23 @@ fn what_is_another_s_is_refused_with_what_to_do() {
             with_flag("--encryption_provider_config=/etc/enc.yaml"),
             "from /etc/enc.yaml, which is not Keyward's",
         ),
-        // The parser takes the next word as the value, whatever it is.
+        // The parser takes any next argument as the value.
         (
             with_flag("--encryption-provider-config"),
             "from --tls-private-key-file=/etc/kubernetes/pki/apiserver.key",
         ),
         (with_flag("--encryption-provider-config=$(FILE)"), "write the value itself"),
         (with_flag("--encryption-provider-config-automatic-reload=false"), "must be \"true\""),
-        (with_flag("$(MORE)"), "kube-apiserver takes flags only"),
-        (with_mount("    - mountPath: /etc/kubernetes/encryption"), "from /etc/ssl/certs of the node"),
-        (with_mount("    - mountPath: /etc/kubernetes//encryption/."), "from /etc/ssl/certs of the node"),
+        (with_flag("$(MORE)"), "kube-apiserver takes only flags"),
+        (with_mount("    - mountPath: /etc/kubernetes/encryption"), "from the node's folder /etc/ssl/certs"),
+        (
+            with_mount("    - mountPath: /etc/kubernetes//encryption/."),
+            "from the node's folder /etc/ssl/certs",
+        ),
         (with_mount("    - mountPath: /etc/kubernetes/encryption/config.json"), "remove that mount"),
         (with_sub_path("/etc/kubernetes/encryption", "subPath"), "with subPath \"old\""),
         (with_sub_path("/var/run/kmsplugin", "subPathExpr"), "with subPath \"old\""),
-        (MANIFEST.replace("usr-share-ca-certificates", "keyward-plugins"), "give it another name"),
+        (MANIFEST.replace("usr-share-ca-certificates", "keyward-plugins"), "rename it"),
         (MANIFEST.replace("v1.36.3", "v1.33.9"), "1.34 or later"),
         (MANIFEST.replace("kind: Pod", "kind: Pod\nkind: Pod"), "cannot be read"),
         (MANIFEST.replace("kind: Pod", "kind: List"), "not a Pod"),
@@ -231,9 +234,9 @@ fn every_mistake_is_named_at_once() {
     assert_eq!(examined.missing.len(), 1, "{:?}", examined.missing);
 }
 
-/// Their additions are named, and made by hand.
+/// The admin makes these additions.
 #[test]
-fn what_is_missing_is_named_where_it_cannot_be_added_by_line() {
+fn missing_parts_that_cannot_be_added_by_line_are_named() {
     let flow = MANIFEST.replace(
         "  - command:\n    - kube-apiserver\n    - --advertise-address=10.0.0.1\n    - --tls-private-key-file=/etc/kubernetes/pki/apiserver.key\n",
         "  - command: [kube-apiserver, --advertise-address=10.0.0.1]\n",
@@ -281,7 +284,7 @@ fn flags_are_read_as_the_api_server_reads_them() {
 }
 
 #[test]
-fn probes_that_any_one_kms_fails_are_wrong() {
+fn a_probe_that_fails_while_any_kms_does_not_answer_is_a_fault() {
     let remarks = |text: &str| manifest::read(text).unwrap().remarks();
     let probed = |path: &str| remarks(&MANIFEST.replace("path: /livez", &format!("path: {path}")));
     for path in [
@@ -326,7 +329,7 @@ fn version_and_timeout_are_read() {
     assert_eq!(manifest::read(&by_digest).unwrap().version, Some((1, 36)));
 }
 
-/// The kubelet reads every file whose name does not begin with a dot, whatever its ending.
+/// The kubelet reads every file whose name does not begin with a dot, with any extension.
 #[test]
 fn a_second_definition_of_the_api_server_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -368,10 +371,11 @@ fn a_second_definition_of_the_api_server_is_named() {
     std::os::unix::fs::symlink(files.manifest_path(), manifests.join("link")).unwrap();
     assert_eq!(named().len(), 1);
     std::fs::remove_file(manifests.join("link")).unwrap();
-    // What is not understood may be one.
+    // A file that cannot be understood may define one.
     write("broken.yaml", "kind: Pod\n\tno: YAML");
     let found = named();
-    assert!(found[0].contains("broken.yaml also defines kube-apiserver is not known: line "), "{found:?}");
+    assert!(found[0].starts_with("it is not known whether "), "{found:?}");
+    assert!(found[0].contains("broken.yaml also defines kube-apiserver: line "), "{found:?}");
 }
 
 #[test]
@@ -420,21 +424,21 @@ apiVersion: kubeadm.k8s.io/v1beta4
 }
 
 #[test]
-fn kubeadm_s_configuration_is_refused_where_it_is_not_understood() {
-    for (text, says) in [
+fn a_kubeadm_configuration_that_cannot_be_understood_is_refused() {
+    for (text, expected) in [
         (V1BETA4.replace("v1beta4", "v1beta5"), "neither v1beta3 nor v1beta4"),
-        (V1BETA4.replace("kind: Cluster", "kind: Init"), "another kind"),
-        (V1BETA4.replace("apiServer: {}", "apiServer: {extraArgs: {a: b}}"), "another version's form"),
+        (V1BETA4.replace("kind: Cluster", "kind: Init"), "not a ClusterConfiguration"),
+        (V1BETA4.replace("apiServer: {}", "apiServer: {extraArgs: {a: b}}"), "form of another kubeadm version"),
         (
             V1BETA4.replace(
                 "apiServer: {}",
                 "apiServer: {extraArgs: [{name: encryption-provider-config, value: /x}]}",
             ),
-            "decrypt what is stored by it",
+            "decrypt what it encrypted",
         ),
         (
             V1BETA4.replace("apiServer: {}", "apiServer: {extraArgs: [{name: encryption_provider-config, value: /x}]}"),
-            "decrypt what is stored by it",
+            "decrypt what it encrypted",
         ),
         (
             V1BETA4.replace(
@@ -446,6 +450,9 @@ fn kubeadm_s_configuration_is_refused_where_it_is_not_understood() {
         (V1BETA4.replace("apiServer: {}", "apiServer: ["), "cannot be read"),
     ] {
         let refusals = cluster_configuration::examine(&text).refusals;
-        assert!(refusals.iter().any(|refusal| refusal.to_string().contains(says)), "{says}: {refusals:?}");
+        assert!(
+            refusals.iter().any(|refusal| refusal.to_string().contains(expected)),
+            "{expected}: {refusals:?}"
+        );
     }
 }

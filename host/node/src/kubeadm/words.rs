@@ -1,7 +1,8 @@
-//! The words of kube-apiserver's command, read as its own parser (pflag) reads them: `--name=value`, `--name value`, a
-//! switch alone, `_` for `-` in a name, and the last value of a flag that is given twice.
+//! Parses the arguments of kube-apiserver as its own parser does (kubernetes: flags-are-read-by-pflag):
+//! `--name=value`, `--name value`, a switch alone, `_` for `-` in a name, and the last value of a flag that
+//! is given twice.
 
-/// Flags that take no word after them: alone they mean true. All others take the next word as their value.
+/// Switches: alone they mean true. All other flags take the next argument as their value.
 pub const SWITCHES: [&str; 29] = [
     "aggregator-reject-forwarding-redirect",
     "allow-privileged",
@@ -34,41 +35,42 @@ pub const SWITCHES: [&str; 29] = [
     "watch-cache",
 ];
 
-/// Flags whose value Keyward looks at, and which take one.
+/// The flags with a value that Keyward uses.
 const VALUED: [&str; 2] = ["encryption-provider-config", "request-timeout"];
 
-/// Names without dashes, and values, in the order given.
+/// The names, without dashes, and the values, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub(super) Vec<(String, String)>);
 
 impl Flags {
-    /// The value that counts: the last one.
+    /// The last value, which is the one that kube-apiserver uses.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().rfind(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
-    /// Every value that is given.
+    /// All values of a flag.
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// A flag's name as the parser compares it.
+/// A flag's name in the form that the parser compares.
 pub(super) fn normalized(name: &str) -> String {
     name.replace('_', "-")
 }
 
-/// The flags of these words, which follow the program's name.
+/// The flags in these arguments, which follow the program's name.
 ///
 /// # Errors
-/// A word is one that kube-apiserver refuses, or what it does with the word after it is not known.
+/// kube-apiserver refuses an argument, or it is not known whether an argument takes the next one as its
+/// value.
 pub fn parse(words: &[&str]) -> Result<Flags, String> {
     let mut flags = Vec::new();
     let mut rest = words.iter().copied();
     while let Some(word) = rest.next() {
         if let Some(flag) = word.strip_prefix("--") {
             if flag.is_empty() {
-                // Behind it are no flags any more, and kube-apiserver takes no other words.
+                // No flags follow, and kube-apiserver takes no other arguments.
                 break;
             }
             let (name, value) = long(flag, &mut rest)?;
@@ -93,7 +95,7 @@ fn long<'a>(
     let plain =
         |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     if name.is_empty() || name.starts_with('-') || !plain(name) {
-        return Err(format!("its word --{flag} is not a flag"));
+        return Err(format!("its argument --{flag} is not a flag"));
     }
     let name = normalized(name);
     let value = match value {
@@ -104,13 +106,13 @@ fn long<'a>(
             let is_value = next.is_some_and(|word| !word.starts_with('-') || VALUED.contains(&name.as_str()));
             if !is_value && (next.is_some() || VALUED.contains(&name.as_str())) {
                 return Err(format!(
-                    "whether --{name} takes the next word as its value is not known; write --{name}=VALUE"
+                    "it is not known whether --{name} takes the next argument as its value; write --{name}=VALUE"
                 ));
             }
             rest.next().unwrap_or_default().to_owned()
         }
     };
-    // The kubelet replaces `$(NAME)` in a container's words.
+    // The kubelet replaces `$(NAME)` in a container's arguments (kubernetes: the-kubelet-expands-variables).
     if value.contains('$')
         && (VALUED.contains(&name.as_str()) || name.starts_with("encryption-provider-config"))
     {
@@ -119,15 +121,15 @@ fn long<'a>(
     Ok((name, value))
 }
 
-/// The only flag with one dash, but for help.
+/// The only flag with one dash, except help.
 fn verbosity<'a>(short: &str, rest: &mut impl Iterator<Item = &'a str>) -> Result<String, String> {
-    let value = short.strip_prefix('v').ok_or_else(|| format!("its word -{short} is not a flag"))?;
+    let value = short.strip_prefix('v').ok_or_else(|| format!("its argument -{short} is not a flag"))?;
     let value = if value.is_empty() { rest.next().unwrap_or_default() } else { value };
     Ok(value.strip_prefix('=').unwrap_or(value).to_owned())
 }
 
 fn no_flag(word: &str) -> String {
-    // Only the first letters: a value that lost its flag may be a secret.
+    // Only the first letters: a value without its flag may be a secret.
     let begins: String = word.chars().take(12).collect();
-    format!("kube-apiserver takes flags only, and one of its words begins with {begins:?}")
+    format!("kube-apiserver takes only flags, but one argument begins with {begins:?}")
 }

@@ -1,9 +1,11 @@
-//! The health reporter: a sidecar of an API server on OpenShift that asks every KMS plugin beside it how it is, and
-//! publishes all the answers at once in the operator's CR (CONTRACT 3.8, 3.10).
+//! The health reporter: a sidecar of an API server on OpenShift. It calls Status of every KMS plugin beside
+//! that API server, and writes all reports at once to the operator resource (openshift: health-reporter,
+//! openshift: encryption-status).
 //!
-//! What lives here: the loop and its write; what an answer becomes in [`entry`]. It asks for Status and nothing else:
-//! what goes deeper is the node agent's, which knows key checks. Unlike upstream's, what it writes always satisfies the
-//! CRD (CONTRACT 5, defect 2), so that bad news arrive, and no plugin hides the others' reports.
+//! In this module: the loop and the write. [`entry`] converts an answer to a report. The reporter calls
+//! Status only. Full probes are the node agent's, which has the key checks. Unlike OpenShift's reporter, its
+//! reports always satisfy the CRD (openshift: reports-are-always-valid), so an unhealthy plugin is reported
+//! and does not hide the reports of the others.
 
 mod entry;
 mod socket;
@@ -26,20 +28,20 @@ pub use socket::{KmsSocket, NotASocket};
 
 use crate::watch::jittered;
 
-/// What the command line decides.
+/// The settings of a reporter, which its command line chooses.
 #[derive(Clone, Debug)]
 pub struct ReporterSettings {
     /// The plugins, each once.
     pub sockets: Vec<KmsSocket>,
-    /// From the beginning of one round to the next; up to a tenth is added.
+    /// From the start of one round to the next. Up to a tenth is added.
     pub interval: Duration,
-    /// Limit of asking one plugin.
+    /// Limit of the Status call of one plugin, with connecting.
     pub read_timeout: Duration,
     /// Limit of the write.
     pub write_timeout: Duration,
-    /// In whose name it is reported.
+    /// The node in the reports.
     pub node_name: String,
-    /// Where to.
+    /// The API server whose operator resource gets the reports.
     pub component: &'static Component,
 }
 
@@ -49,13 +51,13 @@ pub struct Reporter {
     api: Api<DynamicObject>,
     resource: ApiResource,
     manager: String,
-    /// What each plugin last called its KEK.
+    /// The last remote key id of each plugin.
     known: BTreeMap<String, String>,
-    /// What was said last of the write: it is said once.
-    said: Option<String>,
+    /// The error that the last write logged. Each error is logged once.
+    logged: Option<String>,
 }
 
-/// Kinds of OpenShift's operators: `KubeAPIServer` is `kubeapiservers`.
+/// The resource of an OpenShift operator. The plural of `KubeAPIServer` is `kubeapiservers`.
 fn resource(component: &Component) -> ApiResource {
     let (group, version, kind) = ("operator.openshift.io", "v1", component.operator);
     ApiResource {
@@ -68,26 +70,27 @@ fn resource(component: &Component) -> ApiResource {
 }
 
 impl Reporter {
-    /// Nothing is asked yet.
+    /// It makes no call.
     pub fn new(settings: ReporterSettings, client: Client) -> Self {
         let resource = resource(settings.component);
         Self {
             api: Api::all_with(client, &resource),
             resource,
-            // One a node: each owns its own node's entries, and no other's.
+            // One for each node: each manager owns only the reports of its node.
             manager: format!("kms-health-reporter-{}", hex(&Sha256::digest(&settings.node_name))),
             known: BTreeMap::new(),
-            said: None,
+            logged: None,
             settings,
         }
     }
 
-    /// Rounds until it is told to stop. A round that could not be written is lost: the next one tells what is then.
+    /// Runs rounds until `stop` is cancelled. A failed write is not repeated: the next round reports the
+    /// current state.
     pub async fn run(mut self, stop: CancellationToken) {
         tracing::info!(
             node = self.settings.node_name,
             plugins = self.settings.sockets.len(),
-            "reporting begins"
+            "health reporter started"
         );
         loop {
             let next = Instant::now() + jittered(self.settings.interval);
@@ -111,34 +114,35 @@ impl Reporter {
             key_check: None,
             make_key_check: false,
         };
-        let asked = self.settings.sockets.iter().map(|socket| async move {
-            // Connecting and asking have a deadline each; together they are to have no more.
+        let probes = self.settings.sockets.iter().map(|socket| async move {
+            // Connecting and Status have a deadline each. This one limits both together.
             let report = tokio::time::timeout(limit, probe(socket.path(), &spec)).await;
             (socket.key_id(), report.ok())
         });
         let mut entries = Vec::new();
-        for (key_id, report) in join_all(asked).await {
+        for (key_id, report) in join_all(probes).await {
             let known = self.known.get(key_id).map(String::as_str);
             let entry = entry::of(report.as_ref(), known, limit);
-            if let Some(id) = &entry.learnt {
+            if let Some(id) = &entry.answered {
                 self.known.insert(key_id.to_owned(), id.clone());
             }
             entries.push(entry.to_json(&self.settings.node_name, key_id));
         }
         let written = self.write(&entries).await;
-        let news = written.err();
-        if news != self.said {
-            match &news {
+        let error = written.err();
+        if error != self.logged {
+            match &error {
                 Some(error) => tracing::warn!("{error}"),
-                None => tracing::info!("reports are written"),
+                None => tracing::info!("health reports are written again"),
             }
-            self.said = news;
+            self.logged = error;
         }
     }
 
-    /// All entries in one server-side apply: what is not among them any more is removed by it.
+    /// Writes all reports in one server-side apply, which also removes earlier reports that are not among
+    /// them.
     async fn write(&self, entries: &[Value]) -> Result<(), String> {
-        // From the inside out: the path is that of the component's encryption status.
+        // Nests the object from the inside out, along the path of the component's encryption status.
         let fields = self.settings.component.status.split('/').filter(|field| !field.is_empty()).rev();
         let status = fields.fold(json!({"healthReports": entries}), |inner, field| json!({field: inner}));
         let mut object = json!({
@@ -155,7 +159,7 @@ impl Reporter {
         match tokio::time::timeout(self.settings.write_timeout, call).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(format!(
-                "{what} cannot be written: the API server has no such object. Reports have a place on OpenShift alone; elsewhere the node agent reports"
+                "{what} cannot be written: the API server has no such object. Health reports are stored on OpenShift only; on other platforms the node agent reports"
             )),
             Ok(Err(error)) => Err(format!("{what} cannot be written: {error}")),
             Err(_) => Err(format!("{what} was not written within {:?}", self.settings.write_timeout)),

@@ -1,11 +1,11 @@
-//! What can go wrong in a call to the API server, by kind.
+//! Errors of a call to the API server, by kind.
 
 use std::fmt;
 use std::time::Duration;
 
 use keyward_core::ids::GroupResource;
 
-/// A call that failed. Never holds a body: an answer about Secrets may carry their data.
+/// A call that failed. It never contains a body: a response about Secrets may contain their data.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{verb} {object}: {cause}")]
 pub struct CallError {
@@ -13,55 +13,55 @@ pub struct CallError {
     pub verb: &'static str,
     /// For example `secrets keyward-system/encryption-config-3`.
     pub object: String,
-    /// What happened.
+    /// Why.
     pub cause: Cause,
 }
 
 /// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Cause {
-    /// The API server answered, and refused.
+    /// The API server refused the request.
     #[error("{0}")]
     Refused(Box<Refusal>),
-    /// No answer in time; whether a write happened is not known.
-    #[error("no answer within {} s", .0.as_secs_f32())]
+    /// No response in time; it is not known whether a write happened.
+    #[error("no response within {} s", .0.as_secs_f32())]
     Timeout(Duration),
     /// The API server cannot be reached.
     #[error("cannot reach the API server: {0}")]
     Transport(String),
-    /// The answer is not of the type that was asked for. The position, and nothing of the text.
-    #[error("the answer cannot be read (line {line}, column {column})")]
+    /// The response is not of the requested type. Has the position, and nothing of the text.
+    #[error("the response cannot be parsed (line {line}, column {column})")]
     Malformed {
         /// Counted from 1.
         line: usize,
         /// Counted from 1.
         column: usize,
     },
-    /// The answer lacks what every answer of an API server has: it proves nothing.
-    #[error("the answer has no {0}")]
+    /// The response lacks a field that every response of an API server has: it proves nothing.
+    #[error("the response has no {0}")]
     Incomplete(&'static str),
-    /// The answer is longer than this many bytes.
-    #[error("the answer is longer than {0} bytes")]
+    /// The response is longer than this many bytes.
+    #[error("the response is longer than {0} bytes")]
     TooLong(usize),
-    /// The request could not be made: a mistake of ours.
+    /// The request could not be built: a bug of Keyward.
     #[error("the request cannot be built: {0}")]
     Request(String),
 }
 
-/// A `Status`, or what a proxy said in its place.
+/// A `Status`, or the response of a proxy in its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusal {
     /// HTTP status.
     pub code: u16,
-    /// The API server's `reason`; empty where the answer was no `Status`.
+    /// The API server's `reason`; empty if the response was not a `Status`.
     pub reason: String,
-    /// In its words, cut to a sensible length.
+    /// The API server's message, cut to a bounded length.
     pub message: String,
     /// `Retry-After`.
     pub retry_after: Option<Duration>,
-    /// With 410: where an expired list goes on.
+    /// With 410: where an expired list continues.
     pub continue_token: Option<String>,
-    /// What the refusal is about, in the API server's words; a webhook chooses its own.
+    /// The object that the API server names; a webhook chooses its own.
     pub about: About,
 }
 
@@ -93,11 +93,11 @@ impl fmt::Display for Refusal {
 /// The bounded label of a failure, for metrics, Events and conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Category {
-    /// It is not there.
+    /// The object does not exist.
     NotFound,
-    /// The API does not know this kind of object: CRDs are missing.
+    /// The API does not serve this kind of object: CRDs are missing.
     NotServed,
-    /// A precondition was lost: somebody else wrote first.
+    /// The precondition does not hold any more: another writer was first.
     Conflict,
     /// RBAC or an admission webhook refused.
     Forbidden,
@@ -107,13 +107,13 @@ pub enum Category {
     Expired,
     /// Too many requests.
     Throttled,
-    /// No answer in time.
+    /// No response in time.
     Timeout,
-    /// The API server is away, or not ready.
+    /// The API server cannot be reached, or is not ready.
     Unavailable,
-    /// It is there and cannot be read: the API server failed inside, as it does when it cannot decrypt.
+    /// The object exists and cannot be read: the API server had an internal error, as it has when it cannot decrypt.
     Unreadable,
-    /// An answer that makes no sense.
+    /// The response is not what an API server sends.
     Malformed,
 }
 
@@ -135,14 +135,14 @@ impl Category {
         }
     }
 
-    /// Whether the same call may succeed in a moment though nobody does anything.
+    /// Whether the same call may succeed in a moment by itself.
     pub fn is_passing(self) -> bool {
         matches!(self, Self::Throttled | Self::Timeout | Self::Unavailable)
     }
 }
 
 impl CallError {
-    /// The refusal, where the API server answered.
+    /// The refusal, if the API server answered.
     pub fn refusal(&self) -> Option<&Refusal> {
         match &self.cause {
             Cause::Refused(refusal) => Some(refusal),
@@ -150,7 +150,7 @@ impl CallError {
         }
     }
 
-    /// Its label.
+    /// The category.
     pub fn category(&self) -> Category {
         match &self.cause {
             Cause::Refused(refusal) => refusal.category(),
@@ -164,7 +164,7 @@ impl CallError {
 }
 
 impl Refusal {
-    /// Whether this very object does not exist. Another object that is missing, for example its namespace, has a 404 too.
+    /// Whether exactly this object does not exist. Another missing object, for example its namespace, gives a 404 too.
     pub fn misses(&self, resource: &GroupResource, name: &str) -> bool {
         self.category() == Category::NotFound
             && self.about.name == name
@@ -172,7 +172,7 @@ impl Refusal {
             && self.about.group == resource.group
     }
 
-    /// Its label.
+    /// The category.
     pub fn category(&self) -> Category {
         match self.code {
             // A path that is not served is answered in plain text, not with a Status.
@@ -181,7 +181,7 @@ impl Refusal {
             409 => Category::Conflict,
             401 | 403 => Category::Forbidden,
             410 => Category::Expired,
-            // A watch cache that cannot be filled, for instance since an object in it cannot be decrypted.
+            // A watch cache that cannot be filled, for example because an object in it cannot be decrypted.
             429 if self.message.starts_with("storage is (re)initializing") => Category::Unavailable,
             429 => Category::Throttled,
             408 | 504 => Category::Timeout,
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_namespace_is_no_missing_object() {
+    fn missing_namespace_is_not_a_missing_object() {
         let missing = |group: &str, kind: &str, name: &str| Refusal {
             code: 404,
             reason: "NotFound".to_owned(),
@@ -223,7 +223,7 @@ mod tests {
     #[case::crd_missing(404, "", "404 page not found", Category::NotServed)]
     #[case::object_missing(404, "NotFound", "secrets \"a\" not found", Category::NotFound)]
     #[case::stale_write(409, "Conflict", "the object has been modified", Category::Conflict)]
-    #[case::made_by_another(409, "AlreadyExists", "secrets \"a\" already exists", Category::Conflict)]
+    #[case::created_by_another(409, "AlreadyExists", "secrets \"a\" already exists", Category::Conflict)]
     #[case::priority_and_fairness(429, "", "Too many requests, please try again later.", Category::Throttled)]
     #[case::cold_cache(429, "TooManyRequests", "storage is (re)initializing", Category::Unavailable)]
     #[case::undecryptable(500, "InternalError", "no matching prefix found", Category::Unreadable)]

@@ -1,10 +1,9 @@
 //! Calls to the API server.
 //!
-//! What is here: one attempt, one time limit and one size limit a call, and errors by kind. What never is: a body in a
-//! log or an error. kube's own typed calls log the whole answer where it does not parse, which for Secrets would
-//! publish them, and they drop the `Retry-After` header; so requests are built with kube's builder, sent with its
-//! client (connections, TLS, credentials) and read here. Watches, which never carry a Secret's data in this crate,
-//! are kube's own.
+//! Each call has one attempt, one time limit and one size limit, and errors by kind. A body is never in a log or an
+//! error. kube's own typed calls log the whole response if it cannot be parsed, which would publish Secrets, and they
+//! drop the `Retry-After` header. So requests are built with kube's builder, sent with its client (connections, TLS,
+//! credentials) and read here. Watches are kube's own: in this crate they never carry a Secret's data.
 
 mod error;
 mod mounted;
@@ -27,17 +26,17 @@ pub(crate) use verbs::{Meta, full_name};
 /// The field manager of all that the operator writes.
 pub(crate) const FIELD_MANAGER: &str = "keyward-operator";
 
-/// Longest answer that is read. A page of 500 Secrets of 1 MiB each does not fit, and is asked for in smaller pages.
-const LONGEST_ANSWER: usize = 64 << 20;
-/// Longest message of the API server that is kept: it goes into statuses and Events.
+/// Longest response that is read. A page of 500 Secrets of 1 MiB each does not fit, and is requested in smaller pages.
+const LONGEST_RESPONSE: usize = 64 << 20;
+/// Longest message of the API server that is kept: it is shown in statuses and Events.
 const LONGEST_MESSAGE: usize = 512;
 
-/// Which cluster, as the command line says it.
+/// Which cluster, from the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Connection {
-    /// Instead of all below.
+    /// Replaces all fields below.
     pub mounted: Option<Mounted>,
-    /// A kubeconfig; without it what `KUBECONFIG`, `~/.kube/config` or the Pod say, in this order.
+    /// A kubeconfig. Without it: `KUBECONFIG`, `~/.kube/config` or the Pod's environment, in this order.
     pub kubeconfig: Option<PathBuf>,
     /// A context in it.
     pub context: Option<String>,
@@ -46,14 +45,14 @@ pub struct Connection {
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The kubeconfig does not say it.
+    /// The kubeconfig does not name a cluster.
     #[error("the kubeconfig cannot be used: {0}")]
     Kubeconfig(String),
     /// Not the environment of a Pod.
-    #[error("--token-file is for a Pod: {0} is not set, or is not what a kubelet sets")]
+    #[error("--token-file works only in a Pod: {0} is not set, or does not have a value that a kubelet sets")]
     NoPod(&'static str),
     /// The CA cannot be read.
-    #[error("the cluster's CA, {}: {source}", path.display())]
+    #[error("cannot read the cluster's CA, {}: {source}", path.display())]
     Ca {
         /// Which file.
         path: PathBuf,
@@ -61,21 +60,21 @@ pub enum ConnectError {
         source: std::io::Error,
     },
     /// There is neither kubeconfig nor Pod.
-    #[error("no cluster is known; give --kubeconfig, set KUBECONFIG, or run in a Pod: {0}")]
+    #[error("no cluster is configured; set --kubeconfig or KUBECONFIG, or run in a Pod: {0}")]
     Infer(String),
-    /// The client cannot be made of it.
+    /// The client cannot be set up with it.
     #[error("the client cannot be set up: {0}")]
     Client(#[from] kube::Error),
 }
 
-/// The cluster of a kubeconfig and a context in it: by default the one of `KUBECONFIG` or `~/.kube/config`, else the Pod's.
+/// The configuration for a kubeconfig and a context in it: by default `KUBECONFIG` or `~/.kube/config`, else the Pod's.
 pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<kube::Config, ConnectError> {
     let options = KubeConfigOptions { context: context.map(ToOwned::to_owned), ..Default::default() };
-    let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(told(&error));
+    let unusable = |error: KubeconfigError| ConnectError::Kubeconfig(without_content(&error));
     match kubeconfig {
         Some(path) => {
             let named = |error: KubeconfigError| {
-                ConnectError::Kubeconfig(format!("{}: {}", path.display(), told(&error)))
+                ConnectError::Kubeconfig(format!("{}: {}", path.display(), without_content(&error)))
             };
             let kubeconfig = Kubeconfig::read_from(path).map_err(named)?;
             kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(named)
@@ -83,21 +82,21 @@ pub async fn config(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
         None if context.is_some() => kube::Config::from_kubeconfig(&options).await.map_err(unusable),
         None => kube::Config::infer().await.map_err(|error| {
             let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
-            ConnectError::Infer(cause.map_or_else(String::new, told))
+            ConnectError::Infer(cause.map_or_else(String::new, without_content))
         }),
     }
 }
 
-/// What is wrong with a kubeconfig. A YAML reader's own words quote the lines around, and there stand keys and tokens.
-fn told(error: &KubeconfigError) -> String {
+/// What is wrong with a kubeconfig. The YAML parser's own message quotes lines of it, which contain keys and tokens.
+fn without_content(error: &KubeconfigError) -> String {
     let KubeconfigError::Parse(error) = error else { return error.to_string() };
     match error.location() {
-        Some(at) => format!("it is no kubeconfig, at line {} column {}", at.line(), at.column()),
-        None => "it is no kubeconfig".to_owned(),
+        Some(at) => format!("it is not a kubeconfig, at line {} column {}", at.line(), at.column()),
+        None => "it is not a kubeconfig".to_owned(),
     }
 }
 
-/// A client without kube's retries, which go on for minutes: callers here have deadlines and back-off of their own.
+/// A client without kube's retries, which last for minutes: callers here have their own deadlines and back-off.
 pub async fn connect(connection: &Connection) -> Result<kube::Client, ConnectError> {
     let mut config = match &connection.mounted {
         Some(mounted) => mounted.config()?,
@@ -121,7 +120,7 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
-/// What a call is about, for its errors.
+/// A call as its errors name it.
 pub(crate) struct Call<'a> {
     pub(crate) verb: &'static str,
     pub(crate) object: &'a str,
@@ -158,8 +157,8 @@ impl Cluster {
         }
     }
 
-    /// A read: passing failures are tried again twice, within a few seconds. Writes are never repeated here, for
-    /// whether a lost one was carried out is decided by looking.
+    /// A read. Passing failures are retried twice, within a few seconds. Writes are never retried here: only another
+    /// read shows whether a write without a response was carried out.
     pub(crate) async fn read(
         &self,
         call: &Call<'_>,
@@ -171,7 +170,7 @@ impl Cluster {
                 Err(error) if error.category().is_passing() && !matches!(error.cause, Cause::Timeout(_)) => {
                     tokio::time::sleep(pause).await;
                 }
-                answered => return answered,
+                result => return result,
             }
         }
         self.send(call, request()).await
@@ -187,10 +186,10 @@ impl Cluster {
             .get(http::header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
-        let body = match Limited::new(response.into_body(), LONGEST_ANSWER).collect().await {
+        let body = match Limited::new(response.into_body(), LONGEST_RESPONSE).collect().await {
             Ok(body) => body.to_bytes().to_vec(),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(Cause::TooLong(LONGEST_ANSWER));
+                return Err(Cause::TooLong(LONGEST_RESPONSE));
             }
             Err(error) => return Err(transport(error.as_ref())),
         };
@@ -227,22 +226,22 @@ fn refusal(code: u16, body: &[u8], retry_after: Option<Duration>) -> Refusal {
     }
 }
 
-/// An error and what lies below it: kube's own text stops at `client error (Connect)`.
+/// An error with its sources: kube's own text stops at `client error (Connect)`.
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut below = error.source();
-    while let Some(cause) = below {
-        let said = cause.to_string();
-        if !text.contains(&said) {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let message = cause.to_string();
+        if !text.contains(&message) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&message);
         }
-        below = cause.source();
+        source = cause.source();
     }
     text
 }
 
-/// At most this many bytes, not cutting a character.
+/// At most this many bytes, without cutting a character.
 pub(crate) fn cut(text: &str, longest: usize) -> &str {
     if text.len() <= longest {
         return text;
@@ -256,13 +255,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_tell_when_to_come_back_and_where_to_go_on() {
+    fn refusals_have_the_time_of_a_retry_and_the_place_to_continue() {
         let body = br#"{"kind":"Status","metadata":{"continue":"abc"},"message":"too old","reason":"Expired","code":410,
             "details":{"retryAfterSeconds":4,"name":"a","kind":"secrets"}}"#;
-        let told = refusal(410, body, None);
-        assert_eq!((told.about.name.as_str(), told.about.kind.as_str()), ("a", "secrets"));
-        assert_eq!(told.continue_token.as_deref(), Some("abc"));
-        assert_eq!(told.retry_after, Some(Duration::from_secs(4)));
+        let refused = refusal(410, body, None);
+        assert_eq!((refused.about.name.as_str(), refused.about.kind.as_str()), ("a", "secrets"));
+        assert_eq!(refused.continue_token.as_deref(), Some("abc"));
+        assert_eq!(refused.retry_after, Some(Duration::from_secs(4)));
         let plain =
             refusal(429, b"Too many requests, please try again later.\n", Some(Duration::from_secs(1)));
         assert_eq!(plain.retry_after, Some(Duration::from_secs(1)));

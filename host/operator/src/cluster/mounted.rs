@@ -1,6 +1,6 @@
-//! The credential of a Pod that mounts no Secret and no ConfigMap. What a Pod has by itself, and `Config::incluster` reads,
-//! is a projection of the ConfigMap `kube-root-ca.crt`, which is encrypted like any other: without its KMS the Pod could
-//! not start.
+//! The credential of a Pod that mounts no Secret and no ConfigMap (decision 0050). An ordinary Pod, and
+//! `Config::incluster`, use a projection of the ConfigMap `kube-root-ca.crt`, which is encrypted like any other:
+//! without its KMS the Pod could not start.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,9 +13,9 @@ const PORT: &str = "KUBERNETES_SERVICE_PORT";
 /// Two files; the API server's address is in the environment of every Pod.
 #[derive(Clone, Debug)]
 pub struct Mounted {
-    /// A token that the kubelet renews; it is read again and again.
+    /// A token that the kubelet renews; it is read again regularly.
     pub token_file: PathBuf,
-    /// The cluster's CA. It is read again, too.
+    /// The cluster's CA. It is read again regularly, too.
     pub ca_file: PathBuf,
 }
 
@@ -24,12 +24,12 @@ impl Mounted {
         let variable = |name| std::env::var(name).map_err(|_| ConnectError::NoPod(name));
         let (host, port) = (variable(HOST)?, variable(PORT)?);
         let address = address(&host, &port).ok_or(ConnectError::NoPod(HOST))?;
-        // Looked at now, so that what is missing is told at once, and by its name.
+        // Checked now, so that a missing file is reported at once, and by its name.
         let found = std::fs::metadata(&self.ca_file);
         found.map_err(|source| ConnectError::Ca { path: self.ca_file.clone(), source })?;
         let mut config = kube::Config::new(address);
         config.root_cert_file = Some(self.ca_file.clone());
-        // Which counts alone. Without this one, too, kube looks for the machine's own roots, and an image has none.
+        // `root_cert_file` alone counts. Without this line kube also loads the system's roots, and the image has none.
         config.root_cert = Some(Vec::new());
         config.auth_info.token_file = Some(self.token_file.to_string_lossy().into_owned());
         Ok(config)

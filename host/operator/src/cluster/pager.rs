@@ -1,15 +1,17 @@
 //! Lists in pages, past what the API server cannot decode.
 //!
-//! One object that cannot be decrypted fails every list that holds it, metadata-only ones included, with a 500 that
-//! names its key. The pager then asks for smaller and smaller pages until that object is the next one, tells the
-//! caller its name, and goes on behind it. A list without a limit is never asked for: an API server whose watch cache
-//! cannot be filled answers it with 429 for ever, while one with a limit is served from etcd.
+//! One object that cannot be decrypted fails every list that contains it, also of metadata only, with a 500 that
+//! names its key in etcd (kubernetes: one-unreadable-object-fails-the-list). The pager then requests smaller and
+//! smaller pages until that object is the next one, returns its name, and continues behind it. It never requests a
+//! list without a limit: an API server whose watch cache cannot be filled answers that with 429 for ever, while it
+//! serves a list with a limit from etcd (kubernetes: watch-cache-may-never-be-ready).
 //!
-//! To begin in the middle, a continue token is made here. Its format is the API server's own affair. Where it refuses
-//! ours, the list fails: the caller may begin at the start, but an object that cannot be decoded is not passed.
+//! To begin in the middle, the pager makes a continue token itself. The format is internal to the API server
+//! (kubernetes: continue-tokens). If the API server refuses the token, the list fails: the caller may begin at the
+//! start, but an object that cannot be decoded is not passed.
 //!
-//! An answer counts only where it has what every list of an API server has: `items` and a resourceVersion. An empty
-//! document from something in between is not the end of a list.
+//! A response counts only if it has the fields of every list of an API server: `items` and a resourceVersion. An empty
+//! document of a proxy is not the end of a list.
 
 use std::marker::PhantomData;
 
@@ -24,25 +26,25 @@ use serde::de::DeserializeOwned;
 use super::verbs::parse;
 use super::{Call, CallError, Category, Cause, Cluster};
 
-/// Objects a page (DESIGN.md, "Migration engine").
+/// Objects in a page (decision 0052).
 const PAGE: u32 = 500;
-/// Each step by which pages shrink before, and grow behind, an object that cannot be decoded.
+/// The factor by which pages shrink before, and grow behind, an object that cannot be decoded.
 const STEP: u32 = 8;
 
-/// One answer.
+/// One step of a list.
 pub(crate) enum Step<T> {
     /// Some objects, in the order of their names.
     Page(Page<T>),
-    /// An object that is there and cannot be decoded.
+    /// An object that exists and cannot be decoded.
     Undecodable(Undecodable),
-    /// That was all.
+    /// The end of the list.
     End,
 }
 
 /// Some objects.
 pub(crate) struct Page<T> {
     pub(crate) items: Vec<T>,
-    /// How many follow, as far as the API server says.
+    /// How many objects follow, by the API server's count.
     pub(crate) remaining: u64,
 }
 
@@ -53,7 +55,7 @@ pub(crate) struct Undecodable {
     pub(crate) error: CallError,
 }
 
-/// What a collection spans: names in keys and tokens differ by it.
+/// The scope of a collection. It decides the form of names in keys and tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Objects without a namespace.
@@ -64,20 +66,20 @@ pub(crate) enum Scope {
     Namespace,
 }
 
-/// Where a list stands.
+/// The position in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     /// At the beginning.
     Start,
     /// Behind this name.
     Behind(String),
-    /// Where the API server said.
+    /// At the API server's continue token.
     Token(String),
     /// At the end.
     End,
 }
 
-/// A list under way.
+/// A list in progress.
 pub(crate) struct Pager<T> {
     path: String,
     resource: String,
@@ -87,7 +89,7 @@ pub(crate) struct Pager<T> {
     metadata_only: bool,
     place: Place,
     limit: u32,
-    /// Of the last answer.
+    /// Of the last response.
     version: String,
     _item: PhantomData<fn() -> T>,
 }
@@ -96,7 +98,7 @@ pub(crate) struct Pager<T> {
 #[serde(bound = "T: DeserializeOwned")]
 struct List<T> {
     metadata: ListMeta,
-    /// `null` where nothing is left: Go's way to write an empty list, in metadata-only answers. It has to be there.
+    /// `null` if nothing is left: an empty list of Go, in metadata-only responses. The field itself is required.
     #[serde(deserialize_with = "Option::deserialize")]
     items: Option<Vec<T>>,
 }
@@ -130,7 +132,7 @@ impl<T: DeserializeOwned> Pager<T> {
         self
     }
 
-    /// Only metadata is sent: nothing secret reaches this process.
+    /// Requests metadata only: nothing secret reaches this process.
     pub(crate) fn metadata_only(mut self) -> Self {
         self.metadata_only = true;
         self
@@ -142,7 +144,7 @@ impl<T: DeserializeOwned> Pager<T> {
         self
     }
 
-    /// The collection's resourceVersion now, past objects that cannot be decoded.
+    /// The current resourceVersion of the collection, past objects that cannot be decoded.
     pub(crate) async fn version(mut self, cluster: &Cluster) -> Result<String, CallError> {
         self.limit = 1;
         loop {
@@ -153,22 +155,22 @@ impl<T: DeserializeOwned> Pager<T> {
         }
     }
 
-    /// Whether an error means that the token made here, to begin behind a name, is refused.
+    /// Whether an error means that the API server refuses the pager's own token, which begins behind a name.
     pub(crate) fn refuses_start(&self, error: &CallError) -> bool {
         matches!(self.place, Place::Behind(_))
             && error.category() == Category::Invalid
             && error.refusal().is_some_and(|refusal| refusal.message.contains("continue"))
     }
 
-    /// The next answer. An error leaves the pager where it was.
+    /// The next step. An error does not move the pager.
     pub(crate) async fn next(&mut self, cluster: &Cluster) -> Result<Step<T>, CallError> {
         loop {
             if self.place == Place::End {
                 return Ok(Step::End);
             }
             let call = Call { verb: "list", object: &self.resource.clone() };
-            let answer = cluster.read(&call, || self.request()).await.and_then(|body| parse(&call, &body));
-            match answer.and_then(|list| versioned(&call, list)) {
+            let list = cluster.read(&call, || self.request()).await.and_then(|body| parse(&call, &body));
+            match list.and_then(|list| versioned(&call, list)) {
                 Ok(list) => return Ok(Step::Page(self.advance(list))),
                 Err(error) => match self.recover(&error) {
                     Recovery::Again => {}
@@ -215,7 +217,7 @@ impl<T: DeserializeOwned> Pager<T> {
         }
         let Some(refusal) = error.refusal() else { return Recovery::None };
         match (error.category(), &self.place) {
-            // The token is older than what etcd keeps; the answer says where the names left off.
+            // The token is older than etcd's history; the response has a token that continues at the same name.
             (Category::Expired, _) => match &refusal.continue_token {
                 Some(token) if Place::Token(token.clone()) != self.place => {
                     self.place = Place::Token(token.clone());
@@ -227,7 +229,7 @@ impl<T: DeserializeOwned> Pager<T> {
                 let Some(name) = undecodable_name(self.scope, &refusal.message) else {
                     return Recovery::None;
                 };
-                // What was passed cannot be next: the answer is about something else.
+                // An object that was passed cannot be the next one: the response is about something else.
                 if matches!(place, Place::Behind(passed) if name <= *passed) {
                     return Recovery::None;
                 }
@@ -243,7 +245,7 @@ impl<T: DeserializeOwned> Pager<T> {
     }
 }
 
-/// A list that says at which resourceVersion it was made.
+/// A list, if it has the resourceVersion at which it was read.
 fn versioned<T>(call: &Call<'_>, list: List<T>) -> Result<List<T>, CallError> {
     match list.metadata.resource_version.as_deref() {
         Some(version) if !version.is_empty() => Ok(list),
@@ -257,8 +259,8 @@ enum Recovery {
     None,
 }
 
-/// A continue token that begins behind this name at the newest state: revision -1, which is what the API server itself
-/// hands out once a token has expired. Names in it are relative to what is listed.
+/// A continue token that begins behind this name at the newest state: revision -1, which the API server itself returns
+/// once a token has expired. The name in it is relative to the collection.
 fn token_behind(scope: Scope, name: &str) -> String {
     let relative = match (scope, name.split_once('/')) {
         (Scope::Namespace, Some((_, name))) => name,
@@ -268,8 +270,8 @@ fn token_behind(scope: Scope, name: &str) -> String {
     URL_SAFE_NO_PAD.encode(token.to_string())
 }
 
-/// The object in `unable to transform key "/registry/secrets/default/name": …`. What comes before it is the API
-/// server's choice, so the last segments are taken.
+/// The object in `unable to transform key "/registry/secrets/default/name": …`. The API server chooses the prefix, so
+/// only the last segments count.
 fn undecodable_name(scope: Scope, message: &str) -> Option<String> {
     let (_, rest) = message.split_once("transform key \"")?;
     let (key, _) = rest.split_once('"')?;
@@ -314,7 +316,7 @@ mod tests {
             match pager.recover(&error) {
                 Recovery::Again => limits.push(pager.limit),
                 Recovery::Past(name) => break name,
-                Recovery::None => panic!("gave up"),
+                Recovery::None => panic!("no recovery"),
             }
         };
         assert_eq!(limits, [62, 7, 1]);
@@ -324,49 +326,49 @@ mod tests {
         assert_eq!(pager.limit, 8);
     }
 
-    fn read(answer: &str) -> Result<List<Meta>, CallError> {
+    fn read(body: &str) -> Result<List<Meta>, CallError> {
         let call = Call { verb: "list", object: "secrets" };
-        parse(&call, answer.as_bytes()).and_then(|list| versioned(&call, list))
+        parse(&call, body.as_bytes()).and_then(|list| versioned(&call, list))
     }
 
     #[test]
-    fn nothing_left_is_the_end_however_it_is_written() {
-        for answer in [
+    fn empty_list_is_the_end_in_both_notations() {
+        for body in [
             r#"{"metadata":{"resourceVersion":"7"},"items":null}"#,
             r#"{"metadata":{"resourceVersion":"7"},"items":[]}"#,
         ] {
             let mut pager = pager();
-            let page = pager.advance(read(answer).unwrap());
-            assert!(page.items.is_empty() && pager.place == Place::End, "{answer}");
+            let page = pager.advance(read(body).unwrap());
+            assert!(page.items.is_empty() && pager.place == Place::End, "{body}");
             assert_eq!(pager.version, "7");
         }
     }
 
     #[test]
-    fn answer_without_items_or_version_is_no_empty_list() {
-        for answer in [
+    fn response_without_items_or_version_is_not_an_empty_list() {
+        for body in [
             "{}",
             r#"{"metadata":{"resourceVersion":"7"}}"#,
             r#"{"metadata":{},"items":[]}"#,
             r#"{"metadata":{"resourceVersion":""},"items":null}"#,
             r#"{"items":[]}"#,
         ] {
-            assert!(read(answer).is_err(), "{answer}");
+            assert!(read(body).is_err(), "{body}");
         }
     }
 
     #[test]
-    fn expired_token_goes_on_where_the_names_left_off() {
+    fn list_continues_at_the_same_name_after_its_token_expired() {
         let mut pager = pager();
         pager.place = Place::Token("old".into());
         let error = refused(410, "Expired", "too old", Some("new"));
         assert!(matches!(pager.recover(&error), Recovery::Again));
         assert_eq!(pager.place, Place::Token("new".into()));
-        assert!(matches!(pager.recover(&error), Recovery::None), "the same token again is no progress");
+        assert!(matches!(pager.recover(&error), Recovery::None), "the same token again makes no progress");
     }
 
     #[test]
-    fn refused_token_of_ours_is_the_callers_and_leaves_nothing_out() {
+    fn refusal_of_the_pagers_own_token_is_an_error_and_skips_no_object() {
         let mut pager = pager().behind(Some("n1/s5"));
         let error = refused(400, "BadRequest", "continue key is not valid", None);
         assert!(matches!(pager.recover(&error), Recovery::None));
@@ -376,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn undecodable_object_that_was_passed_is_not_passed_twice() {
+    fn undecodable_object_is_not_passed_twice() {
         let error = refused(500, "InternalError", UNDECODABLE, None);
         for behind in ["n1/s5", "n1/s6"] {
             assert!(matches!(pager().behind(Some(behind)).recover(&error), Recovery::None), "{behind}");
@@ -385,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_that_name_no_object_are_the_callers() {
+    fn failures_that_name_no_object_are_errors() {
         let mut pager = pager();
         for error in [
             refused(500, "InternalError", "etcdserver: request timed out", None),
@@ -397,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_begin_behind_a_name_at_the_newest_state() {
+    fn own_tokens_begin_behind_a_name_at_the_newest_state() {
         let decoded = |scope| URL_SAFE_NO_PAD.decode(token_behind(scope, "n1/s5")).unwrap();
         let expected = br#"{"v":"meta.k8s.io/v1","rv":-1,"start":"n1/s5\u0000"}"#;
         assert_eq!(decoded(Scope::Namespaces), expected);

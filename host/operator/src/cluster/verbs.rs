@@ -1,4 +1,4 @@
-//! The verbs that this crate uses, typed.
+//! Typed calls, one for each verb that this crate uses.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_core::Resource;
@@ -18,7 +18,7 @@ use super::{
 
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
-/// What a write answers: enough to go on from, and nothing that is secret.
+/// The response to a write: metadata for the next write, and nothing secret.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 pub(crate) struct Meta {
     #[serde(default)]
@@ -26,7 +26,7 @@ pub(crate) struct Meta {
 }
 
 impl Cluster {
-    /// `None` where it does not exist.
+    /// `None` if it does not exist.
     pub(crate) async fn get<K>(&self, namespace: Option<&str>, name: &str) -> Result<Option<K>, CallError>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
@@ -34,15 +34,15 @@ impl Cluster {
         let object = described::<K>(namespace, name);
         let call = Call { verb: "get", object: &object };
         let request = Request::new(K::url_path(&(), namespace));
-        let answer = self.read(&call, || request.get(name, &GetParams::default())).await;
-        match answer {
+        let result = self.read(&call, || request.get(name, &GetParams::default())).await;
+        match result {
             Ok(body) => parse(&call, &body).map(Some),
             Err(error) if error.category() == Category::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// All objects of a kind that carry the labels, in pages.
+    /// All objects of a kind with these labels, read in pages.
     pub(crate) async fn list<K>(
         &self,
         namespace: Option<&str>,
@@ -57,14 +57,14 @@ impl Cluster {
         loop {
             match pager.next(self).await? {
                 Step::Page(page) => all.extend(page.items),
-                // Only kinds that nobody encrypts are listed this way.
+                // Only kinds that are never encrypted are listed this way.
                 Step::Undecodable(bad) => return Err(bad.error),
                 Step::End => return Ok(all),
             }
         }
     }
 
-    /// Create-only: 409 where it exists.
+    /// Creates only: 409 if the object exists.
     pub(crate) async fn create<K>(&self, namespace: Option<&str>, body: &K) -> Result<Meta, CallError>
     where
         K: Resource<DynamicType = ()> + Serialize,
@@ -77,7 +77,7 @@ impl Cluster {
         self.write(&call, strict(request)).await
     }
 
-    /// Depends on the `resourceVersion` in `body`: refused here where there is none, for it would depend on nothing.
+    /// Depends on the `resourceVersion` in `body`, and is refused here if there is none.
     pub(crate) async fn replace<K>(&self, namespace: Option<&str>, body: &K) -> Result<Meta, CallError>
     where
         K: Resource<DynamicType = ()> + Serialize,
@@ -91,7 +91,7 @@ impl Cluster {
         self.write(&call, strict(request)).await
     }
 
-    /// The same for the status alone.
+    /// Like [`Cluster::replace`], for the status alone.
     pub(crate) async fn replace_status<K>(&self, body: &K) -> Result<Meta, CallError>
     where
         K: Resource<DynamicType = ()> + Serialize,
@@ -106,7 +106,7 @@ impl Cluster {
         self.write(&call, strict(request)).await
     }
 
-    /// Leaves these finalizers on the version that was read.
+    /// Sets these finalizers on the version that was read.
     pub(crate) async fn set_finalizers<K>(
         &self,
         namespace: Option<&str>,
@@ -145,8 +145,8 @@ impl Cluster {
         self.send(&call, metadata_only(request)).await.map(drop)
     }
 
-    /// A no-op merge patch that carries uid and resourceVersion: the API server writes the object anew if what is
-    /// stored is not under the current write key (BUILDING.md, "What was seen"). Only metadata comes back.
+    /// A no-op merge patch with uid and resourceVersion: the API server stores the object again if the stored value is
+    /// not under the current write key (kubernetes: only-stale-values-are-rewritten). The response has metadata only.
     pub(crate) async fn touch(
         &self,
         collection: &str,
@@ -161,7 +161,7 @@ impl Cluster {
         });
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
-            // What an object already holds is none of our business.
+            // Unknown fields that an object already has do not matter here.
             field_validation: Some(ValidationDirective::Ignore),
             ..Default::default()
         };
@@ -170,9 +170,10 @@ impl Cluster {
         parse(&call, &body)
     }
 
-    /// The metadata of one object as it is stored. Without a resourceVersion it is read from etcd, past the watch cache,
-    /// and no admission plugin or webhook is asked. The API server decrypts the object for it.
-    pub(crate) async fn look(
+    /// The metadata of one stored object. A get without a resourceVersion is read from etcd, past the watch cache,
+    /// and no admission plugin or webhook takes part (kubernetes: gets-are-read-from-etcd). The API server decrypts
+    /// the object for it.
+    pub(crate) async fn get_metadata(
         &self,
         collection: &str,
         resource: &GroupResource,
@@ -194,15 +195,15 @@ impl Cluster {
         }
     }
 
-    /// Whether this credential may do this to every object of a resource.
-    pub(crate) async fn may(&self, verb: &str, resource: &GroupResource) -> Result<bool, CallError> {
+    /// Whether this credential is allowed to use the verb on every object of a resource.
+    pub(crate) async fn is_allowed(&self, verb: &str, resource: &GroupResource) -> Result<bool, CallError> {
         #[derive(serde::Deserialize)]
         struct Review {
-            status: Answer,
+            status: ReviewStatus,
         }
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct Answer {
+        struct ReviewStatus {
             allowed: bool,
             #[serde(default)]
             evaluation_error: String,
@@ -217,7 +218,7 @@ impl Cluster {
             }},
         });
         let body = encode(&call, &review)?;
-        // It stores nothing: it may be asked again.
+        // It stores nothing, so it can be retried.
         let request = || {
             http::Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
                 .header(http::header::CONTENT_TYPE, "application/json")
@@ -225,15 +226,15 @@ impl Cluster {
                 .map_err(kube_core::request::Error::BuildRequest)
         };
         let body = self.read(&call, request).await?;
-        let Answer { allowed, evaluation_error } = parse::<Review>(&call, &body)?.status;
+        let ReviewStatus { allowed, evaluation_error } = parse::<Review>(&call, &body)?.status;
         if !allowed && !evaluation_error.is_empty() {
-            // An authorizer that cannot answer is no refusal.
+            // An authorizer that failed did not refuse.
             return Err(call.failed(Cause::Transport(cut(&evaluation_error, LONGEST_MESSAGE).to_owned())));
         }
         Ok(allowed)
     }
 
-    /// Whether a collection can still be listed as it was at a resourceVersion.
+    /// Lists a collection as it was at a resourceVersion. An error if that is not possible any more.
     pub(crate) async fn list_at(
         &self,
         collection: &str,
@@ -250,7 +251,7 @@ impl Cluster {
         self.read(&call, || Request::new(collection).list_metadata(&params)).await.map(drop)
     }
 
-    /// A document that is no object: discovery.
+    /// A document that is not an object, for discovery.
     pub(crate) async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
         let call = Call { verb: "get", object: path };
         let request =
@@ -269,7 +270,7 @@ impl Cluster {
     }
 }
 
-/// `namespace/name`, or the name where there is no namespace: also the order in which the API server lists.
+/// `namespace/name`, or the name if there is no namespace. The API server lists in this order.
 pub(crate) fn full_name(object: &ObjectMeta) -> String {
     let name = object.name.as_deref().unwrap_or_default();
     match object.namespace.as_deref() {
@@ -292,13 +293,13 @@ fn described<K: Resource<DynamicType = ()>>(namespace: Option<&str>, name: &str)
 }
 
 fn encode<K: Serialize>(call: &Call<'_>, body: &K) -> Result<Vec<u8>, CallError> {
-    serde_json::to_vec(body).map_err(|_| call.failed(Cause::Request("it has no JSON form".to_owned())))
+    serde_json::to_vec(body).map_err(|_| call.failed(Cause::Request("it cannot be serialized".to_owned())))
 }
 
 fn versioned(call: &Call<'_>, meta: &ObjectMeta) -> Result<(), CallError> {
     match meta.resource_version.as_deref() {
         Some(version) if !version.is_empty() => Ok(()),
-        _ => Err(call.failed(Cause::Request("a write must depend on the version that was read".to_owned()))),
+        _ => Err(call.failed(Cause::Request("a write needs the resourceVersion that was read".to_owned()))),
     }
 }
 
@@ -306,8 +307,8 @@ fn params() -> PostParams {
     PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() }
 }
 
-/// A field that the API server does not know is refused: CRDs that are older than this operator would drop it without a
-/// word, and what a decision stands on would be gone.
+/// Lets the API server refuse unknown fields: CRDs that are older than this operator would drop them silently, and with
+/// them what a decision is based on (kubernetes: unknown-fields-are-pruned).
 fn strict(
     request: Result<http::Request<Vec<u8>>, kube_core::request::Error>,
 ) -> Result<http::Request<Vec<u8>>, kube_core::request::Error> {

@@ -1,8 +1,9 @@
-//! What proves that kube-apiserver stores no object of a resource that discovery does not name.
+//! The proof that kube-apiserver stores no object of a resource that discovery does not name (decision 0059).
 //!
-//! Discovery proves nothing: a CustomResourceDefinition whose versions all have `served: false` is not named either, and
-//! its objects stay in etcd. Kubernetes deletes them only with the CustomResourceDefinition, so that only its absence
-//! counts, and only in a group that neither kube-apiserver itself nor another server serves.
+//! Discovery alone proves nothing: it does not name a CustomResourceDefinition whose versions all have
+//! `served: false` either, and its objects stay in etcd. Kubernetes deletes them only with the
+//! CustomResourceDefinition (kubernetes: custom-resources-go-with-their-definition). So only its absence counts, and
+//! only in a group that neither kube-apiserver itself nor another server serves.
 
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ use crate::cluster::{CallError, Category, Cluster};
 const CRDS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 const API_SERVICES: &str = "apiservices.apiregistration.k8s.io";
 
-/// An `APIService` has a service where another server answers for the group.
+/// An `APIService` has a service if another server serves the group.
 #[derive(Deserialize)]
 struct ApiService {
     spec: ApiServiceSpec,
@@ -25,11 +26,11 @@ struct ApiServiceSpec {
     service: Option<serde::de::IgnoredAny>,
 }
 
-/// Any object: only whether it exists counts.
+/// Any object: only its existence counts.
 #[derive(Deserialize)]
 struct AnyObject {}
 
-/// Groups of kube-apiserver itself whose names have a dot. What it does not serve of them it may still store.
+/// Groups of kube-apiserver itself whose names have a dot. It may store their resources without serving them.
 const BUILT_IN: [&str; 18] = [
     "admissionregistration.k8s.io",
     "apiextensions.k8s.io",
@@ -55,13 +56,13 @@ fn is_built_in(resource: &GroupResource) -> bool {
     !resource.group.contains('.') || BUILT_IN.contains(&resource.group.as_str())
 }
 
-/// Whether a later kube-apiserver may serve the group itself: Kubernetes' own suffix. Custom resources use it too.
+/// Whether a later kube-apiserver may serve the group itself: Kubernetes' own suffix, which custom resources use too.
 fn may_be_built_in(resource: &GroupResource) -> bool {
     resource.group.ends_with(".k8s.io")
 }
 
-/// What it means that discovery is complete and does not name the resource. `versions`: those of its group that discovery
-/// lists, as `GROUP/VERSION`. An error where the API server did not answer: that proves nothing.
+/// The meaning of a complete discovery that does not name the resource. `versions`: those of its group that discovery
+/// lists, as `GROUP/VERSION`. An error if the API server did not answer: that proves nothing.
 pub(super) async fn of(
     cluster: &Cluster,
     wanted: &GroupResource,
@@ -82,7 +83,8 @@ pub(super) async fn of(
     judge(wanted, cluster.document::<AnyObject>(&path).await.map(|AnyObject {}| ()))
 }
 
-/// What is served counts only where kube-apiserver itself serves it: another server's objects are not what it stores.
+/// A served resource counts only if kube-apiserver itself serves it: it does not store the objects of another server
+/// (kubernetes: aggregated-resources-are-stored-elsewhere).
 pub(super) async fn own(cluster: &Cluster, group_version: Option<&str>) -> Result<Option<Found>, CallError> {
     let Some(name) = group_version.and_then(api_service) else { return Ok(None) };
     match aggregated(cluster, &name).await {
@@ -94,16 +96,16 @@ pub(super) async fn own(cluster: &Cluster, group_version: Option<&str>) -> Resul
 
 fn another_server(api_service: &str) -> Found {
     Found::Unknown(format!(
-        "another server answers for its group; delete APIService {api_service}, so that kube-apiserver answers"
+        "another server serves its group; delete APIService {api_service} so that kube-apiserver serves it"
     ))
 }
 
-/// Whether another server answers through this APIService.
+/// Whether this APIService belongs to another server.
 pub(super) async fn aggregated(cluster: &Cluster, name: &str) -> Result<bool, CallError> {
     let path = format!("/apis/apiregistration.k8s.io/v1/apiservices/{name}");
     match cluster.document::<ApiService>(&path).await {
         Ok(found) => Ok(found.spec.service.is_some()),
-        // Without an aggregator nothing is aggregated.
+        // Without an aggregator no group is aggregated.
         Err(error) if matches!(error.category(), Category::NotFound | Category::NotServed) => Ok(false),
         Err(error) => Err(error),
     }
@@ -114,7 +116,7 @@ pub(super) fn api_service(group_version: &str) -> Option<String> {
     group_version.split_once('/').map(|(group, version)| format!("{version}.{group}"))
 }
 
-/// What the answer to a get of the resource's CustomResourceDefinition means.
+/// The meaning of the response to a get of the resource's CustomResourceDefinition.
 fn judge(wanted: &GroupResource, crd: Result<(), CallError>) -> Result<Found, CallError> {
     let error = match crd {
         Ok(()) => return Ok(Found::Unserved),
@@ -134,14 +136,14 @@ fn judge(wanted: &GroupResource, crd: Result<(), CallError>) -> Result<Found, Ca
     })
 }
 
-/// Nothing is known where the operator may not look; where the API server did not answer, it is asked again.
+/// Without permission nothing is known. If the API server did not answer, the error leads to a retry.
 fn unproven(error: CallError, resource: &str) -> Result<Found, CallError> {
     match error.category() {
         Category::Forbidden => Ok(Found::Unknown(format!(
-            "the operator may not get {resource}; apply deploy/rbac/operator.yaml again"
+            "the operator is not allowed to get {resource}; apply deploy/rbac/operator.yaml again"
         ))),
         Category::NotFound | Category::NotServed => {
-            Ok(Found::Unknown(format!("the API server does not answer for {resource}: {}", error.cause)))
+            Ok(Found::Unknown(format!("cannot read {resource}: {}", error.cause)))
         }
         _ => Err(error),
     }
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn custom_resource_is_absent_only_where_its_definition_does_not_exist() {
+    fn custom_resource_is_absent_only_if_its_definition_does_not_exist() {
         let missing = || refused(404, "NotFound", "widgets.example.com");
         assert_eq!(judge(&widgets(), Err(missing())).unwrap(), Found::Absent);
         assert_eq!(judge(&widgets(), Ok(())).unwrap(), Found::Unserved, "its versions are not served");
@@ -175,26 +177,32 @@ mod tests {
     #[rstest]
     #[case::forbidden(
         refused(403, "Forbidden", "widgets.example.com"),
-        "may not get customresourcedefinitions"
+        "is not allowed to get customresourcedefinitions"
     )]
-    #[case::no_credential(refused(401, "Unauthorized", ""), "may not get customresourcedefinitions")]
-    #[case::proxy(refused(404, "", ""), "does not answer")]
-    #[case::another(refused(404, "NotFound", "gadgets.example.com"), "does not answer")]
-    fn answer_that_is_not_about_the_definition_proves_nothing(#[case] error: CallError, #[case] says: &str) {
+    #[case::no_credential(
+        refused(401, "Unauthorized", ""),
+        "is not allowed to get customresourcedefinitions"
+    )]
+    #[case::proxy(refused(404, "", ""), "cannot read customresourcedefinitions")]
+    #[case::another(refused(404, "NotFound", "gadgets.example.com"), "cannot read customresourcedefinitions")]
+    fn response_that_is_not_about_the_definition_proves_nothing(
+        #[case] error: CallError,
+        #[case] expected: &str,
+    ) {
         let Found::Unknown(why) = judge(&widgets(), Err(error)).unwrap() else { panic!("it is known") };
-        assert!(why.contains(says), "{why}");
+        assert!(why.contains(expected), "{why}");
     }
 
     #[rstest]
     #[case::busy(429)]
     #[case::etcd(500)]
     #[case::starting(503)]
-    fn server_that_does_not_answer_is_asked_again(#[case] code: u16) {
-        judge(&widgets(), Err(refused(code, "Whatever", "widgets.example.com"))).unwrap_err();
+    fn server_that_does_not_answer_leads_to_a_retry(#[case] code: u16) {
+        judge(&widgets(), Err(refused(code, "Other", "widgets.example.com"))).unwrap_err();
     }
 
     #[test]
-    fn group_with_the_suffix_of_kubernetes_may_be_stored_without_a_definition() {
+    fn resource_with_the_suffix_of_kubernetes_may_be_stored_without_a_definition() {
         let name = "claims.later.k8s.io";
         let missing = refused(404, "NotFound", name);
         let found = judge(&GroupResource::parse(name), Err(missing)).unwrap();
@@ -202,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn resource_of_the_api_server_itself_may_be_stored_though_it_is_not_served() {
+    fn built_in_resource_may_be_stored_without_being_served() {
         for name in ["deployments.apps", "leases.coordination.k8s.io", "secrets"] {
             assert!(is_built_in(&GroupResource::parse(name)), "{name}");
         }

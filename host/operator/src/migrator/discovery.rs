@@ -1,4 +1,4 @@
-//! Where a resource is served: its preferred version, by the API server's own word.
+//! Discovery: how the API server serves a resource, by the preferred version of its group.
 
 use serde::Deserialize;
 
@@ -19,7 +19,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Path of the collection that holds the object of this full name.
+    /// Path of the collection with the object of this full name.
     pub(crate) fn collection_of(&self, full_name: &str) -> String {
         self.collection(full_name.split_once('/').map(|(namespace, _)| namespace))
     }
@@ -34,7 +34,7 @@ impl Served {
         format!("{}/{}", self.base, self.resource)
     }
 
-    /// Path of the collection that one object stands in.
+    /// Path of the collection in this namespace.
     pub(crate) fn collection(&self, namespace: Option<&str>) -> String {
         match namespace.filter(|_| self.namespaced) {
             Some(namespace) => format!("{}/namespaces/{namespace}/{}", self.base, self.resource),
@@ -84,53 +84,53 @@ struct Resource {
     verbs: Vec<String>,
 }
 
-/// What discovery says of a resource.
+/// The result of a look-up of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// With all of [`names::MIGRATION_VERBS`].
+    /// Served with all of [`names::MIGRATION_VERBS`].
     Served(Served),
-    /// No version names it, and it has no CustomResourceDefinition: Kubernetes deletes the objects with that one.
+    /// No version names it, and it has no CustomResourceDefinition, with which Kubernetes deletes the objects.
     Absent,
-    /// No version names it, though its CustomResourceDefinition exists: its objects are still stored.
+    /// No version names it, but its CustomResourceDefinition exists: its objects are still stored.
     Unserved,
     /// No version names it, and it is kube-apiserver's own: its objects may still be stored.
     Disabled,
-    /// This is why nothing proves which objects of it kube-apiserver stores, or that it stores none.
+    /// It is not known which objects of it kube-apiserver stores, if any. Has the reason.
     Unknown(String),
-    /// Some version names it and lacks a verb, or what discovery says contradicts itself.
+    /// Some version names it and lacks a verb, or discovery contradicts itself.
     Unsuitable,
 }
 
 impl Found {
     /// Why no object can be rewritten, and the remedy. `decrypts`: the migration is a decryption.
-    pub(crate) fn told(&self, resource: &GroupResource, decrypts: bool) -> String {
+    pub(crate) fn message(&self, resource: &GroupResource, decrypts: bool) -> String {
         let confirm = if decrypts {
             String::new()
         } else {
-            format!(", or confirm in spec.decrypt that {resource} is decrypted")
+            format!(", or add {resource} to spec.decrypt to confirm its decryption")
         };
         match self {
             Self::Served(_) => format!("{resource} is served"),
             Self::Absent => format!(
-                "{resource} is not served, and its CustomResourceDefinition does not exist; create that again{confirm}"
+                "{resource} is not served, and its CustomResourceDefinition does not exist; create it again{confirm}"
             ),
             Self::Unserved => format!(
-                "{resource} is not served, and its objects are still stored; set served: true for a version of its CustomResourceDefinition, and do not delete that: its objects would be deleted with it"
+                "{resource} is not served, and its objects are still stored; set served: true for a version of its CustomResourceDefinition, and do not delete the definition: its objects would be deleted with it"
             ),
             Self::Disabled => format!(
-                "{resource} is not served; have kube-apiserver serve it again (--runtime-config): its objects may still be stored"
+                "{resource} is not served; enable it again in kube-apiserver (--runtime-config), because its objects may still be stored"
             ),
             Self::Unknown(why) => {
                 format!("it is not known whether kube-apiserver stores objects of {resource}: {why}")
             }
             Self::Unsuitable => {
-                format!("no served version of {resource} can be read, listed and patched")
+                format!("no served version of {resource} supports get, list and patch")
             }
         }
     }
 }
 
-/// `Ok(None)` where no version of the group serves it with all of [`names::MIGRATION_VERBS`].
+/// `Ok(None)` if no version of the group serves it with all of [`names::MIGRATION_VERBS`].
 pub(crate) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Option<Served>, CallError> {
     Ok(match discover(cluster, wanted).await? {
         Discovered::Served(served) => Some(served),
@@ -138,7 +138,7 @@ pub(crate) async fn find(cluster: &Cluster, wanted: &GroupResource) -> Result<Op
     })
 }
 
-/// An error where some of it could not be read: that proves nothing.
+/// Looks a resource up. An error if a document could not be read: that proves nothing.
 pub(crate) async fn look_up(cluster: &Cluster, wanted: &GroupResource) -> Result<Found, CallError> {
     match discover(cluster, wanted).await? {
         Discovered::Served(served) => {
@@ -150,11 +150,11 @@ pub(crate) async fn look_up(cluster: &Cluster, wanted: &GroupResource) -> Result
     }
 }
 
-/// What the documents of discovery alone say.
+/// The result from the documents of discovery alone.
 #[derive(Debug, PartialEq, Eq)]
 enum Discovered {
     Served(Served),
-    /// They are complete, and no version names it. These versions of its group are listed, as `GROUP/VERSION`.
+    /// The documents are complete, and no version names it. Has the listed versions of its group, as `GROUP/VERSION`.
     Missing(Vec<String>),
     Unsuitable,
 }
@@ -176,7 +176,7 @@ async fn discover(cluster: &Cluster, wanted: &GroupResource) -> Result<Discovere
     if names_it(&documents, wanted) {
         return Ok(Discovered::Unsuitable);
     }
-    // A 404 may come from a proxy: the list of all groups has to agree.
+    // A 404 may come from a proxy: the list of all groups has to agree (kubernetes: discovery-can-be-incomplete).
     let groups =
         if wanted.group.is_empty() { None } else { Some(cluster.document::<Groups>("/apis").await?) };
     Ok(missing(wanted, &documents, groups.as_ref()))
@@ -187,7 +187,7 @@ fn names_it(documents: &[(String, Option<Resources>)], wanted: &GroupResource) -
     named.any(|resources| resources.resources.iter().any(|resource| resource.name == wanted.resource))
 }
 
-/// What it means that none of these documents names the resource.
+/// The result if none of these documents names the resource.
 fn missing(
     wanted: &GroupResource,
     documents: &[(String, Option<Resources>)],
@@ -210,7 +210,7 @@ fn missing(
     Discovered::Missing(versions.map(|version| version.group_version.clone()).collect())
 }
 
-/// A version of etcd as of now, by a collection that is always there.
+/// The current version of etcd, from a collection that always exists (kubernetes: versions-are-etcd-revisions).
 pub(crate) async fn version(cluster: &Cluster) -> Result<String, CallError> {
     let pager: Pager<Meta> = Pager::of(OWN_COLLECTION.to_owned(), OWN_RESOURCE, Scope::Cluster);
     pager.metadata_only().version(cluster).await
@@ -219,9 +219,9 @@ pub(crate) async fn version(cluster: &Cluster) -> Result<String, CallError> {
 const OWN_COLLECTION: &str = "/apis/encryption.keyward.dev/v1alpha1/encryptionmigrations";
 const OWN_RESOURCE: &str = "encryptionmigrations.encryption.keyward.dev";
 
-/// How a resource is served, for the question whether it can be encrypted.
+/// How a resource is served, which decides whether it can be encrypted.
 pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Serving {
-    let looked = async {
+    let serving = async {
         let Some(served) = find(cluster, wanted).await? else { return Ok(Serving::Not) };
         let Some(name) = served.group_version().and_then(absence::api_service) else {
             return Ok(Serving::Itself);
@@ -229,10 +229,11 @@ pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Servin
         let is_aggregated = absence::aggregated(cluster, &name).await?;
         Ok(if is_aggregated { Serving::Aggregated(name) } else { Serving::Itself })
     };
-    looked.await.unwrap_or_else(|error: CallError| Serving::Unknown(error.to_string()))
+    serving.await.unwrap_or_else(|error: CallError| Serving::Unknown(error.to_string()))
 }
 
-/// Whether what was stored at this resourceVersion, and before, cannot be read any more: etcd has compacted it.
+/// Whether etcd has compacted its history up to this resourceVersion: no older value can be read any more
+/// (kubernetes: history-is-compacted).
 pub(crate) async fn is_compacted(
     cluster: &Cluster,
     resource: &GroupResource,
@@ -240,7 +241,7 @@ pub(crate) async fn is_compacted(
 ) -> Result<bool, CallError> {
     let listed = match look_up(cluster, resource).await? {
         Found::Served(served) => cluster.list_at(&served.everything(), &resource.to_string(), version).await,
-        // Its objects were in the same etcd, whose versions are those of all resources.
+        // Its objects were in the same etcd, and all resources share etcd's versions.
         Found::Absent => cluster.list_at(OWN_COLLECTION, OWN_RESOURCE, version).await,
         Found::Unserved | Found::Disabled | Found::Unknown(_) | Found::Unsuitable => return Ok(false),
     };
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn resource_must_be_read_listed_and_patched() {
+    fn resource_must_support_get_list_and_patch() {
         let resources: Resources = serde_json::from_str(
             r#"{"resources":[{"name":"things/status","namespaced":true,"verbs":["patch"]},
                 {"name":"things","namespaced":true,"verbs":["get","list","patch"]},
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn resource_is_missing_only_where_all_of_discovery_says_so() {
+    fn resource_is_missing_only_if_all_documents_agree() {
         let groups = |json: &str| serde_json::from_str::<Groups>(json).unwrap();
         let none = || serde_json::from_str::<Resources>(r#"{"resources":[]}"#).unwrap();
         let widgets = GroupResource::parse("widgets.example.com");
@@ -327,7 +328,7 @@ mod tests {
         let found =
             |documents: &[(String, Option<Resources>)], groups| missing(&widgets, documents, Some(groups));
 
-        assert_eq!(found(&[], &others), Discovered::Missing(vec![]), "the whole group is gone");
+        assert_eq!(found(&[], &others), Discovered::Missing(vec![]), "the whole group is missing");
         assert_eq!(
             found(&[(v1.clone(), Some(none()))], &listed),
             Discovered::Missing(vec!["example.com/v1".to_owned()])
@@ -335,30 +336,35 @@ mod tests {
         assert_eq!(
             found(&[], &listed),
             Discovered::Unsuitable,
-            "the group is listed, and was answered with 404"
+            "the group is listed, but its document is a 404"
         );
         assert_eq!(found(&[(v1.clone(), None)], &listed), Discovered::Unsuitable);
         assert_eq!(found(&[(v1, Some(none()))], &others), Discovered::Unsuitable, "the two disagree");
-        assert_eq!(found(&[], &groups(r#"{"groups":[]}"#)), Discovered::Unsuitable, "no API server has none");
+        assert_eq!(
+            found(&[], &groups(r#"{"groups":[]}"#)),
+            Discovered::Unsuitable,
+            "every API server has groups"
+        );
         assert!(serde_json::from_str::<Groups>("{}").is_err());
     }
 
     #[test]
-    fn resource_that_is_not_served_is_named_with_the_remedy() {
+    fn message_about_a_resource_that_is_not_served_has_the_remedy() {
         let widgets = GroupResource::parse("widgets.example.com");
         assert_eq!(
-            Found::Absent.told(&widgets, false),
-            "widgets.example.com is not served, and its CustomResourceDefinition does not exist; create that again, or confirm in spec.decrypt that widgets.example.com is decrypted"
+            Found::Absent.message(&widgets, false),
+            "widgets.example.com is not served, and its CustomResourceDefinition does not exist; create it again, or add widgets.example.com to spec.decrypt to confirm its decryption"
         );
     }
 
     #[test]
-    fn remedy_for_a_definition_that_exists_deletes_and_decrypts_nothing() {
+    fn remedy_for_an_existing_definition_deletes_and_decrypts_nothing() {
         let widgets = GroupResource::parse("widgets.example.com");
         for decrypts in [false, true] {
-            let said = Found::Unserved.told(&widgets, decrypts);
-            assert!(said.contains("set served: true") && said.contains("do not delete that"), "{said}");
-            assert!(!said.contains("create") && !said.contains("spec.decrypt"), "{said}");
+            let message = Found::Unserved.message(&widgets, decrypts);
+            assert!(message.contains("set served: true"), "{message}");
+            assert!(message.contains("do not delete the definition"), "{message}");
+            assert!(!message.contains("create") && !message.contains("spec.decrypt"), "{message}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Objects that could not be rewritten so far: they are tried again within the run, and named in the status. Pure.
+//! Objects that could not be rewritten so far: they are retried within the run, and named in the status. Pure.
 
 use std::time::{Duration, Instant};
 
 use keyward_core::api::{EncryptionMigrationStatus, MigrationFailure};
 
-/// The first hundred by name, and how many more there are.
+/// The first hundred failures by name, and the number of the others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Failures {
     kept: Vec<Failing>,
@@ -15,16 +15,16 @@ pub(super) struct Failures {
 struct Failing {
     object: String,
     message: String,
-    /// `None` where it failed for long enough in an earlier attempt.
+    /// `None` if it failed for long enough in an earlier attempt.
     since: Option<Instant>,
-    /// Tried again since every object was looked at.
+    /// Whether it was retried after every object was tried.
     retried: bool,
 }
 
 impl Failures {
     const KEPT: usize = 100;
 
-    /// Those of a run of the same attempt.
+    /// The failures of an earlier run of the same attempt.
     pub(super) fn resumed(status: &EncryptionMigrationStatus, now: Instant) -> Self {
         let named = |failure: &MigrationFailure| Failing {
             object: failure.object.clone(),
@@ -37,7 +37,7 @@ impl Failures {
         Self { kept, more: status.failed.saturating_sub(known) }
     }
 
-    /// Those that an earlier attempt left. They failed for long enough then: each is tried once.
+    /// The failures that an earlier attempt left. They failed for long enough then: each is tried once.
     pub(super) fn left(objects: &[String]) -> Self {
         let named = |object: &String| Failing {
             object: object.clone(),
@@ -58,19 +58,19 @@ impl Failures {
         }
     }
 
-    /// Tried again, and it failed again.
+    /// An object failed again.
     pub(super) fn failed_again(&mut self, object: &str, message: String) {
         if let Some(known) = self.kept.iter_mut().find(|failing| failing.object == object) {
             (known.message, known.retried) = (message, true);
         }
     }
 
-    /// It is under the write key, or gone.
+    /// An object is under the write key, or gone.
     pub(super) fn remove(&mut self, object: &str) {
         self.kept.retain(|failing| failing.object != object);
     }
 
-    /// What is to be tried again: an outage that is shorter than `patience` fails nothing.
+    /// The objects to retry: an outage that is shorter than `patience` fails no object.
     pub(super) fn due(&self, now: Instant, patience: Duration) -> Vec<String> {
         let is_over = |failing: &&Failing| {
             let failed_for = failing.since.map(|since| now.saturating_duration_since(since));
@@ -84,7 +84,7 @@ impl Failures {
         self.kept.last().map(|failing| failing.object.clone())
     }
 
-    /// All that failed are tried again by going through the whole collection: those beyond the first hundred have no name.
+    /// Forgets failures beyond the first hundred, which have no name: another pass over the collection retries them.
     pub(super) fn forget_unnamed(&mut self) -> bool {
         std::mem::take(&mut self.more) > 0
     }
@@ -110,7 +110,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_mins(1);
 
     #[test]
-    fn hundred_failures_are_named_once_each_and_the_others_counted() {
+    fn first_hundred_failures_are_named_once_each_and_the_others_are_counted() {
         let now = Instant::now();
         let mut failures = Failures::default();
         for n in 0..120 {
@@ -123,21 +123,21 @@ mod tests {
     }
 
     #[test]
-    fn object_is_tried_again_until_it_failed_for_long_enough() {
+    fn object_is_retried_until_it_failed_for_long_enough() {
         let now = Instant::now();
         let mut failures = Failures::default();
         failures.add("n/a".into(), "m".into(), now);
         let later = now + 2 * PATIENCE;
-        assert_eq!(failures.due(later, PATIENCE), ["n/a"], "at least once since all was listed");
+        assert_eq!(failures.due(later, PATIENCE), ["n/a"], "at least once after every object was tried");
         failures.failed_again("n/a", "m".into());
-        assert_eq!(failures.due(now + PATIENCE / 2, PATIENCE), ["n/a"], "a short outage fails nothing");
+        assert_eq!(failures.due(now + PATIENCE / 2, PATIENCE), ["n/a"], "a short outage fails no object");
         assert!(failures.due(later, PATIENCE).is_empty());
         failures.remove("n/a");
         assert_eq!(failures.count(), 0);
     }
 
     #[test]
-    fn what_an_earlier_attempt_left_is_tried_once() {
+    fn object_that_an_earlier_attempt_left_is_tried_once() {
         let now = Instant::now();
         let mut failures = Failures::left(&["n/a".to_owned()]);
         assert_eq!(failures.due(now, PATIENCE), ["n/a"]);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_counts_on() {
+    fn count_continues_after_a_restart() {
         let now = Instant::now();
         let mut failures = Failures::default();
         (0..130).for_each(|n| failures.add(format!("n/{n}"), "m".into(), now));

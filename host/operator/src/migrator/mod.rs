@@ -1,15 +1,15 @@
 //! Keyward's own migration engine: rewrites every object of a resource under the current write key, for each
-//! `EncryptionMigration` that is not over.
+//! `EncryptionMigration` that has not ended (decision 0052).
 //!
-//! What may come in: metadata. What never does: a value of an object; lists, patches and gets ask for metadata alone.
+//! Only metadata reaches the engine, never a value of an object: its lists, patches and gets request metadata only.
 //!
 //! Guarantee: `Succeeded` means that each object of the collection was seen to be under the write key, or to be gone.
-//! Whatever the API server answers to a patch that is no success counts for nothing by itself (`verdict.rs`). An outage
-//! pauses a run, and fails no object.
+//! An unsuccessful response to a patch proves nothing by itself (decision 0053). A short outage pauses a run and
+//! fails no object (decision 0054).
 //!
-//! Progress, cursor and failures are in the status, written about each second, so that a restart resumes. The engine
-//! writes nothing else and decides nothing: what is migrated, when it may start, whether a failed one is tried again, and
-//! whether one that succeeded is verified, is core's, by a new generation of the spec.
+//! Progress, cursor and failures are in the status, written about once a second, so a restart resumes. The engine
+//! writes nothing else and decides nothing: core decides by a new generation of the spec which resource is migrated,
+//! when it starts, whether a failed migration is retried, and whether a migration is verified.
 
 mod absence;
 pub(crate) mod discovery;
@@ -39,20 +39,20 @@ use crate::metrics::Metrics;
 use pace::Pace;
 use run::{End, Run, RunError, Tools};
 
-/// Pauses that end at almost the same time are looked after together.
+/// Pauses that end at almost the same time are handled together.
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
 
-/// How the engine works.
+/// Settings of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct MigrationSettings {
-    /// Rewrites under way at once, over all resources.
+    /// Concurrent rewrites, over all resources.
     pub concurrency: usize,
     /// How often progress is written.
     pub report: Duration,
-    /// How often it looks though nothing was announced.
+    /// How often the engine reads the migrations without an event of a watch.
     pub resync: Duration,
-    /// How long an object is tried again before it has failed: an election in etcd, a KMS or a webhook that restarts takes
-    /// less.
+    /// How long an object is retried before it has failed. An election in etcd, or the restart of a KMS or a webhook,
+    /// takes less.
     pub patience: Duration,
 }
 
@@ -67,14 +67,14 @@ impl Default for MigrationSettings {
     }
 }
 
-/// All runs of this operator.
+/// The engine with all runs of this operator.
 #[derive(Debug)]
 pub struct Engine {
     tools: Tools,
     resync: Duration,
 }
 
-/// A run under way.
+/// A run in progress.
 struct Active {
     uid: Option<String>,
     generation: Option<i64>,
@@ -86,7 +86,7 @@ struct Active {
 struct Paused {
     backoff: Backoff,
     until: Option<Instant>,
-    /// Since when one object after the other fails, where that is why.
+    /// Since when one object after the other fails, if that is the reason.
     failing_since: Option<Instant>,
 }
 
@@ -100,18 +100,19 @@ impl Engine {
         Self { tools: Tools { cluster, pace, metrics, report, patience }, resync }
     }
 
-    /// Until `stop`: then runs write their cursors and end. `look` is rung when a migration may have changed.
-    pub async fn run(self, look: Arc<Notify>, stop: CancellationToken) {
+    /// Runs until `stop`; then runs write their cursors and end. `changed` is notified when a migration may have
+    /// changed.
+    pub async fn run(self, changed: Arc<Notify>, stop: CancellationToken) {
         let mut active: BTreeMap<String, Active> = BTreeMap::new();
         let mut paused: BTreeMap<String, Paused> = BTreeMap::new();
         let mut runs: JoinSet<Ended> = JoinSet::new();
         while !stop.is_cancelled() {
             match self.wanted().await {
-                Ok(migrations) => self.look_after(migrations, &mut active, &mut paused, &mut runs, &stop),
-                Err(error) => tracing::warn!("migrations are not looked after: {error}"),
+                Ok(migrations) => self.sync(migrations, &mut active, &mut paused, &mut runs, &stop),
+                Err(error) => tracing::warn!("cannot read migrations: {error}"),
             }
             tokio::select! {
-                () = look.notified() => {}
+                () = changed.notified() => {}
                 () = tokio::time::sleep(wake(&paused, Instant::now(), self.resync)) => {}
                 () = stop.cancelled() => {}
                 Some(ended) = runs.join_next() => match ended {
@@ -123,8 +124,8 @@ impl Engine {
                         if error.is_panic() {
                             self.tools.metrics.panicked("migration");
                         }
-                        tracing::error!("a migration's run broke off: {error}");
-                        // Which run it was is not known: those that are left resume from their cursors.
+                        tracing::error!("a migration run failed: {error}");
+                        // It is not known which run failed: all others are stopped, and resume from their cursors.
                         for run in active.values() {
                             run.stop.cancel();
                         }
@@ -133,7 +134,7 @@ impl Engine {
                 },
             }
         }
-        // Their tokens are children of `stop`: each finishes what is under way and writes its cursor.
+        // Their tokens are children of `stop`: each finishes its current rewrites and writes its cursor.
         while let Some(ended) = runs.join_next().await {
             if let Ok((name, result)) = ended {
                 tracing::info!(name, "migration stopped: {result:?}");
@@ -141,19 +142,19 @@ impl Engine {
         }
     }
 
-    /// The migrations that may run now: none while `spec.paused` is in force, so that runs under way write their cursors and
-    /// stop. Where it cannot be read whether it is, nothing begins and nothing ends.
+    /// The migrations that may run now: none while `spec.paused` is set, so that current runs write their cursors and
+    /// stop (invariant: pause-withholds-everything). If the spec cannot be read, no run begins and none ends.
     async fn wanted(&self) -> Result<Vec<EncryptionMigration>, CallError> {
         let cluster = &self.tools.cluster;
-        let (migrations, wanted) = tokio::try_join!(
+        let (migrations, cluster_encryption) = tokio::try_join!(
             cluster.list::<EncryptionMigration>(None, None),
             cluster.get::<ClusterEncryption>(None, names::CLUSTER),
         )?;
-        let is_paused = wanted.is_some_and(|wanted| wanted.spec.paused.is_some());
+        let is_paused = cluster_encryption.is_some_and(|found| found.spec.paused.is_some());
         Ok(if is_paused { Vec::new() } else { migrations })
     }
 
-    fn look_after(
+    fn sync(
         &self,
         migrations: Vec<EncryptionMigration>,
         active: &mut BTreeMap<String, Active>,
@@ -184,11 +185,11 @@ impl Engine {
                 generation: migration.metadata.generation,
                 stop: stop.child_token(),
             };
-            tracing::info!(name, key = %migration.spec.key_id, "migration begins or goes on");
+            tracing::info!(name, key = %migration.spec.key_id, "migration started or resumed");
             let (tools, token) = (self.tools.clone(), run.stop.clone());
             let mut failing_since = None;
             if let Some(paused) = paused.get_mut(&name) {
-                // Its back-off goes on from where it was, should it pause again.
+                // Its back-off continues if it pauses again.
                 paused.until = None;
                 failing_since = paused.failing_since.take();
             }
@@ -201,17 +202,17 @@ impl Engine {
     }
 }
 
-/// When to look though nothing is announced: when the next pause ends, at the latest after a resync.
+/// When to read the migrations without an event: when the next pause ends, at the latest after a resync.
 fn wake(paused: &BTreeMap<String, Paused>, now: Instant, resync: Duration) -> Duration {
     let ends = paused.values().filter_map(|paused| paused.until?.checked_duration_since(now));
-    // Those that are over were looked at a moment ago.
+    // Pauses that are over were just handled.
     ends.filter(|left| !left.is_zero()).fold(resync, Duration::min).max(SHORTEST_WAIT.min(resync))
 }
 
 fn note(name: &str, result: Result<End, RunError>, paused: &mut BTreeMap<String, Paused>) {
     match result {
         Ok(end) => {
-            tracing::info!(name, ?end, "migration's run ended");
+            tracing::info!(name, ?end, "migration run ended");
             paused.remove(name);
         }
         Err(error) => {
@@ -221,7 +222,7 @@ fn note(name: &str, result: Result<End, RunError>, paused: &mut BTreeMap<String,
             if let RunError::AllFail { since, .. } = &error {
                 entry.failing_since = Some(*since);
             }
-            tracing::warn!(name, ?pause, "migration pauses: {error}");
+            tracing::warn!(name, ?pause, "migration resumes after a pause: {error}");
         }
     }
 }
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_pause_that_is_yet_to_end_wakes_it() {
+    fn engine_wakes_up_for_the_end_of_a_current_pause_only() {
         let now = Instant::now();
         let resync = Duration::from_secs(30);
         let paused = |untils: &[Option<Instant>]| -> BTreeMap<String, Paused> {
@@ -241,7 +242,7 @@ mod tests {
         let later = |millis| Some(now + Duration::from_millis(millis));
         let past = now.checked_sub(Duration::from_secs(5));
         assert_eq!(wake(&paused(&[]), now, resync), resync);
-        assert_eq!(wake(&paused(&[None, past, Some(now)]), now, resync), resync, "they were looked at");
+        assert_eq!(wake(&paused(&[None, past, Some(now)]), now, resync), resync, "they were handled");
         assert_eq!(wake(&paused(&[past, later(700), later(900)]), now, resync), Duration::from_millis(700));
         assert_eq!(wake(&paused(&[later(1)]), now, resync), SHORTEST_WAIT);
         assert_eq!(wake(&paused(&[later(90_000)]), now, resync), resync);

@@ -1,28 +1,28 @@
-//! How many objects are under way at once, over all resources. Fixed now; what a run tells it (how long an answer took,
-//! whether the API server was busy) is what an additive-increase, multiplicative-decrease rule will need.
+//! The number of concurrent rewrites, over all resources. It is fixed. Runs report how long a response took and
+//! whether the API server was busy, which an additive-increase, multiplicative-decrease rule would need.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How an attempt went, as far as the pace cares.
+/// The result of an attempt for the pace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Load {
-    /// Answered.
+    /// The API server answered.
     Fine,
-    /// The API server is busy or away.
+    /// The API server is busy or cannot be reached.
     Busy,
 }
 
-/// The ceiling; shared by all runs.
+/// The limit; shared by all runs.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     ceiling: usize,
     permits: Arc<Semaphore>,
 }
 
-/// One attempt under way.
+/// One attempt in progress.
 pub(super) struct Slot {
     began: Instant,
     _permit: Option<OwnedSemaphorePermit>,
@@ -34,19 +34,19 @@ impl Pace {
         Self { ceiling, permits: Arc::new(Semaphore::new(ceiling)) }
     }
 
-    /// How many attempts make sense at once.
+    /// The highest number of concurrent attempts.
     pub(super) fn ceiling(&self) -> usize {
         self.ceiling
     }
 
     pub(super) async fn slot(&self) -> Slot {
-        // The semaphore is never closed; without a permit the pace is merely not kept.
+        // The semaphore is never closed; without a permit only the limit does not hold.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         Slot { began: Instant::now(), _permit: permit }
     }
 
     /// The attempt is over.
-    #[allow(clippy::unused_self)] // what an adaptive pace will learn from
+    #[allow(clippy::unused_self)] // an adaptive pace would use it
     pub(super) fn observed(&self, slot: Slot, load: Load) {
         let Slot { began, _permit } = slot;
         tracing::trace!(?load, took = ?began.elapsed(), "rewrite");

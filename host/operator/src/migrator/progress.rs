@@ -1,4 +1,4 @@
-//! What a run reports: the status of its `EncryptionMigration`. Pure.
+//! The progress of a run, as it reports it in the status of its `EncryptionMigration`. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -9,24 +9,24 @@ use super::failures::Failures;
 use super::track::Track;
 use crate::ages::whole_seconds;
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug)]
 pub(super) struct Progress {
     generation: i64,
     pub(super) track: Track,
     pub(super) failures: Failures,
-    /// Every object was looked at.
+    /// Every object was listed and tried.
     pub(super) listed: bool,
-    /// Only what an earlier attempt left is tried.
+    /// Only the objects that an earlier attempt left are tried.
     only_left: bool,
-    /// The collection is gone through once more, for what failed and has no name.
+    /// The collection is listed again, for failed objects without a name.
     pub(super) lists_again: bool,
-    /// Objects in all, as far as known.
+    /// Objects in total, as far as known.
     total: u64,
     rate: Rate,
-    /// An object at a newer version is under the write key.
+    /// An object with a newer version is under the write key.
     pub(super) start_version: Option<String>,
-    /// Of the collection, from after the last rewrite.
+    /// The version of the collection after the last rewrite.
     pub(super) end_version: Option<String>,
     /// Why no object can be rewritten at all.
     pub(super) refused: Option<String>,
@@ -34,8 +34,8 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Goes on from a status of the same generation; any other is about an earlier attempt, and only what the spec took
-    /// over of it counts.
+    /// Continues from a status of the same generation. A status of another generation is about an earlier attempt; of
+    /// that one only `spec.continues` counts (decision 0055).
     pub(super) fn resumed(migration: &EncryptionMigration, now: Instant) -> Self {
         let generation = migration.metadata.generation.unwrap_or_default();
         let before = migration
@@ -67,7 +67,7 @@ impl Progress {
         }
     }
 
-    /// A page has this many objects, and so many follow.
+    /// A page has this many objects, and `remaining` follow.
     pub(super) fn listed_page(&mut self, on_page: usize, remaining: u64) {
         self.total = self.track.done() + u64::try_from(on_page).unwrap_or(u64::MAX).saturating_add(remaining);
     }
@@ -77,7 +77,7 @@ impl Progress {
         self.failures.remove(object);
         self.waiting = None;
         if outcome == "rewritten" {
-            // What was there before can still be read from etcd's history.
+            // The old value can still be read from etcd's history.
             self.end_version = None;
         }
         if again && self.only_left {
@@ -85,19 +85,19 @@ impl Progress {
         }
     }
 
-    /// The list cannot begin behind the cursor.
+    /// Begins at the start: the API server does not list behind the cursor.
     pub(super) fn restart(&mut self) {
         self.track = Track::default();
     }
 
-    /// There is no object any more: those that failed are gone, too.
+    /// No object exists any more: those that failed are gone, too.
     pub(super) fn nothing_is_left(&mut self) {
         self.failures = Failures::default();
         self.listed = true;
     }
 
-    /// Whether the collection has to be gone through once more: more objects failed than have a name, and those with a name
-    /// are done by now.
+    /// Whether the collection has to be listed again: more objects failed than have a name, and those with a name are
+    /// done.
     pub(super) fn must_list_again(&mut self) -> bool {
         let again = self.failures.kept().is_empty() && self.failures.forget_unnamed();
         if again {
@@ -114,7 +114,7 @@ impl Progress {
         self.waiting = Some(MigrationWait { since, message });
     }
 
-    /// The status while the run is under way.
+    /// The status while the run is in progress.
     pub(super) fn running(&mut self, now: Instant) -> EncryptionMigrationStatus {
         let rate = self.rate.at(self.track.done(), now);
         EncryptionMigrationStatus {
@@ -135,7 +135,7 @@ impl Progress {
         }
     }
 
-    /// The status at the end: it succeeded only where every object was looked at, and none failed.
+    /// The status at the end: it succeeded only if every object was tried, and none failed.
     pub(super) fn finished(&mut self, now: Instant, wall: Timestamp) -> EncryptionMigrationStatus {
         self.waiting = None;
         let end_version = self.end_version.clone().filter(|version| !version.is_empty());
@@ -158,7 +158,7 @@ pub(super) fn is_over(phase: MigrationPhase) -> bool {
     matches!(phase, MigrationPhase::Succeeded | MigrationPhase::Failed)
 }
 
-/// Whether there is something to do for this object.
+/// Whether this migration has to run.
 pub(super) fn is_due(migration: &EncryptionMigration) -> bool {
     let status = migration.status.as_ref();
     migration.metadata.deletion_timestamp.is_none()
@@ -213,14 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn restart_goes_on_at_the_cursor_and_another_generation_starts_again() {
+    fn restart_continues_at_the_cursor_and_another_generation_starts_again() {
         let now = Instant::now();
         let same = Progress::resumed(&migration(2, Some(status(MigrationPhase::Running))), now);
         assert_eq!((same.track.done(), same.track.cursor()), (5, Some("n/e")));
         assert_eq!(same.start_version.as_deref(), Some("7"));
         let other = Progress::resumed(&migration(3, Some(status(MigrationPhase::Running))), now);
         assert_eq!((other.track.done(), other.track.cursor()), (0, None));
-        assert_eq!(other.start_version, None, "what the spec does not take over is about another request");
+        assert_eq!(other.start_version, None, "a version that is not in the spec is about another attempt");
     }
 
     fn continues(objects: &[&str], end_version: Option<&str>) -> EncryptionMigration {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn next_attempt_tries_what_the_last_one_left_and_nothing_else() {
+    fn next_attempt_tries_only_the_objects_that_the_last_one_left() {
         let now = Instant::now();
         let mut progress = Progress::resumed(&continues(&["n/a", "n/b"], None), now);
         assert!(progress.listed);
@@ -250,15 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn verification_that_rewrites_nothing_leaves_the_end_where_it_was() {
+    fn verification_that_rewrites_nothing_keeps_the_end_version() {
         let now = Instant::now();
         let verifies = continues(&[], Some("9"));
         let mut progress = Progress::resumed(&verifies, now);
-        assert!(!progress.listed, "every object is looked at");
+        assert!(!progress.listed, "every object is tried");
         progress.done("n/a", "current", false);
         assert_eq!(progress.end_version.as_deref(), Some("9"));
         progress.done("n/b", "rewritten", false);
-        assert_eq!(progress.end_version, None, "the old value is in the history");
+        assert_eq!(progress.end_version, None, "the old value is in etcd's history");
         let interrupted =
             EncryptionMigrationStatus { observed_generation: 3, ..status(MigrationPhase::Running) };
         let resumed = Progress::resumed(&EncryptionMigration { status: Some(interrupted), ..verifies }, now);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_without_a_name_are_found_by_going_through_all_again() {
+    fn failures_without_a_name_are_found_by_listing_again() {
         let now = Instant::now();
         let mut progress = Progress::resumed(&migration(1, None), now);
         for n in 0..101 {
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn end_is_no_success_where_not_everything_was_looked_at() {
+    fn migration_succeeds_only_if_every_object_was_tried_and_none_was_refused() {
         let now = Instant::now();
         let mut progress = Progress::resumed(&migration(1, None), now);
         assert_eq!(progress.finished(now, Timestamp::UNIX_EPOCH).phase, MigrationPhase::Failed);
@@ -295,18 +295,18 @@ mod tests {
     }
 
     #[test]
-    fn migration_of_which_no_object_is_left_succeeds_whatever_failed_before() {
+    fn migration_without_objects_succeeds_after_earlier_failures() {
         let now = Instant::now();
         let mut progress = Progress::resumed(&continues(&["n/a", "n/b"], None), now);
         progress.nothing_is_left();
         progress.end_version = Some("9".into());
         let ended = progress.finished(now, Timestamp::UNIX_EPOCH);
         assert_eq!((ended.phase, ended.failed), (MigrationPhase::Succeeded, 0));
-        assert_eq!(ended.end_version.as_deref(), Some("9"), "etcd's history is looked at as for any other");
+        assert_eq!(ended.end_version.as_deref(), Some("9"), "etcd's history is checked as for any other");
     }
 
     #[test]
-    fn wait_keeps_its_beginning_until_something_is_done() {
+    fn wait_keeps_its_beginning_until_an_object_is_done() {
         let mut progress = Progress::resumed(&migration(1, None), Instant::now());
         progress.wait("a".into(), Timestamp::UNIX_EPOCH);
         progress.wait("b".into(), Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(9));

@@ -1,4 +1,4 @@
-//! One object: patched, and looked at where that fails, until its outcome is known.
+//! Rewrites one object: patches it, and reads it if the patch fails, until the outcome is known.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::run::Tools;
 use super::verdict::{self, Start, Verdict};
 use crate::cluster::{CallError, Category};
 
-/// No `Retry-After` is obeyed for longer.
+/// Longest `Retry-After` that is obeyed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The outcome for one object.
@@ -23,43 +23,43 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub(super) enum RewriteOutcome {
     /// Under the write key, or gone.
     Done(&'static str),
-    /// Neither, for now.
+    /// Not rewritten, because of this object.
     Failed(String),
-    /// The same, by no fault of this object.
+    /// Not rewritten, for a reason that is not this object's.
     Failing(String),
     /// The API server does not answer.
     Away(String),
-    /// This credential may rewrite none.
+    /// This credential is not allowed to rewrite any object.
     Refused(String),
     /// Not tried: the run is stopping.
     Skipped,
 }
 
-/// What rewriting an object of one resource needs.
+/// Rewrites objects of one resource.
 pub(super) struct Rewriter<'a> {
     pub(super) tools: &'a Tools,
     pub(super) served: &'a Served,
     pub(super) resource: &'a GroupResource,
     pub(super) start: Start,
-    /// What was written since the start needs no patch: an earlier attempt went through everything.
+    /// Objects that were written since the start need no patch: an earlier attempt tried every object.
     pub(super) skips_newer: bool,
     pub(super) halt: &'a CancellationToken,
-    /// The answer to the access review of this run: asked once, at the first refusal.
+    /// The access review of this run: made once, at the first refusal.
     pub(super) rights: &'a OnceCell<Rights>,
 }
 
-/// What an access review says of the operator's own permissions on a resource.
+/// The result of an access review of the operator's own permissions on a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Rights {
     Enough,
-    /// Which are missing, and the remedy.
+    /// The missing permissions, and the remedy.
     Missing(String),
-    /// The operator may not ask.
+    /// The operator is not allowed to create the review.
     Unknown(String),
 }
 
 impl Rewriter<'_> {
-    /// `listed` is its metadata where it was just listed.
+    /// `listed`: its metadata, if it was just listed.
     pub(super) async fn rewrite(&self, full_name: &str, listed: Option<&ObjectMeta>) -> RewriteOutcome {
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
@@ -97,13 +97,13 @@ impl Rewriter<'_> {
 
     async fn attempt(&self, full_name: &str, listed: Option<&ObjectMeta>, attempt: u32) -> Verdict {
         let collection = self.served.collection_of(full_name);
-        let judged = |patch: Option<&CallError>, look: Result<&ObjectMeta, &CallError>| {
-            verdict::looked(patch, look, self.start, self.resource, full_name)
+        let judged = |patch: Option<&CallError>, read: Result<&ObjectMeta, &CallError>| {
+            verdict::read_back(patch, read, self.start, self.resource, full_name)
         };
         let found;
         let object = match listed {
             Some(object) => object,
-            None => match self.tools.cluster.look(&collection, self.resource, full_name).await {
+            None => match self.tools.cluster.get_metadata(&collection, self.resource, full_name).await {
                 Ok(object) => {
                     found = object;
                     &found
@@ -114,8 +114,8 @@ impl Rewriter<'_> {
         if self.start.is_before(object) && (self.skips_newer || listed.is_none()) {
             return Verdict::Done("rewritten_by_another");
         }
-        let answer = self.tools.cluster.touch(&collection, &self.resource.to_string(), object).await;
-        let error = match answer {
+        let result = self.tools.cluster.touch(&collection, &self.resource.to_string(), object).await;
+        let error = match result {
             Ok(written) => {
                 let after = written.metadata.resource_version;
                 return verdict::patched(object.resource_version.as_deref(), after.as_deref());
@@ -125,11 +125,11 @@ impl Rewriter<'_> {
         if let Some(again) = verdict::again(&error, attempt) {
             return again;
         }
-        let look = self.tools.cluster.look(&collection, self.resource, full_name).await;
-        judged(Some(&error), look.as_ref())
+        let read = self.tools.cluster.get_metadata(&collection, self.resource, full_name).await;
+        judged(Some(&error), read.as_ref())
     }
 
-    /// A webhook's refusal fails one object; a permission that this credential lacks ends the run.
+    /// The refusal of a webhook fails one object; a missing permission ends the run.
     async fn denied(&self, message: String) -> RewriteOutcome {
         match self.rights.get_or_try_init(|| rights(self.tools, self.resource)).await {
             Ok(Rights::Enough | Rights::Unknown(_)) => RewriteOutcome::Failed(message),
@@ -139,23 +139,23 @@ impl Rewriter<'_> {
     }
 }
 
-/// What the operator may do to a resource, by the API server's own access review.
+/// The operator's permissions on a resource, by an access review of the API server.
 pub(super) async fn rights(tools: &Tools, resource: &GroupResource) -> Result<Rights, CallError> {
-    let mut answers = Vec::new();
+    let mut results = Vec::new();
     for verb in names::MIGRATION_VERBS {
-        answers.push((verb, tools.cluster.may(verb, resource).await));
+        results.push((verb, tools.cluster.is_allowed(verb, resource).await));
     }
-    judged(answers, resource)
+    judged(results, resource)
 }
 
-/// A review that the operator may not create proves nothing: the requests themselves show what is missing.
+/// A review that the operator is not allowed to create proves nothing: the requests themselves show what is missing.
 fn judged(
-    answers: Vec<(&'static str, Result<bool, CallError>)>,
+    results: Vec<(&'static str, Result<bool, CallError>)>,
     resource: &GroupResource,
 ) -> Result<Rights, CallError> {
     let (mut missing, mut unknown) = (Vec::new(), None);
-    for (verb, answer) in answers {
-        match answer {
+    for (verb, result) in results {
+        match result {
             Ok(true) => {}
             Ok(false) => missing.push(verb),
             Err(error) if error.category() == Category::Forbidden => unknown = Some(error.to_string()),
@@ -164,7 +164,7 @@ fn judged(
     }
     if !missing.is_empty() {
         return Ok(Rights::Missing(format!(
-            "the operator may not {} {resource} in all namespaces; add the verbs {} on {resource} to the ClusterRole keyward-operator",
+            "the operator is not allowed to {} {resource} in all namespaces; add the verbs {} on {resource} to the ClusterRole keyward-operator",
             missing.join(", "),
             names::MIGRATION_VERBS.join(", ")
         )));
@@ -189,14 +189,16 @@ mod tests {
     }
 
     #[test]
-    fn review_that_is_forbidden_is_unknown_and_ends_no_run() {
+    fn forbidden_review_is_unknown_and_ends_no_run() {
         let secrets = GroupResource::parse("secrets");
-        let all = |answer: fn() -> Result<bool, CallError>| {
-            judged(names::MIGRATION_VERBS.map(|verb| (verb, answer())).into(), &secrets)
+        let all = |result: fn() -> Result<bool, CallError>| {
+            judged(names::MIGRATION_VERBS.map(|verb| (verb, result())).into(), &secrets)
         };
         assert!(matches!(all(|| Err(forbidden())), Ok(Rights::Unknown(_))));
         assert!(matches!(all(|| Ok(true)), Ok(Rights::Enough)));
-        assert!(matches!(all(|| Ok(false)), Ok(Rights::Missing(said)) if said.contains("patch secrets")));
+        assert!(
+            matches!(all(|| Ok(false)), Ok(Rights::Missing(message)) if message.contains("patch secrets"))
+        );
         assert!(all(|| Err(error(Cause::Timeout(Duration::from_secs(1))))).is_err(), "the run pauses");
         let some = vec![("get", Err(forbidden())), ("patch", Ok(false))];
         assert!(matches!(judged(some, &secrets), Ok(Rights::Missing(_))));

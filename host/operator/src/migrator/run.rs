@@ -25,10 +25,10 @@ use crate::metrics::Metrics;
 
 /// The `keyID` of a migration that decrypts.
 const NO_KEY: KeyId = KeyId(0);
-/// So many conflicts in a row end a run: it is resumed from its cursor.
+/// Attempts to write the status. After as many conflicts in a row the run ends, and resumes from its cursor.
 const STATUS_TRIES: u32 = 3;
 
-/// What runs need.
+/// What every run needs.
 #[derive(Clone, Debug)]
 pub(super) struct Tools {
     pub(super) cluster: Cluster,
@@ -36,18 +36,18 @@ pub(super) struct Tools {
     pub(super) metrics: Metrics,
     /// How often progress is written.
     pub(super) report: Duration,
-    /// An outage that is shorter fails no object.
+    /// A shorter outage fails no object.
     pub(super) patience: Duration,
 }
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// Every object was dealt with; the status says how.
+    /// Every object was tried; the status has the result.
     Finished,
-    /// The object is gone, or wants something else now.
+    /// The EncryptionMigration is gone, or has another spec.
     Superseded,
-    /// Asked to; the cursor is written.
+    /// The run was asked to stop; the cursor is written.
     Stopped,
 }
 
@@ -58,23 +58,23 @@ pub(super) enum RunError {
     Call(#[from] CallError),
     #[error("paused: {0}")]
     Away(String),
-    /// One object after the other fails. Since when is kept over the pause.
-    #[error("paused: {IN_A_ROW} objects in a row could not be rewritten; the last: {message}")]
+    /// One object after the other fails. `since` is kept over the pause.
+    #[error("paused: {IN_A_ROW} objects in a row could not be rewritten; last error: {message}")]
     AllFail { since: Instant, message: String },
-    /// The same for longer than a run waits, and no object is to blame. The run ends with this as the reason.
+    /// The same for longer than a run waits, and no object is the reason. The run ends with this reason.
     #[error(
-        "{IN_A_ROW} objects in a row can be read and not written, for longer than {} s; the others were not tried; the last: {message}",
+        "for more than {} s, {IN_A_ROW} objects in a row could be read but not written; the others were not tried; last error: {message}",
         .patience.as_secs()
     )]
     Outage { patience: Duration, message: String },
 }
 
-/// `Break` holds what [`Run::rewrite_all`] ends with: `None` when nothing is left to do.
+/// `Break` has the result of [`Run::rewrite_all`]: `None` when nothing is left to do.
 type Flow = ControlFlow<Option<End>>;
 
 /// One object to rewrite.
 struct Work {
-    /// Its place in the list; `None` where it is tried again.
+    /// Its place in the list; `None` if it is retried.
     ticket: Option<u64>,
     name: String,
     listed: Option<ObjectMeta>,
@@ -87,12 +87,12 @@ pub(super) struct Run<'a> {
     progress: Progress,
     reported: Instant,
     streak: Streak,
-    /// Asked for once, where a request is refused though the run began with enough of them.
+    /// Reviewed once, if a request is refused although the run began with all permissions.
     rights: Arc<OnceCell<Rights>>,
 }
 
 impl<'a> Run<'a> {
-    /// `failing_since`: since when each object fails, where the run before paused for that.
+    /// `failing_since`: since when each object fails, if the run before paused because of that.
     pub(super) fn new(
         tools: &'a Tools,
         migration: EncryptionMigration,
@@ -107,7 +107,7 @@ impl<'a> Run<'a> {
 
     pub(super) async fn execute(mut self) -> Result<End, RunError> {
         let ended = self.rewrite_all().await;
-        // Whatever happened, what was done is written down: the next run goes on there.
+        // Progress is written in every case: the next run continues there.
         let now = Instant::now();
         let (status, ended) = match ended {
             Ok(Some(end)) => (self.progress.running(now), Ok(end)),
@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// `Ok(None)` when all are dealt with.
+    /// `Ok(None)` when every object was tried.
     async fn rewrite_all(&mut self) -> Result<Option<End>, RunError> {
         let resource = GroupResource::parse(&self.migration.spec.resource);
         let served = match discovery::look_up(&self.tools.cluster, &resource).await? {
@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
                 return self.nothing_is_stored().await;
             }
             found => {
-                self.progress.refused = Some(found.told(&resource, self.migration.spec.key_id == NO_KEY));
+                self.progress.refused = Some(found.message(&resource, self.migration.spec.key_id == NO_KEY));
                 return Ok(None);
             }
         };
@@ -150,10 +150,10 @@ impl<'a> Run<'a> {
             return Ok(None);
         }
         if self.progress.start_version.is_none() {
-            // The request is only made once no write under an older key is in flight any more.
+            // Core requests a migration only when no write under an older key is in flight any more.
             self.progress.start_version = Some(self.version(&served, &resource).await?);
         }
-        // Before the first patch: a restart counts on from the same version.
+        // Before the first patch: after a restart the same version counts.
         if !self.report().await? {
             return Ok(Some(End::Superseded));
         }
@@ -173,23 +173,23 @@ impl<'a> Run<'a> {
             if let ControlFlow::Break(end) = self.settle(&served, &resource).await? {
                 return Ok(end);
             }
-            // Those without a name are found by their versions.
+            // Failed objects without a name are found by their versions.
             if !self.progress.must_list_again() {
                 break;
             }
         }
         if self.progress.failures.count() == 0 && self.progress.end_version.is_none() {
-            // From after the last rewrite: once etcd has compacted it, nothing older can be read.
+            // The version after the last rewrite: once etcd has compacted it, no older value can be read.
             self.progress.end_version = Some(self.version(&served, &resource).await?);
         }
         Ok(None)
     }
 
-    /// The end of a decryption of which no object is left.
+    /// The end of a decryption whose resource has no objects any more.
     async fn nothing_is_stored(&mut self) -> Result<Option<End>, RunError> {
         self.progress.nothing_is_left();
         if self.progress.end_version.is_none() {
-            // Versions of every resource are etcd's own: deleted objects are in its history until that is compacted.
+            // All resources share etcd's versions; deleted objects are in its history until that is compacted.
             self.progress.end_version = Some(discovery::version(&self.tools.cluster).await?);
         }
         Ok(None)
@@ -200,7 +200,7 @@ impl<'a> Run<'a> {
         pager.metadata_only().version(&self.tools.cluster).await
     }
 
-    /// Goes through the whole collection.
+    /// Rewrites the whole collection, page by page.
     async fn list(&mut self, served: &Served, resource: &GroupResource) -> Result<Flow, RunError> {
         let pager = |behind: Option<&str>| -> Pager<Meta> {
             let pager = Pager::of(served.everything(), &resource.to_string(), served.scope());
@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
                         }
                     }
                 }
-                // It does not begin behind the cursor. To rewrite an object twice changes nothing.
+                // The list cannot begin behind the cursor. Rewriting an object twice changes nothing.
                 Err(error) if begins && listed.refuses_start(&error) => {
                     self.progress.restart();
                     listed = pager(None);
@@ -270,7 +270,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Tries again what failed, with growing pauses, until it is done or has failed for longer than an outage may last.
+    /// Retries failed objects, with growing pauses, until they are done or have failed for longer than a short outage.
     async fn settle(&mut self, served: &Served, resource: &GroupResource) -> Result<Flow, RunError> {
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_secs(1))
@@ -300,7 +300,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Rewrites these, several at once.
+    /// Rewrites these objects, several at once.
     async fn rewrite(
         &mut self,
         served: &Served,
@@ -352,7 +352,7 @@ impl<'a> Run<'a> {
         }
         drop(rewrites);
         if let Some(message) = refused {
-            // This credential rewrites nothing: the end, with that as the reason.
+            // This credential cannot rewrite anything: the run ends with this reason.
             self.progress.refused = Some(message);
             return Ok(ControlFlow::Break(None));
         }
@@ -396,7 +396,7 @@ impl<'a> Run<'a> {
         }
         let now = Instant::now();
         self.streak.failed(shared, now);
-        // What is tried again by name has pauses of its own.
+        // Retries by name have their own pauses.
         match self.streak.halt(now, self.tools.patience).filter(|_| work.ticket.is_some()) {
             None => Ok(()),
             Some(Halt::Pause) => Err(self.all_fail(self.streak.since().unwrap_or(now))),
@@ -406,8 +406,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// One object after the other fails: no more of them are tried before the outage is over, or has lasted for so long that
-    /// it is none.
+    /// Pauses while one object after the other fails: no more objects are tried before the outage ends, or lasts
+    /// longer than a short outage.
     fn pause_if_failing(&self) -> Result<(), RunError> {
         let since = self.streak.may_pass(Instant::now(), self.tools.patience);
         since.map_or(Ok(()), |since| Err(self.all_fail(since)))
@@ -429,8 +429,8 @@ impl<'a> Run<'a> {
         self.persist(status).await
     }
 
-    /// Writes the status, if it differs. `false` where this run is not wanted any more. An error where it could not be
-    /// written: whoever called it finished would have nothing written down.
+    /// Writes the status, if it differs. `false` if this run is superseded. An error if it could not be written: the
+    /// run must not count as finished without its status.
     async fn persist(&mut self, status: EncryptionMigrationStatus) -> Result<bool, CallError> {
         self.tools.metrics.migration(&self.migration.spec.resource, &status);
         if self.migration.status.as_ref() == Some(&status) {
@@ -439,7 +439,7 @@ impl<'a> Run<'a> {
         let before = self.migration.status.replace(status);
         let written = self.write_status().await;
         if written.is_err() {
-            // Else the same status would count as written the next time.
+            // Otherwise the same status would count as written the next time.
             self.migration.status = before;
         }
         written
@@ -447,7 +447,7 @@ impl<'a> Run<'a> {
 
     async fn write_status(&mut self) -> Result<bool, CallError> {
         let mut tries = 0;
-        // The spec is another's to change: then the version moved, and it matters whether the request did.
+        // Another writer changes the spec: after a conflict it matters whether the generation changed.
         loop {
             tries += 1;
             match self.tools.cluster.replace_status(&self.migration).await {

@@ -1,33 +1,33 @@
-//! Failures in a row: they look like a KMS, an etcd or a webhook that is down rather than like broken objects. Pure.
+//! Failures in a row: they indicate a KMS, an etcd or a webhook that is down, not broken objects (decision 0054). Pure.
 
 use std::time::{Duration, Instant};
 
-/// So many in a row.
+/// Failures in a row that count as an outage.
 pub(super) const IN_A_ROW: u32 = 20;
 
-/// The failures since an object was last rewritten.
+/// The failures since the last object that was rewritten.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Streak {
     in_a_row: u32,
-    /// Those of the last ones whose reason is no object's.
+    /// The last failures in a row whose reason is not an object's.
     shared: u32,
-    /// When the first of them was, over pauses.
+    /// When the first failure was, also over pauses.
     since: Option<Instant>,
-    /// The run before paused for them.
+    /// The run before paused because of them.
     resumed: bool,
 }
 
-/// How a run halts where one object after the other fails.
+/// How a run halts if one object after the other fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Halt {
     /// The outage may pass.
     Pause,
-    /// It has lasted for longer than a run waits, and no object is to blame: no others are tried.
+    /// The outage has lasted longer than a run waits, and no object is the reason: no others are tried.
     End,
 }
 
 impl Streak {
-    /// `since`: since when each object fails, where the run before paused for that.
+    /// `since`: since when each object fails, if the run before paused because of that.
     pub(super) fn new(since: Option<Instant>) -> Self {
         Self { since, resumed: since.is_some(), ..Self::default() }
     }
@@ -37,7 +37,7 @@ impl Streak {
         *self = Self::default();
     }
 
-    /// An object could not be rewritten. `shared`: by no fault of its own.
+    /// An object could not be rewritten. `shared`: for a reason that is not this object's.
     pub(super) fn failed(&mut self, shared: bool, now: Instant) {
         self.in_a_row = self.in_a_row.saturating_add(1);
         self.shared = if shared { self.shared.saturating_add(1) } else { 0 };
@@ -48,13 +48,13 @@ impl Streak {
         self.since
     }
 
-    /// Since when each object fails, where that may still be a short outage.
+    /// Since when each object fails, if that may still be a short outage.
     pub(super) fn may_pass(&self, now: Instant, patience: Duration) -> Option<Instant> {
         self.since.filter(|since| now.saturating_duration_since(*since) < patience)
     }
 
-    /// Whether an outage that paused a run before is longer than a run waits for: objects from all over the collection are
-    /// tried before the others, so that a few broken neighbours are not taken for it.
+    /// Whether an outage that paused an earlier run has lasted longer than a run waits. Then objects from all over the
+    /// collection are tried first, so that a few broken neighbours do not count as an outage.
     pub(super) fn must_sample(&self, now: Instant, patience: Duration) -> bool {
         self.resumed && self.since.is_some() && self.may_pass(now, patience).is_none()
     }
@@ -72,7 +72,7 @@ impl Streak {
     }
 }
 
-/// `count` of these, from all over, and the others.
+/// At most `count` of the items, evenly spread, and the others.
 pub(super) fn sample<T>(items: Vec<T>, count: usize) -> (Vec<T>, Vec<T>) {
     let step = items.len().div_ceil(count.max(1)).max(1);
     let (mut sample, mut rest) = (Vec::new(), Vec::new());
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_that_are_broken_themselves_end_no_run() {
+    fn broken_objects_end_no_run() {
         let (now, later) = (Instant::now(), Instant::now() + 2 * PATIENCE);
         let streak = failed(Streak::new(Some(now)), 10 * IN_A_ROW, false, later);
         assert_eq!(streak.halt(later, PATIENCE), None);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn sample_is_from_all_over_and_nothing_is_lost() {
+    fn sample_is_evenly_spread_and_no_item_is_lost() {
         for len in [0, 1, 19, 20, 21, 500] {
             let (sample, rest) = sample((0..len).collect::<Vec<i32>>(), 20);
             assert!(sample.len() <= 20 && sample.len() + rest.len() == usize::try_from(len).unwrap());

@@ -1,23 +1,23 @@
-//! How far a migration has come, when objects are finished out of order: only what is finished without a gap counts, so
-//! that a restart neither leaves out an object nor counts one twice.
+//! The cursor of a migration whose objects finish out of order: only objects that are finished without a gap count,
+//! so a restart neither skips an object nor counts one twice.
 
 use std::collections::BTreeMap;
 
-/// Objects under way, in the order in which they were listed.
+/// Objects in progress, in the order of the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Track {
-    /// Finished without a gap, in this run and those before it.
+    /// Objects finished without a gap, in this run and those before it.
     done: u64,
-    /// The last of them.
+    /// The name of the last of them.
     cursor: Option<String>,
-    /// Given out so far; tickets count on from `done`.
+    /// Tickets issued so far; they begin at `done`.
     issued: u64,
-    /// Finished ahead of others that are not.
+    /// Objects that finished before earlier ones.
     ahead: BTreeMap<u64, String>,
 }
 
 impl Track {
-    /// Goes on where a run before stopped.
+    /// Continues where an earlier run stopped.
     pub(super) fn resumed(done: u64, cursor: Option<String>) -> Self {
         Self { done, cursor, issued: done, ahead: BTreeMap::new() }
     }
@@ -29,7 +29,7 @@ impl Track {
         ticket
     }
 
-    /// The object with this ticket is dealt with.
+    /// The object with this ticket is finished.
     pub(super) fn finish(&mut self, ticket: u64, name: String) {
         self.ahead.insert(ticket, name);
         while let Some(name) = self.ahead.remove(&self.done) {
@@ -38,7 +38,7 @@ impl Track {
         }
     }
 
-    /// One that is in no list is dealt with.
+    /// An object that is not in the list is finished.
     pub(super) fn count(&mut self) {
         self.done += 1;
         self.issued += 1;
@@ -52,7 +52,7 @@ impl Track {
         self.cursor.as_deref()
     }
 
-    /// Nothing that was given out is unfinished.
+    /// Whether every issued ticket is finished.
     #[cfg(test)]
     pub(super) fn is_settled(&self) -> bool {
         self.done == self.issued
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursor_waits_for_the_slowest() {
+    fn cursor_waits_for_the_slowest_object() {
         let mut track = Track::default();
         let tickets: Vec<u64> = (0..4).map(|_| track.issue()).collect();
         let name = |ticket: u64| format!("n/{ticket}");
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn resumed_run_counts_on() {
+    fn resumed_run_continues_the_count() {
         let mut track = Track::resumed(7, Some("n/6".into()));
         assert!(track.is_settled());
         let ticket = track.issue();

@@ -1,8 +1,8 @@
-//! What the API server's answers mean for an object. Pure.
+//! The meaning of the API server's responses for an object. Pure.
 //!
-//! Only what was seen counts: an object is done where its patch succeeded, where it is stored at a version that only the
-//! write key can have written, or where the API server says that this very object does not exist. Every other answer to
-//! the patch may come from a webhook or be about another object, so that the object is looked at.
+//! Only what was seen counts (decision 0053): an object is done if its patch succeeded, if it is stored at a version
+//! that only the write key can have written, or if the API server reports that exactly this object does not exist.
+//! Every other response to the patch may come from a webhook or be about another object, so the object is read.
 
 use std::time::Duration;
 
@@ -16,25 +16,26 @@ use crate::cluster::{CallError, Category};
 pub(super) enum Verdict {
     /// Under the write key, or gone.
     Done(&'static str),
-    /// Again, no earlier than after this long.
+    /// Try again, not before this time has passed.
     Again(Option<Duration>),
-    /// This object is not rewritten; the others go on.
+    /// This object is not rewritten; the run continues with the others.
     Failed(String),
-    /// The same, and the reason is not this object's: it can be read, and the API server, etcd or the KMS failed to write it.
+    /// Not rewritten, and the reason is not this object's: it can be read, but the API server, etcd or the KMS failed
+    /// to write it.
     Failing(String),
     /// The API server does not answer. The run pauses.
     Away(String),
-    /// Refused with 401 or 403, by a webhook or because this credential may not do it: only an access review shows which.
+    /// Refused with 401 or 403, by a webhook or because a permission is missing: only an access review shows which.
     Denied(String),
 }
 
-/// So often one object is tried in a row while the API server is away or busy.
+/// Attempts in a row for one object while the API server is busy or cannot be reached.
 pub(super) const ATTEMPTS: u32 = 5;
-/// So often where the API server says that it failed inside, as with an etcd that changes its leader. An object that
-/// cannot be decrypted has the same answer every time.
+/// Attempts after an internal error of the API server, as during an election in etcd. For an object that cannot be
+/// decrypted the error is the same every time.
 const INTERNAL_ATTEMPTS: u32 = 3;
 
-/// The version from which on the write key, and no other, wrote.
+/// The version from which on only the write key wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Start(Option<u64>);
 
@@ -43,24 +44,24 @@ impl Start {
         Self(version.and_then(|version| version.parse().ok()))
     }
 
-    /// Whether this object was written since. Versions that cannot be compared prove nothing.
+    /// Whether this object was written after the start. Versions that cannot be compared prove nothing.
     pub(crate) fn is_before(self, object: &ObjectMeta) -> bool {
         let version = object.resource_version.as_deref().and_then(|version| version.parse::<u64>().ok());
         matches!((self.0, version), (Some(start), Some(version)) if version > start)
     }
 }
 
-/// The answer to a no-op patch that succeeded. `before` and `after` are resourceVersions: the API server writes only what
-/// is not under the write key.
+/// The verdict of a no-op patch that succeeded. `before` and `after` are resourceVersions: the API server writes only
+/// if the value is not under the write key (kubernetes: only-stale-values-are-rewritten).
 pub(super) fn patched(before: Option<&str>, after: Option<&str>) -> Verdict {
     match after {
-        None | Some("") => Verdict::Failed("the answer to the patch has no resourceVersion".to_owned()),
+        None | Some("") => Verdict::Failed("the response to the patch has no resourceVersion".to_owned()),
         after if after == before => Verdict::Done("current"),
         Some(_) => Verdict::Done("rewritten"),
     }
 }
 
-/// Whether a patch that failed is sent again before the object is looked at. `attempt` counts from 1.
+/// Whether a failed patch is retried before the object is read. `attempt` counts from 1.
 pub(super) fn again(error: &CallError, attempt: u32) -> Option<Verdict> {
     let attempts = match error.category() {
         Category::Throttled | Category::Unavailable | Category::Timeout => ATTEMPTS,
@@ -71,15 +72,16 @@ pub(super) fn again(error: &CallError, attempt: u32) -> Option<Verdict> {
     (attempt < attempts).then(|| Verdict::Again(retry_after()))
 }
 
-/// What is stored after a patch failed, by a get that is answered from etcd and asks no webhook.
-pub(super) fn looked(
+/// The verdict after a failed patch, from a get that reads etcd and involves no webhook
+/// (kubernetes: gets-are-read-from-etcd).
+pub(super) fn read_back(
     patch: Option<&CallError>,
-    look: Result<&ObjectMeta, &CallError>,
+    read: Result<&ObjectMeta, &CallError>,
     start: Start,
     resource: &GroupResource,
     full_name: &str,
 ) -> Verdict {
-    let error = match look {
+    let error = match read {
         Ok(found) if start.is_before(found) => return Verdict::Done("rewritten_by_another"),
         Ok(_) => {
             let Some(patch) = patch else { return Verdict::Again(None) };
@@ -113,14 +115,14 @@ pub(super) fn looked(
     }
 }
 
-/// Whether a webhook, or a policy, answered or failed: it may be asked about some objects and not about others.
+/// Whether a webhook or a policy refused or failed: it may apply to some objects and not to others.
 fn by_webhook(patch: &CallError) -> bool {
     let about =
         |message: &str| ["webhook", "admission", "AdmissionPolicy"].iter().any(|w| message.contains(w));
     patch.refusal().is_some_and(|refusal| about(&refusal.message))
 }
 
-/// What to do about an object that is stored as it was, in the imperative.
+/// The remedy for an object that was not rewritten.
 fn remedy(patch: &CallError) -> String {
     let by_admission = |message: &str| message.contains("admission") || message.contains("AdmissionPolicy");
     match patch.refusal() {
@@ -129,9 +131,9 @@ fn remedy(patch: &CallError) -> String {
             format!("recreate the namespace {namespace:?}, or delete the object through the API")
         }
         Some(refusal) if by_admission(&refusal.message) => {
-            "have the webhook or policy admit an update that changes nothing, or delete the object".to_owned()
+            "make the webhook or policy admit an update that changes nothing, or delete the object".to_owned()
         }
-        _ => "its older key stays in the configuration until the object is rewritten or deleted".to_owned(),
+        _ => "older keys stay in the configuration until the object is rewritten or deleted".to_owned(),
     }
 }
 
@@ -170,12 +172,12 @@ mod tests {
         }
     }
 
-    fn see(patch: &CallError, look: Result<&ObjectMeta, &CallError>) -> Verdict {
-        looked(Some(patch), look, Start::of(Some("100")), &GroupResource::parse("secrets"), "n/a")
+    fn judge(patch: &CallError, read: Result<&ObjectMeta, &CallError>) -> Verdict {
+        read_back(Some(patch), read, Start::of(Some("100")), &GroupResource::parse("secrets"), "n/a")
     }
 
     #[test]
-    fn patch_that_succeeded_is_done_either_way_and_an_answer_without_a_version_is_not() {
+    fn patch_that_succeeded_is_done_unless_the_response_has_no_version() {
         assert_eq!(patched(Some("1"), Some("2")), Verdict::Done("rewritten"));
         assert_eq!(patched(Some("1"), Some("1")), Verdict::Done("current"));
         assert!(matches!(patched(Some("1"), None), Verdict::Failed(_)));
@@ -183,7 +185,7 @@ mod tests {
         assert!(matches!(patched(None, None), Verdict::Failed(_)));
     }
 
-    /// Whatever a refusal is called: the object is stored as it was, so that it is under an older key.
+    /// After any of these refusals the object is stored as it was, under an older key.
     #[rstest]
     #[case::namespace_missing(404, "NotFound", "namespaces \"n\" not found")]
     #[case::webhook_says_not_found(404, "NotFound", "admission webhook \"p\" denied the request: no")]
@@ -195,15 +197,15 @@ mod tests {
     #[case::too_large(413, "RequestEntityTooLarge", "too large")]
     #[case::invalid(422, "Invalid", "Secret \"a\" is invalid")]
     #[case::not_served(404, "", "404 page not found")]
-    fn object_that_is_stored_as_it_was_has_failed_with_the_servers_words(
+    fn object_that_was_not_rewritten_has_failed_with_the_servers_message(
         #[case] code: u16,
         #[case] reason: &str,
         #[case] message: &str,
     ) {
-        let Verdict::Failed(said) = see(&refused(code, reason, message), Ok(&stored("100"))) else {
+        let Verdict::Failed(failure) = judge(&refused(code, reason, message), Ok(&stored("100"))) else {
             panic!("not failed")
         };
-        assert!(said.contains(message), "{said}");
+        assert!(failure.contains(message), "{failure}");
     }
 
     #[rstest]
@@ -212,24 +214,24 @@ mod tests {
     #[case::busy(429, "", "Too many requests")]
     #[case::starting(503, "ServiceUnavailable", "")]
     #[case::slow(504, "Timeout", "request did not complete")]
-    fn object_that_can_be_read_and_not_written_is_not_to_blame(
+    fn object_that_can_be_read_but_not_written_is_not_the_reason(
         #[case] code: u16,
         #[case] reason: &str,
         #[case] message: &str,
     ) {
-        let verdict = see(&refused(code, reason, message), Ok(&stored("100")));
-        let Verdict::Failing(said) = verdict else { panic!("{verdict:?}") };
-        assert!(said.contains(message), "{said}");
+        let verdict = judge(&refused(code, reason, message), Ok(&stored("100")));
+        let Verdict::Failing(failure) = verdict else { panic!("{verdict:?}") };
+        assert!(failure.contains(message), "{failure}");
     }
 
     #[rstest]
     #[case(401, "Unauthorized")]
     #[case(403, "Forbidden")]
-    fn refusal_that_may_be_about_rights_is_reviewed(#[case] code: u16, #[case] reason: &str) {
+    fn refusal_that_may_be_about_permissions_is_reviewed(#[case] code: u16, #[case] reason: &str) {
         let patch = refused(code, reason, "admission webhook \"p\" denied the request: no");
-        assert!(matches!(see(&patch, Ok(&stored("7"))), Verdict::Denied(_)));
-        let look = refused(code, reason, "no");
-        assert!(matches!(see(&refused(404, "NotFound", ""), Err(&look)), Verdict::Denied(_)));
+        assert!(matches!(judge(&patch, Ok(&stored("7"))), Verdict::Denied(_)));
+        let read = refused(code, reason, "no");
+        assert!(matches!(judge(&refused(404, "NotFound", ""), Err(&read)), Verdict::Denied(_)));
     }
 
     #[rstest]
@@ -237,37 +239,40 @@ mod tests {
     #[case(409)]
     #[case(403)]
     #[case(500)]
-    fn object_is_done_where_it_was_written_since_the_start_or_does_not_exist(#[case] code: u16) {
-        let patch = refused(code, "Whatever", "no");
-        assert_eq!(see(&patch, Ok(&stored("101"))), Verdict::Done("rewritten_by_another"));
+    fn object_is_done_if_it_was_written_after_the_start_or_does_not_exist(#[case] code: u16) {
+        let patch = refused(code, "Other", "no");
+        assert_eq!(judge(&patch, Ok(&stored("101"))), Verdict::Done("rewritten_by_another"));
         let gone = about(404, "NotFound", "secrets \"a\" not found", of("secrets", "a"));
-        assert_eq!(see(&patch, Err(&gone)), Verdict::Done("gone"));
+        assert_eq!(judge(&patch, Err(&gone)), Verdict::Done("gone"));
     }
 
     #[rstest]
     #[case::of_a_namespace(of("namespaces", "n"))]
     #[case::of_another(of("secrets", "b"))]
     #[case::of_nothing(About::default())]
-    fn missing_counts_only_for_this_very_object(#[case] details: About) {
+    fn not_found_counts_only_for_exactly_this_object(#[case] details: About) {
         let other = about(404, "NotFound", "not found", details);
-        assert!(matches!(see(&refused(404, "NotFound", ""), Err(&other)), Verdict::Failed(_)));
+        assert!(matches!(judge(&refused(404, "NotFound", ""), Err(&other)), Verdict::Failed(_)));
     }
 
     #[test]
-    fn undecodable_object_has_failed_and_a_server_that_does_not_answer_is_away() {
+    fn undecodable_object_has_failed_and_a_server_that_does_not_answer_pauses_the_run() {
         let undecodable = refused(500, "InternalError", "no matching prefix found");
-        let Verdict::Failed(said) = see(&undecodable, Err(&undecodable)) else { panic!("not failed") };
-        assert!(said.contains("no matching prefix found") && said.contains("restore the key"), "{said}");
+        let Verdict::Failed(failure) = judge(&undecodable, Err(&undecodable)) else { panic!("not failed") };
+        assert!(
+            failure.contains("no matching prefix found") && failure.contains("restore the key"),
+            "{failure}"
+        );
         let away =
             CallError { verb: "get", object: "o".into(), cause: Cause::Timeout(Duration::from_secs(1)) };
-        assert!(matches!(see(&refused(503, "", ""), Err(&away)), Verdict::Away(_)));
+        assert!(matches!(judge(&refused(503, "", ""), Err(&away)), Verdict::Away(_)));
     }
 
     #[rstest]
     #[case::busy(429, "", "Too many requests", Some(Duration::from_secs(3)))]
     #[case::starting(503, "ServiceUnavailable", "", None)]
     #[case::etcd(500, "InternalError", "etcdserver: leader changed", None)]
-    fn answers_that_may_pass_are_asked_for_again(
+    fn errors_that_may_pass_are_retried(
         #[case] code: u16,
         #[case] reason: &str,
         #[case] message: &str,
@@ -275,23 +280,23 @@ mod tests {
     ) {
         let error = refused(code, reason, message);
         assert_eq!(again(&error, 1), Some(Verdict::Again(pause)));
-        assert_eq!(again(&error, ATTEMPTS), None, "then the object is looked at");
+        assert_eq!(again(&error, ATTEMPTS), None, "then the object is read");
     }
 
     #[test]
-    fn refusals_are_looked_into_at_once() {
+    fn object_is_read_at_once_after_a_refusal() {
         for code in [400, 401, 403, 404, 409, 410, 413, 422] {
-            assert_eq!(again(&refused(code, "Whatever", "no"), 1), None, "{code}");
+            assert_eq!(again(&refused(code, "Other", "no"), 1), None, "{code}");
         }
     }
 
     #[test]
-    fn remedy_names_the_namespace_that_is_missing() {
+    fn remedy_names_the_missing_namespace() {
         let missing = about(404, "NotFound", "namespaces \"n\" not found", of("namespaces", "n"));
-        let Verdict::Failed(said) = see(&missing, Ok(&stored("7"))) else { panic!("not failed") };
+        let Verdict::Failed(failure) = judge(&missing, Ok(&stored("7"))) else { panic!("not failed") };
         assert!(
-            said.contains("recreate the namespace \"n\", or delete the object through the API"),
-            "{said}"
+            failure.contains("recreate the namespace \"n\", or delete the object through the API"),
+            "{failure}"
         );
     }
 

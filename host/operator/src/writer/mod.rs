@@ -1,8 +1,8 @@
-//! Carries out what was decided: one action at a time, in order, each with its precondition; stops at the first that
-//! fails, and the next reconcile decides again from what is true then (DESIGN.md, "How data flows").
+//! Carries out the actions of a decision: one at a time, in order, each with its precondition. The writer stops at
+//! the first failure, and the next reconcile pass decides again from what is true then (decision 0017).
 //!
-//! [`plan`] turns an action into writes without any I/O; this file sends them. Nothing comes back from a write but
-//! metadata.
+//! [`plan`] turns an action into a write without any I/O; this file sends it. The response to a write has metadata
+//! only.
 
 mod plan;
 
@@ -24,7 +24,7 @@ use plan::Write;
 
 const NAMESPACE: Option<&str> = Some(names::NAMESPACE);
 
-/// What became of the actions.
+/// The result of the actions.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     /// How many were carried out, from the first on.
@@ -62,7 +62,10 @@ impl Writer<'_> {
             match result {
                 Ok(()) => tracing::info!(action = kind, "done: {}", action.describe()),
                 Err(failure) if action.is_optional() && self.authority.holds() => {
-                    tracing::warn!(action = kind, "skipped, since its failure is accepted: {failure}");
+                    tracing::warn!(
+                        action = kind,
+                        "failed, and continuing, because this write is allowed to fail: {failure}"
+                    );
                 }
                 Err(failure) => return Applied { count, failure: Some(failure) },
             }
@@ -80,7 +83,7 @@ impl Writer<'_> {
             Write::HighWater { key_id, revision } => {
                 let mut raised = cluster_encryption.clone();
                 let status = raised.status.get_or_insert_default();
-                // Never lowered, whatever was decided: a number once used names one KEK for ever (S5).
+                // Never lowered: a number names one key for ever (invariant: one-number-one-kek).
                 status.highest_key_id = status.highest_key_id.max(key_id);
                 status.highest_revision = status.highest_revision.max(revision);
                 let written = cluster.replace_status(&raised).await?;
@@ -105,8 +108,9 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Every object of this resource in Keyward's namespace, each by a patch that changes nothing: the API server reads it from
-    /// etcd, and stores it again under its write key. The first that fails ends it, so that nothing is built on the others.
+    /// Re-encrypts every object of this resource in Keyward's namespace by patches that change nothing: the API
+    /// server reads each from etcd, and stores it again under its write key. The first failure ends it, so no later
+    /// step relies on a part.
     async fn reencrypt(&self, resource: &GroupResource) -> Result<(), CallError> {
         let name = resource.to_string();
         let collection = format!("/api/v1/namespaces/{}/{name}", names::NAMESPACE);
@@ -124,8 +128,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Our finalizer first, both on the version that was read. A Secret that somebody already asked to delete is gone
-    /// with its last finalizer.
+    /// Removes Keyward's finalizer, then deletes, both on the version that was read. A Secret that is already being
+    /// deleted is gone with its last finalizer.
     async fn delete_secret(
         &self,
         name: &str,
@@ -140,7 +144,7 @@ impl Writer<'_> {
         self.delete::<Secret>(NAMESPACE, name, &resource_version).await
     }
 
-    /// What is gone already is as good.
+    /// An object that is already gone counts as deleted.
     async fn delete<K>(
         &self,
         namespace: Option<&str>,
@@ -152,7 +156,7 @@ impl Writer<'_> {
     {
         match self.cluster.delete::<K>(namespace, name, resource_version).await {
             Err(error) if error.category() == Category::NotFound => Ok(()),
-            answer => answer,
+            result => result,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Action → write, pure: which object, which verb, which precondition.
+//! From an action to a write: which object, which verb, which precondition. Pure.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use keyward_core::platform::Objects;
 
 use crate::error::ActionError;
 
-/// One write. Creating fails where the object exists; replacing where it is not the version in the object any more. No
-/// `Debug`: Secrets would show their data.
+/// One write. A create fails if the object exists; a replace fails if the object no longer has the version that was
+/// read. No `Debug`: Secrets would show their data.
 pub(super) enum Write {
     HighWater {
         key_id: KeyId,
@@ -24,7 +24,7 @@ pub(super) enum Write {
     },
     CreateSecret(Box<Secret>),
     ReplaceSecret(Box<Secret>),
-    /// `finalizers`: what is left of them when ours goes, `None` where ours is not there.
+    /// `finalizers`: those that are left without Keyward's own; `None` if Keyward's own is not set.
     DeleteSecret {
         name: String,
         resource_version: String,
@@ -38,7 +38,7 @@ pub(super) enum Write {
     ReplaceMigration(Box<EncryptionMigration>),
 }
 
-/// The write of an action. `objects` are those that it was decided from.
+/// The write of an action. `objects` are those that the decision was made from.
 pub(super) fn write(action: &Action, objects: &Objects) -> Result<Write, ActionError> {
     Ok(match action {
         Action::RecordHighWater { key_id, revision } => {
@@ -89,7 +89,7 @@ fn preflight(candidate: &Candidate, resource_version: Option<String>) -> Secret 
     secret
 }
 
-/// The key secret as core wants it, with what others put into its metadata.
+/// The key secret as core decided it, with the metadata of other writers.
 fn key_secret(key: &KeySecret, objects: &Objects) -> Result<Secret, ActionError> {
     let mut secret = key.encode(names::NAMESPACE, names::KUBE_APISERVER)?;
     let name = secret.metadata.name.clone().unwrap_or_default();
@@ -112,7 +112,7 @@ fn keep_foreign(ours: &mut ObjectMeta, read: &ObjectMeta) {
     ours.annotations.get_or_insert_default().extend(foreign(&read.annotations));
     ours.labels.get_or_insert_default().extend(foreign(&read.labels));
     ours.owner_references.clone_from(&read.owner_references);
-    // A finalizer that a user stripped comes back with the next write.
+    // A finalizer of Keyward that a user removed is set again by the next write.
     let finalizers = ours.finalizers.get_or_insert_default();
     for finalizer in read.finalizers.iter().flatten() {
         if !finalizers.contains(finalizer) {
@@ -137,7 +137,7 @@ fn target(
         .ok_or_else(|| ActionError::Unknown(format!("EncryptionNode {node}")))?;
     let mut metadata = read.metadata.clone();
     metadata.resource_version = Some(version.to_owned());
-    // The status is the agent's: a write of the object itself leaves it alone, whatever it carries.
+    // The agent owns the status: a write of the object itself does not change it.
     Ok(Write::ReplaceNode(Box::new(EncryptionNode { metadata, spec: spec.clone(), status: None })))
 }
 
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn update_of_a_key_depends_on_the_version_that_was_read_and_keeps_what_is_not_ours() {
+    fn update_of_a_key_depends_on_the_version_that_was_read_and_keeps_foreign_metadata() {
         let read = stored(
             "encryption-key-kube-apiserver-2",
             ObjectMeta {
@@ -221,7 +221,10 @@ mod tests {
         let annotations = metadata.annotations.unwrap();
         assert_eq!(annotations["note"], "b");
         assert_eq!(annotations[names::ANNOTATION_INTERNAL_REASON], "");
-        assert!(!annotations.contains_key(names::ANNOTATION_ABANDONED), "ours are what core says");
+        assert!(
+            !annotations.contains_key(names::ANNOTATION_ABANDONED),
+            "core decides Keyward's own annotations"
+        );
         assert_eq!(metadata.finalizers.unwrap(), [names::FINALIZER, "other"]);
     }
 
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn deleting_takes_away_our_finalizer_and_no_other() {
+    fn deletion_removes_keywards_finalizer_and_no_other() {
         let finalizers = Some(vec![names::FINALIZER.to_owned(), "other".to_owned()]);
         let read = stored("encryption-config-1", ObjectMeta { finalizers, ..Default::default() });
         let objects = Objects { secrets: vec![read], ..Default::default() };
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn target_keeps_the_nodes_metadata_and_never_carries_a_status() {
+    fn target_keeps_the_nodes_metadata_and_never_has_a_status() {
         let mut read = EncryptionNode::new("cp1", EncryptionNodeSpec::default());
         read.metadata.labels = Some([("zone".into(), "a".into())].into());
         read.status = Some(keyward_core::api::EncryptionNodeStatus::default());

@@ -1,4 +1,4 @@
-//! What a KMS admin does: namespaces, Transit keys, AppRoles and what they may do.
+//! The tasks of a KMS admin: namespaces, Transit keys, AppRoles and their permissions.
 
 use anyhow::{Context, Result};
 use reqwest::Method;
@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 use super::Bao;
 use crate::hidden::Hidden;
 
-/// What a plugin logs in with.
+/// The credentials that a plugin logs in with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppRole {
-    /// Not a secret: it may stand in arguments.
+    /// Not a secret: arguments may contain it.
     pub role_id: String,
     /// The secret.
     pub secret_id: Hidden,
 }
 
-/// What an AppRole may do with its keys.
+/// The permissions of an AppRole for its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "four rights that KMS admins give one by one")]
+#[expect(clippy::struct_excessive_bools, reason = "KMS admins grant these four permissions separately")]
 pub struct Policy {
     /// Encrypt.
     pub encrypt: bool,
@@ -26,12 +26,12 @@ pub struct Policy {
     pub decrypt: bool,
     /// Read the key's versions.
     pub read: bool,
-    /// Read the licence's status, which HashiCorp's plugin asks for.
+    /// Read the license status, which HashiCorp's plugin requests.
     pub license: bool,
 }
 
 impl Policy {
-    /// What a KMS plugin needs.
+    /// All permissions that a KMS plugin needs.
     pub const FULL: Self = Self { encrypt: true, decrypt: true, read: true, license: true };
 
     /// The policy's text for keys given as `MOUNT/keys/NAME`.
@@ -39,7 +39,7 @@ impl Policy {
         let mut allowed = Vec::new();
         for key in keys {
             let (mount, name) =
-                key.rsplit_once("/keys/").with_context(|| format!("{key} is no MOUNT/keys/NAME"))?;
+                key.rsplit_once("/keys/").with_context(|| format!("{key} is not MOUNT/keys/NAME"))?;
             if self.encrypt {
                 allowed.push((format!("{mount}/encrypt/{name}"), "update"));
             }
@@ -59,22 +59,22 @@ impl Policy {
 }
 
 impl Bao {
-    /// A namespace. (Vault has them in its Enterprise edition only.)
+    /// Creates a namespace. (Vault has them in its Enterprise edition only.)
     pub async fn create_namespace(&self, namespace: &str) -> Result<()> {
         self.request(Method::POST, &format!("sys/namespaces/{namespace}"), Some(&json!({}))).await.map(drop)
     }
 
-    /// A Transit engine. An empty namespace is the root.
+    /// Mounts a Transit engine. An empty namespace is the root.
     pub async fn mount_transit(&self, namespace: &str, mount: &str) -> Result<()> {
         self.post(namespace, &format!("sys/mounts/{mount}"), &json!({"type": "transit"})).await
     }
 
-    /// A Transit key, AES-256-GCM, version 1.
+    /// Creates a Transit key, AES-256-GCM, version 1.
     pub async fn create_key(&self, namespace: &str, mount: &str, name: &str) -> Result<()> {
         self.post(namespace, &format!("{mount}/keys/{name}"), &json!({"type": "aes256-gcm96"})).await
     }
 
-    /// The key's next version.
+    /// Makes the key's next version.
     pub async fn rotate_key(&self, namespace: &str, mount: &str, name: &str) -> Result<()> {
         self.post(namespace, &format!("{mount}/keys/{name}/rotate"), &json!({})).await
     }
@@ -86,7 +86,7 @@ impl Bao {
         self.request(Method::DELETE, &within(namespace, &key), None).await.map(drop)
     }
 
-    /// The key with all of its versions, to be restored after it was deleted.
+    /// A backup of the key with all of its versions, to restore it after a delete.
     pub async fn backup_key(&self, namespace: &str, mount: &str, name: &str) -> Result<Hidden> {
         let allowed = json!({"exportable": true, "allow_plaintext_backup": true});
         self.post(namespace, &format!("{mount}/keys/{name}/config"), &allowed).await?;
@@ -95,13 +95,13 @@ impl Bao {
         answer.pointer("/data/backup").and_then(Value::as_str).map(Hidden::new).context("no backup")
     }
 
-    /// Brings a key back under its name, which must be free.
+    /// Restores a key under its name, which must be free.
     pub async fn restore_key(&self, namespace: &str, mount: &str, name: &str, backup: &Hidden) -> Result<()> {
         let body = json!({"backup": backup.reveal()});
         self.post(namespace, &format!("{mount}/restore/{name}"), &body).await
     }
 
-    /// An AppRole that may do everything a plugin needs with these keys (`MOUNT/keys/NAME`).
+    /// Creates an AppRole with all permissions that a plugin needs for these keys (`MOUNT/keys/NAME`).
     pub async fn policy_and_approle(&self, namespace: &str, role: &str, keys: &[&str]) -> Result<AppRole> {
         self.set_policy(namespace, role, keys, Policy::FULL).await?;
         let enabled = self.post(namespace, "sys/auth/approle", &json!({"type": "approle"})).await;
@@ -118,13 +118,13 @@ impl Bao {
         Ok(AppRole { role_id, secret_id: self.new_secret_id(namespace, role).await? })
     }
 
-    /// Changes what an AppRole may do; tokens that it has are held to it at once.
+    /// Changes the permissions of an AppRole; they apply at once to the tokens that it has.
     pub async fn set_policy(&self, namespace: &str, role: &str, keys: &[&str], policy: Policy) -> Result<()> {
         let text = json!({"policy": policy.text(keys)?});
         self.post(namespace, &format!("sys/policies/acl/{role}"), &text).await
     }
 
-    /// Changes what an AppRole may do with each of these keys, given as `MOUNT/keys/NAME`.
+    /// Changes the permissions of an AppRole for each of these keys, given as `MOUNT/keys/NAME`.
     pub async fn set_policies(&self, namespace: &str, role: &str, keys: &[(&str, Policy)]) -> Result<()> {
         let rules: Vec<String> =
             keys.iter().map(|(key, policy)| policy.text(&[*key])).collect::<Result<_>>()?;
@@ -132,20 +132,20 @@ impl Bao {
         self.post(namespace, &format!("sys/policies/acl/{role}"), &text).await
     }
 
-    /// A further secret-id of a role; the ones before stay valid.
+    /// Another secret-id of a role; the previous ones stay valid.
     pub async fn new_secret_id(&self, namespace: &str, role: &str) -> Result<Hidden> {
         let path = within(namespace, &format!("auth/approle/role/{role}/secret-id"));
         let answer = self.request(Method::POST, &path, Some(&json!({}))).await?;
         answer.pointer("/data/secret_id").and_then(Value::as_str).map(Hidden::new).context("no secret_id")
     }
 
-    /// Takes a secret-id away: no further login with it.
+    /// Destroys a secret-id: no further login with it succeeds.
     pub async fn revoke_secret_id(&self, namespace: &str, role: &str, secret_id: &Hidden) -> Result<()> {
         let body = json!({"secret_id": secret_id.reveal()});
         self.post(namespace, &format!("auth/approle/role/{role}/secret-id/destroy"), &body).await
     }
 
-    /// Takes all tokens away that AppRoles logged in for.
+    /// Revokes all tokens that AppRole logins returned.
     pub async fn revoke_tokens(&self, namespace: &str) -> Result<()> {
         self.post(namespace, "sys/leases/revoke-prefix/auth/approle/login", &json!({"sync": true})).await
     }
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rights_are_given_one_by_one() {
+    fn a_policy_grants_only_the_chosen_permissions() {
         let text = Policy { encrypt: false, license: false, ..Policy::FULL }.text(&["a/b/keys/k"]).unwrap();
         assert_eq!(
             text,

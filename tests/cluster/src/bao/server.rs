@@ -16,7 +16,7 @@ use crate::state::StateDir;
 use crate::{files, ports};
 
 const GRACE: Duration = Duration::from_secs(1);
-/// Beside the address that is used, the name that DESIGN's examples use: for tests of `tls.serverName`.
+/// The names of the certificate. Tests of `tls.serverName` use the last one.
 const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "vault.example.com"];
 
 pub(super) struct Server {
@@ -25,7 +25,7 @@ pub(super) struct Server {
     storage: Storage,
     port: u16,
     log: PathBuf,
-    // Dropped before the folder that it writes to.
+    // Declared, and so dropped, before the folder that it writes to.
     process: Option<Guarded>,
     state: StateDir,
 }
@@ -57,7 +57,7 @@ impl Server {
             },
             "api_addr": format!("https://127.0.0.1:{port}"),
             "cluster_addr": format!("https://127.0.0.1:{cluster}"),
-            // Vault asks for it where memory cannot be locked; OpenBao ignores it.
+            // Vault requires it if memory cannot be locked; OpenBao ignores it.
             "disable_mlock": true,
             "log_level": "warn",
         });
@@ -84,12 +84,13 @@ impl Server {
         Ok(())
     }
 
-    /// Serves by a certificate of this authority from now on: it reads the files again at SIGHUP.
+    /// Replaces the server's certificate by one of this authority: the server reads the files again at
+    /// SIGHUP.
     pub(super) fn serve_by(&self, authority: &Authority) -> Result<()> {
         write_identity(self.state.path(), authority)?;
         let pid = self.process.as_ref().and_then(Guarded::program).and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.and_then(Pid::from_raw).context("OpenBao does not run")?;
-        kill_process(pid, Signal::HUP).context("telling OpenBao of its new certificate")
+        kill_process(pid, Signal::HUP).context("sending SIGHUP to OpenBao")
     }
 
     pub(super) fn address(&self) -> String {
@@ -105,7 +106,7 @@ impl Server {
     }
 
     /// The last line of its log.
-    pub(super) fn said(&self) -> String {
+    pub(super) fn last_log_line(&self) -> String {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         log.lines().last().unwrap_or_default().to_owned()
     }

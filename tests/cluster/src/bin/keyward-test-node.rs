@@ -1,5 +1,6 @@
-//! The process between the harness and everything that it starts: `node CONFIG` is a test node, `guard GRACE-MS
-//! PROGRAM ARGUMENT…` any other process. Both end with their standard input, and everything below them with them.
+//! The process between the harness and everything that it starts. `node CONFIG` runs a test node, `guard
+//! GRACE-MS PROGRAM ARGUMENT…` any other process. Both exit at the end of their standard input, with
+//! everything below them.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ fn main() -> Result<ExitCode> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["node", config] => supervisor::run(Path::new(config)).map(|()| ExitCode::SUCCESS),
         ["guard", grace, program, ..] => {
-            let grace = Duration::from_millis(grace.parse().context("the grace is milliseconds")?);
+            let grace = Duration::from_millis(grace.parse().context("GRACE-MS must be milliseconds")?);
             supervisor::guard(grace, program, arguments.get(3..).unwrap_or_default())
         }
         _ => bail!("usage: keyward-test-node node CONFIG | guard GRACE-MS PROGRAM [ARGUMENT…]"),

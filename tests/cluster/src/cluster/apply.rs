@@ -1,4 +1,4 @@
-//! Applying manifests as an admin does with `kubectl apply --server-side`.
+//! Applies manifests, as an admin does with `kubectl apply --server-side`.
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -8,20 +8,20 @@ use kube::{Client, ResourceExt};
 
 use super::Cluster;
 
-/// The field manager of what an admin applies.
+/// The field manager of the objects that an admin applies.
 const MANAGER: &str = "admin";
 
 impl Cluster {
-    /// Applies all documents of a YAML text, one after another, as the admin. The kinds of later documents may be
-    /// made by earlier ones only once the API server serves them.
+    /// Applies all documents of a YAML text, one after another, as the admin. A document whose kind an
+    /// earlier document defines fails until the API server serves that kind.
     pub async fn apply(&self, yaml: &str) -> Result<()> {
         let client = self.client(0).await?;
-        // JSON first: a document that holds only comments is null.
+        // JSON first: a document that contains only comments is null.
         let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(yaml).context("manifests")?;
         let objects = documents.into_iter().filter(|document| !document.is_null());
         for object in objects {
             let object: DynamicObject =
-                serde_json::from_value(object).context("a document that is no object")?;
+                serde_json::from_value(object).context("a document is not a Kubernetes object")?;
             let name = object.name_any();
             apply(&client, &object).await.with_context(|| format!("applying {name}"))?;
         }

@@ -1,4 +1,4 @@
-//! What a cluster is made of, and its start.
+//! The settings of a cluster, and its start.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -16,7 +16,7 @@ use crate::pki::{Authority, SigningKey};
 use crate::state::StateDir;
 use crate::supervisor::Image;
 
-/// A cluster to be started.
+/// A cluster that is not started yet.
 #[derive(Debug, Clone)]
 pub struct Builder {
     nodes: usize,
@@ -43,7 +43,7 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// How many nodes, each with an API server: `node-1`, `node-2`, …
+    /// The number of nodes, each with an API server: `node-1`, `node-2`, …
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
@@ -57,43 +57,43 @@ impl Builder {
         self
     }
 
-    /// How often the API servers look at their encryption configuration; a second by default. Only servers built from
-    /// tests/control-plane follow it.
+    /// How often the API servers poll their encryption configuration; each second by default. Only servers
+    /// built from tests/control-plane use this value.
     #[must_use]
     pub fn file_poll(mut self, poll: Duration) -> Self {
         self.settings.file_poll = poll;
         self
     }
 
-    /// Further arguments of each API server; of a flag given twice, the later counts.
+    /// Further arguments of each API server; if a flag is given twice, the later one counts.
     #[must_use]
     pub fn apiserver_args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.settings.more_args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// The first wait before a container that ended is restarted, and the longest.
+    /// The first and the longest wait before a container that exited is restarted.
     #[must_use]
     pub fn restart_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = Backoff { first, longest };
         self
     }
 
-    /// Which binaries images stand for.
+    /// Adds images to the image map: which binary runs for which image.
     #[must_use]
     pub fn images(mut self, images: impl IntoIterator<Item = Image>) -> Self {
         self.images.extend(images);
         self
     }
 
-    /// Keeps everything in this folder, which must be new or empty, instead of a temporary one.
+    /// Stores everything in this folder, which must be new or empty, instead of a temporary one.
     #[must_use]
     pub fn keep(mut self, folder: impl Into<PathBuf>) -> Self {
         self.keep = Some(folder.into());
         self
     }
 
-    /// Builds what is missing, starts everything, and returns when every API server is ready.
+    /// Builds missing programs, starts everything, and returns when every API server is ready.
     pub async fn start(self) -> Result<Cluster> {
         crate::use_one_tls_provider();
         let tools = Tools::here();

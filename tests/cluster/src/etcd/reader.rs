@@ -1,4 +1,4 @@
-//! Reading etcd by its JSON gateway: raw values, as the API server wrote them.
+//! Reads etcd through its JSON gateway: raw values, as the API server wrote them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-/// Keys a page; values of a thousand Secrets stay below the gateway's limit many times over.
+/// Keys in a page; even a thousand Secrets are far below the gateway's size limit.
 const PAGE: usize = 500;
 
 pub(super) struct Reader {
@@ -22,21 +22,21 @@ pub struct Stored {
     pub key: String,
     /// The value's raw bytes.
     pub value: Vec<u8>,
-    /// The revision in which it was last written.
+    /// The revision of its last write.
     pub mod_revision: i64,
 }
 
-/// What stands below a prefix, as of one revision.
+/// The values below a prefix, at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredValues {
     /// That revision.
     pub revision: i64,
-    /// In the order of keys.
+    /// Sorted by key.
     pub values: Vec<Stored>,
 }
 
 impl StoredValues {
-    /// How many values are stored under which encryption.
+    /// How many values are stored with each encryption prefix.
     pub fn by_prefix(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for stored in &self.values {
@@ -46,8 +46,8 @@ impl StoredValues {
     }
 }
 
-/// What says how a value is encrypted: `k8s:enc:kms:v2:1_secrets:`, `k8s:enc:aescbc:v1:1:` (FIELD 1.7), or `plain`
-/// for a value that is not.
+/// The prefix that shows how a value is encrypted: `k8s:enc:kms:v2:1_secrets:`, `k8s:enc:aescbc:v1:1:`
+/// (kubernetes: etcd-value-format), or `plain` if it is not encrypted.
 pub fn storage_prefix(value: &[u8]) -> &str {
     if !value.starts_with(b"k8s:enc:") {
         return "plain";
@@ -75,7 +75,7 @@ impl Reader {
             let answer = self.post("range", &request).await?;
             if found.revision == 0 {
                 found.revision =
-                    number(answer.pointer("/header/revision")).context("no revision in etcd's answer")?;
+                    number(answer.pointer("/header/revision")).context("no revision in etcd's response")?;
             }
             let page = kvs(&answer)?;
             let last = page.last().map(|stored| stored.key.clone());
@@ -101,9 +101,10 @@ impl Reader {
     pub(super) async fn compact(&self) -> Result<()> {
         let answer =
             self.post("range", &json!({"key": BASE64_STANDARD.encode("/"), "count_only": true})).await?;
-        let revision = number(answer.pointer("/header/revision")).context("no revision in etcd's answer")?;
+        let revision =
+            number(answer.pointer("/header/revision")).context("no revision in etcd's response")?;
         match self.post("compaction", &json!({"revision": revision, "physical": true})).await {
-            // Nothing was written since the last time.
+            // Nothing was written since the last compaction.
             Err(error) if error.to_string().contains("has been compacted") => Ok(()),
             other => other.map(drop),
         }
@@ -111,13 +112,13 @@ impl Reader {
 
     async fn post(&self, call: &str, body: &Value) -> Result<Value> {
         let url = format!("{}/v3/kv/{call}", self.url);
-        let answer = self.http.post(&url).json(body).send().await.context("asking etcd")?;
+        let answer = self.http.post(&url).json(body).send().await.context("sending a request to etcd")?;
         let status = answer.status();
-        let text = answer.text().await.context("etcd's answer")?;
+        let text = answer.text().await.context("reading etcd's response")?;
         if !status.is_success() {
             bail!("etcd's {call}: {status} {text}");
         }
-        serde_json::from_str(&text).with_context(|| format!("etcd's {call} is no JSON"))
+        serde_json::from_str(&text).with_context(|| format!("etcd's response to {call} is not JSON"))
     }
 }
 
@@ -136,7 +137,7 @@ fn after(prefix: &str) -> Vec<u8> {
             return end;
         }
     }
-    // All keys: etcd's own way to say so.
+    // For etcd, a single zero byte means all keys.
     vec![0]
 }
 
@@ -148,7 +149,7 @@ fn kvs(answer: &Value) -> Result<Vec<Stored>> {
                 let text = kv.get(name).and_then(Value::as_str).unwrap_or_default();
                 BASE64_STANDARD.decode(text).with_context(|| format!("etcd's {name}"))
             };
-            let key = String::from_utf8(bytes("key")?).context("a key that is no text")?;
+            let key = String::from_utf8(bytes("key")?).context("a key is not UTF-8")?;
             let mod_revision = number(kv.get("mod_revision")).unwrap_or_default();
             Ok(Stored { key, value: bytes("value")?, mod_revision })
         })
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_prefix_tells_provider_and_key() {
+    fn the_prefix_names_provider_and_key() {
         for (value, expected) in [
             (&b"k8s:enc:kms:v2:1_secrets:\x0a\x10:x"[..], "k8s:enc:kms:v2:1_secrets:"),
             (b"k8s:enc:aescbc:v1:2:\xff\xff", "k8s:enc:aescbc:v1:2:"),
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_ends_where_the_prefix_does() {
+    fn a_range_ends_after_the_last_key_with_the_prefix() {
         assert_eq!(after("/registry/secrets/"), b"/registry/secrets0");
         assert_eq!(after(""), [0]);
     }

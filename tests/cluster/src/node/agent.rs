@@ -4,18 +4,18 @@ use serde_json::{Value, json};
 
 use super::Node;
 
-/// The repository whose images are run as the `keyward` binary.
+/// The repository whose images run as the `keyward` binary.
 pub const AGENT_IMAGE: &str = "example.com/keyward/keyward";
-/// Where the harness puts the agent's kubeconfig, as a path on the node.
+/// The agent's kubeconfig, as a path on the node.
 pub(crate) const KUBECONFIG: &str = "/etc/kubernetes/keyward/agent.kubeconfig";
 /// The manifest's name.
 pub(crate) const NAME: &str = "keyward-agent";
-/// Any digest does: the image map goes by the repository.
+/// Any digest works: the image map goes by repository.
 const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 impl Node {
-    /// The static pod that runs `keyward node-agent` here with these further arguments: on the node's network, with
-    /// the node's folders at their own paths.
+    /// The static pod that runs `keyward node-agent` on this node with these further arguments: on the host
+    /// network, with the node's folders mounted at their own paths.
     pub fn agent_manifest(&self, args: &[&str]) -> Value {
         let folders = [
             ("kubernetes", "/etc/kubernetes"),

@@ -1,4 +1,4 @@
-//! How guarded processes are started on this machine.
+//! Builds the command lines of guarded processes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use keyward_test_tools::{Binary, Tools};
 
 use crate::isolation::Isolation;
 
-/// The way into namespaces, and the binary that is the first process in them.
+/// How namespaces are made, and the binary of the first process in them.
 #[derive(Debug, Clone)]
 pub(crate) struct Launcher {
     isolation: Isolation,
@@ -17,7 +17,7 @@ pub(crate) struct Launcher {
 }
 
 impl Launcher {
-    /// Finds out what works here, and builds the binary where it is not built.
+    /// Detects how this machine makes namespaces, and builds the binary if it is missing.
     pub(crate) fn find(tools: &Tools) -> Result<Self> {
         Ok(Self { isolation: Isolation::detect()?, test_node: tools.binary(Binary::TestNode)? })
     }
@@ -26,7 +26,7 @@ impl Launcher {
         self.isolation == Isolation::UserNamespace
     }
 
-    /// A program with its first arguments; the caller adds the others.
+    /// The command for a program with its first arguments; the caller adds the others.
     pub(crate) fn guard(&self, grace: Duration, program: &Path, arguments: &[String]) -> Command {
         let mut command = self.isolation.unshare(false);
         command
@@ -37,14 +37,14 @@ impl Launcher {
         command
     }
 
-    /// A node.
+    /// The command for a node.
     pub(crate) fn node(&self, config: &Path) -> Command {
         let mut command = self.isolation.unshare(true);
         command.arg(&self.test_node).arg("node").arg(config);
         command
     }
 
-    /// `nsenter` into what this `unshare` process made.
+    /// `nsenter` into the namespaces of this `unshare` process.
     pub(crate) fn enter(&self, unshare: u32) -> Command {
         self.isolation.enter(unshare)
     }

@@ -1,4 +1,4 @@
-//! One container: from its part of the manifest to a process, and that process until it ends.
+//! One container: from its part of the manifest to a process, until that process exits.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -19,14 +19,14 @@ use super::logs::Log;
 use super::manifest::{StaticPod, check_mounts};
 use super::{NodeConfig, images};
 
-/// Folder inside a node where binaries stand for containers that run as another user, who may not reach the folder
-/// that they were built in.
+/// A folder inside a node with binaries for containers that run as another user. That user may have no access
+/// to the folder that they were built in.
 pub(crate) const BINARIES: &str = "/var/lib/keyward-test-binaries";
 pub(crate) const LOGS: &str = "/var/log/pods";
-/// What a container finds programs by, as in most images.
+/// A container's `PATH`, as in most images.
 const SEARCH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why a container cannot be started; `reason` is the kubelet's word.
+/// Why a container cannot be started; `reason` is the kubelet's reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CannotRun {
     pub(crate) reason: &'static str,
@@ -39,7 +39,7 @@ impl CannotRun {
     }
 }
 
-/// Starts the container's process, its output going to its log.
+/// Starts the container's process, with its output in its log.
 pub(crate) fn start(
     config: &NodeConfig,
     pod: &StaticPod,
@@ -64,20 +64,20 @@ pub(crate) fn start(
     Ok(child)
 }
 
-/// The process that a container is here. The image's binary stands for the first word of `command`.
+/// The process of a container. The image's binary replaces the first word of `command`.
 fn command(config: &NodeConfig, pod: &StaticPod, container: &Container) -> Result<Command, CannotRun> {
     let reference = container.image.as_deref().unwrap_or_default();
     let pull = CannotRun::because("ImagePullBackOff");
     let images = images::read(&config.images_file()).map_err(|error| pull(format!("{error:#}")))?;
     let image = images::find(&images, reference)
-        .ok_or_else(|| pull(format!("no binary of this machine stands for image {reference:?}")))?;
+        .ok_or_else(|| pull(format!("the image map has no binary for image {reference:?}")))?;
 
     let wrong = CannotRun::because("CreateContainerConfigError");
     check_mounts(container, &pod.spec).map_err(&wrong)?;
     let variables = resolve(image.variables(), container.env.as_deref().unwrap_or_default(), &pod.fields())
         .map_err(|why| wrong(format!("container {}: {why}", container.name)))?;
     if container.env_from.as_ref().is_some_and(|sources| !sources.is_empty()) {
-        return Err(wrong(format!("container {}: envFrom comes from API objects", container.name)));
+        return Err(wrong(format!("container {}: envFrom is from API objects", container.name)));
     }
 
     let user = if config.rootless { None } else { user(pod, container) };
@@ -98,7 +98,7 @@ fn command(config: &NodeConfig, pod: &StaticPod, container: &Container) -> Resul
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // What it starts ends with it, as with a real container's first process.
+        // Its child processes end with it, as with a real container's first process.
         .process_group(0)
         .kill_on_drop(true);
     if let Some((uid, gid)) = user {
@@ -107,7 +107,8 @@ fn command(config: &NodeConfig, pod: &StaticPod, container: &Container) -> Resul
     Ok(command)
 }
 
-/// The user that the container asks for; without a group it is the user's number, as most images have it.
+/// The user and group that the container requests; without a group it is the user's number, as in most
+/// images.
 fn user(pod: &StaticPod, container: &Container) -> Option<(u32, u32)> {
     let own = container.security_context.as_ref();
     let pods = pod.spec.security_context.as_ref();
@@ -117,15 +118,15 @@ fn user(pod: &StaticPod, container: &Container) -> Option<(u32, u32)> {
     Some((uid, gid.and_then(|gid| u32::try_from(gid).ok()).unwrap_or(uid)))
 }
 
-/// The binary at a path inside the node that every user can reach.
+/// The binary at a path inside the node that every user can access.
 fn reachable(binary: &Path) -> Result<PathBuf, String> {
     let refuse = |error: &dyn std::fmt::Display| format!("making {} reachable: {error}", binary.display());
     let metadata = fs::metadata(binary).map_err(|error| refuse(&error))?;
-    // By inode, so that a binary that was built anew gets a new place.
+    // By inode, so that a rebuilt binary gets another path.
     let inode = metadata.ino();
     let name = binary.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let place = Path::new(BINARIES).join(format!("{inode}-{name}"));
-    // The file outlives a reboot, what was mounted over it does not.
+    // The file survives a reboot, the mount over it does not.
     let there = fs::metadata(&place)
         .is_ok_and(|found| (found.dev(), found.ino()) == (metadata.dev(), metadata.ino()));
     if !there {
@@ -141,7 +142,7 @@ fn reachable(binary: &Path) -> Result<PathBuf, String> {
     Ok(place)
 }
 
-/// Waits until the process ends; when asked to stop it, by SIGTERM and, after the grace, SIGKILL.
+/// Waits until the process exits. On `stop` it sends SIGTERM and, after the grace period, SIGKILL.
 pub(crate) async fn wait(mut child: Child, stop: &CancellationToken, grace: Duration) -> (i32, bool) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     let (status, stopped) = tokio::select! {
@@ -160,7 +161,7 @@ pub(crate) async fn wait(mut child: Child, stop: &CancellationToken, grace: Dura
         }
     };
     if let Some(pid) = pid {
-        // Whatever it left behind in its group.
+        // Kill the remaining processes of its group.
         let _ = kill_process_group(pid, Signal::KILL);
     }
     (exit_code(status.unwrap_or_else(|_| ExitStatus::from_raw(Signal::KILL.as_raw()))), stopped)

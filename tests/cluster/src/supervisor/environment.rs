@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::EnvVar;
 
-/// What fields of its own pod a container may ask for by the downward API.
+/// The fields of its own pod that a container may request by the downward API.
 pub(crate) type Fields = BTreeMap<&'static str, String>;
 
-/// Resolves a container's variables in their order, each seeing the earlier ones, on top of the image's.
+/// Resolves a container's variables in order, in addition to the image's. Each can refer to the earlier ones.
 ///
 /// # Errors
-/// What a static pod cannot have, named: anything that would be read from the API.
+/// A variable that would be read from the API, which a static pod cannot have; the error names it.
 pub(crate) fn resolve(
     image: &BTreeMap<String, String>,
     variables: &[EnvVar],
@@ -22,14 +22,14 @@ pub(crate) fn resolve(
             (_, Some(source)) => {
                 let Some(path) = source.field_ref.as_ref().map(|field| field.field_path.as_str()) else {
                     return Err(format!(
-                        "variable {} comes from an API object, which static pods cannot refer to",
+                        "variable {} is from an API object, which static pods cannot refer to",
                         variable.name
                     ));
                 };
                 let field = fields.get(path);
                 field
                     .cloned()
-                    .ok_or_else(|| format!("variable {} asks for the field {path}", variable.name))?
+                    .ok_or_else(|| format!("variable {} refers to the unknown field {path}", variable.name))?
             }
             (value, None) => expand(value.as_deref().unwrap_or_default(), &resolved),
         };
@@ -38,7 +38,7 @@ pub(crate) fn resolve(
     Ok(resolved)
 }
 
-/// `$(NAME)` becomes the variable's value; `$$(NAME)` stays as `$(NAME)`; an unknown name stays as it stands.
+/// `$(NAME)` becomes the variable's value; `$$(NAME)` becomes `$(NAME)`; an unknown name stays unchanged.
 pub(crate) fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -82,7 +82,7 @@ mod tests {
             ("$(UNKNOWN)", "$(UNKNOWN)"),
             ("$(A", "$(A"),
             ("cost $5 $", "cost $5 $"),
-            // What a value holds is not looked at again.
+            // The value of a variable is not expanded again.
             ("$(B)", "$(A)"),
         ] {
             assert_eq!(expand(text, &known()), expected, "{text}");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_sees_the_ones_before_it() {
+    fn a_variable_can_refer_to_earlier_ones() {
         let plain = |name: &str, value: &str| EnvVar {
             name: name.into(),
             value: Some(value.into()),
@@ -99,17 +99,17 @@ mod tests {
         let variables = [
             plain("HOST", "h"),
             plain("URL", "https://$(HOST)"),
-            plain("LATE", "$(LATER)"),
+            plain("EARLY", "$(LATER)"),
             plain("LATER", "x"),
         ];
         let resolved = resolve(&known(), &variables, &Fields::new()).unwrap();
         assert_eq!(resolved["URL"], "https://h");
-        assert_eq!(resolved["LATE"], "$(LATER)");
+        assert_eq!(resolved["EARLY"], "$(LATER)");
         assert_eq!(resolved["A"], "1");
     }
 
     #[test]
-    fn static_pods_have_fields_but_no_secrets() {
+    fn static_pods_can_refer_to_fields_but_not_to_secrets() {
         let field = EnvVarSource {
             field_ref: Some(ObjectFieldSelector { field_path: "spec.nodeName".into(), ..Default::default() }),
             ..Default::default()

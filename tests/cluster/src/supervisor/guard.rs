@@ -1,5 +1,5 @@
-//! A process that cannot outlive the harness: as the first process of a PID namespace, this takes everything below
-//! it along when it ends, and it ends when its standard input does.
+//! Runs a process that cannot outlive the harness. The guard is the first process of a PID namespace: when it
+//! exits, the kernel kills everything below it. It exits at the end of its standard input.
 
 use std::io::BufRead;
 use std::os::unix::process::ExitStatusExt;
@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Asks, on standard input, for SIGKILL at once. Its end asks for SIGTERM and, after the grace, SIGKILL.
+/// A line on standard input that requests SIGKILL at once. The end of the input requests SIGTERM and, after
+/// the grace period, SIGKILL.
 pub(crate) const KILL: &str = "kill";
 
 enum Event {
@@ -20,7 +21,7 @@ enum Event {
     HungUp,
 }
 
-/// Runs a command until it ends or standard input does. Its exit code is the command's.
+/// Runs a command until it exits or standard input ends. Returns the command's exit code.
 pub fn guard(grace: Duration, program: &str, arguments: &[String]) -> Result<ExitCode> {
     let mut child = Command::new(program)
         .args(arguments)
@@ -45,7 +46,7 @@ pub fn guard(grace: Duration, program: &str, arguments: &[String]) -> Result<Exi
             Event::Exited(status) => {
                 return Ok(code(status.with_context(|| format!("waiting for {program}"))?));
             }
-            // Both fail only where it has just ended by itself, which the next event tells.
+            // Both signals fail only if the process has just exited, which the next event reports.
             Event::Kill => {
                 let _ = kill_process(pid, Signal::KILL);
             }
@@ -53,7 +54,7 @@ pub fn guard(grace: Duration, program: &str, arguments: &[String]) -> Result<Exi
                 let _ = kill_process(pid, Signal::TERM);
                 return Ok(match happened.recv_timeout(grace) {
                     Ok(Event::Exited(Ok(status))) => code(status),
-                    // Leaving is what kills: the kernel ends a PID namespace with its first process.
+                    // The exit of this process kills: the kernel ends a PID namespace with its first process.
                     _ => ExitCode::FAILURE,
                 });
             }
@@ -61,7 +62,7 @@ pub fn guard(grace: Duration, program: &str, arguments: &[String]) -> Result<Exi
     }
 }
 
-/// As a shell reports it: 128 and the signal's number for a process that a signal ended.
+/// As a shell reports it: 128 plus the signal's number for a process that a signal ended.
 pub(crate) fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! Which local binary an image stands for.
+//! The image map: which local binary runs for which image.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// Which references an entry is for.
+/// The image references that an entry matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Match {
-    /// This reference alone, tag or digest included.
+    /// Only this reference, with its tag or digest.
     Exact(String),
-    /// A repository: with any tag, any digest, and everything below it.
+    /// A repository with any tag or digest, and every repository below it.
     Repository(String),
 }
 
-/// A local binary that images are run as.
+/// A local binary that runs for images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     matches: Match,
@@ -29,12 +29,12 @@ pub struct Image {
 }
 
 impl Image {
-    /// Every image of this repository, whatever its tag or digest.
+    /// Every image of this repository, with any tag or digest.
     pub fn repository(repository: impl Into<String>, binary: impl Into<PathBuf>) -> Self {
         Self::new(Match::Repository(repository.into()), binary.into())
     }
 
-    /// The image of exactly this reference. It comes before any repository's entry.
+    /// The image of exactly this reference. It has precedence over a repository's entry.
     pub fn exact(reference: impl Into<String>, binary: impl Into<PathBuf>) -> Self {
         Self::new(Match::Exact(reference.into()), binary.into())
     }
@@ -43,14 +43,14 @@ impl Image {
         Self { matches, binary, args: Vec::new(), env: BTreeMap::new() }
     }
 
-    /// Arguments that come before the container's own: a subcommand, for a binary that is several.
+    /// Arguments before the container's own: a subcommand, for a binary with several programs.
     #[must_use]
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// A variable that the image brings along; the container's own of that name wins.
+    /// A variable of the image; a container's variable of that name has precedence.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.insert(name.into(), value.into());
@@ -69,7 +69,7 @@ impl Image {
         &self.env
     }
 
-    /// How well it fits: longer is better, exact is best.
+    /// How well it matches: longer is better, exact is best.
     fn fit(&self, reference: &str) -> Option<usize> {
         match &self.matches {
             Match::Exact(exact) => (exact == reference).then_some(usize::MAX),
@@ -81,7 +81,8 @@ impl Image {
     }
 }
 
-/// The entry that a reference is run by. Of equally good ones the last: what a test adds replaces what was there.
+/// The entry for a reference. Of equally good ones the last, so that a test can replace an entry by adding
+/// one.
 pub(crate) fn find<'a>(images: &'a [Image], reference: &str) -> Option<&'a Image> {
     images
         .iter()
@@ -90,10 +91,10 @@ pub(crate) fn find<'a>(images: &'a [Image], reference: &str) -> Option<&'a Image
         .map(|(_, image)| image)
 }
 
-/// Reads the map. It is read at each start of a container, so that a test may change it.
+/// Reads the map. Each start of a container reads it, so that a test can change it.
 pub(crate) fn read(path: &Path) -> Result<Vec<Image>> {
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("{} is not a map of images", path.display()))
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is not an image map", path.display()))
 }
 
 pub(crate) fn write(path: &Path, images: &[Image]) -> Result<()> {
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_later_replaces() {
+    fn a_later_entry_replaces_an_earlier_one() {
         let images = [Image::repository("example.com/a", "/old"), Image::repository("example.com/a", "/new")];
         assert_eq!(found(&images, "example.com/a:1").as_deref(), Some("/new"));
     }

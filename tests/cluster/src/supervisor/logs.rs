@@ -1,5 +1,5 @@
-//! Container logs in the format that kubelets read and log collectors expect (CRI):
-//! `2026-01-02T03:04:05.000000000Z stdout F text`, `P` for a part of a line.
+//! Container logs in the CRI format, which kubelets and log collectors read:
+//! `2026-01-02T03:04:05.000000000Z stdout F text`, with `P` for a part of a line.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -51,7 +51,7 @@ fn formatted(at: Timestamp, stream: &str, line: &[u8]) -> Vec<u8> {
     out
 }
 
-/// All instances' logs of a container in their order, without the prefix.
+/// The logs of all instances of a container in order, without the prefix.
 pub(crate) fn read(folder: &Path, container: &str) -> Result<String> {
     let mut files: Vec<(u32, PathBuf)> = Vec::new();
     let folder = folder.join(container);
@@ -81,18 +81,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_carry_time_stream_and_whether_they_are_whole() {
+    fn a_line_has_time_stream_and_whether_it_is_complete() {
         let at: Timestamp = "2026-01-02T03:04:05.000000006Z".parse().unwrap();
         assert_eq!(formatted(at, "stderr", b"hello\n"), b"2026-01-02T03:04:05.000000006Z stderr F hello\n");
         assert_eq!(formatted(at, "stdout", b"no end"), b"2026-01-02T03:04:05.000000006Z stdout P no end\n");
     }
 
     #[tokio::test]
-    async fn what_is_read_back_is_what_was_said_by_each_instance_in_turn() {
+    async fn logs_are_read_instance_after_instance() {
         let folder = tempfile::tempdir().unwrap();
         let long = "x".repeat(20_000);
-        let said = [(0, "first\n".to_owned()), (10, format!("{long}\nlast")), (2, "second\n".to_owned())];
-        for (restarts, text) in &said {
+        let logs = [(0, "first\n".to_owned()), (10, format!("{long}\nlast")), (2, "second\n".to_owned())];
+        for (restarts, text) in &logs {
             let file = Log::create(folder.path(), "main", *restarts).unwrap();
             file.copy("stdout", text.as_bytes()).await;
         }

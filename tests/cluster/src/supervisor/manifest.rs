@@ -1,4 +1,4 @@
-//! Static pod manifests: which files count, and what each one asks for.
+//! Static pod manifests: which files count, and the pod of each one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ impl StaticPod {
         format!("{}_{}_{}", self.namespace, self.name, self.uid)
     }
 
-    /// The fields that its containers may ask for.
+    /// The fields that its containers may request.
     pub(crate) fn fields(&self) -> Fields {
         let node = self.spec.node_name.clone().unwrap_or_default();
         Fields::from([
@@ -44,8 +44,8 @@ impl StaticPod {
 /// Every test node is this machine.
 pub(crate) const HOST_IP: &str = "127.0.0.1";
 
-/// The manifests of a folder: pods by file name, and what is wrong with the files that are none.
-/// As the kubelet does, it reads every file whose name does not begin with a dot, whatever its ending.
+/// The manifests of a folder by file name: the pod, or why the file is not a manifest.
+/// Like the kubelet, it reads every file whose name does not begin with a dot, with any extension.
 pub(crate) fn scan(folder: &Path, node: &str) -> BTreeMap<String, Result<StaticPod, String>> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
     let mut found = BTreeMap::new();
@@ -54,7 +54,7 @@ pub(crate) fn scan(folder: &Path, node: &str) -> BTreeMap<String, Result<StaticP
         if name.starts_with('.') || !entry.path().is_file() {
             continue;
         }
-        // A file that vanishes while it is read is no manifest any more.
+        // A file that is removed while it is read is not a manifest any more.
         if let Ok(bytes) = fs::read(entry.path()) {
             let pod = parse(&name, &bytes, node);
             found.insert(name, pod);
@@ -63,7 +63,7 @@ pub(crate) fn scan(folder: &Path, node: &str) -> BTreeMap<String, Result<StaticP
     found
 }
 
-/// One manifest. Its bytes make the pod's uid, so that a changed manifest is another pod.
+/// One manifest. The pod's uid is a hash of its bytes, so that a changed manifest is another pod.
 pub(crate) fn parse(manifest: &str, bytes: &[u8], node: &str) -> Result<StaticPod, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
     let pod: Pod = serde_saphyr::from_str(text).map_err(|error| format!("not a Pod: {error}"))?;
@@ -88,7 +88,7 @@ pub(crate) fn parse(manifest: &str, bytes: &[u8], node: &str) -> Result<StaticPo
     })
 }
 
-/// Checks that each of a container's mounts is a host path where it already is: then there is nothing to mount.
+/// Checks that each of a container's mounts is a host path at the same path: then there is nothing to mount.
 ///
 /// # Errors
 /// The mount that would have to be made, with the container's name.
@@ -96,14 +96,18 @@ pub(crate) fn check_mounts(container: &Container, spec: &PodSpec) -> Result<(), 
     for mount in container.volume_mounts.iter().flatten() {
         let refuse = |why: &str| {
             Err(format!(
-                "container {} mounts volume {} at {}: {why}; a test node runs only host paths that are mounted where \
-                 they are",
+                "container {} mounts volume {} at {}: {why}; on a test node, mount only host paths, at the same \
+                 path",
                 container.name, mount.name, mount.mount_path
             ))
         };
         let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
         let Some(Volume { host_path: Some(host), .. }) = volume else {
-            return refuse(if volume.is_some() { "it is no hostPath" } else { "the pod has no such volume" });
+            return refuse(if volume.is_some() {
+                "it is not a hostPath"
+            } else {
+                "the pod has no such volume"
+            });
         };
         if trimmed(&host.path) != trimmed(&mount.mount_path) {
             return refuse(&format!("it is the host's {}", host.path));
@@ -157,7 +161,7 @@ spec:
     }
 
     #[test]
-    fn another_byte_or_node_is_another_pod() {
+    fn another_byte_or_another_node_is_another_pod() {
         let uid = |text: &str, node: &str| parse("web.yaml", text.as_bytes(), node).unwrap().uid;
         let text = POD.replace("MOUNT", "");
         assert_eq!(uid(&text, "node-1"), uid(&text, "node-1"));
@@ -167,7 +171,7 @@ spec:
     }
 
     #[test]
-    fn files_without_a_dot_at_the_beginning_are_manifests() {
+    fn files_whose_names_do_not_begin_with_a_dot_are_manifests() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["a.yaml", ".b.yaml", "c.yaml.bak", "d", "e.json"] {
             fs::write(folder.path().join(name), POD.replace("MOUNT", "")).unwrap();
@@ -179,7 +183,7 @@ spec:
     }
 
     #[test]
-    fn what_cannot_run_here_is_said() {
+    fn the_error_shows_why_a_pod_cannot_run() {
         for (text, expected) in [
             ("kind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c}]}", "hostNetwork must be true"),
             (
@@ -195,7 +199,7 @@ spec:
     }
 
     #[test]
-    fn only_host_paths_at_their_own_place_are_mounted() {
+    fn only_host_paths_at_the_same_path_are_accepted() {
         assert_eq!(with_mount("{name: run, mountPath: /tmp}"), Ok(()));
         for (mount, expected) in [
             (
@@ -203,7 +207,7 @@ spec:
                 "container main mounts volume other at /elsewhere: it is the host's /tmp",
             ),
             ("{name: run, mountPath: /tmp, subPath: a}", "it has a subPath"),
-            ("{name: scratch, mountPath: /scratch}", "it is no hostPath"),
+            ("{name: scratch, mountPath: /scratch}", "it is not a hostPath"),
             ("{name: missing, mountPath: /x}", "the pod has no such volume"),
             ("{name: gone, mountPath: /nonexistent/folder}", "the node has no Directory there"),
         ] {

@@ -1,5 +1,5 @@
-//! What the API server is told: the Node, and a mirror Pod for each static pod. Best effort, as a kubelet's: while no
-//! API server answers, the pods run all the same.
+//! Reports to the API server: the Node, and a mirror Pod for each static pod. Best effort, as in a kubelet:
+//! the pods also run while no API server responds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,19 +19,19 @@ use super::NodeConfig;
 use super::manifest::{HOST_IP, StaticPod};
 use super::state::{ContainerState, PodState, State, Terminated};
 
-/// What runs: each pod with its state at the same index.
+/// The running pods: each pod with its state at the same index.
 pub(crate) type Pods = (Vec<Arc<StaticPod>>, Vec<PodState>);
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const HASH: &str = "kubernetes.io/config.hash";
 const SOURCE: &str = "kubernetes.io/config.source";
-/// How often it looks even when nothing changed here: somebody may have deleted a mirror Pod.
+/// How often it checks even if nothing changed on the node: a mirror Pod may have been deleted.
 const PERIOD: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reports for ever.
 pub(crate) async fn report(config: Arc<NodeConfig>, mut pods: watch::Receiver<Pods>) {
-    let mut reporter = Reporter { config, client: None, node: None, told: BTreeMap::new() };
+    let mut reporter = Reporter { config, client: None, node: None, reported: BTreeMap::new() };
     let mut last_problem = String::new();
     loop {
         let current = pods.borrow_and_update().clone();
@@ -39,7 +39,7 @@ pub(crate) async fn report(config: Arc<NodeConfig>, mut pods: watch::Receiver<Po
         let problem = match outcome {
             Ok(Ok(())) => String::new(),
             Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => "no answer in time".to_owned(),
+            Err(_) => "no response in time".to_owned(),
         };
         if problem != last_problem && !problem.is_empty() {
             eprintln!("reporting to the API server: {problem}");
@@ -54,8 +54,8 @@ struct Reporter {
     client: Option<Client>,
     /// The Node's uid, once it is registered.
     node: Option<String>,
-    /// The status that each mirror Pod, by uid, was last given.
-    told: BTreeMap<String, Value>,
+    /// The last reported status of each mirror Pod, by uid.
+    reported: BTreeMap<String, Value>,
 }
 
 impl Reporter {
@@ -78,7 +78,7 @@ impl Reporter {
                     .context("deleting a mirror pod")?;
             }
         }
-        let mut told = BTreeMap::new();
+        let mut reported = BTreeMap::new();
         for (pod, state) in pods.iter().zip(states) {
             let api = Api::<Pod>::namespaced(client.clone(), &pod.namespace);
             let uid = if let Some(mirror) = existing.iter().find(|mirror| is_mirror_of(mirror, pod)) {
@@ -89,14 +89,14 @@ impl Reporter {
             };
             let wanted = status(pod, state);
             let uid = uid.unwrap_or_default();
-            if self.told.get(&uid) != Some(&wanted) {
+            if self.reported.get(&uid) != Some(&wanted) {
                 let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": wanted}));
                 let done = api.patch_status(&pod.name, &PatchParams::default(), &patch).await;
                 done.with_context(|| format!("status of pod {}", pod.name))?;
             }
-            told.insert(uid, wanted);
+            reported.insert(uid, wanted);
         }
-        self.told = told;
+        self.reported = reported;
         Ok(())
     }
 }
@@ -125,7 +125,7 @@ async fn register(client: &Client, name: &str) -> Result<String> {
     let status = json!({"status": {
         "addresses": [{"type": "InternalIP", "address": HOST_IP}, {"type": "Hostname", "address": name}],
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
-            "message": "a supervisor of the tests stands in for the kubelet"}],
+            "message": "the tests run a supervisor in place of the kubelet"}],
     }});
     api.patch_status(name, &PatchParams::default(), &Patch::Merge(status))
         .await
@@ -204,7 +204,7 @@ fn word(yes: bool) -> &'static str {
     if yes { "True" } else { "False" }
 }
 
-/// Pending until the containers were started once; Succeeded or Failed when all have ended for good.
+/// Pending until a container has started once; Succeeded or Failed when all have exited and none restarts.
 fn phase(pod: &StaticPod, state: &PodState) -> &'static str {
     let ended = |container: &ContainerState| match &container.state {
         State::Terminated(end) => Some(end.exit_code),
@@ -239,7 +239,7 @@ fn container_status(container: &ContainerState) -> Value {
         State::Running { since, .. } => json!({"running": {"startedAt": since}}),
         State::Terminated(end) => json!({"terminated": terminated(end)}),
     };
-    // A merge patch only drops what it is told to drop.
+    // A merge patch removes only the fields that are null in it.
     let mut whole = json!({"waiting": null, "running": null, "terminated": null});
     if let (Value::Object(whole), Value::Object(state)) = (&mut whole, state) {
         whole.extend(state);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restarted_container_tells_how_it_ended_before() {
+    fn the_status_of_a_restarted_container_shows_its_last_exit() {
         let running = State::Running { pid: 1, since: end(0).started };
         let (pod, mut state) = states(State::Terminated(end(0)), running, Some(end(137)));
         state.containers[0].restarts = 2;
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_pod_is_known_by_the_hash_of_its_manifest() {
+    fn a_mirror_pod_is_identified_by_the_hash_of_its_manifest() {
         let (pod, _) = states(State::waiting("", ""), State::waiting("", ""), None);
         let mirror = mirror_of(&pod, "uid-of-node");
         assert!(is_mirror_of(&mirror, &pod));

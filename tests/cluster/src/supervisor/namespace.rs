@@ -1,8 +1,9 @@
-//! The node's own folders at paths that are the same on every node.
+//! Mounts the node's own folders at paths that are the same on every node.
 //!
-//! Where such a path exists on the host, the node's folder is bound over it. Where it does not, making it would leave
-//! a trace on the host; so the deepest folder that exists is covered by a tmpfs in which everything that it held
-//! stands at its place again, and the path is made there. All of it is inside the node's mount namespace.
+//! If such a path exists on the host, the node's folder is bind-mounted over it. If not, creating it would
+//! change the host. Then a tmpfs covers the deepest folder that exists. Every entry of that folder is
+//! bind-mounted into the tmpfs, and the path is created there. All of this is inside the node's mount
+//! namespace.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -14,14 +15,14 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive};
 
 use super::NodeConfig;
 
-/// Takes the node's hostname and mounts its folders. Must run in UTS and mount namespaces of its own.
+/// Sets the node's hostname and mounts its folders. Must run in UTS and mount namespaces of its own.
 pub(crate) fn enter(config: &NodeConfig) -> Result<()> {
     rustix::system::sethostname(config.name.as_bytes()).context("setting the node's hostname")?;
     let mut covered = Vec::new();
     for path in &config.mounts {
         let source = config.on_host(path);
         fs::create_dir_all(&source).with_context(|| format!("creating {}", source.display()))?;
-        // Opened first: covering a folder may hide the way to it.
+        // Opened first: covering a folder may hide its path.
         let source = File::open(&source).with_context(|| format!("opening {}", source.display()))?;
         let target = mount_point(path, &mut covered)?;
         mount_bind(through(&source), &target)
@@ -30,7 +31,7 @@ pub(crate) fn enter(config: &NodeConfig) -> Result<()> {
     Ok(())
 }
 
-/// An existing folder at `path`, made without a trace on the host.
+/// An existing folder at `path`, made without a change on the host.
 fn mount_point(path: &Path, covered: &mut Vec<PathBuf>) -> Result<PathBuf> {
     ensure!(path.is_absolute(), "{} is not absolute", path.display());
     let existing = path.ancestors().find(|ancestor| ancestor.is_dir()).context("no root folder")?;
@@ -42,7 +43,7 @@ fn mount_point(path: &Path, covered: &mut Vec<PathBuf>) -> Result<PathBuf> {
     }
     let ours = covered.iter().any(|folder| existing.starts_with(folder));
     if !ours {
-        ensure!(existing != Path::new("/"), "the host has no folder that {} could stand in", path.display());
+        ensure!(existing != Path::new("/"), "the host has no folder to create {} in", path.display());
         cover(&existing)?;
         covered.push(existing.clone());
     }
@@ -51,7 +52,7 @@ fn mount_point(path: &Path, covered: &mut Vec<PathBuf>) -> Result<PathBuf> {
     Ok(target)
 }
 
-/// Puts a tmpfs over `folder` in which each entry stands as before.
+/// Mounts a tmpfs over `folder` that shows the same entries.
 fn cover(folder: &Path) -> Result<()> {
     let original = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
     let mode = original.metadata()?.mode() & 0o7777;
@@ -81,7 +82,7 @@ fn cover(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A path to an open folder that holds even when something was mounted over its name.
+/// A path to an open folder that stays valid when something is mounted over its name.
 fn through(folder: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
 }

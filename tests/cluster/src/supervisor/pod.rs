@@ -1,4 +1,5 @@
-//! One static pod from its first container's start to its last one's end: order, restarts, back-off, sidecars.
+//! One static pod, from the start of its first container to the exit of its last one: order, restarts,
+//! back-off, sidecars.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use super::state::{ContainerState, PodState, State, Terminated};
 /// Kubernetes' default `terminationGracePeriodSeconds`.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// When a container that ended is started again.
+/// When a container that exited is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Restart {
     Always,
@@ -43,7 +44,7 @@ impl Restart {
     }
 }
 
-/// The state in which a pod begins.
+/// The initial state of a pod.
 pub(crate) fn initial(pod: &StaticPod) -> PodState {
     let containers = |list: Option<&[Container]>| {
         let waiting = |container: &Container| ContainerState {
@@ -66,14 +67,14 @@ pub(crate) fn initial(pod: &StaticPod) -> PodState {
     }
 }
 
-/// A pod that runs.
+/// A running pod.
 struct Running {
     config: Arc<NodeConfig>,
     pod: Arc<StaticPod>,
     state: watch::Sender<PodState>,
 }
 
-/// Runs a pod until it is told to stop; returns when nothing of it runs any more.
+/// Runs a pod until `stop`; returns when none of its containers runs any more.
 pub(crate) async fn run(
     config: Arc<NodeConfig>,
     pod: Arc<StaticPod>,
@@ -82,7 +83,7 @@ pub(crate) async fn run(
 ) {
     let policy = Restart::of(pod.spec.restart_policy.as_deref());
     let pod = Arc::new(Running { config, pod, state });
-    // Sidecars outlive the containers that they serve, so they have a signal of their own.
+    // Sidecars outlive the other containers, so each has its own signal.
     let mut sidecars: Vec<(CancellationToken, JoinHandle<i32>)> = Vec::new();
     let mut ready = true;
     for init in pod.pod.spec.init_containers.iter().flatten() {
@@ -91,7 +92,7 @@ pub(crate) async fn run(
             sidecars.push((own.clone(), pod.clone().spawn(init.clone(), Restart::Always, own)));
             ready = pod.started(&init.name, &stop).await;
         } else {
-            // An init container that fails is tried again, unless the pod says that nothing is.
+            // An init container that fails is restarted, unless the pod restarts nothing.
             let policy = if policy == Restart::Never { Restart::Never } else { Restart::OnFailure };
             ready = pod.keep(init, policy, &stop).await == 0;
         }
@@ -112,7 +113,7 @@ pub(crate) async fn run(
         own.cancel();
         let _ = sidecar.await;
     }
-    // A pod that completed stays until its manifest goes.
+    // A completed pod stays until its manifest is removed.
     stop.cancelled().await;
 }
 
@@ -126,7 +127,7 @@ impl Running {
         tokio::spawn(async move { self.keep(&container, policy, &stop).await })
     }
 
-    /// Keeps a container running as its policy says. Returns its last exit code.
+    /// Keeps a container running according to its policy. Returns its last exit code.
     async fn keep(&self, container: &Container, policy: Restart, stop: &CancellationToken) -> i32 {
         let grace =
             self.pod.spec.termination_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok());
@@ -172,7 +173,7 @@ impl Running {
         }
     }
 
-    /// Waits until a sidecar runs; false when told to stop before.
+    /// Waits until a sidecar runs; false if `stop` is cancelled before.
     async fn started(&self, name: &str, stop: &CancellationToken) -> bool {
         let mut changes = self.state.subscribe();
         let runs = changes.wait_for(|pod| {
@@ -199,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_decides_what_is_started_again() {
+    fn the_policy_decides_whether_a_container_restarts() {
         for (word, after_success, after_failure) in [
             (None, true, true),
             (Some("Always"), true, true),

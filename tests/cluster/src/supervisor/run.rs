@@ -1,4 +1,4 @@
-//! The node's main loop: what the manifests say, against what runs.
+//! The node's main loop: it makes the running pods match the manifests.
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
@@ -16,12 +16,12 @@ use super::manifest::{self, StaticPod};
 use super::state::PodState;
 use super::{NodeConfig, READY, changes, container, mirror, namespace, pod};
 
-/// Where static pods come from.
+/// The folder of static pod manifests.
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
-/// How often the manifests are looked at though nothing changed, and what runs is told.
+/// How often the manifests are read even without a change, and the state of the pods is published.
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// A pod that was started and not yet waited for.
+/// A started pod.
 struct Entry {
     pod: Arc<StaticPod>,
     state: watch::Receiver<PodState>,
@@ -29,16 +29,17 @@ struct Entry {
     task: JoinHandle<()>,
 }
 
-/// Runs a node until standard input ends. Must be the first process of PID, UTS and mount namespaces of its own.
+/// Runs a node until standard input ends. Must be the first process of PID, UTS and mount namespaces of its
+/// own.
 pub fn run(config: &Path) -> Result<()> {
     let bytes = std::fs::read(config).with_context(|| format!("reading {}", config.display()))?;
-    let config: NodeConfig =
-        serde_json::from_slice(&bytes).with_context(|| format!("{} configures no node", config.display()))?;
+    let config: NodeConfig = serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is not a node's configuration", config.display()))?;
     namespace::enter(&config)?;
     println!("{READY}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(supervise(Arc::new(config)));
-    // Leaving is what ends the rest: the kernel kills a PID namespace with its first process.
+    // The exit of this process ends the rest: the kernel kills a PID namespace with its first process.
     runtime.shutdown_background();
     Ok(())
 }
@@ -50,7 +51,7 @@ async fn supervise(config: Arc<NodeConfig>) {
     let mut entries: Vec<Entry> = Vec::new();
     let mut problems = BTreeMap::new();
     let mut ticks = tokio::time::interval(PERIOD);
-    // A kubelet is woken by its file system too: what waits for a pod does not wait for a tick.
+    // As in a kubelet, changes of the file system start a pass too: no pod waits for the next tick.
     let changes = changes::of(Path::new(MANIFESTS));
     loop {
         tokio::select! {
@@ -66,7 +67,7 @@ async fn supervise(config: Arc<NodeConfig>) {
             }
         }
         for pod in wanted {
-            // One of the same name, or its former self, must have ended first.
+            // A pod of the same name, for example its previous version, must have stopped first.
             if !entries.iter().any(|entry| entry.pod.name == pod.name && entry.pod.namespace == pod.namespace)
             {
                 entries.push(start(&config, pod));
@@ -89,7 +90,7 @@ fn wanted(config: &NodeConfig, problems: &mut BTreeMap<String, String>) -> Vec<A
                 problems.remove(&file);
                 wanted.push(Arc::new(pod));
             }
-            // Each problem is said once.
+            // Each problem is logged once.
             Err(problem) => {
                 if problems.get(&file) != Some(&problem) {
                     eprintln!("{MANIFESTS}/{file}: {problem}");
@@ -108,7 +109,7 @@ fn start(config: &Arc<NodeConfig>, pod: Arc<StaticPod>) -> Entry {
     Entry { pod, state, stop, task }
 }
 
-/// Tells the harness (a file) and the API server (mirror Pods) what runs, when that changed.
+/// Publishes the state of the pods, if it changed: a file for the harness, mirror Pods for the API server.
 fn publish(config: &NodeConfig, entries: &[Entry], published: &watch::Sender<mirror::Pods>) {
     let states: Vec<PodState> = entries.iter().map(|entry| entry.state.borrow().clone()).collect();
     if published.borrow().1 == states && published.borrow().0.len() == entries.len() {
@@ -126,8 +127,8 @@ fn publish(config: &NodeConfig, entries: &[Entry], published: &watch::Sender<mir
     published.send_replace((pods, states));
 }
 
-/// Cancelled when the harness, which holds the other end, lets go of it or is gone. Where it asks for a power cut
-/// instead, the node is gone at once.
+/// Cancelled when standard input ends: the harness closed the other end, or exited. If the harness requests a
+/// power failure instead, the node exits at once.
 fn standard_input_ends() -> CancellationToken {
     let ended = CancellationToken::new();
     let token = ended.clone();
@@ -142,7 +143,7 @@ fn standard_input_ends() -> CancellationToken {
     ended
 }
 
-/// Node paths that every node needs for itself, whatever else it is given.
+/// Node paths that every node needs, in addition to those in its configuration.
 pub(crate) fn own_paths() -> [&'static Path; 2] {
     [Path::new(container::LOGS), Path::new(container::BINARIES)]
 }

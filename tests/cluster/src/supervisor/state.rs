@@ -1,4 +1,4 @@
-//! What the supervisor says of its pods, in a file that the harness reads.
+//! The state of the supervisor's pods, in a file that the harness reads.
 
 use std::path::Path;
 
@@ -6,20 +6,20 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// A static pod as its node runs it.
+/// The state of a static pod on its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodState {
     /// The manifest's file name.
     pub manifest: String,
-    /// Namespace of the pod.
+    /// The namespace of the pod.
     pub namespace: String,
     /// `NAME-NODE`, as a kubelet names static pods.
     pub name: String,
-    /// Made from the manifest's bytes: another manifest is another pod.
+    /// A hash of the manifest's bytes: another manifest is another pod.
     pub uid: String,
-    /// When this pod was started.
+    /// When this pod started.
     pub started: Timestamp,
-    /// Init containers, native sidecars among them.
+    /// Init containers, with native sidecars.
     pub init_containers: Vec<ContainerState>,
     /// The containers.
     pub containers: Vec<ContainerState>,
@@ -37,39 +37,40 @@ impl PodState {
     }
 }
 
-/// A container as its node runs it.
+/// The state of a container on its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerState {
     /// Its name.
     pub name: String,
-    /// The image's reference, as the manifest has it.
+    /// The image's reference from the manifest.
     pub image: String,
-    /// How often it was started again.
+    /// The number of restarts.
     pub restarts: u32,
-    /// What it does now.
+    /// Its current state.
     pub state: State,
-    /// How it ended the last time.
+    /// Its last exit before a restart.
     pub last: Option<Terminated>,
 }
 
-/// What a container does.
+/// The current state of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Not running, and why; reasons are the kubelet's.
     Waiting {
-        /// `PodInitializing`, `ImagePullBackOff`, `CreateContainerConfigError`, `RunContainerError`, `CrashLoopBackOff`
+        /// `PodInitializing`, `ImagePullBackOff`, `CreateContainerConfigError`, `RunContainerError`,
+        /// `CrashLoopBackOff`
         reason: String,
-        /// For people.
+        /// A text for people.
         message: String,
     },
     /// Running.
     Running {
         /// Its process id inside the node.
         pid: u32,
-        /// Since when.
+        /// When it started.
         since: Timestamp,
     },
-    /// It has ended for good.
+    /// It has exited and is not restarted.
     Terminated(Terminated),
 }
 
@@ -79,23 +80,23 @@ impl State {
     }
 }
 
-/// How a container's process ended.
+/// The exit of a container's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminated {
-    /// 128 plus the signal's number where a signal ended it.
+    /// The exit code, or 128 plus the signal's number if a signal ended the process.
     pub exit_code: i32,
-    /// When it had started.
+    /// When it started.
     pub started: Timestamp,
-    /// When it had ended.
+    /// When it exited.
     pub finished: Timestamp,
 }
 
 pub(crate) fn read(path: &Path) -> Result<Vec<PodState>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        // Nothing was said yet.
+        // Nothing is published yet.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
     };
-    serde_json::from_slice(&bytes).with_context(|| format!("{} is no state of pods", path.display()))
+    serde_json::from_slice(&bytes).with_context(|| format!("{} is not a state of pods", path.display()))
 }

@@ -1,5 +1,5 @@
-//! What these tests look at.
-#![allow(dead_code, reason = "each test program uses its part")]
+//! Helpers of these tests.
+#![allow(dead_code, reason = "each test program uses a part of them")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use sha2::{Digest, Sha256};
 
-/// Command lines of processes that name this folder, other than the test's own.
+/// The command lines of processes that contain this folder, except the test's own.
 pub(crate) fn alive(folder: &Path) -> Vec<String> {
     let own = std::process::id().to_string();
     let mut found = Vec::new();
@@ -24,7 +24,7 @@ pub(crate) fn alive(folder: &Path) -> Vec<String> {
     found
 }
 
-/// As the API server's metrics write it.
+/// The hash, as in the API server's metrics.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     digest.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))

@@ -1,4 +1,4 @@
-//! What Keyward understands of a file against what the API server does.
+//! Compares how Keyward and the API server understand a file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use keyward_core::machine;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-/// What the API server makes of a file, as tests/control-plane prints it.
+/// How the API server understands a file, as tests/control-plane prints it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Understood {
@@ -56,7 +56,7 @@ struct Kms {
 /// The outcome of one file.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// Both understand the same. With the configuration that Keyward writes from it.
+    /// Both understand the same. Contains the configuration that Keyward writes from it.
     Agree(Box<Rewritten>),
     /// Neither loads it.
     BothRefuse,
@@ -64,18 +64,19 @@ pub(crate) enum Verdict {
     Refused(String),
 }
 
-/// Keyward's own form of a configuration, which must read whatever the original reads, and write with the same key.
+/// Keyward's own form of a configuration. It must read everything that the original reads, and write with the
+/// same key.
 #[derive(Debug)]
 pub(crate) struct Rewritten {
     pub(crate) bytes: Vec<u8>,
     original: BTreeMap<String, Vec<Provider>>,
 }
 
-/// A deliberate mistake in Keyward's reading: each has to be noticed.
+/// A deliberate mistake in Keyward's reading: the comparison must find each one.
 pub(crate) type Mistake = fn(&mut EncryptionConfiguration);
 
 /// # Errors
-/// Keyward understands something else, or less, or what the API server refuses.
+/// Keyward understands something else, or less, or accepts a file that the API server refuses.
 pub(crate) fn compare(file: &[u8], theirs: &Understood, mistake: Option<Mistake>) -> Result<Verdict> {
     let mut config = match EncryptionConfiguration::decode(file) {
         Ok(config) => config,
@@ -89,7 +90,7 @@ pub(crate) fn compare(file: &[u8], theirs: &Understood, mistake: Option<Mistake>
     }
     let lists = provider_lists::lists(&config);
     if let Some(error) = &theirs.error {
-        // The agent installs what has no refusal.
+        // The agent installs every configuration without a refusal.
         anyhow::bail!("the API server refuses what Keyward would install: {error}");
     }
     same_file(&config, &theirs.lists)?;
@@ -125,7 +126,7 @@ fn same_file(config: &EncryptionConfiguration, theirs: &BTreeMap<String, Vec<Pro
     let mut ours: BTreeMap<String, Vec<Provider>> = BTreeMap::new();
     for entry in &config.resources {
         for name in entry.resources.iter().flatten() {
-            // As Go writes a resource.
+            // In Go's notation of a resource.
             let name = GroupResource::parse(name).to_string();
             let providers: Result<Vec<Provider>> = entry.providers.iter().map(provider).collect();
             ours.entry(name).or_default().extend(providers?);
@@ -172,7 +173,7 @@ fn unhex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| (pair[0] << 4) | pair[1]).collect()
 }
 
-/// What the state machine sees.
+/// The keys, as the state machine reads them.
 fn same_list(ours: &ProviderList<'_>, theirs: &[Provider]) -> Result<()> {
     let plain = theirs.first().is_some_and(|first| first.kind == "identity");
     ensure!(ours.writes_plain == plain, "plain text is written: {} for Keyward", ours.writes_plain);
@@ -236,7 +237,7 @@ impl Rewritten {
     }
 }
 
-/// One provider a key.
+/// One provider for each key.
 fn flat(list: &[Provider]) -> Vec<Provider> {
     let each = |provider: &Provider| match provider.keys.as_slice() {
         [] => vec![provider.clone()],

@@ -1,9 +1,9 @@
-//! Files in the forms that Kubernetes' documentation, distributions and tutorials use, written for this test.
+//! Files, written for this test, in the forms of Kubernetes' documentation, distributions and tutorials.
 
 pub(crate) struct File {
     pub(crate) name: &'static str,
     pub(crate) text: &'static str,
-    /// `understood`, `refused by both`, or why Keyward alone refuses it.
+    /// `understood`, `refused by both`, or the reason why only Keyward refuses it.
     pub(crate) expected: &'static str,
 }
 

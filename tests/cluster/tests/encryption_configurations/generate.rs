@@ -1,4 +1,4 @@
-//! Configurations as Keyward writes them, and in other forms that say the same.
+//! Configurations in Keyward's form, and in other forms with the same meaning.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,7 +9,7 @@ use crate::random::Random;
 const RESOURCES: [&str; 5] =
     ["secrets", "configmaps", "deployments.apps", "routes.route.openshift.io", "widgets.example.com"];
 
-/// One key: the same in every list.
+/// One key; it is the same in every list.
 struct Key {
     id: u64,
     kind: &'static str,
@@ -52,7 +52,7 @@ fn local(kind: &str, id: u64, secret: &str) -> Value {
     json!({kind: {"keys": [{"name": id.to_string(), "secret": secret}]}})
 }
 
-/// A configuration that Keyward's decoder has to understand.
+/// A configuration that Keyward's decoder must understand.
 pub(crate) fn configuration(random: &mut Random) -> Value {
     let first = 1 + random.next() % 3;
     let mut keys: Vec<Key> = (0..=random.below(4))
@@ -94,7 +94,7 @@ fn providers(random: &mut Random, keys: &[Key], resource: &str) -> Vec<Value> {
     list
 }
 
-/// One entry becomes two, whose lists are appended.
+/// Splits an entry in two; a reader appends their lists.
 fn split(random: &mut Random, entries: &mut Vec<Value>) {
     let index = random.below(entries.len());
     let providers = entries[index]["providers"].as_array().unwrap().clone();
@@ -108,7 +108,7 @@ fn split(random: &mut Random, entries: &mut Vec<Value>) {
     entries.insert(at, second);
 }
 
-/// Neighbours of one kind become one provider with several keys.
+/// Merges neighbors of one kind into one provider with several keys.
 fn merge_keys(random: &mut Random, entries: &mut [Value]) {
     let index = random.below(entries.len());
     let providers = entries[index]["providers"].as_array_mut().unwrap();
@@ -122,7 +122,7 @@ fn merge_keys(random: &mut Random, entries: &mut [Value]) {
     }
 }
 
-/// Entries that say the same become one; names of KMS providers differ.
+/// Merges entries with equal providers; entries with KMS providers stay separate, because their names differ.
 fn merge_resources(entries: &mut Vec<Value>) {
     let same = |a: &Value, b: &Value| a["providers"] == b["providers"] && a["resources"] != b["resources"];
     if let Some(at) = (1..entries.len()).find(|at| same(&entries[at - 1], &entries[*at])) {

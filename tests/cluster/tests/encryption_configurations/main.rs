@@ -1,7 +1,8 @@
-//! EncryptionConfigurations as the API server understands them and as Keyward does: generated, mutated, and in the forms
-//! that others write. Both understand the same, or Keyward refuses with a reason; it never understands less.
+//! Compares how the API server and Keyward understand EncryptionConfigurations: generated, mutated, and in
+//! the forms of other programs. Both understand the same, or Keyward refuses with a reason; Keyward never
+//! understands less.
 //!
-//! `KEYWARD_TEST_CONFIGURATIONS` says how many are generated, `KEYWARD_TEST_SEED` which.
+//! `KEYWARD_TEST_CONFIGURATIONS` sets how many are generated, `KEYWARD_TEST_SEED` which ones.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::format_push_string, reason = "a test")]
 
 mod compare;
@@ -20,17 +21,18 @@ use compare::{Mistake, Rewritten, Understood, Verdict, compare};
 use keyward_test_cluster::Tools;
 use random::Random;
 
-/// How many where nothing is said: seconds.
+/// How many files by default: the test then takes seconds.
 const FILES: u64 = 400;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 
-/// What the API server's own code understands of each file.
+/// How the API server's own code understands each file.
 fn theirs<'a>(files: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Understood>> {
     let control_plane = Tools::here().control_plane()?;
-    let reader = control_plane.encryption_configurations.context("KUBEBUILDER_ASSETS has no such program")?;
+    let reader =
+        control_plane.encryption_configurations.context("KUBEBUILDER_ASSETS has no program for it")?;
     let mut child =
         Command::new(&reader.path).args(&reader.args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut input = child.stdin.take().unwrap();
@@ -118,15 +120,15 @@ fn run(files: &[Vec<u8>], theirs_of_files: &[Understood], mistake: Option<Mistak
 }
 
 #[test]
-fn generated_configurations_are_understood_as_the_api_server_does_or_refused() -> Result<()> {
+fn generated_configurations_are_understood_like_the_api_server_or_refused() -> Result<()> {
     let count = number("KEYWARD_TEST_CONFIGURATIONS", FILES);
     let files = generated(count, number("KEYWARD_TEST_SEED", 1));
     let understood = theirs(files.iter().map(Vec::as_slice))?;
-    ensure!(understood.len() == files.len(), "one answer a file");
+    ensure!(understood.len() == files.len(), "one result for each file");
     let tally = run(&files, &understood, None)?;
     let refusals: usize = tally.refusals.values().sum();
     println!(
-        "{} files: {} agreements, {} refused by both, {refusals} refused by Keyward alone, {} differences",
+        "{} files: {} agreements, {} refused by both, {refusals} refused only by Keyward, {} differences",
         files.len(),
         tally.agreements,
         tally.both_refuse,
@@ -139,17 +141,17 @@ fn generated_configurations_are_understood_as_the_api_server_does_or_refused() -
         println!("DIFFERENCE: {difference}");
     }
     assert!(tally.differences.is_empty());
-    // Else the test says nothing.
+    // Otherwise the test shows nothing.
     assert!(tally.agreements * 3 > files.len(), "too few agreements");
     assert!(refusals > 0 && tally.both_refuse > 0);
     Ok(())
 }
 
-/// The comparison finds what it is for.
+/// Checks the comparison itself.
 #[test]
-fn mistakes_in_reading_are_noticed() -> Result<()> {
+fn mistakes_in_reading_are_found() -> Result<()> {
     let mistakes: [(&str, Mistake); 6] = [
-        ("the second key of a provider is dropped", |config| {
+        ("the second key of a provider is ignored", |config| {
             for provider in config.resources.iter_mut().flat_map(|entry| &mut entry.providers) {
                 for keys in [&mut provider.aescbc, &mut provider.aesgcm, &mut provider.secretbox]
                     .into_iter()
@@ -171,7 +173,7 @@ fn mistakes_in_reading_are_noticed() -> Result<()> {
                 .resources
                 .retain(|entry| entry.resources.iter().flatten().all(|name| seen.insert(name.clone())));
         }),
-        ("keys whose name is no number are skipped", |config| {
+        ("keys whose name is not a number are skipped", |config| {
             for provider in config.resources.iter_mut().flat_map(|entry| &mut entry.providers) {
                 for keys in [&mut provider.aescbc, &mut provider.aesgcm, &mut provider.secretbox]
                     .into_iter()
@@ -192,21 +194,21 @@ fn mistakes_in_reading_are_noticed() -> Result<()> {
     for (what, mistake) in mistakes {
         let tally = run(&files, &understood, Some(mistake))?;
         println!("{what}: {} differences", tally.differences.len());
-        assert!(!tally.differences.is_empty(), "not noticed: {what}");
+        assert!(!tally.differences.is_empty(), "not found: {what}");
     }
     Ok(())
 }
 
 #[test]
-fn forms_that_others_write_are_understood_or_refused_with_a_reason() -> Result<()> {
+fn forms_of_other_programs_are_understood_or_refused_with_a_reason() -> Result<()> {
     let files: Vec<Vec<u8>> = corpus::ALL.iter().map(|file| file.text.as_bytes().to_vec()).collect();
     let understood = theirs(files.iter().map(Vec::as_slice))?;
     for (file, theirs) in corpus::ALL.iter().zip(&understood) {
         let verdict = compare(file.text.as_bytes(), theirs, None).context(file.name)?;
         let found = match verdict {
             Verdict::Agree(again) => {
-                let answer = theirs_of(&again.bytes)?;
-                again.loses_nothing(&answer).context(file.name)?;
+                let theirs = theirs_of(&again.bytes)?;
+                again.loses_nothing(&theirs).context(file.name)?;
                 "understood".to_owned()
             }
             Verdict::BothRefuse => "refused by both".to_owned(),
@@ -219,5 +221,5 @@ fn forms_that_others_write_are_understood_or_refused_with_a_reason() -> Result<(
 }
 
 fn theirs_of(file: &[u8]) -> Result<Understood> {
-    theirs(std::iter::once(file))?.pop().context("one answer")
+    theirs(std::iter::once(file))?.pop().context("one result")
 }

@@ -1,4 +1,4 @@
-//! What people and programs do to a configuration: to its values, and to its text.
+//! Changes that people and programs make to a configuration: to its values, and to its text.
 
 use serde_json::{Value, json};
 
@@ -83,7 +83,7 @@ pub(crate) fn values(random: &mut Random, config: &mut Value) {
     }
 }
 
-/// Every place below a value, as JSON pointers.
+/// Every place in a value, as JSON pointers.
 fn places(value: &Value, at: &str, all: &mut Vec<String>) {
     all.push(at.to_owned());
     match value {
@@ -135,7 +135,7 @@ fn resources(random: &mut Random, config: &mut Value) {
     }
 }
 
-/// An item of a list, again, at another place of it.
+/// Inserts a copy of a list's item at another place in the list.
 fn again(random: &mut Random, config: &mut Value) {
     let lists = |place: &str| ["resources", "providers", "keys"].iter().any(|list| place.ends_with(list));
     let Some(Value::Array(items)) = any_place(random, config, lists) else { return };
@@ -165,7 +165,7 @@ fn any_value(random: &mut Random, config: &mut Value) {
     }
 }
 
-/// A field that is gone, unknown, in another case, or given twice.
+/// Removes a field, adds an unknown one, changes a field's case, or gives a field twice.
 fn fields(random: &mut Random, config: &mut Value) {
     let how = random.below(5);
     let (a, b) = (random.next(), random.next());

@@ -1,4 +1,4 @@
-//! A generator of numbers that gives the same files for the same seed.
+//! A generator of random numbers. The same seed gives the same files.
 
 pub(crate) struct Random(u64);
 
@@ -16,7 +16,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `n`, which is above zero.
+    /// A number below `n`, which must be above zero.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.next() >> 33).unwrap() % n
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::random::Random;
 
-/// Behind a field's name that is there already: written without it, so that the field is given twice.
+/// A suffix of a field's name that exists already. It is not written, so that the field is given twice.
 pub(crate) const AGAIN: char = '\u{1}';
 
 pub(crate) fn text(random: &mut Random, value: &Value) -> String {
@@ -72,9 +72,10 @@ fn json(text: &mut String, value: &Value, pretty: Option<usize>) {
 }
 
 struct Yaml {
-    /// How texts are written: plain where that is possible, single or double quotes, or any.
+    /// How strings are written: plain if possible, in single quotes, in double quotes, or in any of these
+    /// ways.
     quote: usize,
-    /// A list is not indented below its field.
+    /// Whether a list is not indented below its field.
     compact: bool,
     flow: bool,
 }
@@ -174,7 +175,7 @@ impl Yaml {
 
     fn scalar(&self, text: &mut String, random: &mut Random, scalar: &str) {
         let how = if self.quote == 3 { random.below(3) } else { self.quote };
-        // Mostly right: a name that is a number has to be quoted.
+        // Correct in most cases: a name that is a number must be quoted.
         let ambiguous = scalar.parse::<f64>().is_ok() || ["yes", "on", "null", "1_0", ""].contains(&scalar);
         let special = |c: char| !c.is_alphanumeric() && !"._/=+-:".contains(c);
         let plain = !scalar.contains(special) && !scalar.ends_with(':') && !scalar.starts_with(['-', '=']);

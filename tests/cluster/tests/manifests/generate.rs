@@ -1,8 +1,8 @@
-//! Manifests, words, quantities and durations: those that Kubernetes writes and admins write, and those that are nearly so.
+//! Manifests, words, quantities and durations as Kubernetes and admins write them, and similar ones.
 
 use std::fmt::Write as _;
 
-/// A sequence that is the same for the same seed.
+/// A generator of random numbers. The same seed gives the same numbers.
 pub(crate) struct Rng(u64);
 
 impl Rng {
@@ -31,7 +31,7 @@ impl Rng {
     }
 }
 
-/// Plain scalars of which YAML 1.1, YAML 1.2 and people make different things.
+/// Plain scalars that YAML 1.1, YAML 1.2 and people read in different ways.
 const ODD: [&str; 48] = [
     "yes",
     "on",
@@ -337,7 +337,7 @@ fn yaml(rng: &mut Rng) -> String {
     text
 }
 
-/// What may happen to a file.
+/// Damages a file.
 fn mishap(rng: &mut Rng, text: &str) -> String {
     let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
     let at = rng.below(lines.len());
@@ -365,7 +365,7 @@ pub(crate) fn manifest(rng: &mut Rng) -> String {
     {
         text = if rng.one_in(2) { value.to_string() } else { format!("{value:#}") };
         return match rng.below(5) {
-            // Given twice, in one object.
+            // A field twice in one object.
             0 => text.replacen('{', "{\"spec\": {\"hostPID\": true}, ", 1),
             1 => text.replacen('/', "\\/", 1),
             2 => text.replacen('}', ",}", 1),

@@ -1,7 +1,8 @@
-//! Static pod manifests, flags, quantities and durations: Keyward's reading against the kubelet's and kube-apiserver's own. Of
-//! what upstream accepts, Keyward understands the same, or refuses with a reason; never less, and nothing else.
+//! Compares how Keyward reads static pod manifests, flags, quantities and durations with the kubelet and
+//! kube-apiserver. If upstream accepts a text, Keyward understands the same, or refuses with a reason; never
+//! less, and nothing else.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 mod generate;
 
@@ -26,7 +27,7 @@ fn count() -> u64 {
         .map_or(400, |text| text.parse().expect("KEYWARD_TEST_MANIFESTS is a number"))
 }
 
-/// Upstream's answers; `None` where KUBEBUILDER_ASSETS has no such program.
+/// Upstream's answers; `None` if KUBEBUILDER_ASSETS has no program for them.
 fn upstream(questions: &[Value]) -> Option<Vec<Value>> {
     let program = Tools::here().control_plane().unwrap().pod?;
     let mut command = Command::new(&program.path);
@@ -50,7 +51,7 @@ fn error(answer: &Value) -> Option<&str> {
     answer.get("error").and_then(Value::as_str)
 }
 
-/// How the pairs came out.
+/// The results of the comparisons.
 #[derive(Default)]
 struct Tally {
     agreed: u64,
@@ -60,9 +61,9 @@ struct Tally {
 
 impl Tally {
     fn refuse(&mut self, why: &str) {
-        // The reason without what it is about.
+        // The reason without names and numbers.
         let mut reason: String = why.split('"').step_by(2).collect();
-        for prefix in ["its word ", "whether --"] {
+        for prefix in ["its argument ", "whether --"] {
             if let Some((before, _)) = reason.split_once(prefix) {
                 reason = format!("{before}{prefix}…");
             }
@@ -81,7 +82,7 @@ impl Tally {
 }
 
 #[test]
-fn durations_are_read_as_go_reads_them_or_refused() {
+fn durations_are_read_like_go_or_refused() {
     let texts: Vec<String> = (0..count()).map(|seed| generate::duration(&mut Rng::new(seed))).collect();
     let questions: Vec<Value> = texts.iter().map(|text| json!({"duration": text})).collect();
     let Some(answers) = upstream(&questions) else { return };
@@ -109,9 +110,9 @@ fn nanos(text: &str) -> i128 {
 }
 
 #[test]
-fn quantities_are_read_as_kubernetes_reads_them_or_refused() {
+fn quantities_are_read_like_kubernetes_or_refused() {
     let texts: Vec<String> = (0..count()).map(|seed| generate::quantity(&mut Rng::new(seed))).collect();
-    // What is written for the kubelet: a limit, four times the request.
+    // The agent writes a limit for the kubelet: four times the request.
     let limits: Vec<Option<String>> = texts.iter().map(|text| four_times(text)).collect();
     let asked = texts.iter().chain(limits.iter().flatten());
     let questions: Vec<Value> = asked.map(|text| json!({"quantity": text})).collect();
@@ -143,7 +144,7 @@ fn quantities_are_read_as_kubernetes_reads_them_or_refused() {
 }
 
 #[test]
-fn flags_are_read_as_kube_apiserver_reads_them_or_refused() {
+fn flags_are_read_like_kube_apiserver_or_refused() {
     let all: Vec<Vec<String>> = (0..count()).map(|seed| generate::words(&mut Rng::new(seed))).collect();
     let questions: Vec<Value> = all.iter().map(|words| json!({"words": words})).collect();
     let Some(answers) = upstream(&questions) else { return };
@@ -154,7 +155,7 @@ fn flags_are_read_as_kube_apiserver_reads_them_or_refused() {
     tally.print("flags");
 }
 
-/// Of words that kube-apiserver refuses nothing is asked: it does not start with them.
+/// Words that kube-apiserver refuses are not compared: it does not start with them.
 fn compare_flags(words: &[String], answer: &Value, tally: &mut Tally) {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     if error(answer).is_some() {
@@ -181,10 +182,10 @@ fn compare_flags(words: &[String], answer: &Value, tally: &mut Tally) {
     tally.agreed += 1;
 }
 
-/// Another flag of kube-apiserver that takes no word would make Keyward refuse what it need not, and a flag that takes one
-/// would hide the next word.
+/// A flag without a value that Keyward does not know makes it refuse valid flags. A flag with a value that
+/// Keyward takes for one without hides the next word.
 #[test]
-fn keyward_knows_which_flags_take_no_word() {
+fn keyward_knows_which_flags_take_no_value() {
     let Some(answers) = upstream(&[json!({"names": true})]) else { return };
     let names: BTreeMap<String, bool> = serde_json::from_value(answers[0]["names"].clone()).unwrap();
     let switches: Vec<&str> =
@@ -196,7 +197,7 @@ fn keyward_knows_which_flags_take_no_word() {
 }
 
 #[test]
-fn static_pods_are_read_as_the_kubelet_reads_them_or_refused() {
+fn static_pods_are_read_like_the_kubelet_or_refused() {
     let texts: Vec<String> = (0..count()).map(|seed| generate::manifest(&mut Rng::new(seed))).collect();
     let questions: Vec<Value> = texts.iter().map(|text| json!({"pod": text})).collect();
     let Some(answers) = upstream(&questions) else { return };
@@ -252,7 +253,7 @@ fn static_pods_are_read_as_the_kubelet_reads_them_or_refused() {
     tally.print("static pods");
 }
 
-/// Volume, path, part of it, and where on the node with its type.
+/// Volume, mount path, subPath, host path and its type.
 type Seen = Vec<[String; 5]>;
 
 fn mounts(server: &manifest::Server) -> Seen {

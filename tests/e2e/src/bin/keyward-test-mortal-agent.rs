@@ -1,7 +1,7 @@
-//! The node agent, killed after each single step that it does: whoever starts it again finds a node between two steps.
+//! The node agent, killed after every step: its next start finds the node between two steps.
 //!
-//! Nothing in the agent knows of this. It logs each step once it is done, and whoever listens to its log ends the process
-//! there, as SIGKILL would: no destructor runs, nothing is flushed.
+//! The agent itself does not know of this. It logs each completed step, and a subscriber of its log ends the
+//! process then, as SIGKILL would: no destructor runs, nothing is flushed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Of `keyward node-agent`, what a test says.
+/// The arguments of `keyward node-agent` that tests use.
 #[derive(Parser)]
 struct Arguments {
     /// `node-agent`
@@ -26,14 +26,14 @@ struct Arguments {
     node: String,
     #[arg(long)]
     kubeconfig: PathBuf,
-    /// Seconds, as `2s`
+    /// Seconds, for example `2s`
     #[arg(long, value_parser = seconds)]
     probe_interval: Duration,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.strip_suffix('s').and_then(|number| number.parse().ok());
-    number.map(Duration::from_secs).ok_or_else(|| format!("{text} is no whole number of seconds"))
+    number.map(Duration::from_secs).ok_or_else(|| format!("{text} is not a whole number of seconds"))
 }
 
 /// Ends the process after a step.
@@ -65,7 +65,7 @@ impl Visit for Seen {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    anyhow::ensure!(arguments.command == "node-agent", "{} is none of its commands", arguments.command);
+    anyhow::ensure!(arguments.command == "node-agent", "unknown command {}", arguments.command);
     // In this order: the line is written before the process ends.
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
     tracing_subscriber::registry()

@@ -1,4 +1,4 @@
-//! What was asked of the API server, and by whom, from its own audit log.
+//! The requests to the API server and their users, from its audit log.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,34 +10,34 @@ use serde_json::{Value, json};
 
 use super::{PEOPLE, grants};
 
-/// Who, what, on what.
+/// One request: user, verb and object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Request {
     /// The user's name.
     pub user: String,
     /// The user's groups.
     pub groups: BTreeSet<String>,
-    /// RBAC's word for what is done.
+    /// The verb of RBAC.
     pub verb: String,
-    /// To what.
+    /// The object.
     pub on: On,
 }
 
-/// What a request is about.
+/// The object of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum On {
-    /// Objects.
+    /// An object or a collection.
     Object {
         /// The API group; empty for the core group.
         group: String,
         /// In plural, with its subresource.
         resource: String,
-        /// Empty where the request has none.
+        /// Empty if the request has none.
         namespace: String,
-        /// Empty where the request has none.
+        /// Empty if the request has none.
         name: String,
     },
-    /// A path that is no resource's.
+    /// A path that is not a resource's.
     Url(String),
 }
 
@@ -53,13 +53,13 @@ impl std::fmt::Display for Request {
     }
 }
 
-/// Everything that was asked.
+/// All recorded requests.
 #[derive(Debug, Default)]
-pub struct Asked {
-    /// What was not refused, whatever became of it.
+pub struct Requests {
+    /// Requests that were authorized, also if they failed later.
     pub granted: BTreeSet<Request>,
-    /// Refused, and never granted before or after. A right that was given a moment ago may not have reached the API
-    /// server's authorizer yet; whoever asks again then gets it.
+    /// Requests that were refused, and never granted before or after. A new role may take a moment to reach
+    /// the API server's authorizer; a repeated request is granted then.
     pub refused: BTreeSet<Request>,
 }
 
@@ -105,7 +105,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Of operator, agents, and whoever is a [`person`](super::person).
+    /// Records the requests of the operator, the agents and every [`person`](super::person).
     pub fn below(folder: &Path) -> Result<Self> {
         let policy = json!({
             "apiVersion": "audit.k8s.io/v1",
@@ -122,7 +122,7 @@ impl Audit {
         Ok(this)
     }
 
-    /// What the API server is to be told.
+    /// The arguments of the API server.
     pub fn arguments(&self) -> [String; 2] {
         [
             format!("--audit-policy-file={}", self.policy.display()),
@@ -130,26 +130,26 @@ impl Audit {
         ]
     }
 
-    /// Fails where a request was refused that was not meant to be, or where one of these roles grants something without
-    /// which everything would have gone as well. Returns how many grants there are.
-    pub fn must_fit(&self, roles: &[Value], is_meant: impl Fn(&Request) -> bool) -> Result<usize> {
-        let asked = self.asked()?;
+    /// Fails if a request was refused unexpectedly, or if no request needed a grant of these roles. Returns
+    /// the number of grants.
+    pub fn must_fit(&self, roles: &[Value], is_expected: impl Fn(&Request) -> bool) -> Result<usize> {
+        let requests = self.requests()?;
         let grants = grants::of(roles)?;
-        println!("{} requests of {} kinds of grants", asked.granted.len(), grants.len());
+        println!("{} different requests, {} grants", requests.granted.len(), grants.len());
         ensure!(!grants.is_empty(), "these roles grant nothing");
-        let refused = asked.refused.iter().filter(|request| !is_meant(request));
+        let refused = requests.refused.iter().filter(|request| !is_expected(request));
         let mut wrong: Vec<String> = refused.map(|request| format!("refused: {request}")).collect();
-        let vain = grants::in_vain(&grants, &asked);
-        wrong.extend(vain.map(|grant| format!("granted in vain: {grant}")));
+        let unneeded = grants::unneeded(&grants, &requests);
+        wrong.extend(unneeded.map(|grant| format!("granted but not needed: {grant}")));
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(grants.len())
     }
 
-    /// All of it so far.
-    pub fn asked(&self) -> Result<Asked> {
+    /// The requests so far.
+    pub fn requests(&self) -> Result<Requests> {
         let log = std::fs::read_to_string(&self.log).context("the audit log")?;
-        let mut asked = Asked::default();
-        // The last line may be being written.
+        let mut requests = Requests::default();
+        // The last line may be incomplete.
         for line in log.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             let Event { verb, user, request_uri, object_ref, response_status } =
                 serde_json::from_str(line).context("an audit event")?;
@@ -163,11 +163,11 @@ impl Audit {
             });
             let request = Request { user: user.username, groups: user.groups, verb, on };
             match response_status.map(|status| status.code) {
-                Some(403) => asked.refused.insert(request),
-                _ => asked.granted.insert(request),
+                Some(403) => requests.refused.insert(request),
+                _ => requests.granted.insert(request),
             };
         }
-        asked.refused.retain(|request| !asked.granted.contains(request));
-        Ok(asked)
+        requests.refused.retain(|request| !requests.granted.contains(request));
+        Ok(requests)
     }
 }

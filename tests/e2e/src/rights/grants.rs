@@ -1,13 +1,13 @@
-//! What the shipped roles grant, verb by verb.
+//! The grants of the shipped roles, verb by verb.
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::audit::{Asked, On, Request};
+use super::audit::{On, Request, Requests};
 
-/// One verb on one thing, for those who are bound to the role.
+/// One verb on one object or path, for the subjects that are bound to the role.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
     /// `Role NAMESPACE/NAME` or `ClusterRole NAME`.
@@ -20,7 +20,7 @@ pub(crate) struct Grant {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Granted {
-    /// Of any name where there is none.
+    /// Objects of this name, or of any name if there is none.
     Objects {
         group: String,
         resource: String,
@@ -42,9 +42,9 @@ impl std::fmt::Display for Grant {
 }
 
 impl Grant {
-    /// Whether the API server would let this request pass by this grant.
+    /// Whether this grant authorizes the request.
     fn covers(&self, request: &Request) -> bool {
-        let is_meant = self.subjects.iter().any(|subject| match subject.kind.as_str() {
+        let is_subject = self.subjects.iter().any(|subject| match subject.kind.as_str() {
             "Group" => request.groups.contains(&subject.name),
             "User" => request.user == subject.name,
             _ => {
@@ -52,7 +52,7 @@ impl Grant {
                 request.user == format!("system:serviceaccount:{namespace}:{}", subject.name)
             }
         });
-        let is_here = match (&self.on, &request.on) {
+        let is_object = match (&self.on, &request.on) {
             (Granted::Url(granted), On::Url(url)) => granted == url,
             (
                 Granted::Objects { group, resource, name },
@@ -65,11 +65,11 @@ impl Grant {
             }
             _ => false,
         };
-        is_meant && is_here && self.verb == request.verb
+        is_subject && is_object && self.verb == request.verb
     }
 }
 
-/// The grants of all roles in these documents, each as far as a binding in them gives it to somebody.
+/// The grants of all roles in these documents, each with the subjects of the bindings in them.
 pub(crate) fn of(documents: &[Value]) -> Result<Vec<Grant>> {
     let text = |object: &Value, pointer: &str| {
         object.pointer(pointer).and_then(Value::as_str).map(ToOwned::to_owned)
@@ -112,10 +112,10 @@ fn part<T: DeserializeOwned>(object: &Value, name: &str) -> Result<T> {
     Ok(serde_json::from_value(part.clone())?)
 }
 
-/// Grants without which everything would have gone as well: no request needed them, or another one gives it, too.
-pub(crate) fn in_vain<'g>(grants: &'g [Grant], asked: &Asked) -> impl Iterator<Item = &'g Grant> {
+/// Grants that no request needs: no request is covered by them, or another grant covers it too.
+pub(crate) fn unneeded<'g>(grants: &'g [Grant], requests: &Requests) -> impl Iterator<Item = &'g Grant> {
     let needed = move |at: usize| {
-        asked.granted.iter().any(|request| {
+        requests.granted.iter().any(|request| {
             let mut by = grants.iter().enumerate().filter(|(_, grant)| grant.covers(request));
             by.next().is_some_and(|(first, _)| first == at) && by.next().is_none()
         })

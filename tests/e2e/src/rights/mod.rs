@@ -1,7 +1,7 @@
-//! The roles of deploy/rbac, given to people, and whether they are what is needed and no more.
+//! Binds the roles of deploy/rbac to users, and checks that the roles grant exactly what is needed.
 //!
-//! The API server's audit log is the witness. Take a verb out of a role, and a request is refused; put one in that nobody
-//! needs, or that another role gives already, and no request needed it.
+//! The API server's audit log is the evidence. If a role lacks a verb, a request is refused. If a role has a
+//! verb that no request uses, or that another role grants already, no request needs it.
 
 mod audit;
 mod grants;
@@ -10,19 +10,20 @@ use anyhow::{Context as _, Result};
 use keyward_test_cluster::{Cluster, User};
 use serde_json::{Value, json};
 
-pub use audit::{Asked, Audit, On, Request};
+pub use audit::{Audit, On, Request, Requests};
 
 use crate::install::shipped_documents;
 
-/// The group of those who run commands in tests.
+/// The group of users who run commands in tests.
 const PEOPLE: &str = "keyward-test:people";
 
-/// Somebody who has no right that [`give`] did not give.
+/// A user with only the permissions of [`give`].
 pub fn person(name: &str) -> User {
     User::Other { name: name.to_owned(), groups: vec![PEOPLE.to_owned()] }
 }
 
-/// Gives the roles of deploy/rbac/NAME.yaml to the [`person`] of that name. Returns them with their bindings.
+/// Binds the roles of deploy/rbac/NAME.yaml to the [`person`] of that name. Returns the roles and their
+/// bindings.
 pub async fn give(cluster: &Cluster, name: &str) -> Result<Vec<Value>> {
     let mut documents = shipped_documents(cluster, &format!("rbac/{name}.yaml"))?;
     let bindings = documents.iter().map(|role| bound(role, name)).collect::<Result<Vec<_>>>()?;

@@ -1,4 +1,5 @@
-//! Keys that are given up, in an outage and for good: neither locks the cluster out.
+//! Requests to forget a key, in an outage and after the loss of its KEK: the cluster stays usable
+//! (invariant: forget-is-bound).
 
 use anyhow::{Result, bail, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -21,8 +22,8 @@ fn request(status: &Status) -> Option<&ForgetStatus> {
     status.0.status.as_ref()?.forget.first()
 }
 
-/// Waits until the operator sees that the plugin of key 1 fails.
-async fn fails(keyward: &Keyward) -> Result<()> {
+/// Waits until the status shows that the plugin of key 1 fails.
+async fn wait_failing(keyward: &Keyward) -> Result<()> {
     let what = "the plugin of key 1 to fail";
     let fails = |status: &Status| {
         let plugins = status.0.status.iter().flat_map(|status| &status.plugins);
@@ -34,49 +35,49 @@ async fn fails(keyward: &Keyward) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_made_in_an_outage_is_void_once_the_kms_is_back() -> Result<()> {
+async fn a_request_from_an_outage_is_void_once_the_kms_is_back() -> Result<()> {
     let mut keyward = Keyward::start(Install { durable_kms: true, ..Install::default() }).await?;
     let load = Load::create(&keyward.client, 40, 10).await?;
     keyward.apply(&vault_spec(&keyward, "a", &IMAGE(1))).await?;
     keyward.wait_settled(1, PATIENCE).await?;
     let before = load.contents().await?;
 
-    // While the key works, nothing is requested at all.
+    // While the key works, the command makes no request.
     let refused = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
-    ensure!(!refused.status.success() && refused.complained.contains("key 1 works"), "{refused:?}");
+    ensure!(!refused.status.success() && refused.stderr.contains("key 1 works"), "{refused:?}");
 
-    // Nothing can be read, so that the operator can decide nothing.
+    // Nothing can be read, so the operator can decide nothing.
     keyward.bao.stop();
     keyward.cluster.node(0)?.restart_apiserver().await?;
-    fails(&keyward).await?;
-    ensure!(load.contents().await.is_err(), "what cannot be decrypted was read");
-    // The operator would keep the write key of Keyward's own objects: nothing is requested either.
+    wait_failing(&keyward).await?;
+    ensure!(load.contents().await.is_err(), "objects that cannot be decrypted were read");
+    // The operator would keep the write key of Keyward's own objects, so the command makes no request either.
     let kept = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
-    let says = ["nothing was done: key 1 is kept: it is the write key of", "change spec.encryption"];
-    ensure!(!kept.status.success() && says.iter().all(|part| kept.complained.contains(part)), "{kept:?}");
+    let parts = ["nothing was changed: key 1 is kept because it is the write key", "change spec.encryption"];
+    ensure!(!kept.status.success() && parts.iter().all(|part| kept.stderr.contains(part)), "{kept:?}");
     ensure!(keyward.status().await?.0.spec.forget.is_empty(), "a request was made");
     let command = ["forget-key", "1", "--accept-loss", "--accept-keyward-loss"];
-    let asked = keyward.command(&command).await?;
-    println!("{}", asked.said);
+    let requested = keyward.command(&command).await?;
+    println!("{}", requested.stdout);
     ensure!(
-        asked.status.success() && asked.said.contains("requested: the operator forgets key 1"),
-        "{asked:?}"
+        requested.status.success() && requested.stdout.contains("requested: the operator forgets key 1"),
+        "{requested:?}"
     );
-    let pending = |status: &Status| request(status).is_some_and(|told| told.phase == ForgetPhase::Pending);
+    let pending = |status: &Status| request(status).is_some_and(|one| one.phase == ForgetPhase::Pending);
     keyward.wait("the request to wait", PATIENCE, pending).await?;
 
     keyward.bao.start_again().await?;
     keyward.cluster.wait_ready(0).await?;
-    let void = |status: &Status| request(status).is_some_and(|told| told.phase == ForgetPhase::Void);
+    let void = |status: &Status| request(status).is_some_and(|one| one.phase == ForgetPhase::Void);
     let status = keyward.wait("the request to be void", PATIENCE, void).await?;
     println!("{:?}", request(&status));
     ensure!(
-        request(&status).is_some_and(|told| told.message.contains("key 1 works")),
+        request(&status).is_some_and(|one| one.message.contains("key 1 works")),
         "{:?}",
         request(&status)
     );
     let waited = keyward.command(&["forget-key", "1", "--accept-loss", "--wait"]).await?;
-    ensure!(!waited.status.success() && waited.complained.contains("key 1 works"), "{waited:?}");
+    ensure!(!waited.status.success() && waited.stderr.contains("key 1 works"), "{waited:?}");
     keyward.wait_settled(1, PATIENCE).await?;
     keyward.cluster.node(0)?.restart_apiserver().await?;
     keyward.cluster.wait_ready(0).await?;
@@ -85,7 +86,8 @@ async fn a_request_made_in_an_outage_is_void_once_the_kms_is_back() -> Result<()
         .expect(|resource| format!("k8s:enc:kms:v2:1_{resource}:"))
 }
 
-/// Stores every object of this kind outside Keyward's namespace again, as an admin may while API servers still read.
+/// Rewrites every object of this kind outside Keyward's namespace, as an admin can while API servers still
+/// read.
 async fn rewrite<K>(keyward: &Keyward) -> Result<()>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + DeserializeOwned,
@@ -99,8 +101,9 @@ where
     Ok(())
 }
 
-/// An AES key writes everywhere. Its own secret, and all else, is still stored under key 1, whose KEK is in a KMS.
-async fn between(keyward: &Keyward) -> Result<()> {
+/// Pauses in the middle of a change: key 2, an AES key, writes everywhere. Its own key secret and everything
+/// else is still stored under key 1, whose KEK is in a KMS.
+async fn pause_with_aes_key_under_kms_key(keyward: &Keyward) -> Result<()> {
     keyward.apply(&vault_spec(keyward, "a", &IMAGE(1))).await?;
     keyward.wait_settled(1, PATIENCE).await?;
     keyward.apply(&AESCBC.spec(keyward)).await?;
@@ -114,18 +117,18 @@ async fn between(keyward: &Keyward) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_whose_kek_is_gone_is_forgotten_and_the_aes_key_under_it_is_kept() -> Result<()> {
+async fn a_key_whose_kek_is_lost_is_forgotten_and_the_aes_key_under_it_is_kept() -> Result<()> {
     let keyward = Keyward::start(Install::default()).await?;
     let load = Load::create(&keyward.client, 40, 10).await?;
     let before = load.contents().await?;
-    between(&keyward).await?;
-    // The API server goes on reading what it has read since it loaded the configuration. A LIST is served from its cache, and
-    // reads nothing.
+    pause_with_aes_key_under_kms_key(&keyward).await?;
+    // The API server can still read objects that it has read since it loaded the configuration. A LIST is
+    // served from its cache and reads nothing.
     for own in keyward.secrets().list(&ListParams::default()).await?.items {
         keyward.secrets().get(&own.name_any()).await?;
     }
     keyward.bao.delete_key("", "transit", "a").await?;
-    fails(&keyward).await?;
+    wait_failing(&keyward).await?;
     let key = format!("/registry/secrets/{}/encryption-key-kube-apiserver-2", names::NAMESPACE);
     let under_1 = async || {
         let value = keyward.cluster.etcd().value(&key).await?.unwrap_or_default();
@@ -135,24 +138,27 @@ async fn a_key_whose_kek_is_gone_is_forgotten_and_the_aes_key_under_it_is_kept()
     let resumed = keyward.command(&["resume"]).await?;
     ensure!(resumed.status.success(), "{resumed:?}");
 
-    // API servers still read, by data keys that they have unwrapped. What is not Keyward's its admin saves.
+    // API servers still read with cached data keys. The admin rewrites the objects that are not Keyward's.
     rewrite::<Secret>(&keyward).await?;
     rewrite::<ConfigMap>(&keyward).await?;
-    let told = keyward.command(&["forget-key", "1"]).await?;
-    println!("{}", told.said);
-    ensure!(!told.status.success() && told.said.contains("secrets are not proven to be stored"), "{told:?}");
-    let asked = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
+    let status = keyward.command(&["forget-key", "1"]).await?;
+    println!("{}", status.stdout);
     ensure!(
-        asked.status.success() && asked.said.contains("requested: the operator forgets key 1"),
-        "{asked:?}"
+        !status.status.success() && status.stdout.contains("secrets may still be stored under it"),
+        "{status:?}"
+    );
+    let requested = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
+    ensure!(
+        requested.status.success() && requested.stdout.contains("requested: the operator forgets key 1"),
+        "{requested:?}"
     );
     let is_over = |status: &Status| request(status).is_some_and(|one| one.phase == ForgetPhase::CarriedOut);
     if let Err(error) = keyward.wait("key 1 to be forgotten", PATIENCE, is_over).await {
         bail!("{:?}: {error:#}", request(&keyward.status().await?));
     }
     let waited = keyward.command(&["forget-key", "1", "--accept-loss", "--wait"]).await?;
-    println!("{}", waited.said);
-    ensure!(waited.status.success() && waited.said.contains("key 1 is forgotten"), "{waited:?}");
+    println!("{}", waited.stdout);
+    ensure!(waited.status.success() && waited.stdout.contains("key 1 is forgotten"), "{waited:?}");
     ensure!(!under_1().await?, "key 1 left, and the AES key is stored under it");
 
     keyward
@@ -161,7 +167,7 @@ async fn a_key_whose_kek_is_gone_is_forgotten_and_the_aes_key_under_it_is_kept()
         })
         .await?;
     keyward.wait_settled(2, PATIENCE).await?;
-    // Nothing hides in a cache: the API server begins again, and reads all of it, Keyward's own objects too.
+    // Without its cache: the restarted API server reads everything, also Keyward's own objects.
     keyward.cluster.node(0)?.restart_apiserver().await?;
     keyward.cluster.wait_ready(0).await?;
     wait_until("Keyward's own objects", PATIENCE, async || {
@@ -170,38 +176,37 @@ async fn a_key_whose_kek_is_gone_is_forgotten_and_the_aes_key_under_it_is_kept()
     })
     .await?;
     evidence(&keyward.cluster, &load, &before).await?.expect(|resource| AESCBC.prefix(2, resource))?;
-    // It goes on from there.
+    // Further changes work.
     keyward.apply(&vault_spec(&keyward, "b", &IMAGE(1))).await?;
     keyward.wait_settled(3, PATIENCE).await.map(drop)
 }
 
-/// What an API server has not read since it loaded the configuration it can never read again.
+/// An API server can never read objects again that it has not read since it loaded the configuration.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_kept_while_keyward_s_own_objects_cannot_be_read_and_they_come_back_from_a_disk()
--> Result<()> {
+async fn a_key_is_kept_while_keywards_own_objects_are_unreadable_and_a_node_republishes_them() -> Result<()> {
     let keyward = Keyward::start(Install::default()).await?;
     let load = Load::create(&keyward.client, 40, 10).await?;
     let before = load.contents().await?;
-    between(&keyward).await?;
+    pause_with_aes_key_under_kms_key(&keyward).await?;
     load.contents().await?;
     let credentials = keyward.secrets().get("vault-approle").await?;
     keyward.bao.delete_key("", "transit", "a").await?;
-    fails(&keyward).await?;
+    wait_failing(&keyward).await?;
     let resumed = keyward.command(&["resume"]).await?;
     ensure!(resumed.status.success(), "{resumed:?}");
     rewrite::<Secret>(&keyward).await?;
     rewrite::<ConfigMap>(&keyward).await?;
-    let asked = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
-    ensure!(asked.status.success(), "{asked:?}");
+    let requested = keyward.command(&["forget-key", "1", "--accept-loss"]).await?;
+    ensure!(requested.status.success(), "{requested:?}");
     let named = |status: &Status| {
-        let own = |trouble: &String| trouble.contains("keyward-system/encryption-config-");
-        status.troubles().iter().any(own)
+        let own = |problem: &String| problem.contains("keyward-system/encryption-config-");
+        status.problems().iter().any(own)
     };
     let status = keyward.wait("the object to be named", PATIENCE, named).await?;
-    println!("{:?}", status.troubles());
+    println!("{:?}", status.problems());
     ensure!(status.newest_lists().all(|list| list.contains(&"kms:1".to_owned())), "{}", status.summary());
 
-    // What cannot be read any more leaves etcd, and the revision with the AES key comes back from a node.
+    // The unreadable objects are deleted from etcd, and a node republishes the revision with the AES key.
     let registry = format!("/registry/secrets/{}/", names::NAMESPACE);
     for stored in keyward.cluster.etcd().values(&registry).await?.values {
         if stored.value.starts_with(b"k8s:enc:kms:v2:1_") {
@@ -212,7 +217,7 @@ async fn a_key_is_kept_while_keyward_s_own_objects_cannot_be_read_and_they_come_
     let kubeconfig = keyward.cluster.kubeconfig(0, &User::Admin)?;
     let republish = ["node-agent", "republish", "--kubeconfig", &kubeconfig.to_string_lossy()];
     let republished = keyward.command_on(0, &republish).await?;
-    println!("{} {}", republished.said, republished.complained);
+    println!("{} {}", republished.stdout, republished.stderr);
     ensure!(republished.status.success(), "{republished:?}");
     let data = json!({"metadata": {"name": "vault-approle"}, "data": credentials.data});
     keyward.secrets().create(&PostParams::default(), &serde_json::from_value(data)?).await?;
@@ -220,14 +225,14 @@ async fn a_key_is_kept_while_keyward_s_own_objects_cannot_be_read_and_they_come_
         |status: &Status| status.has_converged() && status.newest_lists().flatten().all(|one| one != "kms:1");
     keyward.wait("key 1 to leave", PATIENCE, gone).await?;
     let status = keyward
-        .wait("everything under a key whose secret is there", PATIENCE, |status| {
-            status.is_idle() && status.troubles().is_empty()
+        .wait("everything to be stored under a key with a key secret", PATIENCE, |status| {
+            status.is_idle() && status.problems().is_empty()
         })
         .await?;
     println!("{}", status.summary());
     keyward.cluster.node(0)?.restart_apiserver().await?;
     keyward.cluster.wait_ready(0).await?;
-    ensure!(load.contents().await? == before, "the load reads otherwise");
+    ensure!(load.contents().await? == before, "an object has changed");
     let own = keyward.secrets().list(&ListParams::default()).await?;
     println!("{:?}", own.items.iter().map(ResourceExt::name_any).collect::<Vec<_>>());
     Ok(())

@@ -1,4 +1,4 @@
-//! Mistakes about the KMS's keys, and at the KMS itself.
+//! Wrong names of KMS keys in the spec, and lost keys in the KMS.
 
 use anyhow::{Context as _, Result, ensure};
 use keyward_core::ids::KeyId;
@@ -17,32 +17,34 @@ async fn a_wrong_kek_changes_nothing_and_the_right_one_is_enough() -> Result<()>
     keyward.bao.set_policy("", "keyward", &KEYS, Policy::FULL).await?;
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
 
-    // A name that no key has, then the right one.
+    // A name that no key has, then a valid one.
     let before = Deployed::of(keyward, 1).await?;
-    let said = ["preflight of key 2", "transit/keys/nosuchkey does not exist", "vaultKeyPath"];
-    keyward.trouble(&Encryption::Transit("nosuchkey").spec(keyward), &said, PATIENCE).await?;
-    before.must_stand(keyward).await?;
+    let parts = ["preflight of key 2", "transit/keys/nosuchkey does not exist", "vaultKeyPath"];
+    keyward
+        .apply_and_wait_degraded(&Encryption::Transit("nosuchkey").spec(keyward), &parts, PATIENCE)
+        .await?;
+    before.must_be_unchanged(keyward).await?;
     let missing = keyward.secrets().get_opt(&names::key_secret(names::KUBE_APISERVER, KeyId(2))).await?;
-    ensure!(missing.is_none(), "a key was made of it");
+    ensure!(missing.is_none(), "a key was created for it");
     let to = Encryption::Transit("b");
     cluster.change(to, 2, PATIENCE).await?;
 
-    // Deleted, and another key made under its name: the configuration is the same, the KEK is not. Reads go on, since
-    // the API server keeps the data keys that were unwrapped.
+    // The KMS key is deleted, and another one is created under its name: the configuration is the same, the
+    // KEK is not. Reads continue, because the API server caches unwrapped data keys.
     let backup = keyward.bao.backup_key("", "transit", "b").await?;
     keyward.bao.delete_key("", "transit", "b").await?;
     keyward.bao.create_key("", "transit", "b").await?;
     let before = Deployed::of(keyward, 2).await?;
-    let said = ["KEKMismatch", "preflight of key 2 (in-place)"];
-    keyward.trouble(&vault_spec(keyward, "b", &IMAGE(2)), &said, PATIENCE).await?;
-    before.must_stand(keyward).await?;
+    let parts = ["KEKMismatch", "preflight of key 2 (in-place)"];
+    keyward.apply_and_wait_degraded(&vault_spec(keyward, "b", &IMAGE(2)), &parts, PATIENCE).await?;
+    before.must_be_unchanged(keyward).await?;
 
-    // The right key is back: the same key with another plugin. (Another image only so that it is tried at once, and not
-    // a minute after the last trial.)
+    // The right KMS key is restored: the same key gets another plugin. (The spec has another image so that it
+    // is tried at once, and not a minute after the last trial.)
     keyward.bao.delete_key("", "transit", "b").await?;
     keyward.bao.restore_key("", "transit", "b", &backup).await?;
     keyward.apply(&vault_spec(keyward, "b", &IMAGE(3))).await?;
-    wait_until("the plugin of the other image to be key 2's only one", PATIENCE, async || {
+    wait_until("the plugin with the new image to be the only one of key 2", PATIENCE, async || {
         let pods = plugins(keyward, 2)?;
         let replaced = pods.len() == 1 && pods[0].uid != before.plugin.uid && pods[0].is_running();
         Ok(Seen::when(replaced, keyward.status().await?.summary()))
@@ -50,15 +52,18 @@ async fn a_wrong_kek_changes_nothing_and_the_right_one_is_enough() -> Result<()>
     .await?;
     cluster.settled(to, 2, PATIENCE).await?;
 
-    // The provider of a key that nothing needs any more goes at once when its loss is accepted.
-    let told = keyward.command(&["forget-key", "1"]).await?;
-    ensure!(!told.status.success() && told.said.contains("recorded as stored under a later key"), "{told:?}");
+    // The provider of a key that nothing needs leaves at once when the loss of the key is accepted.
+    let status = keyward.command(&["forget-key", "1"]).await?;
+    ensure!(
+        !status.status.success() && status.stdout.contains("recorded as stored under a newer key"),
+        "{status:?}"
+    );
     let never = keyward.command(&["forget-key", "9", "--accept-loss"]).await?;
-    ensure!(never.complained.contains("key 9 was never made; the highest is 2"), "{never:?}");
-    let given_up =
+    ensure!(never.stderr.contains("key 9 does not exist; the highest key number is 2"), "{never:?}");
+    let forgotten =
         tokio::time::timeout(PATIENCE, keyward.command(&["forget-key", "1", "--accept-loss", "--wait"]));
-    let given_up = given_up.await??;
-    ensure!(given_up.status.success() && given_up.said.contains("key 1 is forgotten"), "{given_up:?}");
+    let forgotten = forgotten.await??;
+    ensure!(forgotten.status.success() && forgotten.stdout.contains("key 1 is forgotten"), "{forgotten:?}");
     keyward
         .wait("key 1 to leave", PATIENCE, |status| {
             status.is_idle() && status.newest_lists().flatten().all(|one| one != "kms:1")
@@ -71,9 +76,9 @@ async fn a_wrong_kek_changes_nothing_and_the_right_one_is_enough() -> Result<()>
     .await?;
     cluster.settled(to, 2, PATIENCE).await?;
 
-    // The same KEK, asked for once more: another key, and everything under it.
+    // A requested re-encryption under the same KEK: another key, with everything stored under it.
     let again = tokio::time::timeout(PATIENCE, keyward.command(&["reencrypt", "--wait"])).await??;
-    ensure!(again.status.success() && again.said.contains("done"), "{again:?}");
+    ensure!(again.status.success() && again.stdout.contains("done"), "{again:?}");
     cluster.settled(to, 3, PATIENCE).await?;
     cluster.finish().await.map(drop)
 }
@@ -84,7 +89,7 @@ fn plugins(keyward: &Keyward, key: u64) -> Result<Vec<PodState>> {
     Ok(keyward.plugins()?.into_iter().filter(|pod| pod.name.starts_with(&prefix)).collect())
 }
 
-/// What a refused change must leave alone.
+/// The state that a refused change must not alter.
 struct Deployed {
     key: u64,
     config: Vec<u8>,
@@ -104,11 +109,11 @@ impl Deployed {
         })
     }
 
-    async fn must_stand(&self, keyward: &Keyward) -> Result<()> {
+    async fn must_be_unchanged(&self, keyward: &Keyward) -> Result<()> {
         let now = Self::of(keyward, self.key).await?;
         ensure!(now.config == self.config, "the node's configuration changed");
         ensure!(now.secret == self.secret, "the key secret changed");
-        // The container's state too: it has not been restarted. A candidate may run beside it.
+        // The pod's state shows that its container was not restarted. The pod of a candidate may run too.
         let pods = plugins(keyward, self.key)?;
         ensure!(pods.contains(&self.plugin), "{:?} is not among {pods:?}", self.plugin);
         Ok(())

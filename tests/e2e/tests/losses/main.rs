@@ -1,7 +1,8 @@
-//! What is lost, overwritten or mistaken heals or stops safely, on a cluster that is in use: no read and no write fails,
-//! what the status said is here, and what heals ends with everything under the key that it should be under.
+//! Lost, overwritten and wrong objects on a cluster that is in use: Keyward recovers or stops safely, no read
+//! and no write fails, the status shows why, and after a recovery everything is stored under the expected
+//! key.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ mod kms;
 mod pause;
 mod revisions;
 
-/// A candidate that ended is started again after a minute.
+/// A candidate whose plugin exited is started again after a minute.
 const PATIENCE: Duration = Duration::from_mins(3);
 /// Slow enough to be interrupted.
 const SLOW_MIGRATION: [&str; 2] = ["--migration-concurrency", "1"];

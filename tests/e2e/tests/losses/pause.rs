@@ -1,4 +1,5 @@
-//! An emergency edit on a node while Keyward is paused, and what resuming does.
+//! An emergency edit on a node while Keyward is paused, and the end of the pause
+//! (invariant: pause-withholds-everything).
 
 use anyhow::{Context as _, Result, ensure};
 use keyward_core::api::{EncryptionNode, NodePause};
@@ -13,7 +14,7 @@ use crate::PATIENCE;
 const PAUSED: &str = "/etc/kubernetes/keyward/paused";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_emergency_edit_stays_while_paused_and_resuming_replaces_and_re_encrypts() -> Result<()> {
+async fn an_emergency_edit_stays_while_paused_and_is_replaced_after_resume() -> Result<()> {
     let mut keyward = Keyward::start(Install { durable_kms: true, ..Install::default() }).await?;
     let load = Load::create(&keyward.client, 40, 10).await?;
     keyward.apply(&vault_spec(&keyward, "a", &IMAGE(1))).await?;
@@ -32,7 +33,7 @@ async fn an_emergency_edit_stays_while_paused_and_resuming_replaces_and_re_encry
     let seen = agent(&keyward, |pause| pause.is_some()).await?.context("a pause")?;
     ensure!(seen.reason == "the KMS is dead, ticket 7" && seen.since.is_some(), "{seen:?}");
 
-    // Without the dead provider the API server takes writes again, in plain text.
+    // Without the failed provider the API server accepts writes again, in plain text.
     let path = keyward.cluster.node(0)?.path(ENCRYPTION_CONFIG);
     let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     for entry in config["resources"].as_array_mut().context("resources")? {
@@ -50,36 +51,38 @@ async fn an_emergency_edit_stays_while_paused_and_resuming_replaces_and_re_encry
     ensure!(std::fs::read(&path)? == edited, "the edit was replaced while paused");
     println!("withheld by the agent: {withheld:?}");
     let status = keyward.command(&["status"]).await?;
-    println!("{}", status.said);
-    ensure!(status.said.contains("paused: by ada since "), "{status:?}");
-    ensure!(status.said.contains("paused: the agent of node node-1 since "), "{status:?}");
+    println!("{}", status.stdout);
+    ensure!(status.stdout.contains("paused: by ada since "), "{status:?}");
+    ensure!(status.stdout.contains("paused: the agent of node node-1 since "), "{status:?}");
 
-    // The KMS is back. First the agent resumes: the revision is installed over the edit. The operator is still paused.
+    // The KMS is back. First only the agent's pause ends: it replaces the edit by the revision. The operator
+    // is still paused.
     keyward.bao.start_again().await?;
     ensure!(std::fs::read(&path)? == edited, "the edit was replaced while paused");
     std::fs::remove_file(&file)?;
     agent(&keyward, |pause| pause.is_none()).await?;
-    wait_until("the revision over the edit", PATIENCE, async || {
+    wait_until("the revision to replace the edit", PATIENCE, async || {
         let ours = std::fs::read(&path)? != edited;
         Ok(Seen::when(ours, keyward.status().await?.summary()))
     })
     .await?;
     keyward.cluster.wait_ready(0).await?;
     let status = keyward
-        .wait("what resuming does", PATIENCE, |status| {
+        .wait("the withheld re-encryption", PATIENCE, |status| {
             let paused = status.0.status.as_ref().and_then(|status| status.paused.as_ref());
             paused.is_some_and(|paused| paused.withheld.iter().any(|one| one.contains("under key 1 again")))
         })
         .await?;
     ensure!(status.newest_revision() == settled.newest_revision(), "a revision was made while paused");
     let resumed = keyward.command(&["resume"]).await?;
-    println!("{}", resumed.said);
+    println!("{}", resumed.stdout);
     ensure!(
-        resumed.said.contains("resuming begins with:") && resumed.said.contains("under key 1 again"),
+        resumed.stdout.contains("after resume the operator first writes:")
+            && resumed.stdout.contains("under key 1 again"),
         "{resumed:?}"
     );
 
-    // What was written in plain text is re-encrypted, since the edit may have been loaded.
+    // Objects in plain text are re-encrypted, because the edit may have been loaded.
     keyward
         .wait("a revision after the edit", PATIENCE, |status| {
             status.newest_revision() > settled.newest_revision() && status.has_converged()

@@ -1,5 +1,5 @@
-//! Revisions that are deleted, and a spec that is overwritten before its rollout is through (OBJECTS.md, "Beginnings and
-//! ends").
+//! Deleted revisions (objects: missing-revision), and a spec that is overwritten during its rollout
+//! (objects: abandoned).
 
 use anyhow::{Context as _, Result, ensure};
 use keyward_core::ids::{Mode, Revision};
@@ -13,34 +13,34 @@ const AESCBC: Encryption = Encryption::Local(Mode::Aescbc);
 const AESGCM: Encryption = Encryption::Local(Mode::Aesgcm);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_revision_is_made_anew_and_a_rollout_goes_on() -> Result<()> {
+async fn a_lost_revision_is_created_again_and_its_rollout_continues() -> Result<()> {
     let cluster = InUse::start(Install::default(), 200, 40).await?;
     let keyward = &cluster.keyward;
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
 
-    // The one that every API server has loaded: the same bytes, or the API servers would be on something else.
+    // The revision that every API server has loaded: it must get the same bytes.
     let lost = newest(&keyward.status().await?)?;
-    lose_and_get_back(&cluster, lost).await.context("converged")?;
+    lose_and_wait(&cluster, lost).await.context("converged")?;
     cluster.settled(Encryption::Transit("a"), 1, PATIENCE).await?;
 
-    // The target, which no node has taken yet: no agent runs.
+    // The target, which no node has yet, because no agent runs.
     keyward.stop_agents().await?;
     keyward.apply(&AESCBC.spec(keyward)).await?;
     let target = newest(&rolling(&cluster, "aescbc:2").await?)?;
-    ensure!(target > lost, "{target} comes after {lost}");
-    lose_and_get_back(&cluster, target).await.context("target")?;
+    ensure!(target > lost, "{target} is not newer than {lost}");
+    lose_and_wait(&cluster, target).await.context("target")?;
     keyward.start_agents()?;
     cluster.settled(AESCBC, 2, PATIENCE).await?;
     cluster.finish().await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spec_may_be_overwritten_at_any_moment_of_a_rollout() -> Result<()> {
+async fn a_spec_can_be_overwritten_at_any_moment_of_a_rollout() -> Result<()> {
     let cluster = InUse::start(Install::default(), 200, 40).await?;
     let keyward = &cluster.keyward;
     cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
 
-    // Key 2 was never the write key of any revision: it is given up, and its number with it.
+    // Key 2 was never the write key of any revision: it is abandoned, and its number is not used again.
     keyward.stop_agents().await?;
     keyward.apply(&AESCBC.spec(keyward)).await?;
     rolling(&cluster, "aescbc:2").await?;
@@ -55,22 +55,23 @@ async fn a_spec_may_be_overwritten_at_any_moment_of_a_rollout() -> Result<()> {
     keyward.start_agents()?;
     let status = cluster.settled(to, 3, PATIENCE).await?;
     ensure!(status.newest_lists().flatten().all(|one| one != "aescbc:2"), "{}", status.summary());
-    // By what is in force, which key 2 never was.
+    // The reason compares with key 1, because key 2 was never the write key.
     cluster.must_have_said(earlier, &["key 3", "kms-provider-changed"])?;
 
-    // Key 4 was published as the write key: it must be finished, and the status says that what is asked for now waits.
+    // Key 4 was published as the write key: its transition must be completed, and the status shows that the
+    // new request waits.
     keyward.apply(&AESGCM.spec(keyward)).await?;
     let writes = |status: &Status| status.newest_lists().all(|list| list[0] == "aesgcm:4");
     keyward.wait("key 4 to be the write key", PATIENCE, writes).await?;
     let earlier = cluster.said.so_far();
     keyward.apply(&AESCBC.spec(keyward)).await?;
     cluster.settled(AESCBC, 5, PATIENCE).await?;
-    let said = "a new key (encryption-mode-changed) waits until key 4 has finished its transition";
-    cluster.must_have_said(earlier, &["Progressing True", said])?;
+    let waits = "a new key (encryption-mode-changed) waits until key 4 is migrated";
+    cluster.must_have_said(earlier, &["Progressing True", waits])?;
     cluster.finish().await.map(drop)
 }
 
-/// Waits until a revision that has this provider is to be rolled out.
+/// Waits until the newest revision has this provider and is not rolled out yet.
 async fn rolling(cluster: &InUse, provider: &str) -> Result<Status> {
     let has = |status: &Status| status.newest_lists().any(|list| list.iter().any(|one| one == provider));
     let what = format!("a revision with {provider}");
@@ -82,25 +83,29 @@ fn newest(status: &Status) -> Result<Revision> {
     all.last().map(|revision| revision.n).context("a revision")
 }
 
-/// Deletes a revision, and waits until there is one of its number again that says the same.
-async fn lose_and_get_back(cluster: &InUse, revision: Revision) -> Result<()> {
+/// Deletes a revision, and waits until it exists again with the same number and content.
+async fn lose_and_wait(cluster: &InUse, revision: Revision) -> Result<()> {
     let name = names::revision_secret(revision);
     let secrets = cluster.keyward.secrets();
     let before = secrets.get(&name).await?;
     cluster.keyward.lose(&name).await?;
-    wait_until(&format!("Secret {name} to be made anew"), PATIENCE, async || {
+    wait_until(&format!("Secret {name} to be created again"), PATIENCE, async || {
         let Some(found) = secrets.get_opt(&name).await? else {
             return Ok(Seen::NotYet(cluster.keyward.status().await?.summary()));
         };
-        ensure!(found.metadata.uid != before.metadata.uid, "it was never gone");
+        ensure!(found.metadata.uid != before.metadata.uid, "it was not deleted");
         let same = found.data == before.data && found.immutable == Some(true);
-        // Not what it holds: that is secret.
+        // Only whether it is the same: the content is secret.
         Ok(Seen::Yes(same))
     })
     .await
     .and_then(|same| {
-        ensure!(same, "{name} says something else than before");
+        ensure!(same, "{name} has other content than before");
         Ok(())
     })?;
-    cluster.keyward.wait("no trouble", PATIENCE, |status| status.troubles().is_empty()).await.map(drop)
+    cluster
+        .keyward
+        .wait("the end of the problem", PATIENCE, |status| status.problems().is_empty())
+        .await
+        .map(drop)
 }

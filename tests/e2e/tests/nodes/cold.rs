@@ -1,4 +1,5 @@
-//! A cluster that comes up from nothing, and one whose credentials died while it was down: neither has an operator.
+//! A cluster that starts after a shutdown of all nodes, and one whose credentials are revoked: both without
+//! an operator.
 
 use std::os::unix::fs::OpenOptionsExt as _;
 
@@ -7,10 +8,10 @@ use keyward_test_cluster::{AppRole, Seen, wait_until};
 use keyward_test_e2e::{Encryption, InUse};
 use tokio::time::Instant;
 
-use crate::{AGENT_S_KUBECONFIG, PATIENCE, three};
+use crate::{AGENT_KUBECONFIG, PATIENCE, three};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Result<()> {
+async fn a_cluster_starts_without_its_operator_and_an_admin_recovers_its_credentials() -> Result<()> {
     let mut cluster = InUse::start_with_history(three(), 100, 20).await?;
     let a = Encryption::Transit("a");
     cluster.change(a, 1, PATIENCE).await?;
@@ -18,7 +19,7 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
     let names: Vec<String> =
         cluster.keyward.cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
 
-    // Everything is shut down; the KMS is there when it comes back, the operator is not.
+    // All nodes are shut down. When they boot again, the KMS is available and the operator does not run.
     for node in &names {
         away.leave(node);
     }
@@ -26,8 +27,9 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
     for index in 0..3 {
         cluster.keyward.cluster.stop_node(index)?;
     }
-    // One agent has no usable kubeconfig: whoever renewed it was interrupted. It needs no API to run what is installed.
-    let kubeconfig = cluster.keyward.cluster.node(1)?.path(AGENT_S_KUBECONFIG);
+    // One agent has no usable kubeconfig, as after an interrupted renewal. It needs no API to start the
+    // installed plugins.
+    let kubeconfig = cluster.keyward.cluster.node(1)?.path(AGENT_KUBECONFIG);
     let good = std::fs::read(&kubeconfig)?;
     std::fs::write(&kubeconfig, good.get(..good.len() / 3).unwrap_or_default())?;
     let began = Instant::now();
@@ -44,7 +46,7 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
         away.back(node);
     }
 
-    // The secret-id is revoked for good, and no API server can read a Secret any more.
+    // The secret-id and all tokens are revoked, and no API server can read a Secret any more.
     for node in &names {
         away.leave(node);
     }
@@ -58,14 +60,17 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
         let client = cluster.keyward.cluster.client(index).await?;
         wait_until("an API server that is not ready", PATIENCE, async || {
             let request = http::Request::get("/readyz").body(Vec::new())?;
-            let answer = client.request_text(request).await;
-            let unready = matches!(&answer, Err(kube::Error::Api(status)) if status.code == 500);
-            Ok(Seen::when(unready, format!("{answer:?}")))
+            let response = client.request_text(request).await;
+            let unready = matches!(&response, Err(kube::Error::Api(status)) if status.code == 500);
+            Ok(Seen::when(unready, format!("{response:?}")))
         })
         .await?;
-        ensure!(cluster.must_read_through(index).await.is_err(), "what cannot be decrypted was read");
+        ensure!(
+            cluster.must_read_through(index).await.is_err(),
+            "objects that cannot be decrypted were read"
+        );
     }
-    // The role was locked out by the plugins that were refused: another one with the same rights.
+    // The refused logins of the plugins have locked the role out: another role with the same policy.
     let role =
         cluster.keyward.bao.policy_and_approle("", "another", &["transit/keys/a", "transit/keys/b"]).await?;
     let began = Instant::now();
@@ -75,7 +80,7 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
         cluster.keyward.cluster.wait_ready(index).await?;
         println!("node-{}: recovered in {:.1} s", index + 1, each.elapsed().as_secs_f64());
     }
-    println!("recovered by `recover` alone: three nodes in {:.1} s", began.elapsed().as_secs_f64());
+    println!("`recover` on three nodes: {:.1} s", began.elapsed().as_secs_f64());
     for index in 0..3 {
         cluster.must_read_through(index).await?;
     }
@@ -83,17 +88,17 @@ async fn a_cluster_starts_without_its_operator_and_is_recovered_by_hand() -> Res
         away.back(node);
     }
 
-    // The operator comes back, is told the same by its Secret, and all is as it was.
+    // The operator starts again, the Secret gets the same credential, and further changes work.
     cluster.keyward.start_operator()?;
     cluster.keyward.set_credentials(&role).await?;
     cluster.settled(a, 1, PATIENCE).await?;
     cluster.change(Encryption::Transit("b"), 2, PATIENCE).await?;
     let (read, written) = cluster.finish().await?;
-    println!("none of these failed while a server was there: {read:?}, {written:?}");
+    println!("no failures through running API servers: {read:?}, {written:?}");
     Ok(())
 }
 
-/// As somebody does who is logged in there.
+/// Runs `recover` on a node, as an admin who is logged in there.
 pub(crate) async fn recover(cluster: &InUse, index: usize, key: u64, role: &AppRole) -> Result<()> {
     let node = cluster.keyward.cluster.node(index)?;
     let mut files = Vec::new();
@@ -115,7 +120,7 @@ pub(crate) async fn recover(cluster: &InUse, index: usize, key: u64, role: &AppR
     }
     let answer = cluster.keyward.command_on(index, &command).await?;
     ensure!(answer.status.success(), "{answer:?}");
-    ensure!(!format!("{answer:?}").contains(role.secret_id.reveal()), "the credential was told");
+    ensure!(!format!("{answer:?}").contains(role.secret_id.reveal()), "the credential was printed");
     for file in files {
         let (_, path) = file.split_once('=').context("a path")?;
         std::fs::remove_file(node.path(path))?;

@@ -1,7 +1,7 @@
-//! Three control-plane nodes, on a cluster that is in use through each of its API servers: what changes is carried to all
-//! of them one after the other, and no read and no write fails.
+//! Three control-plane nodes, on a cluster that is in use through each of its API servers: a change is rolled
+//! out to one node after another, and no read and no write fails.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ mod members;
 mod preflight;
 mod retired;
 
-const AGENT_S_KUBECONFIG: &str = "/etc/kubernetes/keyward/agent.kubeconfig";
-/// A candidate that ended is started again after a minute.
+const AGENT_KUBECONFIG: &str = "/etc/kubernetes/keyward/agent.kubeconfig";
+/// A candidate whose plugin exited is started again after a minute.
 const PATIENCE: Duration = Duration::from_mins(4);
 
 fn three() -> Install {

@@ -1,4 +1,4 @@
-//! Nodes that come and go in each phase of a change from one KEK to another.
+//! Nodes that join and leave in each phase of a change from one KEK to another.
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -9,15 +9,16 @@ use kube::api::{Api, DeleteParams};
 
 use crate::{PATIENCE, three};
 
-/// `KEYWARD_TEST_PHASES=N`: only the first N of these, each of which has another that came before it.
+/// The phases in the order of the test, which mixes early and late ones. `KEYWARD_TEST_PHASES=N`: only the
+/// first N.
 const PHASES: [Phase; 8] = [
-    Phase::Reading,
+    Phase::ReadKey,
     Phase::Migrating,
-    Phase::Trying,
-    Phase::Writing,
-    Phase::Asked,
-    Phase::InFlight,
-    Phase::Made,
+    Phase::Candidate,
+    Phase::WriteKey,
+    Phase::Requested,
+    Phase::WritesInFlight,
+    Phase::KeySecret,
     Phase::Migrated,
 ];
 
@@ -32,7 +33,7 @@ async fn in_each_phase_a_node_joins_and_one_leaves() -> Result<()> {
         cluster.keyward.apply(&to.spec(&cluster.keyward)).await?;
         cluster.reached(key, phase, PATIENCE).await.with_context(|| format!("key {key}"))?;
         let reached = Phase::of(&cluster.keyward, key).await?;
-        // The one that joined in the phase before leaves in this one.
+        // The node that joined in the previous phase leaves in this one.
         if at > 0 {
             leave(&mut cluster, 2 + at).await.with_context(|| format!("leaving, {phase:?}"))?;
         }
@@ -41,16 +42,16 @@ async fn in_each_phase_a_node_joins_and_one_leaves() -> Result<()> {
         cluster.settled(to, key, PATIENCE).await.with_context(|| format!("{phase:?}"))?;
         cluster.must_read_through(3 + at).await.with_context(|| format!("{phase:?}"))?;
         println!(
-            "{phase:?}: node-{} joined ({reached:?} to {joined:?}); all under key {key}, nothing plain",
+            "{phase:?}: node-{} joined ({reached:?} to {joined:?}); everything is stored under key {key}",
             4 + at
         );
     }
     let (read, written) = cluster.finish().await?;
-    println!("none of these failed: {read:?}, {written:?}");
+    println!("no failures: {read:?}, {written:?}");
     Ok(())
 }
 
-/// As an admin has a control-plane node join: prepared before its API server starts for the first time.
+/// A control-plane node joins: the admin prepares it before its API server starts for the first time.
 async fn join(cluster: &mut InUse, index: usize) -> Result<()> {
     cluster.keyward.cluster.add_bare_node()?;
     let answer = cluster.keyward.join(index).await?;
@@ -61,7 +62,7 @@ async fn join(cluster: &mut InUse, index: usize) -> Result<()> {
     cluster.keyward.cluster.wait_ready(index).await
 }
 
-/// As an admin has one leave: it is shut down for good, and what stands for it deleted.
+/// A control-plane node leaves: the admin shuts it down and deletes its objects.
 pub(crate) async fn leave(cluster: &mut InUse, index: usize) -> Result<()> {
     let name = cluster.keyward.cluster.node(index)?.name().to_owned();
     let nodes = Api::<EncryptionNode>::all(cluster.keyward.client.clone());
@@ -71,7 +72,7 @@ pub(crate) async fn leave(cluster: &mut InUse, index: usize) -> Result<()> {
     nodes.delete(&name, &DeleteParams::default()).await?;
     let leases = Api::<Lease>::namespaced(cluster.keyward.client.clone(), "kube-system");
     match leases.delete(&lease, &DeleteParams::default()).await {
-        // An API server that ends in order takes it along.
+        // An API server that stops cleanly deletes its Lease.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         deleted => Ok(deleted.map(drop)?),
     }

@@ -1,4 +1,4 @@
-//! A candidate that fails changes nothing: on no node, in no file.
+//! A failed candidate changes no file on any node.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt as _;
@@ -12,21 +12,21 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{PATIENCE, three};
 
-/// What the agent and its plugins have on a node.
+/// The folders of the agent and its plugins on a node.
 const FOLDERS: [&str; 3] = ["/etc/kubernetes", "/var/lib/keyward", "/var/run/kmsplugin"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preflight_that_fails_leaves_every_node_as_it_was() -> Result<()> {
+async fn a_failed_preflight_leaves_every_node_unchanged() -> Result<()> {
     let cluster = InUse::start_with_history(three(), 100, 20).await?;
     let keyward = &cluster.keyward;
     let a = Encryption::Transit("a");
     cluster.change(a, 1, PATIENCE).await?;
-    let rights = [
+    let policies = [
         ("transit/keys/a", Policy::FULL),
         ("transit/keys/b", Policy { encrypt: false, ..Policy::FULL }),
         ("transit/keys/nosuchkey", Policy::FULL),
     ];
-    keyward.bao.set_policies("", "keyward", &rights).await?;
+    keyward.bao.set_policies("", "keyward", &policies).await?;
     let before = all(keyward)?;
 
     let nowhere = {
@@ -41,21 +41,21 @@ async fn a_preflight_that_fails_leaves_every_node_as_it_was() -> Result<()> {
             &["preflight of key 2", "transit/keys/nosuchkey does not exist"],
         ),
         (
-            "a key that the role may not use",
+            "a key that the role is not allowed to use",
             Encryption::Transit("b").spec(keyward),
             &["preflight of key", "transit/encrypt/b"],
         ),
-        ("an address that leads nowhere", nowhere, &["preflight of key", "vault.invalid"]),
+        ("an address that does not exist", nowhere, &["preflight of key", "vault.invalid"]),
     ];
-    for (what, spec, said) in cases {
-        keyward.trouble(&spec, said, PATIENCE).await.context(what)?;
+    for (what, spec, parts) in cases {
+        keyward.apply_and_wait_degraded(&spec, parts, PATIENCE).await.context(what)?;
         for (node, files) in &all(keyward)? {
             let kept = before[node].iter().filter(|(path, _)| files.get(*path) != before[node].get(*path));
             let changed: Vec<&String> = kept.map(|(path, _)| path).collect();
-            ensure!(changed.is_empty(), "{what}, while it is tried: {node}: {changed:?} changed");
+            ensure!(changed.is_empty(), "{what}, during the preflight: {node}: {changed:?} changed");
         }
         keyward.apply(&a.spec(keyward)).await?;
-        wait_until(&format!("{what}: every node as it was"), PATIENCE, async || {
+        wait_until(&format!("{what}: every node unchanged"), PATIENCE, async || {
             let now = all(keyward)?;
             Ok(Seen::when(now == before, difference(&before, &now)))
         })
@@ -65,7 +65,7 @@ async fn a_preflight_that_fails_leaves_every_node_as_it_was() -> Result<()> {
     cluster.finish().await.map(drop)
 }
 
-/// By node: every path with what it holds.
+/// By node: every path with its content.
 type Files = BTreeMap<String, BTreeMap<String, String>>;
 
 fn all(keyward: &Keyward) -> Result<Files> {
@@ -76,18 +76,18 @@ fn all(keyward: &Keyward) -> Result<Files> {
 fn files(node: &Node) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for folder in FOLDERS {
-        look(&node.path(folder), folder, &mut found)?;
+        collect(&node.path(folder), folder, &mut found)?;
     }
     Ok(found)
 }
 
-fn look(on_host: &Path, path: &str, found: &mut BTreeMap<String, String>) -> Result<()> {
+fn collect(on_host: &Path, path: &str, found: &mut BTreeMap<String, String>) -> Result<()> {
     for entry in std::fs::read_dir(on_host)? {
         let entry = entry?;
         let path = format!("{path}/{}", entry.file_name().to_string_lossy());
         let kind = entry.file_type()?;
-        let holds = if kind.is_dir() {
-            look(&entry.path(), &path, found)?;
+        let content = if kind.is_dir() {
+            collect(&entry.path(), &path, found)?;
             "a folder".to_owned()
         } else if kind.is_symlink() {
             format!("a link to {}", std::fs::read_link(entry.path())?.display())
@@ -96,7 +96,7 @@ fn look(on_host: &Path, path: &str, found: &mut BTreeMap<String, String>) -> Res
         } else {
             format!("{:x?}", Sha256::digest(std::fs::read(entry.path())?))
         };
-        found.insert(path, holds);
+        found.insert(path, content);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is left of a key that nothing needs any more: nothing.
+//! A key that nothing needs any more leaves no trace.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ async fn a_kek_that_nothing_needs_can_be_destroyed() -> Result<()> {
         .await?;
     }
 
-    // What is destroyed is missed by nobody: neither by what runs nor by what starts.
+    // The KEK is destroyed: neither running nor starting API servers need it.
     cluster.keyward.bao.delete_key("", "transit", "a").await?;
     let away = cluster.away();
     for index in 0..3 {
@@ -38,18 +38,18 @@ async fn a_kek_that_nothing_needs_can_be_destroyed() -> Result<()> {
         away.back(node.name());
     }
     cluster.settled(b, 2, PATIENCE).await?;
-    // It does not come back, whoever looks next.
+    // A new operator does not create the key again.
     cluster.keyward.crash_operator().await?;
-    let told = cluster.said.so_far();
+    let earlier = cluster.said.so_far();
     cluster.change(Encryption::Transit("c"), 3, PATIENCE).await?;
-    ensure!(secrets.get_opt(&name).await?.is_none(), "key 1 came back");
-    ensure!(!cluster.said.heard_since(told, &["kms:1"]), "{}", cluster.said.since(told));
+    ensure!(secrets.get_opt(&name).await?.is_none(), "key 1 exists again");
+    ensure!(!cluster.said.heard_since(earlier, &["kms:1"]), "{}", cluster.said.since(earlier));
     let (read, written) = cluster.finish().await?;
-    println!("none of these failed: {read:?}, {written:?}");
+    println!("no failures: {read:?}, {written:?}");
     Ok(())
 }
 
-/// Waits until key 1, which was a KMS's, has left every configuration, and its secret is gone.
+/// Waits until key 1, a KMS key, has left every configuration, and its key secret is deleted.
 pub(crate) async fn key_1_is_retired(cluster: &InUse) -> Result<()> {
     let name = names::key_secret(names::KUBE_APISERVER, KeyId(1));
     wait_until("key 1 to be retired", PATIENCE, async || {
@@ -61,7 +61,7 @@ pub(crate) async fn key_1_is_retired(cluster: &InUse) -> Result<()> {
     .await
 }
 
-/// What a node still has of a key.
+/// What a node still has of a key: its socket in the configuration, files, pods.
 fn traces(node: &Node, key: u64) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let config = std::fs::read_to_string(node.path(ENCRYPTION_CONFIG))?;
@@ -69,7 +69,7 @@ fn traces(node: &Node, key: u64) -> Result<Vec<String>> {
         found.push("the configuration names its socket".to_owned());
     }
     let named = format!("kms-{key}");
-    let is_its = |name: &str| {
+    let is_of_key = |name: &str| {
         let rest = name.strip_prefix("keyward-").unwrap_or(name).strip_prefix(named.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
     };
@@ -79,9 +79,9 @@ fn traces(node: &Node, key: u64) -> Result<Vec<String>> {
         "/var/lib/keyward/instances",
         "/var/run/kmsplugin",
     ] {
-        found.extend(names_in(&node.path(folder))?.into_iter().filter(|name| is_its(name)));
+        found.extend(names_in(&node.path(folder))?.into_iter().filter(|name| is_of_key(name)));
     }
-    found.extend(node.pods()?.into_iter().map(|pod| pod.name).filter(|name| is_its(name)));
+    found.extend(node.pods()?.into_iter().map(|pod| pod.name).filter(|name| is_of_key(name)));
     Ok(found)
 }
 

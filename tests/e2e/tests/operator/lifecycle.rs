@@ -1,4 +1,4 @@
-//! An operator's life: probes, CRDs that come late, standing by, an end in order.
+//! The life of an operator: probes, CRDs that are installed later, standby, a clean stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::setup::{self, PATIENCE};
 
-/// A whole line of the metrics: the text that explains this one begins with a 1, too.
+/// A complete line of the metrics, because the help text of this metric also begins with a 1.
 const LEADS: &str = "\nkeyward_operator_lease_held 1\n";
 const STANDS_BY: &str = "\nkeyward_operator_lease_held 0\n";
 
-/// No provider is loaded: nothing here needs one.
+/// An evaluator without provider modules; its `evaluate` panics.
 struct NoProviders;
 
 impl Evaluator for NoProviders {
@@ -38,9 +38,9 @@ impl Evaluator for NoProviders {
         Vec::new()
     }
 
-    #[allow(clippy::panic)] // what is tested
+    #[allow(clippy::panic)] // the test needs the panic
     fn evaluate(&self, _: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
-        panic!("a bug in the host must not take the operator down")
+        panic!("a panic in the host must not stop the operator")
     }
 
     fn diagnose(&self, _: &EvaluationRequest, _: &Failure) -> Result<Option<Diagnosis>, ProviderError> {
@@ -69,27 +69,28 @@ async fn start(cluster: &Cluster, identity: &str) -> Result<Running> {
 }
 
 impl Running {
-    /// Status line and body.
+    /// The status line and body of a response.
     async fn get(&self, path: &str) -> Result<String> {
         let mut connection = tokio::net::TcpStream::connect(self.address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
         connection.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await?;
-        Ok(answer)
+        let mut response = String::new();
+        connection.read_to_string(&mut response).await?;
+        Ok(response)
     }
 
     async fn answers(&self, path: &str, parts: &[&str]) -> Result<String> {
-        wait_until(&format!("{path} to say {parts:?}"), PATIENCE, async || {
-            let answer = self.get(path).await?;
-            let all = parts.iter().all(|part| answer.contains(part));
-            Ok(if all { Seen::Yes(answer) } else { Seen::NotYet(answer) })
+        wait_until(&format!("{path} to contain {parts:?}"), PATIENCE, async || {
+            let response = self.get(path).await?;
+            let all = parts.iter().all(|part| response.contains(part));
+            Ok(if all { Seen::Yes(response) } else { Seen::NotYet(response) })
         })
         .await
     }
 }
 
-/// A Node that lacks the label of control-plane nodes is there: only once it is deleted is it gone.
+/// A Node without the label of control-plane nodes is reported as not labelled, and as gone only after it is
+/// deleted.
 async fn unlabelled(admin: &kube::Client) -> Result<()> {
     const NAME: &str = "elsewhere";
     let metadata = || ObjectMeta { name: Some(NAME.to_owned()), ..Default::default() };
@@ -98,22 +99,22 @@ async fn unlabelled(admin: &kube::Client) -> Result<()> {
     let agents = Api::<EncryptionNode>::all(admin.clone());
     agents.create(&PostParams::default(), &EncryptionNode::new(NAME, Default::default())).await?;
     let events = Api::<Event>::all(admin.clone());
-    let noted = async |reason: &str| -> Result<Option<String>> {
+    let event_note = async |reason: &str| -> Result<Option<String>> {
         let all = events.list(&Default::default()).await?;
         let of_node = all.items.into_iter().filter(|event| event.reason.as_deref() == Some(reason));
         Ok(of_node.filter_map(|event| event.note).find(|note| note.contains(NAME)))
     };
     let until = async |reason: &str| {
         wait_until(&format!("an Event {reason}"), PATIENCE, async || {
-            Ok(noted(reason).await?.map_or_else(|| Seen::NotYet("none".to_owned()), Seen::Yes))
+            Ok(event_note(reason).await?.map_or_else(|| Seen::NotYet("none".to_owned()), Seen::Yes))
         })
         .await
     };
     let note = until("NodeNotLabelled").await?;
     assert!(note.ends_with("kubectl label node elsewhere node-role.kubernetes.io/control-plane="), "{note}");
-    assert_eq!(noted("NodeGone").await?, None);
+    assert_eq!(event_note("NodeGone").await?, None);
     nodes.delete(NAME, &Default::default()).await?;
-    // Any change makes the operator look again: a Node without the label is not watched.
+    // Any change starts a reconcile pass: the operator does not watch Nodes without the label.
     let touched = Patch::Merge(serde_json::json!({"metadata": {"annotations": {"touched": "true"}}}));
     agents.patch(NAME, &PatchParams::default(), &touched).await?;
     let note = until("NodeGone").await?;
@@ -123,30 +124,30 @@ async fn unlabelled(admin: &kube::Client) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operator_waits_for_its_crds_decides_and_ends_in_order() -> Result<()> {
+async fn operator_waits_for_its_crds_decides_and_stops_cleanly() -> Result<()> {
     let (cluster, admin) = setup::cluster(false).await?;
     let first = start(&cluster, "first").await?;
     first.answers("/livez", &["200 OK"]).await?;
     first.answers("/readyz", &["503", "keyward crds | kubectl apply"]).await?;
 
-    // Older ones would drop what it writes: it says so, and nothing is half written.
+    // An API server with older CRDs would prune fields: the operator reports that, and writes no status.
     setup::older_crds(&admin, "conditions").await?;
-    let wishes = Api::<ClusterEncryption>::all(admin.clone());
-    let mut wish = ClusterEncryption::new(names::CLUSTER, Default::default());
-    wish.spec.encryption.type_ = Some("identity".to_owned());
-    wishes.create(&PostParams::default(), &wish).await?;
+    let clusters = Api::<ClusterEncryption>::all(admin.clone());
+    let mut object = ClusterEncryption::new(names::CLUSTER, Default::default());
+    object.spec.encryption.type_ = Some("identity".to_owned());
+    clusters.create(&PostParams::default(), &object).await?;
     first
         .answers("/metrics", &["keyward_operator_reconcile_duration_seconds_count{result=\"invalid\"}"])
         .await?;
-    assert!(wishes.get(names::CLUSTER).await?.status.is_none());
+    assert!(clusters.get(names::CLUSTER).await?.status.is_none());
 
-    // The CRDs come: it goes on by itself.
+    // Once the CRDs are installed, the operator continues.
     setup::crds(&admin).await?;
     first.answers("/readyz", &["200 OK"]).await?;
     let shown = [LEADS, "keyward_operator_reconcile_duration_seconds_count{result=\"ok\"}"];
     first.answers("/metrics", &shown).await?;
     let decided = wait_until("a status", PATIENCE, async || {
-        let found = wishes.get(names::CLUSTER).await?;
+        let found = clusters.get(names::CLUSTER).await?;
         let current = found.status.as_ref().map(|status| status.observed_generation);
         let seen = current == found.metadata.generation;
         Ok(if seen { Seen::Yes(found) } else { Seen::NotYet(format!("{:?}", found.status)) })
@@ -161,20 +162,20 @@ async fn operator_waits_for_its_crds_decides_and_ends_in_order() -> Result<()> {
 
     unlabelled(&admin).await?;
 
-    // A provider call that panics is a fact of its own, counted, and nothing else breaks.
+    // A panic in a call of a provider module is counted, and the operator keeps running.
     let encryption = serde_json::json!({"type": "KMS", "kms": {"type": "Vault", "vault": {}}});
-    // Without a version: the operator may be writing the status just now.
-    let wish = Patch::Merge(serde_json::json!({"spec": {"encryption": encryption}}));
-    wishes.patch(names::CLUSTER, &PatchParams::default(), &wish).await?;
+    // Without a resourceVersion, because the operator may write the status at the same time.
+    let patch = Patch::Merge(serde_json::json!({"spec": {"encryption": encryption}}));
+    clusters.patch(names::CLUSTER, &PatchParams::default(), &patch).await?;
     first.answers("/metrics", &["keyward_operator_panics_total{where=\"provider\"}"]).await?;
     first.answers("/readyz", &["200 OK"]).await?;
 
-    // A second one stands by, and leads as soon as the first has ended.
+    // A second operator is on standby, and leads as soon as the first has stopped.
     let second = start(&cluster, "second").await?;
     second.answers("/readyz", &["200 OK"]).await?;
     second.answers("/metrics", &[STANDS_BY]).await?;
     first.stop.cancel();
-    tokio::time::timeout(PATIENCE, first.task).await.context("it does not end")???;
+    tokio::time::timeout(PATIENCE, first.task).await.context("it does not stop")???;
     second.answers("/metrics", &[LEADS]).await?;
     let leases = Api::<Lease>::namespaced(admin.clone(), names::NAMESPACE);
     let holder = leases.get(names::LEASE).await?.spec.and_then(|spec| spec.holder_identity);

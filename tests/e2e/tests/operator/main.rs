@@ -1,5 +1,5 @@
-//! The operator's parts by themselves on a real API server: migrations, the Lease, the process's life. Each runs with
-//! the rights of deploy/rbac and no other.
+//! Single parts of the operator on a real API server: migrations, the Lease, the life of the process. Each
+//! runs with exactly the permissions of deploy/rbac.
 
 mod lease;
 mod lifecycle;

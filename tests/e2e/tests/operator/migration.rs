@@ -1,4 +1,4 @@
-//! The migration engine against real objects, etcd read behind the API server's back.
+//! The migration engine on real objects; the results are read from etcd itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,13 +72,13 @@ impl Running {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(20), self.task)
             .await
-            .context("the engine does not end")??;
+            .context("the engine does not stop")??;
         Ok(())
     }
 }
 
-/// Asks for Secrets to be rewritten under a key; `generation` is that of the wish.
-async fn wish(admin: &Client, key: u64) -> Result<()> {
+/// Requests a migration of Secrets to a key.
+async fn request(admin: &Client, key: u64) -> Result<()> {
     let spec = EncryptionMigrationSpec {
         operand: names::KUBE_APISERVER.to_owned(),
         resource: "secrets".to_owned(),
@@ -97,18 +97,22 @@ async fn wish(admin: &Client, key: u64) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the status is about the wish as it is and shows this.
+/// Waits until the status is about the current request and meets this condition.
 async fn shows(
     admin: &Client,
     what: &str,
-    look: impl Fn(&EncryptionMigrationStatus) -> bool,
+    condition: impl Fn(&EncryptionMigrationStatus) -> bool,
 ) -> Result<EncryptionMigrationStatus> {
     let api = Api::<EncryptionMigration>::all(admin.clone());
     wait_until(what, PATIENCE, async || {
         let migration = api.get(NAME).await?;
         let status = migration.status.unwrap_or_default();
         let current = Some(status.observed_generation) == migration.metadata.generation;
-        Ok(if current && look(&status) { Seen::Yes(status) } else { Seen::NotYet(format!("{status:?}")) })
+        Ok(if current && condition(&status) {
+            Seen::Yes(status)
+        } else {
+            Seen::NotYet(format!("{status:?}"))
+        })
     })
     .await
 }
@@ -128,21 +132,21 @@ async fn every_object_is_rewritten_across_a_restart_and_an_expired_list() -> Res
         setup::secrets(&admin, namespace, EACH).await?;
     }
     setup::write_under(&cluster, &[1]).await?;
-    wish(&admin, 1).await?;
+    request(&admin, 1).await?;
 
-    // One at a time, so that there is time to stop in the middle.
+    // One object at a time, so that the engine can be stopped in the middle.
     let engine = Running::start(&cluster, 1).await?;
     shows(&admin, "some progress", |status| status.done >= 100).await?;
     engine.stop().await?;
     let stopped = shows(&admin, "the cursor", |status| status.cursor.is_some()).await?;
     assert_eq!(stopped.phase, MigrationPhase::Running);
     let (done, cursor) = (stopped.done, stopped.cursor.unwrap_or_default());
-    ensure!(done < 2 * EACH as u64, "it was over before it was stopped");
-    assert_eq!(cursor, format!("n1/s-{:04}", done - 1), "done and cursor speak of the same object");
+    ensure!(done < 2 * EACH as u64, "the migration ended before the engine was stopped");
+    assert_eq!(cursor, format!("n1/s-{:04}", done - 1), "done and cursor are about the same object");
     let before = cluster.etcd().count_by_prefix("secrets").await?;
     assert!(before["k8s:enc:aescbc:v1:1:"] as u64 >= done && before.contains_key("plain"), "{before:?}");
 
-    // It goes on behind the cursor. What it had listed is forgotten meanwhile.
+    // It continues behind the cursor. Meanwhile the listed versions are compacted.
     let engine = Running::start(&cluster, 16).await?;
     shows(&admin, "more progress", |status| status.done > done).await?;
     cluster.etcd().compact().await?;
@@ -158,16 +162,16 @@ async fn every_object_is_rewritten_across_a_restart_and_an_expired_list() -> Res
     );
     assert!(rewritten.contains(&expected), "{expected} is not in\n{rewritten}");
 
-    // Another key: another generation of the same object, from the beginning.
+    // Another key: another generation of the same migration, from the beginning.
     setup::write_under(&cluster, &[2, 1]).await?;
-    wish(&admin, 2).await?;
+    request(&admin, 2).await?;
     let again = shows(&admin, "the next end", |status| status.phase == MigrationPhase::Succeeded).await?;
     assert_eq!(again.done, 2 * EACH as u64);
     all_under(&cluster, "k8s:enc:aescbc:v1:2:").await?;
     engine.stop().await?;
 
-    // Killed when the last object was reported and the end was not: nothing stands behind the cursor.
-    wish(&admin, 3).await?;
+    // Killed after the last object was reported, and before the end was: no object is behind the cursor.
+    request(&admin, 3).await?;
     let api = Api::<EncryptionMigration>::all(admin.clone());
     let mut migration = api.get(NAME).await?;
     migration.status = Some(EncryptionMigrationStatus {
@@ -184,22 +188,23 @@ async fn every_object_is_rewritten_across_a_restart_and_an_expired_list() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_rewritten_is_named_and_the_rest_goes_on() -> Result<()> {
+async fn objects_that_cannot_be_rewritten_are_named_and_all_others_are_rewritten() -> Result<()> {
     let (cluster, admin) = setup::cluster(true).await?;
     setup::namespace(&admin, "n1").await?;
     setup::secrets(&admin, "n1", 40).await?;
     let secrets = Api::<Secret>::namespaced(admin.clone(), "n1");
 
-    // Key 9 is lost with what was written under it.
+    // Key 9 is lost, and three objects are stored under it.
     setup::write_under(&cluster, &[9]).await?;
     for lost in ["s-0007", "s-0008", "s-0030"] {
         let patch = Patch::Merge(json!({"stringData": {"value": "lost"}}));
         secrets.patch(lost, &PatchParams::default(), &patch).await?;
     }
     setup::write_under(&cluster, &[1]).await?;
-    // Its cache still knows them; a new one fails every list that holds one of them.
+    // The API server's cache still has them. After a restart, every list that contains one of them fails
+    // (kubernetes: one-unreadable-object-fails-the-list).
     cluster.node(0)?.restart_apiserver().await?;
-    wait_until("the API server to be back", PATIENCE, async || {
+    wait_until("the API server to serve again", PATIENCE, async || {
         setup::namespace(&admin, "n2").await?;
         Ok(Seen::Yes(()))
     })
@@ -213,7 +218,7 @@ async fn what_cannot_be_rewritten_is_named_and_the_rest_goes_on() -> Result<()> 
     })
     .await?;
 
-    wish(&admin, 1).await?;
+    request(&admin, 1).await?;
     let engine = Running::start(&cluster, 16).await?;
     let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
     assert_eq!(ended.phase, MigrationPhase::Failed);
@@ -222,10 +227,10 @@ async fn what_cannot_be_rewritten_is_named_and_the_rest_goes_on() -> Result<()> 
         failure.map(|failure| failure.message.clone()).with_context(|| format!("{object} in {ended:?}"))
     };
     for lost in ["n1/s-0007", "n1/s-0008", "n1/s-0030"] {
-        let said = failed(lost)?;
-        assert!(said.contains("no matching"), "{lost}: {said}");
+        let message = failed(lost)?;
+        assert!(message.contains("no matching"), "{lost}: {message}");
     }
-    assert!(failed("n1/s-0020")?.contains("s-0020 is guarded"), "the policy's words");
+    assert!(failed("n1/s-0020")?.contains("s-0020 is guarded"), "the policy's message");
     assert_eq!(ended.failures.len(), 4, "{ended:?}");
     let counts = cluster.etcd().count_by_prefix("secrets").await?;
     assert_eq!(counts["plain"], 1, "the guarded one");
@@ -235,11 +240,11 @@ async fn what_cannot_be_rewritten_is_named_and_the_rest_goes_on() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_right_ends_a_migration_with_the_servers_words() -> Result<()> {
+async fn missing_permission_ends_a_migration_with_the_servers_message() -> Result<()> {
     let (cluster, admin) = setup::cluster(true).await?;
     setup::secrets(&admin, "default", 30).await?;
     setup::write_under(&cluster, &[1]).await?;
-    // The operator may do everything but rewrite what is encrypted.
+    // The operator lacks only the permission to rewrite Secrets.
     let api = Api::<ClusterRole>::all(admin.clone());
     let mut operator = api.get("keyward-operator").await?;
     let granted = operator.rules.as_mut().context("rules")?;
@@ -247,16 +252,17 @@ async fn missing_right_ends_a_migration_with_the_servers_words() -> Result<()> {
     granted.retain(|rule| rule.resources.iter().flatten().all(|resource| resource != "secrets"));
     assert_eq!(granted.len() + 1, before);
     api.replace("keyward-operator", &PostParams::default(), &operator).await?;
-    wish(&admin, 1).await?;
+    request(&admin, 1).await?;
     let engine = Running::start(&cluster, 4).await?;
     let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
     assert_eq!(ended.phase, MigrationPhase::Failed);
     let message = &ended.refused.context("a reason")?;
-    assert!(message.contains("may not get, list, patch secrets"), "{message}");
+    assert!(message.contains("is not allowed to get, list, patch secrets"), "{message}");
     engine.stop().await
 }
 
-/// Codes with which the webhook refuses; some are what the API server itself says of a missing or changed object.
+/// The codes of the webhook's refusals; for some of them, the API server itself would report a missing or
+/// changed object.
 const REFUSALS: [(u16, &str); 7] = [
     (401, "Unauthorized"),
     (403, "Forbidden"),
@@ -267,7 +273,8 @@ const REFUSALS: [(u16, &str); 7] = [
     (500, "InternalError"),
 ];
 
-/// A webhook is asked about each update of a Secret; it refuses `s-CODE` with that code.
+/// Starts a webhook that the API server calls for each update of a Secret; it refuses `s-CODE` with that
+/// code.
 async fn refusing(cluster: &Cluster, admin: &Client) -> Result<Webhook> {
     let webhook = Webhook::start()?;
     let secrets = Api::<Secret>::namespaced(admin.clone(), "n1");
@@ -278,7 +285,7 @@ async fn refusing(cluster: &Cluster, admin: &Client) -> Result<Webhook> {
         webhook.refuse(&name, code, reason);
     }
     cluster.apply(&webhook.configuration("refuses").to_string()).await?;
-    wait_until("the webhook to be asked", PATIENCE, async || {
+    wait_until("the webhook to be called", PATIENCE, async || {
         let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
         let try_only = PatchParams { dry_run: true, ..Default::default() };
         let refused = secrets.patch("s-403", &try_only, &patch).await.is_err();
@@ -289,7 +296,7 @@ async fn refusing(cluster: &Cluster, admin: &Client) -> Result<Webhook> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn object_whose_update_is_refused_has_failed_whatever_the_code_is() -> Result<()> {
+async fn object_whose_update_is_refused_counts_as_failed_with_every_code() -> Result<()> {
     let (cluster, admin) = setup::cluster(true).await?;
     for namespace in ["n1", "orphaned"] {
         setup::namespace(&admin, namespace).await?;
@@ -298,7 +305,7 @@ async fn object_whose_update_is_refused_has_failed_whatever_the_code_is() -> Res
     let webhook = refusing(&cluster, &admin).await?;
     cluster.etcd().delete("/registry/namespaces/orphaned").await?;
     setup::write_under(&cluster, &[1]).await?;
-    wish(&admin, 1).await?;
+    request(&admin, 1).await?;
     let engine = Running::start(&cluster, 4).await?;
     let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
     assert_eq!(ended.phase, MigrationPhase::Failed, "{ended:?}");
@@ -309,15 +316,15 @@ async fn object_whose_update_is_refused_has_failed_whatever_the_code_is() -> Res
         failure.map(|failure| failure.message.clone()).with_context(|| format!("{object} in {ended:?}"))
     };
     for (code, _) in REFUSALS {
-        let said = message(&format!("n1/s-{code}"))?;
-        assert!(said.contains(&format!("refused with {code}")), "the webhook's words: {said}");
+        let found = message(&format!("n1/s-{code}"))?;
+        assert!(found.contains(&format!("refused with {code}")), "the webhook's message: {found}");
     }
-    let said = message("orphaned/s-0000")?;
-    assert!(said.contains("recreate the namespace \"orphaned\", or delete the object"), "{said}");
+    let found = message("orphaned/s-0000")?;
+    assert!(found.contains("recreate the namespace \"orphaned\", or delete the object"), "{found}");
     let counts = cluster.etcd().count_by_prefix("secrets").await?;
     assert_eq!((counts["plain"], counts["k8s:enc:aescbc:v1:1:"]), (10, 3), "{counts:?}");
 
-    // The remedy, and another attempt for what is left. What the first one rewrote is not patched again.
+    // The remedy, and another attempt for the failed objects. Rewritten objects are not patched again.
     webhook.admit_all();
     let secrets = Api::<Secret>::namespaced(admin.clone(), "orphaned");
     secrets.delete("s-0000", &Default::default()).await?;
@@ -335,14 +342,14 @@ async fn object_whose_update_is_refused_has_failed_whatever_the_code_is() -> Res
     };
     assert_eq!(rewritten(&engine.metrics.encode()?) - rewritten(&before), 9, "one was deleted");
 
-    // Verified: every object is newer than the start, so that none is patched, and the end stays where it was.
+    // A verification: every object is newer than the start, so none is patched, and the end stays the same.
     let end = ended.end_version.clone();
     assert!(end.is_some());
     next(&admin, json!({"startVersion": ended.start_version, "endVersion": end})).await?;
     let verified = shows(&admin, "the verification", |status| status.finished_at.is_some()).await?;
     assert_eq!((verified.phase, &verified.end_version), (MigrationPhase::Succeeded, &end), "{verified:?}");
 
-    // One that nobody could know of: it is found, and the evidence does not hold.
+    // A verification with an object under an older key: it is found, and the verification fails.
     webhook.refuse("s-0001", 409, "Conflict");
     setup::write_under(&cluster, &[2, 1]).await?;
     let later = cluster.etcd().values("/registry/secrets/").await?.revision.to_string();
@@ -369,25 +376,25 @@ async fn short_outage_of_a_webhook_pauses_the_run_and_fails_nothing() -> Result<
     setup::namespace(&admin, "n1").await?;
     setup::secrets(&admin, "n1", 400).await?;
     let webhook = Webhook::start()?;
-    // All of them, as by a webhook that is down.
+    // It refuses all of them, like a webhook that is down.
     for n in 0..400 {
         webhook.refuse(&format!("s-{n:04}"), 500, "InternalError");
     }
     cluster.apply(&webhook.configuration("down").to_string()).await?;
     setup::write_under(&cluster, &[1]).await?;
     let secrets = Api::<Secret>::namespaced(admin.clone(), "n1");
-    wait_until("the webhook to be asked", PATIENCE, async || {
+    wait_until("the webhook to be called", PATIENCE, async || {
         let patch = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
         let try_only = PatchParams { dry_run: true, ..Default::default() };
         Ok(Seen::when(secrets.patch("s-0399", &try_only, &patch).await.is_err(), "not refused"))
     })
     .await?;
-    wish(&admin, 1).await?;
+    request(&admin, 1).await?;
     let engine = Running::start_with(&cluster, 4, Duration::from_mins(1)).await?;
     let paused = shows(&admin, "a pause", |status| status.waiting.is_some()).await?;
     let waiting = paused.waiting.context("a wait")?;
     assert!(waiting.message.contains("refused with 500") && !waiting.since.is_empty(), "{waiting:?}");
-    assert!(paused.failed < 100, "{} were tried while all failed", paused.failed);
+    assert!(paused.failed < 100, "{} objects were tried while all failed", paused.failed);
     webhook.admit_all();
     let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
     assert_eq!((ended.phase, ended.failed, ended.done), (MigrationPhase::Succeeded, 0, 400), "{ended:?}");
@@ -427,13 +434,13 @@ async fn custom_resource_counts_as_deleted_only_with_its_definition() -> Result<
         let found = cluster.etcd().values("/registry/example.com/widgets/").await?;
         anyhow::Ok(found.values.len())
     };
-    ensure!(stored().await? == 1, "the widget is not where etcd is looked at");
+    ensure!(stored().await? == 1, "the widget is not at this path in etcd");
 
     // No version is served: discovery does not name it, and its object stays.
     cluster.apply(&WIDGETS.replace("served: true", "served: false")).await?;
     wait_until("the widgets not to be served", PATIENCE, async || {
         let applied = cluster.apply(WIDGET).await;
-        Ok(Seen::when(applied.is_err(), "they are".to_owned()))
+        Ok(Seen::when(applied.is_err(), "they are served".to_owned()))
     })
     .await?;
     let decrypt = EncryptionMigrationSpec {
@@ -447,32 +454,35 @@ async fn custom_resource_counts_as_deleted_only_with_its_definition() -> Result<
     let engine = Running::start(&cluster, 4).await?;
     let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
     assert_eq!((ended.phase, &ended.end_version), (MigrationPhase::Failed, &None), "{ended:?}");
-    let said = ended.refused.context("a reason")?;
-    assert!(said.contains("set served: true for a version") && said.contains("do not delete"), "{said}");
+    let reason = ended.refused.context("a reason")?;
+    assert!(
+        reason.contains("set served: true for a version") && reason.contains("do not delete"),
+        "{reason}"
+    );
     assert_eq!(stored().await?, 1);
 
-    // Nobody may look: that proves nothing either.
+    // Without the permission to read definitions, their absence is not proven either.
     let api = Api::<ClusterRole>::all(admin.clone());
     let granted = api.get("keyward-operator").await?;
     let mut fewer = granted.clone();
     let rules = fewer.rules.as_mut().context("rules")?;
     rules.retain(|rule| rule.resources.iter().flatten().all(|name| name != "customresourcedefinitions"));
     api.replace("keyward-operator", &PostParams::default(), &fewer).await?;
-    let said = wait_until("the missing right to be named", PATIENCE, async || {
+    let reason = wait_until("the missing permission to be named", PATIENCE, async || {
         next(&admin, json!({})).await?;
         let ended = shows(&admin, "the end", |status| status.finished_at.is_some()).await?;
         ensure!(ended.phase == MigrationPhase::Failed, "{ended:?}");
-        let said = ended.refused.unwrap_or_default();
-        Ok(if said.contains("may not get") { Seen::Yes(said) } else { Seen::NotYet(said) })
+        let reason = ended.refused.unwrap_or_default();
+        Ok(if reason.contains("is not allowed to get") { Seen::Yes(reason) } else { Seen::NotYet(reason) })
     })
     .await?;
-    assert!(said.contains("customresourcedefinitions.apiextensions.k8s.io"), "{said}");
+    assert!(reason.contains("customresourcedefinitions.apiextensions.k8s.io"), "{reason}");
     cluster.apply(&keyward_test_e2e::shipped(&cluster, "rbac/operator.yaml")?).await?;
 
-    // Deleted, and its object with it.
+    // The definition is deleted, and its object with it.
     crds.delete("widgets.example.com", &Default::default()).await?;
     wait_until("the definition to be gone", PATIENCE, async || {
-        Ok(Seen::when(crds.get_opt("widgets.example.com").await?.is_none(), "it is there".to_owned()))
+        Ok(Seen::when(crds.get_opt("widgets.example.com").await?.is_none(), "it exists".to_owned()))
     })
     .await?;
     assert_eq!(stored().await?, 0);

@@ -1,4 +1,4 @@
-//! A cluster with CRDs, namespace and rights, and no Keyward running.
+//! A cluster with CRDs, namespace and roles, without a running Keyward.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,9 +16,10 @@ use sha2::Digest as _;
 
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// One API server, `keyward-system`, the rights of deploy/rbac; the CRDs too, unless a test is about their absence.
+/// One API server, `keyward-system`, the roles of deploy/rbac; and the CRDs, unless a test is about their
+/// absence.
 pub(crate) async fn cluster(with_crds: bool) -> Result<(Cluster, Client)> {
-    // A failed test shows what the operator said.
+    // A failed test shows the operator's log.
     let _ = tracing_subscriber::fmt().with_test_writer().with_ansi(false).try_init();
     let cluster = Cluster::builder().request_timeout(Duration::from_secs(5)).start().await?;
     let admin = cluster.client(0).await?;
@@ -70,7 +71,7 @@ pub(crate) async fn namespace(admin: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What the operator is given: its user, and no retries but its own.
+/// The operator's client: its own user, and only its own retries.
 pub(crate) async fn operator(cluster: &Cluster) -> Result<keyward_operator::Cluster> {
     Ok(keyward_operator::Cluster::new(operator_client(cluster).await?, Duration::from_secs(10)))
 }
@@ -80,7 +81,7 @@ pub(crate) async fn operator_client(cluster: &Cluster) -> Result<Client> {
     Ok(keyward_operator::connect(&keyward_operator::Connection { kubeconfig, ..Default::default() }).await?)
 }
 
-/// Makes so many Secrets in a namespace, `s-0000` and on.
+/// Creates this number of Secrets in a namespace: `s-0000`, `s-0001`, …
 pub(crate) async fn secrets(admin: &Client, namespace: &str, count: usize) -> Result<()> {
     let api = Api::<Secret>::namespaced(admin.clone(), namespace);
     futures::stream::iter(0..count)
@@ -99,8 +100,8 @@ pub(crate) async fn secrets(admin: &Client, namespace: &str, count: usize) -> Re
     Ok(())
 }
 
-/// Has Secrets written by the AES-CBC key of this number, the others read, and waits until the API server has loaded
-/// it. A key's bytes follow from its number.
+/// Installs a configuration in which the first of these AES-CBC keys writes Secrets and the others read, and
+/// waits until the API server has loaded it. A key's bytes are derived from its number.
 pub(crate) async fn write_under(cluster: &Cluster, keys: &[u8]) -> Result<()> {
     use base64::Engine as _;
     let provider = |number: &u8| {

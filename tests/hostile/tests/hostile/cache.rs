@@ -1,4 +1,4 @@
-//! The folder of compiled modules: what is in it is code.
+//! The cache of compiled modules: its files are executable code.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -34,13 +34,13 @@ impl Setup {
         files
     }
 
-    /// The one compiled module.
+    /// The only compiled module.
     fn file(&self) -> PathBuf {
         let [file] = self.files().try_into().unwrap();
         file
     }
 
-    /// Starts without time to compile: only a cached module serves.
+    /// Whether the module is cached: starts an engine without time to compile.
     fn is_cached(&self) -> bool {
         let limits = Limits { compile_time: Duration::ZERO, ..small() };
         let options = Options { limits, cache: Some(self.cache()) };
@@ -66,7 +66,7 @@ fn a_module_is_compiled_once() {
 }
 
 #[test]
-fn another_module_or_other_settings_are_compiled_anew() {
+fn another_module_or_other_settings_are_compiled_again() {
     let setup = Setup::new();
     setup.start();
     let limits = Limits { memory_bytes: 8 << 20, ..small() };
@@ -77,7 +77,7 @@ fn another_module_or_other_settings_are_compiled_anew() {
 }
 
 #[test]
-fn a_changed_file_is_not_taken_for_code() {
+fn a_changed_file_is_not_loaded() {
     let setup = Setup::new();
     setup.start();
     let mut bytes = std::fs::read(setup.file()).unwrap();
@@ -90,7 +90,7 @@ fn a_changed_file_is_not_taken_for_code() {
     std::fs::write(setup.file(), b"").unwrap();
     assert!(!setup.is_cached());
     setup.start();
-    assert!(setup.is_cached(), "written anew");
+    assert!(setup.is_cached(), "written again");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_file_that_others_can_write_to_or_a_link_is_not_used() {
 }
 
 #[test]
-fn a_folder_behind_a_link_or_of_somebody_else_is_not_used() {
+fn a_folder_behind_a_link_or_of_another_user_is_not_used() {
     let setup = Setup::new();
     setup.start();
     let real = setup.root.path().join("real");
@@ -130,7 +130,7 @@ fn a_folder_behind_a_link_or_of_somebody_else_is_not_used() {
     symlink(&real, setup.cache()).unwrap();
     assert!(!setup.is_cached());
 
-    // Only root can give a folder away.
+    // Only root can change the owner of a folder.
     if rustix::process::geteuid().is_root() {
         std::fs::remove_file(setup.cache()).unwrap();
         std::fs::rename(&real, setup.cache()).unwrap();
@@ -141,7 +141,7 @@ fn a_folder_behind_a_link_or_of_somebody_else_is_not_used() {
 }
 
 #[test]
-fn old_modules_are_dropped() {
+fn old_modules_are_removed() {
     let setup = Setup::new();
     setup.start();
     for i in 0..40 {

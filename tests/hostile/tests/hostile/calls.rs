@@ -1,10 +1,12 @@
-//! Calls that do not end well: each by its own category, found by type, and none that reaches another module.
+//! Calls that fail: each error has its own category, determined by its type, and no failure affects another
+//! module.
 
 use keyward_test_hostile::Does;
 
 use super::*;
 
-/// Function and category of what happens when `requirements` does this, beside a good module that must go on serving.
+/// Function, category and message of the error if `requirements` behaves like this. A good module beside it
+/// must keep serving.
 fn requirements(does: Does) -> (String, String, String) {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "bad.wasm", &Forge::sound("Acme", "acme").with("requirements", does));
@@ -27,8 +29,8 @@ fn a_loop_ends_with_its_fuel() {
 }
 
 #[test]
-fn bulk_memory_is_paid_for_by_the_byte() {
-    // A dozen instructions that write four times what the fuel is good for.
+fn bulk_memory_costs_fuel_for_each_byte() {
+    // A dozen instructions that write four times as many bytes as the fuel allows.
     let once = "(memory.fill (i32.const 65536) (i32.const 0) (i32.const 3900000))";
     let grow = "(drop (memory.grow (i32.const 60)))";
     assert_eq!(requirements(code(&format!("{grow} {once} unreachable"))).1, "fuel");
@@ -47,7 +49,7 @@ fn more_fuel_than_time_ends_at_the_deadline() {
 }
 
 #[test]
-fn memory_is_summed_over_the_store() {
+fn the_memory_limit_is_for_the_whole_store() {
     assert_eq!(
         requirements(code("(loop $l (drop (memory.grow (i32.const 1))) (br $l)) unreachable")).1,
         "memory"
@@ -56,7 +58,7 @@ fn memory_is_summed_over_the_store() {
 }
 
 #[test]
-fn a_memory_that_begins_too_large_is_refused_at_load() {
+fn a_memory_that_is_initially_too_large_is_refused_at_load() {
     let forge = Forge::sound("Acme", "acme").answering("requirements", json!([{"$repeat": ["x", 5 << 20]}]));
     let error = refusal(&built(&forge), options());
     assert_eq!(error.category(), "memory", "{error}");
@@ -88,7 +90,7 @@ fn recursion_ends_at_the_stack() {
 }
 
 #[test]
-fn a_trap_is_told() {
+fn a_trap_is_reported() {
     let (_, category, message) = requirements(code("unreachable"));
     assert_eq!(category, "trap");
     assert!(message.contains("crashed"), "{message}");
@@ -97,15 +99,15 @@ fn a_trap_is_told() {
 }
 
 #[test]
-fn text_that_is_not_utf8_is_told() {
+fn text_that_is_not_utf8_is_reported() {
     let (_, category, message) = requirements(Does::Answer(json!([{"$bytes": [255, 254]}])));
     assert_eq!(category, "output");
     assert!(message.contains("UTF-8"), "{message}");
 }
 
 #[test]
-fn output_is_limited_however_it_is_made() {
-    // One long text; a text that stands for itself many times; a list that claims to be endless.
+fn output_is_limited_in_every_form() {
+    // One long text; one text that is returned many times; a list with a huge length.
     let long = json!([{"$repeat": ["x", 1_100_000]}]);
     let shared = json!(vec![json!({"$raw": [1024, 60_000]}); 20]);
     let endless = json!({"$raw": [1024, 0x0fff_ffff]});
@@ -115,7 +117,7 @@ fn output_is_limited_however_it_is_made() {
 }
 
 #[test]
-fn pointers_out_of_memory_are_told() {
+fn pointers_out_of_memory_are_reported() {
     for raw in
         [json!({"$raw": [u32::MAX, 8]}), json!([{"$raw": [u32::MAX - 7, 1000]}]), json!({"$raw": [1025, 1]})]
     {
@@ -125,7 +127,7 @@ fn pointers_out_of_memory_are_told() {
 }
 
 #[test]
-fn an_unknown_case_of_a_variant_is_told() {
+fn an_unknown_case_of_a_variant_is_reported() {
     let reference = json!([{
         "source": {"kind": 9, "name": "a", "key": "b"}, "exposure": "file", "required": true, "field": "key"}]);
     let engine = engine(&Forge::sound("Acme", "acme").answering("references", reference));
@@ -134,8 +136,8 @@ fn an_unknown_case_of_a_variant_is_told() {
 }
 
 #[test]
-fn an_allocator_that_lies_is_told() {
-    // The engine asks the module where to put the configuration.
+fn a_wrong_result_of_the_allocator_is_reported() {
+    // The engine stores the configuration at the address that the module's allocator returns.
     let forge = Forge::sound("Acme", "acme")
         .extra("(func $start (global.set $heap (i32.const -65536))) (start $start)");
     let engine = engine(&forge);
@@ -172,7 +174,7 @@ fn input_nested_too_deeply_is_a_violation() {
 
 #[test]
 fn a_verdict_by_fuel_is_the_same_each_time() {
-    // Works as long as the text is: with this fuel one length passes and the next does not, always.
+    // The work is proportional to the length of the text: with this fuel, the same lengths pass in every run.
     let folder = tempfile::tempdir().unwrap();
     let work = "(local $i i32) (loop $l (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br_if $l (i32.lt_u (local.get $i) (i32.mul (local.get 1) (i32.const 100))))) (i32.const 0)";

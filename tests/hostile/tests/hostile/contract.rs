@@ -1,10 +1,10 @@
-//! Modules that run well and lie.
+//! Modules that run without errors and return wrong answers.
 
 use keyward_test_hostile::Does;
 
 use super::*;
 
-/// The message of the contract that this module breaks when it evaluates.
+/// The message of the contract error of an evaluation with this answer.
 fn broken(function: &str, answer: Value) -> String {
     let engine = engine(&Forge::sound("Acme", "acme").answering(function, answer));
     let (_, category, message) = failure(&engine, &acme("a"));
@@ -12,7 +12,7 @@ fn broken(function: &str, answer: Value) -> String {
     message
 }
 
-/// Why a module with this changed in its descriptor is refused.
+/// Why a module with this change in its descriptor is refused.
 fn described(pointer: &str, value: Value) -> String {
     let forge = Forge::sound("Acme", "acme").changing("describe", pointer, value);
     let error = refusal(&built(&forge), options());
@@ -32,22 +32,22 @@ fn a_descriptor_is_checked_at_load() {
     assert!(described("/config-schema", json!("[]")).contains("not an object"));
     assert!(described("/config-schema", json!({"$repeat": ["[", 5000]})).contains("nested deeper"));
     assert!(described("/rules", json!([])).contains("has no rule"));
-    assert!(described("/rules/0/field", json!("other")).contains("no leaf"));
+    assert!(described("/rules/0/field", json!("other")).contains("not a leaf"));
     let twice = json!([{"name": "docs", "value": "a"}, {"name": "docs", "value": "b"}]);
-    assert!(described("/facts", twice).contains("stands twice"));
+    assert!(described("/facts", twice).contains("is given twice"));
 }
 
 #[test]
-fn what_normalize_returns_is_a_bounded_object() {
+fn the_result_of_normalize_must_be_a_bounded_object() {
     assert!(broken("normalize", json!({"ok": {"config": "{", "warnings": []}})).contains("not JSON"));
-    assert!(broken("normalize", json!({"ok": {"config": "[]", "warnings": []}})).contains("no object"));
+    assert!(broken("normalize", json!({"ok": {"config": "[]", "warnings": []}})).contains("not an object"));
     let deep = json!({"ok": {"config": {"$repeat": ["[", 100_000]}, "warnings": []}});
     assert!(broken("normalize", deep).contains("nested deeper"));
-    assert!(broken("normalize", json!({"err": []})).contains("without saying why"));
+    assert!(broken("normalize", json!({"err": []})).contains("without a reason"));
 }
 
 #[test]
-fn a_normal_form_is_its_own_normal_form() {
+fn a_normal_form_must_be_its_own_normal_form() {
     let (a, b) = (acme("a")["acme"].clone(), acme("b")["acme"].clone());
     let normal = |config: &Value| json!({"ok": {"config": config.to_string(), "warnings": []}});
     let flips = Does::Cases(vec![(a.clone(), normal(&b))], normal(&a));
@@ -65,7 +65,7 @@ fn a_normal_form_is_its_own_normal_form() {
 #[test]
 fn identities_and_references_are_checked() {
     let twice = json!({"key": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}], "version": []});
-    assert!(broken("kek-identity", twice).contains("\"a\" stands twice"));
+    assert!(broken("kek-identity", twice).contains("\"a\" is given twice"));
     let reference = |name: &str, key: &str, field: &str| {
         json!([{"source": {"kind": "secret", "name": name, "key": key},
             "exposure": "file", "required": true, "field": field}])
@@ -77,9 +77,9 @@ fn identities_and_references_are_checked() {
     .unwrap();
     assert!(broken("references", reference("b", "k", "key")).contains("from the field \"key\""));
     assert!(broken("references", reference("a", "k", "token")).contains("from the field \"token\""));
-    assert!(broken("references", reference("a_b", "k", "key")).contains("no object"));
-    assert!(broken("references", reference("a", "../k", "key")).contains("no key"));
-    assert!(broken("references", reference("a", "k", "other")).contains("no field"));
+    assert!(broken("references", reference("a_b", "k", "key")).contains("not a valid object name"));
+    assert!(broken("references", reference("a", "../k", "key")).contains("not a valid data key"));
+    assert!(broken("references", reference("a", "k", "other")).contains("not a field"));
 }
 
 #[test]
@@ -90,26 +90,29 @@ fn a_rendered_plugin_is_checked() {
         assert_eq!((function.as_str(), category.as_str()), ("render", "contract"), "{message}");
         message
     };
-    assert!(changed("/args/0/1", json!({"host": "root-password"})).contains("no host fills in"));
+    assert!(changed("/args/0/1", json!({"host": "root-password"})).contains("the host does not provide"));
     let token = json!({"kind": "secret", "name": "creds", "key": "token"});
-    assert!(changed("/args/0/1", json!({"value": token})).contains("`references` does not name"));
-    assert!(changed("/files", json!([{"name": "../../etc/passwd", "content": []}])).contains("no file"));
+    assert!(changed("/args/0/1", json!({"value": token})).contains("not in `references`"));
+    assert!(
+        changed("/files", json!([{"name": "../../etc/passwd", "content": []}]))
+            .contains("not a valid file name")
+    );
     let twice = json!([{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]);
     assert!(changed("/settings", twice).contains("twice"));
     assert!(changed("/memory-request-mib", json!(4_000_000_000_u32)).contains("memory-request-mib"));
-    assert!(broken("render", json!({"ok": {"external": "tcp://elsewhere"}})).contains("no unix"));
+    assert!(broken("render", json!({"ok": {"external": "tcp://elsewhere"}})).contains("is not unix"));
     let no_image = Forge::sound("Acme", "acme").changing("describe", "/image-field", Value::Null);
-    assert!(failure(&engine(&no_image), &acme("a")).2.contains("names no image-field"));
+    assert!(failure(&engine(&no_image), &acme("a")).2.contains("declares no image-field"));
 }
 
-/// A configuration that names a Secret.
+/// A configuration that refers to a Secret.
 fn naming(secret: &str) -> Value {
     json!({"type": "Acme", "acme": {"image": image(), "key": "a", "token": secret}})
 }
 
 #[test]
-fn a_secret_that_only_the_module_names_is_not_given() {
-    // It writes the name into the normal form itself.
+fn a_module_gets_no_secret_that_the_configuration_does_not_name() {
+    // The module writes the name into the normal form itself.
     let mut normal = naming("victim")["acme"].clone();
     normal["key"] = json!("b");
     let victim = json!({"kind": "secret", "name": "victim", "key": "password"});
@@ -130,7 +133,7 @@ fn a_secret_that_only_the_module_names_is_not_given() {
 }
 
 #[test]
-fn keywards_own_secrets_are_not_given_though_the_configuration_names_them() {
+fn a_module_never_gets_keywards_own_secrets() {
     for own in [
         "encryption-key-kube-apiserver-1",
         "encryption-config-4",
@@ -152,18 +155,18 @@ fn keywards_own_secrets_are_not_given_though_the_configuration_names_them() {
 }
 
 #[test]
-fn what_is_shown_in_terminals_is_one_line_of_what_can_be_seen() {
+fn texts_for_terminals_are_one_line_of_printable_characters() {
     for hidden in ["\u{1b}[2J", "a\nfact      status = constant", "\u{202e}", "\u{9b}1m"] {
         let fact = json!([{"name": "docs", "value": hidden}]);
-        assert!(described("/facts", fact).contains("not shown"), "{hidden:?}");
+        assert!(described("/facts", fact).contains("non-printable"), "{hidden:?}");
         let fact = json!([{"name": hidden, "value": "x"}]);
-        assert!(described("/facts", fact).contains("not shown"), "{hidden:?}");
+        assert!(described("/facts", fact).contains("non-printable"), "{hidden:?}");
         let kek = json!({"key": [{"name": "key", "value": hidden}], "version": []});
-        assert!(broken("kek-identity", kek).contains("not shown"), "{hidden:?}");
+        assert!(broken("kek-identity", kek).contains("non-printable"), "{hidden:?}");
         let kek = json!({"key": [], "version": [{"name": hidden, "value": "x"}]});
-        assert!(broken("kek-identity", kek).contains("not shown"), "{hidden:?}");
+        assert!(broken("kek-identity", kek).contains("non-printable"), "{hidden:?}");
     }
-    // Names in errors are the module's words, too.
+    // Names in errors are texts of the module, too.
     let nobody = json!({"kind": "secret", "name": "\u{1b}[2J\u{202e}", "key": "a\nb"});
     let forge =
         Forge::sound("Acme", "acme").changing("render", "/ok/managed/args/0/1", json!({"value": nobody}));

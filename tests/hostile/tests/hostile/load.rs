@@ -1,4 +1,4 @@
-//! Files that are no provider modules.
+//! Files that are not provider modules.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn refused(bytes: &[u8]) -> EngineError {
 }
 
 #[test]
-fn a_function_that_is_imported_is_named() {
+fn an_imported_function_is_named() {
     let clock = r#"(import "wasi:clocks/wall-clock@0.2.0" (instance (export "now" (func (result u64)))))"#;
     let error = refused(&importing(clock));
     assert!(
@@ -26,7 +26,7 @@ fn a_function_that_is_imported_is_named() {
 }
 
 #[test]
-fn types_of_somebody_else_resources_and_modules_are_imports_too() {
+fn foreign_types_resources_and_modules_are_imports_too() {
     for (import, name) in [
         (
             r#"(import "wasi:clocks/types@0.2.0" (instance (type $t u64) (export "seconds" (type (eq $t)))))"#,
@@ -44,16 +44,16 @@ fn types_of_somebody_else_resources_and_modules_are_imports_too() {
 }
 
 #[test]
-fn what_is_not_a_component_is_told_apart() {
+fn files_that_are_not_components_have_different_errors() {
     assert!(matches!(refused(b"#!/bin/sh\n"), EngineError::NotWasm));
     assert!(matches!(refused(b""), EngineError::NotWasm));
-    assert!(matches!(refused(b"(component)"), EngineError::NotWasm), "text is not taken");
+    assert!(matches!(refused(b"(component)"), EngineError::NotWasm), "WAT is not accepted");
     assert!(matches!(refused(&wat::parse_str("(module)").unwrap()), EngineError::NotComponent));
     assert!(matches!(refused(b"\0asm"), EngineError::Malformed { .. }));
 }
 
 #[test]
-fn a_truncated_module_is_malformed_wherever_it_was_cut() {
+fn a_module_that_is_truncated_anywhere_is_malformed() {
     let whole = built(&Forge::sound("Acme", "acme"));
     let mut at = 9;
     while at < whole.len() {
@@ -66,7 +66,7 @@ fn a_truncated_module_is_malformed_wherever_it_was_cut() {
 }
 
 #[test]
-fn a_flipped_byte_never_does_worse_than_an_error() {
+fn a_flipped_byte_causes_at_most_an_error() {
     let whole = built(&Forge::sound("Acme", "acme"));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("module.wasm");
@@ -75,14 +75,14 @@ fn a_flipped_byte_never_does_worse_than_an_error() {
         flipped[at] ^= 0x11;
         std::fs::write(&file, &flipped).unwrap();
         if let Ok(engine) = Engine::open_file(&file, options()) {
-            // Refused or not: it comes back.
+            // Refused or not: the call returns.
             let _ = evaluate(&engine, &acme("a"));
         }
     }
 }
 
 #[test]
-fn a_module_of_no_abi_is_told_what_is_expected() {
+fn the_error_for_a_module_without_the_abi_names_the_expected_interface() {
     let error = refused(&wat::parse_str("(component)").unwrap());
     let EngineError::AbiVersion { expected, found: None } = &error else { panic!("{error}") };
     assert_eq!(expected, "keyward:provider/policy@0.1.0");
@@ -130,14 +130,14 @@ fn sizes_are_limited_before_anything_is_compiled() {
 }
 
 #[test]
-fn compiling_is_waited_for_only_so_long() {
+fn compilation_has_a_time_limit() {
     let limits = Limits { compile_time: Duration::ZERO, ..small() };
     let error = refusal(&built(&Forge::sound("Acme", "acme")), Options { limits, cache: None });
     assert!(matches!(error, EngineError::CompileTime { .. }), "{error}");
 }
 
 #[test]
-fn a_component_of_too_many_parts_is_refused() {
+fn a_component_with_too_many_parts_is_refused() {
     let cores = |what: &str, count: usize| {
         let module = format!("(core module $m {what})");
         let instances = "(core instance (instantiate $m))".repeat(count);
@@ -150,41 +150,41 @@ fn a_component_of_too_many_parts_is_refused() {
 }
 
 #[test]
-fn one_bad_file_degrades_itself_alone() {
+fn a_bad_file_does_not_affect_other_modules() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "good.wasm", &Forge::sound("Acme", "acme"));
     std::fs::write(folder.path().join("bad.wasm"), b"nothing").unwrap();
     std::fs::write(folder.path().join("greedy.wasm"), importing(r#"(import "all" (func))"#)).unwrap();
-    std::fs::write(folder.path().join("README.md"), b"not looked at").unwrap();
+    std::fs::write(folder.path().join("README.md"), b"not read").unwrap();
     std::fs::create_dir(folder.path().join("folder.wasm")).unwrap();
     put(folder.path(), "loops.wasm", &Forge::sound("Loop", "loops").with("describe", forever()));
     let engine = Engine::open(folder.path(), options()).unwrap();
 
     evaluate(&engine, &acme("a")).unwrap();
-    let told: Vec<String> = engine.degraded().iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 4, "{told:#?}");
-    assert!(told[0].contains("bad.wasm") && told[0].contains("not WebAssembly"), "{told:#?}");
-    assert!(told[1].contains("folder.wasm"), "{told:#?}");
-    assert!(told[2].contains("greedy.wasm") && told[2].contains("imports all"), "{told:#?}");
-    assert!(told[3].contains("loops.wasm") && told[3].contains("fuel"), "{told:#?}");
+    let errors: Vec<String> = engine.degraded().iter().map(ToString::to_string).collect();
+    assert_eq!(errors.len(), 4, "{errors:#?}");
+    assert!(errors[0].contains("bad.wasm") && errors[0].contains("not WebAssembly"), "{errors:#?}");
+    assert!(errors[1].contains("folder.wasm"), "{errors:#?}");
+    assert!(errors[2].contains("greedy.wasm") && errors[2].contains("imports all"), "{errors:#?}");
+    assert!(errors[3].contains("loops.wasm") && errors[3].contains("fuel"), "{errors:#?}");
 }
 
 #[test]
-fn a_type_that_is_not_loaded_is_told_with_what_was_refused() {
+fn the_error_for_a_missing_type_lists_the_rejected_modules() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("acme.wasm"), b"half a fi").unwrap();
     let engine = Engine::open(folder.path(), options()).unwrap();
     let error = evaluate(&engine, &acme("a")).unwrap_err().to_string();
-    let expected = "unsupported KMS provider type \"Acme\"; loaded providers: none; refused: (acme.wasm: it is not \
-                    WebAssembly; build it with `keyward provider build` or `cargo xtask providers`)";
+    let expected = "unsupported KMS provider type \"Acme\"; loaded providers: none; rejected modules: (acme.wasm: \
+                    it is not WebAssembly; build it with `keyward provider build` or `cargo xtask providers`)";
     assert_eq!(error, expected);
 
-    // Bounded, whatever lies there, and whatever it says of itself.
+    // The error is bounded, with any number of files and with long texts in them.
     for i in 0..20 {
         std::fs::write(folder.path().join(format!("more{i:02}.wasm")), b"").unwrap();
     }
-    let talks = "talk".repeat(20) + "-";
-    let long = Forge::sound("Acme", "acme").changing("describe", "/provider-type", json!(talks.repeat(100)));
+    let word = "talk".repeat(20) + "-";
+    let long = Forge::sound("Acme", "acme").changing("describe", "/provider-type", json!(word.repeat(100)));
     put(folder.path(), "a.wasm", &long);
     engine.reload(&[]).unwrap();
     let error = evaluate(&engine, &acme("a")).unwrap_err().to_string();
@@ -197,7 +197,7 @@ fn a_type_that_is_not_loaded_is_told_with_what_was_refused() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_at_once() {
+fn fifos_devices_and_sockets_are_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "good.wasm", &Forge::sound("Acme", "acme"));
     let fifo = folder.path().join("fifo.wasm");
@@ -205,20 +205,20 @@ fn what_is_no_file_is_refused_at_once() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     std::os::unix::fs::symlink("/dev/zero", folder.path().join("zero.wasm")).unwrap();
     std::os::unix::net::UnixListener::bind(folder.path().join("socket.wasm")).unwrap();
-    // In a thread of its own: one that waits for somebody to write would wait for ever.
+    // In a thread of its own: a read of the FIFO would block for ever.
     let (sender, receiver) = std::sync::mpsc::channel();
     let path = folder.path().to_owned();
     std::thread::spawn(move || drop(sender.send(Engine::open(&path, options()).unwrap())));
     let engine = receiver.recv_timeout(BOUND).expect("the folder is loaded");
     evaluate(&engine, &acme("a")).unwrap();
-    let told: Vec<String> = engine.degraded().iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 3, "{told:#?}");
-    assert!(told.iter().all(|text| text.contains("not a regular file")), "{told:#?}");
+    let errors: Vec<String> = engine.degraded().iter().map(ToString::to_string).collect();
+    assert_eq!(errors.len(), 3, "{errors:#?}");
+    assert!(errors.iter().all(|text| text.contains("not a regular file")), "{errors:#?}");
 }
 
 #[test]
 fn a_link_to_a_module_is_followed() {
-    // As a volume of a ConfigMap or an image has them.
+    // Volumes of ConfigMaps and images have such links.
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "data", &Forge::sound("Acme", "acme"));
     std::os::unix::fs::symlink("data", folder.path().join("acme.wasm")).unwrap();
@@ -226,7 +226,7 @@ fn a_link_to_a_module_is_followed() {
 }
 
 #[test]
-fn two_modules_of_one_type_or_one_field_are_both_refused() {
+fn two_modules_with_the_same_type_or_field_are_both_refused() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "a.wasm", &Forge::sound("Acme", "acme"));
     put(folder.path(), "b.wasm", &Forge::sound("Acme", "acme2"));
@@ -244,7 +244,7 @@ fn two_modules_of_one_type_or_one_field_are_both_refused() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_an_error() {
+fn a_folder_that_does_not_exist_is_an_error() {
     let error = Engine::open(Path::new("/nowhere/at/all"), options()).err().unwrap();
     assert!(matches!(error, EngineError::Directory { .. }), "{error}");
 }

@@ -1,12 +1,12 @@
-//! What the engine does with modules that nobody should have built: each gets its own typed error, within bounded time,
-//! and a good module beside it goes on serving.
+//! The engine with hostile modules (invariant: modules-are-untrusted): each gets its own typed error within
+//! bounded time, and a good module beside it keeps serving.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "clippy knows only functions marked as tests, not what they share"
+    reason = "clippy knows only functions marked as tests, not their helpers"
 )]
 
 mod cache;
@@ -25,10 +25,10 @@ use keyward_engine::{Engine, EngineError, Limits, Options};
 use keyward_test_hostile::Forge;
 use serde_json::{Value, json};
 
-/// No refusal may take longer, on a slow and busy machine.
+/// The maximum time of a refusal, on a slow and busy machine.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Limits that a test reaches soon.
+/// Limits that a test reaches quickly.
 fn small() -> Limits {
     Limits { fuel: 1_000_000, memory_bytes: 4 << 20, concurrent_calls: 2, ..Limits::default() }
 }

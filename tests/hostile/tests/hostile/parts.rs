@@ -1,15 +1,16 @@
-//! Components that are small and would take the compiler gigabytes or minutes: refused before it sees them.
+//! Small components whose compilation would take gigabytes or minutes: they are refused before the compiler
+//! gets them.
 
 use keyward_engine::Parts;
 
 use super::*;
 
-/// Which limit refuses this component, and how much it needs.
+/// The limit that this component exceeds, and how much it needs.
 fn over(text: &str, parts: Parts) -> (&'static str, usize) {
     let limits = Limits { parts, ..Limits::default() };
     let start = Instant::now();
     let error = refusal(&wat::parse_str(text).unwrap(), Options { limits, cache: None });
-    // Compiling what these tests hold would take far longer.
+    // Compilation of these components would take far longer.
     assert!(start.elapsed() < BOUND / 3, "took {:?}", start.elapsed());
     assert_eq!(error.category(), "size", "{error}");
     match error {
@@ -18,12 +19,12 @@ fn over(text: &str, parts: Parts) -> (&'static str, usize) {
     }
 }
 
-/// The same with the limits as they are.
+/// The same with the default limits.
 fn refused(text: &str) -> (&'static str, usize) {
     over(text, Parts::default())
 }
 
-/// Passes all of these limits: it is compiled, and found to be no provider.
+/// Checks that the component is within the limits: it is compiled, and is not a provider module.
 fn passes(text: &str) {
     let error = refusal(&wat::parse_str(text).unwrap(), Options { limits: Limits::default(), cache: None });
     assert!(matches!(error, EngineError::AbiVersion { .. }), "{error}");
@@ -33,7 +34,7 @@ fn module(fields: &str) -> String {
     format!("(component (core module {fields}))")
 }
 
-/// A function with these many locals, all assigned in loops nested so deep.
+/// A function with this number of locals, all assigned in this number of nested loops.
 fn nest(locals: usize, loops: usize) -> String {
     let declared = "i32 ".repeat(locals);
     let assigned: String =
@@ -45,13 +46,13 @@ fn nest(locals: usize, loops: usize) -> String {
 #[test]
 fn functions_are_counted() {
     assert_eq!(refused(&module(&"(func)".repeat(40_001))), ("functions", 40_001));
-    // Over all modules.
+    // The limit is for all modules together.
     let half = format!("(core module {})", "(func)".repeat(20_001));
     assert_eq!(refused(&format!("(component {half} {half})")), ("functions", 40_002));
 }
 
 #[test]
-fn code_is_limited_for_each_function_and_in_all() {
+fn code_is_limited_for_each_function_and_in_total() {
     let (what, needed) = refused(&module(&format!("(func {})", "nop ".repeat(600_000))));
     assert_eq!(what, "bytes in one function");
     assert!(needed >= 600_000);
@@ -62,13 +63,13 @@ fn code_is_limited_for_each_function_and_in_all() {
 
 #[test]
 fn locals_are_counted_as_declared() {
-    // A few bytes declare any number of one type.
+    // A few bytes declare any number of locals of one type.
     let locals = "i32 ".repeat(10_001);
     assert_eq!(refused(&module(&format!("(func (local {locals}))"))), ("locals in one function", 10_001));
 }
 
 #[test]
-fn calls_and_what_becomes_one_are_counted() {
+fn calls_and_instructions_compiled_to_calls_are_counted() {
     for call in ["(call 0)", "(memory.fill (i32.const 0) (i32.const 0) (i32.const 0))", "(loop)"] {
         let text = module(&format!("(memory 1) (func {})", call.repeat(10_001)));
         assert_eq!(refused(&text), ("calls in one function", 10_001), "{call}");
@@ -81,18 +82,19 @@ fn calls_and_what_becomes_one_are_counted() {
 }
 
 #[test]
-fn loops_in_loops_are_counted() {
-    // Two thousand of them, 14 KB of code, took half a minute.
+fn nested_loops_are_counted() {
+    // Two thousand nested loops, 14 KB of code, took half a minute.
     assert_eq!(refused(&module(&nest(0, 51))), ("levels of nested loops", 51));
     passes(&module(&nest(0, 50)));
     passes(&module(&format!("(func {})", "(loop)".repeat(500))));
-    // Blocks may be as deep as they are in a large `switch`.
+    // Blocks are allowed to be as deep as in a large `switch`.
     passes(&module(&format!("(func {} {})", "(block ".repeat(2000), ")".repeat(2000))));
 }
 
 #[test]
 fn values_are_counted_at_each_branch() {
-    // Thirty kilobytes of code that took half a gigabyte: a thousand locals on each of five thousand branches.
+    // Thirty kilobytes of code that took half a gigabyte: a thousand locals on each of five thousand
+    // branches.
     let locals = 1000;
     let assigned: String = (1..=locals).map(|i| format!("(local.set {i} (local.get 0))")).collect();
     let branches = |branch: &str, count: usize| {
@@ -101,17 +103,17 @@ fn values_are_counted_at_each_branch() {
         module(&format!("(func (param i32) (local {declared}) (loop $l {assigned} {branches}))"))
     };
     let (what, needed) = refused(&branches("(br_if $l (local.get 0))", 5000));
-    assert_eq!(what, "values at the branches of one function");
+    assert_eq!(what, "values at branches of one function");
     assert!((5_000_000..5_100_000).contains(&needed), "{needed}");
     let table = format!("(block (br_table {} (local.get 0)))", "1 ".repeat(1000));
     assert_eq!(refused(&branches(&table, 5)).0, what);
-    // And the same with operands: they are alive across everything until they are taken.
+    // The same with operands: they are alive until they are used.
     let (values, drops) = ("(local.get 0)".repeat(1000), "drop ".repeat(1000));
     let blocks = "(block (br_if 0 (local.get 0)))".repeat(1000);
     assert_eq!(refused(&module(&format!("(func (param i32) {values} {blocks} {drops})"))).0, what);
-    // As many branches where little is alive are fine.
+    // The same number of branches with few live values is accepted.
     passes(&module(&format!("(func (param i32) (loop $l {}))", "(br_if $l (local.get 0))".repeat(5000))));
-    // Over all functions, too.
+    // The limit is for all functions together, too.
     let parts = Parts { live: 100_000, ..Parts::default() };
     let same = "(br_if 0 (local.get 0))".repeat(300);
     let function = format!("(func (param i32) (local {}) {same})", "i32 ".repeat(100));
@@ -119,7 +121,7 @@ fn values_are_counted_at_each_branch() {
 }
 
 #[test]
-fn values_are_counted_where_ways_meet() {
+fn values_are_counted_where_branches_join() {
     // Six kilobytes of code that took half a minute, and four times as long for twice as much.
     let (blocks, locals) = (400, 300);
     let declared = "i32 ".repeat(locals);
@@ -127,11 +129,11 @@ fn values_are_counted_where_ways_meet() {
     let assigned: String = (1..=locals).map(|i| format!("(local.set {i} (local.get 0))")).collect();
     let function = |inside: &str| format!("(func (param i32) (local {declared}) {open} {inside} {close})");
     let (what, needed) = refused(&module(&function(&assigned)));
-    // The one branch to each block, the way into it and that out of it; and those of the function.
-    assert_eq!((what, needed), ("values that meet in one function", 300 * (400 * 3 + 2)));
+    // For each block: its branch, its entry and its exit; and those of the function.
+    assert_eq!((what, needed), ("values joined in one function", 300 * (400 * 3 + 2)));
     passes(&module(&function("")));
     let parts = Parts { joins: 100_000, ..Parts::default() };
-    assert_eq!(over(&module(&nest(500, 20).repeat(5)), parts).0, "values that meet");
+    assert_eq!(over(&module(&nest(500, 20).repeat(5)), parts).0, "values joined at branches");
 }
 
 #[test]
@@ -147,7 +149,7 @@ fn types_tables_memories_and_data_are_counted() {
     assert_eq!(refused(&format!("(component {})", "(core module)".repeat(65))), ("modules", 65));
 }
 
-/// A component with one type: types of components, or of instances, so deep in each other.
+/// A component with one type: component types, or instance types, nested in this number of levels.
 fn nested_types(kind: u8, levels: usize) -> Vec<u8> {
     let mut item = [kind, 1, 1].repeat(levels);
     item.extend([kind, 0]);
@@ -163,8 +165,8 @@ fn nested_types(kind: u8, levels: usize) -> Vec<u8> {
 }
 
 #[test]
-fn types_in_types_do_not_overflow_the_stack() {
-    // Three kilobytes of them ended the process.
+fn nested_types_do_not_overflow_the_stack() {
+    // Three kilobytes of nested types crashed the process.
     for kind in [0x41, 0x42] {
         for levels in [1000, 1_000_000] {
             let error = refusal(&nested_types(kind, levels), options());
@@ -173,22 +175,23 @@ fn types_in_types_do_not_overflow_the_stack() {
                 "{error}"
             );
         }
-        // No crash at the limit, whatever else is wrong with it.
+        // No crash at the limit; the component has another error.
         let error = refusal(&nested_types(kind, 99), options());
         assert!(matches!(error, EngineError::AbiVersion { .. } | EngineError::Malformed { .. }), "{error}");
     }
 }
 
 #[test]
-fn components_nest_only_so_deep() {
+fn the_nesting_of_components_is_limited() {
     let nested = |levels: usize| format!("{}{}", "(component ".repeat(levels + 1), ")".repeat(levels + 1));
     assert_eq!(refused(&nested(9)), ("levels of nested components", 9));
     passes(&nested(8));
 }
 
 #[test]
-fn instances_of_components_are_counted_as_they_would_be_made() {
-    // 800 bytes for which the compiler wanted more memory than the machine had: thirty times thirty times thirty …
+fn instances_of_components_are_counted_as_often_as_they_are_instantiated() {
+    // 800 bytes for which the compiler needed more memory than the machine had: thirty times thirty times
+    // thirty …
     let chain = |length: usize, times: usize| {
         let links: String = (1..=length)
             .map(|i| {
@@ -206,9 +209,9 @@ fn instances_of_components_are_counted_as_they_would_be_made() {
     );
     let core = format!("(component (core module $m) {})", "(core instance (instantiate $m))".repeat(65));
     assert_eq!(refused(&core), ("instances", 65));
-    // A component that is handed on could be instantiated by whoever gets it, out of sight of that count.
+    // A component that is passed on could be instantiated by its receiver, which this count does not include.
     let given = r#"(component (component (import "c" (component $c)) (instance (instantiate $c))))"#;
-    assert_eq!(refused(given).0, "components given to components");
+    assert_eq!(refused(given).0, "components passed to components");
     let taken = r#"(component
         (component $a (component $b) (export "b" (component $b)))
         (instance $i (instantiate $a)) (alias export $i "b" (component $c)))"#;
@@ -216,8 +219,8 @@ fn instances_of_components_are_counted_as_they_would_be_made() {
 }
 
 #[test]
-fn what_cannot_be_read_is_malformed() {
-    // A count that the section does not have.
+fn a_component_that_cannot_be_parsed_is_malformed() {
+    // A count that is larger than the section.
     let mut bytes = wat::parse_str("(component (core module (func)))").unwrap();
     let at = bytes.len() - 4;
     bytes[at] = 0x7f;
@@ -226,7 +229,7 @@ fn what_cannot_be_read_is_malformed() {
 }
 
 #[test]
-fn a_sound_module_has_ample_room() {
+fn a_sound_module_is_far_below_the_limits() {
     let tight = Parts {
         functions: 40,
         code_bytes: 24 << 10,

@@ -1,4 +1,4 @@
-//! New versions of modules while others are in use.
+//! New versions of modules that are in use.
 
 use keyward_test_hostile::Does;
 
@@ -8,7 +8,7 @@ fn request(kms: &Value) -> EvaluationRequest {
     EvaluationRequest::new(Origin::Stored, kms)
 }
 
-/// The digest in force for a type.
+/// The digest of the module that serves a type.
 fn digest(engine: &Engine, kind: &str) -> Option<String> {
     engine.descriptors().into_iter().find(|d| d.provider_type == kind).map(|d| d.module.0)
 }
@@ -22,13 +22,13 @@ fn serving() -> (tempfile::TempDir, Engine, String) {
     (folder, engine, first)
 }
 
-/// A new version that says another thing in words only.
+/// A new version that differs only in a text.
 fn reworded() -> Forge {
     Forge::sound("Acme", "acme").answering("requirements", json!(["other words"]))
 }
 
 #[test]
-fn a_new_version_that_changes_nothing_in_use_is_taken() {
+fn a_new_version_that_changes_nothing_in_use_is_accepted() {
     let (folder, engine, first) = serving();
     put(folder.path(), "acme.wasm", &reworded());
     engine.reload(&[request(&acme("a")), request(&acme("b"))]).unwrap();
@@ -38,16 +38,16 @@ fn a_new_version_that_changes_nothing_in_use_is_taken() {
 }
 
 #[test]
-fn the_last_good_version_goes_on_serving() {
+fn the_last_good_version_keeps_serving() {
     let (folder, engine, first) = serving();
     std::fs::write(folder.path().join("acme.wasm"), b"half a fi").unwrap();
     engine.reload(&[]).unwrap();
     assert_eq!(digest(&engine, "Acme"), Some(first));
     evaluate(&engine, &acme("a")).unwrap();
     let [error] = engine.degraded().try_into().unwrap();
-    assert!(error.to_string().contains("goes on serving"), "{error}");
+    assert!(error.to_string().contains("stays in use"), "{error}");
 
-    // And is replaced when the file is whole.
+    // It is replaced when the file is complete.
     put(folder.path(), "acme.wasm", &reworded());
     engine.reload(&[]).unwrap();
     assert_eq!(engine.degraded(), []);
@@ -55,7 +55,7 @@ fn the_last_good_version_goes_on_serving() {
 }
 
 #[test]
-fn a_second_module_of_a_type_in_force_changes_nothing() {
+fn a_second_module_of_a_loaded_type_changes_nothing() {
     let (folder, engine, first) = serving();
     put(folder.path(), "copy.wasm", &reworded());
     engine.reload(&[]).unwrap();
@@ -64,10 +64,10 @@ fn a_second_module_of_a_type_in_force_changes_nothing() {
 }
 
 #[test]
-fn a_version_that_makes_two_keks_of_one_is_refused() {
+fn a_version_that_names_two_keks_for_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (acme("a"), acme("A"));
-    // The first version says that both are one KEK.
+    // The first version returns the same KEK identity for both.
     let one = json!({"key": [{"name": "key", "value": "a"}], "version": []});
     put(folder.path(), "acme.wasm", &Forge::sound("Acme", "acme").answering("kek-identity", one));
     let engine = Engine::open(folder.path(), options()).unwrap();
@@ -75,26 +75,26 @@ fn a_version_that_makes_two_keks_of_one_is_refused() {
     put(folder.path(), "acme.wasm", &Forge::sound("Acme", "acme"));
     engine.reload(&[request(&a), request(&b)]).unwrap();
     assert_eq!(digest(&engine, "Acme"), first);
-    let told = engine.degraded()[0].to_string();
-    assert!(told.contains("would name two"), "{told}");
+    let error = engine.degraded()[0].to_string();
+    assert!(error.contains("would name different KEKs"), "{error}");
 
-    // Where only one of them is in use, it may be taken.
+    // If only one of them is in use, the version is accepted.
     engine.reload(&[request(&a)]).unwrap();
     assert_ne!(digest(&engine, "Acme"), first);
 }
 
 #[test]
-fn a_version_that_makes_one_kek_of_two_is_refused() {
+fn a_version_that_names_one_kek_for_two_is_refused() {
     let (folder, engine, first) = serving();
     let one = json!({"key": [{"name": "key", "value": "a"}], "version": []});
     put(folder.path(), "acme.wasm", &Forge::sound("Acme", "acme").answering("kek-identity", one));
     engine.reload(&[request(&acme("a")), request(&acme("b"))]).unwrap();
     assert_eq!(digest(&engine, "Acme"), Some(first));
-    assert!(engine.degraded()[0].to_string().contains("would name one"));
+    assert!(engine.degraded()[0].to_string().contains("would name the same KEK"));
 }
 
 #[test]
-fn a_version_that_tells_versions_apart_otherwise_is_refused() {
+fn a_version_that_distinguishes_kek_versions_differently_is_refused() {
     let (folder, engine, _) = serving();
     let of = |version: Value| {
         Forge::sound("Acme", "acme").answering(
@@ -112,7 +112,7 @@ fn a_version_that_tells_versions_apart_otherwise_is_refused() {
 }
 
 #[test]
-fn a_version_that_cannot_upgrade_what_is_in_use_is_refused() {
+fn a_version_that_cannot_upgrade_a_configuration_in_use_is_refused() {
     let (folder, engine, first) = serving();
     let refuses = Does::Cases(
         vec![(acme("a")["acme"].clone(), json!({"err": [{"field": "key", "message": "no longer"}]}))],
@@ -125,7 +125,7 @@ fn a_version_that_cannot_upgrade_what_is_in_use_is_refused() {
 }
 
 #[test]
-fn a_module_in_use_stays_when_its_file_is_gone() {
+fn a_module_in_use_stays_when_its_file_is_removed() {
     let (folder, engine, first) = serving();
     std::fs::remove_file(folder.path().join("acme.wasm")).unwrap();
     engine.reload(&[request(&acme("a"))]).unwrap();
@@ -140,7 +140,7 @@ fn a_module_in_use_stays_when_its_file_is_gone() {
 }
 
 #[test]
-fn a_file_may_become_another_provider() {
+fn a_file_can_be_replaced_by_a_module_of_another_type() {
     let (folder, engine, first) = serving();
     put(folder.path(), "acme.wasm", &Forge::sound("Other", "other"));
     engine.reload(&[request(&acme("a"))]).unwrap();
@@ -149,7 +149,7 @@ fn a_file_may_become_another_provider() {
 }
 
 #[test]
-fn a_folder_that_vanished_changes_nothing() {
+fn a_removed_folder_changes_nothing() {
     let (folder, engine, first) = serving();
     drop(folder);
     assert!(engine.reload(&[]).is_err());

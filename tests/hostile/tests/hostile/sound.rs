@@ -1,4 +1,4 @@
-//! The sound module itself: what the hostile ones are measured against.
+//! The sound module itself, from which the hostile ones are derived.
 
 use keyward_core::provider::{Diagnosis, Failure, Part, Plugin};
 use keyward_test_hostile::Does;
@@ -47,7 +47,7 @@ fn violations_have_paths_below_the_kms_object_and_no_control_characters() {
 }
 
 #[test]
-fn warnings_have_paths_below_the_configuration_as_rules_have() {
+fn warnings_have_paths_below_the_configuration_like_rules() {
     let warns = json!({"ok": {"config": {"$input": null}, "warnings": [{"field": "key", "message": "old"}]}});
     let engine = engine(&Forge::sound("Acme", "acme").answering("normalize", warns));
     let found = evaluate(&engine, &acme("a")).unwrap();
@@ -55,7 +55,7 @@ fn warnings_have_paths_below_the_configuration_as_rules_have() {
 }
 
 #[test]
-fn what_is_stored_is_upgraded_first() {
+fn a_stored_configuration_is_upgraded_first() {
     let stored = json!({"old": 1});
     let today = acme("a")["acme"].clone();
     let forge = Forge::sound("Acme", "acme").with(
@@ -76,7 +76,7 @@ fn what_is_stored_is_upgraded_first() {
 
 #[test]
 fn a_failure_is_diagnosed() {
-    // Each of its texts is one line.
+    // Each text of a diagnosis is one line.
     let answer = json!({"cause": "login", "summary": "refused", "remedy": "renew\nit", "retryable": true});
     let engine = engine(&Forge::sound("Acme", "acme").answering("diagnose", answer));
     let request = EvaluationRequest::new(Origin::Desired, &acme("a"));
@@ -98,7 +98,7 @@ fn a_failure_is_diagnosed() {
 }
 
 #[test]
-fn many_threads_share_few_slots() {
+fn many_threads_share_few_concurrent_calls() {
     let engine = engine(&Forge::sound("Acme", "acme"));
     std::thread::scope(|scope| {
         for thread in 0..8 {
@@ -113,8 +113,8 @@ fn many_threads_share_few_slots() {
 }
 
 #[test]
-fn a_call_leaves_nothing_behind() {
-    // A module that would answer its second call otherwise, were it the same instance.
+fn each_call_has_a_fresh_instance() {
+    // A module whose second call in the same instance would trap.
     let forge = Forge::sound("Acme", "acme").extra("(global $calls (mut i32) (i32.const 0))").with(
         "requirements",
         Does::Wat(

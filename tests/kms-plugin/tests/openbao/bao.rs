@@ -1,4 +1,4 @@
-//! An OpenBao of one's own, in memory, for one test.
+//! An OpenBao in memory for each test.
 
 use std::{
     fs,
@@ -18,10 +18,10 @@ use tokio::{
 };
 
 const ROOT_TOKEN: &str = "root";
-/// For whatever a test waits for; only a failing test waits that long.
+/// The deadline of all waits; only a failing test waits that long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Asks until the answer is yes.
+/// Waits until the condition is true.
 pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !condition().await {
@@ -30,7 +30,7 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
     }
 }
 
-/// A port that nobody listens on now.
+/// A port on which no process listens now.
 pub(crate) fn free_port(ip: Ipv4Addr) -> u16 {
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port()
 }
@@ -38,7 +38,7 @@ pub(crate) fn free_port(ip: Ipv4Addr) -> u16 {
 /// A running server; killed when dropped.
 pub(crate) struct Bao {
     pub(crate) address: String,
-    /// Where its CA's certificate is.
+    /// The file with its CA's certificate.
     pub(crate) ca: PathBuf,
     http: Client,
     _process: Child,
@@ -65,14 +65,14 @@ impl Bao {
         bao
     }
 
-    /// Not initialised, with this certificate for itself, which may be anyone's.
+    /// A server that is not initialized, with this certificate, which may be for another server.
     pub(crate) async fn uninitialised(certificate: &str, key: &str) -> Self {
         let bao = Self::listening(certificate, key, &json!({}));
         bao.answers("sys/health", |status| status.as_u16() == 501).await;
         bao
     }
 
-    /// Not initialised, and it may not answer us: with further settings of its listener.
+    /// A server that is not initialized, with further settings of its listener. It may refuse this client.
     pub(crate) fn listening(certificate: &str, key: &str, settings: &Value) -> Self {
         let listen = SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST));
         let folder = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ impl Bao {
         Self::run(listen, folder, &[config])
     }
 
-    /// A server with this configuration, of which a test does everything by itself.
+    /// A server with this configuration; the test does all further setup itself.
     pub(crate) fn with_config(listen: SocketAddrV4, folder: &TempDir, config: &Value) -> Raw {
         let process = spawn(folder, &[configured(folder, config)]);
         Raw { address: format!("https://{listen}"), http: client(), _process: process }
@@ -116,7 +116,8 @@ impl Bao {
         .await;
     }
 
-    /// With a Transit key `k` and an AppRole that may use it, all in the root namespace.
+    /// Starts a server with a Transit key `k` and an AppRole that is allowed to use it, all in the root
+    /// namespace.
     pub(crate) async fn with_key() -> (Self, Credentials) {
         let bao = Self::start().await;
         bao.mount_transit("").await;
@@ -129,7 +130,7 @@ impl Bao {
         self.post(namespace, "sys/mounts/transit", json!({ "type": "transit" })).await;
     }
 
-    /// An AppRole of its own, at `auth/approle`, with the policy and the further settings given.
+    /// Creates an AppRole at `auth/approle`, with this policy and these further settings.
     pub(crate) async fn credentials(&self, namespace: &str, policy: &str, role: Value) -> Credentials {
         self.post(namespace, "sys/auth/approle", json!({ "type": "approle" })).await;
         self.set_policy(namespace, policy).await;
@@ -161,7 +162,7 @@ impl Bao {
         self.request(Method::DELETE, namespace, path, None).await;
     }
 
-    /// Whether a request is answered with success; one that cannot be put into HTTP is not.
+    /// Whether a request succeeds; false also for a request that is not valid HTTP.
     pub(crate) async fn allows(&self, namespace: &str, path: &str, body: Value) -> bool {
         let request = self.http.post(format!("{}/v1/{path}", self.address)).json(&body);
         let request = request.header("X-Vault-Token", ROOT_TOKEN).header("X-Vault-Namespace", namespace);
@@ -182,7 +183,7 @@ impl Bao {
     }
 }
 
-/// A server that nothing was set up in; killed when dropped.
+/// A server without any setup; killed when dropped.
 pub(crate) struct Raw {
     pub(crate) address: String,
     http: Client,
@@ -190,7 +191,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Waits until its health is this.
+    /// Waits until its health endpoint returns this status.
     pub(crate) async fn until(&self, health: u16) {
         let url = format!("{}/v1/sys/health", self.address);
         eventually("OpenBao", async || {
@@ -232,19 +233,19 @@ fn spawn(folder: &TempDir, arguments: &[String]) -> Child {
         .unwrap()
 }
 
-/// Set-up only; that certificates are verified is what the tests look at.
+/// A client for setup, without verification of certificates: the tests check that the plugin verifies them.
 fn client() -> Client {
     Client::builder().tls_danger_accept_invalid_certs(true).no_proxy().build().unwrap()
 }
 
-/// What an AppRole login takes.
+/// The credentials of an AppRole login.
 #[derive(Clone)]
 pub(crate) struct Credentials {
     pub(crate) role_id: String,
     pub(crate) secret_id: String,
 }
 
-/// What the plugin's documentation asks for.
+/// The policy that the plugin's documentation requires.
 pub(crate) fn policy(mount: &str, key: &str) -> String {
     format!(
         r#"path "{mount}/encrypt/{key}" {{ capabilities = ["update"] }}

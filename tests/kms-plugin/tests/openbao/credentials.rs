@@ -1,4 +1,4 @@
-//! Logins and policies: refused, expired, mended.
+//! Logins and policies that are refused, expired or repaired.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_wrong_secret_id_ends_the_plugin_at_once() {
+async fn the_plugin_exits_at_once_with_a_wrong_secret_id() {
     let (bao, credentials) = Bao::with_key().await;
     let wrong = Credentials { secret_id: "00000000-wrong-secret-id".into(), ..credentials };
     let mut plugin = Plan::new(&bao, &wrong).start();
@@ -20,20 +20,20 @@ async fn a_wrong_secret_id_ends_the_plugin_at_once() {
         "{log}"
     );
     assert!(!log.contains(&wrong.secret_id), "{log}");
-    assert_eq!(log.lines().count(), 1, "it asked more than once:\n{log}");
+    assert_eq!(log.lines().count(), 1, "it has tried more than once:\n{log}");
 }
 
 #[tokio::test]
-async fn a_wrong_auth_mount_ends_the_plugin() {
+async fn the_plugin_exits_with_a_wrong_auth_mount() {
     let (bao, credentials) = Bao::with_key().await;
     let mut plugin = Plan::new(&bao, &credentials).with("auth-mount", "elsewhere").start();
     assert_eq!(plugin.ended().await.code(), Some(1));
-    // Nobody is told without a token what is mounted where.
+    // Without a token, OpenBao does not report which mounts exist.
     assert!(plugin.log().contains("Code: 403. Errors:\\n\\n* permission denied"), "{}", plugin.log());
 }
 
 #[tokio::test]
-async fn what_the_policy_lacks_is_said_and_mended_without_a_restart() {
+async fn a_missing_permission_is_reported_and_can_be_granted_without_a_restart() {
     let (bao, credentials) = Bao::with_key().await;
     bao.set_policy("", r#"path "transit/encrypt/k" { capabilities = ["update"] }"#).await;
     let plugin = Plan::new(&bao, &credentials).start_answering().await;
@@ -45,7 +45,7 @@ async fn what_the_policy_lacks_is_said_and_mended_without_a_restart() {
         "{error}"
     );
 
-    // An old key that may no longer encrypt looks healthy to Status; only the round trip shows it.
+    // An old key without the encrypt permission is healthy for Status; only the round trip fails.
     let no_encrypt = policy("transit", "k").replace("transit/encrypt", "transit/none");
     bao.set_policy("", &no_encrypt).await;
     let error = plugin.failure(&ROUND_TRIP).await;
@@ -55,29 +55,29 @@ async fn what_the_policy_lacks_is_said_and_mended_without_a_restart() {
     bao.set_policy("", &policy("transit", "k")).await;
     plugin.ready().await;
     let log = plugin.log();
-    assert!(!log.contains("logged in anew"), "a policy is no reason to log in again:\n{log}");
+    assert!(!log.contains("logged in again"), "a changed policy needs no new login:\n{log}");
 }
 
 #[tokio::test]
-async fn a_token_that_was_revoked_is_replaced() {
+async fn a_revoked_token_is_replaced() {
     let (bao, credentials) = Bao::with_key().await;
     let plugin = Plan::new(&bao, &credentials).start();
     plugin.ready().await;
     bao.post("", "sys/leases/revoke-prefix/auth/approle", json!({})).await;
     assert_eq!(plugin.probe(&ROUND_TRIP).await.result, Ok(()), "{}", plugin.log());
-    assert!(plugin.log().contains("logged in anew"), "{}", plugin.log());
+    assert!(plugin.log().contains("logged in again"), "{}", plugin.log());
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_until_its_longest_life() {
+async fn a_token_is_renewed_until_its_maximum_lifetime() {
     let (bao, _) = Bao::with_key().await;
     bao.delete("", "sys/auth/approle").await;
-    let lives = json!({ "token_ttl": "2s", "token_max_ttl": "5s" });
-    let credentials = bao.credentials("", &policy("transit", "k"), lives).await;
+    let lifetimes = json!({ "token_ttl": "2s", "token_max_ttl": "5s" });
+    let credentials = bao.credentials("", &policy("transit", "k"), lifetimes).await;
     let plugin = Plan::new(&bao, &credentials).with("zap-log-level", "debug").start();
     plugin.ready().await;
     eventually("a renewal", async || plugin.log().contains("token renewed")).await;
-    eventually("a login", async || plugin.log().contains("logged in anew")).await;
+    eventually("a login", async || plugin.log().contains("logged in again")).await;
     plugin.ready().await;
 }
 
@@ -87,7 +87,7 @@ async fn no_credential_is_logged_at_any_level() {
     let plugin = Plan::new(&bao, &credentials).with("zap-log-level", "9").start();
     plugin.ready().await;
     let log = plugin.log();
-    assert!(log.contains("keyward-probe-"), "debug lines name the uid:\n{log}");
+    assert!(log.contains("keyward-probe-"), "debug lines contain the uid:\n{log}");
     // Tokens of OpenBao begin with `s.`, of Vault with `hvs.`; ciphertext with `vault:`.
     let leaks = |word: &&str| {
         let secret = ["s.", "hvs.", "vault:"].iter().any(|start| word.starts_with(start));

@@ -1,4 +1,4 @@
-//! What is wrapped, under which key, and what the key is called.
+//! Encryption and decryption, the keys that are used, and their remote key ids.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn what_one_instance_wraps_another_unwraps() {
+async fn one_instance_decrypts_the_ciphertext_of_another() {
     let (bao, credentials) = Bao::with_key().await;
     let first = Plan::new(&bao, &credentials).start();
     let status = first.ready().await;
@@ -39,7 +39,7 @@ async fn a_rotation_changes_the_key_id_and_old_ciphertext_stays_readable() {
 }
 
 #[tokio::test]
-async fn a_key_made_anew_under_its_name_is_another_key() {
+async fn a_key_that_was_created_again_under_its_name_is_another_key() {
     let (bao, credentials) = Bao::with_key().await;
     let plugin = Plan::new(&bao, &credentials).start();
     let before = plugin.ready().await.remote_key_id;
@@ -47,7 +47,7 @@ async fn a_key_made_anew_under_its_name_is_another_key() {
 
     let made = |key: &serde_json::Value| key.pointer("/data/keys/1").cloned();
     let first = made(&bao.get("", "transit/keys/k").await);
-    // Vault's times have whole seconds.
+    // Vault's times are whole seconds.
     eventually("a key of another second", async || {
         bao.post("", "transit/keys/k/config", json!({ "deletion_allowed": true })).await;
         bao.delete("", "transit/keys/k").await;
@@ -64,9 +64,9 @@ async fn a_key_made_anew_under_its_name_is_another_key() {
 }
 
 #[tokio::test]
-async fn a_key_of_a_wrong_name_is_unhealthy_and_is_not_made() {
+async fn a_key_that_does_not_exist_is_unhealthy_and_is_not_created() {
     let (bao, credentials) = Bao::with_key().await;
-    // Even where the policy would let encrypt make it.
+    // Even if the policy allows encrypt to create it.
     let generous = policy("transit", "+").replace("\"update\"", "\"create\", \"update\"");
     bao.set_policy("", &generous).await;
     let plugin =
@@ -86,7 +86,7 @@ async fn a_key_of_a_wrong_name_is_unhealthy_and_is_not_made() {
 }
 
 #[tokio::test]
-async fn a_namespace_holds_key_and_login() {
+async fn key_and_login_can_be_in_namespaces() {
     let bao = Bao::start().await;
     bao.post("", "sys/namespaces/org", json!({})).await;
     bao.post("org", "sys/namespaces/team", json!({})).await;
@@ -95,14 +95,14 @@ async fn a_namespace_holds_key_and_login() {
         bao.post(namespace, "transit/keys/k", json!({})).await;
     }
 
-    // Without an auth namespace, the login is in the key's.
+    // Without an auth namespace, the login is in the key's namespace.
     let own = bao.credentials("org/team", &policy("transit", "k"), json!({})).await;
     let plugin = Plan::new(&bao, &own).with("vault-namespace", "org/team").start();
     let status = plugin.ready().await;
     assert!(status.remote_key_id.starts_with("org/team/transit/keys/k@v1#"), "{status:?}");
     let key_check = plugin.key_check().await;
 
-    // A login in the parent, for the same key.
+    // A login in the parent namespace, for the same key.
     let parents = bao.credentials("org", &policy("team/transit", "k"), json!({})).await;
     let plan = Plan::new(&bao, &parents).with("vault-namespace", "/org/team/");
     let plugin = plan.with("vault-auth-namespace", "org").start();

@@ -1,6 +1,6 @@
-//! The plugin against a real OpenBao (or Vault, by `BAO_BIN`), over TLS, looked at through Keyward's own probe.
-//! `cargo xtask test kms` does all set-up; the first run without it installs OpenBao below target/.
-// Clippy takes only functions with #[test] for tests; what they call is test code as well.
+//! The plugin with a real OpenBao (or the Vault that `BAO_BIN` names), over TLS, tested through Keyward's own
+//! probe. `cargo xtask test kms` does all setup; the first run without it installs OpenBao below target/.
+// For Clippy, only functions with #[test] are tests; their helpers are test code too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bao;

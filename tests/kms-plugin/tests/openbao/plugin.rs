@@ -1,4 +1,4 @@
-//! The plugin as a process, and questions to it.
+//! The plugin as a process, and calls to it.
 
 use std::{
     fs::{self, File},
@@ -23,11 +23,11 @@ pub(crate) const STATUS: ProbeSpec<'static> = ProbeSpec {
     key_check: None,
     make_key_check: false,
 };
-/// How long a plugin tries to log in where it cannot: long enough for an answer on a busy machine.
+/// How long a plugin retries a login that cannot succeed: long enough for a response on a busy machine.
 pub(crate) const PATIENCE: &str = "4s";
 pub(crate) const ROUND_TRIP: ProbeSpec<'static> = ProbeSpec { round_trip: true, ..STATUS };
 
-/// A command line for the plugin, with the files it names.
+/// A command line of the plugin, with its files.
 pub(crate) struct Plan {
     folder: TempDir,
     args: Vec<String>,
@@ -35,7 +35,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Everything that is needed to use `transit/keys/k`, and nothing more; ports are off.
+    /// The arguments to use `transit/keys/k`, without ports.
     pub(crate) fn new(bao: &Bao, credentials: &Credentials) -> Self {
         let plan = Self::bare(credentials)
             .with("vault-address", &bao.address)
@@ -43,7 +43,7 @@ impl Plan {
         plan.with("vault-key-path", "transit/keys/k")
     }
 
-    /// Without an address, a key and a CA.
+    /// The arguments without an address, a key and a CA.
     pub(crate) fn bare(credentials: &Credentials) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret_id = folder.path().join("secret-id");
@@ -57,13 +57,13 @@ impl Plan {
             .with("metrics-port", "0")
     }
 
-    /// Adds a flag, or sets it anew: the last one counts.
+    /// Adds a flag. If it is set already, the last value counts.
     pub(crate) fn with(mut self, flag: &str, value: &str) -> Self {
         self.args.push(format!("-{flag}={value}"));
         self
     }
 
-    /// A proxy for https.
+    /// Sets a proxy for https.
     pub(crate) fn through(mut self, proxy: &str) -> Self {
         self.proxy = Some(proxy.to_owned());
         self
@@ -92,7 +92,7 @@ impl Plan {
     /// Starts it and waits until it answers; it need not be healthy.
     pub(crate) async fn start_answering(self) -> Plugin {
         let plugin = self.start();
-        eventually("an answer", async || plugin.probe(&STATUS).await.status.is_some()).await;
+        eventually("a Status answer", async || plugin.probe(&STATUS).await.status.is_some()).await;
         plugin
     }
 }

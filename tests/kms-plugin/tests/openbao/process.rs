@@ -1,4 +1,4 @@
-//! The plugin as a process: how it starts, what it shows, how it ends.
+//! The plugin as a process: its start, its endpoints and its exit.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -23,7 +23,7 @@ fn nobody() -> Credentials {
 }
 
 #[test]
-fn a_wrong_command_line_ends_with_2_and_gos_words() {
+fn a_wrong_command_line_exits_with_2_and_gos_message() {
     for (args, message) in [
         (["-transit-key=k"], "flag provided but not defined: -transit-key\nUsage of "),
         (["-health-port=x"], "invalid value \"x\" for flag -health-port: parse error\nUsage of "),
@@ -42,7 +42,7 @@ fn a_wrong_command_line_ends_with_2_and_gos_words() {
 }
 
 #[test]
-fn a_setting_that_makes_no_sense_ends_with_1_and_its_name() {
+fn an_invalid_setting_exits_with_1_and_names_its_flag() {
     let (code, stderr) =
         run(&["-vault-address=https://localhost:1", "-approle-role-id=r", "-vault-key-path=k"]);
     assert_eq!(code, Some(1));
@@ -50,7 +50,7 @@ fn a_setting_that_makes_no_sense_ends_with_1_and_its_name() {
 }
 
 #[tokio::test]
-async fn only_the_owner_may_connect_and_sigterm_removes_the_socket() {
+async fn only_the_owner_can_connect_and_sigterm_removes_the_socket() {
     let (bao, credentials) = Bao::with_key().await;
     let mut plugin = Plan::new(&bao, &credentials).start();
     plugin.ready().await;
@@ -65,11 +65,11 @@ async fn only_the_owner_may_connect_and_sigterm_removes_the_socket() {
     plugin.terminate();
     assert_eq!(plugin.ended().await.code(), Some(0), "{}", plugin.log());
     assert!(!plugin.socket.exists());
-    assert!(!plugin.log().contains("cut off"), "a connection without calls is no reason to wait");
+    assert!(!plugin.log().contains("cut off"), "the plugin does not wait for a connection without calls");
 }
 
 #[tokio::test]
-async fn health_and_metrics_are_served_where_a_port_is_given() {
+async fn health_and_metrics_are_served_on_their_ports() {
     let (bao, credentials) = Bao::with_key().await;
     let (health, metrics) = (free_port(Ipv4Addr::UNSPECIFIED), free_port(Ipv4Addr::UNSPECIFIED));
     let plan = Plan::new(&bao, &credentials).with("health-port", &health.to_string());
@@ -92,14 +92,14 @@ async fn health_and_metrics_are_served_where_a_port_is_given() {
     .await;
     let status = plugin.probe(&STATUS).await.status.unwrap();
     assert!(status.healthz.contains("connect: connection refused"), "{status:?}");
-    assert!(status.remote_key_id.starts_with("transit/keys/k@v1#"), "the last one known: {status:?}");
+    assert!(status.remote_key_id.starts_with("transit/keys/k@v1#"), "the last known id: {status:?}");
 
     let mut second = Plan::bare(&nobody()).with("health-port", &health.to_string()).start();
     assert_eq!(second.ended().await.code(), Some(1));
 }
 
 #[tokio::test]
-async fn a_sealed_backend_is_named_in_its_own_words() {
+async fn a_sealed_vault_is_reported_with_its_own_message() {
     let (bao, credentials) = Bao::with_key().await;
     let plugin = Plan::new(&bao, &credentials).start();
     plugin.ready().await;
@@ -109,20 +109,20 @@ async fn a_sealed_backend_is_named_in_its_own_words() {
 }
 
 #[tokio::test]
-async fn a_backend_that_comes_up_late_is_waited_for() {
+async fn the_plugin_waits_for_a_vault_that_starts_later() {
     let listen = SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST));
     let plan = Plan::bare(&nobody()).with("vault-address", &format!("https://{listen}"));
     let plan = plan.with("vault-key-path", "transit/keys/k").with("tls-skip-verify", "true");
     let mut plugin = plan.start();
     eventually("a first try", async || plugin.log().contains("connect: connection refused")).await;
     let _bao = Bao::start_at(listen).await;
-    // It gets through, to be told that there is no AppRole there.
+    // The login reaches OpenBao, and is denied because there is no AppRole.
     assert_eq!(plugin.ended().await.code(), Some(1));
     assert!(plugin.log().contains("* permission denied"), "{}", plugin.log());
 }
 
 #[tokio::test]
-async fn a_backend_that_does_not_come_up_ends_the_plugin() {
+async fn the_plugin_exits_if_vault_does_not_start() {
     let port = free_port(Ipv4Addr::LOCALHOST);
     let plan = Plan::bare(&nobody()).with("vault-address", &format!("https://127.0.0.1:{port}"));
     let plan = plan.with("vault-key-path", "transit/keys/k").with("vault-connection-timeout", "500ms");

@@ -1,4 +1,5 @@
-//! Small servers that answer everything alike, and OpenBao in settings that one server in memory does not have.
+//! Small servers that answer every request in the same way, and OpenBao setups with more than one server in
+//! memory.
 
 use std::{
     fs,
@@ -14,7 +15,7 @@ use tokio::{
 
 use crate::bao::{Bao, Raw, eventually, free_port};
 
-/// The port of a server that answers each request with this, as long as the test runs.
+/// Starts a server that answers each request with this while the test runs. Returns its port.
 pub(crate) async fn answering(status: &'static str, body: &'static str) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -26,7 +27,7 @@ pub(crate) async fn answering(status: &'static str, body: &'static str) -> u16 {
     port
 }
 
-/// One request, one answer.
+/// Answers one request.
 async fn answer(stream: TcpStream, status: &str, body: &str) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut length = 0;
@@ -47,16 +48,16 @@ async fn answer(stream: TcpStream, status: &str, body: &str) -> std::io::Result<
     stream.write_all(text.as_bytes()).await
 }
 
-/// The one that is left of two servers, after its active node has gone: `listen` of the standby.
+/// The standby of two servers, after the active node has stopped.
 pub(crate) struct Standby {
     pub(crate) address: String,
-    /// Of the active node.
+    /// The address of the active node.
     pub(crate) gone: String,
     _server: Raw,
     _folders: [TempDir; 2],
 }
 
-/// Two servers with one Raft storage, of which the active one then ends.
+/// Starts two servers with one Raft storage, and stops the active one.
 pub(crate) async fn standby(certificate: &str, key: &str) -> Standby {
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let [active, standby] = folders.each_ref().map(|folder| node(folder, certificate, key));

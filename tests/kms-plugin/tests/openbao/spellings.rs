@@ -1,4 +1,5 @@
-//! Which spellings of a namespace and a key OpenBao takes for the same: what the Vault module's fixtures say of each.
+//! Compares OpenBao with the Vault module's fixtures: which spellings of a namespace and a key mean the same
+//! key.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +42,7 @@ fn spelling(config: &Value, configs: &BTreeMap<String, Value>) -> (String, Strin
 }
 
 #[tokio::test]
-async fn spellings_that_openbao_takes_for_the_same_are_one_kek_or_refused() {
+async fn spellings_of_the_same_key_in_openbao_are_one_kek_or_refused() {
     let bao = Bao::start().await;
     bao.post("", "sys/namespaces/admin", json!({})).await;
     bao.post("admin", "sys/namespaces/team", json!({})).await;
@@ -49,7 +50,7 @@ async fn spellings_that_openbao_takes_for_the_same_are_one_kek_or_refused() {
     for namespace in ["admin", "admin/team"] {
         bao.mount_transit(namespace).await;
         bao.post(namespace, "transit/keys/kek", json!({})).await;
-        // Its key in plain text would tell keys apart as well; a ciphertext does, and is no secret.
+        // A ciphertext distinguishes keys, and is not a secret.
         let sealed = bao.post(namespace, "transit/encrypt/kek", json!({"plaintext": "a2V5"})).await;
         let text = sealed.pointer("/data/ciphertext").and_then(Value::as_str).unwrap().to_owned();
         keks.insert(format!("{namespace}/transit/keys/kek"), text);
@@ -76,7 +77,7 @@ async fn spellings_that_openbao_takes_for_the_same_are_one_kek_or_refused() {
                         case.name
                     );
                 }
-                _ => panic!("{}: OpenBao takes it for {kek}: it is refused, or names that KEK", case.name),
+                _ => panic!("{}: for OpenBao this is {kek}: refuse it, or name that KEK", case.name),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Whom the plugin trusts, and by which name.
+//! The certificates that the plugin trusts, and the names that it verifies.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4, TcpListener},
@@ -12,7 +12,7 @@ use crate::{
     plugin::{PATIENCE, Plan, Plugin},
 };
 
-/// Its login fails for reasons of TLS, until time is up.
+/// The log of a plugin whose login fails because of TLS until its timeout.
 async fn refused(plan: Plan) -> String {
     let mut plugin = plan.with("vault-connection-timeout", PATIENCE).start();
     assert_eq!(plugin.ended().await.code(), Some(1));
@@ -26,7 +26,7 @@ async fn accepted(plan: Plan) -> Plugin {
 }
 
 #[tokio::test]
-async fn a_certificate_must_come_from_a_known_ca() {
+async fn a_certificate_must_be_signed_by_a_known_ca() {
     let (bao, credentials) = Bao::with_key().await;
     accepted(Plan::new(&bao, &credentials)).await;
 
@@ -43,12 +43,12 @@ async fn a_certificate_must_be_for_the_server_name() {
     let log = refused(Plan::new(&bao, &credentials).with("tls-sni", "vault.example.com")).await;
     assert!(log.contains("x509: certificate is valid for localhost,"), "{log}");
     assert!(log.contains("not vault.example.com"), "{log}");
-    assert!(log.contains(&bao.address), "errors show the address as it was given: {log}");
+    assert!(log.contains(&bao.address), "errors contain the configured address: {log}");
 }
 
-/// The reason why `-tls-sni` exists: an address that is not in the certificate.
+/// The purpose of `-tls-sni`: an address that is not in the certificate.
 #[tokio::test]
-async fn a_server_name_stands_in_for_an_address_that_is_not_in_the_certificate() {
+async fn a_server_name_replaces_an_address_that_is_not_in_the_certificate() {
     let ip = Ipv4Addr::new(127, 0, 0, 2);
     let bao = Bao::start_at(SocketAddrV4::new(ip, free_port(ip))).await;
     let nobody = Credentials { role_id: "nobody".into(), secret_id: "nothing".into() };
@@ -56,11 +56,11 @@ async fn a_server_name_stands_in_for_an_address_that_is_not_in_the_certificate()
     assert!(log.contains("x509: certificate is valid for") && log.contains("not 127.0.0.2"), "{log}");
 
     let log = refused(Plan::new(&bao, &nobody).with("tls-sni", "localhost")).await;
-    assert!(log.contains("* permission denied"), "TLS is fine, the login is not: {log}");
+    assert!(log.contains("* permission denied"), "TLS succeeds, the login does not: {log}");
 }
 
 #[tokio::test]
-async fn the_server_name_is_what_is_sent() {
+async fn the_server_name_is_sent() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = format!("https://{}", listener.local_addr().unwrap());
     let seen = tokio::task::spawn_blocking(move || {

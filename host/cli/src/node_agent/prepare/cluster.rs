@@ -1,4 +1,4 @@
-//! The cluster's part of a node's preparation.
+//! The part of `prepare` that reads and writes the cluster.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,24 +13,24 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-/// For people.
+/// The name in messages.
 pub(super) const NAME: &str = "ClusterConfiguration of ConfigMap kube-system/kubeadm-config";
 const NAMESPACE: &str = "kube-system";
 const CONFIG_MAP: &str = "kubeadm-config";
 const KEY: &str = "ClusterConfiguration";
-/// Who writes, in `managedFields`.
+/// The writer in `managedFields`.
 const FIELD_MANAGER: &str = "keyward-prepare";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// As read.
+/// The objects, as they were read.
 pub(super) struct Cluster {
     client: kube::Client,
     resource_version: Option<String>,
-    /// `ClusterConfiguration` as it is.
+    /// The current `ClusterConfiguration`.
     pub(super) text: String,
-    /// What it lacks and what is wrong with it.
+    /// What is missing in it, and what is wrong with it.
     pub(super) examined: Examined,
-    /// `ClusterEncryption`; `None` before there is one.
+    /// `ClusterEncryption/cluster`, or `None` if it does not exist.
     pub(super) keyward: Option<ClusterEncryption>,
 }
 
@@ -42,13 +42,15 @@ impl Cluster {
         let found = within(maps.get_opt(CONFIG_MAP)).await?;
         let data = found.as_ref().and_then(|map| map.data.as_ref()?.get(KEY)).cloned();
         let (Some(map), Some(text)) = (found, data) else {
-            bail!("there is no {NAME}: not a kubeadm cluster; --manifest-only prepares the node alone");
+            bail!(
+                "there is no {NAME}, so this is not a kubeadm cluster; to prepare the node alone, use --manifest-only"
+            );
         };
         let clusters = Api::<ClusterEncryption>::all(client.clone());
         let keyward = within(async {
             match clusters.get(names::CLUSTER).await {
                 Ok(found) => Ok(Some(found)),
-                // Not there, or its kind is not.
+                // The object or its kind does not exist.
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
                 Err(error) => Err(error),
             }
@@ -58,18 +60,19 @@ impl Cluster {
         Ok(Self { client, resource_version: map.metadata.resource_version, text, examined, keyward })
     }
 
-    /// The API server's flags in ClusterConfiguration; none where it is not understood, which is a refusal already.
+    /// The API server's flags in ClusterConfiguration. None if it cannot be parsed, which `examined` reports
+    /// as a refusal.
     pub(super) fn flags(&self) -> Flags {
         cluster_configuration::flags(&self.text).unwrap_or_default()
     }
 
-    /// The newest revision that was ever made.
+    /// The highest number of a revision that was ever created.
     pub(super) fn highest_revision(&self) -> Revision {
         let status = self.keyward.as_ref().and_then(|found| found.status.as_ref());
         status.map(|status| status.highest_revision).unwrap_or_default()
     }
 
-    /// On the version that was read.
+    /// Replaces ClusterConfiguration, on condition that the ConfigMap is as it was read.
     pub(super) async fn write(&self, text: &str) -> Result<()> {
         let patch = json!({
             "metadata": {"resourceVersion": self.resource_version},
@@ -88,9 +91,9 @@ impl Cluster {
 }
 
 async fn within<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T> {
-    let remedy = "the cluster does not answer; --manifest-only leaves it out";
+    let remedy = "the cluster does not answer; to prepare the node without it, use --manifest-only";
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer.context(remedy),
-        Err(_) => Err(anyhow!("no answer within {PATIENCE:?}").context(remedy)),
+        Err(_) => Err(anyhow!("no response within {PATIENCE:?}").context(remedy)),
     }
 }

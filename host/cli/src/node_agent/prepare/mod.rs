@@ -1,5 +1,7 @@
-//! `keyward node-agent prepare`: sets the flags and mounts of a kubeadm node's API server, and of ClusterConfiguration, from
-//! which kubeadm makes its manifest again. Changes are shown first; former versions are kept.
+//! `keyward node-agent prepare`: sets the flags and mounts of a kubeadm node's API server, in its manifest
+//! and in ClusterConfiguration, from which kubeadm recreates the manifest
+//! (kubernetes: kubeadm-makes-the-manifest-again). It shows the changes first, and keeps the previous
+//! versions.
 
 mod cluster;
 mod plan;
@@ -26,28 +28,31 @@ const MISSING: u8 = 2;
 #[allow(clippy::struct_excessive_bools)] // flags
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    after_help = "On each control-plane node, one after another; before `kubeadm upgrade` with --check.\n\nExample:\n  keyward node-agent prepare\n  keyward node-agent prepare --check\n  keyward node-agent prepare --join --kubeconfig admin.conf"
+    after_help = "Run it on one control-plane node after another, and with --check before `kubeadm upgrade`.\n\nExample:\n  keyward node-agent prepare\n  keyward node-agent prepare --check\n  keyward node-agent prepare --join --kubeconfig admin.conf"
 )]
 pub(crate) struct Args {
-    /// Change nothing, and name what is missing; exit 0 nothing, 2 something
+    /// Change nothing, and list what is missing; exit code 0: nothing, 2: something
     #[arg(long, conflicts_with = "yes")]
     check: bool,
-    /// Do it without asking
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Leave the cluster out: ClusterConfiguration is neither read nor changed, so that `kubeadm upgrade` undoes this
+    /// Do not read or change ClusterConfiguration; `kubeadm upgrade` would undo the change
     #[arg(long)]
     manifest_only: bool,
-    /// With --manifest-only: this cluster has had no revision yet, so its API server may begin without encryption
+    /// With --manifest-only: the cluster has had no revision yet, so the API server may start without
+    /// encryption
     #[arg(long, requires = "manifest_only")]
     begin_unencrypted: bool,
-    /// A node that joins: register it, and install the revision in force before its API server first starts
+    /// Prepare a joining node: register it, and install the revision in force before its API server first
+    /// starts
     #[arg(long, conflicts_with_all = ["check", "yes", "manifest_only", "begin_unencrypted"])]
     join: bool,
-    /// With --join: how long the operator may take to tell the node its revision
+    /// With --join: time that the operator has to set the node's revision
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, requires = "join")]
     timeout: Duration,
-    /// Kubeconfig of an admin, and with --join of another API server [default: /etc/kubernetes/admin.conf; with --join none]
+    /// Kubeconfig of an admin [default: /etc/kubernetes/admin.conf]; with --join required, and of another API
+    /// server
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     #[command(flatten)]
@@ -57,7 +62,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if args.join {
         let kubeconfig =
-            args.kubeconfig.context("--join needs --kubeconfig: the node asks another API server")?;
+            args.kubeconfig.context("--join needs --kubeconfig, because the node uses another API server")?;
         return join::run(args.place, kubeconfig, args.timeout).await;
     }
     let root = args.place.root;
@@ -76,12 +81,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         print(&format!("wrong: {fault}\n"))?;
     }
     if plan.is_done() {
-        print("this node is prepared: there is nothing to do\n")?;
+        print("this node is prepared; there is nothing to do\n")?;
         return Ok(ExitCode::SUCCESS);
     }
     print(&plan.shown(&files, &texts))?;
-    if !args.yes && !asked()? {
-        print("nothing was done\n")?;
+    if !args.yes && !confirmed()? {
+        print("nothing was changed\n")?;
         return Ok(ExitCode::from(1));
     }
     carry_out(&files, &plan, &texts).await?;
@@ -104,16 +109,17 @@ fn check(plan: &Plan) -> Result<ExitCode> {
     Ok(ExitCode::from(MISSING))
 }
 
-fn asked() -> Result<bool> {
+fn confirmed() -> Result<bool> {
     ensure!(std::io::stdin().is_terminal(), "standard input is not a terminal; run it with --yes");
-    print("\nCarry this out? The kubelet then restarts kube-apiserver on this node. [y/N] ")?;
+    print("\nApply these changes? The kubelet then restarts kube-apiserver on this node. [y/N] ")?;
     std::io::stdout().flush().context("standard output")?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).context("standard input")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// The manifest last: the API server then finds all that it reads, and wherever this stops it can be run again.
+/// Changes the manifest last, so that the restarted API server finds everything that it reads
+/// (decision 0073). If it stops earlier, it can be run again.
 async fn carry_out(files: &Files, plan: &Plan, texts: &Texts<'_>) -> Result<()> {
     if plan.installs_revision_zero() {
         files.install_revision_zero()?;
@@ -124,14 +130,18 @@ async fn carry_out(files: &Files, plan: &Plan, texts: &Texts<'_>) -> Result<()> 
     {
         let kept = files.keep("ClusterConfiguration.yaml", &cluster.text)?;
         cluster.write(text).await?;
-        print(&format!("{} is changed; the former version is kept in {}\n", cluster::NAME, kept.display()))?;
+        print(&format!(
+            "{} is changed; the previous version is kept in {}\n",
+            cluster::NAME,
+            kept.display()
+        ))?;
     }
     if plan.manifest != texts.manifest {
         let kept = files.keep("kube-apiserver.yaml", &plan.manifest)?;
         files.replace_manifest(texts.manifest)?;
         let manifest = files.manifest_path();
         print(&format!(
-            "{} is changed; the former version is kept in {}\n",
+            "{} is changed; the previous version is kept in {}\n",
             manifest.display(),
             kept.display()
         ))?;

@@ -1,4 +1,4 @@
-//! What is missing on this node, from what was read.
+//! What is missing on this node, computed from the files and objects that were read.
 
 use std::fmt::Write as _;
 
@@ -10,41 +10,41 @@ use similar::TextDiff;
 
 use super::cluster::{self, Cluster};
 
-/// kube-apiserver's own.
+/// The default of kube-apiserver.
 const REQUEST_TIMEOUT: &str = "60s";
 const TIMEOUT_FLAG: &str = "request-timeout";
 
-/// Why another configuration stops this, and the way out.
+/// Why `prepare` refuses a configuration that is not Keyward's (decision 0014), and what to do.
 fn foreign() -> String {
     format!(
-        "{CONFIG} is not Keyward's, and Keyward does not take it over: decrypt what is stored by it, then move it away \
+        "{CONFIG} is not Keyward's, and Keyward does not adopt it; decrypt what it encrypted, then move it away \
          (docs/install.md, \"Where somebody encrypts already\")"
     )
 }
 
 /// Everything that one run decides from.
 pub(super) struct Plan {
-    /// The manifest as it is.
+    /// The current manifest.
     pub(super) manifest: String,
     /// The manifest's file name, for messages.
     name: String,
     examined: Examined,
     installed: Installed,
-    /// An agent has worked here.
+    /// Whether an agent has run on this node.
     known: bool,
-    /// `None` where the cluster was left out.
+    /// `None` with `--manifest-only`.
     pub(super) cluster: Option<Cluster>,
-    /// The admin says that the cluster has had no revision.
+    /// The admin confirmed that the cluster has had no revision.
     begin_unencrypted: bool,
-    /// Worth knowing.
+    /// Notes that need no change.
     pub(super) notes: Vec<String>,
-    /// What is wrong, and is the admin's to change; the rest can be carried out.
+    /// Mistakes that only the admin can fix. They do not block the changes.
     pub(super) faults: Vec<String>,
-    /// What is wrong, and nothing is changed while it is.
+    /// Mistakes that block every change.
     pub(super) refusals: Vec<String>,
 }
 
-/// The texts as they are to be.
+/// The desired texts.
 pub(super) struct Texts<'a> {
     pub(super) manifest: &'a str,
     pub(super) cluster: Option<&'a str>,
@@ -54,7 +54,7 @@ impl Plan {
     pub(super) fn of(files: &Files, cluster: Option<Cluster>, begin_unencrypted: bool) -> Result<Self> {
         let path = files.manifest_path();
         let manifest = files.manifest()?.with_context(|| {
-            format!("{} is not there; prepare is for control-plane nodes of kubeadm", path.display())
+            format!("{} does not exist; run prepare on a control-plane node of kubeadm", path.display())
         })?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut plan = Self {
@@ -77,9 +77,9 @@ impl Plan {
         let (mut refusals, mut notes) = (Vec::new(), Vec::new());
         for (whose, examined) in self.parts() {
             refusals.extend(examined.refusals.iter().map(|refusal| format!("{refusal} ({whose})")));
-            // What is not understood at all is refused, and nothing is known to be missing.
+            // A text that cannot be parsed is refused as a whole, and has no list of what is missing.
             if let (false, Err(why)) = (examined.missing.is_empty(), &examined.edited) {
-                notes.push(format!("what is missing cannot be added automatically: {why} ({whose})"));
+                notes.push(format!("the missing settings cannot be added automatically: {why} ({whose})"));
             }
         }
         self.refusals.append(&mut refusals);
@@ -94,11 +94,12 @@ impl Plan {
             self.compare_timeouts(server.flags.get(TIMEOUT_FLAG).unwrap_or(REQUEST_TIMEOUT));
         }
         if self.cluster.is_none() {
-            self.notes.push(format!("{} was not looked at (--manifest-only)", cluster::NAME));
+            self.notes.push(format!("{} was not checked (--manifest-only)", cluster::NAME));
         }
     }
 
-    /// The manifest's, ClusterConfiguration's, from which the manifest is made again, and the spec's must be the same.
+    /// The timeouts of the manifest, of ClusterConfiguration, from which kubeadm recreates the manifest, and
+    /// of the spec must be the same.
     fn compare_timeouts(&mut self, timeout: &str) {
         let differ = |a: &str, b: &str| match (duration::go(a), duration::go(b)) {
             (Ok(a), Ok(b)) => a != b,
@@ -111,8 +112,8 @@ impl Plan {
         let again = flags.as_ref().map(|flags| flags.get(TIMEOUT_FLAG).unwrap_or(REQUEST_TIMEOUT));
         if let Some(again) = again.filter(|again| differ(again, timeout)) {
             self.faults.push(format!(
-                "--{TIMEOUT_FLAG} is {timeout} in {} and {again} in {}, from which kubeadm makes the manifest again; they \
-                 must be the same",
+                "--{TIMEOUT_FLAG} is {timeout} in {} and {again} in {}; they must be the same, because kubeadm recreates \
+                 the manifest from ClusterConfiguration",
                 self.name,
                 cluster::NAME
             ));
@@ -123,24 +124,24 @@ impl Plan {
                 let ours = spec.api_server.request_timeout.as_deref().unwrap_or(REQUEST_TIMEOUT);
                 if differ(ours, timeout) {
                     self.faults.push(format!(
-                        "--{TIMEOUT_FLAG} is {timeout} and ClusterEncryption's spec.apiServer.requestTimeout {ours}; \
+                        "--{TIMEOUT_FLAG} is {timeout} and spec.apiServer.requestTimeout of ClusterEncryption is {ours}; \
                          they must be the same"
                     ));
                 }
             }
             None => self.notes.push(format!(
-                "--{TIMEOUT_FLAG} is {timeout}; ClusterEncryption's spec.apiServer.requestTimeout must be the same"
+                "--{TIMEOUT_FLAG} is {timeout}; spec.apiServer.requestTimeout of ClusterEncryption must be the same"
             )),
         }
     }
 
-    /// What was examined, each with its name.
+    /// The examined texts, each with its name.
     fn parts(&self) -> Vec<(&str, &Examined)> {
         let cluster = self.cluster.as_ref().map(|cluster| (cluster::NAME, &cluster.examined));
         [(self.name.as_str(), &self.examined)].into_iter().chain(cluster).collect()
     }
 
-    /// What is missing, each with where.
+    /// What is missing, each item with the text that lacks it.
     pub(super) fn lacks(&self) -> Vec<String> {
         let mut all = Vec::new();
         if self.installed == Installed::Nothing {
@@ -160,7 +161,7 @@ impl Plan {
         self.installed == Installed::Nothing
     }
 
-    /// The texts as they are to be.
+    /// The desired texts, or why they cannot be written.
     pub(super) fn may_be_carried_out(&self) -> Result<Texts<'_>> {
         if !self.refusals.is_empty() {
             bail!(self.refusals.join("\n"));
@@ -177,12 +178,12 @@ impl Plan {
         edited.map_err(Clone::clone).with_context(|| format!("{whose} lacks {}", missing.join(", ")))
     }
 
-    /// An API server that begins with revision 0 writes plain text, and reads nothing that is encrypted: that is for a
-    /// cluster in which nothing was ever encrypted.
+    /// Refuses to start an API server with revision 0 if the cluster may have encrypted objects. Such a
+    /// server writes plain text and can read no encrypted object.
     fn may_begin(&self) -> Result<()> {
         let begins = match self.installed {
             Installed::Ours | Installed::Foreign => false,
-            // Where an agent has installed it, it is what this node is to have now.
+            // An agent that installed revision 0 was given it for this node.
             Installed::RevisionZero => !self.examined.missing.is_empty() && !self.known,
             Installed::Nothing => true,
         };
@@ -192,22 +193,22 @@ impl Plan {
         let highest = self.cluster.as_ref().map(Cluster::highest_revision).unwrap_or_default();
         if highest > Revision(0) || self.known {
             bail!(
-                "this API server would begin without encryption, and the cluster has had revisions (the newest: \
-                 {highest}); the one in force is installed by: keyward node-agent prepare --join"
+                "this API server would start without encryption, but the cluster has had revisions (the newest: \
+                 {highest}); install the one in force with: keyward node-agent prepare --join"
             );
         }
-        // A cluster that was not looked at may encrypt.
+        // A cluster that was not read may have encrypted objects.
         if self.cluster.is_none() && !self.begin_unencrypted {
             bail!(
-                "this API server would begin without encryption, and whether the cluster has had revisions is not known \
-                 (--manifest-only); the one in force is installed by: keyward node-agent prepare --join. Where there has \
-                 been none yet, add --begin-unencrypted"
+                "this API server would start without encryption, and it is not known whether the cluster has had revisions \
+                 (--manifest-only); install the one in force with: keyward node-agent prepare --join. If there was none \
+                 yet, add --begin-unencrypted"
             );
         }
         Ok(())
     }
 
-    /// What would be done.
+    /// The changes, as people read them.
     pub(super) fn shown(&self, files: &Files, texts: &Texts<'_>) -> String {
         let mut text = String::new();
         if self.installs_revision_zero() {

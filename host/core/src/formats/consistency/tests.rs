@@ -27,26 +27,26 @@ fn kms(name: &str, endpoint: &str) -> Value {
 
 #[test]
 fn entries_of_all_resources_agree_on_each_key() {
-    let said = |secrets, configmaps| {
+    let check = |secrets, configmaps| {
         same_in_all_resources(&config(secrets, configmaps)).map_err(|error| error.to_string())
     };
-    assert_eq!(said(aes("aescbc", "1", "QQ=="), aes("aescbc", "1", "QQ==")), Ok(()));
-    assert_eq!(said(aes("aescbc", "1", "QQ=="), aes("aescbc", "2", "Qg==")), Ok(()));
-    assert_eq!(said(kms("1_secrets", "unix:///a"), kms("1_configmaps", "unix:///a")), Ok(()));
+    assert_eq!(check(aes("aescbc", "1", "QQ=="), aes("aescbc", "1", "QQ==")), Ok(()));
+    assert_eq!(check(aes("aescbc", "1", "QQ=="), aes("aescbc", "2", "Qg==")), Ok(()));
+    assert_eq!(check(kms("1_secrets", "unix:///a"), kms("1_configmaps", "unix:///a")), Ok(()));
     let keys = Err("key mismatch for keyID 1: keys from different resources must be identical".to_owned());
-    assert_eq!(said(aes("aescbc", "1", "QQ=="), aes("aescbc", "1", "Qg==")), keys);
-    assert_eq!(said(aes("aescbc", "1", "QQ=="), aes("aesgcm", "1", "QQ==")), keys);
-    assert_eq!(said(kms("1_secrets", "unix:///a"), aes("aesgcm", "1", "QQ==")), keys);
-    assert_eq!(said(aes("aescbc", "1", "QUE="), aes("aescbc", "1", "QU\nF=")), Ok(()), "the same bytes");
+    assert_eq!(check(aes("aescbc", "1", "QQ=="), aes("aescbc", "1", "Qg==")), keys);
+    assert_eq!(check(aes("aescbc", "1", "QQ=="), aes("aesgcm", "1", "QQ==")), keys);
+    assert_eq!(check(kms("1_secrets", "unix:///a"), aes("aesgcm", "1", "QQ==")), keys);
+    assert_eq!(check(aes("aescbc", "1", "QUE="), aes("aescbc", "1", "QU\nF=")), Ok(()), "the same bytes");
     let configs =
         Err("KMS plugin config mismatch for keyID 1: configs from different resources must be identical"
             .to_owned());
-    assert_eq!(said(kms("1_secrets", "unix:///a"), kms("1_configmaps", "unix:///b")), configs);
-    assert_eq!(said(aes("aesgcm", "1", "QQ=="), kms("1_configmaps", "unix:///a")), configs);
+    assert_eq!(check(kms("1_secrets", "unix:///a"), kms("1_configmaps", "unix:///b")), configs);
+    assert_eq!(check(aes("aesgcm", "1", "QQ=="), kms("1_configmaps", "unix:///a")), configs);
 }
 
 #[test]
-fn two_secrets_of_one_number_say_the_same() {
+fn two_key_secrets_with_the_same_number_agree() {
     let key = |endpoint: &str, config: &str, secret: &[u8], ca: &[u8]| {
         let reference = |kind, key: &str| KeyRef { kind, name: "a".to_owned(), key: key.to_owned() };
         let referenced = [
@@ -73,15 +73,15 @@ fn two_secrets_of_one_number_say_the_same() {
         KeySecret::new(KeyId(7), Mode::Kms, material, Some(kms), String::new())
     };
     let one = key("unix:///a", "a", b"1", b"1");
-    let said = |other: &KeySecret| same_key(&one, other).map_err(|error| error.to_string());
-    assert_eq!(said(&key("unix:///a", "a", b"1", b"1")), Ok(()));
+    let check = |other: &KeySecret| same_key(&one, other).map_err(|error| error.to_string());
+    assert_eq!(check(&key("unix:///a", "a", b"1", b"1")), Ok(()));
     let config = "KMS plugin config mismatch for keyID 7: configs from different resources must be identical";
-    assert_eq!(said(&key("unix:///b", "a", b"1", b"1")), Err(config.into()));
-    assert_eq!(said(&key("unix:///a", "b", b"1", b"1")), Err(config.into()));
+    assert_eq!(check(&key("unix:///b", "a", b"1", b"1")), Err(config.into()));
+    assert_eq!(check(&key("unix:///a", "b", b"1", b"1")), Err(config.into()));
     let secret =
         "KMS secret data mismatch for keyID 7: secret data from different resources must be identical";
-    assert_eq!(said(&key("unix:///a", "a", b"2", b"1")), Err(secret.into()));
+    assert_eq!(check(&key("unix:///a", "a", b"2", b"1")), Err(secret.into()));
     let map =
         "KMS configmap data mismatch for keyID 7: configmap data from different resources must be identical";
-    assert_eq!(said(&key("unix:///a", "a", b"1", b"2")), Err(map.into()));
+    assert_eq!(check(&key("unix:///a", "a", b"1", b"2")), Err(map.into()));
 }

@@ -1,6 +1,6 @@
-//! From a document to an EncryptionConfiguration. The API server decodes strictly, and so does this: a field that is not
-//! known, is given twice, or is of another type is an error that names its path. No error quotes what it found: in a
-//! damaged file, key material may be anywhere.
+//! Decodes a document to an EncryptionConfiguration, strictly as the API server (kubernetes: configuration-decoding):
+//! an unknown field, a duplicate field and a field of another type are errors that name the path. Errors quote no
+//! value: in a damaged file, key material may be anywhere.
 
 use super::{
     EncryptionConfiguration, Identity, KeysConfiguration, KmsConfiguration, NamedKey, ProviderConfiguration,
@@ -17,7 +17,7 @@ pub(super) fn configuration(node: Node) -> Result<EncryptionConfiguration, Forma
         let Node::Map(fields) = &node else { return false };
         fields.iter().any(|(name, node)| name == field && matches!(node, Node::Text(text) if text == value))
     };
-    // Before the fields: those of another kind would only confuse.
+    // Checked first, because errors about the fields of another kind would only confuse.
     if !has("kind", KIND) || !has("apiVersion", API_VERSION) {
         return Err(FormatError::Config(format!("it is not of kind {KIND} and apiVersion {API_VERSION}")));
     }
@@ -29,7 +29,7 @@ fn entry(node: Node, at: &str) -> Result<ResourceConfiguration, FormatError> {
     let [resources, providers] = fields(node, at, ["resources", "providers"])?;
     let resources = match resources {
         None => None,
-        // Present, even if empty: only an envelope has none.
+        // Present, even if empty: it is absent only in an envelope.
         Some(_) => Some(items(resources, &below(at, "resources"), text)?),
     };
     Ok(ResourceConfiguration { resources, providers: items(providers, &below(at, "providers"), provider)? })
@@ -80,7 +80,7 @@ fn kms(node: Node, at: &str) -> Result<KmsConfiguration, FormatError> {
         }
     };
     Ok(KmsConfiguration {
-        // The API server's defaults.
+        // The defaults of the API server.
         api_version: Some(optional(api_version, "apiVersion", "v1")?)
             .filter(|version| !version.is_empty())
             .unwrap_or_else(|| "v1".to_owned()),
@@ -91,7 +91,7 @@ fn kms(node: Node, at: &str) -> Result<KmsConfiguration, FormatError> {
     })
 }
 
-/// The fields in the order of `known`. Null is absent, as for Go.
+/// The fields in the order of `known`. As in Go, a null field is absent.
 fn fields<const N: usize>(node: Node, at: &str, known: [&str; N]) -> Result<[Option<Node>; N], FormatError> {
     let Node::Map(fields) = node else { return Err(refused(at, "must be an object")) };
     let mut found = [const { None }; N];
@@ -114,7 +114,7 @@ fn fields<const N: usize>(node: Node, at: &str, known: [&str; N]) -> Result<[Opt
     Ok(found)
 }
 
-/// A list's items. One that is absent has none: what must not be empty is refused where the list is used.
+/// The items of a list; none if the list is absent. A list that must not be empty is checked where it is used.
 fn items<T>(
     node: Option<Node>,
     at: &str,
@@ -188,7 +188,7 @@ mod tests {
         r#"{"resources":[1]}"#,
         "resources[0].resources[0]: must be text; put it in quotation marks"
     )]
-    fn entries_that_are_not_understood_are_refused_by_their_path(#[case] entry: &str, #[case] why: &str) {
+    fn entries_that_are_not_understood_are_refused_with_their_path(#[case] entry: &str, #[case] why: &str) {
         assert_eq!(read(entry), Err(format!("failed to decode EncryptionConfiguration: {why}")));
     }
 
@@ -198,7 +198,7 @@ mod tests {
         ": has an unknown field; known are aesgcm, aescbc, secretbox, identity, kms"
     )]
     #[case::identity_with_a_field(r#"{"identity":{"a":1}}"#, ".identity: must be empty")]
-    #[case::identity_is_no_object(r#"{"identity":[]}"#, ".identity: must be an object")]
+    #[case::identity_is_not_an_object(r#"{"identity":[]}"#, ".identity: must be an object")]
     #[case::no_name(r#"{"aescbc":{"keys":[{"secret":"QQ=="}]}}"#, ".aescbc.keys[0].name: is required")]
     #[case::null_secret(
         r#"{"aesgcm":{"keys":[{"name":"1","secret":null}]}}"#,
@@ -225,7 +225,7 @@ mod tests {
         r#"{"kms":{"name":"a","endpoint":"b","timeout":3}}"#,
         ".kms.timeout: must be text; put it in quotation marks"
     )]
-    fn providers_that_are_not_understood_are_refused_by_their_path(
+    fn providers_that_are_not_understood_are_refused_with_their_path(
         #[case] provider: &str,
         #[case] why: &str,
     ) {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_absent_and_defaults_are_the_api_servers() {
+    fn null_is_absent_and_defaults_are_those_of_the_api_server() {
         let nulls = r#"{"kms":{"name":"a","endpoint":"b","cachesize":null,"timeout":null,"apiVersion":null},"aescbc":null}"#;
         let config = with_provider(nulls).unwrap();
         assert_eq!(config, with_provider(r#"{"kms":{"name":"a","endpoint":"b"}}"#).unwrap());

@@ -1,7 +1,8 @@
-//! What an API server refuses to load, by the rules of its own validation (FIELD 1.4; Kubernetes 1.36).
+//! The API server's own validation of an EncryptionConfiguration (kubernetes: configuration-validation; Kubernetes
+//! 1.36).
 //!
-//! One that is restarted on such a file never comes up, and where it is the only one, nobody can tell the agent to
-//! install another. So such a configuration is never installed.
+//! An API server that restarts with an invalid file never starts again. If it is the only API server, the agent then
+//! gets no other target. So an invalid configuration is never installed.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +11,10 @@ use crate::duration;
 
 const AES_BYTES: &[usize] = &[16, 24, 32];
 const SECRETBOX_BYTES: &[usize] = &[32];
-/// Stored without an API of their own.
+/// Resources that are stored but have no REST API.
 const WITHOUT_API: [&str; 3] = ["apiserveripinfo", "serviceipallocations", "servicenodeportallocations"];
-/// The first thing that an API server with automatic reload refuses, and why; no key material. `None` where its
-/// validation passes: plugins that do not answer are another matter.
+/// Why an API server with automatic reload refuses the configuration: the first mistake, without key material. `None`
+/// if its validation passes. Plugins that do not answer are not checked here.
 pub(super) fn refused(config: &EncryptionConfiguration) -> Option<String> {
     if config.resources.is_empty() {
         return Some("resources: at least one is required".to_owned());
@@ -40,7 +41,7 @@ pub(super) fn refused(config: &EncryptionConfiguration) -> Option<String> {
     None
 }
 
-/// `resource.group` as the API server takes it apart: at the first dot.
+/// `resource.group` as the API server splits it: at the first dot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct GroupResource<'a> {
     resource: &'a str,
@@ -57,7 +58,7 @@ impl<'a> GroupResource<'a> {
         self.resource == "*" && self.group == "*"
     }
 
-    /// Whether this wildcard covers the other's resources.
+    /// Whether this wildcard covers the resources of the other.
     fn covers(self, other: Self) -> bool {
         self.is_everything() || self.resource == "*" && self.group == other.group
     }
@@ -76,7 +77,11 @@ fn resource_list(list: &[(&str, GroupResource<'_>)], earlier: &[GroupResource<'_
         }
         let mut others = list.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, (_, other))| other);
         if let Some(other) = others.find(|other| **other == *this || this.covers(**other)) {
-            let how = if other == this { "stands there twice" } else { "overlaps with another one" };
+            let how = if other == this {
+                "is listed twice"
+            } else {
+                "overlaps with another resource of this entry"
+            };
             return Some(format!("{name:?} {how}"));
         }
     }
@@ -87,21 +92,21 @@ fn resource_name(name: &str, parsed: GroupResource<'_>) -> Option<&'static str> 
     if name.to_lowercase() != *name {
         Some("has capital letters")
     } else if name == "*" {
-        Some("is no wildcard: \"*.\" is the core group, \"*.*\" everything")
+        Some("is not a valid wildcard; use \"*.\" for the core group or \"*.*\" for everything")
     } else if WITHOUT_API.contains(&name) {
         Some("has no REST API")
     } else if parsed.group == "events.k8s.io" {
         Some("is stored as \"events\"")
     } else if parsed.group == "extensions" {
-        Some("is of a group that was removed")
+        Some("belongs to a removed API group")
     } else if parsed.group == "*" && parsed.resource != "*" {
-        Some("is the same resource in all groups")
+        Some("means this resource in all API groups; name one group")
     } else {
         None
     }
 }
 
-/// Below the provider: which field, and why.
+/// A field below the provider, and why it is refused.
 type Refusal = (String, String);
 
 fn provider(one: &ProviderConfiguration, names: &mut BTreeSet<String>) -> Option<Refusal> {
@@ -113,9 +118,9 @@ fn provider(one: &ProviderConfiguration, names: &mut BTreeSet<String>) -> Option
         one.identity.is_some(),
     ];
     match kinds.iter().filter(|set| **set).count() {
-        0 => return Some((String::new(), "it is of no known kind".to_owned())),
+        0 => return Some((String::new(), "it has no known provider".to_owned())),
         1 => {}
-        _ => return Some((String::new(), "it is of more than one kind".to_owned())),
+        _ => return Some((String::new(), "it has more than one provider".to_owned())),
     }
     if let Some(one) = &one.kms {
         let refusal = kms(one, names).map(|(field, why)| (format!(".kms.{field}"), why));
@@ -143,7 +148,7 @@ fn kms(one: &KmsConfiguration, names: &BTreeSet<String>) -> Option<(&'static str
         return refuse("name", "it must not contain ':'");
     }
     if names.contains(&one.name) {
-        return Some(("name", format!("{:?} stands there twice", one.name)));
+        return Some(("name", format!("{:?} is used twice", one.name)));
     }
     match duration::go(&one.timeout) {
         Ok(timeout) if timeout.is_zero() => return refuse("timeout", "it must be above zero"),
@@ -154,17 +159,18 @@ fn kms(one: &KmsConfiguration, names: &BTreeSet<String>) -> Option<(&'static str
         return refuse("endpoint", why);
     }
     match one.cachesize {
-        Some(_) if !v1 => return refuse("cachesize", "v2 has none"),
+        Some(_) if !v1 => return refuse("cachesize", "it must not be set for KMS v2"),
         Some(0) => return refuse("cachesize", "it must not be 0"),
         _ => {}
     }
     if !v1 && one.api_version != "v2" {
-        return Some(("apiVersion", format!("{:?} is none of v1 and v2", one.api_version)));
+        return Some(("apiVersion", format!("{:?} is neither v1 nor v2", one.api_version)));
     }
     None
 }
 
-/// What Go's URL parser refuses, and a little more: hosts, which a Unix socket does not have, are not taken apart.
+/// Why an endpoint is refused. This refuses a little more than Go's URL parser: any host, because a Unix socket has
+/// none.
 fn endpoint(url: &str) -> Option<&'static str> {
     let scheme = url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:"));
     let Some(rest) = url.get(5..).filter(|_| scheme) else { return Some("it must begin with unix://") };
@@ -173,12 +179,12 @@ fn endpoint(url: &str) -> Option<&'static str> {
     }
     let is_escape = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     if !rest.split('%').skip(1).all(is_escape) {
-        return Some("it has a % that is followed by no hexadecimal digits");
+        return Some("it has a % that is not followed by two hexadecimal digits");
     }
     let host =
         rest.strip_prefix("//").and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte);
-    (!host.bytes().all(plain)).then_some("it names a host; a socket is unix:// and an absolute path")
+    (!host.bytes().all(plain)).then_some("it names a host; use unix:// and an absolute path")
 }
 
 fn keys(found: &KeysConfiguration, lengths: &[usize]) -> Option<Refusal> {
@@ -206,7 +212,7 @@ mod tests {
     use super::*;
     use crate::formats::encryption_config::REVISION_ZERO;
 
-    fn judged(resources: &Value) -> Option<String> {
+    fn refusal(resources: &Value) -> Option<String> {
         let config = json!({
             "kind": "EncryptionConfiguration", "apiVersion": "apiserver.config.k8s.io/v1", "resources": resources,
         });
@@ -218,7 +224,7 @@ mod tests {
     }
 
     fn with_provider(provider: &Value) -> Option<String> {
-        judged(&entry(&json!(["secrets"]), provider))
+        refusal(&entry(&json!(["secrets"]), provider))
     }
 
     fn kms(change: &Value) -> Value {
@@ -235,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lawful_passes() {
+    fn valid_configurations_pass() {
         assert_eq!(refused(&EncryptionConfiguration::decode(REVISION_ZERO.as_bytes()).unwrap()), None);
         for bytes in [16, 24, 32] {
             assert_eq!(with_provider(&aes("aesgcm", bytes)), None);
@@ -253,10 +259,10 @@ mod tests {
             json!(["*.*"]),
             json!(["*.apps", "secrets"]),
         ] {
-            assert_eq!(judged(&entry(&resources, &identity)), None, "{resources}");
+            assert_eq!(refusal(&entry(&resources, &identity)), None, "{resources}");
         }
         let one = |name: &str| json!({"resources": [name], "providers": [identity]});
-        assert_eq!(judged(&json!([one("secrets"), one("secrets"), one("*."), one("*.*")])), None);
+        assert_eq!(refusal(&json!([one("secrets"), one("secrets"), one("*."), one("*.*")])), None);
     }
 
     #[rstest]
@@ -275,53 +281,53 @@ mod tests {
     #[case::not_base64(json!({"aesgcm": {"keys": [{"name": "1", "secret": "%%"}]}}), "resources[0].providers[0].aesgcm.keys[0].secret: it is not base64")]
     #[case::no_name(json!({"aesgcm": {"keys": [{"name": "", "secret": "AAAA"}]}}), "resources[0].providers[0].aesgcm.keys[0].name: it is required")]
     #[case::no_keys(json!({"aesgcm": {"keys": []}}), "resources[0].providers[0].aesgcm.keys: at least one is required")]
-    #[case::of_no_kind(json!({}), "resources[0].providers[0]: it is of no known kind")]
-    #[case::of_two_kinds(json!({"identity": {}, "aesgcm": {"keys": []}}), "resources[0].providers[0]: it is of more than one kind")]
+    #[case::of_no_kind(json!({}), "resources[0].providers[0]: it has no known provider")]
+    #[case::of_two_kinds(json!({"identity": {}, "aesgcm": {"keys": []}}), "resources[0].providers[0]: it has more than one provider")]
     #[case::kms_name(kms(&json!({"name": ""})), "resources[0].providers[0].kms.name: it is required")]
     #[case::colon(kms(&json!({"name": "1:a"})), "resources[0].providers[0].kms.name: it must not contain ':'")]
     #[case::scheme(kms(&json!({"endpoint": "http://x"})), "resources[0].providers[0].kms.endpoint: it must begin with unix://")]
-    #[case::escape(kms(&json!({"endpoint": "unix:///a%2"})), "resources[0].providers[0].kms.endpoint: it has a % that is followed by no hexadecimal digits")]
+    #[case::escape(kms(&json!({"endpoint": "unix:///a%2"})), "resources[0].providers[0].kms.endpoint: it has a % that is not followed by two hexadecimal digits")]
     #[case::control(kms(&json!({"endpoint": "unix:///a\n"})), "resources[0].providers[0].kms.endpoint: it has a control character")]
-    #[case::host(kms(&json!({"endpoint": "unix://[::1/a"})), "resources[0].providers[0].kms.endpoint: it names a host; a socket is unix:// and an absolute path")]
+    #[case::host(kms(&json!({"endpoint": "unix://[::1/a"})), "resources[0].providers[0].kms.endpoint: it names a host; use unix:// and an absolute path")]
     #[case::zero(kms(&json!({"timeout": "0s"})), "resources[0].providers[0].kms.timeout: it must be above zero")]
     #[case::negative(kms(&json!({"timeout": "-1s"})), "resources[0].providers[0].kms.timeout: \"-1s\" is negative")]
     #[case::words(kms(&json!({"timeout": "10 seconds"})), "resources[0].providers[0].kms.timeout: \"10 seconds\" is not a duration such as 10s or 1m30s")]
-    #[case::cache(kms(&json!({"cachesize": 5})), "resources[0].providers[0].kms.cachesize: v2 has none")]
-    #[case::version(kms(&json!({"apiVersion": "v3"})), "resources[0].providers[0].kms.apiVersion: \"v3\" is none of v1 and v2")]
-    fn what_is_wrong_with_a_provider_is_named(#[case] provider: Value, #[case] expected: &str) {
+    #[case::cache(kms(&json!({"cachesize": 5})), "resources[0].providers[0].kms.cachesize: it must not be set for KMS v2")]
+    #[case::version(kms(&json!({"apiVersion": "v3"})), "resources[0].providers[0].kms.apiVersion: \"v3\" is neither v1 nor v2")]
+    fn invalid_providers_are_refused_with_field_and_reason(#[case] provider: Value, #[case] expected: &str) {
         assert_eq!(with_provider(&provider).as_deref(), Some(expected));
     }
 
     #[rstest]
     #[case::none(json!([]), "resources[0].resources: at least one is required")]
     #[case::capitals(json!(["Secrets"]), "resources[0].resources: \"Secrets\" has capital letters")]
-    #[case::star(json!(["*"]), "resources[0].resources: \"*\" is no wildcard: \"*.\" is the core group, \"*.*\" everything")]
-    #[case::across_groups(json!(["secrets.*"]), "resources[0].resources: \"secrets.*\" is the same resource in all groups")]
+    #[case::star(json!(["*"]), "resources[0].resources: \"*\" is not a valid wildcard; use \"*.\" for the core group or \"*.*\" for everything")]
+    #[case::across_groups(json!(["secrets.*"]), "resources[0].resources: \"secrets.*\" means this resource in all API groups; name one group")]
     #[case::events(json!(["events.events.k8s.io"]), "resources[0].resources: \"events.events.k8s.io\" is stored as \"events\"")]
-    #[case::extensions(json!(["ingresses.extensions"]), "resources[0].resources: \"ingresses.extensions\" is of a group that was removed")]
+    #[case::extensions(json!(["ingresses.extensions"]), "resources[0].resources: \"ingresses.extensions\" belongs to a removed API group")]
     #[case::no_api(json!(["serviceipallocations"]), "resources[0].resources: \"serviceipallocations\" has no REST API")]
-    #[case::twice(json!(["secrets", "secrets"]), "resources[0].resources: \"secrets\" stands there twice")]
-    #[case::overlap(json!(["secrets", "*."]), "resources[0].resources: \"*.\" overlaps with another one")]
-    #[case::overlap_of_all(json!(["*.*", "pods.apps"]), "resources[0].resources: \"*.*\" overlaps with another one")]
-    fn what_is_wrong_with_resources_is_named(#[case] resources: Value, #[case] expected: &str) {
-        let said = judged(&entry(&resources, &json!({"identity": {}})));
-        assert_eq!(said.as_deref(), Some(expected));
+    #[case::twice(json!(["secrets", "secrets"]), "resources[0].resources: \"secrets\" is listed twice")]
+    #[case::overlap(json!(["secrets", "*."]), "resources[0].resources: \"*.\" overlaps with another resource of this entry")]
+    #[case::overlap_of_all(json!(["*.*", "pods.apps"]), "resources[0].resources: \"*.*\" overlaps with another resource of this entry")]
+    fn invalid_resources_are_refused_with_the_reason(#[case] resources: Value, #[case] expected: &str) {
+        let why = refusal(&entry(&resources, &json!({"identity": {}})));
+        assert_eq!(why.as_deref(), Some(expected));
     }
 
     #[test]
-    fn entries_are_held_against_each_other() {
+    fn entries_are_checked_against_each_other() {
         let one = |name: &str, provider: &Value| json!({"resources": [name], "providers": [provider]});
         let identity = json!({"identity": {}});
-        assert_eq!(judged(&json!([])).as_deref(), Some("resources: at least one is required"));
+        assert_eq!(refusal(&json!([])).as_deref(), Some("resources: at least one is required"));
         let none = json!([{"resources": ["secrets"], "providers": []}]);
-        assert_eq!(judged(&none).as_deref(), Some("resources[0].providers: at least one is required"));
+        assert_eq!(refusal(&none).as_deref(), Some("resources[0].providers: at least one is required"));
         let twice = json!([one("secrets", &kms(&json!({}))), one("configmaps", &kms(&json!({})))]);
-        let expected = "resources[1].providers[0].kms.name: \"1_secrets\" stands there twice";
-        assert_eq!(judged(&twice).as_deref(), Some(expected));
+        let expected = "resources[1].providers[0].kms.name: \"1_secrets\" is used twice";
+        assert_eq!(refusal(&twice).as_deref(), Some(expected));
         for (wildcard, masked) in [("*.", "secrets"), ("*.apps", "deployments.apps"), ("*.*", "pods")] {
-            let said = judged(&json!([one(wildcard, &identity), one(masked, &identity)])).unwrap();
+            let why = refusal(&json!([one(wildcard, &identity), one(masked, &identity)])).unwrap();
             assert_eq!(
-                said,
+                why,
                 format!("resources[1].resources: {masked:?} is masked by the wildcard of an entry before it")
             );
         }

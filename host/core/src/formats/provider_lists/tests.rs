@@ -34,7 +34,7 @@ fn entry(resources: &Value, providers: &[Value]) -> Value {
     json!({"resources": resources, "providers": providers})
 }
 
-/// `secrets: 2 aescbc, 1 aescbc; writer 2`, one a resource.
+/// `secrets: 2 aescbc, 1 aescbc; writer 2`, one per resource.
 fn understood(entries: &Value) -> Result<Vec<String>, String> {
     let config = config(entries);
     let lists = lists(&config).map_err(|error| error.to_string())?;
@@ -48,7 +48,7 @@ fn understood(entries: &Value) -> Result<Vec<String>, String> {
 }
 
 #[test]
-fn an_entry_of_several_resources_is_a_list_for_each() {
+fn entry_for_several_resources_gives_a_list_for_each() {
     let entries =
         json!([entry(&json!(["secrets", "configmaps"]), &[local("aescbc", &["2", "1"]), identity()])]);
     assert_eq!(
@@ -58,7 +58,7 @@ fn an_entry_of_several_resources_is_a_list_for_each() {
 }
 
 #[test]
-fn the_lists_of_entries_that_name_one_resource_are_appended() {
+fn lists_of_entries_for_the_same_resource_are_appended() {
     let one = |providers: &[Value]| entry(&json!(["secrets"]), providers);
     let entries = json!([
         one(&[local("aescbc", &["1"])]),
@@ -70,7 +70,7 @@ fn the_lists_of_entries_that_name_one_resource_are_appended() {
 }
 
 #[test]
-fn base64_with_line_breaks_and_trailing_bits_is_the_same_key() {
+fn base64_with_line_breaks_and_trailing_bits_decodes_to_the_same_key() {
     let with = |name: &str, secret: &str| json!({"aesgcm": {"keys": [{"name": name, "secret": secret}]}});
     let entries = json!([
         entry(
@@ -143,7 +143,7 @@ fn kms_providers_without_a_key_id_are_refused(#[case] name: &str, #[case] why: &
 }
 
 #[test]
-fn providers_and_writers_that_are_missing_are_refused() {
+fn missing_providers_and_writers_are_refused() {
     let error = understood(&json!([entry(&json!(["secrets"]), &[])])).unwrap_err();
     assert_eq!(
         error,
@@ -152,6 +152,6 @@ fn providers_and_writers_that_are_missing_are_refused() {
     let error = understood(&json!([entry(&json!(["secrets"]), &[null("1"), identity()])])).unwrap_err();
     assert_eq!(
         error,
-        "failed to decode EncryptionConfiguration: resources[0].providers[0].aesgcm.keys[0]: is a key of zeros, and the API server writes with it; put `identity` first"
+        "failed to decode EncryptionConfiguration: resources[0].providers[0].aesgcm.keys[0]: is a key that consists of zeros, and the API server would write with it; put `identity` first"
     );
 }

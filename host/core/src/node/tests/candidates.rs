@@ -1,4 +1,4 @@
-//! What a preflight's candidate is given, what is told of it, and how long it stays.
+//! The candidate of a preflight: how it is started, what is reported, and how long it stays.
 
 use rstest::rstest;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::api::PreflightResult;
 use crate::provider::{EnvVar, KeyRef, ReferenceKind};
 
-/// A candidate for key 2 is asked for beside revision 1.
+/// A candidate for key 2 is requested beside revision 1.
 fn candidate(record: PluginRecord) -> Observed {
     let mut observed = at_rest();
     let hash = record.digest(KeyId(2)).unwrap();
@@ -19,7 +19,7 @@ fn candidate(record: PluginRecord) -> Observed {
 }
 
 #[test]
-fn a_candidate_starts_beside_what_runs() {
+fn candidate_starts_beside_the_serving_plugins() {
     let decision = next(&candidate(record("c")));
     assert_eq!(kinds(&decision), ["WriteFiles", "MakeFolder", "WritePod"]);
     let report = decision.report.unwrap();
@@ -27,16 +27,16 @@ fn a_candidate_starts_beside_what_runs() {
     assert_eq!(report.revision, Revision(1));
 }
 
-/// A plugin may try its KMS for long before it gives up; its log says why long before.
+/// A plugin may try its KMS for long before it exits; its log shows why long before.
 #[test]
-fn what_a_candidate_logs_is_told_while_it_comes_up() {
+fn log_of_a_candidate_is_reported_while_it_starts() {
     let mut observed = candidate(record("c"));
     let running =
         OnDisk { pod: true, files: true, folder: true, trial: true, tries: 1, ..Default::default() };
     observed.disk.instances.insert(instance(2, "c"), running);
     let asks = next(&observed).asks;
     let mut failing = failing("start", 6, false);
-    let told = |failing: &Failing, observed: &mut Observed| {
+    let reported = |failing: &Failing, observed: &mut Observed| {
         let probed = Probed {
             question: asks[&instance(2, "c")].question.clone(),
             age: seconds(6),
@@ -51,13 +51,13 @@ fn what_a_candidate_logs_is_told_while_it_comes_up() {
         assert_eq!(answer.result, PreflightResult::Running);
         answer.failure.map(|failure| failure.log_tail)
     };
-    assert_eq!(told(&failing, &mut observed), None);
+    assert_eq!(reported(&failing, &mut observed), None);
     failing.failure.log_tail.push("not logged in yet".into());
-    assert_eq!(told(&failing, &mut observed), Some(vec!["not logged in yet".to_owned()]));
+    assert_eq!(reported(&failing, &mut observed), Some(vec!["not logged in yet".to_owned()]));
 }
 
 #[test]
-fn a_candidate_whose_secret_would_be_seen_never_runs() {
+fn candidate_with_a_secret_in_its_environment_is_not_started() {
     let mut record = record("c");
     let source = KeyRef { kind: ReferenceKind::Secret, name: "login".into(), key: "token".into() };
     record.referenced.insert(source.clone(), SecretBytes::from(b"s3cr3t".as_slice()));
@@ -78,7 +78,7 @@ fn a_candidate_whose_secret_would_be_seen_never_runs() {
 #[case::older_than_the_request(Some(Ok(Arc::new([(KeyId(2), record("older"))].into()))), PreflightResult::Running)]
 #[case::of_another_key(Some(Ok(Arc::new([(KeyId(3), record("c"))].into()))), PreflightResult::Running)]
 #[case::broken(Some(Err(Unusable::Invalid("not a plugin".into()))), PreflightResult::Failed)]
-fn a_candidate_that_cannot_be_had_starts_nothing(
+fn candidate_that_cannot_be_read_starts_nothing(
     #[case] found: Option<Result<Arc<BTreeMap<KeyId, PluginRecord>>, Unusable>>,
     #[case] expected: PreflightResult,
 ) {
@@ -87,12 +87,12 @@ fn a_candidate_that_cannot_be_had_starts_nothing(
     let running = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
     observed.disk.instances.insert(instance(2, "c"), running);
     let decision = next(&observed);
-    assert_eq!(kinds(&decision), Vec::<&str>::new(), "what runs for the request goes on");
+    assert_eq!(kinds(&decision), Vec::<&str>::new(), "what runs for the request continues");
     assert_eq!(decision.report.unwrap().preflight.map(|answer| answer.result), Some(expected));
 }
 
 #[test]
-fn success_sticks_and_covers_the_key_check_it_made() {
+fn success_of_a_preflight_stays_and_covers_the_key_check_that_it_made() {
     let mut memory = Memory::default();
     let mut machine = settled(&mut memory);
     machine.candidate = Some((KeyId(2), record("c")));
@@ -103,7 +103,7 @@ fn success_sticks_and_covers_the_key_check_it_made() {
     let first = decision.report.unwrap().preflight.unwrap();
     assert_eq!((first.result, first.attempts), (PreflightResult::Succeeded, 1));
 
-    // Its KMS dies, the agent restarts, the operator hands the key check round: the answer stands.
+    // Its KMS fails, the agent restarts, the operator sends the key check to all nodes: the answer stays.
     machine.plugins.insert(instance(2, "c"), Err("sealed".into()));
     for key_check in [None, first.key_check.clone()] {
         asked.preflight = Some(request(2, "c", key_check));
@@ -118,7 +118,7 @@ fn success_sticks_and_covers_the_key_check_it_made() {
     let second = decision.report.unwrap().preflight.unwrap();
     assert_eq!(second.result, PreflightResult::Failed);
     assert!(second.attempts > 1);
-    // Mended, it goes on by itself.
+    // Once the KMS is fixed, the candidate passes without another request.
     machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
     let decision = settle(&mut machine, &mut memory, &mut None);
     assert_eq!(decision.report.unwrap().preflight.unwrap().result, PreflightResult::Succeeded);
@@ -127,7 +127,7 @@ fn success_sticks_and_covers_the_key_check_it_made() {
 #[rstest]
 #[case(299, false)]
 #[case(300, true)]
-fn a_candidate_that_passed_lingers(#[case] unneeded: u64, #[case] expected: bool) {
+fn candidate_that_passed_stays_for_five_minutes(#[case] unneeded: u64, #[case] expected: bool) {
     let mut memory = Memory::default();
     let mut machine = settled(&mut memory);
     machine.candidate = Some((KeyId(2), record("c")));
@@ -142,7 +142,7 @@ fn a_candidate_that_passed_lingers(#[case] unneeded: u64, #[case] expected: bool
     assert_eq!(next(&observed).steps.contains(&Step::RemovePod(instance(2, "c"))), expected);
 }
 
-/// S5: a configuration's numbers are used up, a candidate's is not yet.
+/// The numbers of a configuration are used up, a candidate's is not yet (objects: numbers).
 #[test]
 fn numbers_count_once_a_configuration_names_them() {
     let mut observed = candidate(record("c"));
@@ -155,7 +155,7 @@ fn numbers_count_once_a_configuration_names_them() {
 }
 
 #[test]
-fn an_unprepared_node_starts_nothing() {
+fn unprepared_node_starts_nothing() {
     let mut observed = candidate(record("c"));
     observed.server.as_mut().unwrap().loaded = None;
     let decision = next(&observed);

@@ -1,9 +1,9 @@
-//! A configuration file that somebody edits by hand: put back, replaced, or left alone.
+//! A configuration file that somebody edits: put back, replaced, or left alone.
 
 use super::rules::{at_rest, kinds, reason};
 use super::*;
 
-/// The target's configuration as an admin edited it: what it says first comes last, and the other way round.
+/// The target's configuration as an admin edited it: its providers are in reverse order.
 fn edited(o: &Observed) -> FileSeen {
     let mut config = o.target.clone().unwrap().unwrap().config.clone();
     config.resources[0].providers.reverse();
@@ -11,7 +11,7 @@ fn edited(o: &Observed) -> FileSeen {
 }
 
 #[test]
-fn an_edited_file_that_is_not_loaded_is_put_aside_and_what_is_loaded_put_back() {
+fn edited_file_that_is_not_loaded_is_copied_and_the_loaded_configuration_is_put_back() {
     let mut observed = at_rest();
     let file = edited(&observed);
     observed.disk.file = Some(file.clone());
@@ -22,7 +22,7 @@ fn an_edited_file_that_is_not_loaded_is_put_aside_and_what_is_loaded_put_back() 
 }
 
 #[test]
-fn an_edited_file_that_was_loaded_is_replaced_where_the_target_reads_all_it_may_have_written() {
+fn edited_file_that_was_loaded_is_replaced_if_the_target_reads_all_that_it_may_have_written() {
     let mut observed = at_rest();
     observed.probes.values_mut().for_each(|probed| probed.pass.as_mut().unwrap().age = seconds(1));
     let file = edited(&observed);
@@ -33,7 +33,7 @@ fn an_edited_file_that_was_loaded_is_replaced_where_the_target_reads_all_it_may_
     assert!(decision.steps.contains(&Step::RecordDrift(target)), "{:?}", decision.steps);
     assert!(decision.steps.contains(&Step::PutAside(file.hash.clone())), "{:?}", decision.steps);
     assert!(kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.why);
-    // Told from then on, and until a later revision is in force.
+    // The drift is reported until a later revision is in force.
     observed.disk.drift = Some(target);
     assert_eq!(next(&observed).report.unwrap().drifted, Some(target));
     let mut observed = at_rest();
@@ -44,7 +44,7 @@ fn an_edited_file_that_was_loaded_is_replaced_where_the_target_reads_all_it_may_
 }
 
 #[test]
-fn a_loaded_file_with_a_provider_of_its_own_is_left_alone() {
+fn loaded_file_with_a_provider_that_the_target_lacks_is_left_alone() {
     let mut observed = at_rest();
     let target = observed.target.clone().unwrap().unwrap();
     let mut config = target.config.clone();
@@ -60,7 +60,7 @@ fn a_loaded_file_with_a_provider_of_its_own_is_left_alone() {
 }
 
 #[test]
-fn a_paused_agent_leaves_an_edit_alone_records_it_and_lists_its_next_steps() {
+fn paused_agent_leaves_an_edit_alone_records_it_and_lists_its_next_steps() {
     let mut observed = at_rest();
     let file = edited(&observed);
     let loaded = observed.server.as_ref().unwrap().loaded.clone().unwrap();
@@ -75,7 +75,7 @@ fn a_paused_agent_leaves_an_edit_alone_records_it_and_lists_its_next_steps() {
         ("the KMS is dead", Some("2026-05-08T12:34:56Z"))
     );
     assert_eq!(paused.withheld, [format!("PutBack {loaded}")]);
-    // Resumed, it does just that.
+    // After the pause it takes exactly these steps.
     observed.disk.paused = None;
     let decision = next(&observed);
     assert!(decision.steps.iter().any(|step| step.to_string() == paused.withheld[0]), "{:?}", decision.steps);
@@ -83,7 +83,7 @@ fn a_paused_agent_leaves_an_edit_alone_records_it_and_lists_its_next_steps() {
 }
 
 #[test]
-fn a_paused_agent_starts_stops_and_links_no_plugin_and_goes_on_to_probe() {
+fn paused_agent_starts_stops_and_links_no_plugin_and_continues_to_probe() {
     let mut observed = at_rest();
     observed.disk.links.clear();
     observed.disk.instances.values_mut().for_each(|found| found.pod = false);

@@ -1,13 +1,13 @@
-//! A node that comes back with a configuration that was withdrawn meanwhile.
+//! A node that returns with a configuration that was superseded meanwhile.
 
 use rstest::rstest;
 
-use super::machine::{Machine, Memory, settle, turn};
+use super::machine::{Machine, Memory, reconcile, settle};
 use super::rules::{at_rest, settled};
 use super::*;
 
-/// Revision 1 with key 1 was installed here, the node was off for long, and boots.
-fn boots(memory: &mut Memory) -> Machine {
+/// Revision 1 with key 1 was installed here, the node was off for a long time, and boots.
+fn returning(memory: &mut Memory) -> Machine {
     let mut machine = settled(memory);
     machine.disk.links.clear();
     machine.disk.instances.values_mut().for_each(|found| found.folder = false);
@@ -17,34 +17,34 @@ fn boots(memory: &mut Memory) -> Machine {
 }
 
 #[test]
-fn its_old_key_is_never_served_again_and_the_target_is_there_before_the_server_answers() {
+fn returning_node_gets_no_link_of_a_superseded_key_and_the_target_before_its_server_answers() {
     let mut memory = Memory::default();
-    let mut machine = boots(&mut memory);
+    let mut machine = returning(&mut memory);
     let content = revision(&[(2, "c")]);
     machine.publish(3, &content);
     machine.ask(target(3, &content, &[key_check_entry(2, "kek-2")]));
     for _ in 0..60 {
-        turn(&mut machine, &mut memory, usize::MAX);
+        reconcile(&mut machine, &mut memory, usize::MAX);
         assert_eq!(machine.at_link(KeyId(1)), None);
     }
     assert_eq!(machine.disk.file.as_ref().map(|file| file.hash.clone()), Some(content.hash()));
     assert_eq!(machine.at_link(KeyId(2)), Some(instance(2, "c")));
     machine.restart_server();
     for _ in 0..90 {
-        turn(&mut machine, &mut memory, usize::MAX);
+        reconcile(&mut machine, &mut memory, usize::MAX);
     }
     settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.loaded, Some(content.hash()));
-    assert!(!machine.disk.serving.contains_key(&KeyId(1)), "nothing is left of it");
+    assert!(!machine.disk.serving.contains_key(&KeyId(1)), "no record of key 1 is left");
     assert!(!machine.disk.instances.contains_key(&instance(1, "a")));
 }
 
-/// A key that was withdrawn for one resource may be another's still. Its link is made in the turn in which the target is
-/// installed, and not before.
+/// A key that is superseded for one resource may still be in the target for another. Its link is made in the
+/// reconcile pass that installs the target, and not before.
 #[test]
-fn a_key_that_the_target_has_for_another_resource_comes_with_the_target() {
+fn key_that_the_target_has_for_another_resource_is_linked_with_the_target() {
     let mut memory = Memory::default();
-    let mut machine = boots(&mut memory);
+    let mut machine = returning(&mut memory);
     let mut config = revision(&[(1, "a"), (2, "c")]).config.clone();
     config.resources[0].resources = Some(vec!["configmaps".into()]);
     let records = [(1, "a"), (2, "c")].map(|(key, image)| (KeyId(key), record(image)));
@@ -53,22 +53,22 @@ fn a_key_that_the_target_has_for_another_resource_comes_with_the_target() {
     machine.ask(target(3, &content, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]));
     let installed = |machine: &Machine| machine.disk.file.as_ref().is_some_and(|f| f.hash == content.hash());
     for _ in 0..60 {
-        turn(&mut machine, &mut memory, usize::MAX);
+        reconcile(&mut machine, &mut memory, usize::MAX);
         assert_eq!(machine.at_link(KeyId(1)).is_some(), installed(&machine));
     }
     assert!(installed(&machine));
 }
 
 #[rstest]
-#[case::by_hand(None, None, true)]
-#[case::another_server_knows_no_such_node(Some(Absence::Elsewhere), None, false)]
-#[case::perhaps_its_own_says_so(Some(Absence::Unsure(seconds(299))), None, false)]
-#[case::for_long(Some(Absence::Unsure(seconds(300))), None, true)]
-#[case::nobody_can_be_asked(Some(Absence::Unread(seconds(9))), None, false)]
-#[case::nor_for_a_while(Some(Absence::Unread(seconds(10))), None, true)]
+#[case::without_a_known_absence(None, None, true)]
+#[case::another_server_has_no_such_node(Some(Absence::Elsewhere), None, false)]
+#[case::perhaps_only_its_own_server_reports_it(Some(Absence::Unsure(seconds(299))), None, false)]
+#[case::for_five_minutes(Some(Absence::Unsure(seconds(300))), None, true)]
+#[case::no_server_answers(Some(Absence::Unread(seconds(9))), None, false)]
+#[case::no_server_answers_for_ten_seconds(Some(Absence::Unread(seconds(10))), None, true)]
 #[case::still_read_by_the_target(None, Some(&[(2, "c"), (1, "a")][..]), true)]
-#[case::withdrawn(None, Some(&[(2, "c")][..]), false)]
-fn a_link_is_made_again_after_a_reboot_unless_its_key_was_withdrawn(
+#[case::superseded(None, Some(&[(2, "c")][..]), false)]
+fn link_is_restored_after_a_reboot_unless_its_key_may_be_superseded(
     #[case] absence: Option<Absence>,
     #[case] now: Option<&[(u64, &str)]>,
     #[case] expected: bool,
@@ -87,13 +87,13 @@ fn a_link_is_made_again_after_a_reboot_unless_its_key_was_withdrawn(
     assert_eq!(decision.steps.contains(&again), expected, "{:?}", decision.why);
 }
 
-/// What it is told cannot be read before its own API server serves, which needs the links.
+/// The target cannot be read before the node's own API server serves, which needs the links.
 #[rstest]
-#[case::what_it_has(2, true)]
+#[case::the_installed_one(2, true)]
 #[case::the_next(3, true)]
 #[case::a_later_one(4, false)]
-fn a_node_that_was_told_of_the_next_revision_while_it_was_off_serves_at_once(
-    #[case] told: u64,
+fn node_whose_target_became_the_next_revision_while_it_was_off_serves_at_once(
+    #[case] named: u64,
     #[case] expected: bool,
 ) {
     let mut observed = at_rest();
@@ -102,19 +102,22 @@ fn a_node_that_was_told_of_the_next_revision_while_it_was_off_serves_at_once(
     observed.disk.revisions.insert(Revision(2), kept);
     observed.absence = Some(Absence::Unsure(seconds(1)));
     observed.target = Some(Err(Unusable::Unreadable("timeout".into())));
-    observed.spec.as_mut().unwrap().spec.revision = Revision(told);
+    observed.spec.as_mut().unwrap().spec.revision = Revision(named);
     observed.spec.as_mut().unwrap().spec.config_hash = None;
     let again = Step::SwitchLink { key_id: KeyId(1), instance: instance(1, "a") };
     let decision = next(&observed);
     assert_eq!(decision.steps.contains(&again), expected, "{:?}", decision.why);
 }
 
-/// A server that is away in the middle of an ordinary rollout is waited for; one that wrote plain text before anything was
-/// encrypted, and comes back after, is not.
+/// The rollout waits for a server that is away in its middle. A server that wrote plain text before anything
+/// was encrypted, and returns afterwards, gets the target while it is away.
 #[rstest]
 #[case::the_next_revision(1, false)]
 #[case::a_later_one(2, true)]
-fn plain_text_of_long_ago_is_replaced_while_the_server_is_away(#[case] n: u64, #[case] expected: bool) {
+fn superseded_plain_text_configuration_is_replaced_while_the_server_is_away(
+    #[case] n: u64,
+    #[case] expected: bool,
+) {
     let (mut machine, mut memory) = (Machine::new(), Memory::default());
     machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
     machine.away = true;
@@ -122,7 +125,7 @@ fn plain_text_of_long_ago_is_replaced_while_the_server_is_away(#[case] n: u64, #
     machine.publish(n, &content);
     machine.ask(target(n, &content, &[key_check_entry(2, "kek-2")]));
     for _ in 0..60 {
-        turn(&mut machine, &mut memory, usize::MAX);
+        reconcile(&mut machine, &mut memory, usize::MAX);
     }
     let file = machine.disk.file.as_ref().map(|file| file.hash.clone());
     assert_eq!(file == Some(content.hash()), expected);
@@ -130,8 +133,8 @@ fn plain_text_of_long_ago_is_replaced_while_the_server_is_away(#[case] n: u64, #
 
 #[rstest]
 #[case::in_a_rollout(&[(2, "c"), (1, "a")], true)]
-#[case::withdrawn(&[(2, "c")], false)]
-fn what_was_withdrawn_is_not_put_back(#[case] now: &[(u64, &str)], #[case] expected: bool) {
+#[case::superseded(&[(2, "c")], false)]
+fn superseded_configuration_is_not_put_back(#[case] now: &[(u64, &str)], #[case] expected: bool) {
     let mut observed = at_rest();
     let content = revision(now);
     let old = observed.disk.file.replace(FileSeen::of(content.bytes.expose())).unwrap();

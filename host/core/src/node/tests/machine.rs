@@ -1,4 +1,5 @@
-//! A node with its API server, kubelet and plugins, in memory. The agent on it loses its memory whenever it is killed.
+//! A node with its API server, kubelet and plugins, in memory. The agent on it loses its memory whenever it
+//! is killed.
 
 use std::collections::BTreeSet;
 
@@ -21,18 +22,18 @@ pub(super) struct Machine {
     bytes: BTreeMap<ConfigHash, Vec<u8>>,
     pub(super) loaded: Option<ConfigHash>,
     pub(super) failed_reloads: u64,
-    /// The API server looks at its file each so many seconds; never if 0.
+    /// The API server checks its file each so many seconds; never if 0.
     pub(super) poll: u64,
     /// The API server does not answer.
     pub(super) away: bool,
-    /// Configurations that the API server cannot load: restarted on one, it never comes up.
+    /// Configurations that the API server cannot load: restarted on one, it never serves.
     pub(super) unloadable: BTreeSet<ConfigHash>,
-    /// Their KMS refuses their login: they end at once, with exit code 1.
+    /// Their KMS refuses their login: they exit at once, with exit code 1.
     pub(super) refused: BTreeSet<Instance>,
     /// Each start of a process, which is a login.
     pub(super) starts: Vec<(u64, Instance)>,
-    /// Those whose process ended by itself.
-    ended: BTreeSet<Instance>,
+    /// Those whose process exited.
+    exited: BTreeSet<Instance>,
     /// Those whose pod is gone and whose process ends at this time.
     stopping: BTreeMap<Instance, u64>,
     /// By image: the KEK that it reaches, or why it fails.
@@ -77,7 +78,7 @@ impl Machine {
             unloadable: BTreeSet::new(),
             refused: BTreeSet::new(),
             starts: Vec::new(),
-            ended: BTreeSet::new(),
+            exited: BTreeSet::new(),
             stopping: BTreeMap::new(),
             plugins: BTreeMap::new(),
             made: 0,
@@ -169,23 +170,23 @@ impl Machine {
 
     pub(super) fn runs(&self, instance: &Instance) -> bool {
         self.disk.instances.get(instance).is_some_and(|found| found.pod && found.files && found.folder)
-            && !self.ended.contains(instance)
+            && !self.exited.contains(instance)
     }
 
     /// A process begins, and logs in.
     fn start(&mut self, instance: &Instance) {
         self.starts.push((self.now, instance.clone()));
         if self.refused.contains(instance) {
-            self.ended.insert(instance.clone());
+            self.exited.insert(instance.clone());
         } else {
-            self.ended.remove(instance);
+            self.exited.remove(instance);
         }
     }
 
-    /// What ended is started again, each few seconds, unless its pod says otherwise.
+    /// The kubelet starts what exited again, every few seconds, unless it is a trial.
     fn restart(&mut self) {
         let again: Vec<Instance> = self
-            .ended
+            .exited
             .iter()
             .filter(|instance| {
                 self.disk.instances.get(instance).is_some_and(|found| found.pod && !found.trial)
@@ -199,7 +200,7 @@ impl Machine {
         }
     }
 
-    /// The API server's process ends and is started again, on what the file holds then.
+    /// The API server's process ends and is started again, with the present file.
     pub(super) fn restart_server(&mut self) {
         self.failed_reloads = 0;
         match &self.disk.file {
@@ -226,7 +227,7 @@ impl Machine {
             }
             Step::MakeFolder(instance) => disk.instances.entry(instance.clone()).or_default().folder = true,
             Step::WriteFiles(instance) => {
-                let (digest, _) = observed.record(instance).expect("a record of what is written");
+                let (digest, _) = observed.record(instance).expect("a record of the instance");
                 let found = disk.instances.entry(instance.clone()).or_default();
                 found.files = true;
                 found.digest = Some(digest);
@@ -275,7 +276,7 @@ impl Machine {
             Step::RemovePod(instance) => {
                 let found = disk.instances.get_mut(instance).unwrap();
                 (found.pod, found.trial) = (false, false);
-                if !self.ended.remove(instance) {
+                if !self.exited.remove(instance) {
                     self.stopping.insert(instance.clone(), self.now + 2);
                 }
             }
@@ -288,7 +289,7 @@ impl Machine {
         }
     }
 
-    /// The answer of whoever listens at a socket.
+    /// The answer of the process that listens at a socket.
     fn answer(&self, instance: &Instance, question: &Question) -> Result<(), (Failure, bool)> {
         let failure = |phase: &str, message: &str| Failure {
             phase: phase.into(),
@@ -302,7 +303,7 @@ impl Machine {
         let runs =
             |instance: &Instance| matches!(question.socket, Socket::External(_)) || self.runs(instance);
         let Some(reached) = reached.filter(runs) else {
-            let exit_code = self.ended.contains(instance).then_some(1);
+            let exit_code = self.exited.contains(instance).then_some(1);
             return Err((Failure { exit_code, ..failure("start", "nobody listens") }, false));
         };
         match self.plugins.get(&reached) {
@@ -326,9 +327,9 @@ impl Machine {
         memory.probes.retain(|instance, _| asks.contains_key(instance));
         for (instance, ask) in asks {
             let before = memory.probes.get(instance).filter(|seen| seen.question == ask.question).cloned();
-            // As with the agent: while all is well, only Status is asked, and a pass grows old.
-            let well = before.as_ref().is_some_and(|seen| seen.pass.is_some() && seen.failing.is_none());
-            if well && !ask.urgent {
+            // As with the agent: while the plugin is healthy, only Status is asked, and a pass grows old.
+            let healthy = before.as_ref().is_some_and(|seen| seen.pass.is_some() && seen.failing.is_none());
+            if healthy && !ask.urgent {
                 continue;
             }
             let outcome = self.answer(instance, &ask.question);
@@ -376,7 +377,8 @@ impl Machine {
         }
     }
 
-    /// The API server looks at its file: it loads one whose plugins all answer, else it stays with what it has.
+    /// The API server checks its file: it loads a file whose plugins all answer, and otherwise keeps what it
+    /// has loaded.
     fn serve(&mut self) {
         let Some(file) = self.disk.file.clone() else { return };
         if self.away
@@ -386,11 +388,11 @@ impl Machine {
         {
             return;
         }
-        let well = |key_id: &KeyId| {
+        let healthy = |key_id: &KeyId| {
             self.at_link(*key_id)
                 .is_some_and(|at| self.runs(&at) && matches!(self.plugins.get(&at), Some(Ok(_))))
         };
-        if !self.unloadable.contains(&file.hash) && file.keys.is_some_and(|keys| keys.iter().all(well)) {
+        if !self.unloadable.contains(&file.hash) && file.keys.is_some_and(|keys| keys.iter().all(healthy)) {
             self.loaded = Some(file.hash);
         } else {
             self.failed_reloads += 1;
@@ -411,8 +413,8 @@ impl Machine {
     }
 }
 
-/// One turn. Stops after `steps` steps, as if killed then; tells how many there were.
-pub(super) fn turn(machine: &mut Machine, memory: &mut Memory, steps: usize) -> (usize, Decision) {
+/// One reconcile pass. Stops after `steps` steps, as if killed then; returns how many there were.
+pub(super) fn reconcile(machine: &mut Machine, memory: &mut Memory, steps: usize) -> (usize, Decision) {
     let observed = machine.observe(memory);
     let decision = next(&observed);
     let mut done = 0;
@@ -437,12 +439,13 @@ pub(super) fn turn(machine: &mut Machine, memory: &mut Memory, steps: usize) -> 
     (done, decision)
 }
 
-/// Turns until nothing is to be done for longer than any pause; kills the agent once, after `kill` steps in all.
+/// Reconciles until nothing is to be done for longer than any pause; kills the agent once, after `kill` steps
+/// in all.
 pub(super) fn settle(machine: &mut Machine, memory: &mut Memory, kill: &mut Option<usize>) -> Decision {
     let (mut quiet, mut last) = (0, Decision::default());
     for _ in 0..3000 {
         let allowed = kill.unwrap_or(usize::MAX);
-        let (done, decision) = turn(machine, memory, allowed);
+        let (done, decision) = reconcile(machine, memory, allowed);
         if let Some(left) = kill {
             if done >= *left && decision.steps.len() > done {
                 *kill = None;

@@ -17,7 +17,9 @@ use serde_json::json;
 
 use super::*;
 use crate::SecretBytes;
-use crate::api::{KeyCheck, EncryptionNodeSpec, KeyCheckEntry, PluginSettings, PreflightPurpose, PreflightRequest};
+use crate::api::{
+    EncryptionNodeSpec, KeyCheck, KeyCheckEntry, PluginSettings, PreflightPurpose, PreflightRequest,
+};
 use crate::formats::encryption_config::{
     EncryptionConfiguration, Identity, KmsConfiguration, ProviderConfiguration, ResourceConfiguration,
 };
@@ -40,7 +42,7 @@ fn container() -> Container {
     }
 }
 
-/// A plugin's data; `image` tells one from the other.
+/// A plugin's data; `image` distinguishes plugins.
 fn record(image: &str) -> PluginRecord {
     PluginRecord {
         kms: json!({"type": "Acme", "acme": {"image": image}}),
@@ -72,7 +74,7 @@ fn instance(key: u64, image: &str) -> Instance {
     Instance::new(KeyId(key), &digest(key, image))
 }
 
-/// Secrets under these keys, the first one writing, then identity.
+/// Secrets under these keys, of which the first is the write key, then identity.
 fn revision(plugins: &[(u64, &str)]) -> Arc<RevisionContent> {
     let records = plugins.iter().map(|(key, image)| (KeyId(*key), record(image)));
     content(plugins.iter().map(|(key, _)| *key), records.collect())
@@ -101,7 +103,7 @@ fn content(keys: impl Iterator<Item = u64>, records: BTreeMap<KeyId, PluginRecor
     Arc::new(RevisionContent::new(config, records))
 }
 
-/// The proof of a KEK: only a plugin that reaches this KEK decrypts it.
+/// The key check of a KEK: only a plugin that reaches this KEK decrypts it.
 fn key_check(kek: &str) -> KeyCheck {
     KeyCheck {
         ciphertext: kek.to_owned(),
@@ -133,7 +135,7 @@ fn target(n: u64, content: &RevisionContent, key_checks: &[KeyCheckEntry]) -> En
     }
 }
 
-/// Nobody answers where the API server should.
+/// The API server does not answer.
 fn silent() -> Result<Reading, Unread> {
     Err(Unread { why: "connection refused".into(), answers: false })
 }

@@ -1,6 +1,6 @@
-//! Lives of a node: what it comes to, whenever its agent is killed.
+//! Lives of a node: how they end, whenever its agent is killed.
 
-use super::machine::{Machine, Memory, settle, turn};
+use super::machine::{Machine, Memory, reconcile, settle};
 use super::*;
 use crate::api::{EncryptionNodeStatus, PreflightAnswer, PreflightResult};
 use crate::formats::encryption_config::REVISION_ZERO;
@@ -54,12 +54,12 @@ fn life(mut kill: Option<usize>) -> (Machine, bool) {
 }
 
 #[test]
-fn killed_between_any_two_steps_the_node_ends_the_same() {
+fn agent_that_is_killed_between_any_two_steps_reaches_the_same_end() {
     let (whole, _) = life(None);
     assert_eq!(whole.disk.links.keys().collect::<Vec<_>>(), [&KeyId(2)]);
     assert_eq!(whole.disk.instances.keys().collect::<Vec<_>>(), [&instance(2, "c")]);
     assert_eq!(whole.disk.highest_key_id, KeyId(2));
-    // Revision 3 has the plugin of key 1, which is gone: nobody could go back to it.
+    // Revision 3 has the plugin of key 1, which is gone: the node could not return to it.
     assert_eq!(whole.disk.revisions.keys().collect::<Vec<_>>(), [&Revision(4)]);
     let mut kills = 0;
     for after in 0.. {
@@ -69,7 +69,7 @@ fn killed_between_any_two_steps_the_node_ends_the_same() {
         }
         kills += 1;
         let (mut a, mut b) = (whole.disk.clone(), killed.disk);
-        // Which key check was made depends on who was killed when; that there is one does not.
+        // Which key check was made depends on when the agent was killed; that there is one does not.
         for disk in [&mut a, &mut b] {
             for key_check in disk.key_checks.values_mut() {
                 key_check.ciphertext.truncate(5);
@@ -83,7 +83,7 @@ fn killed_between_any_two_steps_the_node_ends_the_same() {
 }
 
 #[test]
-fn a_node_boots_without_operator_and_api() {
+fn node_boots_without_operator_and_api() {
     let (mut machine, _) = life(None);
     let mut memory = Memory::default();
     machine.spec = None;
@@ -99,7 +99,7 @@ fn a_node_boots_without_operator_and_api() {
     }
     machine.check();
     let decision = settle(&mut machine, &mut memory, &mut None);
-    assert!(decision.report.is_none(), "nobody asked");
+    assert!(decision.report.is_none(), "there is no spec");
     assert_eq!(
         decision.asks[&instance(2, "c")].question.key_check.as_ref().map(|c| &c.ciphertext[..5]),
         Some("kek-2")
@@ -107,11 +107,11 @@ fn a_node_boots_without_operator_and_api() {
 }
 
 #[test]
-fn a_refused_configuration_is_put_back_and_tried_again_with_back_off() {
+fn refused_configuration_is_rolled_back_and_tried_again_with_back_off() {
     let mut machine = Machine::new();
     let mut memory = Memory::default();
     machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
-    // The API server sees another world than the agent: it refuses what the agent found well.
+    // The API server does not load the configuration, although the agent found its plugins healthy.
     let content = revision(&[(1, "a")]);
     machine.publish(1, &content);
     machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
@@ -121,7 +121,7 @@ fn a_refused_configuration_is_put_back_and_tried_again_with_back_off() {
     let mut errors = Vec::new();
     for _ in 0..400 {
         let at = machine.now;
-        let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+        let (_, decision) = reconcile(&mut machine, &mut memory, usize::MAX);
         for step in &decision.steps {
             match step {
                 Step::InstallConfiguration { .. } => installed.push(at),
@@ -141,16 +141,16 @@ fn a_refused_configuration_is_put_back_and_tried_again_with_back_off() {
     assert!(pauses.len() >= 2 && pauses[0] >= 30 && pauses[1] >= 60, "{installed:?} {put_back:?}");
     assert!(errors.contains(&("ConfigurationRefused".to_owned(), true)));
     while installed.len() > put_back.len() {
-        let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+        let (_, decision) = reconcile(&mut machine, &mut memory, usize::MAX);
         put_back.extend(decision.steps.iter().filter(|step| step.kind() == "PutBack").map(|_| machine.now));
     }
     assert_eq!(machine.disk.file.as_ref().map(|file| &file.hash), Some(&zero));
 
     // Another target is tried at once.
-    let mended = revision(&[(1, "a"), (2, "c")]);
+    let corrected = revision(&[(1, "a"), (2, "c")]);
     machine.plugins.insert(instance(2, "c"), Ok("kek-2".into()));
-    machine.publish(2, &mended);
-    machine.ask(target(2, &mended, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]));
+    machine.publish(2, &corrected);
+    machine.ask(target(2, &corrected, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]));
     machine.poll = 3;
     let decision = settle(&mut machine, &mut memory, &mut None);
     assert_eq!(status(&decision).revision, Revision(2));
@@ -158,7 +158,7 @@ fn a_refused_configuration_is_put_back_and_tried_again_with_back_off() {
 }
 
 #[test]
-fn a_failed_reload_is_put_back_at_once() {
+fn configuration_of_a_failed_reload_is_rolled_back_at_once() {
     let mut machine = Machine::new();
     let mut memory = Memory::default();
     machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
@@ -167,9 +167,9 @@ fn a_failed_reload_is_put_back_at_once() {
     machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     let mut back = 0;
     for _ in 0..20 {
-        let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+        let (_, decision) = reconcile(&mut machine, &mut memory, usize::MAX);
         if decision.steps.iter().any(|step| step.kind() == "InstallConfiguration") {
-            // Its KMS dies between the agent's probe and the API server's.
+            // Its KMS fails between the agent's probe and the API server's.
             machine.plugins.insert(instance(1, "a"), Err("sealed".into()));
         }
         back += decision.steps.iter().filter(|step| step.kind() == "PutBack").count();
@@ -181,7 +181,7 @@ fn a_failed_reload_is_put_back_at_once() {
 }
 
 #[test]
-fn an_in_place_candidate_of_another_kek_changes_nothing() {
+fn in_place_candidate_of_another_kek_changes_nothing() {
     let mut machine = Machine::new();
     let mut memory = Memory::default();
     machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
@@ -202,7 +202,7 @@ fn an_in_place_candidate_of_another_kek_changes_nothing() {
     assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "a")));
     assert_eq!(status(&decision).revision, Revision(1));
 
-    // Even as a target (a bug elsewhere) it does not get to serve.
+    // Even as a target (a bug elsewhere) it does not serve.
     let bad = revision(&[(1, "wrong")]);
     machine.publish(2, &bad);
     machine.ask(target(2, &bad, &known));
@@ -213,7 +213,7 @@ fn an_in_place_candidate_of_another_kek_changes_nothing() {
 }
 
 #[test]
-fn a_key_without_a_key_check_gets_one_from_its_running_plugin() {
+fn key_without_a_key_check_gets_one_from_its_serving_plugin() {
     let mut machine = Machine::new();
     let mut memory = Memory::default();
     machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
@@ -238,7 +238,7 @@ fn a_key_without_a_key_check_gets_one_from_its_running_plugin() {
 }
 
 #[test]
-fn plugins_of_others_are_only_asked() {
+fn external_plugins_are_only_probed() {
     let mut machine = Machine::new();
     let mut memory = Memory::default();
     let records = BTreeMap::from([(KeyId(1), external("unix:///run/other.sock"))]);
@@ -249,7 +249,7 @@ fn plugins_of_others_are_only_asked() {
     machine.publish(1, &content);
     machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     for _ in 0..5 {
-        let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+        let (_, decision) = reconcile(&mut machine, &mut memory, usize::MAX);
         let kinds: Vec<_> = decision.steps.iter().map(Step::kind).collect();
         assert!(kinds.iter().all(|kind| !kind.contains("Pod") && !kind.contains("Link")), "{kinds:?}");
         assert_eq!(
@@ -261,7 +261,7 @@ fn plugins_of_others_are_only_asked() {
 }
 
 /// Revision 1 is loaded; the API server is killed while revision 2, which it cannot load, is in its file.
-fn restarted_on_what_it_cannot_load() -> (Machine, Memory, Arc<RevisionContent>) {
+fn restarted_on_a_configuration_that_it_cannot_load() -> (Machine, Memory, Arc<RevisionContent>) {
     let mut machine = Machine::new();
     let mut memory = Memory::default();
     machine.plugins.insert(instance(1, "a"), Ok("kek-1".into()));
@@ -274,31 +274,31 @@ fn restarted_on_what_it_cannot_load() -> (Machine, Memory, Arc<RevisionContent>)
     machine.publish(2, &bad);
     machine.ask(target(2, &bad, &[key_check_entry(1, "kek-1"), key_check_entry(2, "kek-2")]));
     for _ in 0..100 {
-        let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+        let (_, decision) = reconcile(&mut machine, &mut memory, usize::MAX);
         if decision.steps.iter().any(|step| step.kind() == "InstallConfiguration") {
             break;
         }
     }
     assert_eq!(machine.disk.file.as_ref().map(|file| &file.hash), Some(&bad.hash()));
-    // Before anybody saw that a reload failed.
+    // Before the agent observes that a reload failed.
     machine.restart_server();
     assert!(machine.away);
-    // With the API server its objects are away: nobody can say what is wanted.
+    // Without the API server the spec cannot be read.
     machine.spec = None;
     (machine, memory, good)
 }
 
 #[test]
-fn a_server_that_died_of_its_configuration_gets_the_last_one_that_it_had_loaded() {
+fn server_that_cannot_start_on_its_configuration_gets_the_last_one_that_it_had_loaded() {
     for agent_restarts in [false, true] {
-        let (mut machine, mut memory, good) = restarted_on_what_it_cannot_load();
+        let (mut machine, mut memory, good) = restarted_on_a_configuration_that_it_cannot_load();
         let began = machine.now;
         if agent_restarts {
             memory = Memory::default();
         }
         let mut back = None;
         for _ in 0..200 {
-            let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+            let (_, decision) = reconcile(&mut machine, &mut memory, usize::MAX);
             // The kubelet starts it again and again.
             machine.restart_server();
             if decision.steps.iter().any(|step| step.kind() == "PutBack") {
@@ -308,7 +308,7 @@ fn a_server_that_died_of_its_configuration_gets_the_last_one_that_it_had_loaded(
         // 3 s poll, 40 s for its plugins, 30 s margin; not before.
         let took = back.expect("something is put back") - began;
         assert!((72..80).contains(&took), "{took}");
-        assert!(!machine.away, "it came up");
+        assert!(!machine.away, "it serves");
         assert_eq!(machine.loaded, Some(good.hash()));
         assert_eq!(machine.disk.refusal.as_ref().map(|refusal| refusal.revision), Some(Revision(2)));
     }

@@ -1,6 +1,6 @@
-//! What an admin replaces by hand, and what is installed before the API server first starts.
+//! Replacement credentials from an admin, and the steps before the API server first starts.
 
-use super::machine::{Machine, Memory, settle, turn};
+use super::machine::{Machine, Memory, reconcile, settle};
 use super::*;
 use crate::formats::ReferencedData;
 
@@ -19,9 +19,9 @@ fn settled(memory: &mut Memory) -> Machine {
     machine
 }
 
-/// What replaces the data of revision 1, and the instance that comes of it.
-fn replaced(number: u32) -> (Recovered, Instance) {
-    let one = Recovered {
+/// A replacement credential for the data of revision 1, and its instance.
+fn replacement(number: u32) -> (Recovered, Instance) {
+    let recovered = Recovered {
         key_id: KeyId(1),
         number,
         replaces: [digest(1, "a")].into(),
@@ -29,24 +29,24 @@ fn replaced(number: u32) -> (Recovered, Instance) {
         salt: SecretBytes::new(format!("salt {number}").into_bytes()),
         withdrawn: false,
     };
-    let (digest, _) = one.over(&revision(&[(1, "a")])).unwrap();
-    (one, Instance::new(KeyId(1), &digest))
+    let (digest, _) = recovered.over(&revision(&[(1, "a")])).unwrap();
+    (recovered, Instance::new(KeyId(1), &digest))
 }
 
-/// The credential is dead, nobody can be asked, and another one was given by hand.
-fn dead(memory: &mut Memory, works: bool) -> (Machine, Instance) {
+/// The credential does not work any more, no API server answers, and an admin gave a replacement.
+fn recovering(memory: &mut Memory, works: bool) -> (Machine, Instance) {
     let mut machine = settled(memory);
     machine.plugins.insert(instance(1, "a"), Err("permission denied".into()));
     machine.spec = None;
     machine.away = true;
-    let (one, recovered) = replaced(1);
+    let (one, recovered) = replacement(1);
     let answer = if works { Ok(KEK.into()) } else { Err("permission denied".into()) };
     machine.plugins.insert(recovered.clone(), answer);
     machine.disk.recovered.push(one);
     (machine, recovered)
 }
 
-fn told(machine: &mut Machine) {
+fn api_returns(machine: &mut Machine) {
     machine.away = false;
     machine.ask(target(1, &revision(&[(1, "a")]), &[key_check_entry(1, KEK)]));
 }
@@ -56,12 +56,12 @@ fn has_pod(machine: &Machine, instance: &Instance) -> bool {
 }
 
 #[test]
-fn what_is_replaced_by_hand_serves_without_operator_or_api_and_goes_when_newer_data_come() {
+fn replacement_credential_serves_without_operator_or_api_until_newer_data_are_installed() {
     let mut memory = Memory::default();
-    let (mut machine, recovered) = dead(&mut memory, true);
+    let (mut machine, recovered) = recovering(&mut memory, true);
     settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.at_link(KeyId(1)), Some(recovered.clone()));
-    assert!(!has_pod(&machine, &instance(1, "a")), "what is refused is not started over and over");
+    assert!(!has_pod(&machine, &instance(1, "a")), "a plugin whose login is refused is not started again");
 
     // A reboot, and another agent.
     let starts = machine.starts.len();
@@ -75,8 +75,8 @@ fn what_is_replaced_by_hand_serves_without_operator_or_api_and_goes_when_newer_d
     settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.at_link(KeyId(1)), Some(recovered.clone()));
 
-    // The operator still knows the dead one alone.
-    told(&mut machine);
+    // The operator still has only the old credential.
+    api_returns(&mut machine);
     let decision = settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.at_link(KeyId(1)), Some(recovered.clone()));
     assert!(machine.starts[starts..].iter().all(|(_, started)| *started != instance(1, "a")));
@@ -97,11 +97,11 @@ fn what_is_replaced_by_hand_serves_without_operator_or_api_and_goes_when_newer_d
 }
 
 #[test]
-fn what_fails_is_withdrawn_and_stops_and_what_was_there_goes_on() {
+fn replacement_credential_that_fails_stops_and_the_previous_plugin_stays_in_use() {
     let mut memory = Memory::default();
-    let (mut machine, recovered) = dead(&mut memory, false);
+    let (mut machine, recovered) = recovering(&mut memory, false);
     for _ in 0..30 {
-        turn(&mut machine, &mut memory, usize::MAX);
+        reconcile(&mut machine, &mut memory, usize::MAX);
     }
     assert!(has_pod(&machine, &recovered), "it is tried");
     assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "a")));
@@ -113,27 +113,27 @@ fn what_fails_is_withdrawn_and_stops_and_what_was_there_goes_on() {
 }
 
 #[test]
-fn a_plugin_that_reaches_another_kek_gets_no_link_however_it_was_given() {
+fn replacement_credential_that_reaches_another_kek_gets_no_link() {
     let mut memory = Memory::default();
-    let (mut machine, recovered) = dead(&mut memory, true);
+    let (mut machine, recovered) = recovering(&mut memory, true);
     machine.plugins.insert(recovered, Ok("kek-9".into()));
     settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "a")));
 }
 
 #[test]
-fn of_two_replacements_the_later_holds_and_the_earlier_goes() {
+fn later_of_two_replacement_credentials_is_in_force_and_the_earlier_stops() {
     let mut memory = Memory::default();
-    let (mut machine, first) = dead(&mut memory, true);
+    let (mut machine, first) = recovering(&mut memory, true);
     settle(&mut machine, &mut memory, &mut None);
-    let (two, second) = replaced(2);
+    let (two, second) = replacement(2);
     machine.plugins.insert(first.clone(), Err("permission denied".into()));
     machine.plugins.insert(second.clone(), Ok(KEK.into()));
     machine.disk.recovered.push(two);
     settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.at_link(KeyId(1)), Some(second.clone()));
     assert!(!has_pod(&machine, &first));
-    told(&mut machine);
+    api_returns(&mut machine);
     settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.at_link(KeyId(1)), Some(second));
     let left: Vec<u32> = machine.disk.recovered.iter().map(|one| one.number).collect();
@@ -141,17 +141,17 @@ fn of_two_replacements_the_later_holds_and_the_earlier_goes() {
 }
 
 #[test]
-fn killed_between_any_two_steps_the_end_is_the_same() {
+fn agent_that_is_killed_between_any_two_steps_still_links_the_replacement() {
     for kill in 0..12 {
         let mut memory = Memory::default();
-        let (mut machine, recovered) = dead(&mut memory, true);
+        let (mut machine, recovered) = recovering(&mut memory, true);
         settle(&mut machine, &mut memory, &mut Some(kill));
         assert_eq!(machine.at_link(KeyId(1)), Some(recovered), "killed after {kill} steps");
         assert!(!has_pod(&machine, &instance(1, "a")), "killed after {kill} steps");
     }
 }
 
-/// A node that never had anything: its API server has not started.
+/// A node with an empty disk: its API server has not started.
 fn bare() -> Machine {
     let mut machine = Machine::new();
     (machine.disk.file, machine.loaded, machine.away) = (None, None, true);
@@ -168,7 +168,7 @@ fn first(machine: &mut Machine, memory: &mut Memory) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_node_that_joins_has_the_file_first_and_a_link_only_when_its_plugin_has_passed() {
+fn joining_node_has_the_file_first_and_a_link_only_when_its_plugin_has_passed() {
     for kek in [KEK, "kek-9"] {
         let (mut machine, mut memory) = (bare(), Memory::default());
         machine.plugins.insert(instance(1, "a"), Ok(kek.into()));
@@ -191,9 +191,9 @@ fn a_node_that_joins_has_the_file_first_and_a_link_only_when_its_plugin_has_pass
         );
         assert_eq!(machine.disk.file.as_ref().map(|file| file.hash.clone()), Some(content.hash()));
         assert_eq!(machine.at_link(KeyId(1)), None);
-        // Again, as after a crash in its middle: nothing else comes of it.
+        // Running the steps again, as after a crash, has the same result.
         first(&mut machine, &mut memory);
-        // The agent begins; nobody tells it anything.
+        // The agent starts without a spec.
         machine.spec = None;
         settle(&mut machine, &mut memory, &mut None);
         let expected = (kek == KEK).then(|| instance(1, "a"));
@@ -203,10 +203,10 @@ fn a_node_that_joins_has_the_file_first_and_a_link_only_when_its_plugin_has_pass
 }
 
 #[test]
-fn a_node_that_joins_before_there_is_a_revision_gets_the_first_file() {
+fn node_that_joins_before_the_first_revision_gets_revision_0() {
     let (mut machine, mut memory) = (bare(), Memory::default());
     assert_eq!(first(&mut machine, &mut memory), ["RecordLoaded", "PutBack"]);
-    // One that somebody else set up is not touched.
+    // A file that Keyward did not write is not replaced.
     machine.disk.file =
         Some(FileSeen { hash: crate::ids::ConfigHash("sha256:foreign".into()), keys: None, config: None });
     let observed = machine.observe(&mut memory);

@@ -1,8 +1,8 @@
-//! One rule a test: a node that is at rest, or about to do something, and one thing that differs.
+//! One rule in each test: a node at rest, or about to act, and one difference.
 
 use rstest::rstest;
 
-use super::machine::{Machine, Memory, settle, turn};
+use super::machine::{Machine, Memory, reconcile, settle};
 use super::*;
 use crate::api::HealthStatus;
 use crate::ids::ConfigHash;
@@ -26,7 +26,7 @@ pub(super) fn settled(memory: &mut Memory) -> Machine {
     machine
 }
 
-/// Revision 2 is the target; its plugins run and have passed at their links, and nothing but the file is to be done.
+/// Revision 2 is the target; its plugins run and have passed at their links, and only the file is missing.
 fn about_to_install() -> Observed {
     let mut memory = Memory::default();
     let mut machine = settled(&mut memory);
@@ -38,7 +38,7 @@ fn about_to_install() -> Observed {
         if kinds(&next(&observed)).contains(&"InstallConfiguration") {
             return observed;
         }
-        turn(&mut machine, &mut memory, usize::MAX);
+        reconcile(&mut machine, &mut memory, usize::MAX);
     }
     panic!("nothing is installed: {:?}", next(&machine.observe(&mut memory)).why);
 }
@@ -75,7 +75,7 @@ pub(super) fn failing(phase: &str, since: u64, mismatch: bool) -> Failing {
 }
 
 #[test]
-fn at_rest_nothing_is_done_and_all_is_told() {
+fn node_at_rest_does_nothing_and_reports_everything() {
     let observed = at_rest();
     let decision = next(&observed);
     assert_eq!((kinds(&decision), decision.busy), (vec![], false), "{:?}", decision.why);
@@ -87,7 +87,7 @@ fn at_rest_nothing_is_done_and_all_is_told() {
     let [plugin] = report.plugins.as_slice() else { panic!("{:?}", report.plugins) };
     assert_eq!((plugin.key_id, &plugin.digest, plugin.ready), (KeyId(1), &digest(1, "a"), true));
     assert_eq!(plugin.health.status, HealthStatus::Healthy);
-    // A plugin that never said what it calls its KEK.
+    // The plugin never reported its remote key id.
     assert_eq!(plugin.health.remote_key_id.0, "unknown");
 }
 
@@ -103,7 +103,7 @@ fn at_rest_nothing_is_done_and_all_is_told() {
     o.server.as_mut().unwrap().loaded = Some(ConfigHash("sha256:unknown".into()));
 })]
 #[case::file_is_foreign(|o: &mut Observed| o.disk.file = Some(FileSeen { keys: None, ..foreign() }))]
-fn nothing_stops_while_something_cannot_be_told(#[case] change: fn(&mut Observed)) {
+fn nothing_stops_while_anything_is_unknown(#[case] change: fn(&mut Observed)) {
     let mut observed = at_rest();
     let stray = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
     observed.disk.instances.insert(instance(7, "stray"), stray.clone());
@@ -130,7 +130,7 @@ fn nothing_stops_while_something_cannot_be_told(#[case] change: fn(&mut Observed
     o.server.as_mut().unwrap().loaded = Some(foreign().hash);
     o.disk.file = Some(foreign());
 }, "ForeignConfiguration")]
-#[case::no_server_loads_it(|o: &mut Observed| {
+#[case::a_server_would_refuse_it(|o: &mut Observed| {
     let mut target = (*o.target.clone().unwrap().unwrap()).clone();
     target.config.resources[0].providers[0].kms.as_mut().unwrap().timeout = "10 seconds".into();
     let target = RevisionContent::new(target.config.clone(), target.plugins.clone());
@@ -142,7 +142,7 @@ fn nothing_stops_while_something_cannot_be_told(#[case] change: fn(&mut Observed
     o.server.as_mut().unwrap().loaded = Some(ConfigHash("sha256:z".into()));
     o.disk.file = Some(foreign());
 }, "StepFailed")]
-fn nothing_is_installed_then_and_the_reason_is_told(
+fn nothing_is_installed_and_the_reason_is_reported(
     #[case] change: fn(&mut Observed),
     #[case] expected: &str,
 ) {
@@ -158,12 +158,12 @@ fn nothing_is_installed_then_and_the_reason_is_told(
 #[case::at_its_own_socket_only(|probed: &mut Probed| probed.question.socket = Socket::Generation, None, false)]
 #[case::with_another_key_check(|probed: &mut Probed| probed.question.key_check = Some(key_check("other")), None, false)]
 #[case::a_while_ago(|probed: &mut Probed| probed.pass.as_mut().unwrap().age = seconds(11), None, true)]
-#[case::unwell_for_a_moment(|probed: &mut Probed| probed.failing = Some(failing("status", 1, false)), None, false)]
-#[case::unwell(|probed: &mut Probed| probed.failing = Some(failing("encrypt", 5, false)), Some("PluginNotReady"), false)]
+#[case::unhealthy_for_a_moment(|probed: &mut Probed| probed.failing = Some(failing("status", 1, false)), None, false)]
+#[case::unhealthy(|probed: &mut Probed| probed.failing = Some(failing("encrypt", 5, false)), Some("PluginNotReady"), false)]
 #[case::gone_for_a_moment(|probed: &mut Probed| { probed.age = seconds(29); probed.failing = Some(failing("start", 29, false)); }, None, false)]
 #[case::gone(|probed: &mut Probed| { probed.age = seconds(30); probed.failing = Some(failing("start", 30, false)); }, Some("PluginNotReady"), false)]
 #[case::another_kek(|probed: &mut Probed| probed.failing = Some(failing("key-check", 0, true)), Some("KEKMismatch"), false)]
-fn no_configuration_whose_plugins_do_not_answer(
+fn configuration_waits_until_its_plugins_pass(
     #[case] change: fn(&mut Probed),
     #[case] expected: Option<&str>,
     #[case] urgent: bool,
@@ -180,7 +180,7 @@ fn no_configuration_whose_plugins_do_not_answer(
 }
 
 #[test]
-fn a_link_is_not_switched_without_a_key_check() {
+fn link_is_not_switched_without_a_key_check() {
     let mut memory = Memory::default();
     let mut machine = settled(&mut memory);
     let content = revision(&[(1, "b")]);
@@ -193,7 +193,7 @@ fn a_link_is_not_switched_without_a_key_check() {
 }
 
 #[test]
-fn a_lost_key_check_does_not_stop_what_already_serves() {
+fn missing_key_check_does_not_block_a_plugin_that_already_serves() {
     let mut memory = Memory::default();
     let mut machine = settled(&mut memory);
     let content = revision(&[(1, "a"), (2, "c")]);
@@ -206,10 +206,10 @@ fn a_lost_key_check_does_not_stop_what_already_serves() {
 
 #[rstest]
 #[case::just_installed(0, 0, false)]
-#[case::in_its_time(0, 129, false)]
+#[case::before_the_deadline(0, 129, false)]
 #[case::overdue(0, 131, true)]
 #[case::a_failed_reload(1, 0, true)]
-fn a_configuration_that_is_not_loaded_is_put_back(
+fn configuration_that_is_not_loaded_is_rolled_back(
     #[case] failed_reloads: u64,
     #[case] age: u64,
     #[case] expected: bool,
@@ -234,7 +234,7 @@ fn a_configuration_that_is_not_loaded_is_put_back(
 }
 
 #[test]
-fn what_is_not_on_this_disk_cannot_be_put_back() {
+fn configuration_that_is_not_on_this_disk_cannot_be_put_back() {
     let mut observed = waiting();
     let reading = observed.server.as_mut().unwrap();
     reading.failed_reloads = 1;
@@ -245,13 +245,13 @@ fn what_is_not_on_this_disk_cannot_be_put_back() {
 }
 
 #[rstest]
-#[case::in_its_time(|_: &mut Observed| {}, 129, None)]
+#[case::before_the_deadline(|_: &mut Observed| {}, 129, None)]
 #[case::overdue(|_: &mut Observed| {}, 131, Some("ConfigurationRefused"))]
 #[case::seen_loaded(|o: &mut Observed| o.disk.loaded = o.disk.file.as_ref().map(|file| file.hash.clone()), 9999, None)]
 #[case::never_seen(|o: &mut Observed| o.disk.loaded = None, 9999, None)]
-#[case::of_somebody_else(|o: &mut Observed| o.disk.file = Some(foreign()), 9999, None)]
+#[case::not_written_by_keyward(|o: &mut Observed| o.disk.file = Some(foreign()), 9999, None)]
 #[case::it_runs(|o: &mut Observed| o.server = Err(Unread { why: "forbidden".into(), answers: true }), 9999, None)]
-fn while_the_server_is_silent_what_it_had_loaded_is_put_back(
+fn last_loaded_configuration_is_put_back_while_the_server_does_not_answer(
     #[case] change: fn(&mut Observed),
     #[case] age: u64,
     #[case] expected: Option<&str>,
@@ -275,13 +275,13 @@ fn while_the_server_is_silent_what_it_had_loaded_is_put_back(
         _ => None,
     });
     assert_eq!(put_back, expected.map(|_| (before, Some(Revision(2)))), "{:?}", decision.why);
-    // Whatever it had loaded: nothing is installed while it does not answer, and no plugin stops.
+    // In every case nothing is installed and no plugin stops while the server does not answer.
     let kinds = kinds(&decision);
     assert!(!kinds.iter().any(|kind| kind.starts_with("Install") || kind.starts_with("Remove")), "{kinds:?}");
 }
 
 #[test]
-fn a_lost_file_of_a_silent_server_comes_back() {
+fn missing_file_is_put_back_while_the_server_does_not_answer() {
     let mut observed = at_rest();
     observed.server = silent();
     observed.disk.file = None;
@@ -290,7 +290,7 @@ fn a_lost_file_of_a_silent_server_comes_back() {
 }
 
 #[test]
-fn what_is_loaded_is_recorded_before_anything_is_built_on_it() {
+fn loaded_configuration_is_recorded_before_another_is_installed() {
     let mut observed = about_to_install();
     observed.disk.loaded = None;
     let decision = next(&observed);
@@ -299,7 +299,7 @@ fn what_is_loaded_is_recorded_before_anything_is_built_on_it() {
 }
 
 #[test]
-fn what_somebody_else_wrote_is_not_put_away() {
+fn foreign_configuration_is_not_replaced() {
     let mut observed = at_rest();
     observed.disk.file = Some(foreign());
     observed.file_age = seconds(3600);
@@ -310,7 +310,7 @@ fn what_somebody_else_wrote_is_not_put_away() {
 }
 
 #[test]
-fn a_lost_file_comes_back() {
+fn missing_file_is_installed_again_or_put_back() {
     let mut observed = at_rest();
     observed.disk.file = None;
     observed.probes.values_mut().for_each(|probed| probed.pass.as_mut().unwrap().age = seconds(1));
@@ -325,7 +325,11 @@ fn a_lost_file_comes_back() {
 #[case::just_now(Revision(2), 0, false)]
 #[case::before_its_pause(Revision(2), 59, false)]
 #[case::after_its_pause(Revision(2), 60, true)]
-fn a_refused_configuration_waits(#[case] revision: Revision, #[case] elapsed: u64, #[case] expected: bool) {
+fn refused_configuration_waits_for_its_pause(
+    #[case] revision: Revision,
+    #[case] elapsed: u64,
+    #[case] expected: bool,
+) {
     let mut observed = about_to_install();
     let hash = ConfigHash("sha256:refused".into());
     observed.disk.refusal = Some(Refusal { revision, hash, attempts: 2, elapsed: seconds(elapsed) });
@@ -347,25 +351,25 @@ fn a_refused_configuration_waits(#[case] revision: Revision, #[case] elapsed: u6
 #[case::its_process_is_gone(|o: &mut Observed| {
     o.probes.values_mut().for_each(|probed| probed.last.as_mut().unwrap().answered = false);
 }, 0)]
-#[case::its_kms_is_away(|o: &mut Observed| {
+#[case::its_kms_is_down(|o: &mut Observed| {
     o.probes.values_mut().for_each(|probed| {
         probed.failing = Some(failing("status", 600, false));
         probed.last.as_mut().unwrap().status = HealthStatus::Unhealthy;
     });
 }, 1)]
-fn a_revision_is_told_only_when_all_of_it_is_there(#[case] change: fn(&mut Observed), #[case] expected: u64) {
+fn revision_is_reported_only_when_it_is_complete(#[case] change: fn(&mut Observed), #[case] expected: u64) {
     let mut observed = at_rest();
     change(&mut observed);
     let decision = next(&observed);
     let report = decision.report.clone().unwrap();
     assert_eq!(report.revision, Revision(expected));
     if expected == 1 {
-        assert_eq!(report.error, None, "what befalls a plugin later is a matter of its health");
+        assert_eq!(report.error, None, "a plugin that fails later is reported by its health");
     }
 }
 
 #[test]
-fn until_the_next_revision_is_loaded_the_one_before_is_told() {
+fn previous_revision_is_reported_until_the_next_is_loaded() {
     let mut observed = waiting();
     assert_eq!(next(&observed).report.unwrap().revision, Revision(1));
     observed.server.as_mut().unwrap().loaded = observed.disk.file.as_ref().map(|file| file.hash.clone());
@@ -373,7 +377,7 @@ fn until_the_next_revision_is_loaded_the_one_before_is_told() {
 }
 
 #[test]
-fn nothing_is_told_before_what_serves_was_probed() {
+fn nothing_is_reported_before_every_serving_plugin_was_probed() {
     let mut observed = at_rest();
     observed.probes.clear();
     let decision = next(&observed);
@@ -382,13 +386,13 @@ fn nothing_is_told_before_what_serves_was_probed() {
 }
 
 #[test]
-fn a_manifest_edited_by_hand_is_written_anew_where_its_plugin_is_used() {
+fn edited_manifest_is_restored_if_its_plugin_is_used() {
     let mut observed = at_rest();
     let edited = |o: &mut Observed, one: &Instance| {
         let found = o.disk.instances.entry(one.clone()).or_default();
         *found = OnDisk { pod: true, files: true, folder: true, edited: true, ..found.clone() };
     };
-    // Nothing needs it: it goes.
+    // Nothing needs it: it is removed.
     edited(&mut observed, &instance(7, "stray"));
     assert_eq!(kinds(&next(&observed)), ["RemovePod"]);
     observed.disk.instances.remove(&instance(7, "stray"));
@@ -399,7 +403,7 @@ fn a_manifest_edited_by_hand_is_written_anew_where_its_plugin_is_used() {
     assert_eq!(decision.steps, [Step::WritePod { instance: instance(1, "a"), trial: false }]);
     assert_eq!(decision.report.unwrap().plugins[0].repairs, 3);
 
-    // Its revision is not to be had: it is told, and left alone.
+    // Its revision cannot be read: the edit is reported, and left alone.
     observed.disk.revisions.clear();
     observed.target = Some(Err(Unusable::Unreadable("timeout".into())));
     let decision = next(&observed);
@@ -408,7 +412,7 @@ fn a_manifest_edited_by_hand_is_written_anew_where_its_plugin_is_used() {
 }
 
 #[test]
-fn the_replaced_plugin_stops_after_the_link_was_tried() {
+fn replaced_plugin_stops_after_its_successor_passed_through_the_link() {
     let mut observed = at_rest();
     let old = OnDisk { pod: true, files: true, folder: true, ..Default::default() };
     observed.disk.instances.insert(instance(1, "b"), old);
@@ -418,10 +422,10 @@ fn the_replaced_plugin_stops_after_the_link_was_tried() {
     assert!(!stops(&observed));
 }
 
-/// What was tried for a key in use never served. Its plugin may be one that fails until an admin mends it, and be tried
-/// anew all the while: what is left of each trial would stay.
+/// A trial for a key in use never served. The serving plugin may fail until an admin fixes it, while one
+/// candidate after the other is tried: otherwise the remains of each trial would stay.
 #[test]
-fn what_was_only_tried_goes_though_the_plugin_in_use_fails() {
+fn finished_trial_is_removed_even_while_the_serving_plugin_fails() {
     let mut observed = at_rest();
     observed.probes.get_mut(&instance(1, "a")).unwrap().pass = None;
     let tried = OnDisk { pod: true, files: true, folder: true, trial: true, tries: 4, ..Default::default() };
@@ -436,7 +440,7 @@ fn what_was_only_tried_goes_though_the_plugin_in_use_fails() {
 #[rstest]
 #[case(29, false)]
 #[case(30, true)]
-fn a_key_that_left_drains(#[case] unneeded: u64, #[case] expected: bool) {
+fn plugin_of_a_key_that_left_drains_before_it_stops(#[case] unneeded: u64, #[case] expected: bool) {
     let mut observed = at_rest();
     let none = revision(&[]);
     *spec(&mut observed) = target(2, &none, &[]);
@@ -448,7 +452,7 @@ fn a_key_that_left_drains(#[case] unneeded: u64, #[case] expected: bool) {
     let wanted = [Step::RemoveLink(KeyId(1)), Step::RemovePod(instance(1, "a"))];
     let steps = |o: &Observed| next(o).steps;
     assert_eq!(wanted.iter().all(|step| steps(&observed).contains(step)), expected);
-    // Not while the API server still has the old one.
+    // Not while the API server still has the old configuration.
     observed.server.as_mut().unwrap().loaded = old;
     assert!(!wanted.iter().any(|step| steps(&observed).contains(step)));
 }
@@ -457,7 +461,11 @@ fn a_key_that_left_drains(#[case] unneeded: u64, #[case] expected: bool) {
 #[case::listening(true, 59, false)]
 #[case::still_listening(true, 60, true)]
 #[case::silent(false, 0, true)]
-fn files_go_after_the_process(#[case] listening: bool, #[case] unneeded: u64, #[case] expected: bool) {
+fn files_are_removed_after_the_process_has_stopped(
+    #[case] listening: bool,
+    #[case] unneeded: u64,
+    #[case] expected: bool,
+) {
     let mut observed = at_rest();
     let found = OnDisk { files: true, folder: true, listening, ..Default::default() };
     observed.disk.instances.insert(instance(7, "old"), found);

@@ -1,15 +1,15 @@
-//! Candidates that end by themselves: how often they are started, and how one that passed comes to stay.
+//! Candidates that exit: how often they are started, and how one that passed is started to serve.
 
 use rstest::rstest;
 
-use super::machine::{Machine, Memory, settle, turn};
+use super::machine::{Machine, Memory, reconcile, settle};
 use super::model::answer;
 use super::*;
 use crate::api::PreflightResult;
 use crate::provider::Failure;
 
-/// Revision 1 with key 1 is installed; a candidate for key 2 is asked for.
-fn asked() -> (Machine, Memory) {
+/// Revision 1 with key 1 is installed; a candidate for key 2 is requested.
+fn requested() -> (Machine, Memory) {
     let mut memory = Memory::default();
     let mut machine = Machine::new();
     for (key, image) in [(1, "a"), (2, "c"), (2, "d")] {
@@ -19,11 +19,11 @@ fn asked() -> (Machine, Memory) {
     machine.publish(1, &content);
     machine.ask(target(1, &content, &[key_check_entry(1, "kek-1")]));
     settle(&mut machine, &mut memory, &mut None);
-    ask_for(&mut machine, "c");
+    request_candidate(&mut machine, "c");
     (machine, memory)
 }
 
-fn ask_for(machine: &mut Machine, image: &str) {
+fn request_candidate(machine: &mut Machine, image: &str) {
     let mut spec = machine.spec.clone().unwrap().spec;
     spec.preflight = Some(request(2, image, None));
     machine.candidate = Some((KeyId(2), record(image)));
@@ -35,7 +35,7 @@ fn starts(machine: &Machine, image: &str) -> Vec<u64> {
     these.map(|(at, _)| *at).collect()
 }
 
-/// The highest count that a KMS reaches which counts refused logins, and forgets them after a quarter of an hour without
+/// The highest count in a KMS that counts refused logins, and forgets them after a quarter of an hour without
 /// another one.
 fn highest_count(logins: &[u64]) -> u32 {
     let (mut highest, mut count, mut last) = (0, 0, 0);
@@ -47,56 +47,57 @@ fn highest_count(logins: &[u64]) -> u32 {
     highest
 }
 
-/// Candidates that take turns (`controllers/key.rs`) begin anew each time, with whatever a start takes beside.
+/// Candidates that take turns (`controllers/key.rs`) start from the beginning each time; `slip` is the extra
+/// time of a start.
 #[rstest]
-fn turns_of_refused_candidates_do_not_lock_their_role_out(#[values(0, 20, 60, 180)] slip: u64) {
+fn refused_candidates_that_take_turns_do_not_lock_their_role_out(#[values(0, 20, 60, 180)] slip: u64) {
     let policy = Policy::default();
-    let turn = crate::controllers::LOGIN_PATIENCE.as_secs();
+    let patience = crate::controllers::LOGIN_PATIENCE.as_secs();
     let mut logins = Vec::new();
     let mut begun = 0;
     for _ in 0..20 {
         let mut at = begun;
         for tries in 1.. {
-            if at >= begun + turn + slip {
+            if at >= begun + patience + slip {
                 break;
             }
             logins.push(at + slip);
             at += policy.after_trial(tries).as_secs() + slip;
         }
-        begun += turn + slip;
+        begun += patience + slip;
     }
     assert!(highest_count(&logins) <= 4, "locked out at the fifth: {logins:?}");
 }
 
 #[rstest]
-#[case::of_an_agent_that_goes_on(u64::MAX)]
-#[case::of_one_that_is_killed_each_ten_minutes(600)]
-#[case::of_one_that_is_killed_all_the_time(7)]
-fn a_refused_candidate_does_not_lock_its_role_out(#[case] killed_each: u64) {
-    let (mut machine, mut memory) = asked();
+#[case::agent_is_not_killed(u64::MAX)]
+#[case::agent_is_killed_every_ten_minutes(600)]
+#[case::agent_is_killed_every_seven_seconds(7)]
+fn refused_candidate_does_not_lock_its_role_out(#[case] killed_each: u64) {
+    let (mut machine, mut memory) = requested();
     machine.refused.insert(instance(2, "c"));
-    let mut told = 0;
+    let mut failures = 0;
     for second in 1..90 * 60 {
         if second % killed_each == 0 {
             memory = Memory::default();
         }
-        let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+        let (_, decision) = reconcile(&mut machine, &mut memory, usize::MAX);
         let Some(now) = decision.report.and_then(|report| report.preflight) else { continue };
         if now.result == PreflightResult::Failed {
             assert!(now.failure.is_some());
-            told += 1;
+            failures += 1;
         } else if killed_each == u64::MAX {
             assert_eq!(
-                (told, now.result),
+                (failures, now.result),
                 (0, PreflightResult::Running),
-                "it is told for as long as it holds"
+                "the failure is reported until the candidate passes"
             );
         }
     }
     let logins = starts(&machine, "c");
     assert!(highest_count(&logins) <= 3, "locked out at the fifth: {logins:?}");
     if killed_each == u64::MAX {
-        assert!(told > 90 * 60 - 30 && logins.len() > 6, "it is not given up: {logins:?}");
+        assert!(failures > 90 * 60 - 30 && logins.len() > 6, "the candidate is tried again: {logins:?}");
         let pauses: Vec<u64> = logins.windows(2).map(|pair| pair[1] - pair[0]).take(4).collect();
         assert!(
             pauses.iter().zip([60, 240, 960, 960]).all(|(is, least)| (least..least + 10).contains(is)),
@@ -106,11 +107,11 @@ fn a_refused_candidate_does_not_lock_its_role_out(#[case] killed_each: u64) {
 }
 
 #[test]
-fn what_was_mended_passes_at_the_next_start_and_another_candidate_at_once() {
-    let (mut machine, mut memory) = asked();
+fn fixed_candidate_passes_at_its_next_start_and_another_candidate_at_once() {
+    let (mut machine, mut memory) = requested();
     machine.refused.insert(instance(2, "c"));
     for _ in 0..20 {
-        turn(&mut machine, &mut memory, usize::MAX);
+        reconcile(&mut machine, &mut memory, usize::MAX);
     }
     let (mut other, mut its_memory) = (machine.clone(), memory.clone());
 
@@ -120,16 +121,16 @@ fn what_was_mended_passes_at_the_next_start_and_another_candidate_at_once() {
     assert_eq!(starts(&machine, "c").len(), 2);
 
     let changed = other.now;
-    ask_for(&mut other, "d");
+    request_candidate(&mut other, "d");
     let decision = settle(&mut other, &mut its_memory, &mut None);
     assert_eq!(answer(&decision).result, PreflightResult::Succeeded);
     assert!(starts(&other, "d")[0] - changed < 3);
-    assert_eq!(starts(&other, "c").len(), 1, "nobody asks for it any more");
+    assert_eq!(starts(&other, "c").len(), 1, "it is not requested any more");
 }
 
 #[test]
-fn what_passed_is_started_once_more_to_stay_and_serves_only_then() {
-    let (mut machine, mut memory) = asked();
+fn candidate_that_passed_is_started_again_before_it_serves() {
+    let (mut machine, mut memory) = requested();
     let decision = settle(&mut machine, &mut memory, &mut None);
     let made = answer(&decision).key_check.clone().unwrap();
     assert!(machine.disk.instances[&instance(2, "c")].trial);
@@ -138,7 +139,7 @@ fn what_passed_is_started_once_more_to_stay_and_serves_only_then() {
     machine.publish(2, &content);
     let key_checks = [key_check_entry(1, "kek-1"), KeyCheckEntry { key_id: KeyId(2), key_check: made }];
     let mut spec = target(2, &content, &key_checks);
-    // The operator lets the request stand until the revision is deployed.
+    // The operator keeps the request until the revision is deployed.
     spec.preflight = machine.spec.clone().unwrap().spec.preflight;
     machine.ask(spec);
     let mut about = Vec::new();
@@ -146,7 +147,7 @@ fn what_passed_is_started_once_more_to_stay_and_serves_only_then() {
         let linked = machine.at_link(KeyId(2));
         let trial = machine.disk.instances[&instance(2, "c")].trial;
         assert!(linked.is_none() || !trial, "a trial never serves");
-        let (_, decision) = turn(&mut machine, &mut memory, usize::MAX);
+        let (_, decision) = reconcile(&mut machine, &mut memory, usize::MAX);
         let steps = decision.steps.into_iter();
         about
             .extend(steps.filter(|step| step.to_string().contains("kms-2-")).map(|step| (machine.now, step)));
@@ -167,15 +168,15 @@ fn what_passed_is_started_once_more_to_stay_and_serves_only_then() {
 }
 
 #[test]
-fn a_plugin_in_use_is_kept_running_by_the_kubelet() {
-    let (mut machine, mut memory) = asked();
+fn plugin_that_a_revision_needs_is_kept_running_by_the_kubelet() {
+    let (mut machine, mut memory) = requested();
     machine.starts.clear();
     machine.refused.insert(instance(1, "b"));
     let content = revision(&[(1, "b")]);
     machine.publish(2, &content);
     machine.ask(target(2, &content, &[key_check_entry(1, "kek-1")]));
     for _ in 0..45 {
-        turn(&mut machine, &mut memory, usize::MAX);
+        reconcile(&mut machine, &mut memory, usize::MAX);
     }
     let found = &machine.disk.instances[&instance(1, "b")];
     assert!(found.pod && !found.trial, "a revision needs it");
@@ -192,20 +193,20 @@ fn a_plugin_in_use_is_kept_running_by_the_kubelet() {
 #[case::after_the_last("start", Some(1), 960, 99, true)]
 #[case::silent_for_no_known_reason("start", None, 959, 1, false)]
 #[case::silent_for_long("start", None, 960, 1, true)]
-#[case::its_image_cannot_be_had("image", None, 9999, 1, false)]
+#[case::its_image_cannot_be_pulled("image", None, 9999, 1, false)]
 #[case::it_answers("status", None, 9999, 1, false)]
-fn a_trial_is_started_again_when_it_ended_long_enough_ago(
+fn trial_is_started_again_after_its_pause(
     #[case] phase: &str,
     #[case] exit_code: Option<i32>,
     #[case] since: u64,
     #[case] tries: u32,
     #[case] expected: bool,
 ) {
-    let (mut machine, mut memory) = asked();
+    let (mut machine, mut memory) = requested();
     machine.plugins.insert(instance(2, "c"), Err("no".to_owned()));
-    turn(&mut machine, &mut memory, usize::MAX);
+    reconcile(&mut machine, &mut memory, usize::MAX);
     machine.disk.instances.get_mut(&instance(2, "c")).unwrap().tries = tries;
-    turn(&mut machine, &mut memory, usize::MAX);
+    reconcile(&mut machine, &mut memory, usize::MAX);
     let mut observed = machine.observe(&mut memory);
     let failure = Failure { phase: phase.into(), exit_code, message: "no".into(), ..Default::default() };
     let probed = observed.probes.get_mut(&instance(2, "c")).unwrap();
@@ -215,7 +216,7 @@ fn a_trial_is_started_again_when_it_ended_long_enough_ago(
     let again = Step::WritePod { instance: instance(2, "c"), trial: true };
     assert_eq!(decision.steps.contains(&again), expected, "{:?}", decision.why);
     assert_eq!(answer(&decision).result, PreflightResult::Failed);
-    // Once it has passed for this request, what becomes of it is of no matter.
+    // Once it has passed for this request, it is not started again.
     let mut settled = observed.clone();
     let request = settled.spec.as_ref().unwrap().spec.preflight.clone().unwrap();
     let mut passed = answer(&decision).clone();

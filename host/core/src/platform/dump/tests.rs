@@ -46,9 +46,9 @@ fn documents_and_lists_are_read() {
     assert_eq!(dump.lacks(&["Secret", "Lease"]), ["Lease"]);
 }
 
-/// A Node that an agent reports for is kept without its label: it is not gone.
+/// A Node that lacks the label and has an agent is not gone.
 #[test]
-fn nodes_of_agents_are_kept_without_their_label() {
+fn node_with_an_agent_is_kept_without_its_label() {
     let node = |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
     let agent = json!({
         "apiVersion": "encryption.keyward.dev/v1alpha1", "kind": "EncryptionNode", "metadata": {"name": "a"}, "spec": {},
@@ -59,7 +59,7 @@ fn nodes_of_agents_are_kept_without_their_label() {
 }
 
 #[test]
-fn lists_as_the_api_writes_them_are_read() {
+fn typed_lists_from_the_api_are_read() {
     let list = json!({
         "apiVersion": "v1", "kind": "SecretList", "metadata": {},
         "items": [{"metadata": {"name": "a", "namespace": "keyward-system"}, "data": {}}],
@@ -70,7 +70,7 @@ fn lists_as_the_api_writes_them_are_read() {
 }
 
 #[test]
-fn what_is_the_same_twice_is_once_and_two_versions_are_an_error() {
+fn equal_objects_count_once_and_two_versions_are_an_error() {
     let secret = |version: &str| {
         json!({
             "apiVersion": "v1", "kind": "Secret",
@@ -82,19 +82,18 @@ fn what_is_the_same_twice_is_once_and_two_versions_are_an_error() {
     assert_eq!(both("1", "1").unwrap().kubernetes().secrets.len(), 1);
     assert_eq!(
         both("1", "2").unwrap_err(),
-        "dump.yaml: document 2: v1/Secret keyward-system/a: another version of it is in dump.yaml: document 1; leave one out"
+        "dump.yaml: document 2: v1/Secret keyward-system/a: dump.yaml: document 1 has another version of it; remove one of them"
     );
 }
 
-/// Errors say where and name no value: what a parser says would quote it.
 #[test]
-fn errors_name_file_and_document_and_no_value() {
-    for (text, told) in [
-        ("a: 1", "dump.yaml: document 1: not an object of Kubernetes: it has no apiVersion or no kind"),
+fn errors_name_file_and_document_but_quote_no_value() {
+    for (text, error) in [
+        ("a: 1", "dump.yaml: document 1: not a Kubernetes object: it has no apiVersion or no kind"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {}", "dump.yaml: document 1: v1/Pod : it has no name"),
         (
             "a: 1\n---\nkey: [hunter2\nother: }",
-            "dump.yaml: document 1: not an object of Kubernetes: it has no apiVersion or no kind",
+            "dump.yaml: document 1: not a Kubernetes object: it has no apiVersion or no kind",
         ),
         (
             "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\ndata: {token: '@hunter2'}",
@@ -105,15 +104,15 @@ fn errors_name_file_and_document_and_no_value() {
             "dump.yaml: document 1, item 1: v1/Secret a: its data cannot be read",
         ),
     ] {
-        assert_eq!(read(text).unwrap_err(), told);
+        assert_eq!(read(text).unwrap_err(), error);
     }
-    let told = read("apiVersion: v1\nkind: List\nitems: []\n---\nkey: [hunter2\nother: }").unwrap_err();
-    assert!(told.starts_with("dump.yaml: document 2: not YAML or JSON, at line 6"), "{told}");
-    assert!(!told.contains("hunter2"), "{told}");
+    let error = read("apiVersion: v1\nkind: List\nitems: []\n---\nkey: [hunter2\nother: }").unwrap_err();
+    assert!(error.starts_with("dump.yaml: document 2: not YAML or JSON, at line 6"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
 }
 
 #[test]
-fn referenced_objects_are_those_of_the_namespace() {
+fn referenced_objects_are_read_from_the_given_namespace() {
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "ca", "namespace": "openshift-config"},
         "data": {"a": "text"}, "binaryData": {"b": "AQ=="},

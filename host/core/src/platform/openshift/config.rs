@@ -1,4 +1,5 @@
-//! Encryption-config secrets (CONTRACT 1.3): the desired one, and the snapshots that pods run.
+//! Configuration secrets: the desired configuration, and the revisions that pods run
+//! (openshift: configuration-secrets).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,8 @@ use crate::platform::kubernetes::data;
 use crate::platform::named;
 use crate::snapshot::StoredRevision;
 
-/// `{component}/encryption-config-{revision}`. One without a configuration in it is as if it were not there.
+/// The Secrets `{component}/encryption-config-{revision}`. A Secret without a configuration is ignored
+/// (openshift: no-configuration-is-none-deployed).
 pub(super) fn revisions(objects: &Objects, component: &Component) -> BTreeMap<Revision, StoredRevision> {
     let named = in_namespace(objects, component.name).filter_map(|secret| {
         let name = secret.metadata.name.as_deref()?;
@@ -26,7 +28,7 @@ pub(super) fn revisions(objects: &Objects, component: &Component) -> BTreeMap<Re
     named.collect()
 }
 
-/// `openshift-config-managed/encryption-config-{component}`.
+/// The Secret `openshift-config-managed/encryption-config-{component}`.
 pub(super) fn managed(objects: &Objects, component: &Component) -> Option<ManagedConfig> {
     let name = names::managed_config(component.name);
     let secret = in_namespace(objects, names::MANAGED_NAMESPACE)
@@ -37,7 +39,7 @@ pub(super) fn managed(objects: &Objects, component: &Component) -> Option<Manage
     })
 }
 
-/// The keys that this component's configuration secrets name where they are not understood.
+/// The keys that the configuration secrets of this component name if they are not understood.
 pub(super) fn undecodable(objects: &Objects, component: &Component) -> BTreeSet<KeyId> {
     let managed = names::managed_config(component.name);
     let revisions = in_namespace(objects, component.name).filter(|secret| {
@@ -55,8 +57,8 @@ fn decode(name: &str, secret: &Secret) -> Result<Option<RevisionContent>, Format
     Ok(content)
 }
 
-/// Whether each entry is for resources that some API server of OpenShift encrypts. One for another API server's resource is
-/// understood too, though it has no effect here.
+/// Checks that each entry is for resources that a component of OpenShift encrypts. An entry for a resource of another
+/// component is allowed and has no effect.
 fn entries(config: &EncryptionConfiguration) -> Result<(), FormatError> {
     let known = |name: &str| COMPONENTS.iter().any(|component| component.encrypts(name));
     let are_known = |names: &[String]| !names.is_empty() && names.iter().all(|name| known(name));
@@ -65,11 +67,11 @@ fn entries(config: &EncryptionConfiguration) -> Result<(), FormatError> {
     else {
         return Ok(());
     };
-    // In a file that is damaged anything may be where a name should be.
+    // In a damaged file, a name can be anything.
     let is_name = |name: &&String| name.bytes().all(|b| b.is_ascii_lowercase() || b"*./-".contains(&b));
     let names: Vec<&str> = entry.resources.iter().flatten().filter(is_name).map(String::as_str).collect();
     Err(FormatError::Config(format!(
-        "resources[{index}].resources has what no API server of OpenShift encrypts: [{}]",
+        "resources[{index}].resources contains resources that no API server of OpenShift encrypts: [{}]",
         names.join(", ")
     )))
 }

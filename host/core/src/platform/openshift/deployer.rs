@@ -1,5 +1,5 @@
-//! CONTRACT 2.2: which revision an API server's pods run, by their revision label. The rules and texts are
-//! library-go's; so is their order, since the first that matches decides.
+//! The revision that the pods of an API server run, by their revision label (openshift: converged-pods). Rules, texts
+//! and order are those of library-go: the first rule that matches decides.
 
 use std::collections::BTreeSet;
 
@@ -8,31 +8,31 @@ use k8s_openapi::api::core::v1::Pod;
 use super::{Component, Objects, expected_nodes};
 use crate::ids::{Revision, parse_decimal};
 
-/// The label that names a pod's revision.
+/// The label with the revision of a pod.
 const REVISION: &str = "revision";
-/// The label of an API server's pods.
+/// The label of the pods of an API server.
 const APISERVER: &str = "apiserver";
 const WRAPPED: &str = "failed to get converged static pod revision";
 
-/// What an operand's pods say.
+/// The state of the pods of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodsVerdict {
-    /// All run this revision. Whether there is a configuration in it is another question.
+    /// All pods run this revision. It may be a revision without a configuration.
     Converged {
-        /// Its number; 0 where the pods have no label.
+        /// Number of the revision; 0 if the pods have no label.
         revision: Revision,
     },
-    /// Not yet.
+    /// The pods have not converged.
     Progressing {
-        /// For people: which pod or node, and what of it.
+        /// The reason, for people: which pod or node, and its state.
         why: String,
     },
-    /// That cannot be said.
+    /// The state is not known.
     Failed {
-        /// CONTRACT 2.2's texts.
+        /// The error, in the words of library-go.
         why: String,
     },
-    /// The operator's CR says that it is not to be managed (CONTRACT 3).
+    /// The operator's `managementState` is not `Managed` (openshift: controllers-run-when-managed).
     NotManaged {
         /// Its `managementState`.
         state: String,
@@ -52,12 +52,12 @@ pub(super) fn of(objects: &Objects, component: &Component) -> PodsVerdict {
                 && labels.and_then(|labels| labels.get(APISERVER)).is_some_and(|value| value == "true")
         })
         .collect();
-    // As an API server lists them.
+    // The order in which an API server lists them.
     pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     verdict(&expected_nodes(objects, component), &pods)
 }
 
-/// The verdict on these pods; `expected` are the nodes that must host a good one.
+/// The state of these pods. Each of the `expected` nodes must host a ready pod.
 pub fn verdict(expected: &BTreeSet<String>, pods: &[&Pod]) -> PodsVerdict {
     revision(expected, pods).unwrap_or_else(|why| PodsVerdict::Failed { why: format!("{WRAPPED}: {why}") })
 }
@@ -96,7 +96,7 @@ fn revision(expected: &BTreeSet<String>, pods: &[&Pod]) -> Result<PodsVerdict, S
     {
         return progressing(format!("node {node} hosts no running API server pod"));
     }
-    // An empty label counts as a value of its own, and is read as 0.
+    // A missing label counts as a value of its own, and means revision 0.
     let running = if label_of_all.is_empty() { "0" } else { label_of_all };
     let number =
         parse_decimal(running).ok_or_else(|| format!("api server has invalid revision: {running:?}"))?;

@@ -1,4 +1,5 @@
-//! `StorageVersionMigration`s (CONTRACT 1.8, 3.3) as migrations of ours.
+//! Reads `StorageVersionMigration`s as Keyward's migrations (openshift: storage-version-migrations,
+//! openshift: migration-states).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use crate::snapshot::StoredMigration;
 
 type Ages = Vec<(String, Age)>;
 
-/// By resource; and for how long each that failed has been so: here the object itself tells.
+/// The migrations by resource, and the ages of failed and of running ones. On this platform the objects contain these
+/// times.
 pub(super) fn of(
     objects: &Objects,
     component: &Component,
@@ -33,7 +35,7 @@ pub(super) fn of(
             let annotations = object.pointer("/metadata/annotations");
             annotations.and_then(|all| all.get(key)).and_then(Value::as_str)
         };
-        // One that names no key was made by somebody else: it is about none of ours.
+        // A migration that names no key was not created for a key of encryption.
         let key_id: KeyId =
             annotation(names::ANNOTATION_WRITE_KEY).and_then(|id| id.parse().ok()).unwrap_or_default();
         let uid = annotation(names::ANNOTATION_KEY_SECRET_UID).map(ToOwned::to_owned);
@@ -69,7 +71,7 @@ pub(super) fn of(
     (found, ages)
 }
 
-/// The keys that the migrations of this component's resources name, whoever made them.
+/// The keys that the migrations of the resources of this component name, no matter who created them.
 pub(super) fn write_keys(objects: &Objects, component: &Component) -> impl Iterator<Item = KeyId> {
     let ours = component.resources.iter().map(|name| names::migration(&GroupResource::parse(name)));
     let ours: Vec<String> = ours.collect();
@@ -80,8 +82,9 @@ pub(super) fn write_keys(objects: &Objects, component: &Component) -> impl Itera
     })
 }
 
-/// CONTRACT 5, 11: OpenShift's controllers know a migration by the key's number alone, which comes back when key secrets
-/// are lost. One that is older than the key secret is about an earlier key.
+/// Whether a migration is for this key secret. OpenShift's controllers identify a migration only by the number of the
+/// key, which repeats after key secrets are lost. A migration that is older than the key secret is about an earlier key
+/// (openshift: migration-is-for-one-key-secret).
 fn is_later(object: &Value, key: &KeySecret) -> bool {
     match (time(text(object, "/metadata/creationTimestamp")), key.created) {
         (Some(made), Some(key)) => made >= key,
@@ -89,8 +92,8 @@ fn is_later(object: &Value, key: &KeySecret) -> bool {
     }
 }
 
-/// Since when it has the state that it is in: that of its latest condition, else that of the object itself. A migrator that
-/// was never there sets none.
+/// Since when a migration has its state: the time of its latest condition, otherwise the creation of the object.
+/// Without a migrator it has no condition.
 fn running_since(object: &Value) -> Option<Timestamp> {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     let latest = conditions.into_iter().flatten().filter_map(|condition| {

@@ -1,7 +1,8 @@
-//! OpenShift: one operand a component, revisions rolled out by OpenShift's own controllers, observed by pods.
+//! OpenShift: several components, and revisions that OpenShift's operators roll out and that are observed from pods.
 //!
-//! Pure, as all of [`platform`](super): the objects of CONTRACT section 1 → [`Snapshot`]. Where this platform stores
-//! nothing (high-water marks, nodes' targets, revisions of our own) nothing is decided to be stored.
+//! Pure, like all of [`platform`](super): it builds the [`Snapshot`] from the objects of docs/reference/openshift.md.
+//! This platform does not store high-water marks, targets of nodes and Keyward's own revisions, so no decision writes
+//! them.
 
 mod config;
 mod deployer;
@@ -25,20 +26,20 @@ use crate::ids::{KeyId, RemoteKeyId, Revision};
 use crate::names;
 use crate::snapshot::{Platform, ServerView, Snapshot, StoredRevision};
 
-/// One API server whose resources are encrypted together (CONTRACT 1.1).
+/// One API server whose resources are encrypted together (openshift: components).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Component {
-    /// Also its target namespace.
+    /// Name of the component, and of its namespace.
     pub name: &'static str,
-    /// What of it is encrypted, whatever the spec says.
+    /// The resources that are encrypted. The spec does not change them.
     pub resources: &'static [&'static str],
-    /// The kind of its operator's CR `cluster`.
+    /// Kind of the CR `cluster` of its operator.
     pub operator: &'static str,
-    /// Where in that CR the encryption status is.
+    /// Path of the encryption status in that CR.
     pub status: &'static str,
-    /// Where in the CR's overrides its own begin.
+    /// Path of its overrides in that CR (openshift: overrides).
     overrides: &'static str,
-    /// What says on which nodes it runs.
+    /// Source of the nodes on which it runs.
     nodes: NodesFrom,
 }
 
@@ -50,7 +51,7 @@ enum NodesFrom {
     Deployment,
 }
 
-/// CONTRACT 1.1.
+/// The components (openshift: components).
 pub const COMPONENTS: [Component; 3] = [
     Component {
         name: "openshift-kube-apiserver",
@@ -79,17 +80,17 @@ pub const COMPONENTS: [Component; 3] = [
 ];
 
 impl Component {
-    /// The component of this name.
+    /// The component with this name.
     pub fn named(name: &str) -> Option<&'static Self> {
         COMPONENTS.iter().find(|component| component.name == name)
     }
 
-    /// Whether it encrypts this resource.
+    /// Whether the component encrypts this resource.
     pub fn encrypts(&self, resource: &str) -> bool {
         self.resources.contains(&resource)
     }
 
-    /// Whether there is anything of it among these objects.
+    /// Whether any of these objects belongs to the component.
     pub fn is_in(&self, objects: &Objects) -> bool {
         let in_target = |namespace: &Option<String>| namespace.as_deref() == Some(self.name);
         objects.operators.contains_key(self.operator)
@@ -99,34 +100,34 @@ impl Component {
     }
 }
 
-/// The kind of an operator's CR by `apiVersion/kind`, where it is one of [`COMPONENTS`]'.
+/// The kind of an operator's CR, by `apiVersion/kind`; `None` if it belongs to no component.
 pub fn operator_kind(full: &str) -> Option<&'static str> {
     let kind = full.strip_prefix("operator.openshift.io/v1/")?;
     COMPONENTS.iter().map(|component| component.operator).find(|operator| *operator == kind)
 }
 
-/// All that the decisions of all components look at, as read.
+/// The objects that the decisions for all components depend on, as read.
 #[derive(Clone, Default)]
 pub struct Objects {
     /// `APIServer/cluster` (`config.openshift.io/v1`).
     pub api_server: Option<Value>,
     /// The operators' CRs `cluster` (`operator.openshift.io/v1`), by kind.
     pub operators: BTreeMap<String, Value>,
-    /// Those of `openshift-config-managed` and of the target namespaces.
+    /// Secrets of `openshift-config-managed` and of the namespaces of the components.
     pub secrets: Vec<Secret>,
-    /// Those of the target namespaces.
+    /// Pods of the namespaces of the components.
     pub pods: Vec<Pod>,
-    /// All, with their labels.
+    /// All Nodes, with their labels.
     pub nodes: Vec<Node>,
-    /// Those named `apiserver` in the target namespaces.
+    /// Deployments `apiserver` in the namespaces of the components.
     pub deployments: Vec<Deployment>,
     /// `StorageVersionMigration`s (`migration.k8s.io/v1alpha1`).
     pub migrations: Vec<Value>,
-    /// What could not be read.
+    /// Reads that failed.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// Counts alone: Secrets print their data.
+/// Only counts, because a Secret prints its data.
 impl std::fmt::Debug for Objects {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Objects")
@@ -137,64 +138,64 @@ impl std::fmt::Debug for Objects {
     }
 }
 
-/// What is still wanted before [`snapshot`] can be made; ask until it wants nothing.
+/// The results that are missing before [`snapshot`] can be built. The caller repeats this until nothing is missing.
 pub fn needed(objects: &Objects, component: &Component, results: &Results) -> Needed {
     let (keys, _) = keys::decode(keys::of(&objects.secrets, names::MANAGED_NAMESPACE, component.name));
     let servers = operator::servers(objects, component);
-    let failures = servers.hosts.values().filter_map(ServerView::status).flat_map(needed::unwell);
+    let failures = servers.hosts.values().filter_map(ServerView::status).flat_map(needed::reported_failures);
     needed::needed(operator::wanted(objects, component).kms.as_ref(), &keys, None, failures, results)
 }
 
-/// What a snapshot holds on this platform alone.
+/// The part of a snapshot that only this platform has.
 #[derive(Clone, Debug)]
 pub struct OpenShift {
-    /// What the operand's pods say.
+    /// The state of the pods of the component.
     pub pods: PodsVerdict,
-    /// The Secret `encryption-config-{component}`: the desired configuration as it was last written.
+    /// The Secret `encryption-config-{component}`: the desired configuration that was written last.
     pub managed: Option<ManagedConfig>,
     /// `status.encryptionStatus.preflight`.
     pub preflight: PreflightStatus,
-    /// Health reports of nodes that host no API server of this component: by node, which keys they speak of.
+    /// Health reports of nodes that host no API server of this component: the reported keys, by node.
     pub orphans: BTreeMap<String, BTreeSet<KeyId>>,
 }
 
 /// The desired configuration as stored.
 #[derive(Clone, Debug)]
 pub struct ManagedConfig {
-    /// `Ok(None)` where the Secret has no configuration in it.
+    /// The configuration; `Ok(None)` if the Secret contains none.
     pub content: Result<Option<RevisionContent>, FormatError>,
-    /// As read.
+    /// The resourceVersion as read.
     pub resource_version: String,
 }
 
-/// CONTRACT 3.10.
+/// `preflight` of the encryption status (openshift: encryption-status).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PreflightStatus {
-    /// `observedConfigHash`: what is asked for.
+    /// `observedConfigHash`: the hash for which a preflight is requested.
     pub observed: Option<String>,
-    /// The answer, which may be about an earlier hash.
+    /// The result, which may be about an earlier hash.
     pub result: Option<PreflightVerdict>,
 }
 
-/// The answer of a preflight pod.
+/// The result of a preflight pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreflightVerdict {
-    /// `Succeeded`, not `Failed`.
+    /// Whether the status is `Succeeded`.
     pub succeeded: bool,
-    /// What it is about.
+    /// The hash that the result is about.
     pub config_hash: String,
-    /// What the candidate calls its KEK.
+    /// The remote key id that the candidate reports.
     pub remote_key_id: Option<RemoteKeyId>,
 }
 
 impl PreflightStatus {
-    /// The answer about this configuration.
+    /// The result for this configuration.
     pub fn answer(&self, hash: &str) -> Option<&PreflightVerdict> {
         self.result.as_ref().filter(|result| result.config_hash == hash)
     }
 }
 
-/// The snapshot of one component. `None` where there is no `APIServer/cluster`.
+/// The snapshot of one component. `None` if there is no `APIServer/cluster`.
 pub fn snapshot(
     objects: &Objects,
     component: &Component,
@@ -262,8 +263,8 @@ pub fn snapshot(
     })
 }
 
-/// No mark is stored on this platform; every object that names a number counts. A health report is not such an object,
-/// since any container of an API server's pod may write one: it counts as a mark of its node.
+/// Counts the numbers of keys. This platform stores no mark; every object that names a number counts. A health report
+/// counts only as a mark of its node, because any container of an API server's pod can write one.
 fn count(
     objects: &Objects,
     component: &Component,
@@ -288,18 +289,18 @@ fn count(
             node: Some(&report.node),
             field: "encryptionStatus.healthReports[].keyID",
             number: report.plugin.key_id.0,
-            remedy: "Remove that report from the operator's status, and see which plugin wrote it",
+            remedy: "Remove that report from the operator's status, and find out which plugin wrote it",
         })
         .collect();
     numbers::count(named.map(|id| id.0), marks)
 }
 
-/// The nodes that must host a good pod (CONTRACT 2.2), sorted.
+/// The nodes that must host a ready pod, sorted (openshift: expected-nodes).
 fn expected_nodes(objects: &Objects, component: &Component) -> BTreeSet<String> {
     match component.nodes {
         NodesFrom::NodeStatuses => operator::node_statuses(objects, component),
         NodesFrom::Deployment => {
-            // A Deployment that is missing runs nowhere.
+            // A missing Deployment runs on no node.
             let deployment = objects.deployments.iter().find(|deployment| {
                 deployment.metadata.namespace.as_deref() == Some(component.name)
                     && deployment.metadata.name.as_deref() == Some("apiserver")

@@ -1,4 +1,5 @@
-//! What is wanted, and what is told: `APIServer/cluster` and the operators' CRs (CONTRACT 1.1, 3.1, 3.10).
+//! The spec in `APIServer/cluster` (openshift: encryption-mode), and the overrides and the status in the operators' CRs
+//! (openshift: overrides, openshift: encryption-status).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use crate::platform::kubernetes;
 use crate::provider::Failure;
 use crate::snapshot::{AgentView, ServerView, Wanted};
 
-/// `APIServer/cluster` in the shape of a spec of ours. What has another type than OpenShift's API allows is left out:
+/// `APIServer/cluster` as a spec of Keyward. A field of a type that OpenShift's API does not allow is ignored, because
 /// the API server does not store it.
 pub(super) fn spec(objects: &Objects) -> ClusterEncryptionSpec {
     let encryption = objects.api_server.as_ref().and_then(|object| object.pointer("/spec/encryption"));
@@ -29,7 +30,7 @@ pub(super) fn spec(objects: &Objects) -> ClusterEncryptionSpec {
     }
 }
 
-/// What the admin wants of this component.
+/// The request of the admin for this component.
 pub(super) fn wanted(objects: &Objects, component: &Component) -> Wanted {
     let overrides = |pointer: &str| text(objects, component, &format!("{}{pointer}", component.overrides));
     let mut spec = spec(objects);
@@ -37,13 +38,13 @@ pub(super) fn wanted(objects: &Objects, component: &Component) -> Wanted {
     spec.plugins.timeout = overrides("/encryption/kms/timeout");
     spec.reencrypt = overrides("/encryption/reason");
     let wanted = kubernetes::read(&spec);
-    // Where the admin wrote it here.
+    // The path of the field on this platform.
     let field =
         format!("{}/encryption/kms/timeout", component.overrides).trim_start_matches('/').replace('/', ".");
     let mistakes =
         wanted.mistakes.iter().map(|mistake| mistake.replace("spec.plugins.timeout", &field)).collect();
     Wanted {
-        // A pod that is gone has no write under way: a converged revision is one that no older process serves beside.
+        // Pods that are gone have no write in flight: when a revision has converged, no older process serves.
         request_timeout: Duration::ZERO,
         mistakes,
         ..wanted
@@ -58,7 +59,7 @@ fn text(objects: &Objects, component: &Component, pointer: &str) -> Option<Strin
     cr(objects, component)?.pointer(pointer)?.as_str().map(ToOwned::to_owned)
 }
 
-/// The `managementState` where it is not `Managed` (CONTRACT 3).
+/// The `managementState` if it is not `Managed` (openshift: controllers-run-when-managed).
 pub(super) fn unmanaged(objects: &Objects, component: &Component) -> Option<String> {
     text(objects, component, "/spec/managementState").filter(|state| !state.is_empty() && state != "Managed")
 }
@@ -89,15 +90,15 @@ pub(super) struct Report {
     pub(super) plugin: NodePlugin,
 }
 
-/// What hosts the API server's pods, with what is reported of the plugins there.
+/// The nodes that host the API server, with the health reports of their plugins.
 pub(super) struct Servers {
-    /// By node. One of which nothing is reported has no plugins: nothing was observed there yet.
+    /// The hosts, by node. A host without reports has no plugins: nothing was observed there yet.
     pub(super) hosts: BTreeMap<String, ServerView>,
-    /// Reports of other nodes, which have left: by node, which keys they speak of.
+    /// Reports of other nodes, which have left: the reported keys, by node.
     pub(super) orphans: BTreeMap<String, BTreeSet<KeyId>>,
 }
 
-/// The health reports. One that names no key of this platform's is about none.
+/// The health reports. A report whose `keyID` is not a number is ignored.
 pub(super) fn reports(objects: &Objects, component: &Component) -> Vec<Report> {
     let path = format!("{}/healthReports", component.status);
     let reports = cr(objects, component).and_then(|cr| cr.pointer(&path)?.as_array());
@@ -114,14 +115,14 @@ fn report(report: &Value) -> Option<Report> {
     };
     let plugin = NodePlugin {
         key_id,
-        // Which bytes run is not reported here: the pod's revision stands for it.
+        // The report does not contain the digest. The revision of the pod identifies the data of the plugin.
         digest: PluginDigest(String::new()),
         ready: status == HealthStatus::Healthy,
         health: PluginHealth {
             status,
             remote_key_id: RemoteKeyId(field("remoteKeyID").unwrap_or_else(|| "unknown".to_owned())),
             last_checked_time: field("lastCheckedTime").unwrap_or_default(),
-            // All that a reporter asks for is Status, and all that it reports is the message.
+            // A reporter calls only Status, and reports only the message.
             failure: field("detail").filter(|_| status != HealthStatus::Healthy).map(|message| Failure {
                 phase: "status".to_owned(),
                 message,
@@ -134,8 +135,8 @@ fn report(report: &Value) -> Option<Report> {
     Some(Report { node: field("nodeName")?, plugin })
 }
 
-/// The nodes that host the API server, with their reports. Where no host is known, every report counts: whose node has left
-/// is not known then.
+/// The nodes that host the API server, with their reports. If no host is known, every report counts, because it is not
+/// known which nodes have left.
 pub(super) fn servers(objects: &Objects, component: &Component) -> Servers {
     let expected = expected_nodes(objects, component);
     let server = |name: &str| ServerView {

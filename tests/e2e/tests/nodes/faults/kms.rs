@@ -1,4 +1,4 @@
-//! At the KMS, and between it and the plugins.
+//! Faults of the KMS, and between it and the plugins.
 
 use anyhow::{Context as _, Result};
 use keyward_test_cluster::Policy;
@@ -9,39 +9,40 @@ use super::{A, B, FULL_PROBE, Faulty, PROBE};
 use crate::three;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_befalls_the_kms_is_told_and_ends_no_read() -> Result<()> {
+async fn a_fault_of_the_kms_is_reported_and_no_read_fails() -> Result<()> {
     let mut faulty = Faulty::start(Install { durable_kms: true, ..three() }).await?;
-    sealed_and_gone(&mut faulty).await?;
-    rights(&faulty).await?;
+    sealed_and_stopped(&mut faulty).await?;
+    permissions(&faulty).await?;
     keys(&faulty).await?;
     credentials(&mut faulty).await?;
     faulty.finish().await
 }
 
-async fn sealed_and_gone(faulty: &mut Faulty) -> Result<()> {
+async fn sealed_and_stopped(faulty: &mut Faulty) -> Result<()> {
     faulty.cluster.keyward.bao.seal().await?;
     faulty.detected("Vault sealed", PROBE, &["key 2", "node-3", "sealed"]).await?;
     faulty.cluster.keyward.bao.unseal().await?;
     faulty.healed("Vault sealed").await?;
 
     faulty.cluster.keyward.bao.stop();
-    faulty.detected("Vault gone", PROBE, &["key 1", "node-2", "connection refused"]).await?;
+    faulty.detected("Vault stopped", PROBE, &["key 1", "node-2", "connection refused"]).await?;
     faulty.cluster.keyward.bao.start_again().await?;
-    faulty.healed("Vault gone").await
+    faulty.healed("Vault stopped").await
 }
 
-async fn rights(faulty: &Faulty) -> Result<()> {
-    // An API server that starts needs it to encrypt, or it reads nothing of what is under that key.
-    faulty.rights(Policy { encrypt: false, ..Policy::FULL }, Policy::FULL).await?;
-    let said = ["plugin of key 1", "node-1", "transit/encrypt/a"];
-    faulty.detected("an old key without encrypt", FULL_PROBE, &said).await?;
-    faulty.rights(Policy::FULL, Policy::FULL).await?;
+async fn permissions(faulty: &Faulty) -> Result<()> {
+    // A starting API server must encrypt with an old key too, or it cannot read values under it
+    // (kubernetes: reads-need-encrypt).
+    faulty.set_policies(Policy { encrypt: false, ..Policy::FULL }, Policy::FULL).await?;
+    let parts = ["plugin of key 1", "node-1", "transit/encrypt/a"];
+    faulty.detected("an old key without encrypt", FULL_PROBE, &parts).await?;
+    faulty.set_policies(Policy::FULL, Policy::FULL).await?;
     faulty.healed("an old key without encrypt").await?;
 
-    faulty.rights(Policy::FULL, Policy { decrypt: false, ..Policy::FULL }).await?;
-    let said = ["plugin of key 2", "node-1", "transit/decrypt/b"];
-    faulty.detected("the write key without decrypt", FULL_PROBE, &said).await?;
-    faulty.rights(Policy::FULL, Policy::FULL).await?;
+    faulty.set_policies(Policy::FULL, Policy { decrypt: false, ..Policy::FULL }).await?;
+    let parts = ["plugin of key 2", "node-1", "transit/decrypt/b"];
+    faulty.detected("the write key without decrypt", FULL_PROBE, &parts).await?;
+    faulty.set_policies(Policy::FULL, Policy::FULL).await?;
     faulty.healed("the write key without decrypt").await
 }
 
@@ -52,28 +53,28 @@ async fn keys(faulty: &Faulty) -> Result<()> {
     faulty.detected("the key deleted", PROBE, &["plugin of key 2", "transit/keys/b"]).await?;
 
     bao.create_key("", "transit", "b").await?;
-    faulty.detected("the key made anew", FULL_PROBE, &["plugin of key 2", "key-check"]).await?;
+    faulty.detected("another key under the same name", FULL_PROBE, &["plugin of key 2", "key-check"]).await?;
     bao.delete_key("", "transit", "b").await?;
     bao.restore_key("", "transit", "b", &backup).await?;
-    faulty.healed("the key made anew").await
+    faulty.healed("another key under the same name").await
 }
 
 async fn credentials(faulty: &mut Faulty) -> Result<()> {
     let bao = &faulty.cluster.keyward.bao;
     bao.revoke_secret_id("", "keyward", &faulty.cluster.keyward.role.secret_id).await?;
     bao.revoke_tokens("").await?;
-    let said =
+    let parts =
         ["plugin of key 2", "node-2", "login-refused", "put a valid role-id and secret-id into Secret"];
-    faulty.detected("the credentials revoked", PROBE, &said).await?;
-    // The plugins that were refused have locked the role out by now: another one with the same rights.
+    faulty.detected("the credentials revoked", PROBE, &parts).await?;
+    // The refused logins of the plugins have locked the role out by now: another role with the same policy.
     faulty.cluster.keyward.role = bao.policy_and_approle("", "another", &[A, B]).await?;
     faulty.cluster.keyward.set_credentials(&faulty.cluster.keyward.role).await?;
     faulty.healed("the credentials revoked").await?;
 
-    // A bundle that is wrong goes nowhere: the good one stays in force.
+    // A wrong CA bundle is not rolled out: the good one stays in use.
     let wrong = Authority::new("another-ca")?;
     faulty.cluster.keyward.set_ca_bundle(wrong.pem()).await.context("the wrong bundle")?;
-    // Long before the candidate gives up: its log says what it is up against.
+    // Long before the candidate's plugin exits: its log contains the cause.
     faulty.detected("a wrong CA", PROBE, &["preflight of key", "node-1", "tls-unknown-ca"]).await?;
     let right = faulty.cluster.keyward.bao.ca_pem().to_owned();
     faulty.cluster.keyward.set_ca_bundle(&right).await?;

@@ -1,4 +1,4 @@
-//! On the nodes themselves.
+//! Faults of the nodes themselves.
 
 use std::fs::Permissions;
 use std::net::TcpListener;
@@ -21,7 +21,7 @@ use super::{AGENT_ARGS, FULL_PROBE, Faulty, KEY_B, PROBE, PROBE_INTERVAL, replac
 use crate::{PATIENCE, three};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_befalls_a_node_is_told_and_ends_no_read() -> Result<()> {
+async fn a_fault_of_a_node_is_reported_and_no_read_fails() -> Result<()> {
     let mut faulty = Faulty::start(three()).await?;
     plugins(&faulty).await?;
     images(&mut faulty).await?;
@@ -34,7 +34,7 @@ async fn what_befalls_a_node_is_told_and_ends_no_read() -> Result<()> {
 }
 
 async fn plugins(faulty: &Faulty) -> Result<()> {
-    // SIGKILL leaves the socket behind; what is started next serves there all the same.
+    // After SIGKILL the socket's file still exists; the next process serves at the same path.
     let before = faulty.plugin(1, 2)?;
     let began = Instant::now();
     faulty.signal(1, 2, "-KILL").await?;
@@ -50,13 +50,13 @@ async fn plugins(faulty: &Faulty) -> Result<()> {
     faulty.signal(1, 2, "-CONT").await?;
     faulty.healed("plugin hanging").await?;
 
-    // Its port is somebody else's when it is started again: it ends at once, over and over.
+    // Another process has its port when it restarts: it exits at once, repeatedly.
     let port = port(faulty, 2, 2)?;
     let pid = faulty.plugin(2, 2)?;
     faulty.signal(2, 2, "-KILL").await?;
-    let holder = wait_until("the port to be free for a moment", PATIENCE, async || {
+    let listener = wait_until("the port to be free for a moment", PATIENCE, async || {
         Ok(match TcpListener::bind(("0.0.0.0", port)) {
-            Ok(holder) => Seen::Yes(holder),
+            Ok(listener) => Seen::Yes(listener),
             Err(error) => {
                 if let Ok(now) = faulty.plugin(2, 2)
                     && now != pid
@@ -68,9 +68,9 @@ async fn plugins(faulty: &Faulty) -> Result<()> {
         })
     })
     .await?;
-    let said = ["plugin of key 2", "node-3", "exit"];
-    faulty.detected("port taken", PROBE, &said).await?;
-    drop(holder);
+    let parts = ["plugin of key 2", "node-3", "exit"];
+    faulty.detected("port taken", PROBE, &parts).await?;
+    drop(listener);
     faulty.healed("port taken").await
 }
 
@@ -81,7 +81,7 @@ fn port(faulty: &Faulty, node: usize, key: u64) -> Result<u16> {
     u16::try_from(port.with_context(|| format!("no port: {pod}"))?).context("a port")
 }
 
-/// The manifest of a plugin, and files of it, edited by hand: as they were soon, and told.
+/// An admin edits a plugin's manifest and files: the agent restores them soon, and reports the repairs.
 async fn edited_plugin(faulty: &Faulty) -> Result<()> {
     let node = faulty.cluster.keyward.cluster.node(1)?;
     let manifest = manifest_of(node, 2)?;
@@ -91,72 +91,73 @@ async fn edited_plugin(faulty: &Faulty) -> Result<()> {
     ensure!(other != text, "there is nothing to edit: {text}");
     let began = Instant::now();
     replace(&manifest, other.as_bytes())?;
-    as_it_was(&manifest, &good).await?;
-    println!("manifest edited by hand: ours again after {:.1} s", began.elapsed().as_secs_f64());
+    restored(&manifest, &good).await?;
+    println!("edited manifest: restored after {:.1} s", began.elapsed().as_secs_f64());
     repaired(faulty, 1).await?;
-    faulty.healed("manifest edited by hand").await?;
+    faulty.healed("edited manifest").await?;
 
-    // As long as it was; and one that everybody may read.
+    // A file of the same length with other content, and a file that every user can read.
     let files = files_of(node, 2)?;
     let [first, second, ..] = files.as_slice() else { anyhow::bail!("{files:?}") };
     let good = std::fs::read(first)?;
     std::fs::write(first, vec![b'x'; good.len()])?;
-    as_it_was(first, &good).await?;
+    restored(first, &good).await?;
     repaired(faulty, 2).await?;
     std::fs::set_permissions(second, Permissions::from_mode(0o644))?;
-    wait_until("a file that its plugin alone may read", PATIENCE, async || {
+    wait_until("a file that only its plugin can read", PATIENCE, async || {
         let mode = std::fs::metadata(second)?.permissions().mode() & 0o7777;
         Ok(Seen::when(mode == 0o600, format!("{mode:o}")))
     })
     .await?;
     repaired(faulty, 3).await?;
-    faulty.healed("files of a plugin edited by hand").await
+    faulty.healed("edited files of a plugin").await
 }
 
-async fn as_it_was(path: &Path, good: &[u8]) -> Result<()> {
-    wait_until(&format!("{} as it was", path.display()), PATIENCE, async || {
-        Ok(Seen::when(std::fs::read(path)? == good, "another"))
+async fn restored(path: &Path, good: &[u8]) -> Result<()> {
+    wait_until(&format!("{} to be restored", path.display()), PATIENCE, async || {
+        Ok(Seen::when(std::fs::read(path)? == good, "other content"))
     })
     .await
 }
 
-/// Waits until the second node tells so many repairs of key 2's plugin.
+/// Waits until the second node reports this number of repairs of key 2's plugin.
 async fn repaired(faulty: &Faulty, times: u32) -> Result<()> {
     let nodes = Api::<EncryptionNode>::all(faulty.cluster.keyward.client.clone());
-    wait_until(&format!("{times} repairs to be told"), PATIENCE, async || {
+    wait_until(&format!("{times} reported repairs"), PATIENCE, async || {
         let status = nodes.get("node-2").await?.status.unwrap_or_default();
-        let told = status.plugins.iter().any(|plugin| plugin.key_id == KeyId(2) && plugin.repairs == times);
-        Ok(Seen::when(told, format!("{status:?}")))
+        let reported =
+            status.plugins.iter().any(|plugin| plugin.key_id == KeyId(2) && plugin.repairs == times);
+        Ok(Seen::when(reported, format!("{status:?}")))
     })
     .await
 }
 
-/// An image that is older than the configuration, and does not know one of its flags.
+/// An image that is older than the configuration and does not know one of its flags.
 async fn images(faulty: &mut Faulty) -> Result<()> {
     let keyward = &mut faulty.cluster.keyward;
     let plugin = keyward.cluster.tools().binary(Binary::KmsPlugin)?;
     keyward.cluster.map_images([Image::exact(IMAGE(9), plugin).args(["-a-flag-of-another-release"])])?;
     let keyward = &faulty.cluster.keyward;
     keyward.apply(&vault_spec(keyward, "b", &IMAGE(9))).await?;
-    let said = ["preflight of key 2", "node-1", "does not know one of its arguments"];
-    faulty.detected("image without a flag", FULL_PROBE, &said).await?;
+    let parts = ["preflight of key 2", "node-1", "does not know one of its arguments"];
+    faulty.detected("image without a flag", FULL_PROBE, &parts).await?;
     let keyward = &faulty.cluster.keyward;
     keyward.apply(&KEY_B.spec(keyward)).await?;
     faulty.healed("image without a flag").await
 }
 
-/// As those that were there from the beginning.
+/// The same arguments as in the installation.
 fn agent_args() -> Vec<&'static str> {
     [&["--probe-interval", PROBE_INTERVAL], AGENT_ARGS.as_slice()].concat()
 }
 
-/// The configuration file of one node, edited by hand.
+/// An admin edits the configuration file of one node.
 async fn edited(faulty: &Faulty) -> Result<()> {
     let keyward = &faulty.cluster.keyward;
     let node = keyward.cluster.node(1)?;
     let path = node.path(ENCRYPTION_CONFIG);
     let good = std::fs::read(&path)?;
-    let back = async |what: &str| {
+    let replaced = async |what: &str| {
         wait_until(&format!("{what}: the file to be Keyward's again"), PATIENCE, async || {
             let config = EncryptionConfiguration::decode(&std::fs::read(&path)?)?;
             let ours = config.resources.iter().all(|entry| entry.providers[0].kms.is_some());
@@ -165,7 +166,8 @@ async fn edited(faulty: &Faulty) -> Result<()> {
         .await
     };
 
-    // Seen before the API server looks, or soon after: plain text would be written first.
+    // The agent replaces it before the API server polls, or soon after: with the edit, new values are plain
+    // text.
     let mut config = EncryptionConfiguration::decode(&good)?;
     for entry in &mut config.resources {
         entry.providers.reverse();
@@ -173,21 +175,21 @@ async fn edited(faulty: &Faulty) -> Result<()> {
     let edited = serde_json::to_vec(&config)?;
     let began = Instant::now();
     replace(&path, &edited)?;
-    back("a file edited by hand").await?;
-    println!("file edited by hand: ours again after {:.1} s", began.elapsed().as_secs_f64());
-    faulty.healed("file edited by hand").await?;
+    replaced("an edited file").await?;
+    println!("edited file: replaced after {:.1} s", began.elapsed().as_secs_f64());
+    faulty.healed("edited file").await?;
 
-    // While no agent looks: it is loaded, and what is written meanwhile is plain.
+    // While no agent runs: the API server loads the edit, and writes plain text meanwhile.
     let before = newest(faulty).await?;
     stop_agent(node).await?;
     replace(&path, &edited)?;
     loaded(faulty, &edited).await?;
     node.start_agent(&agent_args())?;
-    back("a loaded file edited by hand").await?;
+    replaced("an edited file that is loaded").await?;
     faulty.cluster.replaced(before, 2, PATIENCE).await?;
-    faulty.healed("loaded file edited by hand").await?;
+    faulty.healed("edited file that is loaded").await?;
 
-    // With a key of somebody's own it is left alone: what is under that key would be lost with it.
+    // An edit with a key of its own is not replaced: values under that key would be lost.
     let key = NamedKey {
         name: "mine".to_owned(),
         secret: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned(),
@@ -204,11 +206,11 @@ async fn edited(faulty: &Faulty) -> Result<()> {
     replace(&path, &foreign)?;
     loaded(faulty, &foreign).await?;
     node.start_agent(&agent_args())?;
-    let said = ["node-2", "ForeignConfiguration"];
-    faulty.detected("hand-written configuration", FULL_PROBE, &said).await?;
+    let parts = ["node-2", "ForeignConfiguration"];
+    faulty.detected("foreign configuration", FULL_PROBE, &parts).await?;
     ensure!(std::fs::read(&path)? == foreign, "it was replaced");
     replace(&path, &good)?;
-    faulty.healed("hand-written configuration").await
+    faulty.healed("foreign configuration").await
 }
 
 async fn stop_agent(node: &Node) -> Result<()> {
@@ -243,7 +245,7 @@ async fn unreachable(faulty: &mut Faulty) -> Result<()> {
         .keyward
         .wait("the status to name node-3", PATIENCE, |status| status.summary().contains("node-3"))
         .await?;
-    ensure!(newest(faulty).await? == before, "a revision was made that nobody on node-3 has tried");
+    ensure!(newest(faulty).await? == before, "a revision was made without a preflight on node-3");
     faulty.cluster.keyward.cluster.start_node(2)?;
     faulty.cluster.keyward.cluster.wait_ready(2).await?;
     away.back("node-3");
@@ -251,7 +253,7 @@ async fn unreachable(faulty: &mut Faulty) -> Result<()> {
     faulty.healed("node unreachable").await
 }
 
-/// The agent's own folder, or the one of the plugins' files, has no byte left.
+/// The agent's own folder, or the folder of the plugins' files, is full.
 async fn disk_full(faulty: &Faulty) -> Result<()> {
     let keyward = &faulty.cluster.keyward;
     let node = keyward.cluster.node(1)?;
@@ -260,7 +262,7 @@ async fn disk_full(faulty: &Faulty) -> Result<()> {
         fill(node, folder).await?;
         keyward.apply(&vault_spec(keyward, "b", &IMAGE(image))).await?;
         let status = keyward
-            .wait("the status to say so", PATIENCE, |status| status.summary().contains("No space left"))
+            .wait("the status to report it", PATIENCE, |status| status.summary().contains("No space left"))
             .await?;
         println!("{folder} full: {}", status.summary());
         empty(node, folder).await?;
@@ -274,12 +276,12 @@ async fn without_operator(faulty: &mut Faulty) -> Result<()> {
     let down = std::env::var("KEYWARD_TEST_DOWN").ok().and_then(|text| text.parse().ok()).unwrap_or(30);
     drop(faulty.cluster.keyward.operator.take());
     let began = Instant::now();
-    // A plugin that dies meanwhile comes back without it.
+    // A plugin that exits meanwhile restarts without the operator.
     let before = faulty.plugin(0, 2)?;
     faulty.signal(0, 2, "-KILL").await?;
     let until = began + std::time::Duration::from_secs(down);
     tokio::time::sleep_until(until).await;
-    ensure!(faulty.plugin(0, 2)? != before, "the plugin did not come back");
+    ensure!(faulty.plugin(0, 2)? != before, "the plugin did not restart");
     faulty.cluster.keyward.start_operator()?;
     faulty.healed(&format!("operator down for {down} s")).await
 }

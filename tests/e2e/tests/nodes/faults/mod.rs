@@ -1,5 +1,5 @@
-//! What goes wrong with a plugin, its KMS or a node, one after the other: seen in time, told in the status with what to do,
-//! and over by itself once it is mended. Meanwhile every read goes on.
+//! Faults of a plugin, its KMS or a node, one after another: each is found in time, reported in the status
+//! with a remedy, and cleared once it is repaired. No read fails meanwhile.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,16 +18,16 @@ mod rollout;
 
 use crate::PATIENCE;
 
-/// From one probe of a plugin to the next; every other goes beyond Status.
+/// The time between two probes of a plugin; every second one is a full probe, with more than Status.
 const PROBE: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL: &str = "5s";
 const FULL_PROBE: Duration = Duration::from_secs(10);
-/// A call to a plugin that hangs takes so long.
+/// The timeout of a call to a plugin that hangs.
 const CALL: Duration = Duration::from_secs(2);
-/// What two busy cores add, with three API servers beside: agents look when they are scheduled.
+/// The delay on two busy cores with three API servers.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// An API server that does not load a configuration says so after half a minute, and not after two.
+/// An API server that cannot load a configuration then reports it after half a minute, not after two.
 const SHORT_TIMEOUT: Option<Duration> = Some(Duration::from_secs(3));
 
 const AGENT_ARGS: [&str; 4] = ["--full-probe-every", "2", "--plugin-timeout", "2s"];
@@ -45,47 +45,48 @@ impl Faulty {
     async fn start(install: Install) -> Result<Self> {
         let install =
             Install { probe_interval: PROBE, agent_args: AGENT_ARGS.map(str::to_owned).to_vec(), ..install };
-        // A long history keeps key 1 where it is.
+        // With a long history, key 1 stays in the configuration.
         let cluster = InUse::start_with_history(install, 100, 20).await?;
         cluster.change(Encryption::Transit("a"), 1, PATIENCE).await?;
         cluster.change(KEY_B, 2, PATIENCE).await?;
         Ok(Self { cluster })
     }
 
-    /// Waits until a trouble says all of this: within two of these intervals from now on.
+    /// Waits until a Degraded condition contains all of these parts. Fails if that takes more than two
+    /// intervals.
     async fn detected(&self, what: &str, interval: Duration, parts: &[&str]) -> Result<()> {
         let began = Instant::now();
-        let says = |trouble: &String| parts.iter().all(|part| trouble.contains(part));
+        let matches = |problem: &String| parts.iter().all(|part| problem.contains(part));
         let status = self
             .cluster
             .keyward
-            .wait(&format!("{what}: trouble that says {parts:?}"), PATIENCE, |status| {
-                status.troubles().iter().any(says)
+            .wait(&format!("{what}: a Degraded condition with {parts:?}"), PATIENCE, |status| {
+                status.problems().iter().any(matches)
             })
             .await?;
         let took = began.elapsed();
-        let told = status.troubles().into_iter().find(says).context("it was there")?;
-        println!("{what}: seen after {:.1} s: {told}", took.as_secs_f64());
+        let problem = status.problems().into_iter().find(matches).context("the problem")?;
+        println!("{what}: found after {:.1} s: {problem}", took.as_secs_f64());
         let limit = interval * 2 + CALL + SLACK;
-        ensure!(took <= limit, "{what}: seen after {took:?}; two intervals are {:?}", interval * 2);
+        ensure!(took <= limit, "{what}: found after {took:?}; two intervals are {:?}", interval * 2);
         Ok(())
     }
 
-    /// Waits until nothing is wrong any more, and looks: everything is under key 2 and says what it said.
+    /// Waits until no problem is left, and checks that everything is stored under key 2 and unchanged.
     async fn healed(&self, what: &str) -> Result<()> {
         let began = Instant::now();
         self.cluster
             .keyward
-            .wait(&format!("{what}: the end of the trouble"), PATIENCE, |status| {
-                status.troubles().is_empty() && status.has_converged()
+            .wait(&format!("{what}: the end of the problem"), PATIENCE, |status| {
+                status.problems().is_empty() && status.has_converged()
             })
             .await?;
         self.cluster.settled(KEY_B, 2, PATIENCE).await.with_context(|| what.to_owned())?;
-        println!("{what}: over {:.1} s after it was mended", began.elapsed().as_secs_f64());
+        println!("{what}: cleared {:.1} s after the repair", began.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// A process of the plugin of a key on a node, by its id in there.
+    /// The process id, inside the node, of a key's plugin.
     fn plugin(&self, node: usize, key: u64) -> Result<u32> {
         plugin(&self.cluster.keyward, node, key)
     }
@@ -94,18 +95,18 @@ impl Faulty {
         kill(&self.cluster.keyward, node, self.plugin(node, key)?, signal).await
     }
 
-    async fn rights(&self, a: Policy, b: Policy) -> Result<()> {
+    async fn set_policies(&self, a: Policy, b: Policy) -> Result<()> {
         self.cluster.keyward.bao.set_policies("", "keyward", &[(A, a), (B, b)]).await
     }
 
     async fn finish(self) -> Result<()> {
         let (read, written) = self.cluster.finish().await?;
-        println!("none of these failed: {read:?}, {written:?}");
+        println!("no failures: {read:?}, {written:?}");
         Ok(())
     }
 }
 
-/// A process of the plugin of a key on a node, by its id in there.
+/// The process id, inside the node, of a key's plugin.
 fn plugin(keyward: &Keyward, node: usize, key: u64) -> Result<u32> {
     let prefix = format!("keyward-kms-{key}-");
     let pods = keyward.plugins_on(node)?;
@@ -122,7 +123,7 @@ async fn kill(keyward: &Keyward, node: usize, pid: u32, signal: &str) -> Result<
     Ok(())
 }
 
-/// A plugin that hangs.
+/// A plugin that was stopped with SIGSTOP.
 struct Hung<'a> {
     keyward: &'a Keyward,
     node: usize,
@@ -130,14 +131,15 @@ struct Hung<'a> {
 }
 
 impl Hung<'_> {
-    /// It goes on.
-    async fn go_on(self) -> Result<()> {
+    /// Lets it continue.
+    async fn resume(self) -> Result<()> {
         kill(self.keyward, self.node, self.pid, "-CONT").await
     }
 }
 
-/// Stops a key's plugin on a node as soon as the configuration there names it: its agent has found it well, and its API
-/// server is about to load that, which it does not without an answer.
+/// Makes a key's plugin on a node hang as soon as the configuration there names it. The agent has found it
+/// healthy, and the API server is about to load the configuration, which fails without an answer of the
+/// plugin.
 async fn hang_when_named(keyward: &Keyward, node: usize, key: u64) -> Result<Hung<'_>> {
     let config = keyward.cluster.node(node)?.path(ENCRYPTION_CONFIG);
     let named = format!("/kms-{key}/kms.sock");
@@ -155,8 +157,9 @@ async fn hang_when_named(keyward: &Keyward, node: usize, key: u64) -> Result<Hun
     Ok(Hung { keyward, node, pid })
 }
 
-/// Asks for this as this key, and waits until the second node's API server has refused the revision that has it first, and the
-/// file is put back. It refuses it for as long as the plugin there hangs.
+/// Requests this encryption as this key. Waits until the second node's API server has refused the first
+/// revision with the key, and the agent has restored the previous file. The API server refuses the revision
+/// while the plugin hangs.
 async fn refused_by_the_second(keyward: &Keyward, to: Encryption, key: u64) -> Result<Hung<'_>> {
     let spec = to.spec(keyward);
     let (applied, hung) = tokio::join!(keyward.apply(&spec), hang_when_named(keyward, 1, key));
@@ -173,7 +176,7 @@ async fn refused_by_the_second(keyward: &Keyward, to: Encryption, key: u64) -> R
     Ok(hung)
 }
 
-/// Writes a file as editors do.
+/// Replaces a file by a rename, as editors do.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let aside = path.with_extension("new");
     std::fs::write(&aside, bytes)?;

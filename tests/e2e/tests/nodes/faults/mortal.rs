@@ -1,4 +1,4 @@
-//! Agents that die after each step.
+//! Agents that are killed after each step.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{SHORT_TIMEOUT, refused_by_the_second, replace};
 use crate::cold::recover;
 use crate::{PATIENCE, three};
 
-/// Every kind of step that there is.
+/// Every kind of step.
 const KINDS: [&str; 21] = [
     "ForgetConfiguration",
     "ForgetDrift",
@@ -40,7 +40,7 @@ const KINDS: [&str; 21] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn agents_that_die_after_each_of_their_steps_get_there_all_the_same() -> Result<()> {
+async fn agents_that_are_killed_after_each_step_reach_the_same_result() -> Result<()> {
     let wait = Duration::from_millis(50);
     let install = Install {
         agent: Binary::MortalAgent,
@@ -61,26 +61,22 @@ async fn agents_that_die_after_each_of_their_steps_get_there_all_the_same() -> R
             log.lines().filter_map(|line| line.split_once(" done step=")).map(|(_, step)| step).collect();
         kinds.extend(steps.iter().filter_map(|step| step.split_whitespace().next()).map(str::to_owned));
         let steps = steps.len();
-        let deaths = node.pod("keyward-agent")?.map_or(0, |pod| pod.containers[0].restarts);
-        println!("{}: {steps} steps, the agent died {deaths} times", node.name());
-        ensure!(
-            steps > 20 && deaths as usize >= steps - 1,
-            "{}: {steps} steps, {deaths} deaths",
-            node.name()
-        );
+        let kills = node.pod("keyward-agent")?.map_or(0, |pod| pod.containers[0].restarts);
+        println!("{}: {steps} steps, the agent was killed {kills} times", node.name());
+        ensure!(steps > 20 && kills as usize >= steps - 1, "{}: {steps} steps, {kills} kills", node.name());
     }
     let missing: Vec<_> = KINDS.iter().filter(|kind| !kinds.contains(**kind)).collect();
-    ensure!(missing.is_empty(), "nobody died after {missing:?}, but after {kinds:?}");
+    ensure!(missing.is_empty(), "no agent was killed after {missing:?}, only after {kinds:?}");
     cluster.finish().await.map(drop)
 }
 
-/// The first node's configuration and a manifest there, by hand.
+/// An admin edits the first node's configuration and a manifest there.
 async fn edited(cluster: &InUse) -> Result<()> {
     let node = cluster.keyward.cluster.node(0)?;
     let manifest = manifest_of(node, 2)?;
     let good = std::fs::read_to_string(&manifest)?;
     replace(&manifest, format!("{good}# mine\n").as_bytes())?;
-    wait_until("the manifest as it was", PATIENCE, async || {
+    wait_until("the manifest to be restored", PATIENCE, async || {
         let now = std::fs::read_to_string(&manifest)?;
         Ok(Seen::when(now == good, now))
     })
@@ -97,27 +93,27 @@ async fn edited(cluster: &InUse) -> Result<()> {
     cluster.settled(Encryption::Transit("b"), 2, PATIENCE).await.map(drop)
 }
 
-/// A credential by hand, and then the same by its Secret.
+/// `recover` sets a credential on one node, and then its Secret gets the same one.
 async fn recovered(cluster: &InUse) -> Result<()> {
     let keyward = &cluster.keyward;
     let role = keyward.bao.policy_and_approle("", "another", &["transit/keys/a", "transit/keys/b"]).await?;
     recover(cluster, 0, 2, &role).await?;
     keyward.set_credentials(&role).await?;
     let nodes = Api::<EncryptionNode>::all(keyward.client.clone());
-    wait_until("nothing to be left of what was done by hand", PATIENCE * 2, async || {
+    wait_until("the node to use the Secret", PATIENCE * 2, async || {
         let status = nodes.get("node-1").await?.status.unwrap_or_default();
         let left = std::fs::read_dir(keyward.cluster.node(0)?.path("/var/lib/keyward/recovered"))?.count();
-        let follows = status.recovered.is_empty() && status.error.is_none() && left == 0;
-        Ok(Seen::when(follows, format!("{left} records, {status:?}")))
+        let done = status.recovered.is_empty() && status.error.is_none() && left == 0;
+        Ok(Seen::when(done, format!("{left} records, {status:?}")))
     })
     .await?;
     cluster.settled(Encryption::Transit("b"), 2, PATIENCE * 2).await.map(drop)
 }
 
-/// What the second node's API server does not load.
+/// A revision that the second node's API server does not load.
 async fn refused(cluster: &InUse) -> Result<()> {
     let keyward = &cluster.keyward;
     let a = Encryption::Transit("a");
-    refused_by_the_second(keyward, a, 3).await?.go_on().await?;
+    refused_by_the_second(keyward, a, 3).await?.resume().await?;
     cluster.settled(a, 3, PATIENCE * 2).await.map(drop)
 }
