@@ -150,6 +150,7 @@ impl Gone {
         }
         let mut text = match (self.is_served, has_trace) {
             (false, _) => "warning: the API server does not serve ClusterEncryption, so there is no ClusterEncryption/cluster; what was encrypted still is\n",
+            (true, true) if self.is_decrypted() => "ClusterEncryption/cluster is gone; the newest configuration of Keyward's writes everything in plain text\n",
             (true, true) => "warning: ClusterEncryption/cluster is gone, and what was encrypted still is\n",
             (true, false) => "warning: there is no ClusterEncryption/cluster; whether something is encrypted cannot be seen\n",
         }
@@ -166,7 +167,9 @@ impl Gone {
         }
         self.stored(&mut text);
         for migration in &self.migrations {
-            let _ = writeln!(text, "  {}", migrated(migration));
+            if let Some(line) = self.migrated(migration) {
+                let _ = writeln!(text, "  {line}");
+            }
         }
         for unknown in &self.unknown {
             let _ = writeln!(text, "error: {} cannot be seen: {}", unknown.what, unknown.why);
@@ -207,23 +210,39 @@ impl Gone {
             let _ = writeln!(text, "  key secrets in {}: {}", names::NAMESPACE, self.keys.join(", "));
         }
     }
-}
 
-/// What a migration reports. A report about an earlier spec does not show where anything is stored now.
-fn migrated(migration: &EncryptionMigration) -> String {
-    let resource = &migration.spec.resource;
-    let under = match migration.spec.key_id.0 {
-        0 => "in plain text".to_owned(),
-        id => format!("under key {id}"),
-    };
-    let status = migration.status.as_ref();
-    let current = status.filter(|status| Some(status.observed_generation) == migration.metadata.generation);
-    match current.map(|status| status.phase) {
-        Some(MigrationPhase::Succeeded) => format!("{resource}: everything is stored {under}"),
-        Some(other) => format!("{resource}: not everything is stored {under} ({other:?})"),
-        None => format!(
-            "{resource}: it is not known whether everything is stored {under}; nothing is reported on that migration yet"
-        ),
+    /// Whether the newest revision is understood, and writes nothing under a key.
+    fn is_decrypted(&self) -> bool {
+        let plain = |providers: &Vec<String>| providers.first().is_some_and(|writer| writer == "identity");
+        self.unknown.is_empty() && self.revision.as_ref().is_some_and(|(_, lists)| lists.values().all(plain))
+    }
+
+    /// What a migration reports, where it is for what the newest revision writes the resource with. A report about an earlier spec
+    /// does not show where anything is stored now.
+    fn migrated(&self, migration: &EncryptionMigration) -> Option<String> {
+        let (resource, id) = (&migration.spec.resource, migration.spec.key_id);
+        let writer =
+            self.revision.as_ref().map(|(_, lists)| lists.get(resource).and_then(|list| list.first()));
+        let under = match writer {
+            // Of an identity key too, which has a number.
+            Some(None) => "in plain text".to_owned(),
+            Some(Some(writer)) if writer == "identity" => "in plain text".to_owned(),
+            Some(Some(writer)) if writer.split_once(':').is_none_or(|(_, n)| n != id.to_string()) => {
+                return None;
+            }
+            _ if id.0 == 0 => "in plain text".to_owned(),
+            _ => format!("under key {id}"),
+        };
+        let status = migration.status.as_ref();
+        let current =
+            status.filter(|status| Some(status.observed_generation) == migration.metadata.generation);
+        Some(match current.map(|status| status.phase) {
+            Some(MigrationPhase::Succeeded) => format!("{resource}: everything is stored {under}"),
+            Some(other) => format!("{resource}: not everything is stored {under} ({other:?})"),
+            None => format!(
+                "{resource}: it is not known whether everything is stored {under}; nothing is reported on that migration yet"
+            ),
+        })
     }
 }
 
@@ -338,11 +357,27 @@ mod tests {
 
     #[test]
     fn a_migrations_phase_counts_only_where_it_is_about_its_spec() {
-        assert_eq!(migrated(&migration(3)), "secrets: everything is stored under key 6");
-        assert!(
-            migrated(&migration(2))
-                .starts_with("secrets: it is not known whether everything is stored under key 6")
-        );
+        let gone = gone(&[secret("encryption-config-9", Some(CONFIG))], None);
+        let line = |observed| gone.migrated(&migration(observed)).unwrap();
+        assert_eq!(line(3), "secrets: everything is stored under key 6");
+        assert!(line(2).starts_with("secrets: it is not known whether everything is stored under key 6"));
+    }
+
+    #[test]
+    fn migration_to_another_key_than_the_writer_is_left_out() {
+        let gone = gone(&[secret("encryption-config-9", Some(&CONFIG.replace("\"6\"", "\"7\"")))], None);
+        assert_eq!(gone.migrated(&migration(3)), None);
+        assert!(gone.render().contains("secrets are written under aescbc:7"), "{}", gone.render());
+    }
+
+    #[test]
+    fn migration_to_an_identity_key_stores_plain_text() {
+        let plain = CONFIG.replace(r#"{"aescbc""#, r#"{"identity":{}},{"aescbc""#);
+        let gone = gone(&[secret("encryption-config-9", Some(&plain))], None);
+        assert_eq!(gone.migrated(&migration(3)).unwrap(), "secrets: everything is stored in plain text");
+        let rendered = gone.render();
+        assert!(rendered.contains("writes everything in plain text"), "{rendered}");
+        assert!(!rendered.contains("what was encrypted still is"), "{rendered}");
     }
 
     #[test]

@@ -252,8 +252,7 @@ fn plugins(text: &mut String, plugins: &[PluginSummary], keys: &[KeyStatus], nod
 /// What becomes of writes under a key whose plugin fails. kube-apiserver goes by Status alone: an answer with the same key id
 /// counts whatever its `healthz` says.
 fn writes(plugin: &PluginSummary, nodes: &[EncryptionNode]) -> String {
-    let fails_later = failures_of(nodes, plugin)
-        .any(|failure| ["encrypt", "decrypt", "canary"].contains(&failure.phase.as_str()));
+    let fails_later = failures_of(nodes, plugin).any(Failure::is_after_status);
     let when = if plugin.status == "Unhealthy" || fails_later {
         format!("go on on {} while the plugin answers Status with the same key id", plugin.node)
     } else {

@@ -403,6 +403,8 @@ pub const REPORT_FACTS: &str = "report/";
 /// Names of facts about keys that fail while a request to forget them waits begin with this. They begin again once Keyward's
 /// own objects could not be re-encrypted: where the write key's KMS fails too, a success after that says that it is back.
 pub const FORGET_FACTS: &str = "forget/";
+/// Facts that begin with this hold only as long as each pass sees the whole cluster converged; see `controllers/evidence.rs`.
+pub const VERIFYING_FACTS: &str = "verifying/";
 
 /// A server of which only its identity Lease tells has left when that was not renewed for so long (S2). API servers renew it
 /// every ten seconds, and it is deleted an hour after.

@@ -498,6 +498,14 @@ pub struct Failure {
     pub log_tail: Vec<String>,
 }
 
+impl Failure {
+    /// Whether the plugin had answered Status when this failed, so that its login was good, and kube-apiserver, which goes by
+    /// Status alone, takes it for a working one.
+    pub fn is_after_status(&self) -> bool {
+        ["encrypt", "decrypt", "canary"].contains(&self.phase.as_str())
+    }
+}
+
 /// What a failure means and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnosis {

@@ -186,7 +186,8 @@ impl Agent {
                 if object.status.is_none() {
                     self.throttle.forget();
                 }
-                Found::Spec(SeenSpec { generation, spec: object.spec })
+                let reported = object.status.map(|status| status.revision).unwrap_or_default();
+                Found::Spec(SeenSpec { generation, spec: object.spec, reported })
             }
             Ok(None) => {
                 self.say("there is no EncryptionNode of this node yet; the operator makes it".to_owned());

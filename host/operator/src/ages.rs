@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use keyward_core::api::Since;
-use keyward_core::outcome::{FORGET_FACTS, REPORT_FACTS};
+use keyward_core::outcome::{FORGET_FACTS, REPORT_FACTS, VERIFYING_FACTS};
 use keyward_core::platform::Age;
 
 /// The facts of the last decision.
@@ -62,10 +62,18 @@ impl Ages {
             .collect()
     }
 
-    /// Nothing could be looked at: that an agent said nothing meanwhile was not seen. One that was silent before this
-    /// term still was not heard.
+    /// A pass that saw nothing. What is true only as long as each pass sees it begins again: that an agent is silent, that a
+    /// key fails, that the cluster stays converged during a verification. An agent that was silent before this term still
+    /// was not heard.
     pub fn blind(&mut self) {
-        self.facts.retain(|fact, seen| seen.since.is_none() || !fact.starts_with(REPORT_FACTS));
+        let is_broken =
+            |fact: &str| [REPORT_FACTS, FORGET_FACTS, VERIFYING_FACTS].iter().any(|of| fact.starts_with(of));
+        self.facts.retain(|fact, seen| seen.since.is_none() || !is_broken(fact));
+    }
+
+    /// There is no object to decide for: what comes next is another one's beginning.
+    pub fn clear(&mut self) {
+        self.facts.clear();
     }
 
     /// Requests to forget keys: they have to fail for as long again.

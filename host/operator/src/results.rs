@@ -55,7 +55,7 @@ pub async fn resolve(
         let read = fetch::references(cluster, references);
         let looked = futures::future::join_all(history.into_iter().map(|request| async move {
             let said = discovery::is_compacted(cluster, &request.0, &request.1).await;
-            (request, said.map_err(|error| error.to_string()))
+            (request, said)
         }));
         let (answered, read, looked) = tokio::join!(blocking, read, looked);
         results.objects.extend(read.objects);

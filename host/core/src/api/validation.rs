@@ -45,7 +45,7 @@ pub fn object() -> Value {
             "rule": format!(
                 "{is_plain} || !({known}) || {old}.all(resource, {stays} || !(resource in self.status.encryptedResources))"
             ),
-            "message": "an encrypted resource leaves spec.resources: add it to spec.decrypt to confirm that it is decrypted",
+            "message": "a resource leaves spec.resources that is encrypted, or whose configuration still has a KMS provider (status.encryptedResources): add it to spec.decrypt to confirm that it is decrypted",
             "fieldPath": ".spec",
         },
     ])

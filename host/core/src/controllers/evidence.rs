@@ -8,6 +8,7 @@ use crate::api::{EncryptionMigrationSpec, MigrationPhase};
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, PluginDigest, Revision};
 use crate::machine::{Facts, History, State};
+use crate::outcome::VERIFYING_FACTS;
 use crate::snapshot::{Snapshot, StoredMigration};
 
 /// The `keyID` of a migration that decrypts.
@@ -131,7 +132,7 @@ pub(super) fn verified(snapshot: &Snapshot, resource: &GroupResource, migration:
 /// and never recorded later: another operator, or this one after a restart, begins the verification again.
 fn unbroken(resource: &GroupResource, spec: &EncryptionMigrationSpec) -> (String, String) {
     let value = format!("{}/{}/{}/{}", spec.key_id, spec.key_secret_uid, spec.since, spec.attempt);
-    (format!("verifying/{resource}"), value)
+    (format!("{VERIFYING_FACTS}{resource}"), value)
 }
 
 /// Whether the cluster has been converged without a break since this attempt began.

@@ -13,7 +13,7 @@ use crate::formats::revision::PluginRecord;
 use crate::ids::{GroupResource, KeyId, Mode};
 use crate::machine::{self, History, Key};
 use crate::outcome::Action;
-use crate::provider::{Effect, Origin};
+use crate::provider::{Effect, Failure, Origin};
 use crate::snapshot::{Snapshot, StoredCandidate};
 
 /// CONTRACT 3.1, row 12.
@@ -27,8 +27,6 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// too ([`crate::node::Policy::trial_first`]). A KMS that counts refused logins of a role forgets them a quarter of an hour
 /// after the last one, and locks out at the fifth: with turns of this length they come to four at the most.
 pub(crate) const LOGIN_PATIENCE: Duration = Duration::from_mins(30);
-/// Phases of a preflight that only a plugin comes to whose login was good.
-const LOGGED_IN: [&str; 3] = ["encrypt", "decrypt", "canary"];
 /// Since when the candidate fails.
 const FAILED: &str = "preflight-failed";
 
@@ -260,9 +258,7 @@ fn has_failed_for_long(snapshot: &Snapshot, candidate: &StoredCandidate, turn: &
     if failed.is_empty() {
         return false;
     }
-    let logged_in = failed.iter().all(|answer| {
-        answer.failure.as_ref().is_some_and(|failure| LOGGED_IN.contains(&failure.phase.as_str()))
-    });
+    let logged_in = failed.iter().all(|answer| answer.failure.as_ref().is_some_and(Failure::is_after_status));
     let patience = if logged_in { PATIENCE } else { LOGIN_PATIENCE };
     let age = turn.since(snapshot, FAILED, candidate.hash.0.clone());
     if age < patience {

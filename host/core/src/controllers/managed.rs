@@ -1,5 +1,7 @@
 //! OpenShift's desired configuration: CONTRACT 3.2. One Secret, replaced as a whole; its rollout is OpenShift's.
 
+use std::collections::BTreeSet;
+
 use super::state::{is_same, promoted, record_publication, why};
 use super::{Deployed, Turn};
 use crate::formats::revision::RevisionContent;
@@ -47,7 +49,7 @@ pub(super) fn publish(
     // Publication is recorded before a revision may have the key first (Decisions 5): any after those that there are.
     if let Some(revision) = snapshot.next_revision(snapshot.highest_revision) {
         for id in promoted(next) {
-            record_publication(snapshot, id, revision, false, turn);
+            record_publication(snapshot, id, revision, &BTreeSet::new(), turn);
         }
     }
     write(openshift, content, turn);

@@ -86,7 +86,7 @@ pub(super) fn decide(
         return;
     }
     // A write that was on its way when the last server switched may still carry the old key.
-    let converged_for = turn.since(snapshot, "converged", content.hash().0);
+    let converged_for = turn.since(snapshot, "converged", format!("{revision}/{}", content.hash().0));
     let mut report = Report::default();
     let mut recorded = false;
     for (wish, secret) in wishes(snapshot, deployed, *revision) {
@@ -258,6 +258,17 @@ pub(super) fn follow<'a>(
         report.trouble.push(failed(snapshot, resource, migration, turn));
         return;
     }
+    if let Some(earlier) = spec.continues.as_ref().filter(|earlier| is_retry(earlier)) {
+        let objects = match earlier.objects.as_slice() {
+            [] => String::new(),
+            [first, rest @ ..] if rest.is_empty() => format!(" for {first}"),
+            [first, rest @ ..] => format!(" for {first} and {} more", rest.len()),
+        };
+        report.trouble.push(format!(
+            "migration of {resource} for key \"{}\" failed, and is tried again{objects}",
+            spec.key_id
+        ));
+    }
     let of_this_attempt = if migration.current { status.done } else { 0 };
     let value = format!("{}/{}/{of_this_attempt}", spec.key_secret_uid, spec.attempt);
     // While Keyward is paused nobody runs it, which the pause reports; that time does not count afterwards.
@@ -334,6 +345,11 @@ pub(super) fn start(wish: &Wish<'_>, existing: Option<&StoredMigration>, attempt
         spec: Box::new(EncryptionMigrationSpec { attempt, ..wish.spec.clone() }),
         resource_version: existing.map(|migration| migration.resource_version.clone()),
     });
+}
+
+/// Whether an attempt is for what a failed one left. One that was broken off has no start to continue from.
+fn is_retry(earlier: &EarlierAttempts) -> bool {
+    earlier.failures > 0 && earlier.start_version.is_some()
 }
 
 /// A verification of every object. A server that was away before it begins may have written under an older key.

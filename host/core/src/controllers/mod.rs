@@ -34,7 +34,8 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::api::{Condition, ConditionStatus};
+use crate::api::{Condition, ConditionStatus, EncryptionNodeStatus};
+use crate::formats::encryption_config::zero_hash;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, GroupResource, KeyId, Mode, Revision};
 use crate::machine::{self, Desired, Facts, Key, State};
@@ -176,6 +177,11 @@ fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool
     let published: Vec<Revision> = writers.filter_map(|id| snapshot.key(id)?.write_published).collect();
     snapshot.servers.values().any(|server| {
         let Some(status) = server.status() else { return false };
+        if published.iter().any(|revision| *revision <= snapshot.last_converged)
+            && is_set_back(snapshot, status)
+        {
+            return true;
+        }
         let mut seen = [&status.loaded_hash, &status.installed_hash].into_iter();
         match status.drifted {
             None => false,
@@ -189,6 +195,21 @@ fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool
             }
         }
     })
+}
+
+/// Whether an API server has loaded an older configuration than one that every API server had: its machine was restored from
+/// a copy, or it joined without being prepared. It may have written by that, plain text above all.
+fn is_set_back(snapshot: &Snapshot, status: &EncryptionNodeStatus) -> bool {
+    let Some(loaded) = &status.loaded_hash else { return false };
+    let recorded =
+        snapshot.told_revisions.iter().filter(|told| told.config_hash == *loaded).map(|told| told.n);
+    let kept = snapshot.revisions.iter().filter_map(|(n, stored)| {
+        let content = stored.content.as_ref().ok()?;
+        (content.hash() == *loaded).then_some(*n)
+    });
+    let zero = (loaded == zero_hash()).then_some(Revision(0));
+    // The same bytes may be those of several revisions.
+    recorded.chain(kept).chain(zero).max().is_some_and(|newest| newest < snapshot.last_converged)
 }
 
 /// What the controllers add to as they go.

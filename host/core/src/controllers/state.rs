@@ -58,12 +58,8 @@ pub(super) fn decide(
         }
         return deployment.is_converged();
     }
-    let may = if deployment.is_converged() && !deployed.left_behind {
-        may_go_on(snapshot, deployed, turn)
-    } else {
-        forget_claims(snapshot, deployed, next, turn)
-    };
-    if !may {
+    let waits = deployment.is_converged() && !deployed.left_behind && !may_go_on(snapshot, deployed, turn);
+    if waits {
         return false;
     }
     publish(snapshot, deployed, next, content, turn);
@@ -125,9 +121,7 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
         data_ahead(snapshot, deployed, turn);
         return false;
     }
-    // A key that takes over from one that was given up wrote before too.
-    !matches!(step, Step::WriteKey | Step::Dropped)
-        || forget_claims(snapshot, deployed, &deployed.desired.state, turn)
+    true
 }
 
 /// Other data, or another plugin, for keys that stay, ahead of the step that waits for one that is unwell: it may be that it is
@@ -153,30 +147,6 @@ fn takes_out(deployed: &Deployed<'_>) -> bool {
 fn take_over<'a>(deployed: &'a Deployed<'_>) -> impl Iterator<Item = KeyId> + 'a {
     let lists = deployed.desired.state.resources.iter();
     lists.filter_map(|(resource, keys)| keys.write.filter(|id| deployed.writer(resource) != Some(*id)))
-}
-
-/// What a key claims from a time when it was the write key before holds no longer when it becomes the write key again:
-/// another wrote meanwhile (a key that was given up and taken back, one that takes over from another, a resource that left
-/// the list and came back). Its migrations are told apart by `since`. On OpenShift nobody may take a claim back.
-fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, next: &State, turn: &mut Turn) -> bool {
-    if snapshot.openshift().is_some() {
-        return true;
-    }
-    // One a turn and key: the second would depend on a resourceVersion that the first has moved on.
-    let mut taken: BTreeSet<KeyId> = BTreeSet::new();
-    for (resource, keys) in &next.resources {
-        let Some(id) = keys.write.filter(|id| deployed.writer(resource) != Some(*id)) else { continue };
-        let Some(secret) = snapshot.key(id).filter(|key| key.migrated.contains(resource)) else { continue };
-        if taken.insert(id) {
-            turn.explain(format!(
-                "key {id} is about to write {resource} again: others wrote it meanwhile, so that it does not claim it"
-            ));
-            let migrated = secret.migrated.iter().filter(|other| *other != resource).cloned().collect();
-            let key = Box::new(KeySecret { migrated, ..secret.clone() });
-            turn.act(Action::ForgetMigrated { resource: resource.clone(), key });
-        }
-    }
-    taken.is_empty()
 }
 
 /// Decisions 11: no key may claim a resource that is about to be written in plain text; should it come back to the list,
@@ -237,12 +207,13 @@ fn apply(
         turn.act(Action::RecordHighWater { key_id: snapshot.highest_key, revision });
     }
     // Publication is recorded before a revision may have the key first (Decisions 5); and again with each that makes it
-    // the writer of something, so that neither a migration from before nor a claim decided before (it depends on the
-    // key secret's resourceVersion) passes for one of now.
+    // the writer of something.
     for id in promoted(next) {
-        let writes = |keys: &machine::ResourceKeys| keys.write == Some(id);
-        let becomes = next.resources.iter().any(|(r, keys)| writes(keys) && deployed.writer(r) != Some(id));
-        record_publication(snapshot, id, revision, becomes, turn);
+        let becomes = |(resource, keys): (&GroupResource, &machine::ResourceKeys)| {
+            (keys.write == Some(id) && deployed.writer(resource) != Some(id)).then(|| resource.clone())
+        };
+        let becomes = next.resources.iter().filter_map(becomes).collect();
+        record_publication(snapshot, id, revision, &becomes, turn);
     }
     turn.act(Action::ApplyConfig { revision, content: Box::new(content) });
 }
@@ -263,19 +234,32 @@ pub(super) fn promoted(next: &State) -> Vec<KeyId> {
     ids
 }
 
+/// `becomes`: what the key begins to write. It may have been its writer before, and others since (a key that was given up and
+/// taken back, one that takes over from another, a resource that left the list and came back), so what it claims from then
+/// ends in the same write: neither that, nor a migration from before (told apart by `since`), nor a claim decided before (it
+/// depends on the key secret's resourceVersion) passes for one of now.
 pub(super) fn record_publication(
     snapshot: &Snapshot,
     id: KeyId,
     revision: Revision,
-    again: bool,
+    becomes: &BTreeSet<GroupResource>,
     turn: &mut Turn,
 ) {
+    let again = !becomes.is_empty();
     let is_due = |recorded: Option<Revision>| recorded.is_none_or(|recorded| again && recorded < revision);
-    if let Some(key) = snapshot.key(id).filter(|key| is_due(key.write_published)) {
-        let mut key = key.clone();
-        key.write_published = Some(revision);
-        turn.act(Action::RecordPublication { key: Box::new(key), revision });
+    let Some(key) = snapshot.key(id).filter(|key| is_due(key.write_published)) else { return };
+    let mut key = key.clone();
+    key.write_published = Some(revision);
+    let claimed: Vec<String> =
+        key.migrated.iter().filter(|resource| becomes.contains(resource)).map(ToString::to_string).collect();
+    if !claimed.is_empty() {
+        turn.explain(format!(
+            "key {id} is about to write {} again: others may have written it meanwhile, so that it does not claim it",
+            claimed.join(", ")
+        ));
+        key.migrated.retain(|resource| !becomes.contains(resource));
     }
+    turn.act(Action::RecordPublication { key: Box::new(key), revision });
 }
 
 pub(super) fn why(deployed: &Deployed<'_>, next: &State) -> String {

@@ -6,29 +6,44 @@
 //!
 //! An edited file may have been loaded for a moment, and have written with other providers than the revision, plain text
 //! above all: that is kept in mind and told from the first sight of it, so that the operator takes back what it knew of
-//! migrations (S3, S9). One of Keyward's own configurations, of another time, is not told from a rollout, and no drift.
+//! migrations (S3, S9). An older configuration of Keyward's is the same, where this node has reported a newer one: its machine was restored
+//! from a copy, or the file was. Otherwise it is one that a rollout begins with.
 
 use super::decide::{Draft, Step};
 use super::view::{Target, View};
-use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration};
-use crate::ids::{ConfigHash, GroupResource};
+use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration, zero_hash};
+use crate::ids::{ConfigHash, GroupResource, Revision};
 
 /// Records that something else than the target may have been loaded here, and forgets it once a later revision is in force.
 pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
-    let Some(target) = &view.target else { return };
     let known = view.o.disk.drift;
-    let foreign = |hash: Option<&ConfigHash>| hash.is_some_and(|hash| !view.is_known(hash));
-    if (foreign(view.loaded) || foreign(view.file)) && known.is_none_or(|drift| drift < target.revision) {
+    let mut here = view.loaded.into_iter().chain(view.file);
+    // Also while the target cannot be read: the next report has an older revision, and then nothing shows it any more.
+    let foreign = view.target.is_some() && here.clone().any(|hash| !view.is_known(hash));
+    let is_other = foreign || here.any(|hash| is_older(view, hash));
+    let asked = view.o.spec.as_ref().map(|seen| seen.spec.revision).filter(|asked| *asked > Revision(0));
+    if let Some(asked) = asked.filter(|asked| is_other && known.is_none_or(|drift| drift < *asked)) {
         let why = format!(
-            "something else than revision {} is in the file or loaded, while that was to be in force",
-            target.revision
+            "something else than revision {asked} is in the file or loaded, while that was to be in force"
         );
-        draft.step(Step::RecordDrift(target.revision), why);
-    } else if known.is_some_and(|drift| drift < target.revision)
-        && view.is_complete(&target.hash, &target.plugins)
-    {
+        draft.step(Step::RecordDrift(asked), why);
+        return;
+    }
+    let Some(target) = &view.target else { return };
+    if known.is_some_and(|drift| drift < target.revision) && view.is_complete(&target.hash, &target.plugins) {
         draft.step(Step::ForgetDrift, format!("revision {} is in force", target.revision));
     }
+}
+
+/// Whether a configuration is older than the one that this node has reported to be in force. The target never is: it may have
+/// the bytes of an older one.
+fn is_older(view: &View<'_>, hash: &ConfigHash) -> bool {
+    let Some(seen) = &view.o.spec else { return false };
+    if view.target.as_ref().is_some_and(|target| target.hash == *hash) {
+        return false;
+    }
+    let here = if hash == zero_hash() { Some(Revision(0)) } else { view.revision_of(hash).map(|(n, _)| n) };
+    here.is_some_and(|here| here < seen.reported)
 }
 
 /// What becomes of an edited file.

@@ -51,6 +51,8 @@ pub struct SeenSpec {
     pub generation: i64,
     /// What the operator wants.
     pub spec: EncryptionNodeSpec,
+    /// The revision that the node's last report says is in force here; 0 without a report.
+    pub reported: Revision,
 }
 
 /// Why a node is told of no revision.

@@ -112,7 +112,7 @@ impl Found {
         match self {
             Self::Served(_) => format!("{resource} is served"),
             Self::Absent => format!(
-                "{resource} is not served, and its CustomResourceDefinition does not exist; create that again{confirm}"
+                "{resource} is not served, and its CustomResourceDefinition does not exist; create that again{confirm}. Kubernetes deletes the objects with it; but where its finalizer was removed by hand they are still stored, so create it again and delete it without that"
             ),
             Self::Unserved => format!(
                 "{resource} is not served, and its objects are still stored; set served: true for a version of its CustomResourceDefinition, and do not delete that: its objects would be deleted with it"
@@ -232,22 +232,26 @@ pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Servin
     looked.await.unwrap_or_else(|error: CallError| Serving::Unknown(error.to_string()))
 }
 
-/// Whether what was stored at this resourceVersion, and before, cannot be read any more: etcd has compacted it.
+/// Whether what was stored at this resourceVersion, and before, cannot be read any more: etcd has compacted it. An error
+/// where that cannot be seen.
 pub(crate) async fn is_compacted(
     cluster: &Cluster,
     resource: &GroupResource,
     version: &str,
-) -> Result<bool, CallError> {
-    let listed = match look_up(cluster, resource).await? {
+) -> Result<bool, String> {
+    let found = look_up(cluster, resource).await.map_err(|error| error.to_string())?;
+    let listed = match found {
         Found::Served(served) => cluster.list_at(&served.everything(), &resource.to_string(), version).await,
-        // Its objects were in the same etcd, whose versions are those of all resources.
-        Found::Absent => cluster.list_at(OWN_COLLECTION, OWN_RESOURCE, version).await,
-        Found::Unserved | Found::Disabled | Found::Unknown(_) | Found::Unsuitable => return Ok(false),
+        // A custom resource's objects are, or were, in the same etcd, whose versions are those of all resources.
+        Found::Absent | Found::Unserved => cluster.list_at(OWN_COLLECTION, OWN_RESOURCE, version).await,
+        found @ (Found::Disabled | Found::Unknown(_) | Found::Unsuitable) => {
+            return Err(found.told(resource, true));
+        }
     };
     match listed {
         Ok(()) => Ok(false),
         Err(error) if error.category() == Category::Expired => Ok(true),
-        Err(error) => Err(error),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -366,6 +366,7 @@ fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>)
     p.hash(&server.adopted);
     p.flag(server.disturbed);
     p.flag(server.returned);
+    p.flag(server.unreported);
     print_disk(p, &server.observed, ranks);
     p.put(over(server.observed.file_age));
     p.put(match server.observed.absence {

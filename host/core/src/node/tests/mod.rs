@@ -19,7 +19,8 @@ use super::*;
 use crate::SecretBytes;
 use crate::api::{Canary, EncryptionNodeSpec, KeyCanary, PluginSettings, PreflightPurpose, PreflightRequest};
 use crate::formats::encryption_config::{
-    EncryptionConfiguration, Identity, KmsConfiguration, ProviderConfiguration, ResourceConfiguration,
+    EncryptionConfiguration, Identity, KmsConfiguration, ProviderConfiguration, REVISION_ZERO,
+    ResourceConfiguration,
 };
 use crate::formats::revision::{AcceptedPlugin, PluginRecord, RevisionContent};
 use crate::ids::{KeyId, PluginDigest, RemoteKeyId, Revision};
