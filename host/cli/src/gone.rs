@@ -151,6 +151,7 @@ impl Gone {
         }
         let mut text = match (self.is_served, has_trace) {
             (false, _) => "warning: the API server does not serve ClusterEncryption, so there is no ClusterEncryption/cluster; objects that were encrypted still are\n",
+            (true, true) if self.is_decrypted() => "ClusterEncryption/cluster is gone; the newest revision writes everything in plain text\n",
             (true, true) => "warning: ClusterEncryption/cluster is gone, but objects that were encrypted still are\n",
             (true, false) => "warning: there is no ClusterEncryption/cluster; it is not known whether objects are encrypted\n",
         }
@@ -167,7 +168,9 @@ impl Gone {
         }
         self.stored(&mut text);
         for migration in &self.migrations {
-            let _ = writeln!(text, "  {}", migrated(migration));
+            if let Some(line) = self.migrated(migration) {
+                let _ = writeln!(text, "  {line}");
+            }
         }
         for unknown in &self.unknown {
             let _ = writeln!(text, "error: {} cannot be read: {}", unknown.what, unknown.why);
@@ -208,25 +211,41 @@ impl Gone {
             let _ = writeln!(text, "  key secrets in {}: {}", names::NAMESPACE, self.keys.join(", "));
         }
     }
-}
 
-/// The state of a migration. A report about an earlier spec does not show how objects are stored now.
-fn migrated(migration: &EncryptionMigration) -> String {
-    let resource = &migration.spec.resource;
-    let under = match migration.spec.key_id.0 {
-        0 => "in plain text".to_owned(),
-        id => format!("under key {id}"),
-    };
-    let status = migration.status.as_ref();
-    let current = status.filter(|status| Some(status.observed_generation) == migration.metadata.generation);
-    match current.map(|status| status.phase) {
-        Some(MigrationPhase::Succeeded) => {
-            format!("migration of {resource}: everything is stored {under}")
-        }
-        Some(other) => format!("migration of {resource}: not everything is stored {under} ({other:?})"),
-        None => format!(
-            "migration of {resource}: it is not known whether everything is stored {under}; there is no report about this migration yet"
-        ),
+    /// Whether everything was read, and the newest revision writes nothing under a key.
+    fn is_decrypted(&self) -> bool {
+        let plain = |providers: &Vec<String>| providers.first().is_some_and(|writer| writer == "identity");
+        self.unknown.is_empty() && self.revision.as_ref().is_some_and(|(_, lists)| lists.values().all(plain))
+    }
+
+    /// The state of a migration; `None` if the newest revision writes the resource with another key. A report
+    /// about an earlier spec does not show how objects are stored now.
+    fn migrated(&self, migration: &EncryptionMigration) -> Option<String> {
+        let (resource, id) = (&migration.spec.resource, migration.spec.key_id);
+        let writer =
+            self.revision.as_ref().map(|(_, lists)| lists.get(resource).and_then(|list| list.first()));
+        let under = match writer {
+            Some(None) => "in plain text".to_owned(),
+            // Also for an identity key, which has a number.
+            Some(Some(writer)) if writer == "identity" => "in plain text".to_owned(),
+            Some(Some(writer)) if writer.split_once(':').is_none_or(|(_, n)| n != id.to_string()) => {
+                return None;
+            }
+            _ if id.0 == 0 => "in plain text".to_owned(),
+            _ => format!("under key {id}"),
+        };
+        let status = migration.status.as_ref();
+        let current =
+            status.filter(|status| Some(status.observed_generation) == migration.metadata.generation);
+        Some(match current.map(|status| status.phase) {
+            Some(MigrationPhase::Succeeded) => {
+                format!("migration of {resource}: everything is stored {under}")
+            }
+            Some(other) => format!("migration of {resource}: not everything is stored {under} ({other:?})"),
+            None => format!(
+                "migration of {resource}: it is not known whether everything is stored {under}; there is no report about this migration yet"
+            ),
+        })
     }
 }
 
@@ -341,12 +360,34 @@ mod tests {
 
     #[test]
     fn migration_phase_of_an_earlier_spec_does_not_count() {
-        assert_eq!(migrated(&migration(3)), "migration of secrets: everything is stored under key 6");
+        let gone = gone(&[secret("encryption-config-9", Some(CONFIG))], None);
+        let line = |observed| gone.migrated(&migration(observed)).unwrap();
+        assert_eq!(line(3), "migration of secrets: everything is stored under key 6");
         assert!(
-            migrated(&migration(2)).starts_with(
+            line(2).starts_with(
                 "migration of secrets: it is not known whether everything is stored under key 6"
             )
         );
+    }
+
+    #[test]
+    fn migration_to_another_key_than_the_write_key_is_not_shown() {
+        let gone = gone(&[secret("encryption-config-9", Some(&CONFIG.replace("\"6\"", "\"7\"")))], None);
+        assert_eq!(gone.migrated(&migration(3)), None);
+        assert!(gone.render().contains("revision 9 writes secrets under aescbc:7"), "{}", gone.render());
+    }
+
+    #[test]
+    fn migration_to_an_identity_key_stores_plain_text() {
+        let plain = CONFIG.replace(r#"{"aescbc""#, r#"{"identity":{}},{"aescbc""#);
+        let gone = gone(&[secret("encryption-config-9", Some(&plain))], None);
+        assert_eq!(
+            gone.migrated(&migration(3)).unwrap(),
+            "migration of secrets: everything is stored in plain text"
+        );
+        let rendered = gone.render();
+        assert!(rendered.contains("writes everything in plain text"), "{rendered}");
+        assert!(!rendered.contains("objects that were encrypted still are"), "{rendered}");
     }
 
     #[test]

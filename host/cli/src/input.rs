@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use keyward_core::api::{ClusterEncryptionSpec, fields};
 use keyward_core::ids::GroupResource;
 use keyward_core::platform::kubernetes;
@@ -16,13 +16,18 @@ const MOST: u64 = 64 * 1024 * 1024;
 
 /// The text of a file, or of standard input for `-`.
 pub(crate) fn read(path: &str) -> Result<String> {
-    let mut text = String::new();
     if path == "-" {
-        std::io::stdin().take(MOST).read_to_string(&mut text).context("standard input")?;
-    } else {
-        let file = std::fs::File::open(path).with_context(|| path.to_owned())?;
-        file.take(MOST).read_to_string(&mut text).with_context(|| path.to_owned())?;
+        return at_most(std::io::stdin(), MOST).context("standard input");
     }
+    let file = std::fs::File::open(path).with_context(|| path.to_owned())?;
+    at_most(file, MOST).with_context(|| path.to_owned())
+}
+
+/// Reads at most `most` bytes. Longer input is an error: its first part could be read as the whole.
+fn at_most(reader: impl std::io::Read, most: u64) -> Result<String> {
+    let mut text = String::new();
+    reader.take(most.saturating_add(1)).read_to_string(&mut text)?;
+    ensure!(u64::try_from(text.len())? <= most, "it has more than {most} bytes");
     Ok(text)
 }
 
@@ -93,4 +98,15 @@ pub(crate) fn read_spec(path: &str) -> Result<ObjectSpec> {
         ),
     };
     Ok(ObjectSpec { kind, spec, unknown })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_most;
+
+    #[test]
+    fn longer_input_is_an_error_and_is_not_cut_off() {
+        assert_eq!(at_most(&b"a: 1"[..], 4).unwrap(), "a: 1");
+        assert_eq!(at_most(&b"a: 12"[..], 4).unwrap_err().to_string(), "it has more than 4 bytes");
+    }
 }

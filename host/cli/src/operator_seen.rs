@@ -1,6 +1,8 @@
 //! Whether an operator runs, by its Lease. Conditions alone do not show it: they stay as recorded when the
 //! operator stops.
 
+use std::time::{Duration, Instant};
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use keyward_core::names;
@@ -9,6 +11,12 @@ use serde::Serialize;
 
 /// Allows for a difference between the clocks of two machines, and for the time of a renewal.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(15);
+
+/// The operator renews its Lease more often than this.
+const RENEWED_WITHIN: Duration = Duration::from_secs(6);
+
+/// Time between two reads of a Lease that seems to have expired.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Duration in seconds of a Lease without `leaseDurationSeconds`.
 const DEFAULT_DURATION: i32 = 15;
@@ -34,12 +42,37 @@ pub(crate) enum OperatorSeen {
 }
 
 impl OperatorSeen {
-    /// Reads the Lease.
+    /// Reads the Lease, and reads it again for a few seconds if it seems to have expired.
     pub(crate) async fn look(client: &kube::Client) -> Self {
         let api = Api::<Lease>::namespaced(client.clone(), names::NAMESPACE);
+        let mut seen = Self::get(&api).await;
+        let first = seen.clone();
+        // If the clock of this machine is ahead, a Lease seems to have expired. A renewal proves that an operator
+        // runs, without any clock.
+        let deadline = Instant::now() + RENEWED_WITHIN;
+        while let (Self::Stopped { .. }, true) = (&seen, Instant::now() < deadline) {
+            tokio::time::sleep(READ_INTERVAL).await;
+            seen = Self::get(&api).await.after(&first);
+        }
+        seen
+    }
+
+    async fn get(api: &Api<Lease>) -> Self {
         match api.get_opt(names::LEASE).await {
             Ok(lease) => Self::of(lease.as_ref(), Timestamp::now()),
             Err(error) => Self::Unknown { why: error.to_string() },
+        }
+    }
+
+    /// The state that this later read shows together with the first one.
+    fn after(self, first: &Self) -> Self {
+        match (&self, first) {
+            (Self::Stopped { last_renewed: now }, Self::Stopped { last_renewed: before })
+                if now != before =>
+            {
+                Self::Running
+            }
+            _ => self,
         }
     }
 
@@ -125,6 +158,14 @@ mod tests {
         let seen = OperatorSeen::of(Some(&lease(renewed, duration)), now);
         assert_eq!(serde_json::to_value(&seen).unwrap()["state"], state);
         assert_eq!(seen.warning().is_empty(), state == "Running");
+    }
+
+    #[test]
+    fn renewal_shows_an_operator_although_the_clocks_differ() {
+        let stopped = |at: &str| OperatorSeen::Stopped { last_renewed: at.parse().unwrap() };
+        let first = stopped("2026-05-08T12:00:00Z");
+        assert_eq!(stopped("2026-05-08T12:00:05Z").after(&first), OperatorSeen::Running);
+        assert_eq!(first.clone().after(&first), first);
     }
 
     #[test]

@@ -257,8 +257,7 @@ fn plugins(text: &mut String, plugins: &[PluginSummary], keys: &[KeyStatus], nod
 /// What happens to writes under a key whose plugin fails. kube-apiserver continues to write as long as Status
 /// returns the same key id, even if `healthz` reports an error (kubernetes: unhealthy-status-extends-writes).
 fn writes(plugin: &PluginSummary, nodes: &[EncryptionNode]) -> String {
-    let fails_later = failures_of(nodes, plugin)
-        .any(|failure| ["encrypt", "decrypt", "key-check"].contains(&failure.phase.as_str()));
+    let fails_later = failures_of(nodes, plugin).any(Failure::is_after_status);
     let when = if plugin.status == "Unhealthy" || fails_later {
         format!("continue on {} while the plugin answers Status with the same key id", plugin.node)
     } else {

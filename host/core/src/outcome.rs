@@ -95,7 +95,8 @@ pub enum Action {
         resource_version: Option<String>,
     },
     /// Annotate the key secret before a revision may have the key first (invariant: publication-first), and again
-    /// before each revision that makes it a write key once more (decision 0056).
+    /// before each revision that makes it a write key once more. The same write removes its records of migration for
+    /// the resources whose writer it becomes (decision 0056).
     RecordPublication {
         /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
@@ -128,8 +129,7 @@ pub enum Action {
         /// The complete key secret, with the resourceVersion that the write depends on.
         key: Box<KeySecret>,
     },
-    /// Remove the record that a resource is migrated, before it is written under another key or in plain text
-    /// (decision 0011, decision 0056).
+    /// Remove the record that a resource is migrated, before it is written in plain text (decision 0011).
     ForgetMigrated {
         /// The resource.
         resource: GroupResource,
@@ -409,6 +409,9 @@ pub const REPORT_FACTS: &str = "report/";
 /// own objects could not be re-encrypted: if the KMS of the write key also fails, only a success after that shows that
 /// it is available again.
 pub const FORGET_FACTS: &str = "forget/";
+/// Prefix of the facts that hold only while every pass finds the cluster converged
+/// (invariant: verification-needs-convergence).
+pub const VERIFYING_FACTS: &str = "verifying/";
 
 /// An API server that is known only by its identity Lease has left when the Lease has not been renewed for this time
 /// (objects: api-servers). API servers renew it every ten seconds, and one of them deletes it one to two hours after

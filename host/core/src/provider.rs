@@ -504,6 +504,14 @@ pub struct Failure {
     pub log_tail: Vec<String>,
 }
 
+impl Failure {
+    /// Whether the plugin had answered Status before this failed. Then its login was good, and kube-apiserver,
+    /// which relies on Status alone, treats it as a working plugin.
+    pub fn is_after_status(&self) -> bool {
+        ["encrypt", "decrypt", "key-check"].contains(&self.phase.as_str())
+    }
+}
+
 /// The cause of a failure, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnosis {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use keyward_core::api::{
     EncryptionMigration, EncryptionMigrationStatus, MigrationFailure, MigrationPhase, MigrationWait, Pause,
 };
-use keyward_core::ids::{KeyId, Revision};
+use keyward_core::formats::encryption_config::REVISION_ZERO;
+use keyward_core::ids::{ConfigHash, KeyId, Revision};
 use keyward_core::names;
 use rstest::rstest;
 use support::World;
@@ -51,6 +52,26 @@ fn two_keys(first: &str, second: &str) -> World {
     world
 }
 
+/// The verification before key 1 leaves has started, and the verification of `secrets` does not end.
+fn verifying() -> World {
+    let mut world = two_keys("kms/one", "kms/two");
+    world.stuck = Some("secrets".into());
+    world.compacted = true;
+    world.reconcile();
+    world
+}
+
+/// The first key is in force, and the migration of `secrets` does not end.
+fn migrating() -> World {
+    let mut world = World::new(&["a"]);
+    world.stuck = Some("secrets".into());
+    world.want("aescbc");
+    while world.objects.migrations.is_empty() {
+        world.run(1);
+    }
+    world
+}
+
 fn want(world: &mut World, what: &str) {
     match what.strip_prefix("kms/") {
         Some(kek) => world.want_kms(kek, "image:1"),
@@ -68,10 +89,7 @@ fn provider_leaves_only_after_every_object_was_looked_at_again() {
     let asked: Vec<bool> =
         ["configmaps", "secrets"].map(|resource| of(&mut world, resource).spec.verifies()).into();
     assert_eq!(asked, [true, true], "{:?}", world.kinds());
-    for _ in 0..30 {
-        world.reconcile();
-        world.follow();
-    }
+    world.run(30);
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "the verification of secrets is not over");
     assert!(world.condition("Progressing").contains("Verifying"), "{}", world.condition("Progressing"));
     world.stuck = None;
@@ -93,15 +111,9 @@ fn verification_begins_at_its_own_start_so_that_every_object_is_patched() {
 
 #[test]
 fn verification_that_fails_keeps_the_provider_and_is_reported() {
-    let mut world = two_keys("kms/one", "kms/two");
-    world.stuck = Some("secrets".into());
-    world.compacted = true;
-    world.reconcile();
+    let mut world = verifying();
     report(&mut world, "secrets", failed(&["n/orphan"], 1, true));
-    for _ in 0..50 {
-        world.reconcile();
-        world.follow();
-    }
+    world.run(50);
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
     let spec = of(&mut world, "secrets").spec.clone();
     assert!(spec.verifies(), "the retry still verifies");
@@ -113,11 +125,9 @@ fn verification_that_fails_keeps_the_provider_and_is_reported() {
     assert!(said.contains("n/orphan: refused"), "{said}");
 }
 
-/// A machine is restored from a snapshot: its API server writes under the older key until the agent has brought it back.
-fn server_loads_an_older_revision(world: &mut World) {
-    let (older, content) = world.revisions().into_iter().rev().nth(1).unwrap();
-    let status = world.objects.encryption_nodes[0].status.as_mut().unwrap();
-    (status.revision, status.loaded_hash) = (Revision(older), Some(content.hash()));
+/// For example, a plugin of an API server exits, and the agent starts it again.
+fn server_is_not_at_the_revision(world: &mut World) {
+    world.objects.encryption_nodes[0].status.as_mut().unwrap().revision = Revision(0);
     world.reconcile();
     assert!(!world.last.converged, "{:?}", world.last.waiting);
     world.follow();
@@ -128,23 +138,17 @@ fn operator_restarts(world: &mut World) {
     world.ages.clear();
 }
 
-/// What an older write key wrote during the break is newer than the start of the attempt, so that a retry would skip it.
+/// Objects that an older write key wrote in a break are newer than the start of the attempt, so a retry would skip them.
 #[rstest]
-#[case::server_had_an_older_revision(server_loads_an_older_revision)]
+#[case::server_was_not_at_the_revision(server_is_not_at_the_revision)]
 #[case::nobody_watched(operator_restarts)]
 fn verification_that_failed_begins_again_after_a_break(#[case] interrupt: fn(&mut World)) {
-    let mut world = two_keys("kms/one", "kms/two");
-    world.stuck = Some("secrets".into());
-    world.compacted = true;
-    world.reconcile();
+    let mut world = verifying();
     report(&mut world, "secrets", failed(&["n/orphan"], 1, true));
     world.reconcile();
     interrupt(&mut world);
     let attempt = of(&mut world, "secrets").spec.attempt;
-    for _ in 0..20 {
-        world.reconcile();
-        world.follow();
-    }
+    world.run(20);
     let spec = of(&mut world, "secrets").spec.clone();
     assert!(spec.attempt > attempt && spec.verifies(), "{spec:?}");
     let continues = spec.continues.unwrap();
@@ -161,12 +165,9 @@ fn verification_that_failed_begins_again_after_a_break(#[case] interrupt: fn(&mu
 #[case::succeeded(MigrationPhase::Succeeded)]
 fn verification_counts_only_where_the_cluster_stayed_converged(
     #[case] phase: MigrationPhase,
-    #[values(server_loads_an_older_revision, operator_restarts)] interrupt: fn(&mut World),
+    #[values(server_is_not_at_the_revision, operator_restarts)] interrupt: fn(&mut World),
 ) {
-    let mut world = two_keys("kms/one", "kms/two");
-    world.stuck = Some("secrets".into());
-    world.compacted = true;
-    world.reconcile();
+    let mut world = verifying();
     // Now the older values are still in etcd's history.
     world.compacted = false;
     let end_version = Some("9".to_owned());
@@ -175,10 +176,7 @@ fn verification_counts_only_where_the_cluster_stayed_converged(
     interrupt(&mut world);
     world.compacted = true;
     let attempt = of(&mut world, "secrets").spec.attempt;
-    for _ in 0..20 {
-        world.reconcile();
-        world.follow();
-    }
+    world.run(20);
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
     let spec = of(&mut world, "secrets").spec.clone();
     assert!(spec.attempt > attempt && spec.verifies(), "{spec:?}");
@@ -187,16 +185,35 @@ fn verification_counts_only_where_the_cluster_stayed_converged(
     assert_eq!(world.config()["secrets"], "kms:2,identity");
 }
 
+/// A machine that was restored from a backup from before its first revision writes plain text until its agent
+/// installs the target.
+#[test]
+fn objects_that_a_restored_machine_may_have_written_are_re_encrypted() {
+    let mut world = World::new(&["a", "b"]);
+    world.want("aescbc");
+    world.settle();
+    assert!(world.condition("Ready").starts_with("True"), "{}", world.condition("Ready"));
+    let (newest, _) = world.revisions().pop().unwrap();
+    let since = of(&mut world, "secrets").spec.since;
+    let status = world.objects.encryption_nodes[0].status.as_mut().unwrap();
+    (status.revision, status.loaded_hash) = (Revision(0), Some(ConfigHash::of(REVISION_ZERO.as_bytes())));
+    world.reconcile();
+    assert!(world.condition("Ready").starts_with("False"), "{}", world.condition("Ready"));
+    world.settle();
+    assert_eq!(world.revisions().pop().unwrap().0, newest + 1, "once");
+    let spec = of(&mut world, "secrets").spec.clone();
+    assert!(spec.since > since && spec.continues.is_none(), "everything is rewritten: {spec:?}");
+    assert_eq!(world.config()["secrets"], "aescbc:1,identity");
+    assert!(world.condition("Ready").starts_with("True"), "{}", world.condition("Ready"));
+}
+
 /// An annotation that another migrator or an admin wrote is no evidence: the engine has to have looked, twice.
 #[test]
 fn claim_that_somebody_else_recorded_lets_no_local_key_leave() {
     let mut world = two_keys("aescbc", "aesgcm");
     world.want("secretbox");
     world.stuck = Some("secrets".into());
-    for _ in 0..60 {
-        world.reconcile();
-        world.follow();
-    }
+    world.run(60);
     assert_eq!(world.config()["secrets"], "secretbox:3,aesgcm:2,aescbc:1,identity");
     let name = names::key_secret(names::KUBE_APISERVER, KeyId(3));
     let secret =
@@ -205,10 +222,7 @@ fn claim_that_somebody_else_recorded_lets_no_local_key_leave() {
         "encryption.apiserver.operator.openshift.io/migrated-resources".into(),
         r#"{"resources":[{"Group":"","Resource":"configmaps"},{"Group":"","Resource":"secrets"}]}"#.into(),
     );
-    for _ in 0..60 {
-        world.reconcile();
-        world.follow();
-    }
+    world.run(60);
     assert_eq!(world.config()["secrets"], "secretbox:3,aesgcm:2,aescbc:1,identity", "nobody looked");
     world.stuck = None;
     world.settle();
@@ -225,13 +239,7 @@ fn retry_is_for_what_the_attempt_left(
     #[case] listed: bool,
     #[case] left: &[&str],
 ) {
-    let mut world = World::new(&["a"]);
-    world.stuck = Some("secrets".into());
-    world.want("aescbc");
-    while world.objects.migrations.is_empty() {
-        world.reconcile();
-        world.follow();
-    }
+    let mut world = migrating();
     report(&mut world, "secrets", failed(objects, count, listed));
     let mut pauses = Vec::new();
     for failures in 0..9 {
@@ -259,13 +267,7 @@ fn pause_before_the_next_attempt_is_reported_and_survives_a_restart(
     #[case] finished_at: &str,
     #[case] begins: bool,
 ) {
-    let mut world = World::new(&["a"]);
-    world.stuck = Some("secrets".into());
-    world.want("aescbc");
-    while world.objects.migrations.is_empty() {
-        world.reconcile();
-        world.follow();
-    }
+    let mut world = migrating();
     let finished_at = Some(finished_at.to_owned());
     report(
         &mut world,
@@ -284,13 +286,7 @@ fn pause_before_the_next_attempt_is_reported_and_survives_a_restart(
 
 #[test]
 fn missing_permission_and_a_list_that_fails_are_in_the_condition_with_since_when() {
-    let mut world = World::new(&["a"]);
-    world.stuck = Some("secrets".into());
-    world.want("aescbc");
-    while world.objects.migrations.is_empty() {
-        world.reconcile();
-        world.follow();
-    }
+    let mut world = migrating();
     let waiting = |since: &str| EncryptionMigrationStatus {
         phase: MigrationPhase::Running,
         waiting: Some(MigrationWait { since: since.into(), message: "list secrets: no answer".into() }),
@@ -314,13 +310,7 @@ fn missing_permission_and_a_list_that_fails_are_in_the_condition_with_since_when
 
 #[test]
 fn object_that_fails_is_named_while_the_run_is_under_way() {
-    let mut world = World::new(&["a"]);
-    world.stuck = Some("secrets".into());
-    world.want("aescbc");
-    while world.objects.migrations.is_empty() {
-        world.reconcile();
-        world.follow();
-    }
+    let mut world = migrating();
     let running = EncryptionMigrationStatus { phase: MigrationPhase::Running, ..failed(&["n/a"], 1, false) };
     report(&mut world, "secrets", running);
     world.reconcile();
@@ -329,14 +319,30 @@ fn object_that_fails_is_named_while_the_run_is_under_way() {
 }
 
 #[test]
-fn migration_without_progress_for_an_hour_is_reported() {
-    let mut world = World::new(&["a"]);
-    world.stuck = Some("secrets".into());
-    world.want("aescbc");
-    while world.objects.migrations.is_empty() {
+fn failed_migration_is_reported_until_a_retry_succeeds() {
+    let mut world = migrating();
+    report(&mut world, "secrets", failed(&["n/orphan"], 1, true));
+    let attempt = of(&mut world, "secrets").spec.attempt;
+    while of(&mut world, "secrets").spec.attempt == attempt {
         world.reconcile();
-        world.follow();
     }
+    for phase in [None, Some(MigrationPhase::Running)] {
+        if let Some(phase) = phase {
+            report(&mut world, "secrets", EncryptionMigrationStatus { phase, ..Default::default() });
+        }
+        world.reconcile();
+        let said = world.condition(DEGRADED);
+        assert!(said.starts_with("True") && said.contains("is tried again for n/orphan"), "{said}");
+    }
+    let phase = MigrationPhase::Succeeded;
+    report(&mut world, "secrets", EncryptionMigrationStatus { phase, ..Default::default() });
+    world.reconcile();
+    assert!(world.condition(DEGRADED).starts_with("False"), "{}", world.condition(DEGRADED));
+}
+
+#[test]
+fn migration_without_progress_for_an_hour_is_reported() {
+    let mut world = migrating();
     world.reconcile();
     for age in world.ages.values_mut() {
         age.elapsed += Duration::from_mins(58);
@@ -357,13 +363,7 @@ fn migration_without_progress_for_an_hour_is_reported() {
 
 #[test]
 fn time_of_a_pause_is_no_time_without_progress() {
-    let mut world = World::new(&["a"]);
-    world.stuck = Some("secrets".into());
-    world.want("aescbc");
-    while world.objects.migrations.is_empty() {
-        world.reconcile();
-        world.follow();
-    }
+    let mut world = migrating();
     let paused = Pause { reason: "maintenance".into(), by: "admin".into() };
     world.spec().paused = Some(paused);
     world.reconcile();

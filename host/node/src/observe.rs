@@ -188,7 +188,8 @@ impl Agent {
                 if object.status.is_none() {
                     self.throttle.forget();
                 }
-                Found::Spec(SeenSpec { generation, spec: object.spec })
+                let reported = object.status.map(|status| status.revision).unwrap_or_default();
+                Found::Spec(SeenSpec { generation, spec: object.spec, reported })
             }
             Ok(None) => {
                 self.log_once("this node has no EncryptionNode yet; the operator creates it".to_owned());

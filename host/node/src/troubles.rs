@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use keyward_core::api::{EncryptionNodeStatus, HealthStatus, NodePlugin};
 use keyward_core::ids::{KeyId, PluginDigest};
+use keyward_core::provider::Failure;
 use tokio::time::Instant;
 
 use crate::paths::PLUGIN_MANIFEST;
@@ -12,14 +13,19 @@ use crate::paths::PLUGIN_MANIFEST;
 /// reads. The API server uses Status alone, and treats every answer with the same key id as one without an
 /// error.
 fn impact(plugin: &NodePlugin) -> &'static str {
-    let phase = plugin.health.failure.as_ref().map(|failure| failure.phase.as_str());
-    match (plugin.health.status, phase) {
-        (HealthStatus::Unhealthy, _) | (HealthStatus::Error, Some("encrypt" | "decrypt" | "key-check")) => {
-            "if the API server writes with this key, writes continue while the plugin answers Status with the same key id. They fail once it stops answering, and after a restart of the API server. Until the API server restarts, it can read what it has decrypted before: do not restart it"
-        }
-        _ => {
-            "if the API server writes with this key, writes fail from about 3 minutes after the plugin last answered Status without an error. Until the API server restarts, it can read what it has decrypted before: do not restart it"
-        }
+    if answers_status(plugin) {
+        "if the API server writes with this key, writes continue while the plugin answers Status with the same key id. They fail once it stops answering, and after a restart of the API server. Until the API server restarts, it can read what it has decrypted before: do not restart it"
+    } else {
+        "if the API server writes with this key, writes fail from about 3 minutes after the plugin last answered Status without an error. Until the API server restarts, it can read what it has decrypted before: do not restart it"
+    }
+}
+
+/// Whether kube-apiserver treats a failing plugin as a working one.
+fn answers_status(plugin: &NodePlugin) -> bool {
+    match plugin.health.status {
+        HealthStatus::Unhealthy => true,
+        HealthStatus::Error => plugin.health.failure.as_ref().is_some_and(Failure::is_after_status),
+        _ => false,
     }
 }
 
@@ -35,6 +41,7 @@ pub(crate) struct Troubles {
 #[derive(Clone, Copy, Debug)]
 struct Known {
     status: HealthStatus,
+    answers_status: bool,
     since: Instant,
 }
 
@@ -81,7 +88,7 @@ impl Troubles {
             let known = self.plugins.get(&id).copied();
             lines.extend(line(node, plugin, known, now));
             let since = known.filter(|known| known.status == status).map_or(now, |known| known.since);
-            plugins.insert(id, Known { status, since });
+            plugins.insert(id, Known { status, answers_status: answers_status(plugin), since });
         }
         self.plugins = plugins;
         lines.extend(self.error_changes(report, now));
@@ -108,10 +115,10 @@ impl Troubles {
     }
 }
 
-/// The line of a plugin whose status has changed.
+/// The line of a plugin whose status, or whose answer to Status, has changed.
 fn line(node: &str, plugin: &NodePlugin, known: Option<Known>, now: Instant) -> Option<Line> {
     let (key, status) = (plugin.key_id, plugin.health.status);
-    if known.is_some_and(|known| known.status == status) {
+    if known.is_some_and(|known| known.status == status && known.answers_status == answers_status(plugin)) {
         return None;
     }
     let seen = plugin.health.detail.as_deref().unwrap_or("no detail");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use keyward_core::api::Since;
-use keyward_core::outcome::{FORGET_FACTS, REPORT_FACTS};
+use keyward_core::outcome::{FORGET_FACTS, REPORT_FACTS, VERIFYING_FACTS};
 use keyward_core::platform::Age;
 
 /// The facts of the last decision.
@@ -62,10 +62,19 @@ impl Ages {
             .collect()
     }
 
-    /// The cluster could not be read: the operator did not see whether agents reported, so ages of reports begin at
-    /// zero. A report that has been silent since before this term stays silent.
+    /// The pass could not read the cluster. Facts that hold only if every pass observes them begin at zero: that a report
+    /// is silent, that a key fails, that the cluster stays converged during a verification. A report that has been
+    /// silent since before this term stays silent.
     pub fn read_failed(&mut self) {
-        self.facts.retain(|fact, seen| seen.since.is_none() || !fact.starts_with(REPORT_FACTS));
+        let is_interrupted = |fact: &str| {
+            [REPORT_FACTS, FORGET_FACTS, VERIFYING_FACTS].iter().any(|prefix| fact.starts_with(prefix))
+        };
+        self.facts.retain(|fact, seen| seen.since.is_none() || !is_interrupted(fact));
+    }
+
+    /// There is no ClusterEncryption. Facts about a later one begin at zero.
+    pub fn clear(&mut self) {
+        self.facts.clear();
     }
 
     /// Restarts the ages of requests to forget keys: each key has to fail for the whole time again.

@@ -96,9 +96,14 @@ impl Reconciler {
         tracing::debug!("objects read");
         let Some(mut cluster_encryption) = objects.cluster_encryption.clone() else {
             tracing::debug!("there is no ClusterEncryption/cluster; nothing to do");
+            self.ages.clear();
             return Ok(Ok(Next::default()));
         };
-        let results = results::resolve(&self.cluster, &self.evaluator, &objects, read, &self.metrics).await?;
+        let results = results::resolve(&self.cluster, &self.evaluator, &objects, read, &self.metrics).await;
+        if results.is_err() {
+            self.ages.read_failed();
+        }
+        let results = results?;
         self.referenced = results::referenced(&results);
         let given = Given { now: Timestamp::now(), ages: self.ages.at(Instant::now()), fresh: fresh()? };
         let Some(snapshot) = kubernetes::snapshot(&objects, &results, given) else {

@@ -55,7 +55,7 @@ pub async fn resolve(
         let read = fetch::references(cluster, references);
         let compacted = futures::future::join_all(history.into_iter().map(|request| async move {
             let result = discovery::is_compacted(cluster, &request.0, &request.1).await;
-            (request, result.map_err(|error| error.to_string()))
+            (request, result)
         }));
         let (evaluations, read, compacted) = tokio::join!(blocking, read, compacted);
         results.objects.extend(read.objects);

@@ -155,7 +155,7 @@ async fn refused_at_once(keyward: &Keyward) -> Result<()> {
     );
     let refused = clusters.delete(names::CLUSTER, &DeleteParams::default()).await;
     let refused = refused.err().context("it is deleted")?.to_string();
-    for part in ["still encrypted: configmaps, secrets", "identity", "status.encryptedResources"] {
+    for part in ["still encrypted", ": configmaps, secrets;", "identity", "status.encryptedResources"] {
         ensure!(refused.contains(part), "{refused}");
     }
 

@@ -163,7 +163,8 @@ fn plugins(world: &World) -> Option<(&'static str, String)> {
 
 /// S9: once a resource was seen to be encrypted everywhere, nothing is written in plain text but under an identity key.
 fn plain(world: &World) -> Option<(&'static str, String)> {
-    for n in world.running() {
+    // A restored machine writes with its old configuration until its agent has installed the target.
+    for n in world.running().filter(|n| !world.servers[*n].returned) {
         let loaded = &world.servers[n].loaded;
         for (resource, name) in RESOURCES.iter().enumerate() {
             // What is to be written in plain text from the latest revision on is asked for: it left the list.
@@ -230,7 +231,8 @@ pub fn action(world: &mut World, action: &Action, asked: [bool; RESOURCES.len()]
         }
         Action::ApplyConfig { revision, .. } => applied(world, *revision, asked),
         Action::RecordMigrated { resource, key } => {
-            let wrong = claims::migrated(world, resource, key.id);
+            let unknown = claims::nobody_knows(world);
+            let wrong = if unknown { None } else { claims::migrated(world, resource, key.id) };
             let books = Arc::make_mut(&mut world.books);
             books.migrated.entry(key.id).or_default().insert(resource.clone());
             wrong
@@ -383,6 +385,8 @@ fn applied(world: &mut World, revision: Revision, asked: [bool; RESOURCES.len()]
         if let Some(id) = writer.key() {
             for (n, server) in world.servers.iter().enumerate() {
                 let seen = match server.life {
+                    // The operator cannot know what this server has loaded.
+                    Life::Up if server.unreported => None,
                     Life::Up => Some(server.loaded.clone()),
                     Life::Down if world.api.snapshot.servers.contains_key(NAMES[n]) => world.file(n),
                     Life::Down | Life::Absent | Life::Held => None,

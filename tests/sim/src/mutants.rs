@@ -13,8 +13,8 @@ use keyward_core::api::{
 use keyward_core::formats::encryption_config::{EncryptionConfiguration, Identity, ProviderConfiguration};
 use keyward_core::formats::key_secret::KeySecret;
 use keyward_core::formats::revision::RevisionContent;
-use keyward_core::ids::{KeyId, RemoteKeyId};
-use keyward_core::node::{self, Decision, Instance, Observed, Step};
+use keyward_core::ids::{KeyId, RemoteKeyId, Revision};
+use keyward_core::node::{self, Decision, Instance, Observed, SeenSpec, Step};
 use keyward_core::outcome::{Action, Outcome};
 use keyward_core::snapshot::Snapshot;
 
@@ -76,6 +76,7 @@ mutants! {
     RetireEarly = "a KMS provider leaves while etcd's history may need it", &[Kind::Spec];
     AbandonPublished = "a key is superseded that was a write key", &[Kind::Spec];
     ServeWithdrawn = "a node that comes back serves the keys that it had", &[Kind::Stop, Kind::Leave, Kind::Return, Kind::Spec];
+    SetBackIsRollout = "a machine that was restored counts as one that follows a rollout", &[Kind::Restore];
     ForgetLate = "a key is forgotten though it works again", &[Kind::Forget, Kind::KmsDown];
     IgnorePause = "the operator goes on though it is paused", &[Kind::Pause, Kind::Resume];
     IgnorePauseFile = "an agent goes on though it is paused on its node", &[Kind::PauseAgent, Kind::ResumeAgent];
@@ -94,9 +95,9 @@ impl Mutant {
                 for age in snapshot.ages.values_mut() {
                     age.elapsed = Duration::from_hours(1);
                 }
-                if let Some((_, content)) = newest(snapshot) {
+                if let Some((revision, content)) = newest(snapshot) {
                     let age = keyward_core::platform::Age {
-                        value: content.hash().0,
+                        value: format!("{revision}/{}", content.hash().0),
                         elapsed: Duration::from_hours(1),
                     };
                     snapshot.ages.insert("converged".to_owned(), age);
@@ -129,6 +130,7 @@ impl Mutant {
                     }
                 }
             }
+            Self::SetBackIsRollout => snapshot.last_converged = Revision(0),
             Self::DecideBlind => snapshot.unreadable.clear(),
             Self::ForgetServer => {
                 snapshot.servers.retain(|_, server| server.is_node || server.agent.is_some());
@@ -214,6 +216,9 @@ impl Mutant {
         let mut decision = if self == Self::IgnorePauseFile {
             let disk = node::Disk { paused: None, ..observed.disk.clone() };
             node::next(&Observed { disk, ..observed.clone() })
+        } else if self == Self::SetBackIsRollout {
+            let spec = observed.spec.clone().map(|seen| SeenSpec { reported: Revision(0), ..seen });
+            node::next(&Observed { spec, ..observed.clone() })
         } else {
             node::next(observed)
         };

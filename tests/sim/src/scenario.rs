@@ -128,7 +128,8 @@ const ANYWHERE: [Kind; 11] = [
 ];
 
 /// Those that befall something which has to be there.
-const SOMEWHERE: [Kind; 26] = [
+const SOMEWHERE: [Kind; 27] = [
+    Kind::Restore,
     Kind::Orphan,
     Kind::Webhook,
     Kind::ReconcileDies,
@@ -177,6 +178,9 @@ pub fn faults(world: &World) -> Vec<Step> {
                 let befall = [Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode, Kind::PauseAgent];
                 steps.extend(befall.map(|k| Step::to(k, n)));
                 steps.push(Step::to(Kind::AbsurdMark, n));
+                if world.may_be_restored(n) {
+                    steps.push(Step::to(Kind::Restore, n));
+                }
                 if world.running().filter(|n| !world.books.left[*n]).count() > 1 {
                     steps.push(Step::to(Kind::Leave, n));
                 }

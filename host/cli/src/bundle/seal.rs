@@ -87,7 +87,8 @@ impl Opener {
             Err(error) => bail!("it cannot be decrypted: {error}"),
         };
         let mut text = Zeroizing::new(Vec::with_capacity(sealed.len()));
-        reader.take(LONGEST).read_to_end(&mut text).context("it is damaged")?;
+        reader.take(LONGEST + 1).read_to_end(&mut text).context("it is damaged")?;
+        ensure!(u64::try_from(text.len())? <= LONGEST, "it has more than {LONGEST} bytes");
         Ok(text)
     }
 }

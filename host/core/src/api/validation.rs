@@ -45,7 +45,7 @@ pub fn object() -> Value {
             "rule": format!(
                 "{is_plain} || !({known}) || {old}.all(resource, {stays} || !(resource in self.status.encryptedResources))"
             ),
-            "message": "a resource that is encrypted leaves spec.resources; to confirm that it is decrypted, add it to spec.decrypt",
+            "message": "a resource that is encrypted, or whose configuration still has a KMS provider (status.encryptedResources), leaves spec.resources; to confirm that it is decrypted, add it to spec.decrypt",
             "fieldPath": ".spec",
         },
     ])

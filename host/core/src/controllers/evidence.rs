@@ -9,6 +9,7 @@ use crate::api::{EncryptionMigrationSpec, MigrationPhase};
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, PluginDigest, Revision};
 use crate::machine::{EtcdHistory, Facts, State};
+use crate::outcome::VERIFYING_FACTS;
 use crate::snapshot::{Snapshot, StoredMigration};
 
 /// The `keyID` of a migration that decrypts.
@@ -136,7 +137,7 @@ pub(super) fn verified(snapshot: &Snapshot, resource: &GroupResource, migration:
 /// verification begins again.
 fn unbroken(resource: &GroupResource, spec: &EncryptionMigrationSpec) -> (String, String) {
     let value = format!("{}/{}/{}/{}", spec.key_id, spec.key_secret_uid, spec.since, spec.attempt);
-    (format!("verifying/{resource}"), value)
+    (format!("{VERIFYING_FACTS}{resource}"), value)
 }
 
 /// Whether the cluster has stayed converged since this attempt began.

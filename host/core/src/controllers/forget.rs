@@ -304,7 +304,11 @@ fn usage(snapshot: &Snapshot, content: &RevisionContent, id: KeyId) -> Usage {
     let lists = content.config.lists();
     let later = snapshot.keys.iter().filter(|key| key.id > id && key.write_published.is_some());
     let later: Vec<_> = later.filter(|key| !key.is_abandoned() && !snapshot.is_given_up(key)).collect();
-    let mut is_verified = true;
+    // A verification does not count while an API server has another configuration loaded.
+    let hash = content.hash();
+    let loaded =
+        |server: &ServerView| server.status().and_then(|status| status.loaded_hash.as_ref()) == Some(&hash);
+    let mut is_verified = snapshot.servers.values().all(loaded);
     for (resource, list) in lists.iter().filter(|(_, list)| list.iter().any(|provider| names(provider, id))) {
         let resource = GroupResource::parse(resource);
         let writer = list.first().and_then(|first| later.iter().find(|key| names(first, key.id)));

@@ -13,7 +13,7 @@ use crate::formats::revision::PluginRecord;
 use crate::ids::{GroupResource, KeyId, Mode};
 use crate::machine::{self, EtcdHistory, Key};
 use crate::outcome::Action;
-use crate::provider::{Effect, Origin};
+use crate::provider::{Effect, Failure, Origin};
 use crate::snapshot::{Snapshot, StoredCandidate};
 
 /// A local key is replaced when it is older than this (openshift: local-keys-rotate-weekly).
@@ -29,8 +29,6 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// a quarter of an hour after the last one, and locks the role at the fifth. With turns of this length there
 /// are four at most.
 pub(crate) const LOGIN_PATIENCE: Duration = Duration::from_mins(30);
-/// Phases of a preflight that a plugin reaches only with a good login.
-const LOGGED_IN: [&str; 3] = ["encrypt", "decrypt", "key-check"];
 /// The fact whose age is how long the candidate has failed.
 const FAILED: &str = "preflight-failed";
 
@@ -267,9 +265,7 @@ fn has_failed_for_long(snapshot: &Snapshot, candidate: &StoredCandidate, turn: &
     if failed.is_empty() {
         return false;
     }
-    let logged_in = failed.iter().all(|answer| {
-        answer.failure.as_ref().is_some_and(|failure| LOGGED_IN.contains(&failure.phase.as_str()))
-    });
+    let logged_in = failed.iter().all(|answer| answer.failure.as_ref().is_some_and(Failure::is_after_status));
     let patience = if logged_in { PATIENCE } else { LOGIN_PATIENCE };
     let age = turn.since(snapshot, FAILED, candidate.hash.0.clone());
     if age < patience {

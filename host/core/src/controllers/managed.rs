@@ -1,6 +1,8 @@
 //! OpenShift's desired configuration (openshift: apply-desired-configuration): one Secret that is replaced as
 //! a whole. OpenShift rolls it out.
 
+use std::collections::BTreeSet;
+
 use super::state::{is_same, promoted, record_publication, why};
 use super::{Deployed, Turn};
 use crate::formats::revision::RevisionContent;
@@ -47,7 +49,7 @@ pub(super) fn publish(
     // (invariant: publication-first). The revision can have any number above the present ones.
     if let Some(revision) = snapshot.next_revision(snapshot.highest_revision) {
         for id in promoted(next) {
-            record_publication(snapshot, id, revision, false, turn);
+            record_publication(snapshot, id, revision, &BTreeSet::new(), turn);
         }
     }
     write(openshift, content, turn);

@@ -88,7 +88,7 @@ pub(super) fn decide(
     }
     // A write in flight when the last server switched may still use the old key
     // (kubernetes: writes-in-flight-keep-the-old-key).
-    let converged_for = turn.since(snapshot, "converged", content.hash().0);
+    let converged_for = turn.since(snapshot, "converged", format!("{revision}/{}", content.hash().0));
     let mut report = Report::default();
     let mut recorded = false;
     for (wanted, secret) in desired_migrations(snapshot, deployed, *revision) {
@@ -261,6 +261,17 @@ pub(super) fn follow<'a>(
         report.trouble.push(failed(snapshot, resource, migration, turn));
         return;
     }
+    if let Some(earlier) = spec.continues.as_ref().filter(|earlier| is_retry(earlier)) {
+        let objects = match earlier.objects.as_slice() {
+            [] => String::new(),
+            [first, rest @ ..] if rest.is_empty() => format!(" for {first}"),
+            [first, rest @ ..] => format!(" for {first} and {} more", rest.len()),
+        };
+        report.trouble.push(format!(
+            "migration of {resource} for key \"{}\" failed and is tried again{objects}",
+            spec.key_id
+        ));
+    }
     let of_this_attempt = if migration.current { status.done } else { 0 };
     let value = format!("{}/{}/{of_this_attempt}", spec.key_secret_uid, spec.attempt);
     // While Keyward is paused no migration runs, and the pause is reported. That time does not count
@@ -348,6 +359,12 @@ pub(super) fn start(
         spec: Box::new(EncryptionMigrationSpec { attempt, ..wanted.spec.clone() }),
         resource_version: existing.map(|migration| migration.resource_version.clone()),
     });
+}
+
+/// Whether an attempt is a retry for the objects that a failed one left. An attempt after an interruption has no
+/// start version to continue from.
+fn is_retry(earlier: &EarlierAttempts) -> bool {
+    earlier.failures > 0 && earlier.start_version.is_some()
 }
 
 /// A verification of every object, from a start of its own: a server that was away before it begins may have

@@ -34,7 +34,8 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::api::{Condition, ConditionStatus};
+use crate::api::{Condition, ConditionStatus, EncryptionNodeStatus};
+use crate::formats::encryption_config::zero_hash;
 use crate::formats::revision::RevisionContent;
 use crate::ids::{ConfigHash, GroupResource, KeyId, Mode, Revision};
 use crate::machine::{self, Desired, Facts, Key, State};
@@ -170,14 +171,20 @@ impl<'a> Deployed<'a> {
 }
 
 /// Whether an API server may have written with another configuration than the newest revision since the
-/// writers were published, because its configuration file was edited. While the edited file is still loaded
-/// or installed, the answer is no: a new revision does not end the edit, since it would be edited in turn.
+/// writers were published, because it loaded an older configuration or its configuration file was edited.
+/// While the edited file is still loaded or installed, the answer is no: a new revision does not end the edit,
+/// since it would be edited in turn.
 fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool {
     let hash = snapshot.content(newest).map(RevisionContent::hash);
     let writers = state.iter().flat_map(|state| state.resources.values().filter_map(|keys| keys.write));
     let published: Vec<Revision> = writers.filter_map(|id| snapshot.key(id)?.write_published).collect();
     snapshot.servers.values().any(|server| {
         let Some(status) = server.status() else { return false };
+        if published.iter().any(|revision| *revision <= snapshot.last_converged)
+            && has_older_configuration(snapshot, status)
+        {
+            return true;
+        }
         let mut seen = [&status.loaded_hash, &status.installed_hash].into_iter();
         match status.drifted {
             None => false,
@@ -192,6 +199,22 @@ fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool
             }
         }
     })
+}
+
+/// Whether an API server has loaded an older configuration than one that every API server had before: its
+/// machine was restored from a backup, or it joined without `prepare`. It may have written with that
+/// configuration, also in plain text.
+fn has_older_configuration(snapshot: &Snapshot, status: &EncryptionNodeStatus) -> bool {
+    let Some(loaded) = &status.loaded_hash else { return false };
+    let recorded = snapshot.told_revisions.iter();
+    let recorded = recorded.filter(|recorded| recorded.config_hash == *loaded).map(|recorded| recorded.n);
+    let kept = snapshot.revisions.iter().filter_map(|(n, stored)| {
+        let content = stored.content.as_ref().ok()?;
+        (content.hash() == *loaded).then_some(*n)
+    });
+    let zero = (loaded == zero_hash()).then_some(Revision(0));
+    // Several revisions may have the same bytes.
+    recorded.chain(kept).chain(zero).max().is_some_and(|newest| newest < snapshot.last_converged)
 }
 
 /// The results of one reconcile pass, which the controllers add to.

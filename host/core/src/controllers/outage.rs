@@ -47,9 +47,9 @@ pub(super) enum Answers {
 
 impl Answers {
     pub(super) fn of(health: Health, failure: Option<&Failure>) -> Self {
-        match (health, failure.map(|failure| failure.phase.as_str())) {
-            (Health::Unhealthy, _) => Self::Unhealthy,
-            (Health::Error, Some("encrypt" | "decrypt" | "key-check")) => Self::Healthy,
+        match health {
+            Health::Unhealthy => Self::Unhealthy,
+            Health::Error if failure.is_some_and(Failure::is_after_status) => Self::Healthy,
             _ => Self::No,
         }
     }
@@ -99,7 +99,10 @@ impl Troubles {
         let groups: BTreeSet<String> = self
             .groups
             .iter()
-            .map(|group| format!("key {} {} {}", group.key_id, group.health.name(), group.finding.cause))
+            .map(|group| {
+                let (health, answers) = (group.health.name(), group.answers);
+                format!("key {} {health} (Status: {answers:?}) {}", group.key_id, group.finding.cause)
+            })
             .collect();
         groups.into_iter().collect::<Vec<_>>().join("; ")
     }

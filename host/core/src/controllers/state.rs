@@ -61,12 +61,9 @@ pub(super) fn decide(
         }
         return deployment.is_converged();
     }
-    let may = if deployment.is_converged() && !deployed.must_be_superseded {
-        may_go_on(snapshot, deployed, turn)
-    } else {
-        forget_claims(snapshot, deployed, next, turn)
-    };
-    if !may {
+    let waits =
+        deployment.is_converged() && !deployed.must_be_superseded && !may_go_on(snapshot, deployed, turn);
+    if waits {
         return false;
     }
     publish(snapshot, deployed, next, content, turn);
@@ -128,9 +125,7 @@ fn may_go_on(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Turn) -> b
         data_ahead(snapshot, deployed, turn);
         return false;
     }
-    // The successor of a forgotten key may have been the write key before, too.
-    !matches!(step, Step::WriteKey | Step::Dropped)
-        || forget_claims(snapshot, deployed, &deployed.desired.state, turn)
+    true
 }
 
 /// Publishes new content for keys that stay, ahead of the step that waits for an unhealthy plugin: the plugin
@@ -156,32 +151,6 @@ fn removes_keys(deployed: &Deployed<'_>) -> bool {
 fn new_writers<'a>(deployed: &'a Deployed<'_>) -> impl Iterator<Item = KeyId> + 'a {
     let lists = deployed.desired.state.resources.iter();
     lists.filter_map(|(resource, keys)| keys.write.filter(|id| deployed.writer(resource) != Some(*id)))
-}
-
-/// A key that becomes the write key again loses its records of migration from its earlier time as the write
-/// key. Another key wrote meanwhile: the key was forgotten and its request removed, it is the successor of
-/// another, or a resource left the list and came back. `since` distinguishes its migrations (decision 0056).
-/// On OpenShift no record is removed.
-fn forget_claims(snapshot: &Snapshot, deployed: &Deployed<'_>, next: &State, turn: &mut Turn) -> bool {
-    if snapshot.openshift().is_some() {
-        return true;
-    }
-    // One for each key and pass: the first write changes the resourceVersion that a second one would depend
-    // on.
-    let mut changed: BTreeSet<KeyId> = BTreeSet::new();
-    for (resource, keys) in &next.resources {
-        let Some(id) = keys.write.filter(|id| deployed.writer(resource) != Some(*id)) else { continue };
-        let Some(secret) = snapshot.key(id).filter(|key| key.migrated.contains(resource)) else { continue };
-        if changed.insert(id) {
-            turn.explain(format!(
-                "key {id} becomes the write key of {resource} again; other keys wrote it meanwhile, so {resource} no longer counts as migrated to it"
-            ));
-            let migrated = secret.migrated.iter().filter(|other| *other != resource).cloned().collect();
-            let key = Box::new(KeySecret { migrated, ..secret.clone() });
-            turn.act(Action::ForgetMigrated { resource: resource.clone(), key });
-        }
-    }
-    changed.is_empty()
 }
 
 /// No key may record as migrated a resource that is about to be written in plain text (decision 0011): if it
@@ -245,12 +214,13 @@ fn apply(
     }
     // Publication is recorded before a revision may have the key as its writer
     // (invariant: publication-first). It is recorded again with each revision that makes the key the writer
-    // of a resource. So neither a migration from before, nor a record that was decided before and depends on
-    // the key secret's resourceVersion, counts for this time as the writer (decision 0056).
+    // of a resource.
     for id in promoted(next) {
-        let writes = |keys: &machine::ResourceKeys| keys.write == Some(id);
-        let becomes = next.resources.iter().any(|(r, keys)| writes(keys) && deployed.writer(r) != Some(id));
-        record_publication(snapshot, id, revision, becomes, turn);
+        let becomes = |(resource, keys): (&GroupResource, &machine::ResourceKeys)| {
+            (keys.write == Some(id) && deployed.writer(resource) != Some(id)).then(|| resource.clone())
+        };
+        let becomes = next.resources.iter().filter_map(becomes).collect();
+        record_publication(snapshot, id, revision, &becomes, turn);
     }
     turn.act(Action::ApplyConfig { revision, content: Box::new(content) });
 }
@@ -271,19 +241,34 @@ pub(super) fn promoted(next: &State) -> Vec<KeyId> {
     ids
 }
 
+/// `becomes`: the resources whose writer the key becomes. If it was their writer before, another key may have
+/// written since: the key was forgotten and its request removed, it is the successor of another, or a resource
+/// left the list and came back. So the same write removes its records of migration for these resources. Neither
+/// a migration from before, which has another `since`, nor a record that was decided before and depends on the
+/// key secret's resourceVersion, counts for this time as the writer (decision 0056). On OpenShift no record is
+/// removed.
 pub(super) fn record_publication(
     snapshot: &Snapshot,
     id: KeyId,
     revision: Revision,
-    again: bool,
+    becomes: &BTreeSet<GroupResource>,
     turn: &mut Turn,
 ) {
+    let again = !becomes.is_empty();
     let is_due = |recorded: Option<Revision>| recorded.is_none_or(|recorded| again && recorded < revision);
-    if let Some(key) = snapshot.key(id).filter(|key| is_due(key.write_published)) {
-        let mut key = key.clone();
-        key.write_published = Some(revision);
-        turn.act(Action::RecordPublication { key: Box::new(key), revision });
+    let Some(key) = snapshot.key(id).filter(|key| is_due(key.write_published)) else { return };
+    let mut key = key.clone();
+    key.write_published = Some(revision);
+    let claimed: Vec<String> =
+        key.migrated.iter().filter(|resource| becomes.contains(resource)).map(ToString::to_string).collect();
+    if !claimed.is_empty() {
+        turn.explain(format!(
+            "key {id} becomes the write key of {} again; other keys may have written meanwhile, so the earlier records of migration no longer count",
+            claimed.join(", ")
+        ));
+        key.migrated.retain(|resource| !becomes.contains(resource));
     }
+    turn.act(Action::RecordPublication { key: Box::new(key), revision });
 }
 
 pub(super) fn why(deployed: &Deployed<'_>, next: &State) -> String {

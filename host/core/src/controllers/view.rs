@@ -46,10 +46,11 @@ fn encrypted(
         Deployment::Rolling { .. } => revisions_at_nodes(snapshot),
         _ => BTreeSet::new(),
     };
-    let decoded: Vec<State> = at_nodes
-        .into_iter()
-        .filter_map(|revision| machine::decode(snapshot.content(revision)?, []).ok())
-        .collect();
+    // If a revision that a node has cannot be read, the recorded value stays.
+    let at_nodes = at_nodes.into_iter().filter(|revision| *revision > Revision(0));
+    let decoded: Option<Vec<State>> =
+        at_nodes.map(|revision| machine::decode(snapshot.content(revision)?, []).ok()).collect();
+    let decoded = decoded?;
     let newest = deployed.state.as_ref();
     let is_decrypted = |resource: &GroupResource| {
         let writer = newest.and_then(|state| state.write_key(resource));

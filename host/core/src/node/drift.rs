@@ -8,31 +8,47 @@
 //! The API server may have loaded an edited file for a moment, and have written with other providers than the
 //! revision's, also in plain text. The node records that from the first sight of the file and reports it, so
 //! that the operator removes its records of migration (invariant: claims-are-true,
-//! invariant: no-unrequested-plain-text). An older or newer configuration of Keyward cannot be distinguished
-//! from a rollout, and does not count as drift.
+//! invariant: no-unrequested-plain-text). An older configuration of Keyward counts the same if this node has
+//! reported a newer one: the machine, or the file, was restored from a backup. Otherwise it belongs to a
+//! rollout, and does not count as drift.
 
 use super::decide::{Draft, Step};
 use super::view::{Target, View};
-use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration};
-use crate::ids::{ConfigHash, GroupResource};
+use crate::formats::encryption_config::{EncryptionConfiguration, ProviderConfiguration, zero_hash};
+use crate::ids::{ConfigHash, GroupResource, Revision};
 
 /// Records that something else than the target may have been loaded. Removes the record once a later revision
 /// is in force.
 pub(super) fn record(view: &View<'_>, draft: &mut Draft) {
-    let Some(target) = &view.target else { return };
     let known = view.o.disk.drift;
-    let foreign = |hash: Option<&ConfigHash>| hash.is_some_and(|hash| !view.is_known(hash));
-    if (foreign(view.loaded) || foreign(view.file)) && known.is_none_or(|drift| drift < target.revision) {
+    let mut here = view.loaded.into_iter().chain(view.file);
+    let foreign = view.target.is_some() && here.clone().any(|hash| !view.is_known(hash));
+    // An older configuration is recorded also while the target cannot be read: the next report has the older
+    // revision, and after it nothing shows the change any more.
+    let is_other = foreign || here.any(|hash| is_older(view, hash));
+    let asked = view.o.spec.as_ref().map(|seen| seen.spec.revision).filter(|asked| *asked > Revision(0));
+    if let Some(asked) = asked.filter(|asked| is_other && known.is_none_or(|drift| drift < *asked)) {
         let why = format!(
-            "the configuration file, or what the API server has loaded, is not revision {}, which should be in force",
-            target.revision
+            "the configuration file, or what the API server has loaded, is not revision {asked}, which should be in force"
         );
-        draft.step(Step::RecordDrift(target.revision), why);
-    } else if known.is_some_and(|drift| drift < target.revision)
-        && view.is_complete(&target.hash, &target.plugins)
-    {
+        draft.step(Step::RecordDrift(asked), why);
+        return;
+    }
+    let Some(target) = &view.target else { return };
+    if known.is_some_and(|drift| drift < target.revision) && view.is_complete(&target.hash, &target.plugins) {
         draft.step(Step::ForgetDrift, format!("revision {} is in force", target.revision));
     }
+}
+
+/// Whether a configuration is older than the one that this node has reported as in force. The target is never
+/// older: it may have the bytes of an older revision.
+fn is_older(view: &View<'_>, hash: &ConfigHash) -> bool {
+    let Some(seen) = &view.o.spec else { return false };
+    if view.target.as_ref().is_some_and(|target| target.hash == *hash) {
+        return false;
+    }
+    let here = if hash == zero_hash() { Some(Revision(0)) } else { view.revision_of(hash).map(|(n, _)| n) };
+    here.is_some_and(|here| here < seen.reported)
 }
 
 /// What happens to an edited file.

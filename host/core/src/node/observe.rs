@@ -52,6 +52,8 @@ pub struct SeenSpec {
     pub generation: i64,
     /// The spec, which the operator writes.
     pub spec: EncryptionNodeSpec,
+    /// The revision that the node's last report shows as in force; 0 without a report.
+    pub reported: Revision,
 }
 
 /// Why a node's target is not known.

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub)] // not every test uses all of it
 
+mod actions;
+mod follow;
 mod provider;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,16 +14,9 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::SecretBytes;
-use keyward_core::api::{
-    KeyCheck, ClusterEncryption, ClusterEncryptionSpec, EncryptionMigration, EncryptionMigrationStatus,
-    EncryptionNode, EncryptionNodeStatus, ForgetPhase, ForgetRequest, ForgetStatus, HealthStatus,
-    MigrationPhase, NodeError, NodePlugin, PluginHealth, PreflightAnswer, PreflightResult, RecoveredPlugin,
-};
-use keyward_core::formats::encryption_config::REVISION_ZERO;
-use keyward_core::formats::revision::{
-    PluginRecord, RevisionContent, SecretData, decode_plugins, encode_plugins,
-};
-use keyward_core::ids::{ConfigHash, GroupResource, KeyId, PluginDigest, RemoteKeyId, Revision};
+use keyward_core::api::{ClusterEncryption, ClusterEncryptionSpec, ForgetPhase, ForgetRequest, ForgetStatus};
+use keyward_core::formats::revision::{RevisionContent, SecretData};
+use keyward_core::ids::{GroupResource, KeyId, PluginDigest, Revision};
 use keyward_core::names;
 use keyward_core::outcome::{Action, FORGET_FACTS, Outcome, REPORT_FACTS};
 use keyward_core::platform::{Age, Expiry, FreshBytes, Given, ObjectRef, Objects, Results, kubernetes};
@@ -270,7 +265,7 @@ impl World {
         let mut idle = 0;
         for _ in 0..300 {
             let outcome = self.reconcile();
-            let moved = self.nodes_follow() | self.migrate();
+            let moved = self.follow();
             let still = outcome.actions.is_empty() && !moved;
             idle = if still { idle + 1 } else { 0 };
             // Waits end within minutes, at 30 s a round; what asks to be looked at for ever waits for the world.
@@ -287,6 +282,23 @@ impl World {
         revision
             .map(|content| content.config.lists().into_iter().map(|(r, l)| (r, l.join(","))).collect())
             .unwrap_or_default()
+    }
+
+    /// KMS key 1 is in force on nodes a and b.
+    pub fn enabled() -> Self {
+        let mut world = Self::new(&["a", "b"]);
+        world.settle();
+        world.want_kms("one", "image:1");
+        world.settle();
+        world
+    }
+
+    /// Reconcile passes, each followed by nodes and migrations, for worlds that do not settle.
+    pub fn run(&mut self, passes: usize) {
+        for _ in 0..passes {
+            self.reconcile();
+            self.follow();
+        }
     }
 
     pub fn condition(&self, type_: &str) -> String {
@@ -310,293 +322,6 @@ impl World {
             .collect();
         found.sort_by_key(|(n, _)| *n);
         found
-    }
-
-    fn next_version(&mut self) -> String {
-        self.version += 1;
-        self.version.to_string()
-    }
-
-    fn put_secret(&mut self, mut secret: Secret, expected: Option<&str>) {
-        let name = secret.metadata.name.clone().unwrap();
-        let existing = self.objects.secrets.iter().position(|s| s.metadata.name.as_deref() == Some(&name));
-        let current = existing.map(|i| self.objects.secrets[i].metadata.resource_version.clone().unwrap());
-        assert_eq!(current.as_deref(), expected, "precondition on {name}");
-        secret.metadata.resource_version = Some(self.next_version());
-        secret.metadata.uid.get_or_insert_with(|| format!("uid-{name}"));
-        match existing {
-            Some(index) => self.objects.secrets[index] = secret,
-            None => self.objects.secrets.push(secret),
-        }
-    }
-
-    fn apply(&mut self, action: Action) {
-        self.log.push(action.describe());
-        let key_secret = |key: &keyward_core::formats::key_secret::KeySecret| {
-            (key.encode(names::NAMESPACE, names::KUBE_APISERVER).unwrap(), key.resource_version.clone())
-        };
-        match action {
-            Action::RecordHighWater { key_id, revision } => {
-                let status = self.objects.cluster_encryption.as_mut().unwrap().status.get_or_insert_default();
-                status.highest_key_id = status.highest_key_id.max(key_id);
-                status.highest_revision = status.highest_revision.max(revision);
-            }
-            Action::RequirePreflight { candidate, resource_version } => {
-                let plugins = BTreeMap::from([(candidate.key_id, candidate.plugin.clone())]);
-                let secret = secret_of(names::PREFLIGHT_SECRET, encode_plugins(&plugins));
-                self.put_secret(secret, resource_version.as_deref());
-            }
-            Action::ClearPreflight { .. } => {
-                self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(names::PREFLIGHT_SECRET));
-            }
-            Action::SetTarget { node, spec, .. } => {
-                let version = self.next_version();
-                let existing = self
-                    .objects
-                    .encryption_nodes
-                    .iter_mut()
-                    .find(|n| n.metadata.name.as_deref() == Some(&node));
-                match existing {
-                    Some(existing) => {
-                        existing.spec = *spec;
-                        existing.metadata.resource_version = Some(version);
-                    }
-                    None => {
-                        let mut new = EncryptionNode::new(&node, *spec);
-                        new.metadata.resource_version = Some(version);
-                        self.objects.encryption_nodes.push(new);
-                    }
-                }
-            }
-            Action::CreateKey { key } => {
-                let status = self.objects.cluster_encryption.as_ref().unwrap().status.clone().unwrap();
-                assert!(status.highest_key_id >= key.id, "S5: the high-water mark comes first");
-                self.put_secret(key_secret(&key).0, None);
-            }
-            Action::UpdateKey { key, .. }
-            | Action::SyncData { key, .. }
-            | Action::RecordPublication { key, .. }
-            | Action::AbandonKey { key, .. }
-            | Action::ForgetMigrated { key, .. }
-            | Action::RecordRotation { key, .. }
-            | Action::RecordMigrated { key, .. } => {
-                let (secret, version) = key_secret(&key);
-                self.put_secret(secret, Some(&version));
-            }
-            Action::ApplyConfig { revision, content } => {
-                self.put_secret(secret_of(&names::revision_secret(revision), content.encode()), None);
-            }
-            Action::StartMigration { resource, spec, .. } => {
-                let name = names::migration(&resource);
-                self.objects.migrations.retain(|m| m.metadata.name.as_deref() != Some(&name));
-                let mut migration = EncryptionMigration::new(&name, *spec);
-                self.version += 1;
-                migration.metadata.generation = Some(i64::try_from(self.version).unwrap());
-                self.objects.migrations.push(migration);
-            }
-            Action::RetireKey { key_id, .. } | Action::DeleteKey { key_id, .. } => {
-                let named = self.revisions().iter().any(|(_, content)| content.key_ids().contains(&key_id));
-                assert!(!named, "S4: key {key_id} stands in a configuration");
-                let name = names::key_secret(names::KUBE_APISERVER, key_id);
-                self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
-            }
-            // It changes nothing of what they say.
-            Action::ReencryptOwn { .. } => {}
-            Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {
-                panic!("not on this platform")
-            }
-            Action::DeleteRevision { revision, .. } => {
-                let name = names::revision_secret(revision);
-                self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
-            }
-        }
-    }
-
-    /// Each node does at once what its spec says. Answers whether any status changed.
-    pub fn nodes_follow(&mut self) -> bool {
-        let revisions: BTreeMap<u64, RevisionContent> = self.revisions().into_iter().collect();
-        let candidate = self
-            .objects
-            .secrets
-            .iter()
-            .find(|s| s.metadata.name.as_deref() == Some(names::PREFLIGHT_SECRET))
-            .map(|secret| decode_plugins("", &data(secret)).unwrap());
-        let mut moved = false;
-        let silent = &self.silent;
-        let is_silent =
-            |node: &&mut EncryptionNode| silent.contains(node.metadata.name.as_deref().unwrap_or_default());
-        for node in self.objects.encryption_nodes.iter_mut().filter(|node| !is_silent(node)) {
-            let content = revisions.get(&node.spec.revision.0);
-            let mut status = EncryptionNodeStatus {
-                loaded_hash: Some(
-                    content.map_or(ConfigHash::of(REVISION_ZERO.as_bytes()), RevisionContent::hash),
-                ),
-                revision: node.spec.revision,
-                highest_key_id: content
-                    .and_then(|content| content.key_ids().into_iter().max())
-                    .unwrap_or_default(),
-                plugins: content
-                    .map(RevisionContent::digests)
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|(key_id, digest)| NodePlugin {
-                        key_id,
-                        digest,
-                        ready: true,
-                        health: PluginHealth {
-                            status: if self.broken.contains(&key_id) {
-                                HealthStatus::Error
-                            } else {
-                                HealthStatus::Healthy
-                            },
-                            remote_key_id: RemoteKeyId("kek".into()),
-                            last_checked_time: String::new(),
-                            detail: None,
-                            failure: None,
-                        },
-                        repairs: 0,
-                    })
-                    .collect(),
-                ..Default::default()
-            };
-            let name = node.metadata.name.clone().unwrap_or_default();
-            let mark = self.marks.get(&name).copied().unwrap_or_default();
-            status.highest_key_id = status.highest_key_id.max(mark);
-            status.installed_hash.clone_from(&status.loaded_hash);
-            let known = self.drifted.get(&name).copied();
-            if self.edited.contains(&name) {
-                status.installed_hash = Some(ConfigHash("sha256:edited".into()));
-                status.revision = Revision(0);
-                self.drifted.insert(name.clone(), known.unwrap_or_default().max(node.spec.revision));
-            } else if known.is_some_and(|known| known < node.spec.revision) {
-                self.drifted.remove(&name);
-            }
-            status.drifted = self.drifted.get(&name).copied();
-            if let Some((key_id, before)) = self.recovered.get(&name) {
-                for plugin in &mut status.plugins {
-                    if plugin.key_id == *key_id && plugin.digest == *before {
-                        plugin.digest = PluginDigest("by hand".into());
-                        status.recovered.push(RecoveredPlugin {
-                            key_id: *key_id,
-                            digest: plugin.digest.clone(),
-                            sources: vec!["secret/credentials".into()],
-                        });
-                    }
-                }
-            }
-            status.preflight = node.spec.preflight.as_ref().map(|request| {
-                let record = &candidate.as_ref().expect("a candidate")[&request.key_id];
-                assert_eq!(record.digest(request.key_id).as_ref(), Some(&request.hash));
-                let made = key_check(record, &self.made_anew);
-                let mismatch = request.key_check.as_ref().is_some_and(|key_check| *key_check != made);
-                let kek = record.kms["test"]["key"].as_str();
-                let here = self.failing_at.get(node.metadata.name.as_deref().unwrap_or_default());
-                let phase = if self.failing_at.is_empty() { Some("encrypt") } else { here.copied() };
-                let phase = phase.filter(|_| kek.is_some() && self.failing_kek.as_deref() == kek);
-                let denied = phase.map(|phase| Failure {
-                    phase: phase.into(),
-                    message: "permission denied".into(),
-                    ..Default::default()
-                });
-                let failure = self.preflight_failure.clone().or(denied).or_else(|| {
-                    mismatch.then(|| Failure {
-                        phase: "key-check".into(),
-                        message: "mismatch".into(),
-                        ..Default::default()
-                    })
-                });
-                PreflightAnswer {
-                    hash: request.hash.clone(),
-                    result: if failure.is_some() {
-                        PreflightResult::Failed
-                    } else {
-                        PreflightResult::Succeeded
-                    },
-                    remote_key_id: None,
-                    latency_millis: None,
-                    started_in_millis: None,
-                    key_check: Some(made),
-                    failure,
-                    attempts: 1,
-                }
-            });
-            refuse(node, content, &self.made_anew, &mut status);
-            if node.status.as_ref() != Some(&status) {
-                node.status = Some(status);
-                moved = true;
-            }
-        }
-        moved
-    }
-
-    /// Nodes and migrations go on.
-    pub fn follow(&mut self) -> bool {
-        self.nodes_follow() | self.migrate()
-    }
-
-    fn migrate(&mut self) -> bool {
-        let mut moved = false;
-        for migration in &mut self.objects.migrations {
-            let generation = migration.metadata.generation.unwrap();
-            let stuck = self.stuck.as_deref() == Some(migration.spec.resource.as_str());
-            if !stuck && migration.status.as_ref().map(|s| s.observed_generation) != Some(generation) {
-                migration.status = Some(EncryptionMigrationStatus {
-                    observed_generation: generation,
-                    phase: MigrationPhase::Succeeded,
-                    start_version: Some("1".to_owned()),
-                    listed: true,
-                    end_version: Some(generation.to_string()),
-                    ..Default::default()
-                });
-                moved = true;
-            }
-        }
-        moved
-    }
-}
-
-/// What a plugin of this configuration would make, and decrypts.
-fn key_check(record: &PluginRecord, made_anew: &BTreeSet<String>) -> KeyCheck {
-    let name = record.kms["test"]["key"].as_str().unwrap_or("external");
-    let anew = if made_anew.contains(name) { "/anew" } else { "" };
-    KeyCheck {
-        ciphertext: format!("{name}{anew}"),
-        remote_key_id: RemoteKeyId("kek".into()),
-        annotations: BTreeMap::new(),
-        plaintext_sha256: String::new(),
-    }
-}
-
-/// A plugin that does not decrypt its key check: it is unwell, and no configuration that needs it is installed.
-fn refuse(
-    node: &EncryptionNode,
-    content: Option<&RevisionContent>,
-    made_anew: &BTreeSet<String>,
-    status: &mut EncryptionNodeStatus,
-) {
-    let Some(content) = content else { return };
-    let told = |id| node.spec.key_checks.iter().find(|told| told.key_id == id).map(|told| &told.key_check);
-    for (id, digest) in content.digests() {
-        if told(id).is_none_or(|told| *told == key_check(&content.plugins[&id], made_anew)) {
-            continue;
-        }
-        status.kek_mismatch.insert(digest.clone());
-        for plugin in status.plugins.iter_mut().filter(|plugin| plugin.digest == digest) {
-            plugin.health.status = HealthStatus::Error;
-            plugin.health.detail = Some("another KEK".into());
-        }
-        let before = node.status.as_ref();
-        if before.is_none_or(|before| before.revision != node.spec.revision) {
-            let zero = ConfigHash::of(REVISION_ZERO.as_bytes());
-            status.loaded_hash = before.map_or(Some(zero), |before| before.loaded_hash.clone());
-            status.revision = before.map(|before| before.revision).unwrap_or_default();
-            status.error = Some(NodeError {
-                revision: node.spec.revision,
-                reason: "KEKMismatch".into(),
-                message: format!("the plugin of key {id}: another KEK"),
-                put_back: false,
-            });
-        }
     }
 }
 

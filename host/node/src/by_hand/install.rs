@@ -72,7 +72,7 @@ pub(super) async fn install(
         let disk = Disk::open(&node, paths, owner)?;
         let observed = Observed {
             policy,
-            spec: Some(SeenSpec { generation: 0, spec }),
+            spec: Some(SeenSpec { generation: 0, spec, reported: Revision(0) }),
             absence: None,
             target: target.map(Ok),
             candidate: None,

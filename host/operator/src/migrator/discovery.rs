@@ -112,7 +112,7 @@ impl Found {
         match self {
             Self::Served(_) => format!("{resource} is served"),
             Self::Absent => format!(
-                "{resource} is not served, and its CustomResourceDefinition does not exist; create it again{confirm}"
+                "{resource} is not served, and its CustomResourceDefinition does not exist; create it again{confirm}. If the finalizer of the definition was removed, the objects are still stored: create the definition again, and delete it without removing the finalizer"
             ),
             Self::Unserved => format!(
                 "{resource} is not served, and its objects are still stored; set served: true for a version of its CustomResourceDefinition, and do not delete the definition: its objects would be deleted with it"
@@ -233,22 +233,25 @@ pub(crate) async fn serving(cluster: &Cluster, wanted: &GroupResource) -> Servin
 }
 
 /// Whether etcd has compacted its history up to this resourceVersion: no older value can be read any more
-/// (kubernetes: history-is-compacted).
+/// (kubernetes: history-is-compacted). An error if this is not known.
 pub(crate) async fn is_compacted(
     cluster: &Cluster,
     resource: &GroupResource,
     version: &str,
-) -> Result<bool, CallError> {
-    let listed = match look_up(cluster, resource).await? {
+) -> Result<bool, String> {
+    let found = look_up(cluster, resource).await.map_err(|error| error.to_string())?;
+    let listed = match found {
         Found::Served(served) => cluster.list_at(&served.everything(), &resource.to_string(), version).await,
-        // Its objects were in the same etcd, and all resources share etcd's versions.
-        Found::Absent => cluster.list_at(OWN_COLLECTION, OWN_RESOURCE, version).await,
-        Found::Unserved | Found::Disabled | Found::Unknown(_) | Found::Unsuitable => return Ok(false),
+        // The objects of a custom resource are, or were, in the same etcd, and all resources share etcd's versions.
+        Found::Absent | Found::Unserved => cluster.list_at(OWN_COLLECTION, OWN_RESOURCE, version).await,
+        found @ (Found::Disabled | Found::Unknown(_) | Found::Unsuitable) => {
+            return Err(found.message(resource, true));
+        }
     };
     match listed {
         Ok(()) => Ok(false),
         Err(error) if error.category() == Category::Expired => Ok(true),
-        Err(error) => Err(error),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -353,7 +356,7 @@ mod tests {
         let widgets = GroupResource::parse("widgets.example.com");
         assert_eq!(
             Found::Absent.message(&widgets, false),
-            "widgets.example.com is not served, and its CustomResourceDefinition does not exist; create it again, or add widgets.example.com to spec.decrypt to confirm its decryption"
+            "widgets.example.com is not served, and its CustomResourceDefinition does not exist; create it again, or add widgets.example.com to spec.decrypt to confirm its decryption. If the finalizer of the definition was removed, the objects are still stored: create the definition again, and delete it without removing the finalizer"
         );
     }
 

@@ -13,6 +13,9 @@ use crate::world::server::NAMES;
 /// Nothing moves any more, so that whatever the newest key claims, and whatever left the list, must
 /// be so in etcd.
 pub fn settled(world: &mut World) {
+    if nobody_knows(world) {
+        return;
+    }
     if let Some((rule, what)) = claims(world) {
         world.fails(rule, what);
     }
@@ -21,12 +24,19 @@ pub fn settled(world: &mut World) {
 /// What the condition `Ready` says of the spec as it is must be so on every server that runs, and in etcd.
 pub fn ready(world: &mut World, outcome: &Outcome) {
     let is_ready = |type_: &str, status| type_ == "Ready" && status == ConditionStatus::True;
-    if !outcome.conditions.iter().any(|condition| is_ready(&condition.type_, condition.status)) {
+    if nobody_knows(world)
+        || !outcome.conditions.iter().any(|condition| is_ready(&condition.type_, condition.status))
+    {
         return;
     }
     if let Some(what) = not_ready(world) {
         world.fails("R", format!("Ready is True: {what}"));
     }
+}
+
+/// Whether the agent of a restored machine has not reported yet: nobody knows what its API server has written.
+pub(super) fn nobody_knows(world: &World) -> bool {
+    world.servers.iter().any(|server| server.unreported)
 }
 
 fn not_ready(world: &World) -> Option<String> {

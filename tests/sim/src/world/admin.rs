@@ -54,6 +54,7 @@ impl World {
             Kind::Week => self.weeks = self.weeks.saturating_add(1),
             Kind::TokenEnds => self.accepts.1 = false,
             Kind::Register => self.register(a % NAMES.len()),
+            Kind::Restore => self.restore(a % NAMES.len()),
             Kind::AbsurdMark => {
                 self.server_mut(a % NAMES.len()).observed.disk.highest_key_id =
                     KeyId(i64::MAX.unsigned_abs());
@@ -175,7 +176,8 @@ impl World {
 
     /// `prepare --join` (DESIGN.md, "Joining and returning"): from now on the node counts. Its API server waits.
     fn register(&mut self, n: usize) {
-        if self.servers[n].life != Life::Absent || self.running().next().is_none() {
+        // A server that returned or was restored does not have the configuration in force.
+        if self.servers[n].life != Life::Absent || self.running().all(|n| self.servers[n].returned) {
             return;
         }
         let zero = self.configs.values().find(|config| config.content.is_none()).cloned();
@@ -246,6 +248,25 @@ impl World {
         Arc::make_mut(&mut self.books).left[n] = false;
         self.reboot(n);
         self.server_mut(n).returned = true;
+    }
+
+    /// Whether a machine can be restored without further loss: the operator knows its node, and another API server has the
+    /// configuration in force.
+    pub(crate) fn may_be_restored(&self, n: usize) -> bool {
+        let known = self.api.snapshot.servers.get(NAMES[n]).is_some_and(|view| view.status().is_some());
+        let mut others = self.running().filter(|other| *other != n && !self.servers[*other].returned);
+        known && self.servers[n].life == Life::Up && others.next().is_some()
+    }
+
+    /// The disk is as it was after `prepare`, and the machine boots. Its objects in the API stay.
+    fn restore(&mut self, n: usize) {
+        let zero = self.configs.values().find(|config| config.content.is_none()).cloned();
+        let Some(zero) = zero.filter(|_| self.may_be_restored(n)) else { return };
+        self.under_way(n);
+        self.servers[n] = Arc::new(Server::new(&zero, Life::Down));
+        self.start_server(n);
+        let server = self.server_mut(n);
+        (server.disturbed, server.returned, server.unreported) = (true, true, true);
     }
 
     /// Its objects are deleted: the EncryptionNode, and with `node` the Node too.

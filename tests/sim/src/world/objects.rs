@@ -175,7 +175,9 @@ impl Api {
             |id| views.clone().filter_map(ServerView::status).any(|status| status.highest_key_id >= id);
         let is_free = |id: &KeyId| *id == KeyId(keys.highest) && !named.contains(id) && !seen(*id);
         snapshot.retry_key = tried.filter(is_free);
-        let several = snapshot.keys.len() + self.corrupt.len() > 1;
+        // The same condition as in `platform::kubernetes`.
+        let in_newest = self.configs.last_key_value().map_or(0, |(_, config)| config.keys.len());
+        let several = snapshot.keys.len() + self.corrupt.len() > 1 || in_newest > 1;
         let ended = snapshot.migrations.iter().filter(|(resource, migration)| {
             let compacted = index_of(resource).is_some_and(|index| self.compacted[index]);
             (several || migration.spec.key_id == KeyId(0))

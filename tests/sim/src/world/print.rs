@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use keyward_core::api::{
-    KeyCheck, EncryptionMigrationSpec, EncryptionNodeSpec, EncryptionNodeStatus, PreflightAnswer,
+    EncryptionMigrationSpec, EncryptionNodeSpec, EncryptionNodeStatus, KeyCheck, PreflightAnswer,
     PreflightRequest,
 };
 use keyward_core::formats::key_secret::KeySecret;
@@ -366,6 +366,7 @@ fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>)
     p.hash(&server.adopted);
     p.flag(server.disturbed);
     p.flag(server.returned);
+    p.flag(server.unreported);
     print_disk(p, &server.observed, ranks);
     p.put(over(server.observed.file_age));
     p.put(match server.observed.absence {

@@ -65,6 +65,8 @@ pub struct Server {
     pub disturbed: bool,
     /// It has come back, and has loaded nothing else yet than what it had.
     pub returned: bool,
+    /// Its machine was restored, and its agent has not reported since: nobody knows what it writes.
+    pub unreported: bool,
 }
 
 impl Server {
@@ -93,6 +95,7 @@ impl Server {
             processes: BTreeMap::new(),
             disturbed: false,
             returned: false,
+            unreported: false,
         }
     }
 
@@ -131,6 +134,7 @@ impl World {
         let seen = agent.filter(|_| reachable).map(|agent| SeenSpec {
             generation: self.api.generations.get(NAMES[n]).copied().unwrap_or_default(),
             spec: agent.spec.clone(),
+            reported: agent.status.as_ref().map(|status| status.revision).unwrap_or_default(),
         });
         let others = self.running().any(|other| other != n);
         let before = self.servers[n].observed.absence;
@@ -230,6 +234,7 @@ impl World {
             && self.running().next().is_some()
         {
             Arc::make_mut(&mut self.api).report_node(NAMES[n], status);
+            self.server_mut(n).unreported = false;
         }
     }
 

@@ -134,6 +134,8 @@ kinds! {
     Admit = "admit",
     /// Node `a`, which has left, comes back with its disk as it was: its machine boots, and its kubelet registers it.
     Return = "return",
+    /// The machine of node `a` is restored from a copy that was made before its first revision.
+    Restore = "restore",
     /// Node `a` is registered; its API server starts once it is prepared.
     Register = "register",
     /// The record of the agent of node `a` is damaged: it says that a key of the last possible number was seen.

@@ -59,6 +59,34 @@ fn loaded_file_with_a_provider_that_the_target_lacks_is_left_alone() {
     assert!(!kinds(&decision).contains(&"InstallConfiguration"), "{:?}", decision.steps);
 }
 
+/// The file and the loaded configuration are those of revision 0, which the agent knows.
+fn has_revision_zero(reported: u64) -> Observed {
+    let mut observed = at_rest();
+    let zero = FileSeen::of(REVISION_ZERO.as_bytes());
+    observed.server.as_mut().unwrap().loaded = Some(zero.hash.clone());
+    observed.disk.file = Some(zero);
+    observed.spec.as_mut().unwrap().reported = Revision(reported);
+    observed
+}
+
+#[test]
+fn older_configuration_than_the_reported_one_is_recorded_as_drift() {
+    let observed = has_revision_zero(1);
+    let target = observed.spec.as_ref().unwrap().spec.revision;
+    let decision = next(&observed);
+    assert_eq!(decision.steps.first(), Some(&Step::RecordDrift(target)), "{:?}", decision.why);
+}
+
+#[test]
+fn older_configuration_is_a_rollout_if_nothing_newer_was_reported() {
+    let decision = next(&has_revision_zero(0));
+    assert!(!kinds(&decision).contains(&"RecordDrift"), "{:?}", decision.steps);
+    // The target has the bytes of an older revision.
+    let mut observed = at_rest();
+    observed.spec.as_mut().unwrap().reported = Revision(9);
+    assert!(!kinds(&next(&observed)).contains(&"RecordDrift"));
+}
+
 #[test]
 fn paused_agent_leaves_an_edit_alone_records_it_and_lists_its_next_steps() {
     let mut observed = at_rest();

@@ -87,7 +87,8 @@ impl Machine {
 
     pub(super) fn ask(&mut self, spec: EncryptionNodeSpec) {
         let generation = self.spec.as_ref().map_or(1, |seen| seen.generation + 1);
-        self.spec = Some(SeenSpec { generation, spec });
+        let reported = self.spec.as_ref().map_or(Revision(0), |seen| seen.reported);
+        self.spec = Some(SeenSpec { generation, spec, reported });
     }
 
     pub(super) fn publish(&mut self, n: u64, content: &Arc<RevisionContent>) {

@@ -21,7 +21,8 @@ use crate::api::{
     EncryptionNodeSpec, KeyCheck, KeyCheckEntry, PluginSettings, PreflightPurpose, PreflightRequest,
 };
 use crate::formats::encryption_config::{
-    EncryptionConfiguration, Identity, KmsConfiguration, ProviderConfiguration, ResourceConfiguration,
+    EncryptionConfiguration, Identity, KmsConfiguration, ProviderConfiguration, REVISION_ZERO,
+    ResourceConfiguration,
 };
 use crate::formats::revision::{AcceptedPlugin, PluginRecord, RevisionContent};
 use crate::ids::{KeyId, PluginDigest, RemoteKeyId, Revision};
