@@ -117,7 +117,7 @@ impl<P: Provider> diagnostics::Guest for Module<P> {
     }
 }
 
-/// Exports a [`Provider`](crate::Provider) as a module: the last line of the author's `lib.rs`. It does
+/// Exports a [`crate::Provider`] as a module: the last line of the author's `lib.rs`. It does
 /// nothing on targets other than wasm32, so that the tests of the crate run natively.
 #[macro_export]
 macro_rules! export {

@@ -102,6 +102,8 @@ pub enum Action {
         key: Box<KeySecret>,
         /// The revision.
         revision: Revision,
+        /// The resources whose records of migration this write removes: they are re-encrypted under the key again.
+        again: Vec<GroupResource>,
     },
     /// Rewrite the Secrets and ConfigMaps of Keyward's namespace, so that they are stored under the write key, before a
     /// forgotten key leaves. Their content does not change.
@@ -238,8 +240,12 @@ impl Action {
             Self::ApplyManagedConfig { content, .. } => {
                 format!("write the configuration: {}", lists(content))
             }
-            Self::RecordPublication { key, revision } => {
-                format!("make key {} a write key with revision {revision}", key.id)
+            Self::RecordPublication { key, revision, again } => {
+                let again = match again.as_slice() {
+                    [] => String::new(),
+                    _ => format!("; re-encrypt {} under key {} again", names(again), key.id),
+                };
+                format!("make key {} a write key with revision {revision}{again}", key.id)
             }
             Self::ReencryptOwn { .. } => {
                 "re-encrypt the Secrets and ConfigMaps of Keyward's namespace under the write key".to_owned()
@@ -254,7 +260,7 @@ impl Action {
                 format!("record that all {resource} are stored under key {}", key.id)
             }
             Self::ForgetMigrated { resource, key } => format!(
-                "re-encrypt all {resource} under key {} again, because some may be stored under another key",
+                "remove the record that {resource} is migrated to key {}, before it is written in plain text",
                 key.id
             ),
             Self::RecordRotation { key, .. } => {
@@ -290,7 +296,13 @@ impl Action {
                 "revision": revision, "config": content.config.lists(), "configHash": content.hash(),
             }),
             Self::ApplyManagedConfig { content, .. } => json!({"config": content.config.lists()}),
-            Self::RecordPublication { key, revision } => json!({"keyID": key.id, "revision": revision}),
+            Self::RecordPublication { key, revision, again } if again.is_empty() => {
+                json!({"keyID": key.id, "revision": revision})
+            }
+            Self::RecordPublication { key, revision, again } => {
+                let again: Vec<String> = again.iter().map(ToString::to_string).collect();
+                json!({"keyID": key.id, "revision": revision, "reencryptedAgain": again})
+            }
             Self::ReencryptOwn { resources, leaving, .. } => json!({
                 "resources": resources.iter().map(ToString::to_string).collect::<Vec<_>>(), "leaving": leaving,
             }),
@@ -316,6 +328,10 @@ impl Action {
 }
 
 /// `configmaps kms:2,kms:1,identity; secrets …`.
+fn names(resources: &[GroupResource]) -> String {
+    resources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn lists(content: &RevisionContent) -> String {
     let lists = content.config.lists();
     let each = lists.iter().map(|(resource, list)| format!("{resource} {}", list.join(",")));

@@ -169,13 +169,13 @@ pub struct Snapshot {
     /// The highest keyID that an object names.
     pub named_key: KeyId,
     /// KeyIDs above `highest_key`, from marks that are ignored. No key gets one of them.
-    pub unbelieved_keys: BTreeSet<KeyId>,
+    pub excess_keys: BTreeSet<KeyId>,
     /// `status.highestKeyID` as stored.
     pub recorded_key: KeyId,
     /// The highest revision that counts as used ([`numbers`]).
     pub highest_revision: Revision,
     /// Revisions above `highest_revision`, from marks that are ignored. No revision gets one of them.
-    pub unbelieved_revisions: BTreeSet<Revision>,
+    pub excess_revisions: BTreeSet<Revision>,
     /// The ignored marks.
     pub excess: Vec<numbers::Excess>,
     /// `status.highestRevision` as stored.
@@ -184,11 +184,11 @@ pub struct Snapshot {
     /// for no other.
     pub retry_key: Option<KeyId>,
     /// `status.revisions` as stored.
-    pub told_revisions: Vec<RevisionStatus>,
+    pub recorded_revisions: Vec<RevisionStatus>,
     /// `status.keys` as stored.
-    pub told_keys: Vec<KeyStatus>,
+    pub recorded_keys: Vec<KeyStatus>,
     /// `status.forget` as stored.
-    pub told_forget: Vec<ForgetStatus>,
+    pub recorded_forget: Vec<ForgetStatus>,
     /// `status.convergedRevision` as stored.
     pub last_converged: Revision,
     /// Every API server, by node name.
@@ -269,7 +269,7 @@ impl Snapshot {
     /// The phase of a request in the status; `None` if the status has none, or is about an earlier request for the same
     /// key.
     pub fn phase(&self, request: &ForgetRequest) -> Option<ForgetPhase> {
-        let recorded = self.told_forget.iter().find(|recorded| recorded.key_id == request.key_id)?;
+        let recorded = self.recorded_forget.iter().find(|recorded| recorded.key_id == request.key_id)?;
         (recorded.requested_at == request.requested_at).then_some(recorded.phase)
     }
 
@@ -286,7 +286,7 @@ impl Snapshot {
     /// The key secrets that count, newest first: an abandoned or forgotten key is neither the latest key nor backed
     /// (objects: abandoned, objects: forgotten).
     pub fn usable(&self) -> impl Iterator<Item = &KeySecret> + Clone {
-        let counts = |key: &&KeySecret| !key.is_abandoned() && !self.is_given_up(key);
+        let counts = |key: &&KeySecret| !key.is_abandoned() && !self.is_forgotten(key);
         self.keys.iter().filter(counts)
     }
 
@@ -294,7 +294,7 @@ impl Snapshot {
     /// accepted the loss of stored data, not of encryption, and otherwise the newest of them would become the write key
     /// (invariant: no-unrequested-plain-text). They read nothing that `identity` does not read. A number above the
     /// highest key has no effect.
-    pub fn is_given_up(&self, key: &KeySecret) -> bool {
+    pub fn is_forgotten(&self, key: &KeySecret) -> bool {
         let forget = &self.wanted.forget;
         let before = |forgotten: &KeyId| key.id < *forgotten && *forgotten <= self.highest_key;
         forget.contains(&key.id) || key.mode == Mode::Identity && forget.iter().any(before)
@@ -302,12 +302,12 @@ impl Snapshot {
 
     /// The number of the next key; `None` if no number is left.
     pub fn next_key(&self) -> Option<KeyId> {
-        next_free(self.highest_key, KeyId::next, &self.unbelieved_keys)
+        next_free(self.highest_key, KeyId::next, &self.excess_keys)
     }
 
     /// The first number above this one that no revision had; `None` if no number is left.
     pub fn next_revision(&self, after: Revision) -> Option<Revision> {
-        next_free(after, Revision::next, &self.unbelieved_revisions)
+        next_free(after, Revision::next, &self.excess_revisions)
     }
 
     /// The key check of a key, if it has one. If the key secret is gone, it is taken from the EncryptionNodes, which

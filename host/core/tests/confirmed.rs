@@ -1,4 +1,5 @@
-//! Decryption is never an accident: what is encrypted stays so until it is asked for in so many words.
+//! Decryption is never an accident: an encrypted resource stays encrypted until the spec requests its
+//! decryption (invariant: decryption-is-confirmed).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
@@ -18,7 +19,7 @@ fn enabled() -> World {
     world
 }
 
-/// So many reconciles, for worlds that do not come to rest.
+/// A number of reconcile passes, for worlds that do not settle.
 fn run(world: &mut World, passes: usize) {
     for _ in 0..passes {
         world.reconcile();
@@ -39,7 +40,7 @@ fn a_resource_that_leaves_the_list_keeps_its_key_until_its_decryption_is_confirm
         assert!(waiting.message.contains(part), "{}", waiting.message);
     }
 
-    // It goes on being looked after: a later key takes it along.
+    // It is still managed: a later key encrypts it too.
     world.compacted = true;
     world.want_kms("two", "image:1");
     run(&mut world, 60);
@@ -70,21 +71,21 @@ fn a_spec_that_does_not_say_identity_decrypts_nothing(
     let kms = world.spec().encryption.kms.clone();
     world.spec().encryption.type_ = mode.map(ToOwned::to_owned);
     world.spec().encryption.kms = kms.filter(|_| with_kms);
-    // Nor does it in the same edit as something that would be carried out by itself.
+    // Nor in the same edit as a change that Keyward would carry out if it were alone.
     world.only_secrets(true);
     run(&mut world, 60);
     assert_eq!((world.config(), world.log.len()), (before, actions));
-    let told = world.condition(KEY_CONTROLLER);
-    assert!(told.starts_with("True") && told.contains(why), "{told}");
-    assert!(!told.contains("kms config is required"), "one mistake has one message: {told}");
+    let shown = world.condition(KEY_CONTROLLER);
+    assert!(shown.starts_with("True") && shown.contains(why), "{shown}");
+    assert!(!shown.contains("kms config is required"), "one mistake has one message: {shown}");
 
     world.want("identity");
     world.settle();
-    assert!(world.config()["secrets"].starts_with("identity,"), "spelled out it is a request");
+    assert!(world.config()["secrets"].starts_with("identity,"), "an explicit identity is a request");
 }
 
 #[rstest]
-#[case::in_both_lists(&[], &["secrets"], "spec.decrypt: secrets: it is in spec.resources too")]
+#[case::in_both_lists(&[], &["secrets"], "spec.decrypt: secrets: it is also in spec.resources")]
 #[case::confirmed_twice(&[], &["widgets.x", "widgets.x"], "spec.decrypt: widgets.x: it is listed twice")]
 #[case::wildcard(&["secrets"], &["*"], "spec.decrypt: *: wildcards are not allowed")]
 fn a_mistake_in_the_lists_changes_nothing(
@@ -99,11 +100,12 @@ fn a_mistake_in_the_lists_changes_nothing(
     world.spec().decrypt = owned(decrypt);
     run(&mut world, 60);
     assert_eq!((world.config(), world.log.len()), (before, actions));
-    let told = world.condition(KEY_CONTROLLER);
-    assert!(told.contains(why), "{told}");
+    let shown = world.condition(KEY_CONTROLLER);
+    assert!(shown.contains(why), "{shown}");
 }
 
-/// What is meant is clear, and stays encrypted; so it is a warning, and no mistake that would stop rotations.
+/// The intention is clear, and the resource stays encrypted. So this is a warning, not a mistake that would
+/// stop rotations.
 #[test]
 fn a_resource_that_is_listed_twice_changes_nothing_and_is_a_warning() {
     let mut world = enabled();
@@ -112,8 +114,8 @@ fn a_resource_that_is_listed_twice_changes_nothing_and_is_a_warning() {
     run(&mut world, 60);
     assert_eq!((world.config(), world.log.len()), (before, actions));
     assert_eq!(world.condition(KEY_CONTROLLER), "False AsExpected ");
-    let told: Vec<&str> = world.last.notices.iter().map(|notice| notice.message.as_str()).collect();
-    assert!(told.contains(&"spec.resources: secrets: it is listed twice; it counts once"), "{told:?}");
+    let shown: Vec<&str> = world.last.notices.iter().map(|notice| notice.message.as_str()).collect();
+    assert!(shown.contains(&"spec.resources: secrets: it is listed twice; it counts once"), "{shown:?}");
 }
 
 #[test]
@@ -127,7 +129,7 @@ fn a_confirmation_for_what_was_never_encrypted_changes_nothing() {
 }
 
 #[test]
-fn a_confirmed_decryption_that_has_begun_goes_on_whatever_else_is_wrong() {
+fn a_started_decryption_continues_while_the_spec_has_another_mistake() {
     let mut world = enabled();
     world.only_secrets(true);
     world.stuck = Some("configmaps".into());
@@ -138,7 +140,7 @@ fn a_confirmed_decryption_that_has_begun_goes_on_whatever_else_is_wrong() {
     assert_eq!(world.config()["configmaps"], "identity,kms:1");
 }
 
-/// Without the object the operator takes no provider out of any configuration.
+/// Without the object the operator removes no provider from any configuration.
 #[test]
 fn the_status_lists_a_resource_until_no_key_is_in_its_list() {
     let mut world = enabled();
@@ -161,7 +163,7 @@ fn the_status_lists_a_resource_until_no_key_is_in_its_list() {
     assert!(rewritten && !before, "{:?}", world.config());
 }
 
-/// A policy refuses to delete the object while this lists something.
+/// A policy denies the deletion of the object while this list is not empty.
 #[test]
 fn the_status_lists_what_may_be_stored_under_a_key() {
     let encrypted = |world: &World| world.last.view.encrypted.clone().unwrap();

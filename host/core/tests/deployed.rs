@@ -1,4 +1,5 @@
-//! What is deployed, as `plan -f` compares with it: what cannot be read is unknown, never absent.
+//! The deployed state that `plan -f` compares with: an object that cannot be read is unknown, never absent
+//! (invariant: unknown-is-not-absent).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -21,7 +22,7 @@ fn enabled() -> World {
     world
 }
 
-/// What is not known, each in a line; empty where all is known.
+/// Everything that is unknown, one line each; empty if nothing is.
 fn unknown(world: &mut World) -> Vec<String> {
     let stored = kubernetes::wanted(world.spec());
     let snapshot = world.snapshot();
@@ -48,7 +49,7 @@ fn what_can_be_read_is_deployed() {
     assert_eq!(deployed.encrypted.len(), 2);
 }
 
-/// Whoever may not list Secrets gets none: a full decryption must not look like no change.
+/// A user who is not allowed to list Secrets gets none: a full decryption must not look like no change.
 #[test]
 fn secrets_that_cannot_be_read_do_not_count_as_nothing_encrypted() {
     let mut world = enabled();
@@ -131,7 +132,7 @@ fn request(at: &str, accept_keyward_loss: bool) -> ForgetRequest {
 #[case::accepts_more(&[request("now", false)], &[request("now", true)], Effect::Forget)]
 #[case::accepts_less(&[request("now", true)], &[request("now", false)], Effect::None)]
 #[case::the_same(&[request("now", false)], &[request("now", false)], Effect::None)]
-#[case::withdrawn(&[request("now", false)], &[], Effect::None)]
+#[case::removed(&[request("now", false)], &[], Effect::None)]
 fn a_request_to_forget_a_key_is_the_most_costly_effect(
     #[case] stored: &[ForgetRequest],
     #[case] asked: &[ForgetRequest],

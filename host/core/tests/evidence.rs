@@ -1,5 +1,6 @@
-//! What counts as re-encrypted: no key leaves before every object was seen under the write key once more, a failed
-//! migration is tried again for what it left, and a migration that nobody runs is reported.
+//! The evidence of re-encryption: no key leaves before a verification saw every object under the write key
+//! (invariant: verify-before-leaving), a failed migration is tried again for the objects that it left, and a
+//! migration that nobody runs is reported.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -23,7 +24,7 @@ fn of<'w>(world: &'w mut World, resource: &str) -> &'w mut EncryptionMigration {
     migrations.find(|migration| migration.spec.resource == resource).unwrap()
 }
 
-/// The engine reports this of the attempt that is asked for.
+/// The engine reports this status for the requested attempt.
 fn report(world: &mut World, resource: &str, status: EncryptionMigrationStatus) {
     let migration = of(world, resource);
     let observed_generation = migration.metadata.generation.unwrap();
@@ -42,7 +43,7 @@ fn failed(objects: &[&str], count: u64, listed: bool) -> EncryptionMigrationStat
     }
 }
 
-/// Key 1 in force, key 2 writes and is migrated, and nothing but the evidence keeps key 1.
+/// Key 2 is the write key and is migrated; only missing evidence keeps key 1.
 fn two_keys(first: &str, second: &str) -> World {
     let mut world = World::new(&["a"]);
     want(&mut world, first);
@@ -138,7 +139,8 @@ fn operator_restarts(world: &mut World) {
     world.ages.clear();
 }
 
-/// Objects that an older write key wrote in a break are newer than the start of the attempt, so a retry would skip them.
+/// Objects that an older write key wrote in a break are newer than the start of the attempt, so a retry would
+/// skip them.
 #[rstest]
 #[case::server_was_not_at_the_revision(server_is_not_at_the_revision)]
 #[case::nobody_watched(operator_restarts)]
@@ -207,7 +209,8 @@ fn objects_that_a_restored_machine_may_have_written_are_re_encrypted() {
     assert!(world.condition("Ready").starts_with("True"), "{}", world.condition("Ready"));
 }
 
-/// An annotation that another migrator or an admin wrote is no evidence: the engine has to have looked, twice.
+/// An annotation that another migrator or an admin wrote is not evidence: the engine must have checked every
+/// object, twice.
 #[test]
 fn claim_that_somebody_else_recorded_lets_no_local_key_leave() {
     let mut world = two_keys("aescbc", "aesgcm");
@@ -223,7 +226,7 @@ fn claim_that_somebody_else_recorded_lets_no_local_key_leave() {
         r#"{"resources":[{"Group":"","Resource":"configmaps"},{"Group":"","Resource":"secrets"}]}"#.into(),
     );
     world.run(60);
-    assert_eq!(world.config()["secrets"], "secretbox:3,aesgcm:2,aescbc:1,identity", "nobody looked");
+    assert_eq!(world.config()["secrets"], "secretbox:3,aesgcm:2,aescbc:1,identity", "no verification ran");
     world.stuck = None;
     world.settle();
     assert_eq!(world.config()["secrets"], "secretbox:3,aesgcm:2,identity");
@@ -295,7 +298,7 @@ fn missing_permission_and_a_list_that_fails_are_in_the_condition_with_since_when
     // It is 12:34:56.
     report(&mut world, "secrets", waiting("2026-05-08T12:34:30Z"));
     world.reconcile();
-    assert!(world.condition(DEGRADED).starts_with("False"), "a short outage is no trouble");
+    assert!(world.condition(DEGRADED).starts_with("False"), "a short outage is not reported");
     let said = world.condition("Progressing");
     assert!(said.contains("has been waiting since 2026-05-08T12:34:30Z: list secrets: no answer"), "{said}");
     report(&mut world, "secrets", waiting("2026-05-08T12:30:00Z"));

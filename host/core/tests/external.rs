@@ -1,4 +1,5 @@
-//! `type: KMS` without `kms` (DESIGN.md, "Platforms"): a plugin that somebody else runs, where a module knows such.
+//! `type: KMS` without `kms` (decision 0079): an external plugin, if a provider module of that type is
+//! loaded.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
@@ -39,10 +40,10 @@ fn kms_alone_means_the_plugin_that_somebody_else_runs() {
     assert_eq!(
         kms.plugin.kms,
         json!({"type": "External", "external": {}}),
-        "what it means is what is stored"
+        "the resulting provider configuration is stored"
     );
     assert_eq!(kms.plugin.accepted.clone().unwrap().template, Plugin::External(ENDPOINT.into()));
-    assert!(kms.key_check.is_some(), "it was tried like any other");
+    assert!(kms.key_check.is_some(), "preflight applies as for any other key");
     assert_eq!(
         world.condition("Encrypted"),
         "True EncryptionCompleted All resources encrypted: configmaps, secrets"
@@ -88,7 +89,7 @@ fn where_no_module_knows_it_the_kms_config_is_required() {
     let mut world = World::new(&["a"]);
     world.want("KMS");
     world.settle();
-    assert!(world.objects.secrets.is_empty(), "nothing is made");
+    assert!(world.objects.secrets.is_empty(), "nothing is created");
     let degraded = world.condition("EncryptionKeyControllerDegraded");
     assert_eq!(degraded, format!("True Error spec.encryption.kms: {REQUIRED}"));
 }
@@ -103,7 +104,7 @@ fn a_provider_that_is_written_is_named_where_no_module_knows_it() {
     assert!(degraded.contains("unsupported KMS provider type \"External\""), "{degraded}");
 }
 
-/// A module that is gone is no reason to touch what is deployed.
+/// A missing module is no reason to change the deployed configuration.
 #[test]
 fn a_module_that_is_gone_changes_nothing() {
     let mut world = World::new(&["a"]);

@@ -1,4 +1,4 @@
-//! `spec.forget`: a request is bound to what was true when it was made.
+//! `spec.forget`: a request is bound to what was true when it was made (invariant: forget-is-bound).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -17,7 +17,7 @@ fn enabled() -> World {
     world
 }
 
-/// Key 2 writes, and re-encryption has not ended: both hold something.
+/// Key 2 is the write key, and re-encryption has not ended: something is stored under both keys.
 fn between() -> World {
     let mut world = enabled();
     world.want("aescbc");
@@ -38,7 +38,7 @@ fn rounds(world: &mut World, count: usize) {
     }
 }
 
-/// Asked for in an outage in which nothing can be decided, and the KMS is back before it can.
+/// The request is made in an outage in which nothing can be decided, and the KMS returns before anything can.
 #[test]
 fn a_request_of_an_outage_is_void_once_the_key_works_again() {
     let mut world = between();
@@ -54,11 +54,11 @@ fn a_request_of_an_outage_is_void_once_the_key_works_again() {
     assert_eq!(request(&world).phase, ForgetPhase::Pending, "{:?}", request(&world));
     world.broken.clear();
     rounds(&mut world, 20);
-    let told = request(&world);
-    assert_eq!(told.phase, ForgetPhase::Void, "{told:?}");
-    assert!(told.message.contains("key 1 works (its plugin on node a is Healthy)"), "{told:?}");
+    let shown = request(&world);
+    assert_eq!(shown.phase, ForgetPhase::Void, "{shown:?}");
+    assert!(shown.message.contains("key 1 works (its plugin on node a is Healthy)"), "{shown:?}");
     assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity", "nothing is lost");
-    // It stays void though the key fails again; only another request counts.
+    // The request stays void even if the key fails again; only another request counts.
     world.broken.insert(KeyId(1));
     rounds(&mut world, 20);
     assert_eq!(request(&world).phase, ForgetPhase::Void);
@@ -68,11 +68,11 @@ fn a_request_of_an_outage_is_void_once_the_key_works_again() {
     assert_eq!(world.config()["secrets"], "aescbc:2,identity");
 }
 
-/// Accepted, and the key works again before a revision without it is made.
+/// The request is accepted, and the key works again before a revision without it is created.
 #[test]
 fn an_accepted_request_is_void_where_the_key_works_before_it_leaves() {
     let mut world = between();
-    world.give_up(&[1]);
+    world.forget_accepted(&[1]);
     world.broken.clear();
     world.nodes_follow();
     world.reconcile();
@@ -100,20 +100,21 @@ fn a_key_that_works_is_forgotten_only_where_nothing_is_stored_under_it() {
 }
 
 #[test]
-fn a_key_of_which_nothing_is_heard_is_not_given_up() {
+fn a_key_that_a_silent_node_does_not_report_is_not_forgotten() {
     let mut world = between();
     world.broken.insert(KeyId(1));
     world.nodes_follow();
     world.silent.insert("b".into());
     world.forget(&[1], "now");
     rounds(&mut world, 40);
-    let told = request(&world);
-    assert_eq!(told.phase, ForgetPhase::Pending, "{told:?}");
-    assert!(told.message.contains("node b is silent: its report about the plugin is too old"), "{told:?}");
+    let shown = request(&world);
+    assert_eq!(shown.phase, ForgetPhase::Pending, "{shown:?}");
+    assert!(shown.message.contains("node b is silent: its report about the plugin is too old"), "{shown:?}");
     assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity");
 }
 
-/// Keyward's own Secrets are stored under the write key first: among them is that of key 2, an AES key.
+/// Keyward's own Secrets are re-encrypted under the write key first: one of them is the key secret of key 2,
+/// an AES key.
 #[test]
 fn keyward_s_own_objects_are_re_encrypted_before_a_key_leaves() {
     let mut world = between();
@@ -141,7 +142,7 @@ fn keyward_s_own_objects_are_re_encrypted_before_a_key_leaves() {
     panic!("key 1 did not leave: {:?}", request(&world));
 }
 
-/// Under the write key itself they cannot be stored otherwise first.
+/// If the write key itself is to be forgotten, they cannot be re-encrypted first.
 #[test]
 fn the_write_key_of_secrets_is_kept_until_the_loss_of_keyward_s_own_is_accepted() {
     let mut world = enabled();
@@ -149,17 +150,17 @@ fn the_write_key_of_secrets_is_kept_until_the_loss_of_keyward_s_own_is_accepted(
     world.forget(&[1], "now");
     world.spec().forget[0].accept_keyward_loss = false;
     rounds(&mut world, 40);
-    let told = request(&world);
-    assert_eq!(told.phase, ForgetPhase::Pending, "{told:?}");
-    assert!(told.message.contains("it is the write key of configmaps"), "{told:?}");
-    assert!(told.message.contains("docs/recovery.md"), "{told:?}");
+    let shown = request(&world);
+    assert_eq!(shown.phase, ForgetPhase::Pending, "{shown:?}");
+    assert!(shown.message.contains("it is the write key of configmaps"), "{shown:?}");
+    assert!(shown.message.contains("docs/recovery.md"), "{shown:?}");
     assert_eq!(world.config()["secrets"], "kms:1,identity");
     world.spec().forget[0].accept_keyward_loss = true;
     rounds(&mut world, 40);
     assert_eq!(request(&world).phase, ForgetPhase::CarriedOut, "{:?}", request(&world));
 }
 
-/// Where the write key is to be forgotten too, Keyward's own objects can be stored under no key that stays.
+/// If the write key is to be forgotten too, no key that stays can encrypt Keyward's own objects.
 #[test]
 fn keys_that_fail_together_are_forgotten_only_where_the_loss_of_keyward_s_own_is_accepted() {
     let mut world = enabled();
@@ -191,10 +192,10 @@ fn keys_that_fail_together_are_forgotten_only_where_the_loss_of_keyward_s_own_is
     assert!(!world.config()["secrets"].contains("kms:1"), "{:?}", world.config());
 }
 
-/// What an acceptance rests on has to be so until the key leaves: a node that falls silent, or an operator that has seen
-/// nothing itself, ends it.
+/// The evidence of an acceptance must be true until the key leaves: a node that becomes silent, or an
+/// operator that has not seen the failure itself, ends the acceptance.
 #[test]
-fn an_acceptance_ends_with_what_it_rests_on() {
+fn an_acceptance_ends_when_its_evidence_ends() {
     let mut world = between();
     world.broken.insert(KeyId(1));
     world.forget(&[1], "now");
@@ -205,7 +206,7 @@ fn an_acceptance_ends_with_what_it_rests_on() {
         world.follow();
         world.reconcile();
     }
-    // Another operator takes over.
+    // Another operator becomes the leader.
     world.ages.clear();
     world.reconcile();
     assert_eq!(request(&world).phase, ForgetPhase::Pending, "{:?}", request(&world));

@@ -1,4 +1,4 @@
-//! Every format round-trips, and no decoder panics on what it does not know.
+//! Every format round-trips, and no decoder panics on unknown input.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
@@ -194,7 +194,7 @@ fn what_follows_from_a_revision_follows_its_changes() {
 }
 
 #[test]
-fn plugin_keys_are_parsed_as_contract_1_3_says() {
+fn plugin_keys_are_parsed_as_on_openshift() {
     let mut data = encode_plugins(&BTreeMap::from([(KeyId(7), record())]));
     data.insert("kms-plugin-secret-nodash".into(), SecretBytes::new(vec![1]));
     data.insert("kms-plugin-config-".into(), SecretBytes::new(vec![1]));
@@ -207,7 +207,7 @@ fn plugin_keys_are_parsed_as_contract_1_3_says() {
 }
 
 #[test]
-fn no_secret_stands_in_debug() {
+fn no_secret_is_in_debug_output() {
     let text = format!("{:?}", key());
     assert!(!text.contains("s3cret") && !text.contains("115, 51"), "{text}");
 }

@@ -1,4 +1,4 @@
-//! What an admin, an API server or a KMS may do in the middle of the main job, on the model.
+//! Interference by an admin, an API server or a KMS in the middle of the main job, on the model.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
@@ -17,29 +17,30 @@ use support::World;
 
 const KEY_CONTROLLER: &str = "EncryptionKeyControllerDegraded";
 
-/// With the key secrets gone nothing is decrypted, and the status does not say that encryption is off.
+/// Without the key secrets nothing is decrypted, and the status does not report that encryption is disabled.
 #[test]
-fn encryption_without_key_secrets_is_not_told_to_be_disabled() {
+fn lost_key_secrets_do_not_report_encryption_as_disabled() {
     let mut world = World::enabled();
     let is_key = |s: &k8s_openapi::api::core::v1::Secret| {
         s.metadata.name.as_deref().is_some_and(|name| name.starts_with("encryption-key-"))
     };
     world.objects.secrets.retain(|secret| !is_key(secret));
     world.reconcile();
-    let told = world.condition("Encrypted");
-    assert!(told.contains("EncryptionInProgress") && told.contains("key 1"), "{told}");
+    let shown = world.condition("Encrypted");
+    assert!(shown.contains("EncryptionInProgress") && shown.contains("key 1"), "{shown}");
     world.settle();
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
 }
 
-/// A key that was given up and is taken back: another wrote meanwhile, so that what it claimed holds no longer.
+/// The request to forget a key is removed after another key wrote: the key's records of migration are no
+/// longer true (invariant: claims-are-true).
 #[test]
-fn a_key_that_is_taken_back_re_encrypts_what_others_wrote_meanwhile() {
+fn a_key_whose_forget_request_is_removed_re_encrypts_everything() {
     let mut world = World::enabled();
     world.want_kms("two", "image:1");
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "etcd's history has key 1");
-    world.give_up(&[2]);
+    world.forget_accepted(&[2]);
     for _ in 0..10 {
         world.reconcile();
     }
@@ -50,7 +51,11 @@ fn a_key_that_is_taken_back_re_encrypts_what_others_wrote_meanwhile() {
     world.stuck = Some("secrets".into());
     world.compacted = true;
     world.run(60);
-    assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "key 1 stays: something is under it");
+    assert_eq!(
+        world.config()["secrets"],
+        "kms:2,kms:1,identity",
+        "key 1 stays: something is stored under it"
+    );
     let name = names::key_secret(names::KUBE_APISERVER, KeyId(2));
     let secret = world.objects.secrets.iter().find(|s| s.metadata.name.as_deref() == Some(&name)).unwrap();
     let claims = secret.metadata.annotations.as_ref().unwrap();
@@ -61,9 +66,9 @@ fn a_key_that_is_taken_back_re_encrypts_what_others_wrote_meanwhile() {
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
 }
 
-/// A key whose secret is deleted before any node could take it into use leaves again, and another is made.
+/// A key whose secret is deleted before any node has loaded the key leaves again, and another key is created.
 #[test]
-fn a_key_that_vanishes_on_its_way_blocks_nothing() {
+fn a_read_key_whose_secret_is_deleted_is_replaced() {
     let mut world = World::enabled();
     world.want_kms("two", "image:1");
     let has_two = |world: &World| world.config()["secrets"].contains("kms:2");
@@ -81,15 +86,16 @@ fn a_key_that_vanishes_on_its_way_blocks_nothing() {
     assert!(world.config()["secrets"].starts_with("kms:3,kms:1"), "{:?}", world.config());
 }
 
-/// A KEK that is made anew under its name after every node had passed the preflight: no node could go on with the key, nor
-/// could it be given another key check (S5). It gives way to another key, wherever its revision stands.
+/// A KEK is deleted and recreated under its name after every node passed the preflight. No node can continue
+/// with the key, and the key cannot get another key check (invariant: one-number-one-kek). Another key
+/// replaces it, at every point of its rollout.
 #[rstest]
-#[case::its_revision_is_made(&["a", "b"], 1)]
+#[case::its_revision_is_created(&["a", "b"], 1)]
 #[case::the_first_node_has_it(&["a", "b"], 2)]
 #[case::every_node_has_it(&["a", "b"], 3)]
 #[case::the_only_node_is_to_have_it(&["a"], 1)]
 #[case::the_only_node_has_it(&["a"], 2)]
-fn a_key_whose_kek_is_made_anew_on_its_way_gives_way(#[case] nodes: &[&str], #[case] turns: usize) {
+fn a_read_key_whose_kek_is_recreated_is_replaced(#[case] nodes: &[&str], #[case] passes: usize) {
     let mut world = World::new(nodes);
     world.want_kms("one", "image:1");
     for _ in 0..50 {
@@ -99,12 +105,12 @@ fn a_key_whose_kek_is_made_anew_on_its_way_gives_way(#[case] nodes: &[&str], #[c
         world.follow();
         world.reconcile();
     }
-    for _ in 1..turns {
+    for _ in 1..passes {
         world.reconcile();
         world.follow();
     }
     assert_eq!(world.config()["secrets"], "identity,kms:1");
-    world.made_anew.insert("one".into());
+    world.recreated_keks.insert("one".into());
     world.follow();
     world.run(4);
     let waiting = world.last.waiting.clone().unwrap();
@@ -119,17 +125,18 @@ fn a_key_whose_kek_is_made_anew_on_its_way_gives_way(#[case] nodes: &[&str], #[c
     assert!(world.condition(KEY_CONTROLLER).starts_with("False"));
 }
 
-/// … but one that was published as a write key stays: nobody can know that nothing was written with it (Decisions 5).
+/// … but a published key stays: nothing proves that no object was written with it (decision 0005).
 #[test]
-fn a_published_key_whose_kek_is_made_anew_stays() {
+fn a_published_key_whose_kek_is_recreated_stays() {
     let mut world = World::enabled();
-    world.made_anew.insert("one".into());
+    world.recreated_keks.insert("one".into());
     world.run(60);
     assert_eq!(world.config()["secrets"], "kms:1,identity");
     assert!(!world.kinds().contains(&"AbandonKey".to_owned()));
 }
 
-/// A timeout that the API server could not read is named, and not rolled out: that configuration would be refused.
+/// A timeout that the API server could not parse is reported and not rolled out: API servers would refuse
+/// that configuration.
 #[test]
 fn a_wrong_timeout_changes_nothing() {
     let mut world = World::enabled();
@@ -143,7 +150,7 @@ fn a_wrong_timeout_changes_nothing() {
     assert!(world.kinds().contains(&"UpdateKey".to_owned()));
 }
 
-/// Resources of plugins that the kubelet refuses are named, and not rolled out: no plugin would start.
+/// Plugin resources that the kubelet refuses are reported and not rolled out: no plugin would start.
 #[test]
 fn a_wrong_quantity_changes_nothing() {
     let mut world = World::enabled();
@@ -164,7 +171,7 @@ fn a_wrong_quantity_changes_nothing() {
     assert!(world.kinds().contains(&"UpdateKey".to_owned()));
 }
 
-/// A key secret that cannot be made costs no number and no second preflight.
+/// A key secret that cannot be created uses up no number and needs no second preflight.
 #[test]
 fn a_key_that_cannot_be_stored_keeps_its_number() {
     let mut world = World::new(&["a", "b"]);
@@ -178,7 +185,7 @@ fn a_key_that_cannot_be_stored_keeps_its_number() {
     assert_eq!(world.kinds().iter().filter(|kind| *kind == "RequirePreflight").count(), 1);
 }
 
-/// … but a number that was recorded for one KEK is never another's (S5).
+/// … but a number that was recorded for one KEK is never used for another (invariant: one-number-one-kek).
 #[test]
 fn a_recorded_number_is_not_given_to_another_kek() {
     let mut world = World::new(&["a", "b"]);
@@ -193,32 +200,32 @@ fn a_recorded_number_is_not_given_to_another_kek() {
     assert_eq!(world.config()["secrets"], "kms:2,identity");
 }
 
-/// What a lost revision is made anew from is not forgotten when it is needed.
+/// The status keeps the data from which a lost revision is recreated.
 #[test]
 fn status_keeps_what_cannot_be_read_now() {
     let mut world = World::enabled();
-    let told = world.last.view.clone();
-    assert!(!told.keys.is_empty() && !told.revisions.is_empty());
-    let newest = told.revisions.last().unwrap().clone();
+    let shown = world.last.view.clone();
+    assert!(!shown.keys.is_empty() && !shown.revisions.is_empty());
+    let newest = shown.revisions.last().unwrap().clone();
     let secrets = world.objects.secrets.clone();
     world.objects.secrets.clear();
     world.objects.unreadable =
         vec![Unreadable { what: "secrets in keyward-system".into(), why: "the KMS is down".into() }];
     let blocked = world.reconcile();
-    assert_eq!((&blocked.view.keys, &blocked.view.revisions), (&told.keys, &told.revisions));
-    assert!(blocked.conditions.iter().all(|condition| condition.type_ != KEY_CONTROLLER), "left as it was");
+    assert_eq!((&blocked.view.keys, &blocked.view.revisions), (&shown.keys, &shown.revisions));
+    assert!(blocked.conditions.iter().all(|condition| condition.type_ != KEY_CONTROLLER), "left unchanged");
 
     world.objects.unreadable.clear();
     world.objects.secrets = secrets;
     let name = names::revision_secret(newest.n);
     world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
-    // The key secret is gone too, and every other revision: nothing gives the same bytes.
+    // The key secret is gone too, and every other revision: the same bytes cannot be rebuilt.
     let key = names::key_secret(names::KUBE_APISERVER, keyward_core::ids::KeyId(1));
     let has_key = |secret: &mut Secret| {
         let name = secret.metadata.name.as_deref().unwrap_or_default();
         name == key || name.starts_with("encryption-config-")
     };
-    let held: Vec<_> = world.objects.secrets.extract_if(.., has_key).collect();
+    let removed: Vec<_> = world.objects.secrets.extract_if(.., has_key).collect();
     for _ in 0..3 {
         let lost = world.reconcile();
         assert_eq!(lost.waiting.as_ref().unwrap().reason, "RevisionLost");
@@ -226,13 +233,14 @@ fn status_keeps_what_cannot_be_read_now() {
         assert!(lost.view.revisions.contains(&newest), "{:?}", lost.view.revisions);
         assert!(lost.actions.is_empty(), "{:?}", lost.actions);
     }
-    world.objects.secrets.extend(held);
-    let made_anew = world.reconcile();
-    assert_eq!(made_anew.actions.first().map(|a| a.describe()["revision"].clone()), Some(newest.n.0.into()));
+    world.objects.secrets.extend(removed);
+    let recreated = world.reconcile();
+    assert_eq!(recreated.actions.first().map(|a| a.describe()["revision"].clone()), Some(newest.n.0.into()));
     assert!(world.reconcile().converged, "{:?}", world.last.waiting);
 }
 
-/// S2: the agent knows which API server is its own; a node need not be named as its host is.
+/// An agent reports the identity of its own API server; the node's name may differ from the host's
+/// (objects: api-servers).
 #[test]
 fn a_lease_belongs_to_the_node_whose_agent_names_it() {
     let mut world = World::enabled();

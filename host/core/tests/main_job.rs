@@ -21,10 +21,10 @@ fn enabled() -> World {
 }
 
 #[test]
-fn nothing_happens_without_a_wish() {
+fn nothing_happens_without_a_request() {
     let mut world = World::new(&NODES);
     world.settle();
-    assert_eq!(world.kinds(), vec!["SetTarget"; 3], "nodes are registered, and that is all");
+    assert_eq!(world.kinds(), vec!["SetTarget"; 3], "nodes are registered, and nothing else happens");
     assert_eq!(world.condition("Encrypted"), "False EncryptionDisabled Encryption is not enabled");
 }
 
@@ -94,7 +94,7 @@ fn another_kek_is_a_new_key_and_the_old_one_stays_for_reading() {
 }
 
 #[test]
-fn a_failing_preflight_changes_nothing_and_goes_on_when_it_is_mended() {
+fn a_failing_preflight_changes_nothing_and_continues_after_the_repair() {
     let mut world = World::new(&NODES);
     world.settle();
     let before = world.objects.encryption_nodes.iter().map(|n| n.status.clone()).collect::<Vec<_>>();
@@ -141,10 +141,10 @@ fn a_missing_reference_is_named_and_overwrites_nothing() {
     broken.insert("token".into(), SecretBytes::new(b"hunter2\r\n".to_vec()));
     world.referenced.insert(credentials.clone(), broken);
     world.settle();
-    let told = world.condition("EncryptionKeyControllerDegraded");
+    let shown = world.condition("EncryptionKeyControllerDegraded");
     let named =
         "secret credentials in keyward-system: key \"token\" ends with a line break (CRLF); store the value";
-    assert!(told.contains(named) && !told.contains("hunter"), "{told}");
+    assert!(shown.contains(named) && !shown.contains("hunter"), "{shown}");
     assert_eq!(world.config(), config);
     world.referenced.insert(credentials, good);
     world.settle();
@@ -175,7 +175,7 @@ fn a_changed_credential_reaches_every_key_in_use() {
 #[test]
 fn a_wrong_module_is_caught_by_the_key_check() {
     let mut world = enabled();
-    // The provider's identity folds case: `ONE` is said to be the same KEK, and is another.
+    // The provider's KEK identity ignores case: it calls `ONE` the same KEK, which is wrong.
     world.want_kms("ONE", "image:1");
     for _ in 0..20 {
         world.reconcile();
@@ -223,7 +223,7 @@ fn a_foreign_configuration_is_left_alone() {
     let mut world = World::new(&NODES);
     world.settle();
     world.objects.encryption_nodes[1].status.as_mut().unwrap().loaded_hash =
-        Some(keyward_core::ids::ConfigHash::of(b"by hand"));
+        Some(keyward_core::ids::ConfigHash::of(b"foreign"));
     world.want_kms("one", "image:1");
     let outcome = world.reconcile();
     assert!(outcome.actions.is_empty());

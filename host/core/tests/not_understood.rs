@@ -1,5 +1,6 @@
-//! A configuration that is not understood as a whole: nothing is written in its place, and the condition names revision and
-//! field. One that is written in another form than Keyward's, and is understood, loses nothing.
+//! A configuration that is not understood as a whole: nothing replaces it, and the condition names revision
+//! and field (invariant: understood-or-untouched). A configuration in another form than Keyward's that is
+//! understood loses nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -15,8 +16,8 @@ use support::World;
 
 const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
-/// A cluster with everything under one AES key, in which the configuration in force was changed; every API server has loaded
-/// it, as a dump shows it.
+/// A cluster with everything under one AES key. The configuration in force was changed, and every API server
+/// has loaded the changed one, as a dump shows it.
 fn changed(change: impl Fn(&mut Value)) -> (World, u64) {
     let (mut world, revision, hash) = edited(change);
     for node in &mut world.objects.encryption_nodes {
@@ -28,7 +29,7 @@ fn changed(change: impl Fn(&mut Value)) -> (World, u64) {
     (world, revision)
 }
 
-/// The same, where no API server has loaded it.
+/// The same, but no API server has loaded it.
 fn edited(change: impl Fn(&mut Value)) -> (World, u64, ConfigHash) {
     let mut world = World::new(&["node-1", "node-2"]);
     world.want("aescbc");
@@ -96,8 +97,8 @@ fn insert(config: &mut Value, at: usize, provider: Value) {
 )]
 fn a_configuration_that_is_not_understood_is_left_alone(#[case] change: fn(&mut Value), #[case] why: &str) {
     let (mut world, revision) = changed(change);
-    let told = format!("revision {revision}: failed to decode EncryptionConfiguration: {why}");
-    // Whatever is asked for: the same again, another mode, plain text.
+    let shown = format!("revision {revision}: failed to decode EncryptionConfiguration: {why}");
+    // For every request: the same mode, another mode, plain text.
     for mode in ["aescbc", "secretbox", "identity"] {
         world.want(mode);
         for _ in 0..20 {
@@ -105,15 +106,15 @@ fn a_configuration_that_is_not_understood_is_left_alone(#[case] change: fn(&mut 
             let actions: Vec<Value> = outcome.actions.iter().map(Action::describe).collect();
             assert_eq!(actions, Vec::<Value>::new());
         }
-        let expected = format!("True RevisionUnreadable {told}");
+        let expected = format!("True RevisionUnreadable {shown}");
         assert_eq!(world.condition("EncryptionRolloutControllerDegraded"), expected);
         assert_eq!(world.condition("Progressing"), expected);
     }
 }
 
-/// The remedy: the Secret is made again from the status and the key secrets.
+/// The remedy: the operator recreates the Secret from the status and the key secrets.
 #[test]
-fn an_edited_revision_that_is_deleted_is_made_again() {
+fn an_edited_revision_that_is_deleted_is_recreated() {
     let (mut world, revision, hash) = edited(|config| entry(config, "secrets")["resources"] = json!(["*."]));
     world.reconcile();
     assert!(world.condition("Progressing").starts_with("True RevisionUnreadable"));
@@ -127,7 +128,8 @@ fn an_edited_revision_that_is_deleted_is_made_again() {
     assert!(world.condition("Encrypted").starts_with("True EncryptionCompleted"));
 }
 
-/// The API server appends the lists of entries that name a resource, and reads with every key of a provider.
+/// The API server appends the lists of all entries that name a resource, and reads with every key of a
+/// provider.
 #[test]
 fn another_form_that_is_understood_loses_no_key() {
     let (mut world, _) = changed(|config| {

@@ -1,4 +1,5 @@
-//! No number of a key or of a revision comes back, whatever was lost or restored, and no mark that is wrong stops the next.
+//! No number of a key or of a revision is used twice, even after objects were lost or restored, and no wrong
+//! mark blocks the next number (invariant: one-number-one-kek, invariant: one-revision-one-configuration).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -8,8 +9,8 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyward_core::api::{
-    Adopted, KeyCheck, ClusterEncryptionStatus, EncryptionMigration, EncryptionMigrationSpec,
-    EncryptionNodeStatus, KeyCheckEntry, KeyStatus, NodeError, RevisionStatus,
+    Adopted, ClusterEncryptionStatus, EncryptionMigration, EncryptionMigrationSpec, EncryptionNodeStatus,
+    KeyCheck, KeyCheckEntry, KeyStatus, NodeError, RevisionStatus,
 };
 use keyward_core::ids::{ConfigHash, KeyId, Mode, RemoteKeyId, Revision};
 use keyward_core::names;
@@ -38,7 +39,7 @@ fn secret(name: &str, data: &[(&str, &str)]) -> Secret {
     Secret { metadata, data: Some(data.collect()), ..Default::default() }
 }
 
-/// A cluster on key 1.
+/// Key 1 is in force.
 fn in_force() -> World {
     let mut world = World::new(&["a", "b"]);
     world.want_kms("one", "example.com/kms:1");
@@ -119,7 +120,8 @@ fn agents_mark(world: &mut World) {
     agent(world).highest_key_id = KeyId(7);
 }
 
-/// For a key whose number is chosen at once, and for one that is tried first: by then the object may say something else.
+/// For a key whose number is chosen at once, and for a candidate: the object may change while the candidate
+/// is tried.
 #[rstest]
 fn key_never_takes_a_number_that_an_object_names(
     #[values(
@@ -151,7 +153,7 @@ fn key_never_takes_a_number_that_an_object_names(
     assert_eq!(tried, Some(KeyId(8)));
 }
 
-/// What names the number changes while the candidate is tried.
+/// The object that names the number changes while the candidate is tried.
 #[rstest]
 fn number_of_a_restored_object_stays_used_when_the_object_is_gone(
     #[values(restored_key_check, key_of_status, list_of_status)] restored: fn(&mut World),
@@ -163,8 +165,8 @@ fn number_of_a_restored_object_stays_used_when_the_object_is_gone(
     assert_eq!(highest_key(&world), 8, "{:#?}", world.log);
 }
 
-/// A candidate keeps its number where its key secret could not be stored; not where an agent has seen a key of that number,
-/// as after a restore from a backup of just then.
+/// A candidate keeps its number if its key secret could not be stored; not if an agent has seen a key of that
+/// number, for example after a restore from a backup of that moment.
 #[rstest]
 #[case(None, 2)]
 #[case(Some(2), 3)]
@@ -184,7 +186,7 @@ fn number_that_an_agent_has_seen_is_not_tried_again(#[case] seen: Option<u64>, #
     assert_eq!(highest_key(&world), next, "{:#?}", world.log);
 }
 
-/// One agent's record is damaged while the key changes in place; then everything goes on.
+/// One agent's record is damaged while the key changes in place; then everything continues.
 #[test]
 fn absurd_mark_of_an_agent_does_not_stop_the_next_keys() {
     let mut world = in_force();
@@ -197,14 +199,14 @@ fn absurd_mark_of_an_agent_does_not_stop_the_next_keys() {
         assert_eq!(highest_key(&world), bound, "{:#?}", world.log);
         let said = world.condition("EncryptionKeyControllerDegraded");
         assert!(said.starts_with("True Error node b: status.highestKeyID is 9223372036854775807"), "{said}");
-        assert!(status(&mut world).highest_key_id < KeyId(100), "the mark is not taken over");
+        assert!(status(&mut world).highest_key_id < KeyId(100), "the mark is not adopted");
     }
     world.marks.clear();
     world.settle();
     assert_eq!(world.condition("EncryptionKeyControllerDegraded"), "False AsExpected ");
 }
 
-/// An operator without the bound has taken it over already.
+/// An older operator, without the bound, has already adopted it.
 #[test]
 fn absurd_mark_of_the_operator_does_not_stop_the_next_key() {
     let mut world = in_force();
@@ -216,7 +218,7 @@ fn absurd_mark_of_the_operator_does_not_stop_the_next_key() {
     assert!(said.contains("ClusterEncryption cluster: status.highestKeyID is 9223372036854775807"), "{said}");
 }
 
-/// The last number names a key: there is none after it, and it does not begin again.
+/// The last number names a key: there is no next number, and numbers do not start again.
 #[test]
 fn last_number_is_not_followed_by_another() {
     let last = ABSURD;
@@ -275,9 +277,9 @@ fn revision_never_takes_a_number_that_an_object_names(#[case] restored: fn(&mut 
     assert_eq!(next_revision(&mut world), Some(Revision(next)), "{:#?}", world.log);
 }
 
-/// The status says which bytes a lost revision had; a node says that it had others.
+/// The status records which bytes a lost revision had; a node reports other bytes.
 #[test]
-fn lost_revision_is_not_made_again_with_other_bytes_than_a_node_was_given() {
+fn lost_revision_is_not_recreated_with_other_bytes_than_a_node_was_given() {
     for other in [false, true] {
         let mut world = in_force();
         let newest = world.revisions().pop().unwrap().0;
@@ -293,7 +295,7 @@ fn lost_revision_is_not_made_again_with_other_bytes_than_a_node_was_given() {
     }
 }
 
-/// The API stores no such number: a status that held it could not be written, and nothing else could be done.
+/// The API cannot store such a number: if the status contained it, every write of the status would fail.
 #[rstest]
 #[case::labelled("encryption-key-kube-apiserver-9223372036854775808", true)]
 #[case::not_labelled("encryption-key-kube-apiserver-18446744073709551615", false)]
@@ -315,8 +317,8 @@ fn a_secret_with_a_number_that_no_key_has_is_named_and_kept_and_stops_nothing(
     world.want_kms("two", "example.com/kms:1");
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,identity");
-    let told = world.condition("EncryptionKeyControllerDegraded");
-    assert!(told.contains(&format!("secret {name}: metadata.name has the number")), "{told}");
+    let shown = world.condition("EncryptionKeyControllerDegraded");
+    assert!(shown.contains(&format!("secret {name}: metadata.name has the number")), "{shown}");
     let highest = world.objects.cluster_encryption.as_ref().unwrap().status.as_ref().unwrap();
     assert!(highest.highest_key_id == KeyId(2) && highest.highest_revision.0 < 10, "{highest:?}");
     assert!(world.objects.secrets.iter().any(|secret| secret.metadata.name.as_deref() == Some(name)), "kept");

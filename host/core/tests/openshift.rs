@@ -1,4 +1,5 @@
-//! CONTRACT 2.2 to 2.6 and 3.1 to 3.6 on dumps of an OpenShift cluster's objects, in CONTRACT.md's own notation.
+//! The rules of docs/reference/openshift.md on dumps of an OpenShift cluster's objects, in the notation of
+//! that page (openshift: provider-list-notation).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
@@ -16,7 +17,7 @@ fn kinds(outcome: &Outcome) -> Vec<&'static str> {
     outcome.actions.iter().map(Action::kind).collect()
 }
 
-/// The configuration that is written, for secrets.
+/// The list of `secrets` in the configuration that is written.
 fn written(outcome: &Outcome) -> Option<String> {
     outcome.actions.iter().find_map(|action| match action {
         Action::ApplyManagedConfig { content, .. } => {
@@ -39,9 +40,11 @@ fn condition(outcome: &Outcome, type_: &str) -> String {
     found.into_iter().next().unwrap_or_default()
 }
 
-/// 2.3 to 2.5: what is written next, and the key that is made.
+/// The configuration that is written next, and the key that is created.
 #[rstest]
-// Three deployments a rotation: read key, write key, prune.
+// Three deployments a rotation: read key, write key, prune (openshift: read-keys-come-first,
+// openshift: write-key-needs-all-servers, openshift: prune-after-migration,
+// openshift: when-a-new-key-is-made).
 #[case::second_key_to_read("aescbc:1,identity", "1! 2", "aescbc", Some("aescbc:1,aescbc:2,identity"), None)]
 #[case::second_key_to_write(
     "aescbc:1,aescbc:2,identity",
@@ -59,7 +62,7 @@ fn condition(outcome: &Outcome, type_: &str) -> String {
     None
 )]
 #[case::steady("aescbc:3,aescbc:2,identity", "1! 2! 3!", "aescbc", None, None)]
-// 2.4
+// Plain text is a key of its own (openshift: switch-to-identity).
 #[case::identity_to_read(
     "aescbc:1,identity",
     "1! identity:2",
@@ -76,7 +79,7 @@ fn condition(outcome: &Outcome, type_: &str) -> String {
 )]
 #[case::mode_changes("aescbc:1,identity", "1!", "identity", None, Some("2 identity encryption-mode-changed"))]
 #[case::same_mode("identity,aescbc:1,aesgcm:2", "1! identity:2!", "identity", None, None)]
-// 2.5: a local key's secret is deleted.
+// The secret of a local key is deleted (openshift: deleted-local-key-secret).
 #[case::six_is_gone(
     "aescbc:6,aescbc:5,identity",
     "5! 4!",
@@ -126,13 +129,14 @@ fn what_comes_next(
         _ => None,
     });
     assert_eq!(made.as_deref(), key, "{:#?}", outcome.explanation);
-    // High-water marks, nodes and revisions of our own have no place here.
+    // On OpenShift, Keyward has no high-water marks, EncryptionNodes or revisions of its own.
     for kind in ["RecordHighWater", "SetTarget", "DeleteRevision"] {
         assert!(!kinds(&outcome).contains(&kind), "{kind}");
     }
 }
 
-/// 2.5: the desired configuration is computed anew from what is deployed.
+/// The desired configuration is computed again from the deployed one
+/// (openshift: deleted-desired-configuration).
 #[test]
 fn desired_configuration_that_is_gone_is_written_again() {
     let mut cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1!");
@@ -142,7 +146,8 @@ fn desired_configuration_that_is_gone_is_written_again() {
     assert_eq!(kinds(&outcome), ["ApplyConfig"]);
 }
 
-/// 3.2: what is written and not yet rolled out is waited for, and nothing is migrated meanwhile.
+/// The operator waits until the written configuration is rolled out, and migrates nothing meanwhile
+/// (openshift: apply-desired-configuration).
 #[test]
 fn what_is_written_is_not_written_again() {
     let mut cluster = Cluster::new("identity").deployed("aescbc:1,identity").keys("1! identity:2");
@@ -152,7 +157,7 @@ fn what_is_written_is_not_written_again() {
     assert_eq!(outcome.waiting.unwrap().reason, "APIServerRevisionNotConverged");
 }
 
-/// DESIGN.md, Decisions 4, where CONTRACT 2.6 loses the provider.
+/// OpenShift loses the provider here (openshift: deleted-kms-key-secret); Keyward keeps it (decision 0004).
 #[rstest]
 #[case::write_key("kms:13,kms:12,identity", "kms:12! kms:11!", "kms:13,kms:12,kms:11,identity")]
 #[case::old_key_while_migrating(
@@ -172,7 +177,7 @@ fn deleted_kms_key_keeps_its_provider(#[case] deployed: &str, #[case] keys: &str
     }
 }
 
-/// 2.2, rule by rule.
+/// Rule by rule (openshift: converged-pods).
 #[rstest]
 #[case::no_nodes(&[], &[Pod::good("a", "3")], Err("progressing: no node is known to host an API server pod"))]
 #[case::no_pods(&["a"], &[], Err("progressing: there is no API server pod"))]
@@ -203,7 +208,7 @@ fn the_deployer(#[case] nodes: &[&str], #[case] pods: &[Pod], #[case] expected: 
     assert_eq!(said, expected.map_err(ToOwned::to_owned));
 }
 
-/// 2.1: nothing is computed in transition, and conditions stay as they are.
+/// Nothing is computed in transition, and conditions stay unchanged (openshift: decide-only-when-converged).
 #[test]
 fn nothing_is_decided_while_pods_roll() {
     let mut cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1! 2");
@@ -214,24 +219,26 @@ fn nothing_is_decided_while_pods_roll() {
     let waiting = outcome.waiting.clone().unwrap();
     assert_eq!(waiting.reason, "APIServerRevisionNotConverged");
     for type_ in ["EncryptionKeyControllerDegraded", "EncryptionStateControllerDegraded", "Encrypted"] {
-        assert_eq!(condition(&outcome, type_), "", "left as it is");
+        assert_eq!(condition(&outcome, type_), "", "left unchanged");
     }
 }
 
-/// 2.2 and 3: what the deployer cannot tell is an error of each controller that asks it.
+/// An error of the deployer is an error of each controller that asks it (openshift: converged-pods,
+/// openshift: decide-only-when-converged).
 #[test]
-fn an_error_of_the_deployer_is_told_by_each_controller() {
+fn an_error_of_the_deployer_is_reported_by_each_controller() {
     let mut cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1! 2");
-    cluster.pods.push(Pod::good("late", "9").phase("Failed"));
+    cluster.pods.push(Pod::good("new", "9").phase("Failed"));
     let outcome = cluster.decide();
     assert_eq!(kinds(&outcome), Vec::<&str>::new());
-    let told = "True Error failed to get converged static pod revision: api server has failed revision 9 which is newer than running revision 3";
+    let shown = "True Error failed to get converged static pod revision: api server has failed revision 9 which is newer than running revision 3";
     for controller in ["Key", "State", "Migration", "Prune"] {
-        assert_eq!(condition(&outcome, &format!("Encryption{controller}ControllerDegraded")), told);
+        assert_eq!(condition(&outcome, &format!("Encryption{controller}ControllerDegraded")), shown);
     }
 }
 
-/// 2.1, 2: and so is a deployed configuration that cannot be read, or whose parts disagree (1.5).
+/// So is a deployed configuration that cannot be read, or whose parts disagree
+/// (openshift: decide-only-when-converged, openshift: one-key-id-says-one-thing).
 #[rstest]
 #[case::not_yaml(json!("\u{1}"), "failed to decode EncryptionConfiguration: line 1 has a tab or another control character")]
 #[case::parts_disagree(
@@ -264,12 +271,12 @@ fn a_deployed_configuration_that_cannot_be_read(#[case] config: serde_json::Valu
     cluster.deployed_bytes = Some(bytes);
     let outcome = cluster.decide();
     assert_eq!(kinds(&outcome), Vec::<&str>::new());
-    let told =
+    let shown =
         format!("True Error invalid encryption config openshift-kube-apiserver/encryption-config-3: {why}");
-    assert_eq!(condition(&outcome, "EncryptionStateControllerDegraded"), told);
+    assert_eq!(condition(&outcome, "EncryptionStateControllerDegraded"), shown);
 }
 
-/// Nor is a desired configuration written over that cannot be read: OpenShift may be rolling it out.
+/// A desired configuration that cannot be read is not overwritten either: OpenShift may be rolling it out.
 #[test]
 fn a_desired_configuration_that_cannot_be_read_is_left_alone() {
     let mut cluster = Cluster::new("secretbox").deployed("aescbc:1,identity").keys("1! 2");
@@ -288,7 +295,7 @@ fn a_desired_configuration_that_cannot_be_read_is_left_alone() {
     );
 }
 
-/// 1.5: two key secrets of one number that disagree are both not used.
+/// If two key secrets of one number disagree, neither is used (openshift: key-secrets-of-one-number-agree).
 #[test]
 fn key_secrets_of_one_number_must_agree() {
     let mut cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1!");
@@ -296,14 +303,15 @@ fn key_secrets_of_one_number_must_agree() {
     other["metadata"]["name"] = json!("encryption-key-other-1");
     cluster.more.push(other);
     let outcome = cluster.decide();
-    let told = condition(&outcome, "EncryptionKeyControllerDegraded");
+    let shown = condition(&outcome, "EncryptionKeyControllerDegraded");
     assert!(
-        told.contains("key mismatch for keyID 1: keys from different resources must be identical"),
-        "{told}"
+        shown.contains("key mismatch for keyID 1: keys from different resources must be identical"),
+        "{shown}"
     );
 }
 
-/// 1.3: a revision without a configuration is as if none were deployed.
+/// A revision without a configuration counts as no deployed configuration
+/// (openshift: no-configuration-is-none-deployed).
 #[test]
 fn a_revision_without_configuration_is_none() {
     let mut cluster = Cluster::new("identity").deployed("aescbc:1,identity");
@@ -314,7 +322,8 @@ fn a_revision_without_configuration_is_none() {
     assert_eq!(condition(&outcome, "Encrypted"), "False EncryptionDisabled Encryption is not enabled");
 }
 
-/// 3.1, 1: the external reason from the operator's overrides; for the OAuth API server below its own prefix.
+/// The external reason is in the operator's overrides; for the OAuth API server below its own prefix
+/// (openshift: overrides, openshift: external-reason-changed).
 #[test]
 fn external_reason_makes_a_key() {
     let overrides = json!({"encryption": {"reason": "audit"}});
@@ -336,7 +345,7 @@ fn external_reason_makes_a_key() {
     }
 }
 
-/// 1.1: each component has its own resources.
+/// Each component has its own resources (openshift: components).
 #[rstest]
 #[case("openshift-kube-apiserver", &["configmaps", "secrets"])]
 #[case("openshift-apiserver", &["routes.route.openshift.io"])]
@@ -356,7 +365,8 @@ fn components_encrypt_what_is_theirs(#[case] component: &str, #[case] resources:
     assert!(Component::named(component).is_some());
 }
 
-/// 3.3: StorageVersionMigrations are known by the write key, and by when they were made (5, 11).
+/// A StorageVersionMigration belongs to a key secret by the write key and by its creation time
+/// (openshift: migration-states, openshift: migration-is-for-one-key-secret).
 #[rstest]
 #[case::running("1", json!([{"type": "Running", "status": "True", "lastUpdateTime": "2026-05-08T12:00:00Z"}]), &["StartMigration"], "")]
 #[case::running_for_an_hour("1", json!([{"type": "Running", "status": "True", "lastUpdateTime": "2026-05-08T11:30:00Z"}]),
@@ -378,21 +388,22 @@ fn migrations(
     cluster.more.push(ocp::migration("configmaps", key, "2026-05-08T11:00:00Z", conditions));
     let outcome = cluster.decide();
     assert_eq!(kinds(&outcome), decided, "{:?}", outcome.explanation);
-    let told = condition(&outcome, "EncryptionMigrationControllerDegraded");
+    let shown = condition(&outcome, "EncryptionMigrationControllerDegraded");
     assert!(
-        told.contains(trouble) && told.starts_with(if trouble.is_empty() { "False" } else { "True" }),
-        "{told}"
+        shown.contains(trouble) && shown.starts_with(if trouble.is_empty() { "False" } else { "True" }),
+        "{shown}"
     );
 }
 
-/// CONTRACT's rules let older keys leave by it, and it proves less than Keyward's own evidence: that is said.
+/// By OpenShift's rules older keys leave after it. It proves less than Keyward's own evidence, which a notice
+/// says (openshift: success-of-another-migrator).
 #[test]
 fn success_of_another_migrator_is_named_as_what_it_is() {
     let cluster = Cluster::new("aescbc").deployed("aescbc:2,aescbc:1,identity").keys("1! 2!");
     let outcome = cluster.decide();
-    let told: Vec<&str> = outcome.notices.iter().map(|notice| notice.message.as_str()).collect();
-    let named = told.iter().find(|message| message.contains("another migrator runs the migration to key 2"));
-    let named = named.unwrap_or_else(|| panic!("{told:?}"));
+    let shown: Vec<&str> = outcome.notices.iter().map(|notice| notice.message.as_str()).collect();
+    let named = shown.iter().find(|message| message.contains("another migrator runs the migration to key 2"));
+    let named = named.unwrap_or_else(|| panic!("{shown:?}"));
     assert!(named.contains("core/secrets") && named.contains("keep their KEKs"), "{named}");
 
     let cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1");
@@ -411,7 +422,7 @@ fn migration_that_is_older_than_the_key_is_about_another() {
     assert_eq!(kinds(&cluster.decide()), ["StartMigration", "StartMigration"]);
 }
 
-/// 3.1, 7: asked for by hash in the operator's status.
+/// A preflight is requested by hash in the operator's status (openshift: preflight-before-a-key).
 #[test]
 fn preflight_goes_by_hash_in_status() {
     let mut cluster = Cluster::new("KMS").deployed("aescbc:1,identity").keys("1!");
@@ -429,7 +440,7 @@ fn preflight_goes_by_hash_in_status() {
         format!("True RunningPreflightCheck Deploying preflight pod for hash {config_hash}")
     );
 
-    // Asked for, not answered; answered about another; failed; passed.
+    // Requested, without a result; with a result for another hash; failed; passed.
     cluster.status = json!({"preflight": {"observedConfigHash": config_hash}});
     let waits = cluster.decide();
     assert_eq!(kinds(&waits), Vec::<&str>::new());
@@ -468,12 +479,13 @@ fn preflight_goes_by_hash_in_status() {
     let [Action::CreateKey { key }] = passed.actions.as_slice() else { panic!("{:?}", passed.actions) };
     assert_eq!((key.id.0, key.internal_reason.as_str()), (2, "encryption-mode-changed"));
     let kms = key.kms.as_ref().unwrap();
-    assert_eq!(kms.provider.endpoint, "unix:///var/run/kmsplugin/kms-2.sock", "CONTRACT 1.4");
+    // The endpoint on OpenShift (openshift: kms-provider-entry).
+    assert_eq!(kms.provider.endpoint, "unix:///var/run/kmsplugin/kms-2.sock");
     assert_eq!(kms.provider.timeout, "10s");
     assert_eq!(condition(&passed, "EncryptionKeyControllerDegraded"), "False AsExpected ");
 }
 
-/// A key of OpenShift's own controllers, which accept no rendering, is not updated for that.
+/// A key of OpenShift's own controllers has no accepted rendering, and is not updated because of that.
 #[test]
 fn keys_of_openshifts_controllers_are_taken_as_they_are() {
     let outcome = Cluster::new("KMS").deployed("kms:1,identity").keys("kms:1!").decide();
@@ -484,7 +496,7 @@ fn keys_of_openshifts_controllers_are_taken_as_they_are() {
     );
 }
 
-/// Decisions 9: the timeout is ours to set, in place.
+/// Keyward changes the timeout in place (decision 0009).
 #[test]
 fn timeout_is_changed_in_place() {
     let mut cluster = Cluster::new("KMS").deployed("kms:1,identity").keys("kms:1!");
@@ -507,22 +519,22 @@ fn timeout_is_changed_in_place() {
     assert_eq!(key.kms.as_ref().unwrap().provider.timeout, "25s");
 }
 
-/// A mistake in the overrides is named where it stands, and changes nothing.
+/// A mistake in the overrides is reported with the path of its field, and changes nothing.
 #[test]
-fn wrong_timeout_is_named_where_it_stands() {
+fn wrong_timeout_is_reported_with_its_field() {
     let mut cluster = Cluster::new("KMS").deployed("kms:1,identity").keys("kms:1!");
     cluster.operator_spec =
         json!({"unsupportedConfigOverrides": {"encryption": {"kms": {"timeout": "soon"}}}});
     let outcome = cluster.decide();
     assert_eq!(kinds(&outcome), Vec::<&str>::new());
-    let told = condition(&outcome, "EncryptionKeyControllerDegraded");
+    let shown = condition(&outcome, "EncryptionKeyControllerDegraded");
     assert!(
-        told.starts_with("True Error spec.unsupportedConfigOverrides.encryption.kms.timeout: "),
-        "{told}"
+        shown.starts_with("True Error spec.unsupportedConfigOverrides.encryption.kms.timeout: "),
+        "{shown}"
     );
 }
 
-/// 3: an operator that is not managed does nothing.
+/// Keyward does nothing for a component whose operator is not managed.
 #[test]
 fn unmanaged_does_nothing() {
     let mut cluster = Cluster::new("aescbc").deployed("aescbc:1,identity").keys("1! 2");
@@ -535,21 +547,21 @@ fn unmanaged_does_nothing() {
     assert!(degraded.into_iter().all(|c| c.status == ConditionStatus::False));
 }
 
-/// 3.10: reports of the health reporter, for status.
+/// Reports of the health reporter, for the status (openshift: encryption-status).
 #[test]
-fn health_reports_are_told() {
+fn health_reports_are_in_the_status() {
     let mut cluster = Cluster::new("KMS").deployed("kms:1,identity").keys("kms:1!");
     cluster.status = json!({"healthReports": [
         {"nodeName": "a", "keyID": "1", "status": "Healthy", "remoteKeyID": "kek", "lastCheckedTime": "2026-05-08T12:34:56Z"},
         {"nodeName": "b", "keyID": "1", "status": "Error", "remoteKeyID": "kek", "lastCheckedTime": "2026-05-08T12:34:56Z", "detail": "refused"},
         {"nodeName": "b", "keyID": "socket", "status": "Error"},
     ]});
-    let told: Vec<String> = cluster
+    let shown: Vec<String> = cluster
         .decide()
         .view
         .plugins
         .iter()
         .map(|plugin| format!("{} {} {} {}", plugin.node, plugin.key_id, plugin.status, plugin.detail))
         .collect();
-    assert_eq!(told, ["a 1 Healthy ", "b 1 Error status: refused"]);
+    assert_eq!(shown, ["a 1 Healthy ", "b 1 Error status: refused"]);
 }

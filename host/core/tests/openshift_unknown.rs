@@ -1,4 +1,5 @@
-//! OpenShift: what is gone, foreign, unknown or not yet observed is never taken for absent. On dumps of its objects.
+//! OpenShift: an object that is gone, foreign, unknown or not yet observed never counts as absent
+//! (invariant: unknown-is-not-absent, decision 0070). On dumps of its objects.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value)]
@@ -62,7 +63,7 @@ fn deployed_configuration_that_is_gone_is_not_replaced_by_plain_text(
     assert!(said.starts_with("True RevisionLost "), "{said}");
 }
 
-/// A restore that lost both configurations left the keys, which record what was encrypted.
+/// A restore lost both configurations but not the keys, which record what was encrypted.
 #[rstest]
 #[case::both_are_gone(true, None)]
 #[case::both_have_no_configuration(false, Some(String::new()))]
@@ -80,7 +81,7 @@ fn migrated_key_shows_that_there_was_a_configuration(#[case] gone: bool, #[case]
 
 /// The first configuration is written while no pod has one.
 #[test]
-fn first_configuration_is_waited_for() {
+fn operator_waits_for_the_first_configuration() {
     let mut cluster = Cluster::new("aescbc").deployed("identity,aescbc:1").keys("1");
     cluster.deployed_is_gone = true;
     let outcome = cluster.decide();
@@ -99,7 +100,8 @@ fn with_entry(resource: &str) -> String {
     ocp::configuration(&[("configmaps", list), (resource, list), ("secrets", list)]).to_string()
 }
 
-/// This API server does not store it, so that the entry has no effect; the other's migration object is not ours.
+/// This API server does not store the resource, so the entry has no effect; the migration object belongs to
+/// the other one.
 #[rstest]
 fn entry_of_another_api_servers_resource_leaves_without_decryption(
     #[values("routes.route.openshift.io", "oauthaccesstokens.oauth.openshift.io")] resource: &str,
@@ -151,7 +153,7 @@ fn with_resources(resources: Value) -> String {
     config.to_string()
 }
 
-/// Configurations that are not understood, and a part of what is said of them.
+/// Configurations that are not understood, and a part of the message about each.
 fn not_understood() -> Vec<(String, &'static str)> {
     vec![
         (with_entry("widgets.example.com"), "widgets.example.com"),
@@ -166,7 +168,8 @@ fn not_understood() -> Vec<(String, &'static str)> {
     ]
 }
 
-/// What is not understood, deployed or desired, blocks: nothing is written in its place, and the Secret is named.
+/// A configuration that is not understood, deployed or desired, blocks: nothing replaces it, and the message
+/// names the Secret (invariant: understood-or-untouched).
 #[test]
 fn configuration_that_is_not_understood_blocks() {
     for (bytes, part) in not_understood() {
@@ -266,7 +269,7 @@ fn key_whose_secret_is_gone_is_reported_as_lost(
     assert!(notice.warning && notice.message.contains(&secret), "{}", notice.message);
 }
 
-/// Also one that only reads.
+/// A lost key that is only a read key is reported too.
 #[test]
 fn lost_read_key_is_named() {
     let outcome = Cluster::new("aescbc").deployed("aescbc:6,aescbc:5,identity").keys("6!").decide();
@@ -275,7 +278,7 @@ fn lost_read_key_is_named() {
     assert!(notice.message.starts_with("key 5 is lost"), "{}", notice.message);
 }
 
-/// No mark is stored here: each object that names a number keeps it from being given to another key.
+/// OpenShift stores no high-water mark: every object that names a number prevents its use for another key.
 #[rstest]
 #[case::nothing_else(vec![], json!([]), 2)]
 #[case::migration(vec![ocp::migration("secrets", "7", "2026-05-08T11:00:00Z", json!([]))], json!([]), 8)]

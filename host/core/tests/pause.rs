@@ -1,4 +1,5 @@
-//! `spec.paused`: decided as always, and nothing is carried out.
+//! `spec.paused`: decisions are made as always, and nothing is carried out
+//! (invariant: pause-withholds-everything).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -16,7 +17,8 @@ fn kinds(actions: &[Action]) -> Vec<&'static str> {
     actions.iter().map(Action::kind).collect()
 }
 
-/// In every state of a change of key: paused, exactly what would be done is listed, and nothing of it is done.
+/// In every state of a key change, a paused operator lists exactly the actions that it withholds, and does
+/// none of them.
 #[test]
 fn a_pause_withholds_what_resuming_then_does() {
     let mut world = World::new(&["a", "b"]);
@@ -27,14 +29,14 @@ fn a_pause_withholds_what_resuming_then_does() {
     for _ in 0..80 {
         world.spec().paused = Some(pause());
         let before = world.objects.secrets.len();
-        // Both decisions are of one moment: time passes with each.
+        // Both decisions are made at one moment: each reconcile pass lets time pass.
         let ages = world.ages.clone();
         let paused = world.reconcile();
         assert!(paused.actions.is_empty(), "{:?}", kinds(&paused.actions));
         assert_eq!(world.objects.secrets.len(), before);
-        let told = paused.view.paused.unwrap();
-        assert_eq!(told.by, "ada");
-        assert!(told.withheld.len() >= paused.withheld.len(), "{:?}", told.withheld);
+        let shown = paused.view.paused.unwrap();
+        assert_eq!(shown.by, "ada");
+        assert!(shown.withheld.len() >= paused.withheld.len(), "{:?}", shown.withheld);
         world.spec().paused = None;
         world.ages = ages;
         let resumed = world.reconcile();
@@ -48,20 +50,23 @@ fn a_pause_withholds_what_resuming_then_does() {
 }
 
 #[test]
-fn a_pause_is_reported_with_its_reason_and_health_goes_on() {
+fn a_pause_is_reported_with_its_reason_and_health_is_still_reported() {
     let mut world = World::new(&["a"]);
     world.want_kms("one", "image:1");
     world.settle();
     assert!(world.condition("Paused").starts_with("False AsExpected"), "{}", world.condition("Paused"));
     world.spec().paused = Some(pause());
     world.want_kms("two", "image:1");
-    world.made_anew.insert("one".into());
+    world.recreated_keks.insert("one".into());
     world.nodes_follow();
     world.reconcile();
-    let told = world.condition("Paused");
-    assert!(told.starts_with("True SpecPaused Keyward is paused by ada: the KMS is being moved; "), "{told}");
-    let told = world.condition("Progressing");
-    assert!(told.starts_with("True Paused Keyward is paused by ada"), "{told}");
+    let shown = world.condition("Paused");
+    assert!(
+        shown.starts_with("True SpecPaused Keyward is paused by ada: the KMS is being moved; "),
+        "{shown}"
+    );
+    let shown = world.condition("Progressing");
+    assert!(shown.starts_with("True Paused Keyward is paused by ada"), "{shown}");
     assert!(
         world.condition("KMSPluginsDegraded").starts_with("True"),
         "{}",
@@ -78,11 +83,11 @@ fn a_paused_agent_is_reported_with_its_node() {
         NodePause { reason: "an emergency edit".into(), since: None, withheld: vec!["PutBack x".into()] };
     world.objects.encryption_nodes[1].status.as_mut().unwrap().paused = Some(paused);
     world.reconcile();
-    let told = world.condition("Paused");
+    let shown = world.condition("Paused");
     assert!(
-        told.starts_with(
+        shown.starts_with(
             "True NodesPaused the agent of node b is paused: an emergency edit; withheld steps: 1"
         ),
-        "{told}"
+        "{shown}"
     );
 }

@@ -1,5 +1,5 @@
-//! What is told of plugins: what their agents report, for as long as anything is heard; with the provider's diagnosis; and
-//! what waits for it (DESIGN.md, "Health", Decisions 13).
+//! The reported health of plugins: the agents' reports while they are recent, the provider's diagnosis, and
+//! the steps that wait for health (decision 0013, decision 0018, invariant: healthy-before-next-step).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // a test stops at its first surprise
 
@@ -50,13 +50,13 @@ fn failure(phase: &str, exit_code: Option<i32>, grpc_code: Option<u32>, message:
     }
 }
 
-fn told(world: &World) -> Vec<String> {
+fn shown(world: &World) -> Vec<String> {
     let plugins = &world.last.view.plugins;
     plugins.iter().map(|plugin| format!("{} {} {}", plugin.node, plugin.key_id, plugin.status)).collect()
 }
 
 #[rstest]
-#[case::ends_by_itself(
+#[case::exits(
     failure("start", Some(3), None, "the plugin ended with exit code 3"),
     "start: the plugin ended with exit code 3; its log is in keyward status. Next: The plugin exits and is restarted"
 )]
@@ -68,7 +68,7 @@ fn told(world: &World) -> Vec<String> {
     failure("status", None, None, "status: the KMS plugin is unhealthy: sealed"),
     "status: the KMS plugin is unhealthy: sealed. Next: Read its log"
 )]
-fn a_plugin_that_fails_is_told_with_what_was_seen_and_what_to_do(
+fn a_failing_plugin_is_reported_with_its_failure_and_its_remedy(
     #[case] failure: Failure,
     #[case] says: &str,
 ) {
@@ -79,12 +79,12 @@ fn a_plugin_that_fails_is_told_with_what_was_seen_and_what_to_do(
     let impact = "True PluginUnhealthy Writes of configmaps, secrets fail from about 3 minutes after";
     let cause = format!("Cause: the plugin of key 1 on node b is Error: {says}");
     assert!(condition.starts_with(impact) && condition.contains(&cause), "{condition}");
-    assert_eq!(told(&world), ["a 1 Healthy", "b 1 Error"]);
+    assert_eq!(shown(&world), ["a 1 Healthy", "b 1 Error"]);
     assert!(!world.last.view.plugins[1].remedy.is_empty() && world.last.view.plugins[0].remedy.is_empty());
 }
 
 #[test]
-fn one_outage_is_one_notice_whatever_words_each_probe_has() {
+fn one_outage_is_one_notice_for_any_wording_of_its_probes() {
     let mut world = world();
     let announced = |world: &mut World, on: &[(&str, &str)]| {
         for (node, request) in on {
@@ -96,7 +96,7 @@ fn one_outage_is_one_notice_whatever_words_each_probe_has() {
         let (_, request) = on[0];
         assert!(
             condition.contains(&format!("request {request}")),
-            "the condition has its words: {condition}"
+            "the condition contains its message: {condition}"
         );
         let mut notices = world.last.notices.iter().filter(|notice| notice.reason == "PluginUnhealthy");
         let notice = notices.next().unwrap();
@@ -140,7 +140,7 @@ fn the_providers_diagnosis_comes_first() {
 #[test]
 fn a_report_counts_for_four_intervals_by_the_operators_own_clock() {
     let mut world = world();
-    // What the node's clock says means nothing.
+    // The node's clock does not count.
     plugin(&mut world, "b").health.last_checked_time = "1999-01-01T00:00:00Z".into();
     world.reconcile();
     assert!(world.last.unrecorded.contains(&format!("{REPORT_FACTS}b/1")), "{:?}", world.last.unrecorded);
@@ -158,17 +158,17 @@ fn a_report_counts_for_four_intervals_by_the_operators_own_clock() {
         "{condition}"
     );
     assert!(condition.ends_with(says), "{condition}");
-    assert_eq!(told(&world), ["a 1 Healthy", "b 1 Unknown"]);
+    assert_eq!(shown(&world), ["a 1 Healthy", "b 1 Unknown"]);
     assert!(world.last.unrecorded.iter().all(|fact| fact.ends_with("a/1")), "a dump must replay it");
 
-    // Heard again: at once.
+    // A new report counts at once.
     plugin(&mut world, "b").health.last_checked_time = "1998-01-01T00:00:00Z".into();
     world.reconcile();
     assert_eq!(world.condition("KMSPluginsDegraded"), "False AsExpected ");
 }
 
 #[test]
-fn how_often_a_node_reports_is_its_own_word() {
+fn the_report_interval_is_the_one_that_the_node_reports() {
     let mut world = world();
     let nodes = &mut world.objects.encryption_nodes;
     nodes[0].status.as_mut().unwrap().probe_interval_seconds = Some(5);
@@ -176,12 +176,16 @@ fn how_often_a_node_reports_is_its_own_word() {
     for _ in 0..3 {
         world.reconcile();
     }
-    assert_eq!(told(&world), ["a 1 Unknown", "b 1 Healthy"]);
-    assert_eq!(world.last.requeue_after.map(|after| after.as_secs()), Some(90), "when b would be");
+    assert_eq!(shown(&world), ["a 1 Unknown", "b 1 Healthy"]);
+    assert_eq!(
+        world.last.requeue_after.map(|after| after.as_secs()),
+        Some(90),
+        "when b would be unknown too"
+    );
 }
 
 #[test]
-fn nothing_is_promoted_while_nothing_is_heard_of_a_plugin_it_needs() {
+fn no_key_is_promoted_while_a_plugin_that_it_needs_is_not_reported() {
     let mut world = world();
     world.want_kms("k2", "img");
     let health = |world: &mut World, status: HealthStatus| {
@@ -191,7 +195,7 @@ fn nothing_is_promoted_while_nothing_is_heard_of_a_plugin_it_needs() {
             plugin.health.status = if plugin.key_id == KeyId(2) { status } else { HealthStatus::Healthy };
         }
     };
-    // Key 2 is read everywhere, and its plugin is not well on b.
+    // Key 2 is a read key everywhere, and its plugin is unhealthy on b.
     for _ in 0..30 {
         world.reconcile();
         world.nodes_follow();
@@ -199,7 +203,7 @@ fn nothing_is_promoted_while_nothing_is_heard_of_a_plugin_it_needs() {
     }
     let waits = |world: &World| world.last.waiting.as_ref().map(|w| w.message.clone()).unwrap_or_default();
     assert!(waits(&world).contains("key 2 on node b is Error"), "{}", waits(&world));
-    // What is told last is that it is well, and nothing since.
+    // The last report says that it is healthy, and none follows.
     world.silent.insert("b".into());
     for _ in 0..8 {
         world.reconcile();
@@ -214,9 +218,9 @@ fn nothing_is_promoted_while_nothing_is_heard_of_a_plugin_it_needs() {
     assert!(world.config().values().all(|list| list.starts_with("kms:2")), "{:?}", world.config());
 }
 
-/// Node b's plugin of key 2 does not work with what it was given, whatever is tried beside it.
+/// Node b's serving plugin of key 2 fails, even if a candidate beside it works.
 #[test]
-fn a_candidate_that_is_well_does_not_stand_in_for_the_plugin_that_serves() {
+fn a_healthy_candidate_does_not_count_for_the_serving_plugin() {
     let mut world = world();
     world.want_kms("k2", "img");
     for _ in 0..30 {
@@ -235,18 +239,19 @@ fn a_candidate_that_is_well_does_not_stand_in_for_the_plugin_that_serves() {
     assert!(world.config().values().all(|list| list.starts_with("kms:1")), "{:?}", world.config());
 }
 
-/// Key 2 waits to become the write key for plugins that wait for another credential: that comes first.
+/// Key 2 cannot become the write key while its plugins need another credential: the credential is rolled out
+/// first.
 #[test]
-fn what_a_plugin_is_unwell_for_want_of_does_not_wait_for_its_health() {
+fn a_credential_that_heals_a_plugin_does_not_wait_for_its_health() {
     let mut world = world();
     world.want_kms("k2", "img");
     let mut dead = None;
     let mut reached = false;
-    for turn in 0..60 {
+    for pass in 0..60 {
         world.reconcile();
         world.nodes_follow();
-        if turn == 20 {
-            // What key 2's plugins run with by now dies; the admin replaces it.
+        if pass == 20 {
+            // The credential of key 2's plugins expires; the admin replaces it.
             dead = status(&mut world, "b")
                 .plugins
                 .iter()
@@ -257,8 +262,8 @@ fn what_a_plugin_is_unwell_for_want_of_does_not_wait_for_its_health() {
         }
         for node in ["a", "b"] {
             for plugin in &mut status(&mut world, node).plugins {
-                // Before that nobody is well, so that it is not the writer yet.
-                let waits = turn < 20 && plugin.key_id == KeyId(2);
+                // Before that no plugin of key 2 is healthy, so that it does not become the write key.
+                let waits = pass < 20 && plugin.key_id == KeyId(2);
                 if waits || Some(&plugin.digest) == dead.as_ref() {
                     plugin.health.status = HealthStatus::Error;
                 }
@@ -269,17 +274,17 @@ fn what_a_plugin_is_unwell_for_want_of_does_not_wait_for_its_health() {
     assert!(reached, "{:?}", world.last.waiting);
 }
 
-/// All nodes were rebooted while the KMS is sealed: it keeps the Secrets from being read too.
+/// All nodes were rebooted while the KMS is sealed: the Secrets cannot be read either.
 #[test]
-fn trouble_is_told_while_nothing_can_be_decided_and_not_taken_back() {
+fn a_failure_is_reported_but_not_cleared_while_nothing_can_be_decided() {
     let mut world = world();
     let secrets = std::mem::take(&mut world.objects.secrets);
     world.objects.unreadable =
         vec![Unreadable { what: "secrets in keyward-system".into(), why: "the KMS is sealed".into() }];
     world.reconcile();
-    assert_eq!(world.condition("KMSPluginsDegraded"), "", "what was said stands");
+    assert_eq!(world.condition("KMSPluginsDegraded"), "", "the condition stays unchanged");
 
-    // One that is only tried is the preflight's to tell.
+    // The preflight reports the failure of a candidate.
     let mut candidate = plugin(&mut world, "a").clone();
     candidate.key_id = KeyId(2);
     candidate.digest = PluginDigest("tried".into());
@@ -312,7 +317,7 @@ fn trouble_is_told_while_nothing_can_be_decided_and_not_taken_back() {
         (plugin.health.failure, plugin.health.detail) = (None, None);
     }
     world.reconcile();
-    assert_eq!(world.condition("KMSPluginsDegraded"), "", "nor is it taken back");
+    assert_eq!(world.condition("KMSPluginsDegraded"), "", "the condition is not cleared");
     world.objects.secrets = secrets;
     world.objects.unreadable.clear();
     world.reconcile();
@@ -320,7 +325,7 @@ fn trouble_is_told_while_nothing_can_be_decided_and_not_taken_back() {
 }
 
 #[test]
-fn what_is_not_reported_yet_is_not_broken_and_what_comes_up_is_the_rollouts_to_tell() {
+fn a_plugin_that_is_not_reported_yet_or_is_starting_is_not_degraded() {
     let mut world = world();
     for node in &mut world.objects.encryption_nodes {
         node.status.as_mut().unwrap().plugins.clear();
@@ -328,7 +333,7 @@ fn what_is_not_reported_yet_is_not_broken_and_what_comes_up_is_the_rollouts_to_t
     world.reconcile();
     assert_eq!(world.condition("KMSPluginsDegraded"), "False AsExpected ");
 
-    // Beside one that serves the same key, an instance that is not ready serves nobody.
+    // An instance that is not ready, beside one that serves the same key, is only starting.
     let mut world = self::world();
     let serving = plugin(&mut world, "a").clone();
     fails(&mut world, "a", failure("start", None, None, "nobody listens"));
@@ -350,21 +355,22 @@ fn orphans_are_named_and_count_until_they_have_left() {
     assert!(explained.contains("the plugin of key 9 on node a is orphaned"), "{explained}");
     assert!(explained.contains("the Node of EncryptionNode b is gone"), "{explained}");
     assert!(world.last.notices.iter().any(|notice| notice.reason == "NodeGone"));
-    assert_eq!(told(&world), ["a 1 Healthy", "a 9 Healthy", "b 1 Healthy"]);
+    assert_eq!(shown(&world), ["a 1 Healthy", "a 9 Healthy", "b 1 Healthy"]);
     assert_eq!(world.last.view.plugins[1].detail, "orphaned: no revision and no candidate needs it");
 
-    // Of whom nothing is heard: the orphan's report is removed, the node's plugin is not.
+    // If a node is silent, the report of its orphaned plugin is removed, but not the report of its serving
+    // plugin.
     world.silent.extend(["a".to_owned(), "b".to_owned()]);
     for _ in 0..6 {
         world.reconcile();
     }
-    assert_eq!(told(&world), ["a 1 Unknown", "b 1 Unknown"]);
+    assert_eq!(shown(&world), ["a 1 Unknown", "b 1 Unknown"]);
     assert!(world.last.view.plugins[1].remedy.contains("kubectl delete encryptionnode b"));
 }
 
-/// Its Node is there: to delete its EncryptionNode would make the operator forget an API server that serves.
+/// Its Node exists: deleting its EncryptionNode would make the operator forget an API server that serves.
 #[test]
-fn a_node_without_its_label_is_named_as_that_and_not_as_gone() {
+fn a_node_without_its_label_is_not_reported_as_gone() {
     let mut world = world();
     let node =
         world.objects.nodes.iter_mut().find(|node| node.metadata.name.as_deref() == Some("b")).unwrap();
@@ -378,7 +384,7 @@ fn a_node_without_its_label_is_named_as_that_and_not_as_gone() {
     let remedy = "kubectl label node b node-role.kubernetes.io/control-plane=";
     assert!(notice.warning && notice.message.contains(remedy), "{}", notice.message);
     assert!(notices.iter().all(|notice| notice.reason != "NodeGone"));
-    assert_eq!(told(&world), ["a 1 Healthy", "b 1 Unknown"]);
+    assert_eq!(shown(&world), ["a 1 Healthy", "b 1 Unknown"]);
     let everything = format!("{:?}", world.last);
     assert!(
         !everything.contains("delete encryptionnode") && !everything.contains("Node is gone"),
@@ -387,7 +393,7 @@ fn a_node_without_its_label_is_named_as_that_and_not_as_gone() {
 }
 
 #[test]
-fn the_end_of_an_agents_certificate_is_warned_of() {
+fn an_agents_expiring_certificate_is_a_warning() {
     let mut world = world();
     world.reconcile();
     assert_eq!(world.condition("KMSCredentialsExpiring"), "False AsExpected ");
@@ -408,25 +414,25 @@ fn the_end_of_an_agents_certificate_is_warned_of() {
         world.silent = ["a".to_owned(), "b".to_owned()].into();
         world.reconcile();
         assert_eq!(world.condition("KMSCredentialsExpiring"), said, "{at}");
-        let told = world.last.view.expiries.iter().filter(|expires| expires.kind == "node").count();
-        assert_eq!(told, usize::from(at != "never"), "{at}");
+        let shown = world.last.view.expiries.iter().filter(|expires| expires.kind == "node").count();
+        assert_eq!(shown, usize::from(at != "never"), "{at}");
     }
 }
 
 #[test]
-fn a_plugin_that_somebody_edits_is_told() {
+fn a_plugin_that_somebody_edits_is_reported() {
     let mut world = world();
     plugin(&mut world, "a").repairs = 2;
     world.silent = ["a".to_owned(), "b".to_owned()].into();
     world.reconcile();
-    let told = world.last.notices.iter().find(|notice| notice.reason == "PluginEdited");
+    let shown = world.last.notices.iter().find(|notice| notice.reason == "PluginEdited");
     let message =
         "node a: the manifest or the files of key 1's plugin were edited; the agent restored them 2 times";
-    assert_eq!(told.map(|notice| notice.message.as_str()), Some(message));
+    assert_eq!(shown.map(|notice| notice.message.as_str()), Some(message));
 }
 
 #[test]
-fn what_expires_is_warned_of_where_a_configuration_refers_to_it() {
+fn an_expiring_certificate_is_a_warning_if_a_configuration_refers_to_it() {
     let mut world = world();
     let expiries = |key: &str, at: &str| {
         let source = ExpirySource::Certificate { key: key.into(), subject: "CN=x".into() };
@@ -442,13 +448,13 @@ fn what_expires_is_warned_of_where_a_configuration_refers_to_it() {
     world.reconcile();
     assert_eq!(
         world.condition("KMSCredentialsExpiring"),
-        "True CredentialExpiring certificate \"CN=x\" in secret credentials, key token, expires at 2026-05-09T12:34:56Z; replace it before"
+        "True CredentialExpiring certificate \"CN=x\" in secret credentials, key token, expires at 2026-05-09T12:34:56Z; replace it before that time"
     );
     let known: Vec<_> = world.last.view.expiries.iter().map(|e| (e.key.clone(), e.seconds_left)).collect();
     assert_eq!(known, [(Some("token".to_owned()), 86_400)]);
     assert!(world.last.notices.iter().any(|notice| notice.reason == "CredentialExpiring" && notice.warning));
 
-    // It cannot be read: what was said stands.
+    // It cannot be read: the condition stays unchanged.
     world.expiries.clear();
     world.unreadable.insert(object);
     world.reconcile();

@@ -1,5 +1,5 @@
-//! `Ready`: as this generation of the spec asks, everywhere, and seen. It is never True a pass too early, and says what is
-//! waited for.
+//! `Ready`: everything is observed to be as this generation of the spec requests (invariant: ready-is-true).
+//! It is never True a pass too early, and its message says what the operator waits for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)] // a test stops at its first surprise
 
@@ -26,7 +26,7 @@ fn statuses(world: &mut World) -> impl Iterator<Item = &mut EncryptionNodeStatus
     world.objects.encryption_nodes.iter_mut().filter_map(|node| node.status.as_mut())
 }
 
-/// What must hold where `Ready` is True, looked up in the objects.
+/// What must be true of the objects while `Ready` is True.
 fn check(world: &World, mode: &str, key: u64) {
     let newest = format!("{mode}:{key}");
     for (resource, list) in world.config() {
@@ -48,7 +48,7 @@ fn ready_is_never_true_before_everything_is_under_the_new_key(
 ) {
     let mut world = world();
     assert!(
-        ready(&world).starts_with("True AsRequested configmaps, secrets stored under key 1 (KMS)"),
+        ready(&world).starts_with("True AsRequested configmaps, secrets are stored under key 1 (KMS)"),
         "{}",
         ready(&world)
     );
@@ -94,7 +94,7 @@ fn an_old_provider_that_waits_for_compaction_is_named() {
     let said = ready(&world);
     assert!(said.starts_with("False HistoryNotCompacted"), "{said}");
     assert!(
-        said.contains("The provider of key 1 leaves once") && said.contains("--etcd-compaction-interval"),
+        said.contains("The provider of key 1 leaves when") && said.contains("--etcd-compaction-interval"),
         "{said}"
     );
     world.compacted = true;
@@ -121,7 +121,7 @@ fn a_wait_for_writes_in_flight_says_when_it_ends() {
 }
 
 #[test]
-fn a_plugin_that_does_not_work_or_is_not_heard_of_is_not_ready() {
+fn a_plugin_that_fails_or_is_not_reported_is_not_ready() {
     let mut world = world();
     world.silent.extend(["a".to_owned(), "b".to_owned()]);
     for status in statuses(&mut world) {
@@ -154,10 +154,10 @@ fn a_spec_with_a_mistake_is_not_ready() {
     world.want("rot13");
     world.reconcile();
     assert!(ready(&world).starts_with("False"), "{}", ready(&world));
-    assert!(world.condition("Encrypted").starts_with("True"), "what is deployed goes on");
+    assert!(world.condition("Encrypted").starts_with("True"), "the deployed configuration stays in force");
 }
 
-/// Nothing reports yet which version an API server writes with.
+/// No report shows yet which version of the KEK an API server writes with.
 #[test]
 fn a_rotation_by_the_kms_is_reported_with_what_to_do_and_what_not_to_do() {
     let mut world = world();
@@ -180,5 +180,5 @@ fn a_rotation_by_the_kms_is_reported_with_what_to_do_and_what_not_to_do() {
     assert!(said.contains("Run keyward reencrypt.") && said.contains("min_decryption_version"), "{said}");
     let event = world.last.notices.iter().find(|notice| notice.reason == "RotationNotFollowed").unwrap();
     assert!(event.warning && event.message.contains("keyward reencrypt"), "{}", event.message);
-    assert!(world.last.actions.is_empty(), "a server that has not noticed would skip old objects");
+    assert!(world.last.actions.is_empty(), "an API server that has not noticed it would skip old objects");
 }

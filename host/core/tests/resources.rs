@@ -12,7 +12,7 @@ use support::{World, resource};
 
 const KEY_CONTROLLER: &str = "EncryptionKeyControllerDegraded";
 
-/// Decisions 11: what is refused is named, and nothing is rolled out because of it.
+/// A refused resource is reported, and nothing is rolled out because of it (decision 0074).
 #[rstest]
 #[case("pods", "the kubelets must read these")]
 #[case("leases.coordination.k8s.io", "renew Leases before the KMS is available")]
@@ -49,15 +49,16 @@ fn a_refused_resource_changes_nothing(#[case] name: &str, #[case] why: &str) {
     .into();
     world.spec().resources = Some(vec!["secrets".into(), name.into()]);
     world.settle();
-    let told = world.condition(KEY_CONTROLLER);
-    assert!(told.contains(&format!("spec.resources: {name}: ")) && told.contains(why), "{told}");
+    let shown = world.condition(KEY_CONTROLLER);
+    assert!(shown.contains(&format!("spec.resources: {name}: ")) && shown.contains(why), "{shown}");
     assert_eq!((world.log.len(), world.config()), (before, config));
     world.spec().resources = None;
     world.settle();
     assert!(world.condition(KEY_CONTROLLER).starts_with("False"));
 }
 
-/// An older version took it: as a mistake it would end every rotation, and every other change of the spec.
+/// An older version accepted the resource: a mistake would stop every rotation, and every other change of the
+/// spec.
 #[test]
 fn a_refused_resource_that_is_deployed_stays_encrypted_with_a_notice() {
     let mut world = World::new(&["a", "b"]);
@@ -100,23 +101,23 @@ fn a_resource_that_is_listed_twice_counts_once_and_a_new_key_is_made() {
     assert!(world.condition("Ready").contains(said), "{}", world.condition("Ready"));
 }
 
-/// Rights are looked up before there is any key: a rollout that cannot be migrated is not begun.
+/// Permissions are checked before a key exists: a rollout that cannot be migrated does not begin.
 #[test]
 fn nothing_begins_while_the_operator_lacks_a_right() {
     let mut world = World::new(&["a", "b"]);
     world.objects.serving = [(resource("secrets"), Serving::Forbidden(vec!["list", "patch"]))].into();
     world.want_kms("one", "image:1");
     world.settle();
-    let told = world.condition(KEY_CONTROLLER);
+    let shown = world.condition(KEY_CONTROLLER);
     assert!(
-        told.contains("spec.resources: secrets: the operator is not allowed to list or patch it"),
-        "{told}"
+        shown.contains("spec.resources: secrets: the operator is not allowed to list or patch it"),
+        "{shown}"
     );
     assert!(
-        told.contains(
+        shown.contains(
             "--clusterrole=keyward-operator-secrets --serviceaccount=keyward-system:keyward-operator"
         ),
-        "{told}"
+        "{shown}"
     );
     assert_eq!((world.revisions().len(), world.objects.secrets.len()), (0, 0));
     world.objects.serving.clear();
@@ -124,7 +125,7 @@ fn nothing_begins_while_the_operator_lacks_a_right() {
     assert_eq!(world.config()["secrets"], "kms:1,identity");
 }
 
-/// Only what a spec adds is looked at: a right that is lost later is the migration's to report.
+/// Only added resources are checked: the migration reports a permission that is lost later.
 #[test]
 fn what_is_in_force_is_not_added() {
     let mut world = World::enabled();
@@ -134,8 +135,8 @@ fn what_is_in_force_is_not_added() {
     assert_eq!(added(&spec, &[]), [resource("secrets"), resource("widgets.example.com")]);
 }
 
-/// S3 and Decisions 11: what left the list is decrypted before its entry leaves, and until then its keys stay, nobody is
-/// told that all is well, and no later key is made.
+/// A resource that left the list is decrypted before its entry leaves. Until then its keys stay, no condition
+/// reports completion, and no later key is created (invariant: needed-keys-stay, decision 0011).
 #[test]
 fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     let mut world = World::enabled();
@@ -151,13 +152,13 @@ fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     assert!(!world.config()["secrets"].contains("kms:2"), "one transition at a time");
     world.stuck = None;
     world.settle();
-    assert_eq!(world.config()["configmaps"], "identity,kms:1", "etcd still has what was before");
+    assert_eq!(world.config()["configmaps"], "identity,kms:1", "etcd's history still has encrypted values");
     world.compacted = true;
     world.settle();
     assert_eq!(world.config().keys().collect::<Vec<_>>(), ["secrets"]);
     assert_eq!(world.config()["secrets"], "kms:2,identity");
 
-    // It comes back: nothing that was recorded before counts.
+    // The resource is added again: no earlier record counts.
     world.only_secrets(false);
     world.stuck = Some("configmaps".into());
     world.run(60);
@@ -172,7 +173,8 @@ fn what_left_the_list_is_decrypted_before_its_entry_leaves() {
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));
 }
 
-/// … nor does what was recorded count when it comes back at once, while plain text is being written already.
+/// … nor does an earlier record count when the resource is added again at once, while plain text is written
+/// already.
 #[test]
 fn what_comes_back_before_it_was_decrypted_is_re_encrypted() {
     let mut world = World::enabled();
@@ -185,8 +187,8 @@ fn what_comes_back_before_it_was_decrypted_is_re_encrypted() {
     world.stuck = Some("configmaps".into());
     world.run(60);
     assert_eq!(world.config()["configmaps"], "kms:1,identity");
-    let told = world.condition("Encrypted");
-    assert!(told.contains("EncryptionInProgress"), "the migration of before proves nothing: {told}");
+    let shown = world.condition("Encrypted");
+    assert!(shown.contains("EncryptionInProgress"), "the earlier migration proves nothing: {shown}");
     world.stuck = None;
     world.settle();
     assert!(world.condition("Encrypted").contains("EncryptionCompleted"));

@@ -1,4 +1,5 @@
-//! CONTRACT 2.3 to 2.5 as tables, in CONTRACT.md's own notation.
+//! The next configuration as tables (openshift: read-keys-come-first, openshift: switch-to-identity,
+//! openshift: deleted-local-key-secret), in that page's notation (openshift: provider-list-notation).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
@@ -66,8 +67,8 @@ fn secrets(text: &str) -> Vec<KeySecret> {
     keys
 }
 
-/// `aescbc:6,kms:5,identity,aesgcm:4`, for secrets; `-` for no configuration. A key behind `identity` is an identity
-/// key's number where it is written `aesgcm:N` (CONTRACT 1.5).
+/// `aescbc:6,kms:5,identity,aesgcm:4`, for secrets; `-` for no configuration. Behind `identity`, `aesgcm:N`
+/// is the number of an identity key (openshift: identity-keys).
 fn content(text: &str) -> Option<RevisionContent> {
     if text == "-" {
         return None;
@@ -164,7 +165,7 @@ fn next(config: &str, keys: &str) -> (String, Step) {
     "identity,kms:3,kms:1,aesgcm:2",
     Step::ReadKeys
 )]
-// CONTRACT 2.5's example: secret 6 is deleted.
+// The page's example: secret 6 is deleted (openshift: deleted-local-key-secret).
 #[case::a_deleted_aes_key_stays(
     "aescbc:6,aescbc:5,identity",
     "aescbc:5! aescbc:4",
@@ -195,7 +196,8 @@ fn next(config: &str, keys: &str) -> (String, Step) {
     "aescbc:6,aescbc:5,identity",
     Step::NoKeys
 )]
-// CONTRACT 2.6: OpenShift drops the provider of a deleted KMS key secret; Keyward does not (Decisions 4).
+// OpenShift removes the provider of a deleted KMS key secret (openshift: deleted-kms-key-secret); Keyward
+// does not (decision 0004).
 #[case::a_deleted_kms_key_keeps_its_provider(
     "kms:13,kms:12,identity",
     "kms:12! aescbc:11",
@@ -209,7 +211,7 @@ fn next(config: &str, keys: &str) -> (String, Step) {
     Step::Migrating
 )]
 #[case::the_only_kms_key_deleted("kms:13,identity", "", "kms:13,identity", Step::NoKeys)]
-// CONTRACT 2.6: no second identity.
+// There is no second identity (openshift: identity-once).
 #[case::an_identity_key_without_configuration(
     "-",
     "aescbc:1 identity:2",
@@ -248,22 +250,24 @@ fn a_configuration_encodes_as_go_writes_it() {
     );
 }
 
-/// A list that begins with `identity` does not tell whether an identity key in it writes. Where such a key is dropped,
-/// `identity` writes on: another key might not be readable everywhere yet (S2).
+/// A list that begins with `identity` does not show whether an identity key in it writes. If such a key
+/// leaves, `identity` still writes: another key might not be readable everywhere yet
+/// (invariant: read-before-write).
 #[test]
-fn a_dropped_identity_key_makes_no_other_the_writer() {
+fn an_identity_key_that_leaves_makes_no_other_key_the_write_key() {
     let keys: Vec<Key> = secrets("kms:2! aescbc:1").iter().map(Key::of).collect();
     let with_identity = content("identity,kms:2,aescbc:1,aesgcm:3").unwrap();
     let state = machine::decode(&with_identity, &secrets("identity:3 kms:2! aescbc:1")).unwrap();
-    let facts = Facts { dropped: [KeyId(3)].into(), ..Facts::default() };
+    let facts = Facts { leaving: [KeyId(3)].into(), ..Facts::default() };
     let without = machine::without(&state, &keys, &facts, &|_, _| true);
     assert_eq!(machine::encode(&without, None).config.lists()["secrets"], ["identity", "kms:2", "aescbc:1"]);
 }
 
-/// Who takes over from a writer that was given up: no identity key from before it, for encryption is still asked for (S9);
-/// no key whose key check is refused; and rather one that every API server has (S2).
+/// The successor of a forgotten write key is not an older identity key, because encryption is still requested
+/// (invariant: no-unrequested-plain-text), and not a key whose key check is refused. A key that every API
+/// server has loaded is preferred (invariant: read-before-write).
 #[rstest]
-#[case::what_reads("kms:3,aescbc:1,identity", "kms:3! aescbc:1", "", "", "aescbc:1,identity")]
+#[case::read_key("kms:3,aescbc:1,identity", "kms:3! aescbc:1", "", "", "aescbc:1,identity")]
 #[case::no_identity_key_from_before(
     "kms:3,identity,aesgcm:2",
     "kms:3! identity:2",
@@ -287,7 +291,7 @@ fn a_dropped_identity_key_makes_no_other_the_writer() {
     "9",
     "kms:3,aescbc:1,identity"
 )]
-fn heirs(
+fn the_successor_of_a_forgotten_write_key(
     #[case] deployed: &str,
     #[case] keys: &str,
     #[case] refused: &str,
@@ -298,7 +302,7 @@ fn heirs(
     let state = machine::decode(&content(deployed).unwrap(), &known).unwrap();
     let writer = state.write_key(&GroupResource::parse("secrets")).unwrap().id;
     let ids = |text: &str| text.split_terminator(',').map(|id| id.parse().unwrap()).collect();
-    let facts = Facts { dropped: [writer].into(), refused: ids(refused), ..Facts::default() };
+    let facts = Facts { leaving: [writer].into(), refused: ids(refused), ..Facts::default() };
     let backed: Vec<Key> = known.iter().filter(|key| key.id != writer).map(Key::of).collect();
     let all: std::collections::BTreeSet<KeyId> = ids(everywhere);
     let without = machine::without(&state, &backed, &facts, &|_, id| all.is_empty() || all.contains(&id));

@@ -1,4 +1,4 @@
-//! Candidates that fail, and work that continues beside them, on the model.
+//! Candidates that fail, and work that continues meanwhile, on the model.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]
@@ -17,7 +17,7 @@ fn credentials() -> ObjectRef {
     ObjectRef { kind: ReferenceKind::Secret, name: "credentials".into() }
 }
 
-/// S7: that a reference cannot be read now is no reason to stop what is being tried.
+/// A reference that cannot be read for a while does not end a preflight (invariant: unknown-is-not-absent).
 #[test]
 fn a_failed_read_does_not_end_a_preflight() {
     let mut world = World::new(&["a", "b"]);
@@ -42,7 +42,7 @@ fn a_failed_read_does_not_end_a_preflight() {
     assert_eq!(world.config()["secrets"], "kms:1,identity", "the number is the first one still");
 }
 
-/// Decisions 2: keys in use follow their credentials, whatever else is wanted and cannot be had.
+/// Keys in use follow their credentials, even while another requested change fails (decision 0002).
 #[test]
 fn a_new_key_that_fails_does_not_keep_credentials_from_being_followed() {
     let mut world = World::enabled();
@@ -58,7 +58,7 @@ fn a_new_key_that_fails_does_not_keep_credentials_from_being_followed() {
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
 }
 
-/// … and the other way round: an old KEK that is gone does not keep a new one from being had.
+/// … and the other way round: an old KEK that is gone does not prevent a new key.
 #[test]
 fn a_key_in_use_that_fails_does_not_keep_a_new_one_from_being_made() {
     let mut world = World::enabled();
@@ -70,7 +70,7 @@ fn a_key_in_use_that_fails_does_not_keep_a_new_one_from_being_made() {
     assert!(world.config()["secrets"].starts_with("kms:2,kms:1"), "{:?}", world.config());
 }
 
-/// The provider is asked with the configuration that the candidate runs with: here a key's own, and not the spec's.
+/// The provider diagnoses the candidate's configuration: here the one of the key, not the one in the spec.
 #[test]
 fn a_failing_preflight_is_reported_with_cause_remedy_and_the_place_of_its_log() {
     let mut world = World::enabled();
@@ -84,10 +84,10 @@ fn a_failing_preflight_is_reported_with_cause_remedy_and_the_place_of_its_log() 
         ..Default::default()
     });
     world.renew_credentials();
-    let told = |world: &mut World, key: &str, cannot: &str| {
+    let shown = |world: &mut World, key: &str, cannot: &str| {
         let before = format!(
             "preflight of key {key}: node a: ended: the plugin of {cannot} cannot run (start: the plugin ended with \
-             exit code 2; its log is in keyward status). mend it"
+             exit code 2; its log is in keyward status). correct it"
         );
         for _ in 0..80 {
             world.reconcile();
@@ -96,28 +96,29 @@ fn a_failing_preflight_is_reported_with_cause_remedy_and_the_place_of_its_log() 
                 return;
             }
         }
-        panic!("{before:?} is not told: {:#?}", world.last.conditions);
+        panic!("{before:?} is not shown: {:#?}", world.last.conditions);
     };
-    told(&mut world, "2 (sync)", "two");
-    told(&mut world, "1 (sync)", "one");
+    shown(&mut world, "2 (sync)", "two");
+    shown(&mut world, "1 (sync)", "one");
 }
 
-/// The plugin does not even start: nobody can say that its login is good.
+/// The plugin does not even start: it is unknown whether its login works.
 fn refused() -> Failure {
     Failure { phase: "start".into(), message: "permission denied".into(), ..Default::default() }
 }
 
-/// Where neither can be had they take turns, and that costs nothing: a number that no key was made of stays free.
+/// If both trials fail, they alternate, and that uses up nothing: the number of a key that was not created
+/// stays free.
 #[rstest]
 #[case::refused_before_their_login(refused(), 60)]
 #[case::refused_after_it(Failure { phase: "encrypt".into(), ..refused() }, 4)]
-fn trials_that_fail_take_turns_without_using_anything_up(#[case] failure: Failure, #[case] rounds: usize) {
+fn failing_trials_alternate_and_use_up_no_key_number(#[case] failure: Failure, #[case] rounds: usize) {
     let mut world = World::enabled();
     world.renew_credentials();
     world.want_kms("two", "image:1");
     world.preflight_failure = Some(failure);
     let mut begun: Vec<(usize, u64, String)> = Vec::new();
-    let mut told = false;
+    let mut shown = false;
     for round in 0..600 {
         let before = world.log.len();
         world.reconcile();
@@ -127,7 +128,7 @@ fn trials_that_fail_take_turns_without_using_anything_up(#[case] failure: Failur
             (round, action["keyID"].as_u64().unwrap(), action["for"].as_str().unwrap().to_owned())
         }));
         let waiting = world.last.waiting.as_ref();
-        told |= waiting.is_some_and(|waiting| waiting.message.contains("; after it: key "));
+        shown |= waiting.is_some_and(|waiting| waiting.message.contains("; next: key "));
         let asked = world.objects.encryption_nodes.iter().filter(|node| node.spec.preflight.is_some());
         assert!(asked.count() <= 1, "a node that fails is asked alone");
         if round % 7 == 0 {
@@ -136,23 +137,23 @@ fn trials_that_fail_take_turns_without_using_anything_up(#[case] failure: Failur
             world.unreadable.clear();
         }
     }
-    let turns: Vec<_> = begun.iter().map(|(_, key, purpose)| (*key, purpose.as_str())).collect();
-    assert!(turns.len() > 8, "{begun:?}");
-    for pair in turns.chunks_exact(2) {
+    let trials: Vec<_> = begun.iter().map(|(_, key, purpose)| (*key, purpose.as_str())).collect();
+    assert!(trials.len() > 8, "{begun:?}");
+    for pair in trials.chunks_exact(2) {
         assert_eq!(pair, [(1, "sync"), (2, "new-key")]);
     }
-    // At 30 s a round, and one more in each seven.
+    // At 30 s a pass, and one more in each seven.
     for pair in begun.windows(2) {
         let apart = pair[1].0 - pair[0].0;
         assert!(apart <= rounds + 2 && (apart + 1) * 8 / 7 + 1 >= rounds, "{apart}: {begun:?}");
     }
-    assert!(told, "what comes next is told");
+    assert!(shown, "the next trial is shown");
     world.preflight_failure = None;
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
 }
 
-/// Another candidate every ten minutes is no reason for the others never to have their turn.
+/// A new candidate every ten minutes does not keep the other trials waiting for ever.
 #[test]
 fn a_key_check_that_some_node_never_decrypts_does_not_keep_credentials_from_being_followed() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -168,7 +169,7 @@ fn a_key_check_that_some_node_never_decrypts_does_not_keep_credentials_from_bein
     assert!(synced, "{:#?}", world.log);
 }
 
-/// With a spec that is wrong, the key in use goes on being looked after.
+/// While the spec has a mistake, the key in use is still managed.
 #[test]
 fn a_wrong_spec_does_not_keep_credentials_from_being_followed() {
     let mut world = World::enabled();

@@ -1,4 +1,4 @@
-//! DESIGN.md, "Decisions": what is given up, retired, or lost, and how each ends.
+//! Keys, revisions and nodes that are retired, abandoned, forgotten or lost, and how each case ends.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 
@@ -29,8 +29,8 @@ fn lose_key(world: &mut World, id: u64) {
     world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
 }
 
-/// Decisions 7: a KMS provider that nothing needs leaves once etcd's history is compacted, and its secret does not come
-/// back; a local key keeps one predecessor.
+/// A KMS provider that nothing needs leaves once etcd's history is compacted, and its key secret is deleted
+/// for good (decision 0007); a local key keeps one predecessor.
 #[test]
 fn an_unused_kms_provider_is_retired_after_compaction() {
     let mut world = enabled("one");
@@ -42,8 +42,8 @@ fn an_unused_kms_provider_is_retired_after_compaction() {
     assert_eq!(world.config()["secrets"], "kms:2,identity");
     assert!(!has_key(&world, 1) && has_key(&world, 2));
     assert!(world.revisions().iter().all(|(_, content)| !content.kms_keys().contains(&KeyId(1))));
-    let told = world.condition("KMSPluginDecommissionable");
-    assert!(told.starts_with("Unknown NotVerified") && told.contains("(key one)"), "{told}");
+    let shown = world.condition("KMSPluginDecommissionable");
+    assert!(shown.starts_with("Unknown NotVerified") && shown.contains("(key one)"), "{shown}");
     world.compacted = false;
     world.want("aescbc");
     world.settle();
@@ -57,7 +57,8 @@ fn an_unused_kms_provider_is_retired_after_compaction() {
     assert!(has_key(&world, 3));
 }
 
-/// Decisions 5: a key that no revision had first is superseded by a corrected spec, also in the middle of a rollout.
+/// A corrected spec replaces a key that no revision had as write key, also in the middle of a rollout
+/// (decision 0005).
 #[test]
 fn a_key_that_never_wrote_is_abandoned() {
     for stuck in [false, true] {
@@ -68,7 +69,7 @@ fn a_key_that_never_wrote_is_abandoned() {
             world.follow();
         }
         if stuck {
-            // The revision with key 2 as a read key is made, and no node has it yet.
+            // The revision with key 2 as a read key exists, and no node has it yet.
             world.reconcile();
             world.reconcile();
             assert_eq!(world.config()["secrets"], "kms:1,kms:2,identity");
@@ -85,7 +86,7 @@ fn a_key_that_never_wrote_is_abandoned() {
     }
 }
 
-/// S6 and Decisions 5: a key with the publication record completes.
+/// A published key completes (invariant: one-transition, invariant: publication-first).
 #[test]
 fn a_published_key_completes_before_the_next() {
     let mut world = enabled("one");
@@ -102,7 +103,8 @@ fn a_published_key_completes_before_the_next() {
     assert_eq!(world.config()["secrets"], "kms:3,kms:2,kms:1,identity");
 }
 
-/// CONTRACT 2.5, with Decisions 4: whichever secrets are deleted, no provider is lost and a new key takes over.
+/// For every choice of deleted key secrets, no provider is lost, and a new key becomes the write key
+/// (openshift: deleted-local-key-secret, decision 0004).
 #[test]
 fn deleted_key_secrets_never_drop_a_provider() {
     for lost in [&[2][..], &[1], &[1, 2]] {
@@ -133,18 +135,18 @@ fn deleted_key_secrets_never_drop_a_provider() {
     }
 }
 
-/// Decisions 15: the writer's KEK is gone for good.
+/// The KEK of the write key is lost for good (decision 0015, decision 0039).
 #[test]
 fn a_forgotten_writer_leaves_when_another_key_can_write() {
     let mut world = enabled("one");
     world.want_kms("two", "image:1");
-    world.give_up(&[1]);
+    world.forget_accepted(&[1]);
     let mut before = world.revisions().pop().unwrap();
     for _ in 0..200 {
         world.reconcile();
         world.follow();
         let (number, content) = world.revisions().pop().unwrap();
-        // Whoever is off takes the number after its own for a revision that reads what it writes (`node/late.rs`).
+        // A node that returns assumes that the revision after its own reads what it writes (`node/late.rs`).
         let writes = before.1.config.resources[0].providers[0].kms.clone().unwrap();
         let reads = content.config.resources[0]
             .providers
@@ -158,40 +160,40 @@ fn a_forgotten_writer_leaves_when_another_key_can_write() {
     assert!(!has_key(&world, 1));
 }
 
-/// … and the only one in the middle of a rollout that its dead plugin keeps from ending.
+/// … and the only key, in the middle of a rollout that cannot end because the key's plugin fails.
 #[test]
 fn a_forgotten_writer_leaves_in_the_middle_of_a_rollout() {
     let mut world = enabled("one");
     world.spec().resources = Some(["configmaps", "secrets", "widgets.example.com"].map(Into::into).into());
     world.reconcile();
-    world.made_anew.insert("one".into());
+    world.recreated_keks.insert("one".into());
     for _ in 0..10 {
         world.follow();
         world.reconcile();
     }
-    assert!(!world.last.converged, "no node takes it: {:?}", world.last.waiting);
-    world.give_up(&[1]);
+    assert!(!world.last.converged, "no node installs it: {:?}", world.last.waiting);
+    world.forget_accepted(&[1]);
     world.settle();
     assert!(world.last.converged, "{:?}", world.last.waiting);
     assert!(world.config().values().all(|list| list == "kms:2,identity"), "{:?}", world.config());
 }
 
-/// A resource that comes to the list while a key is given up waits for the key that there is.
+/// A resource that is added while a key is forgotten waits for the key that exists.
 #[test]
 fn no_key_is_made_for_a_resource_that_is_about_to_get_one() {
     let mut world = enabled("one");
     world.want_kms("two", "image:1");
     world.settle();
     world.spec().resources = Some(["configmaps", "secrets", "widgets.example.com"].map(Into::into).into());
-    world.give_up(&[1]);
+    world.forget_accepted(&[1]);
     world.settle();
     assert_eq!(world.config()["widgets.example.com"], "kms:2,identity");
     assert_eq!(world.config()["secrets"], "kms:2,identity");
 }
 
-/// OBJECTS.md, "Kept revisions": whichever is lost, it is made anew byte for byte, or nothing is written.
+/// A lost revision is recreated byte for byte, or nothing is written (objects: missing-revision).
 #[test]
-fn a_lost_revision_is_made_anew() {
+fn a_lost_revision_is_recreated() {
     let mut world = enabled("one");
     world.want("identity");
     world.settle();
@@ -204,7 +206,7 @@ fn a_lost_revision_is_made_anew() {
     assert_eq!((again.0, again.1.hash()), (newest, content.hash()));
     assert!(world.reconcile().converged);
 
-    // Never a step back to what is older, though nobody names what was lost any more.
+    // Nodes never go back to an older revision, even if no object names the lost one any more.
     world.objects.secrets.retain(|secret| secret.metadata.name.as_deref() != Some(&name));
     world
         .objects
@@ -215,7 +217,7 @@ fn a_lost_revision_is_made_anew() {
     assert!(world.last.actions.iter().all(|action| action.kind() != "SetTarget"), "{:?}", world.last.actions);
 }
 
-/// Goes on until node a is given a revision with this writer, and b is not.
+/// Reconciles until node a is given a revision with this write key, and node b is not.
 fn until_given(world: &mut World, writer: &str) -> u64 {
     for _ in 0..40 {
         world.reconcile();
@@ -239,10 +241,10 @@ fn lose_node(world: &mut World, name: &str) {
     world.objects.encryption_nodes.retain(|node| node.metadata.name.as_deref() != Some(name));
 }
 
-/// The newest revision is lost, with the only node that had it. Its key's secret may be mended; once that is lost too, what
-/// another revision has of the key gives the very same bytes.
+/// The newest revision is lost, with the only node that had it. The damaged secret of its key can be
+/// repaired. Once that is lost too, another revision has the key data from which the same bytes are rebuilt.
 #[test]
-fn a_lost_revision_is_made_anew_from_what_another_has_of_its_key() {
+fn a_lost_revision_is_recreated_from_the_key_data_of_another_revision() {
     let mut world = World::new(&["a", "b"]);
     world.want("aescbc");
     world.settle();
@@ -258,19 +260,20 @@ fn a_lost_revision_is_made_anew_from_what_another_has_of_its_key() {
     let waiting = world.reconcile().waiting.unwrap();
     assert!(
         waiting.reason == "RevisionLost" && waiting.message.contains(&key),
-        "it can be mended: {waiting:?}"
+        "it can be repaired: {waiting:?}"
     );
     assert!(data.is_some());
     lose_key(&mut world, 2);
     world.reconcile();
-    assert_eq!(world.revisions().pop().unwrap().0, given, "the very same");
+    assert_eq!(world.revisions().pop().unwrap().0, given, "the same revision");
     assert_eq!(world.config()["secrets"], "aesgcm:2,aescbc:1,identity");
     world.settle();
     assert!(world.config()["secrets"].starts_with("aesgcm:3,aesgcm:2,"), "{:?}", world.config());
 }
 
-/// `keyward node-agent republish`: a KEK is gone, and with it the newest revision and all key secrets, which were stored under
-/// it. Once the revision is there again, the AES key is read on from its bytes, and another key is made.
+/// `keyward node-agent republish`: a KEK is gone, and with it the newest revision and all key secrets, which
+/// were stored under it. Once the revision exists again, its bytes contain the AES key, which stays in use
+/// until another key replaces it.
 #[test]
 fn republished_revision_gives_back_a_local_key_whose_secret_is_gone() {
     let mut world = enabled("one");
@@ -279,7 +282,7 @@ fn republished_revision_gives_back_a_local_key_whose_secret_is_gone() {
     assert_eq!(world.config()["secrets"], "aescbc:2,kms:1,identity");
     let (newest, content) = world.revisions().pop().unwrap();
     let newest = Revision(newest);
-    world.made_anew.insert("one".into());
+    world.recreated_keks.insert("one".into());
     world.objects.secrets.retain(|secret| {
         let name = secret.metadata.name.as_deref().unwrap();
         names::parse_revision_secret(name).is_none() && KeyId::from_name(name).is_none()
@@ -292,7 +295,7 @@ fn republished_revision_gives_back_a_local_key_whose_secret_is_gone() {
             "{waiting:?}"
         );
     }
-    assert!(world.revisions().is_empty(), "nothing is made in its place");
+    assert!(world.revisions().is_empty(), "nothing replaces it");
 
     let mut secret = content.secret(newest);
     secret.metadata.resource_version = Some("republished".into());
@@ -310,23 +313,23 @@ fn republished_revision_gives_back_a_local_key_whose_secret_is_gone() {
         world.last.notices
     );
     world.settle();
-    assert_eq!(world.config()["secrets"], "aescbc:2,aescbc:3,kms:1,identity", "key 2 reads and writes on");
+    assert_eq!(world.config()["secrets"], "aescbc:2,aescbc:3,kms:1,identity", "key 2 stays the write key");
     assert_eq!(world.last.waiting.clone().unwrap().reason, "RolloutStopped", "by the KEK that is gone");
-    world.give_up(&[1]);
+    world.forget_accepted(&[1]);
     world.settle();
     assert_eq!(world.config()["secrets"], "aescbc:3,identity", "everything was stored under key 3 first");
     assert!(world.last.waiting.is_none(), "{:?}", world.last.waiting);
 }
 
-/// Nothing is left of the newest revision, nor of its key, nor anybody who had it. Whoever did may have written by it, so
-/// that what was claimed before does not count: another is made with a number above its own, and everything is re-encrypted
-/// by it.
+/// The newest revision, its key secret and the only node that had it are gone. That node may have written
+/// with the lost key, so earlier records of migration do not count: a revision with a higher number is
+/// created, and everything is re-encrypted.
 #[test]
-fn a_revision_that_is_gone_for_good_is_left_behind() {
+fn a_revision_that_is_lost_for_good_is_followed_by_a_higher_number() {
     let mut world = enabled("one");
-    // In the place of a key that was given up another writes at once, and no revision before has it.
+    // The successor of a forgotten write key writes at once; no earlier revision has it.
     world.want("aescbc");
-    world.give_up(&[1]);
+    world.forget_accepted(&[1]);
     let given = until_given(&mut world, "aescbc:2");
     lose_revision(&mut world, given);
     lose_key(&mut world, 2);
@@ -345,22 +348,23 @@ fn a_revision_that_is_gone_for_good_is_left_behind() {
     assert!(world.config()["secrets"].starts_with("aescbc:3,"), "{:?}", world.config());
 }
 
-/// Decisions 12: a node that runs what an admin gave it is named with what is to be updated; it keeps no other node from the
-/// revision, nothing is decided on top of it, and newer data for that key end it.
+/// While a node runs a credential that an admin replaced on it, the status names the node and the Secret to
+/// update. The other nodes still get the revision, nothing else is decided, and newer data for that key end
+/// the state (decision 0048).
 #[test]
-fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
+fn a_credential_replaced_on_one_node_is_reported_until_every_node_has_it() {
     let mut world = enabled("one");
     let (newest, content) = world.revisions().pop().unwrap();
     let before = content.digest(KeyId(1)).unwrap().clone();
     world.recovered.insert("a".into(), (KeyId(1), before.clone()));
     world.want_kms("two", "image:1");
     world.settle();
-    let told = world.condition("Progressing");
+    let shown = world.condition("Progressing");
     assert!(
-        told.starts_with("True CredentialRecovered node a runs key 1 with a credential that `recover` replaced on this node; update secret/credentials"),
-        "{told}"
+        shown.starts_with("True CredentialRecovered node a runs key 1 with a credential that `recover` replaced on this node; update secret/credentials"),
+        "{shown}"
     );
-    assert!(!has_key(&world, 2), "nothing is decided on top of it");
+    assert!(!has_key(&world, 2), "nothing else is decided");
     assert_eq!(world.revisions().pop().unwrap().0, newest);
 
     // Another node that returns with revision 0 meanwhile gets the next revision too.
@@ -372,7 +376,7 @@ fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
     let b = world.objects.encryption_nodes.iter().find(|node| node.metadata.name.as_deref() == Some("b"));
     assert_eq!((next, b.unwrap().spec.revision.0), (newest + 1, newest + 1));
 
-    // The Secret has what works: all follow it, and what was waited for goes on.
+    // The Secret has the working credential: every node gets it, and the requested change continues.
     world.renew_credentials();
     world.settle();
     assert!(world.log.iter().any(|action| action["kind"] == "SyncData" && action["keyID"] == 1));
@@ -380,7 +384,7 @@ fn what_was_replaced_by_hand_on_a_node_is_named_until_all_follow() {
     assert!(world.condition("Progressing").starts_with("False"), "{}", world.condition("Progressing"));
 }
 
-/// Decisions 7: what a lost key secret leaves in the configuration goes as any other does.
+/// The provider of a lost key leaves the configuration like any other (decision 0007).
 #[test]
 fn an_older_provider_leaves_though_its_key_secret_was_lost() {
     let mut world = enabled("one");
@@ -390,7 +394,7 @@ fn an_older_provider_leaves_though_its_key_secret_was_lost() {
         let mut keys = world.last.view.keys.iter();
         keys.find(|key| key.key_id == KeyId(id)).map(|key| key.role.clone()).unwrap_or_default()
     };
-    assert_eq!(role(&world, 1), "write", "it is in force all the same");
+    assert_eq!(role(&world, 1), "write", "it is still in force");
     world.settle();
     assert_eq!([role(&world, 2), role(&world, 1)], ["write", "read"]);
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity", "old values can still be read from etcd");
@@ -400,7 +404,7 @@ fn an_older_provider_leaves_though_its_key_secret_was_lost() {
     assert_eq!([role(&world, 2), role(&world, 1)], ["write", "retired"]);
 }
 
-/// Of two secrets that say the same key, the one under the key's own name is read and written.
+/// Of two secrets with the same key, the operator reads and writes the one under the key's own name.
 #[test]
 fn a_copy_of_a_key_secret_under_another_name_changes_nothing() {
     let mut world = enabled("one");
@@ -408,7 +412,7 @@ fn a_copy_of_a_key_secret_under_another_name_changes_nothing() {
     let mut copy =
         world.objects.secrets.iter().find(|s| s.metadata.name.as_deref() == Some(&own)).unwrap().clone();
     copy.metadata.name = Some("encryption-key-backup-1".into());
-    // As it was before it wrote anything.
+    // As it was before the key wrote anything.
     copy.metadata.annotations.as_mut().unwrap().retain(|name, _| !name.contains("migrated"));
     world.objects.secrets.insert(0, copy);
     world.log.clear();
@@ -416,9 +420,9 @@ fn a_copy_of_a_key_secret_under_another_name_changes_nothing() {
     assert_eq!(world.log, Vec::<serde_json::Value>::new());
 }
 
-/// S2: an API server of which only its Lease tells counts for as long as it renews that.
+/// An API server that only a Lease names counts while it renews the Lease (objects: api-servers).
 #[test]
-fn a_server_of_which_only_a_lease_is_left_counts_until_that_has_stopped() {
+fn a_server_that_only_a_lease_names_counts_while_the_lease_is_renewed() {
     let mut world = enabled("one");
     let lease = |renewed: &str| -> Lease {
         serde_json::from_value(json!({
@@ -430,7 +434,7 @@ fn a_server_of_which_only_a_lease_is_left_counts_until_that_has_stopped() {
     world.objects.leases.push(lease("2026-01-01T00:00:00.000000Z"));
     let waiting = world.reconcile().waiting.unwrap();
     assert!(waiting.reason == "NodeNotPrepared" && waiting.message.contains("on gone"), "{waiting:?}");
-    // Rounds of 30 s; whatever the time is that it says, it has to say another.
+    // Reconcile passes of 30 s: a renewal is a changed `renewTime`, whatever the time in it.
     world.silent.insert("lease".into());
     for _ in 0..9 {
         assert!(world.reconcile().waiting.is_some());
@@ -444,9 +448,9 @@ fn a_server_of_which_only_a_lease_is_left_counts_until_that_has_stopped() {
     assert!(!world.last.unrecorded.iter().any(|fact| fact.contains("lease/")), "a dump must replay it");
 }
 
-/// Decisions 2: what dies with one node is not the credential of the others.
+/// A silent node does not keep newer credentials from the other nodes (decision 0047).
 #[rstest]
-fn other_data_reach_the_nodes_that_live_while_one_is_silent(
+fn newer_data_reach_the_other_nodes_while_one_is_silent(
     #[values(true, false)] has_ever_reported: bool,
     #[values(false, true)] another_image: bool,
 ) {
@@ -456,7 +460,7 @@ fn other_data_reach_the_nodes_that_live_while_one_is_silent(
     let before = world.revisions().pop().unwrap().0;
     world.silent.insert("a".into());
     if !has_ever_reported {
-        // Its EncryptionNode was deleted, and made anew since there is a Node.
+        // Its EncryptionNode was deleted, and recreated because its Node exists.
         let nodes = &mut world.objects.encryption_nodes;
         nodes.iter_mut().find(|node| node.metadata.name.as_deref() == Some("a")).unwrap().status = None;
     }
@@ -479,7 +483,7 @@ fn other_data_reach_the_nodes_that_live_while_one_is_silent(
     };
     let all = ["a", "b", "c"].map(|node| runs(&world, node));
     assert_eq!(all, [false, true, true], "{:?} {:?}", world.last.waiting, world.kinds());
-    // Nothing else is decided without it, and it follows when it is back.
+    // Nothing else is decided without the silent node, and it follows when it reports again.
     world.want_kms("two", if another_image { "image:2" } else { "image:1" });
     world.settle();
     assert!(!has_key(&world, 2) && world.revisions().pop().unwrap().0 == newest);
@@ -488,16 +492,16 @@ fn other_data_reach_the_nodes_that_live_while_one_is_silent(
     assert!(world.config()["secrets"].starts_with("kms:2,"), "{:?}", world.config());
 }
 
-/// One that fell silent with the newest revision in its file, and has not loaded it: it may be why.
+/// A node became silent with the newest revision in its file and not loaded: the revision may be the cause.
 #[test]
-fn a_rollout_stops_where_a_node_falls_silent_by_it() {
+fn a_rollout_stops_when_a_node_becomes_silent_during_it() {
     let mut world = World::new(&["a", "b", "c"]);
     world.want_kms("one", "image:1");
     world.settle();
     world.spec().resources = Some(["configmaps".into()].into());
     world.spec().decrypt = vec!["secrets".into()];
     let before = world.revisions().pop().unwrap().0;
-    let mut told = 0;
+    let mut shown = 0;
     for _ in 0..60 {
         world.reconcile();
         let (newest, content) = world.revisions().pop().unwrap();
@@ -507,17 +511,17 @@ fn a_rollout_stops_where_a_node_falls_silent_by_it() {
         if a.spec.revision.0 == newest && newest > before {
             a.status.as_mut().unwrap().installed_hash = Some(content.hash());
             world.silent.insert("a".into());
-            told = told.max(at_it);
+            shown = shown.max(at_it);
         }
         world.follow();
     }
-    assert_eq!(told, 1, "{:?}", world.last.waiting);
+    assert_eq!(shown, 1, "{:?}", world.last.waiting);
 }
 
-/// No newer data come to a key whose secret is gone, or that was given up: what was replaced by hand for it is not waited
-/// for, or the key that takes its place would never be made.
+/// A lost or forgotten key gets no newer data. If the operator waited for newer data of such a key, its
+/// successor would never be created.
 #[test]
-fn what_was_replaced_by_hand_for_a_lost_key_holds_nothing_up() {
+fn a_credential_replaced_on_one_node_for_a_lost_key_blocks_nothing() {
     for forget in [false, true] {
         let mut world = enabled("one");
         let (_, content) = world.revisions().pop().unwrap();
@@ -525,7 +529,7 @@ fn what_was_replaced_by_hand_for_a_lost_key_holds_nothing_up() {
         world.settle();
         assert!(world.condition("Progressing").starts_with("True CredentialRecovered"), "forget: {forget}");
         if forget {
-            world.give_up(&[1]);
+            world.forget_accepted(&[1]);
         } else {
             lose_key(&mut world, 1);
         }
@@ -535,10 +539,10 @@ fn what_was_replaced_by_hand_for_a_lost_key_holds_nothing_up() {
     }
 }
 
-/// Decisions 14: an edit that is refused is somebody's to mend. No revision ends it, also where no API server has loaded
-/// it; once it is gone, one is made, so that everything is re-encrypted.
+/// An admin must undo an edit that is refused (decision 0049). No revision replaces it, even if no API server
+/// has loaded it. Once the edit is undone, one revision is created, so that everything is re-encrypted.
 #[test]
-fn a_refused_edit_is_told_and_makes_no_revisions() {
+fn a_refused_edit_is_reported_and_makes_no_revisions() {
     let mut world = enabled("one");
     let newest = |world: &World| world.revisions().pop().unwrap().0;
     let before = newest(&world);
@@ -548,15 +552,15 @@ fn a_refused_edit_is_told_and_makes_no_revisions() {
         world.reconcile();
     }
     assert_eq!(newest(&world), before);
-    let told = world.last.notices.iter().find(|notice| notice.reason == "ConfigurationEdited").unwrap();
-    assert!(told.warning && told.message.starts_with("node b: "), "{}", told.message);
+    let shown = world.last.notices.iter().find(|notice| notice.reason == "ConfigurationEdited").unwrap();
+    assert!(shown.warning && shown.message.starts_with("node b: "), "{}", shown.message);
     world.edited.clear();
     world.settle();
     assert_eq!(newest(&world), before + 1);
     assert!(world.last.notices.iter().all(|notice| notice.reason != "ConfigurationEdited"));
 }
 
-/// A login that is refused is refused at one node: there are KMSs that lock a role out after a few.
+/// A login that fails is tried on one node only: some KMS products lock a role after a few failures.
 #[test]
 fn nodes_try_a_candidate_one_after_another() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -577,15 +581,15 @@ fn nodes_try_a_candidate_one_after_another() {
     assert_eq!(world.config()["secrets"], "kms:1,identity");
 }
 
-/// Decisions 15: of two keys that are given up at once the one that only reads leaves, also where nobody can take over from
-/// the other, and in the middle of a rollout that its dead plugin keeps from its end.
+/// Of two keys that are forgotten together, the read key leaves at once, even if the write key has no
+/// successor yet, and in the middle of a rollout that a failed plugin blocks (decision 0015, decision 0039).
 #[test]
-fn a_read_key_that_is_given_up_leaves_though_the_writer_has_no_heir() {
+fn a_forgotten_read_key_leaves_though_the_write_key_has_no_successor() {
     let mut world = enabled("one");
     world.want_kms("two", "image:1");
     world.settle();
     assert_eq!(world.config()["secrets"], "kms:2,kms:1,identity");
-    world.give_up(&[1, 2]);
+    world.forget_accepted(&[1, 2]);
     world.reconcile();
     assert_eq!(world.config()["secrets"], "kms:2,identity");
     world.settle();

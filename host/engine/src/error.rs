@@ -49,10 +49,10 @@ pub enum EngineError {
         limit: usize,
     },
     /// The file does not begin as WebAssembly does.
-    #[error("it is not WebAssembly; build it with `keyward provider build` or `cargo xtask providers`")]
+    #[error("it is not WebAssembly; build the provider module as guest-sdk/README.md describes")]
     NotWasm,
     /// A core module: it has no interface types, so no function can be called.
-    #[error("it is a core module, not a component; `keyward provider build` makes the component")]
+    #[error("it is a core module, not a component; make a component of it as guest-sdk/README.md describes")]
     NotComponent,
     /// A component that cannot be compiled: truncated, invalid, or using what the host does not enable.
     #[error("it is not a valid component: {message}")]

@@ -64,7 +64,7 @@ pub struct Agent {
     /// Notified by the watches: the node's spec or a file changed.
     changed: Arc<Notify>,
     /// Notified by probes.
-    probed: Arc<Notify>,
+    notified: Arc<Notify>,
     watching: Option<Watching>,
     /// Notifies when a command of an admin records a recovered credential.
     _recovered: Watching,
@@ -111,13 +111,13 @@ impl Agent {
             // The first pass logs it.
             Err(_) => None,
         };
-        let (changed, probed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (changed, notified) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let prober = Prober::new(Probing {
             policy: settings.policy,
             timeout: settings.plugin_timeout,
             full_every: settings.full_probe_every.max(1),
             paths: settings.paths.clone(),
-            notify: Arc::clone(&probed),
+            notify: Arc::clone(&notified),
         });
         let recovered = watch::watch_folder(settings.paths.recovered(), Arc::clone(&changed));
         watch_edits(&settings.paths, &changed);
@@ -129,7 +129,7 @@ impl Agent {
             throttle: Throttle::default(),
             memory: Memory::default(),
             changed,
-            probed,
+            notified,
             watching: None,
             _recovered: Watching(tokio::spawn(recovered)),
             counters: Counters::default(),
@@ -225,7 +225,7 @@ impl Agent {
                 () = tokio::time::sleep(wait) => {}
                 () = self.changed.notified() => {}
                 // A plugin whose probes notify all the time must not end the back-off.
-                () = self.probed.notified(), if pause == FIRST_PAUSE => {}
+                () = self.notified.notified(), if pause == FIRST_PAUSE => {}
             }
         }
         tracing::info!(node = self.settings.node, "agent stopped; plugins keep running");

@@ -31,7 +31,7 @@ mod watch;
 
 pub use agent::{Agent, Counters};
 pub use api::Connection;
-pub use by_hand::{ByHand, Joined, Kept, Recovery, Republished, join, recover, republish, restore};
+pub use by_hand::{CommandSettings, Joined, Kept, Recovery, Republished, join, recover, republish, restore};
 pub use diagnosis::failure;
 pub use disk::Disk;
 pub use error::{AgentError, Category};

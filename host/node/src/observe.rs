@@ -44,7 +44,7 @@ type Records = BTreeMap<KeyId, PluginRecord>;
 
 /// The node's `EncryptionNode`, as read from the API.
 enum Found {
-    Spec(SeenSpec),
+    Spec(Box<SeenSpec>),
     /// There is none.
     None,
     /// It cannot be read.
@@ -143,7 +143,7 @@ impl Agent {
             Some(self.memory.absence(now, &found, elsewhere))
         };
         let spec = match found {
-            Found::Spec(spec) => Some(spec),
+            Found::Spec(seen) => Some(*seen),
             Found::None | Found::Unread => None,
         };
         Ok(Observed {
@@ -189,7 +189,7 @@ impl Agent {
                     self.throttle.forget();
                 }
                 let reported = object.status.map(|status| status.revision).unwrap_or_default();
-                Found::Spec(SeenSpec { generation, spec: object.spec, reported })
+                Found::Spec(Box::new(SeenSpec { generation, spec: object.spec, reported }))
             }
             Ok(None) => {
                 self.log_once("this node has no EncryptionNode yet; the operator creates it".to_owned());

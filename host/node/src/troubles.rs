@@ -25,7 +25,7 @@ fn answers_status(plugin: &NodePlugin) -> bool {
     match plugin.health.status {
         HealthStatus::Unhealthy => true,
         HealthStatus::Error => plugin.health.failure.as_ref().is_some_and(Failure::is_after_status),
-        _ => false,
+        HealthStatus::Healthy => false,
     }
 }
 

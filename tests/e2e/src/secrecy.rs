@@ -114,7 +114,7 @@ impl<'a> Search<'a> {
         self.read.insert(place);
     }
 
-    /// Fails unless the search read every place of [`MUST_READ`], found the marker where it was written, and
+    /// Fails unless the search read every place of `MUST_READ`, found the marker where it was written, and
     /// found the secret only in spared files that no other user can access.
     pub fn verdict(&self) -> Result<()> {
         ensure!(self.secret_found.is_empty(), "the secret is in {:?}", self.secret_found);

@@ -1,12 +1,12 @@
-//! Fingerprints of states: 128 bits, so that two states that differ are not taken for one in any run that ends.
+//! Fingerprints of states: 128 bits, so that no run is long enough for two different states to count as one.
 
 use std::collections::HashMap;
 
 const A: u64 = 0x9E37_79B9_7F4A_7C15;
 const B: u64 = 0xC2B2_AE3D_27D4_EB4F;
 
-/// Collects what makes up a state. Names that only have to be told apart (salts, digests, key checks) are numbered in the
-/// order in which they are met, so that states that differ in them alone are one.
+/// Collects the parts of a state. Names of which only equality counts (salts, digests, key checks) are
+/// numbered in the order of their first use, so that states that differ only in such names are one.
 #[derive(Debug)]
 pub(crate) struct Print {
     a: u64,
@@ -49,14 +49,14 @@ impl Print {
         self.put(std::hash::Hasher::finish(&hasher));
     }
 
-    /// A name that only has to be told from the others.
+    /// A name of which only equality counts.
     pub(crate) fn name(&mut self, bytes: &[u8]) {
         let next = self.names.len() as u64;
         let number = *self.names.entry(of_bytes(bytes)).or_insert(next);
         self.put(number);
     }
 
-    /// The number that a name has by now; one that was not met yet comes after all others.
+    /// The number of a name; a name without a number is after all others.
     pub(crate) fn number(&self, bytes: &[u8]) -> u64 {
         self.names.get(&of_bytes(bytes)).copied().unwrap_or(u64::MAX)
     }

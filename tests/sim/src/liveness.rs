@@ -1,4 +1,5 @@
-//! L1 and L2: from every state, once the faults are healed and the spec is left alone, all ends well.
+//! From every state, once the faults are fixed and the spec stays as it is, the goal is reached
+//! (invariant: ends-well).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use crate::world::kms;
 use crate::world::server::Life;
 use crate::world::step::{Kind, Step};
 
-/// So many rounds suffice: three roll-outs over three nodes, a trial's longest pause, and the retries in between.
+/// This many rounds suffice: three rollouts over three nodes, a trial's longest pause, and the retries in
+/// between.
 pub const ROUNDS: usize = 80;
 
-/// Every fault is mended; the admin corrects a spec that cannot be had.
+/// Repairs every fault; the admin corrects a spec that cannot be carried out.
 pub fn heal(world: &mut World) {
     world.step(Step::of(Kind::Resume));
     for n in 0..world.servers.len() {
@@ -29,8 +31,8 @@ pub fn heal(world: &mut World) {
         Kind::Readable,
         Kind::AcceptKeys,
         Kind::Honest,
-        Kind::MendKeys,
-        Kind::TokenMend,
+        Kind::FixKeys,
+        Kind::TokenFix,
         Kind::Adopt,
         Kind::Admit,
     ] {
@@ -41,20 +43,20 @@ pub fn heal(world: &mut World) {
         world.step(Step::to(Kind::Grant, kek));
     }
     world.accepts.1 = true;
-    // Only the last of them died without a trace: the other never was.
+    // Pending writes of both operators are discarded.
     for who in 0..2 {
         world.step(Step::to(Kind::Dies, who));
     }
     for n in 0..world.servers.len() {
-        // What left has left for good.
+        // A node that left has left for good.
         if world.books.left[n] {
             world.step(Step::to(Kind::Stop, n));
-            // An operator that was slow may have made its object again; its admin deletes it again.
+            // A slow operator may have recreated its EncryptionNode; the admin deletes it again.
             world.step(Step::to(Kind::Leave, n));
         } else {
             world.step(Step::to(Kind::Start, n));
             world.server(n).forget();
-            // The agent's damaged record is corrected, as the message about it asks for.
+            // The admin corrects the agent's damaged record, as the message about it requests.
             let named = world.api.snapshot.named_key;
             let highest = &mut world.server(n).observed.disk.highest_key_id;
             *highest = if *highest == ABSURD { named } else { *highest };
@@ -66,7 +68,7 @@ pub fn heal(world: &mut World) {
     }
 }
 
-/// What is not there yet; `None` where all is as it should be.
+/// What is still missing; `None` if everything has ended well.
 pub fn missing(world: &mut World) -> Option<String> {
     let newest = world.api.configs.last_key_value().map(|(revision, config)| (*revision, config.clone()));
     for n in world.running() {
@@ -78,21 +80,21 @@ pub fn missing(world: &mut World) -> Option<String> {
             return Some(format!("node {n} has not loaded revision {revision}"));
         }
     }
-    // One whose objects an admin deleted again waits for nothing.
-    let held = |n: &usize| world.servers[*n].life == Life::Held && !world.books.left[*n];
-    if let Some(held) = (0..world.servers.len()).find(held) {
-        return Some(format!("node {held} has not joined"));
+    // A joining node whose objects an admin deleted again is not waited for.
+    let joining = |n: &usize| world.servers[*n].life == Life::Joining && !world.books.left[*n];
+    if let Some(joining) = (0..world.servers.len()).find(joining) {
+        return Some(format!("node {joining} has not joined"));
     }
     if let Some(missing) = goal(world, newest.as_ref().map(|(_, config)| &**config)) {
         return Some(missing);
     }
     let outcome = world.outcome(0);
-    // That nobody confirmed a decryption keeps nothing else from its end.
+    // A decryption that nobody confirmed keeps nothing else from ending.
     if let Some(waiting) = outcome.waiting.filter(|waiting| waiting.reason != "DecryptionNotConfirmed") {
-        return Some(format!("waits: {}: {}", waiting.reason, waiting.message));
+        return Some(format!("the operator waits: {}: {}", waiting.reason, waiting.message));
     }
     if let Some(action) = outcome.actions.first() {
-        return Some(format!("{} is still to be done", action.kind()));
+        return Some(format!("the action {} is pending", action.kind()));
     }
     let wanted = match world.api.snapshot.wanted.mode {
         Ok(Mode::Identity) => ["EncryptionDisabled", "DecryptionCompleted"],
@@ -101,10 +103,10 @@ pub fn missing(world: &mut World) -> Option<String> {
     let encrypted = outcome.conditions.iter().find(|condition| condition.type_ == "Encrypted");
     let reason = encrypted.map_or("", |condition| condition.reason.as_str());
     if !wanted.contains(&reason) {
-        return Some(format!("status says {reason}"));
+        return Some(format!("the condition Encrypted has reason {reason}"));
     }
     let ready = outcome.conditions.iter().find(|condition| condition.type_ == "Ready");
-    // A decryption that nobody confirmed is all that may be missing.
+    // Only a decryption that nobody confirmed may be missing.
     let not = ready
         .filter(|ready| ready.status != ConditionStatus::True && ready.reason != "DecryptionNotConfirmed");
     not.map(|ready| format!("Ready is {:?}: {}: {}", ready.status, ready.reason, ready.message))
@@ -114,22 +116,22 @@ fn goal(world: &World, newest: Option<&Config>) -> Option<String> {
     let snapshot = &world.api.snapshot;
     let Ok(mode) = snapshot.wanted.mode.clone() else { return None };
     let Some(config) = newest else {
-        return (mode != Mode::Identity).then(|| "no revision was made".to_owned());
+        return (mode != Mode::Identity).then(|| "there is no revision".to_owned());
     };
     let plain = |resource: usize| config.writer(resource) == Provider::Identity;
     let Some(key) = snapshot.usable().next() else {
-        // A key that was given up before it wrote anything leaves nothing to undo.
+        // A key that was abandoned or forgotten before it wrote anything leaves nothing to undo.
         let undone = mode == Mode::Identity && (0..RESOURCES.len()).all(plain);
         return (!undone).then(|| "there is no key secret".to_owned());
     };
     if key.mode != mode {
-        return Some(format!("the newest key is {} and {mode} is wanted", key.mode));
+        return Some(format!("the newest key has mode {}, and the spec requests {mode}", key.mode));
     }
     let wanted = world.api.spec.encryption.kms.as_ref();
     if let (Some(kms), Some(wanted)) = (&key.kms, wanted)
         && kms.plugin.kms != *wanted
     {
-        return Some(format!("key {} has another configuration than is wanted", key.id));
+        return Some(format!("key {} has another configuration than the spec requests", key.id));
     }
     for (resource, ways) in world.etcd.stored.iter().enumerate() {
         let wanted = snapshot.wanted.resources.iter().filter_map(index_of).any(|index| index == resource);
@@ -150,25 +152,26 @@ fn goal(world: &World, newest: Option<&Config>) -> Option<String> {
     None
 }
 
-/// States from which it was seen that all ends well.
+/// States that are known to end well.
 #[derive(Debug, Default)]
 pub struct Known(HashSet<u128>);
 
-/// Heals and goes on, round after round. The worlds on the way are remembered, so that the next way that comes by is at
-/// its end. `None`: it ends well, or cannot be asked (what is stored is lost for good, and Keyward is not why).
+/// Repairs every fault, and continues round after round. The states on the way are remembered, so that a
+/// later way that reaches one of them ends there. `None`: it ends well, or cannot be judged (stored objects
+/// are lost for good, and not because of Keyward).
 pub fn check(world: &World, known: &mut Known) -> Option<(Violation, usize)> {
-    check_told(world, known, |_, _| ())
+    check_and_show(world, known, |_, _| ())
 }
 
-/// The same; what happens on the way is told.
-pub fn check_told(
+/// The same; `show` is called after each round.
+pub fn check_and_show(
     world: &World,
     known: &mut Known,
-    mut told: impl FnMut(&World, Step),
+    mut show: impl FnMut(&World, Step),
 ) -> Option<(Violation, usize)> {
     let mut world = world.clone();
     heal(&mut world);
-    give_up(&mut world, false);
+    forget_lost_keys(&mut world, false);
     if left_with_nodes(&world) {
         return None;
     }
@@ -185,17 +188,17 @@ pub fn check_told(
         }
         if way.contains(&print) {
             why = missing(&mut world).unwrap_or_default();
-            // A revision of which nothing is left but what nodes have: a backup is the only way on, and the status
-            // says so.
-            let told = world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be recreated"));
-            if told || cannot_join(&world) {
+            // Only nodes still have the lost revision: a backup is the only remedy, and the status says so.
+            let reported =
+                world.outcome(0).waiting.is_some_and(|w| w.message.contains("cannot be recreated"));
+            if reported || cannot_join(&world) {
                 return None;
             }
-            // A key whose KEK was made anew at the last moment may have been published on the way.
-            if give_up(&mut world, true) {
+            // A key whose KEK was recreated at the last moment may have been published on the way.
+            if forget_lost_keys(&mut world, true) {
                 continue;
             }
-            return Some((Violation { rule: "L", what: format!("it stands still: {why}") }, round));
+            return Some((Violation { rule: "ends-well", what: format!("it is stuck: {why}") }, round));
         }
         match missing(&mut world) {
             None => {
@@ -208,15 +211,15 @@ pub fn check_told(
         way.push(print);
         world.step(Step::of(Kind::Bury));
         world.step(Step::of(Kind::Round));
-        told(&world, Step::of(Kind::Round));
+        show(&world, Step::of(Kind::Round));
     }
-    Some((Violation { rule: "L", what: format!("after {ROUNDS} rounds: {why}") }, ROUNDS))
+    Some((Violation { rule: "ends-well", what: format!("after {ROUNDS} rounds: {why}") }, ROUNDS))
 }
 
-/// What an admin has to do where a KEK was deleted that is needed, or a key secret with the only key check (Decisions 15):
-/// nobody inside can know that it is gone for good. A key that only reads, and whose secret is there, is superseded without (Decisions 5). Tells whether there
-/// was such a key.
-fn give_up(world: &mut World, stuck: bool) -> bool {
+/// Does what an admin has to do if a needed KEK was deleted, or a key secret with the only key check
+/// (decision 0015): Keyward cannot know that it is gone for good. A read key whose secret exists is abandoned
+/// without the admin (decision 0005). Returns whether there was such a key.
+fn forget_lost_keys(world: &mut World, stuck: bool) -> bool {
     let writes = |config: &Config, id: KeyId| {
         (0..RESOURCES.len()).any(|resource| config.writer(resource).key() == Some(id))
     };
@@ -236,17 +239,18 @@ fn give_up(world: &mut World, stuck: bool) -> bool {
         let mut all = world.etcd.stored.iter().chain(&world.etcd.history).flat_map(Ways::iter);
         all.any(|sealed| sealed.key() == Some(id) && is_lost(world, sealed))
     };
-    // One that is void has to be asked for again.
+    // A void request has to be made again.
     let snapshot = &world.api.snapshot;
     let open =
         world.api.spec.forget.iter().filter(|request| snapshot.phase(request) != Some(ForgetPhase::Void));
     let forgotten: Vec<KeyId> = open.map(|request| request.key_id).collect();
-    // Where its plugin runs, it goes on; where it does not, the status says that nothing shows that it reaches the KEK.
+    // If the key's plugin runs, the key stays in use. If not, the status says that nothing shows that it
+    // reaches the KEK.
     let waits = if stuck { world.clone().decided().waiting } else { None };
     let waits = waits.map(|waits| waits.message).unwrap_or_default();
     let unproven = |id: KeyId| {
-        let told = ["KeyCheckMissing", "KEKMismatch"].iter().any(|reason| waits.contains(reason));
-        unbacked(id) && told && waits.contains(&format!("key {id}"))
+        let reported = ["KeyCheckMissing", "KEKMismatch"].iter().any(|reason| waits.contains(reason));
+        unbacked(id) && reported && waits.contains(&format!("key {id}"))
     };
     let lost = |id: KeyId| is_gone(world, id) && (may_write(id) || stored(id));
     let known = world.books.keys.keys().copied().filter(|id| !forgotten.contains(id));
@@ -257,7 +261,7 @@ fn give_up(world: &mut World, stuck: bool) -> bool {
     !needed.is_empty()
 }
 
-/// Whether something is stored under a key that only a server knew which has left.
+/// Whether something is stored under a key that was only on a server that has left.
 fn left_with_nodes(world: &World) -> bool {
     (0..RESOURCES.len()).any(|resource| {
         let mut stored = world.etcd.stored[resource].iter();
@@ -265,17 +269,18 @@ fn left_with_nodes(world: &World) -> bool {
     })
 }
 
-/// Whether a node that joins needs a key whose key check is told nowhere (its secret is gone, and the EncryptionNodes too),
-/// or whose KEK was deleted. Without a key check nothing shows that the plugin there reaches the KEK; with that of a KEK that
-/// is gone nothing ever will, and the preflight of the next key asks that node too. The agent says `KeyCheckMissing` or
-/// `KEKMismatch`, and the admin takes the node away until another key is the only one.
+/// Whether a joining node needs a key whose key check is in no object (its secret and the EncryptionNodes are
+/// gone), or whose KEK was deleted. Without a key check nothing shows that the plugin on that node reaches
+/// the KEK. With the key check of a deleted KEK nothing ever will, and the preflight of the next key needs
+/// that node too. The agent reports `KeyCheckMissing` or `KEKMismatch`, and the admin removes the node until
+/// another key is the only one.
 fn cannot_join(world: &World) -> bool {
     let Some((_, newest)) = world.api.configs.last_key_value() else { return false };
-    let held = world.servers.iter().any(|server| server.life == Life::Held);
-    held && newest.kms.iter().any(|id| world.api.snapshot.key_check(*id).is_none() || is_gone(world, *id))
+    let joining = world.servers.iter().any(|server| server.life == Life::Joining);
+    joining && newest.kms.iter().any(|id| world.api.snapshot.key_check(*id).is_none() || is_gone(world, *id))
 }
 
-/// Whether the KEK of a key was deleted; or was when its key check had been made, and the key not yet.
+/// Whether the KEK of a key was deleted, also between the creation of its key check and of the key.
 fn is_gone(world: &World, id: KeyId) -> bool {
     let meant = world.books.keys.get(&id).and_then(|meaning| meaning.kek);
     let decrypts = |key_check| (0..).zip(world.kms).any(|(kek, kms)| kms::decrypts(kek, kms, key_check));

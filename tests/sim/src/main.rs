@@ -20,31 +20,31 @@ struct Options {
     /// How many random schedules of 200 steps with up to three API servers
     #[arg(long, default_value_t = 2000)]
     schedules: u64,
-    /// The seed of the first; each schedule has the next
+    /// The seed of the first schedule; each schedule has the next seed
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many schedules at a time
+    /// How many schedules run at a time
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// From the end of each of so many schedules it is seen whether all ends well; 0 for none
+    /// For every N-th schedule, check from its end that everything ends well; 0 for none
     #[arg(long, default_value_t = 16)]
     ends: u64,
     /// What is explored completely
     #[arg(long, value_enum, default_value_t = Complete::Small)]
     complete: Complete,
-    /// What is not to befall the world, as steps are called
+    /// Steps, by name, that must not happen
     #[arg(long, value_delimiter = ',')]
     without: Vec<Kind>,
-    /// Of what is explored completely, kind by kind of fault, only these kinds
+    /// Of the explorations by kind of fault, run only these kinds
     #[arg(long, value_delimiter = ',')]
     kinds: Vec<Kind>,
-    /// Run the mistakes that are made on purpose, and see that each is found
+    /// Run the decisions that are wrong on purpose, and check that each is found
     #[arg(long)]
     mutants: bool,
-    /// Compare what `plan` claims with what is then decided, for so many pairs of specs, and nothing else
+    /// Only compare what `plan` claims with what is then decided, for this many pairs of specs
     #[arg(long)]
     pairs: Option<u64>,
-    /// Go one way again: NODES/SPECS/STEPS, as printed with a violation
+    /// Replay one schedule: NODES/SPECS/STEPS, as printed with a violation
     #[arg(long)]
     replay: Option<String>,
 }
@@ -53,13 +53,13 @@ struct Options {
 enum Complete {
     /// Nothing
     None,
-    /// What takes seconds
+    /// Explorations that take seconds
     Small,
-    /// 1 API server, 3 keys, every single fault, kind by kind: what takes an hour or more
+    /// 1 API server, 3 keys, every single fault, kind by kind: an hour or more
     Faults,
     /// The same with the first key in force at the beginning
     InForce,
-    /// All of it: what takes hours
+    /// All of these: hours
     Large,
 }
 
@@ -98,7 +98,7 @@ fn explore(options: &Options) -> bool {
             found.states, found.steps
         );
         for (violation, way) in &found.violations {
-            tell(violation, way);
+            print_violation(violation, way);
         }
         states += found.states;
         steps += found.steps as u64;
@@ -118,13 +118,10 @@ fn explore(options: &Options) -> bool {
     });
     for (seed, violation, way) in &found.violations {
         println!("seed {seed}:");
-        tell(violation, way);
+        print_violation(violation, way);
     }
     let spent = began.elapsed();
-    println!(
-        "{} schedules in {spent:.1?}; from {} it was seen that all ends well",
-        found.schedules, found.ends
-    );
+    println!("{} schedules in {spent:.1?}; {} were checked to end well", found.schedules, found.ends);
     violations += found.violations.len();
     steps += found.steps;
     println!("schedules {}, steps {steps}, states {states}, violations {violations}", found.schedules);
@@ -141,7 +138,7 @@ fn compared(options: &Options) -> bool {
     differences.is_empty()
 }
 
-fn tell(violation: &Violation, way: &Way) {
+fn print_violation(violation: &Violation, way: &Way) {
     println!("   {violation}");
     println!("   --replay {}", shrink::shrink(way, None, violation.rule));
 }
@@ -177,13 +174,13 @@ fn again(way: &str) -> bool {
             false
         }
         None => {
-            println!("nothing is wrong");
+            println!("no violation");
             true
         }
     }
 }
 
-/// The world after a step: keys, revisions, what each server has loaded, what the operator waits for.
+/// Prints the world after a step: keys, revisions, who has loaded them, what the operator waits for.
 fn show(world: &World, step: Option<Step>) {
     println!("{}", step.map_or("the beginning".to_owned(), |step| step.to_string()));
     let keys: Vec<String> = world.key_ids().map(|id| id.to_string()).collect();
@@ -199,7 +196,7 @@ fn show(world: &World, step: Option<Step>) {
             .collect();
         println!("    revision {revision} {} loaded by [{}]", lists.join(";"), at.join(" "));
     }
-    for request in &world.api.snapshot.told_forget {
+    for request in &world.api.snapshot.recorded_forget {
         println!("    forget key {}: {:?} {}", request.key_id, request.phase, request.message);
     }
     let outcome = world.clone().decided();

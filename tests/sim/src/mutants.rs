@@ -1,6 +1,6 @@
-//! Decisions that are wrong on purpose: each must be found, or the checks are worth nothing.
+//! Decisions that are wrong on purpose: each must be found, or the checks prove nothing.
 //!
-//! A mutant changes what the real decision sees, or what it has decided; the decision itself is not touched.
+//! A mutant changes the input of the real decision, or its result; the decision itself is unchanged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,21 +27,21 @@ use crate::world::step::Kind;
 
 macro_rules! mutants {
     ($($mutant:ident = $what:literal, $helped:expr;)*) => {
-        /// One mistake.
+        /// One wrong decision.
         #[allow(missing_docs)] // `what` says it
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Mutant { $($mutant,)* }
 
         impl Mutant {
-            /// Every mistake.
+            /// Every mutant.
             pub const ALL: &[Self] = &[$(Self::$mutant,)*];
 
-            /// What is done wrong.
+            /// Describes the wrong decision.
             pub fn what(self) -> &'static str {
                 match self { $(Self::$mutant => $what,)* }
             }
 
-            /// What has to befall the world for it to show.
+            /// The steps that have to happen for it to show.
             pub(crate) fn helped_by(self) -> &'static [Kind] {
                 match self { $(Self::$mutant => $helped,)* }
             }
@@ -54,40 +54,40 @@ mutants! {
     DropOnDeletion = "a key whose secret was deleted leaves the configuration", &[Kind::DeleteKey];
     PruneOneTooMany = "one read key too many leaves the configuration", &[];
     MigrateEarly = "re-encryption starts before every API server has switched", &[];
-    NoWaitForWrites = "re-encryption does not wait for writes under way", &[];
+    NoWaitForWrites = "re-encryption does not wait for writes in flight", &[];
     ReuseNumber = "the number of a deleted key is used again", &[Kind::DeleteKey];
     NoKeyCheck = "a plugin passes without decrypting the key check", &[Kind::Lie];
     DecideBlind = "what cannot be read counts as absent", &[Kind::Unreadable];
     ForgetServer = "a server whose node was deleted is not counted any more", &[Kind::Leave];
     NoPublication = "it is not recorded that a key was published as write key", &[];
-    NoHighWater = "the high-water mark is not raised before a key is made", &[];
+    NoHighWater = "the high-water mark is not raised before a key is created", &[];
     DeleteKeyInUse = "a key secret is deleted while its key is deployed", &[];
-    TwoKeysAtOnce = "a new key is made while one is in transition", &[Kind::Spec];
+    TwoKeysAtOnce = "a new key is created while one is in transition", &[Kind::Spec];
     RecordEarly = "a resource is recorded as migrated that is not", &[];
     ClaimEarly = "a key claims every resource as soon as it is published", &[];
-    ReadyEarly = "Ready is True as soon as the spec was looked at", &[Kind::Spec];
-    DeleteTarget = "a revision is deleted that a node is to install", &[];
+    ReadyEarly = "Ready is True as soon as the spec was read", &[Kind::Spec];
+    DeleteTarget = "a revision is deleted that a node has to install", &[];
     RenameProvider = "a provider that was deployed gets another name", &[];
     PlainWriter = "plain text is written between two keys", &[];
     StopsReading = "the write key's predecessor leaves with the promotion", &[];
     InstallEarly = "the agent installs a configuration before its plugins answer", &[Kind::Restart];
     StopEarly = "the agent stops a plugin that the API server still needs", &[];
-    SwitchBlind = "the agent turns a key's link to a plugin that was never asked", &[Kind::Spec];
+    SwitchBlind = "the agent switches a key's link to a plugin that was never probed", &[Kind::Spec];
     RetireEarly = "a KMS provider leaves while etcd's history may need it", &[Kind::Spec];
-    AbandonPublished = "a key is superseded that was a write key", &[Kind::Spec];
-    ServeWithdrawn = "a node that comes back serves the keys that it had", &[Kind::Stop, Kind::Leave, Kind::Return, Kind::Spec];
-    SetBackIsRollout = "a machine that was restored counts as one that follows a rollout", &[Kind::Restore];
+    AbandonPublished = "a key is abandoned that was a write key", &[Kind::Spec];
+    ServeSuperseded = "a node that returns serves the keys that it had", &[Kind::Stop, Kind::Leave, Kind::Return, Kind::Spec];
+    SetBackIsRollout = "a machine that was restored counts as part of a rollout", &[Kind::Restore];
     ForgetLate = "a key is forgotten though it works again", &[Kind::Forget, Kind::KmsDown];
-    IgnorePause = "the operator goes on though it is paused", &[Kind::Pause, Kind::Resume];
-    IgnorePauseFile = "an agent goes on though it is paused on its node", &[Kind::PauseAgent, Kind::ResumeAgent];
-    BelieveMark = "a number counts as used because one agent says so", &[Kind::AbsurdMark];
+    IgnorePause = "the operator continues while it is paused", &[Kind::Pause, Kind::Resume];
+    IgnorePauseFile = "an agent continues while it is paused on its node", &[Kind::PauseAgent, Kind::ResumeAgent];
+    BelieveMark = "a number counts as used because one agent reports it", &[Kind::AbsurdMark];
     OrphanIsGone = "a 404 for an object's missing namespace counts as a deleted object", &[Kind::Orphan];
     FailureIsSuccess = "a migration that failed for a webhook counts as one that succeeded", &[Kind::Webhook];
-    InstallOther = "the agent installs the newest revision that it has, not the one that it is told", &[];
+    InstallOther = "the agent installs another revision on its disk than the one in its spec", &[];
 }
 
 impl Mutant {
-    /// Changes what the operator sees.
+    /// Changes the snapshot that the operator decides from.
     pub(crate) fn before(self, _world: &World, snapshot: &mut Snapshot) {
         match self {
             Self::PromoteEarly => converged(snapshot),
@@ -116,11 +116,11 @@ impl Mutant {
                     phase: ForgetPhase::CarriedOut,
                     message: String::new(),
                 };
-                snapshot.told_forget = snapshot.wanted.requests.iter().map(carried_out).collect();
+                snapshot.recorded_forget = snapshot.wanted.requests.iter().map(carried_out).collect();
                 snapshot.wanted.forget = snapshot.accepted();
             }
             Self::BelieveMark => {
-                snapshot.highest_key = snapshot.unbelieved_keys.pop_last().unwrap_or(snapshot.highest_key);
+                snapshot.highest_key = snapshot.excess_keys.pop_last().unwrap_or(snapshot.highest_key);
             }
             Self::FailureIsSuccess => {
                 for migration in snapshot.migrations.values_mut() {
@@ -146,12 +146,12 @@ impl Mutant {
         }
     }
 
-    /// Whether the engine takes an object that the API server refuses to update for a deleted one.
+    /// Whether the engine counts an object as deleted that the API server refuses to update.
     pub(crate) fn takes_for_gone(self, world: &World, resource: usize, sealed: Sealed) -> bool {
         self == Self::OrphanIsGone && world.refused.orphans[resource].contains(sealed)
     }
 
-    /// Changes what the operator has decided.
+    /// Changes the operator's decision.
     pub(crate) fn after(self, _world: &World, snapshot: &Snapshot, outcome: &mut Outcome) {
         match self {
             Self::NoPublication => {
@@ -195,7 +195,7 @@ impl Mutant {
         }
     }
 
-    /// Does something more after a write.
+    /// Does something else after a write.
     pub(crate) fn acted(self, world: &mut World, action: &Action) {
         if self == Self::DeleteKeyInUse
             && let Action::RecordMigrated { key, .. } = action
@@ -249,7 +249,7 @@ impl Mutant {
                     }
                 }
             }
-            (Self::ServeWithdrawn, ..) => {
+            (Self::ServeSuperseded, ..) => {
                 for (id, generation) in &observed.disk.serving {
                     let instance = Instance { key_id: *id, generation: generation.clone() };
                     let made = Step::SwitchLink { key_id: *id, instance };
@@ -259,7 +259,7 @@ impl Mutant {
                 }
             }
             (Self::InstallOther, ..) => {
-                // Of those on its disk, the oldest: the one that it has just left.
+                // The oldest one on its disk: the one that it has just left.
                 if let Some((revision, content)) = observed.disk.revisions.first_key_value() {
                     let hash = content.hash();
                     if observed.disk.revisions.len() > 1 {
@@ -272,20 +272,20 @@ impl Mutant {
         decision
     }
 
-    /// A way that leads to it, where chance seldom comes by.
+    /// A way that leads to it, if random schedules seldom do.
     fn way(self) -> Option<String> {
-        // Key 1 is retired while node 1 is given up.
+        // Key 1 is retired while node 1 is removed.
         let retired = "round,".repeat(12);
         let back = "return.1,start.1,agent.1,agent.1,agent.1,reconcile,agent.1,agent.1,poll.1";
         match self {
-            Self::ServeWithdrawn => Some(format!("2/3/stop.1,leave.1,tick.2,spec.5,{retired}{back}")),
-            // An in-place update makes a revision, and with it the mark becomes the operator's own.
+            Self::ServeSuperseded => Some(format!("2/3/stop.1,leave.1,tick.2,spec.5,{retired}{back}")),
+            // An update in place creates a revision, and with it the operator adopts the mark.
             Self::BelieveMark => Some(format!("2/3/absurd-mark.1,agent.1,spec.4,{retired}spec.5")),
             _ => None,
         }
     }
 
-    /// Goes the way that is known to lead to it, and looks for it by chance. What was found first, and after how many
+    /// Goes the known way to it, or runs random schedules. Returns the first violation, and after how many
     /// schedules.
     pub fn hunt(self, schedules: u64, seed: u64, threads: usize) -> Option<(u64, Violation, Way)> {
         if let Some(way) = self.way().and_then(|way| way.parse::<Way>().ok()) {
@@ -315,7 +315,7 @@ fn newest(snapshot: &Snapshot) -> Option<(keyward_core::ids::Revision, RevisionC
     Some((*revision, stored.content.as_ref().ok()?.clone()))
 }
 
-/// Every server seems to have the newest revision.
+/// Makes every server seem to have the newest revision.
 fn converged(snapshot: &mut Snapshot) {
     let Some((revision, content)) = newest(snapshot) else { return };
     let health = || PluginHealth {
@@ -342,7 +342,8 @@ fn converged(snapshot: &mut Snapshot) {
     }
 }
 
-/// Keeps only those providers of each new revision that `keep` says: given a key, the one that writes, the oldest.
+/// Keeps only the providers of each new revision for which `keep` is true, given the key, the write key and
+/// the oldest key.
 fn applied(outcome: &mut Outcome, keep: impl Fn(KeyId, Option<KeyId>, Option<KeyId>) -> bool) {
     rewritten(outcome, |providers| {
         let first = providers.first().and_then(key_of);
@@ -376,7 +377,7 @@ fn key_of(provider: &ProviderConfiguration) -> Option<KeyId> {
     notation.split_once(':')?.1.parse().ok()
 }
 
-/// Local keys only: another name of a KMS provider is not understood, and installed nowhere.
+/// Renames local keys only: a KMS provider with another name is not understood, and is installed nowhere.
 fn renamed(outcome: &mut Outcome) {
     rewritten(outcome, |providers| {
         for provider in providers {

@@ -1,8 +1,9 @@
-//! What `keyward plan` claims of a change, against what is then decided, to the end.
+//! The claims of `keyward plan` about a change, compared with everything that is then decided
+//! (invariant: plan-is-decision).
 //!
-//! A pair of specs: the first is in force and settled, then the second is asked for. The claim is
-//! [`keyward_core::effect::between`]'s, from which `plan` prints. What happens is seen in the world: keys that are made,
-//! plugins that are replaced in place, and how each resource is stored in etcd before and after.
+//! A pair of specs: the first is in force and settled, then the second is requested. The claim is that of
+//! [`keyward_core::effect::between`], which `plan` prints. The world shows what happens: keys that are
+//! created, plugins that are replaced in place, and how each resource is stored in etcd before and after.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,7 +25,7 @@ use crate::world::config::{RESOURCES, resources};
 use crate::world::kms;
 use crate::world::step::{Kind, Step};
 
-/// Entries of the menu that can be had.
+/// The number of entries of the menu that can be carried out.
 const MODES: usize = 7;
 
 /// One spec.
@@ -33,7 +34,7 @@ pub struct Spec {
     mode: usize,
     /// Bits of [`RESOURCES`]; none for a spec that names none.
     list: usize,
-    /// Whether the decryption of whatever is not in the list is confirmed.
+    /// Whether the decryption of resources outside the list is confirmed.
     confirmed: bool,
     timeout: bool,
     proxy: bool,
@@ -112,7 +113,7 @@ impl Spec {
     }
 }
 
-/// A mistake in the claim, made on purpose.
+/// A claim that is wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WrongClaim {
     /// A resource that leaves the list has no effect.
@@ -121,7 +122,7 @@ pub enum WrongClaim {
     LeavingNeedsNoConfirmation,
     /// How plugins are run has no effect.
     SettingsHaveNoEffect,
-    /// A resource that joins the list is stored under the key already.
+    /// A resource that is added to the list is already stored under the key.
     JoiningHasNoEffect,
 }
 
@@ -146,7 +147,7 @@ impl WrongClaim {
     }
 }
 
-/// What a change does: claimed, or seen.
+/// The effects of a change: claimed, or seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Effects {
     keys: usize,
@@ -166,7 +167,7 @@ impl From<&Change> for Effects {
     }
 }
 
-/// Goes through so many pairs. How many of them had each effect, and where claim and outcome differ.
+/// Checks this many pairs. Returns how many of them had each effect, and where claim and outcome differ.
 pub fn compare(pairs: u64, seed: u64, wrong: Option<WrongClaim>) -> (BTreeMap<Effect, usize>, Vec<String>) {
     let mut counts = BTreeMap::new();
     let mut differences = Vec::new();
@@ -236,7 +237,7 @@ fn ask(world: &mut World, spec: Spec) {
     api.touch();
 }
 
-/// Round after round, until all is as it should be.
+/// Runs round after round, until everything has ended well.
 fn settle(world: &mut World, mut look: impl FnMut(&World)) -> Result<(), String> {
     let mut why = String::new();
     for _ in 0..ROUNDS {
@@ -253,7 +254,7 @@ fn settle(world: &mut World, mut look: impl FnMut(&World)) -> Result<(), String>
     Err(why)
 }
 
-/// What runs of each KMS key, and how long the API server waits for it.
+/// The plugin of each KMS key, and the API server's timeout for it.
 fn records(snapshot: &Snapshot) -> BTreeMap<KeyId, (PluginRecord, String)> {
     let kms = |key: &keyward_core::formats::key_secret::KeySecret| {
         let kms = key.kms.as_ref()?;
@@ -263,8 +264,8 @@ fn records(snapshot: &Snapshot) -> BTreeMap<KeyId, (PluginRecord, String)> {
     snapshot.keys.iter().filter_map(kms).collect()
 }
 
-/// The claim, from the two specs as `plan --current --desired` makes it, and from what is deployed as `plan -f` does: both
-/// are the same.
+/// The claim from the two specs, as in `plan --current --desired`. It must equal the claim from the deployed
+/// state, as in `plan -f`.
 fn claim(world: &World, current: Spec, desired: Spec, wrong: Option<WrongClaim>) -> Result<Change, String> {
     let (old, mut wanted) = (kubernetes::wanted(&current.object()), kubernetes::wanted(&desired.object()));
     let evaluation = |wanted: &Wanted, origin: Origin| -> Option<Evaluation> {
@@ -273,7 +274,7 @@ fn claim(world: &World, current: Spec, desired: Spec, wrong: Option<WrongClaim>)
     let (before, after) = (evaluation(&old, Origin::Stored), evaluation(&wanted, Origin::Desired));
     let settled = InForce::settled(&old, before.as_ref());
     let deployed = InForce::deployed(&world.api.snapshot, &old)
-        .map_err(|unknown| format!("what is deployed is not known: {unknown:?}"))?;
+        .map_err(|unknown| format!("the deployed state is not known: {unknown:?}"))?;
     let newest = world.api.snapshot.content(world.api.snapshot.newest_revision());
     let live = kubernetes::in_force(wanted.clone(), &BTreeMap::new(), newest);
     kubernetes::keep_encrypted(&mut wanted, settled.encrypted.iter().cloned());
@@ -289,7 +290,7 @@ fn claim(world: &World, current: Spec, desired: Spec, wrong: Option<WrongClaim>)
     Ok(change)
 }
 
-/// The name for all of it.
+/// The effect of the whole change.
 fn total(seen: &Effects, desired: Spec) -> Effect {
     let to_plain = MENU[desired.mode].0 == "identity";
     if !seen.decrypted.is_empty() || seen.keys > 0 && to_plain {

@@ -1,4 +1,4 @@
-//! Where explorations begin, and what may happen next in a world.
+//! The beginnings of explorations, and the steps that can follow in a world.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use crate::world::server::{Life, NAMES};
 use crate::world::step::{Kind, Step};
 use crate::world::{self, World};
 
-/// A world with so many nodes in which these were asked for, one after the other, and are in force.
+/// A world with this many nodes in which these specs were requested one after the other; the last one is in
+/// force.
 pub fn settled(nodes: usize, specs: &[usize]) -> World {
     let mut world = World::new(nodes);
     for spec in specs {
@@ -22,7 +23,7 @@ pub fn settled(nodes: usize, specs: &[usize]) -> World {
             }
         }
     }
-    // Nobody remembers how it came to this.
+    // Nobody remembers the way to this state.
     world.step(Step::of(Kind::Dies));
     for server in &mut world.servers {
         Arc::make_mut(server).forget();
@@ -33,7 +34,7 @@ pub fn settled(nodes: usize, specs: &[usize]) -> World {
     world
 }
 
-/// What goes on by itself.
+/// Steps that happen without an admin and without a fault.
 pub fn ordinary(world: &World) -> Vec<Step> {
     let mut steps = vec![Step::of(Kind::Reconcile)];
     for n in 0..NAMES.len() {
@@ -42,7 +43,7 @@ pub fn ordinary(world: &World) -> Vec<Step> {
             steps.push(Step::to(Kind::Agent, n));
         }
         let other = world.file(n).is_some_and(|file| file.hash != world.servers[n].loaded.hash);
-        if life == Life::Held || life == Life::Up && other {
+        if life == Life::Joining || life == Life::Up && other {
             steps.push(Step::to(Kind::Poll, n));
         }
     }
@@ -59,8 +60,8 @@ pub fn ordinary(world: &World) -> Vec<Step> {
     steps
 }
 
-/// What mends a fault, or brings the second operator on.
-pub fn mending(world: &World) -> Vec<Step> {
+/// Steps that repair a fault, or that continue the second operator.
+pub fn repairs(world: &World) -> Vec<Step> {
     let mut steps = Vec::new();
     for (kek, kms) in world.kms.iter().enumerate().take(3) {
         if !kms.up {
@@ -92,10 +93,10 @@ pub fn mending(world: &World) -> Vec<Step> {
         steps.push(Step::of(Kind::Admit));
     }
     if !world.api.corrupt.is_empty() {
-        steps.push(Step::of(Kind::MendKeys));
+        steps.push(Step::of(Kind::FixKeys));
     }
     if world.api.token != Some(world.accepts.0) {
-        steps.push(Step::of(Kind::TokenMend));
+        steps.push(Step::of(Kind::TokenFix));
     }
     if !world.to_bury().is_empty() {
         steps.push(Step::of(Kind::Bury));
@@ -112,7 +113,7 @@ pub fn mending(world: &World) -> Vec<Step> {
     steps
 }
 
-/// Faults that depend on nothing in the world.
+/// Faults that are always possible.
 const ANYWHERE: [Kind; 11] = [
     Kind::TokenBad,
     Kind::TokenMissing,
@@ -127,7 +128,7 @@ const ANYWHERE: [Kind; 11] = [
     Kind::Pause,
 ];
 
-/// Those that befall something which has to be there.
+/// Faults of something that has to exist.
 const SOMEWHERE: [Kind; 27] = [
     Kind::Restore,
     Kind::Orphan,
@@ -146,7 +147,7 @@ const SOMEWHERE: [Kind; 27] = [
     Kind::KmsDown,
     Kind::Revoke,
     Kind::Rotate,
-    Kind::Anew,
+    Kind::RecreateKek,
     Kind::Spec,
     Kind::Resources,
     Kind::DeleteKey,
@@ -163,20 +164,20 @@ pub fn fault_kinds() -> impl Iterator<Item = Kind> {
     SOMEWHERE.into_iter().chain(ANYWHERE)
 }
 
-/// Every single fault that can befall this world; each is of one of [`fault_kinds`].
+/// Every single fault that is possible in this world; each is of one of [`fault_kinds`].
 pub fn faults(world: &World) -> Vec<Step> {
     let mut steps: Vec<Step> = (0..5).map(|k| Step::with(Kind::ReconcileDies, 0, k)).collect();
     steps.push(Step::to(Kind::Decide, 1));
     for n in 0..NAMES.len() {
         match world.servers[n].life {
             Life::Absent => {}
-            Life::Held => steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k))),
-            Life::Down if world.may_come_back(n) => steps.push(Step::to(Kind::Return, n)),
+            Life::Joining => steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k))),
+            Life::Down if world.may_return(n) => steps.push(Step::to(Kind::Return, n)),
             Life::Down => steps.push(Step::to(Kind::Reboot, n)),
             Life::Up => {
                 steps.extend((0..9).map(|k| Step::with(Kind::AgentDies, n, k)));
-                let befall = [Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode, Kind::PauseAgent];
-                steps.extend(befall.map(|k| Step::to(k, n)));
+                let kinds = [Kind::Stop, Kind::Restart, Kind::Reboot, Kind::DeleteNode, Kind::PauseAgent];
+                steps.extend(kinds.map(|k| Step::to(k, n)));
                 steps.push(Step::to(Kind::AbsurdMark, n));
                 if world.may_be_restored(n) {
                     steps.push(Step::to(Kind::Restore, n));
@@ -195,7 +196,8 @@ pub fn faults(world: &World) -> Vec<Step> {
             world.books.keys.values().any(|meaning| meaning.kek.is_some_and(|(k, _)| usize::from(k) == kek));
         if used && kms.up && kms.encrypts {
             steps.extend(
-                [Kind::KmsDown, Kind::Revoke, Kind::Rotate, Kind::Anew].map(|kind| Step::to(kind, kek)),
+                [Kind::KmsDown, Kind::Revoke, Kind::Rotate, Kind::RecreateKek]
+                    .map(|kind| Step::to(kind, kek)),
             );
         }
     }
@@ -236,33 +238,33 @@ pub fn small() -> Vec<(String, Bounds)> {
         ("2 API servers, 2 keys (KMS a, KMS b), no fault", bounds(2, &[], &[3, 5], 0, false)),
         ("1 API server, 1 key (aescbc), every single fault", bounds(1, &[], &[1], 1, false)),
         (
-            "1 API server, 2 keys (KMS a, KMS b), a KEK made anew at any moment, all ends well",
-            Bounds { only: vec![Kind::Anew], ..bounds(1, &[], &[3, 5], 1, true) },
+            "1 API server, 2 keys (KMS a, KMS b), a KEK recreated at any moment, all ends well",
+            Bounds { only: vec![Kind::RecreateKek], ..bounds(1, &[], &[3, 5], 1, true) },
         ),
         (
             "1 API server, 1 key in force (KMS a), then KMS b, paused and resumed at any moment, all ends well",
             Bounds { only: vec![Kind::Pause, Kind::PauseAgent], ..bounds(1, &[3], &[5], 1, true) },
         ),
         (
-            "1 API server, 1 key in force (KMS a), given up at any moment, and its KEK made anew, all ends well",
-            Bounds { only: vec![Kind::Forget, Kind::Anew], ..bounds(1, &[3], &[], 2, true) },
+            "1 API server, 1 key in force (KMS a), forgotten at any moment, and its KEK recreated, all ends well",
+            Bounds { only: vec![Kind::Forget, Kind::RecreateKek], ..bounds(1, &[3], &[], 2, true) },
         ),
         (
-            "1 API server, 2 keys in force (KMS a, KMS b), one given up at any moment of an outage and after it, all ends well",
+            "1 API server, 2 keys in force (KMS a, KMS b), one forgotten at any moment of an outage and after it, all ends well",
             Bounds { only: vec![Kind::Forget, Kind::KmsDown], ..bounds(1, &[3, 5], &[], 2, true) },
         ),
     ];
     all.map(|(what, bounds)| (what.to_owned(), bounds)).into()
 }
 
-/// Every single fault that can befall 1 API server with 3 keys, by its kind: with one fault in all, what one kind does
-/// is nothing to do with another. Minutes for most, an hour or more for some.
+/// Every single fault with 1 API server and 3 keys, kind by kind: with only one fault, the kinds do not
+/// influence each other. Minutes for most, an hour or more for some.
 pub fn faults_of_three_keys() -> Vec<(String, Bounds)> {
     kind_by_kind("KMS a, KMS b, aescbc", &[], &[3, 5, 1])
 }
 
-/// The same where the first of the keys is in force at the beginning: what befalls that one on its way there is not among
-/// it. The two others are asked for at any moment, the second of them perhaps before the first is done.
+/// The same with the first key in force at the beginning: faults during its transition are not included. The
+/// two others are requested at any moment, the second one perhaps before the first is done.
 pub fn faults_with_a_key_in_force() -> Vec<(String, Bounds)> {
     kind_by_kind("KMS a in force, then KMS b, aescbc", &[3], &[5, 1])
 }
@@ -275,7 +277,7 @@ fn kind_by_kind(keys: &str, specs: &[usize], script: &[usize]) -> Vec<(String, B
     fault_kinds().map(one).collect()
 }
 
-/// Bounds that take a while.
+/// Bounds that take long.
 pub fn large() -> Vec<(String, Bounds)> {
     let all = [
         (
@@ -288,7 +290,7 @@ pub fn large() -> Vec<(String, Bounds)> {
         ),
         ("2 API servers, 2 keys (KMS a, KMS b), every single fault", bounds(2, &[], &[3, 5], 1, false)),
         (
-            "2 API servers, 2 keys in force (KMS a, KMS b), each forgotten and taken back at any moment, all ends well",
+            "2 API servers, 2 keys in force (KMS a, KMS b), each forgotten and the request removed at any moment, all ends well",
             Bounds { only: vec![Kind::Forget, Kind::Unforget], ..bounds(2, &[3, 5], &[], 3, true) },
         ),
     ];

@@ -1,4 +1,4 @@
-//! What is shown each time: small bounds completely, some schedules by chance, and that every mistake is found.
+//! The checks of every run: small bounds completely, some random schedules, and that every mutant is found.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use keyward_test_sim::pairs::{self, WrongClaim};
 use keyward_test_sim::scenario;
 use keyward_test_sim::world::step::Kind;
 
-/// Known to go wrong, each told where it is to be mended; taken out of here with that.
+/// Kinds of faults with a known violation. A fix removes its kind from here.
 const KNOWN: &[Kind] = &[];
 
 #[test]
@@ -19,15 +19,16 @@ fn every_state_within_small_bounds_is_sound() {
         bounds.without = KNOWN.to_vec();
         let found = exhaustive::explore(&bounds, 2, |_| ());
         println!("{what}: {} states", found.states);
-        let told: Vec<String> = found.violations.iter().map(|(v, way)| format!("{v}\n  {way}")).collect();
-        assert!(told.is_empty(), "{what}:\n{}", told.join("\n"));
-        // The smallest has 208: an outage and a request, and nothing else may move.
+        let violations: Vec<String> =
+            found.violations.iter().map(|(v, way)| format!("{v}\n  {way}")).collect();
+        assert!(violations.is_empty(), "{what}:\n{}", violations.join("\n"));
+        // The smallest exploration has 208 states: an outage and a request, and nothing else can happen.
         assert!(found.complete && found.states > 150, "{what}: {} states", found.states);
     }
 }
 
 #[test]
-fn schedules_by_chance_are_sound() {
+fn random_schedules_are_sound() {
     let found = random::explore(&Plan {
         schedules: 1000,
         seed: 1,
@@ -39,9 +40,9 @@ fn schedules_by_chance_are_sound() {
         threads: 2,
         enough: 3,
     });
-    let told: Vec<String> =
+    let violations: Vec<String> =
         found.violations.iter().map(|(s, v, way)| format!("seed {s}: {v}\n  {way}")).collect();
-    assert!(told.is_empty(), "{}", told.join("\n"));
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
     assert_eq!(found.schedules, 1000);
 }
 
@@ -52,7 +53,7 @@ fn every_mistake_is_found() {
     assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
-/// So many pairs, or as many as the environment says.
+/// The number of pairs, which the environment can set.
 fn pairs() -> u64 {
     std::env::var("KEYWARD_SIM_PAIRS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
 }
@@ -62,7 +63,7 @@ fn plan_claims_what_is_then_decided() {
     let (seen, differences) = pairs::compare(pairs(), 1, None);
     println!("pairs {}, by effect {seen:?}, differences {}", pairs(), differences.len());
     assert!(differences.is_empty(), "{} differ:\n{}", differences.len(), differences.join("\n"));
-    // Else there would be nothing to compare.
+    // Otherwise there would be nothing to compare.
     assert!(seen.len() == 5 && seen.values().all(|count| *count > 5), "{seen:?}");
 }
 
@@ -98,35 +99,36 @@ fn a_whole_life_ends_well() {
     }
 }
 
-/// What a second operator decided before a resource left the list and writes after it came back is about an earlier time
-/// of the key as its writer: a claim, or a migration.
+/// A second operator decides before a resource leaves the list, and writes after the resource was added
+/// again. Its record or its migration is about an earlier publication of the key (decision 0056).
 #[test]
-fn what_is_written_late_claims_nothing() {
+fn a_decision_from_before_the_publication_claims_nothing() {
     let rounds = ["round"; 9].join(",");
-    let comes_back = "decide.1,resources.0,reconcile,reconcile,reconcile,agent,agent,poll,agent,reconcile,\
+    let is_added_again = "decide.1,resources.0,reconcile,reconcile,reconcile,agent,agent,poll,agent,reconcile,\
                       resources.2,reconcile,reconcile";
     let way: Way =
-        format!("1//spec.3,resources.2,{rounds},reconcile,reconcile,{comes_back},act.1").parse().unwrap();
+        format!("1//spec.3,resources.2,{rounds},reconcile,reconcile,{is_added_again},act.1").parse().unwrap();
     assert_eq!(replay(&way, None, |_, _| ()), None, "{way}");
 }
 
-/// A newest revision that is gone for good, with a node that had it and wrote by it. Its key is known from the status, or
-/// its secret can be mended.
+/// The newest revision is lost for good, with a node that had it and wrote with its key. The key is known
+/// from the status, or its secret can be repaired.
 #[test]
 fn what_a_lost_revision_wrote_is_read_on() {
     let rolls = |n: usize| format!("agent.{n},agent.{n},agent.{n},poll.{n},agent.{n}");
     let (a, b, c) = (rolls(0), rolls(1), rolls(2));
-    // The operator dies before it tells that all had the revision before.
+    // The operator dies before it records that every server had the previous revision.
     let deleted = format!(
         "3/1/spec.2,reconcile,reconcile,reconcile,{a},reconcile,{b},reconcile,{c},reconcile-dies.0.3,reconcile,\
          reconcile,{a},stop.0,tick.2,leave.0,stop.2,agent.2,agent.1,delete-revision.0,delete-key.2,reconcile,\
          reconcile,reconcile,agent.1"
     );
-    // The KEK of key 1 was recreated, so that the key does not work and may be forgotten. Its only successor writes at once.
-    let accepted = "anew,round,round,forget.1,reconcile,round,round,spec.1";
+    // The KEK of key 1 was recreated, so that the key does not work and may be forgotten. Its only successor
+    // writes at once.
+    let accepted = "recreate-kek,round,round,forget.1,reconcile,round,round,spec.1";
     let undecodable = format!(
         "3/3/{accepted},reconcile,reconcile,reconcile,{a},stop.0,tick.2,leave.0,agent.1,agent.2,delete-revision.0,\
-         corrupt-key.2,reconcile,reconcile,reconcile,mend-keys"
+         corrupt-key.2,reconcile,reconcile,reconcile,fix-keys"
     );
     let installed = format!(
         "3/3/{accepted},reconcile,reconcile,delete-key.2,reconcile,agent-dies.0.4,delete-node,delete-key.1,\
@@ -139,14 +141,14 @@ fn what_a_lost_revision_wrote_is_read_on() {
             let is_replaced = world.books.latest.as_ref().is_some_and(|(_, latest)| {
                 latest.keys.contains(&KeyId(2)) && !latest.keys.contains(&KeyId(1))
             });
-            key_2_writes |= is_replaced && world.books.given_up.contains(&KeyId(1));
+            key_2_writes |= is_replaced && world.books.forgotten.contains(&KeyId(1));
         });
         assert_eq!(violation, None, "{way}");
         assert_eq!(key_2_writes, forgets, "{way}");
     }
 }
 
-/// Else what is explored kind by kind would leave one out.
+/// Otherwise the exploration kind by kind would omit one.
 #[test]
 fn every_fault_is_of_a_kind_that_is_explored() {
     let rounds = ["round"; 9].join(",");
@@ -155,5 +157,5 @@ fn every_fault_is_of_a_kind_that_is_explored() {
     let mut seen = BTreeSet::new();
     replay(&way, None, |world, _| seen.extend(scenario::faults(world).iter().map(|step| step.kind)));
     assert!(seen.is_subset(&known), "{:?}", seen.difference(&known));
-    assert!(seen.len() > 25, "the way has little of it: {seen:?}");
+    assert!(seen.len() > 25, "the way has too few faults: {seen:?}");
 }

@@ -107,9 +107,9 @@ impl Group {
         matches!(self, Self::Kms | Self::Cluster | Self::E2e | Self::Nodes | Self::Life)
     }
 
-    /// Whether its programs mostly wait, so that two run at the same time.
+    /// Whether its programs mostly wait, so that several run at the same time.
     pub(crate) fn waits(self) -> bool {
-        matches!(self, Self::E2e | Self::Life)
+        self.needs_cluster()
     }
 
     /// Whether it loads provider modules.

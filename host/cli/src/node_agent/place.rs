@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use keyward_node::{ByHand, Owner, Paths};
+use keyward_node::{CommandSettings, Owner, Paths};
 
 /// The node, with the same settings as its agent.
 #[derive(Clone, Debug, clap::Args)]
@@ -21,7 +21,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn find(self) -> Result<ByHand> {
+    pub(crate) fn find(self) -> Result<CommandSettings> {
         ensure!(
             self.root.is_absolute(),
             "--root must be an absolute path, because the plugins' Pods contain it"
@@ -33,7 +33,7 @@ impl Place {
                 .trim()
                 .to_lowercase(),
         };
-        let mut place = ByHand::new(node, Paths::new(self.root));
+        let mut place = CommandSettings::new(node, Paths::new(self.root));
         if let Some(uid) = self.plugin_uid {
             place.owner = Owner { uid, gid: uid };
         }

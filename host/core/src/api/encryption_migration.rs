@@ -73,7 +73,7 @@ pub struct EarlierAttempts {
 
 impl EncryptionMigrationSpec {
     /// Whether both are attempts of the same migration.
-    pub fn is_same_wish(&self, other: &Self) -> bool {
+    pub fn is_same_migration(&self, other: &Self) -> bool {
         let migration = |spec: &Self| Self { attempt: 0, continues: None, ..spec.clone() };
         migration(self) == migration(other)
     }

@@ -101,7 +101,7 @@ pub(super) fn writes_nowhere(snapshot: &Snapshot, id: KeyId) -> bool {
 /// The lists of missing revisions, as far as the status records them.
 fn gone_lists(snapshot: &Snapshot) -> impl Iterator<Item = &Vec<String>> {
     let gone =
-        snapshot.told_revisions.iter().filter(|recorded| !snapshot.revisions.contains_key(&recorded.n));
+        snapshot.recorded_revisions.iter().filter(|recorded| !snapshot.revisions.contains_key(&recorded.n));
     gone.flat_map(|recorded| recorded.lists.values())
 }
 

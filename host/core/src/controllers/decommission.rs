@@ -26,7 +26,7 @@ pub(super) fn retired(snapshot: &Snapshot) -> Vec<KeyStatus> {
             && recorded.key_id <= snapshot.highest_key
     };
     let mut gone: Vec<KeyStatus> = snapshot
-        .told_keys
+        .recorded_keys
         .iter()
         .filter(is_gone)
         .map(|recorded| KeyStatus { role: RETIRED.to_owned(), ..recorded.clone() })

@@ -19,13 +19,13 @@ pub(super) const NO_KEY: KeyId = KeyId(0);
 pub(super) fn facts(snapshot: &Snapshot, deployment: &Deployment<'_>, state: Option<&State>) -> Facts {
     let abandoned = snapshot.keys.iter().filter(|key| key.is_abandoned()).map(|key| key.id);
     let unwanted = abandoned.chain(snapshot.wanted.forget.iter().copied());
-    let dropped: BTreeSet<KeyId> = unwanted.chain(lost_new_keys(snapshot, deployment)).collect();
+    let leaving: BTreeSet<KeyId> = unwanted.chain(lost_new_keys(snapshot, deployment)).collect();
     let decrypted = match deployment {
         Deployment::Converged { revision, .. } => decrypted(snapshot, *revision),
         _ => BTreeSet::new(),
     };
     Facts {
-        dropped,
+        leaving,
         refused: refused(snapshot, deployment),
         decrypted,
         history: history(snapshot, state),
@@ -100,7 +100,8 @@ fn history(snapshot: &Snapshot, state: Option<&State>) -> EtcdHistory {
     }
 }
 
-/// Whether every resource's migration to the newest key ended before the oldest version that etcd still has.
+/// Whether every resource's migration to the newest key ended before the oldest version that etcd still has
+/// (invariant: history-stays-readable).
 fn compacted(snapshot: &Snapshot, state: Option<&State>) -> bool {
     for_newest(snapshot, state, |resource, migration| {
         snapshot.compacted.contains(resource) && succeeded(migration)

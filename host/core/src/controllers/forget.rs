@@ -76,7 +76,7 @@ fn next(
     match before {
         CarriedOut => return (CarriedOut, "the newest configuration does not contain the key".to_owned()),
         Void => {
-            let known = snapshot.told_forget.iter().find(|known| known.key_id == id);
+            let known = snapshot.recorded_forget.iter().find(|known| known.key_id == id);
             return (Void, known.map(|known| known.message.clone()).unwrap_or_default());
         }
         Pending | Accepted => {}
@@ -226,7 +226,7 @@ fn works_anywhere(snapshot: &Snapshot, content: Option<&RevisionContent>, id: Ke
                     return Works::Yes(format!("its plugin on node {node} is Healthy"));
                 }
                 Health::Unknown => {
-                    unknown.push(format!("node {node} is silent: its report about the plugin is too old"))
+                    unknown.push(format!("node {node} is silent: its report about the plugin is too old"));
                 }
                 _ if mismatch => failing.push(format!("its plugin on node {node} reaches another KEK")),
                 other => failing.push(format!("its plugin on node {node} is {}", other.name())),
@@ -303,7 +303,7 @@ fn usage(snapshot: &Snapshot, content: &RevisionContent, id: KeyId) -> Usage {
     }
     let lists = content.config.lists();
     let later = snapshot.keys.iter().filter(|key| key.id > id && key.write_published.is_some());
-    let later: Vec<_> = later.filter(|key| !key.is_abandoned() && !snapshot.is_given_up(key)).collect();
+    let later: Vec<_> = later.filter(|key| !key.is_abandoned() && !snapshot.is_forgotten(key)).collect();
     // A verification does not count while an API server has another configuration loaded.
     let hash = content.hash();
     let loaded =

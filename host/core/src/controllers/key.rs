@@ -325,7 +325,7 @@ fn needs_for(
     };
     if snapshot
         .key(latest.id)
-        .map_or_else(|| snapshot.wanted.forget.contains(&latest.id), |secret| snapshot.is_given_up(secret))
+        .map_or_else(|| snapshot.wanted.forget.contains(&latest.id), |secret| snapshot.is_forgotten(secret))
     {
         // The provider of a forgotten writer cannot leave before another key can write
         // (openshift: key-is-forgotten, decision 0039). A newer key that exists is added by the next

@@ -24,7 +24,7 @@ pub(super) fn decide(assessment: &Assessment<'_>, turn: &mut Turn) {
 /// The content of a lost revision, or why it cannot be recreated.
 pub(super) fn rebuild(snapshot: &Snapshot, revision: Revision) -> Result<RevisionContent, String> {
     let recorded = snapshot
-        .told_revisions
+        .recorded_revisions
         .iter()
         .find(|recorded| recorded.n == revision)
         .ok_or("the status does not record its content")?;
@@ -124,7 +124,7 @@ pub(super) fn report(snapshot: &Snapshot, deployed: &Deployed<'_>, turn: &mut Tu
 /// A node that had a revision which is lost for good may have written with it. The keys that it read with
 /// stay readable, as far as key secrets or other revisions have them. The rest is lost with it.
 pub(super) fn read_on(snapshot: &Snapshot, newest: Revision, state: &mut State) {
-    for recorded in snapshot.told_revisions.iter().filter(|recorded| recorded.n > newest) {
+    for recorded in snapshot.recorded_revisions.iter().filter(|recorded| recorded.n > newest) {
         for (resource, providers) in &recorded.lists {
             for id in keys_in(providers) {
                 let is_unwanted = snapshot.key(id).is_some() && snapshot.usable().all(|key| key.id != id);
@@ -148,7 +148,7 @@ fn keys_in(providers: &[String]) -> impl Iterator<Item = KeyId> {
 /// A key secret that exists and cannot be decoded, of a key that a missing revision had. While it can be
 /// repaired, neither is lost for good (invariant: unknown-is-not-absent). Returns the revision, too.
 pub(super) fn undecodable(snapshot: &Snapshot, newest: Revision) -> Option<(Revision, &str)> {
-    let gone = snapshot.told_revisions.iter().filter(|recorded| recorded.n > newest);
+    let gone = snapshot.recorded_revisions.iter().filter(|recorded| recorded.n > newest);
     let mut named = gone.flat_map(|recorded| {
         recorded.lists.values().flat_map(|list| keys_in(list)).map(|id| (recorded.n, id))
     });

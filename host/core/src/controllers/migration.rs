@@ -69,7 +69,7 @@ impl<'a> DesiredMigration<'a> {
 
     /// Whether a stored migration is exactly this one.
     pub(super) fn is(&self, migration: &StoredMigration) -> bool {
-        migration.spec.is_same_wish(&self.spec)
+        migration.spec.is_same_migration(&self.spec)
     }
 }
 
@@ -264,7 +264,7 @@ pub(super) fn follow<'a>(
     if let Some(earlier) = spec.continues.as_ref().filter(|earlier| is_retry(earlier)) {
         let objects = match earlier.objects.as_slice() {
             [] => String::new(),
-            [first, rest @ ..] if rest.is_empty() => format!(" for {first}"),
+            [first] => format!(" for {first}"),
             [first, rest @ ..] => format!(" for {first} and {} more", rest.len()),
         };
         report.trouble.push(format!(

@@ -138,7 +138,7 @@ impl<'a> Deployed<'a> {
             // If a node may have the missing revision, or it can be recreated, the deployment is `Blocked`.
             Deployment::Converged { .. } | Deployment::Rolling { .. } => {
                 let newest = snapshot.newest_revision();
-                let gone = snapshot.told_revisions.iter().any(|recorded| recorded.n > newest);
+                let gone = snapshot.recorded_revisions.iter().any(|recorded| recorded.n > newest);
                 snapshot.openshift().is_none() && (gone || drifted(snapshot, state.as_ref(), newest))
             }
             Deployment::Nothing | Deployment::Blocked => false,
@@ -206,7 +206,7 @@ fn drifted(snapshot: &Snapshot, state: Option<&State>, newest: Revision) -> bool
 /// configuration, also in plain text.
 fn has_older_configuration(snapshot: &Snapshot, status: &EncryptionNodeStatus) -> bool {
     let Some(loaded) = &status.loaded_hash else { return false };
-    let recorded = snapshot.told_revisions.iter();
+    let recorded = snapshot.recorded_revisions.iter();
     let recorded = recorded.filter(|recorded| recorded.config_hash == *loaded).map(|recorded| recorded.n);
     let kept = snapshot.revisions.iter().filter_map(|(n, stored)| {
         let content = stored.content.as_ref().ok()?;

@@ -245,7 +245,7 @@ fn edited(snapshot: &Snapshot) -> Vec<Notice> {
 
 /// Whether neither the status nor a revision shows that Keyward made this configuration.
 pub(super) fn is_foreign(snapshot: &Snapshot, hash: &ConfigHash) -> bool {
-    let recorded = || snapshot.told_revisions.iter().any(|recorded| recorded.config_hash == *hash);
+    let recorded = || snapshot.recorded_revisions.iter().any(|recorded| recorded.config_hash == *hash);
     let kept = || snapshot.revisions.values().any(|r| r.content.as_ref().is_ok_and(|c| c.hash() == *hash));
     hash != zero_hash() && !recorded() && !kept()
 }
@@ -259,7 +259,7 @@ fn given(snapshot: &Snapshot, targets: &BTreeMap<String, Revision>) -> Option<(S
         let status = server.status();
         // Several revisions may have had the same bytes.
         let of = |hash: Option<&ConfigHash>| {
-            let recorded = snapshot.told_revisions.iter();
+            let recorded = snapshot.recorded_revisions.iter();
             recorded.filter(|recorded| Some(&recorded.config_hash) == hash).map(|recorded| recorded.n).min()
         };
         let loaded = of(status.and_then(|status| status.loaded_hash.as_ref()));
@@ -289,7 +289,8 @@ fn perhaps_given<'a>(
     blocked: &impl Fn(&str, String, BTreeMap<String, Revision>) -> Assessment<'a>,
     targets: &BTreeMap<String, Revision>,
 ) -> Option<Assessment<'a>> {
-    let revision = snapshot.told_revisions.iter().map(|recorded| recorded.n).max().filter(|n| *n > target)?;
+    let revision =
+        snapshot.recorded_revisions.iter().map(|recorded| recorded.n).max().filter(|n| *n > target)?;
     if let Some(server) = snapshot.servers.values().find(|server| server.status().is_none()) {
         let message = format!(
             "revision {revision} is gone, and node {}, whose agent has not reported, may have installed it; nothing is decided until that agent reports or the node is deleted",

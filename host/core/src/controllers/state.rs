@@ -254,21 +254,23 @@ pub(super) fn record_publication(
     becomes: &BTreeSet<GroupResource>,
     turn: &mut Turn,
 ) {
-    let again = !becomes.is_empty();
-    let is_due = |recorded: Option<Revision>| recorded.is_none_or(|recorded| again && recorded < revision);
+    let is_due = |recorded: Option<Revision>| {
+        recorded.is_none_or(|recorded| !becomes.is_empty() && recorded < revision)
+    };
     let Some(key) = snapshot.key(id).filter(|key| is_due(key.write_published)) else { return };
     let mut key = key.clone();
     key.write_published = Some(revision);
-    let claimed: Vec<String> =
-        key.migrated.iter().filter(|resource| becomes.contains(resource)).map(ToString::to_string).collect();
-    if !claimed.is_empty() {
+    let (again, migrated): (Vec<GroupResource>, Vec<GroupResource>) =
+        key.migrated.into_iter().partition(|resource| becomes.contains(resource));
+    key.migrated = migrated;
+    if !again.is_empty() {
+        let names: Vec<String> = again.iter().map(ToString::to_string).collect();
         turn.explain(format!(
             "key {id} becomes the write key of {} again; other keys may have written meanwhile, so the earlier records of migration no longer count",
-            claimed.join(", ")
+            names.join(", ")
         ));
-        key.migrated.retain(|resource| !becomes.contains(resource));
     }
-    turn.act(Action::RecordPublication { key: Box::new(key), revision });
+    turn.act(Action::RecordPublication { key: Box::new(key), revision, again });
 }
 
 pub(super) fn why(deployed: &Deployed<'_>, next: &State) -> String {

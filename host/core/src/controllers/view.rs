@@ -19,7 +19,7 @@ pub(super) fn view(snapshot: &Snapshot, deployment: &Deployment<'_>, deployed: &
             _ => snapshot.last_converged,
         },
         revisions: revisions(snapshot, deployment),
-        keys: if blocked(deployment) { snapshot.told_keys.clone() } else { keys(snapshot, deployed) },
+        keys: if blocked(deployment) { snapshot.recorded_keys.clone() } else { keys(snapshot, deployed) },
         encrypted: encrypted(snapshot, deployment, deployed),
         migrations: migrations(snapshot),
         forget: Vec::new(),
@@ -94,7 +94,7 @@ fn revisions(snapshot: &Snapshot, deployment: &Deployment<'_>) -> Vec<RevisionSt
     let mut all: BTreeMap<Revision, RevisionStatus> = found.map(|status| (status.n, status)).collect();
     let named = revisions_at_nodes(snapshot);
     // Kept until a later revision is loaded everywhere: a node that had it may have written with it.
-    for recorded in &snapshot.told_revisions {
+    for recorded in &snapshot.recorded_revisions {
         let n = recorded.n;
         if blocked(deployment) || named.contains(&n) || n > snapshot.last_converged {
             all.entry(n).or_insert_with(|| recorded.clone());
@@ -147,7 +147,7 @@ fn lost(snapshot: &Snapshot, deployed: &Deployed<'_>) -> Vec<KeyStatus> {
     let gone = state.keys.values().rev().filter(|key| snapshot.key(key.id).is_none());
     gone.map(|key| {
         let writes = state.resources.values().any(|keys| keys.write == Some(key.id));
-        let recorded = snapshot.told_keys.iter().find(|recorded| recorded.key_id == key.id).cloned();
+        let recorded = snapshot.recorded_keys.iter().find(|recorded| recorded.key_id == key.id).cloned();
         let recorded = recorded.unwrap_or_else(|| KeyStatus {
             key_id: key.id,
             mode: key.mode,

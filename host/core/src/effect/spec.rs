@@ -118,7 +118,7 @@ fn unknown(snapshot: &Snapshot) -> Vec<Unreadable> {
 
 /// The newest revision that the status or a node records, and which of them records it.
 fn recorded(snapshot: &Snapshot) -> Option<(Revision, String)> {
-    let status = snapshot.told_revisions.iter().map(|recorded| (recorded.n, "the status".to_owned()));
+    let status = snapshot.recorded_revisions.iter().map(|recorded| (recorded.n, "the status".to_owned()));
     let nodes = snapshot
         .servers
         .values()

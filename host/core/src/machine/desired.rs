@@ -1,6 +1,7 @@
 //! What should be deployed next. The steps are OpenShift's (openshift: no-backed-keys-no-change,
 //! openshift: read-keys-come-first, openshift: write-key-needs-all-servers,
-//! openshift: prune-after-migration), with three additions.
+//! openshift: prune-after-migration), with three additions. Their order keeps every object readable at every API
+//! server (invariant: readable-everywhere).
 //!
 //! Before the first step abandoned and forgotten keys leave (decision 0005, decision 0015). With the last
 //! step, resources that left the list are decrypted, and then their entries leave (decision 0011). In the
@@ -46,7 +47,7 @@ pub struct Desired {
 pub struct Facts {
     /// Keys that leave even if something is stored under them: abandoned keys, which no revision ever had as
     /// the writer, and forgotten keys (`spec.forget`).
-    pub dropped: BTreeSet<KeyId>,
+    pub leaving: BTreeSet<KeyId>,
     /// Keys whose key check is refused on some node: none of them replaces a writer that leaves.
     pub refused: BTreeSet<KeyId>,
     /// Resources that left the list and are completely rewritten in plain text.
@@ -172,7 +173,7 @@ pub fn without(
 /// Neither may a key whose KEK is another one by now.
 pub fn may_replace_writer(key: &Key, writer: KeyId, facts: &Facts) -> bool {
     let plain_before = key.mode == Mode::Identity && key.id < writer;
-    key.backed && !plain_before && !facts.dropped.contains(&key.id) && !facts.refused.contains(&key.id)
+    key.backed && !plain_before && !facts.leaving.contains(&key.id) && !facts.refused.contains(&key.id)
 }
 
 /// Removes keys from every list. If one of them writes, it is replaced by the newest other key that every API
@@ -184,8 +185,8 @@ fn remove_keys(
     facts: &Facts,
     everywhere: &dyn Fn(&GroupResource, KeyId) -> bool,
 ) -> bool {
-    let dropped = &facts.dropped;
-    if dropped.is_empty() {
+    let leaving = &facts.leaving;
+    if leaving.is_empty() {
         return false;
     }
     let mut changed = false;
@@ -195,10 +196,10 @@ fn remove_keys(
         // already the writer (`codec`), and it is not known whether every API server has any other key of the
         // list.
         let is_identity = |id: KeyId| keys_of.get(&id).is_some_and(|key| key.mode == Mode::Identity);
-        if keys.write.is_some_and(|id| dropped.contains(&id) && is_identity(id)) {
+        if keys.write.is_some_and(|id| leaving.contains(&id) && is_identity(id)) {
             keys.write = None;
         }
-        if let Some(writer) = keys.write.filter(|id| dropped.contains(id)) {
+        if let Some(writer) = keys.write.filter(|id| leaving.contains(id)) {
             let fits =
                 |id: &&KeyId| keys_of.get(id).is_some_and(|key| may_replace_writer(key, writer, facts));
             let known = keys.read.iter().filter(fits).find(|id| everywhere(resource, **id));
@@ -212,7 +213,7 @@ fn remove_keys(
         }
         let before = keys.read.len();
         let write = keys.write;
-        keys.read.retain(|id| !dropped.contains(id) || write == Some(*id));
+        keys.read.retain(|id| !leaving.contains(id) || write == Some(*id));
         changed |= keys.read.len() != before;
     }
     for key in backed {

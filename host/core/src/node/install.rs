@@ -7,7 +7,7 @@ use super::late;
 use super::observe::Refusal;
 use super::view::{Needed, Problem, Target, View};
 
-/// Renames a key's link over to an instance that passed its probes, key check included.
+/// Renames a key's link over to an instance that passed its probes, key check included (invariant: key-check-before-serving).
 pub(super) fn switch_links(view: &View<'_>, draft: &mut Draft) {
     for (key_id, needed) in view.to_serve() {
         let instance = &needed.instance;

@@ -27,7 +27,7 @@ pub struct Recovered {
     /// The salt for the digest of the resulting data, which is a new digest.
     pub salt: SecretBytes,
     /// It failed: nothing uses it any more, and the instance that it started stops.
-    pub withdrawn: bool,
+    pub rolled_back: bool,
 }
 
 impl Recovered {
@@ -70,7 +70,7 @@ pub fn in_force<'a>(
 ) -> Option<&'a Recovered> {
     let digest = content.digest(key_id)?;
     let of_key =
-        recovered.iter().filter(|found| found.key_id == key_id && !found.withdrawn && found.covers(digest));
+        recovered.iter().filter(|found| found.key_id == key_id && !found.rolled_back && found.covers(digest));
     of_key.max_by_key(|found| found.number)
 }
 

@@ -47,7 +47,7 @@ fn replaced(view: &View<'_>, draft: &mut Draft) {
         let key_id = replacement.key_id;
         for content in contents() {
             let Some(instance) = replacement.instance(content) else { continue };
-            if replacement.withdrawn {
+            if replacement.rolled_back {
                 over.insert(instance);
             } else if view.serves(&instance) && view.pass(&instance, None).is_some() {
                 let own = content.digest(key_id).map(|digest| Instance::new(key_id, digest));
@@ -176,7 +176,7 @@ pub(super) fn recovered(view: &View<'_>, draft: &mut Draft) {
             let mut made = disk.revisions.values().filter_map(|content| replacement.instance(content));
             made.any(|instance| disk.instances.contains_key(&instance))
         };
-        if replacement.withdrawn {
+        if replacement.rolled_back {
             if !is_there() {
                 let why = format!(
                     "the plugin with the replacement credential of key {key_id} failed and has stopped"

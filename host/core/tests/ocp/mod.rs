@@ -1,4 +1,5 @@
-//! Dumps of an OpenShift cluster, made of CONTRACT.md's notation. Read as `plan --objects` reads them.
+//! Dumps of an OpenShift cluster, built from the notation of docs/reference/openshift.md
+//! (openshift: provider-list-notation), and read as `plan --objects` reads them.
 
 #![allow(dead_code, unreachable_pub)] // not every test uses all of it
 
@@ -28,7 +29,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Of the node's name.
+    /// A ready pod on the node of this name.
     pub fn good(name: &str, revision: &str) -> Self {
         Self { name: name.into(), phase: "Running", ready: true, revision: revision.into() }
     }
@@ -68,15 +69,15 @@ impl Pod {
 pub struct Cluster {
     component: &'static Component,
     pub mode: String,
-    /// Of all resources, in revision 3; `None`: the Secret is there, without a configuration.
+    /// The list of all resources in revision 3; `None`: the Secret exists, without a configuration.
     pub deployed: Option<String>,
-    /// In its place.
+    /// The bytes of revision 3, instead of `deployed`.
     pub deployed_bytes: Option<String>,
     /// The Secret of revision 3 is gone.
     pub deployed_is_gone: bool,
-    /// The desired configuration as stored.
+    /// The list in the desired configuration.
     pub managed: Option<String>,
-    /// In its place.
+    /// The bytes of the desired configuration, instead of `managed`.
     pub managed_bytes: Option<String>,
     pub keys: Vec<String>,
     pub pods: Vec<Pod>,
@@ -116,13 +117,13 @@ impl Cluster {
         self
     }
 
-    /// `aescbc:6! kms:5 4`; `!` is migrated for every resource, no mode is aescbc.
+    /// `aescbc:6! kms:5 4`; `!`: migrated for every resource; without a mode: aescbc.
     pub fn keys(mut self, list: &str) -> Self {
         self.keys = list.split_whitespace().map(ToOwned::to_owned).collect();
         self
     }
 
-    /// The key secret of one such word.
+    /// The key secret for one word of this notation.
     pub fn key_secret(&self, text: &str) -> Value {
         let (text, migrated) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
         let (mode, id) = text.split_once(':').unwrap_or(("aescbc", text));
@@ -254,7 +255,7 @@ impl Cluster {
         json!({"apiVersion": "v1", "kind": "List", "items": items})
     }
 
-    /// What is decided from it.
+    /// The decision from this dump.
     pub fn decide(&self) -> Outcome {
         let mut dump = Dump::default();
         dump.read("dump.json", &self.objects().to_string()).unwrap();
@@ -288,7 +289,7 @@ impl Cluster {
     }
 }
 
-/// An EncryptionConfiguration in CONTRACT.md's notation.
+/// An EncryptionConfiguration from that notation.
 pub fn configuration(lists: &[(&str, &str)]) -> Value {
     let entries: Vec<Value> = lists
         .iter()
@@ -309,7 +310,8 @@ pub fn configuration(lists: &[(&str, &str)]) -> Value {
                         }})
                     }
                     Some((mode, id)) => {
-                        // Behind identity, an aesgcm key is the number of an identity key (CONTRACT 1.5).
+                        // Behind identity, an aesgcm key is the number of an identity key
+                        // (openshift: identity-keys).
                         let of = if mode == "aesgcm" && plain { "identity" } else { mode };
                         json!({mode: {"keys": [{"name": id, "secret": STANDARD.encode(material(of, id))}]}})
                     }
@@ -355,7 +357,8 @@ fn plugin_config() -> Value {
     })
 }
 
-/// A provider of two fields: `key` names the KEK, `image` is in place. It refers to Secret `credentials`, key `token`.
+/// A provider with two fields: `key` names the KEK, `image` changes in place. It refers to Secret
+/// `credentials`, key `token`.
 fn evaluate(request: &EvaluationRequest) -> Evaluation {
     let kms: Value = serde_json::from_str(&request.kms).unwrap();
     let config = &kms["test"];

@@ -6,7 +6,7 @@ use std::ops::Range;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward_core::SecretBytes;
-use keyward_core::api::{KeyCheck, HostAlias, PluginResources, PluginSettings, ProxySettings};
+use keyward_core::api::{HostAlias, KeyCheck, PluginResources, PluginSettings, ProxySettings};
 use keyward_core::formats::encryption_config::{
     EncryptionConfiguration, Identity, KeysConfiguration, KmsConfiguration, NamedKey, ProviderConfiguration,
     ResourceConfiguration,
@@ -137,7 +137,7 @@ pub fn accepted() -> impl Strategy<Value = AcceptedPlugin> {
     )
 }
 
-/// Referenced values as CONTRACT 1.2 allows them: none is empty.
+/// Valid referenced values: none is empty (openshift: referenced-data-keys).
 pub fn record() -> impl Strategy<Value = PluginRecord> {
     (
         kms_object(),
@@ -180,7 +180,7 @@ pub fn mode() -> impl Strategy<Value = Mode> {
 
 pub fn material(mode: Mode) -> BoxedStrategy<SecretBytes> {
     if mode.is_local() {
-        // All zeros is the null key, which stands for identity.
+        // All zeros is the null key, which means identity.
         vec(any::<u8>(), 32)
             .prop_filter("the null key", |key| key.iter().any(|b| *b != 0))
             .prop_map(SecretBytes::new)
@@ -266,7 +266,8 @@ pub fn configuration() -> impl Strategy<Value = EncryptionConfiguration> {
     })
 }
 
-/// A deployed revision as CONTRACT 1.5 makes it; plugin data may be missing, as after CONTRACT 2.6.
+/// A deployed revision in OpenShift's order (openshift: provider-order). Plugin data may be missing, as after
+/// the deletion of a key secret (openshift: deleted-kms-key-secret).
 pub fn deployed() -> impl Strategy<Value = RevisionContent> {
     let lists = (vec(mode(), 40), btree_set(1..40_u64, 0..6), any::<bool>());
     (
@@ -335,7 +336,7 @@ pub fn plugins() -> impl Strategy<Value = BTreeMap<KeyId, PluginRecord>> {
     btree_map(any::<u64>().prop_map(KeyId), record(), 0..3)
 }
 
-/// What happens to bytes: on a disk, on a wire, by hand.
+/// Damage to bytes: on a disk, on a wire, by an admin.
 #[derive(Clone, Debug)]
 pub enum Mishap {
     Flip(usize, u8),

@@ -1,4 +1,4 @@
-//! OBJECTS.md, "Digest": "same bytes", and nothing else is the same.
+//! Two digests are equal for the same bytes and for nothing else (objects: digest).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ fn entries() -> impl Strategy<Value = Entries> {
     )
 }
 
-/// What the entries are where nothing tells one from the next.
+/// The entries without anything that separates one from the next.
 fn joined(entries: &Entries) -> Vec<u8> {
     entries.iter().flat_map(|(name, value)| [name.as_bytes(), value.expose()].concat()).collect()
 }
@@ -62,7 +62,7 @@ proptest! {
         prop_assert_eq!(digest(&salt, &a) == digest(&salt, &b), a == b);
     }
 
-    /// Sorted: the order in which entries came does not matter.
+    /// Entries are sorted: the order of insertion does not matter.
     #[test]
     fn the_order_of_insertion_is_not_in_it(a in vec(("[ab]{0,4}", any::secret(0..4)), 0..5), salt in any::secret(1..33)) {
         let forth: Entries = a.iter().cloned().collect();

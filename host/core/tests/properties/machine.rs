@@ -1,4 +1,5 @@
-//! From a state to a configuration and back nothing is lost (CONTRACT 1.5; DESIGN.md, Decisions 4).
+//! From a state to a configuration and back nothing is lost (openshift: provider-order,
+//! openshift: providers-to-keys, decision 0004).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,7 +46,8 @@ fn state() -> impl Strategy<Value = State> {
             let resources: BTreeMap<GroupResource, ResourceKeys> = resources
                 .into_iter()
                 .map(|(resource, (read, index, plain))| {
-                    // CONTRACT 1.5: without a write key, the first identity key that is met is taken for it.
+                    // Without a write key, the first identity key counts as the write key
+                    // (openshift: providers-to-keys).
                     let plain = plain && read.iter().all(|id| modes[id] != Mode::Identity);
                     let write = (!plain && !read.is_empty()).then(|| *index.get(&read));
                     (resource, ResourceKeys { write, read })
@@ -65,7 +67,7 @@ fn state() -> impl Strategy<Value = State> {
     })
 }
 
-/// Key secrets that say what is deployed.
+/// Key secrets of the deployed keys.
 fn secrets_of(state: &State, of: &BTreeSet<u64>) -> Vec<KeySecret> {
     state
         .keys
@@ -114,7 +116,8 @@ proptest! {
         prop_assert_eq!(machine::decode(&stored, &[]).unwrap(), state);
     }
 
-    /// S9: plain text is written only where the state says so, and every list can read it.
+    /// Plain text is written only if the state says so, and every list can read it
+    /// (invariant: no-unrequested-plain-text).
     #[test]
     fn identity_writes_exactly_where_the_state_says_so(state in state()) {
         let content = machine::encode(&state, None);
@@ -127,7 +130,7 @@ proptest! {
         prop_assert_eq!(content.key_ids(), state.keys.keys().copied().collect::<BTreeSet<_>>());
     }
 
-    /// A key secret that says the same makes a key backed; one that does not, does not.
+    /// A key is backed only by a key secret with the same key.
     #[test]
     fn only_the_same_key_is_backed(content in any::deployed(), backed in btree_set(1..40_u64, 0..40), other in any::secret(32..33)) {
         let unbacked = machine::decode(&content, &[]).unwrap();

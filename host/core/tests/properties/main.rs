@@ -7,9 +7,9 @@
 //! | `digests` | different entries have different digests |
 //! | `small` | numbers, names, durations, field paths |
 //! | `seeds` | fuzz targets begin with valid objects |
-//! | `untrusted` | no parser panics, and no error tells a secret |
+//! | `untrusted` | no parser panics, and no error contains a secret |
 //!
-//! The generators are in `any`; whatever one finds becomes a named case beside the property.
+//! The generators are in `any`; a failure that they find becomes a named case beside the property.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test stops at its first surprise
 #![allow(clippy::needless_pass_by_value, clippy::default_trait_access)]

@@ -49,11 +49,11 @@ proptest! {
         key.migrated = migrated;
         let mut secret = key.encode("n", "kube-apiserver").unwrap();
         let annotation = secret.metadata.annotations.as_mut().unwrap().get_mut(names::ANNOTATION_MIGRATED_RESOURCES).unwrap();
-        let mut turns = upper.iter().cycle();
+        let mut flips = upper.iter().cycle();
         for name in ["resources", "Group", "Resource"] {
             let spelled: String = name
                 .chars()
-                .map(|c| if *turns.next().unwrap() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() })
+                .map(|c| if *flips.next().unwrap() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() })
                 .collect();
             *annotation = annotation.replace(&format!("\"{name}\":"), &format!("\"{spelled}\":"));
         }
@@ -78,7 +78,8 @@ proptest! {
         prop_assert_eq!(RevisionContent::decode(names::PREFLIGHT_SECRET, &data).unwrap(), None);
     }
 
-    /// What a key secret and a revision hold of one key is the same, so a key made from a candidate is that candidate.
+    /// A key secret and a revision contain the same data of a key, so a key that is created from a candidate
+    /// runs the same.
     #[test]
     fn a_key_made_from_a_candidate_runs_the_same(id in any::<u64>(), kms in any::kms_key(KeyId(7))) {
         let mut kms = kms;
@@ -121,7 +122,7 @@ proptest! {
         prop_assert_eq!(again, kms);
     }
 
-    /// CONTRACT 1.2: what decoding rejects is not written either.
+    /// Encoding refuses what decoding rejects (openshift: referenced-data-keys).
     #[test]
     fn names_keys_and_values_that_cannot_be_read_are_not_written(
         key in any::key_secret().prop_filter("KMS", |key| key.kms.is_some()),
@@ -157,11 +158,11 @@ proptest! {
         };
         secret.data.as_mut().unwrap().insert(format!("{prefix}{rest}"), ByteString(vec![1]));
         let error = KeySecret::decode(&secret).unwrap_err();
-        let told = format!("secret keyward-system/{} has malformed {kind} data key", secret.metadata.name.as_ref().unwrap());
-        prop_assert!(error.to_string().starts_with(&told), "{}", error);
+        let shown = format!("secret keyward-system/{} has malformed {kind} data key", secret.metadata.name.as_ref().unwrap());
+        prop_assert!(error.to_string().starts_with(&shown), "{}", error);
     }
 
-    /// CONTRACT 1.2: a key that encrypts has bytes.
+    /// A key that encrypts has bytes (openshift: key-secret-errors).
     #[test]
     fn keys_without_material_are_neither_written_nor_read(key in any::key_secret()) {
         let mut empty = key.clone();
@@ -190,7 +191,7 @@ fn migrated_resources_that_go_takes_for_none_are_none() {
     }
 }
 
-/// CONTRACT 1.6: exactly one provider, and that is `kms`.
+/// An envelope has exactly one provider, `kms` (openshift: kms-configuration-envelope).
 #[test]
 fn an_envelope_with_anything_beside_the_kms_configuration_is_none() {
     let envelope = |resources: &str| {

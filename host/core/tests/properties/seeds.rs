@@ -63,7 +63,7 @@ fn key_secret(seeds: &mut Seeds) {
     (key.uid, key.resource_version) = Default::default();
     let secret = key.encode("keyward-system", "kube-apiserver").unwrap();
     let bytes = entries::write_secret(&secret);
-    // A value that holds a separator is cut there.
+    // A value that contains a separator is cut there.
     let values = secret.data.iter().flatten().map(|(_, value)| value.0.as_slice());
     let annotations = secret.metadata.annotations.iter().flatten().map(|(_, text)| text.as_bytes());
     if values.chain(annotations).all(|value| !value.contains(&SEPARATOR)) {

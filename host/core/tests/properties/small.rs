@@ -45,7 +45,7 @@ proptest! {
 
     /// Go's `ParseUint`: digits alone, up to 64 bits.
     #[test]
-    fn whatever_is_no_number_is_no_key_id(text in "[-+0-9 _a-f]{0,22}") {
+    fn text_that_is_not_a_number_is_not_a_key_id(text in "[-+0-9 _a-f]{0,22}") {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let expected = if digits { text.parse::<u64>().ok() } else { None };
         prop_assert_eq!(text.parse::<KeyId>().ok(), expected.map(KeyId));
@@ -65,16 +65,16 @@ proptest! {
         prop_assert_eq!(GroupResource::parse(&resource.to_string()), resource);
     }
 
-    /// CONTRACT 1.4: sorted by the string form.
+    /// Resources are sorted by their string form (openshift: one-entry-per-resource).
     #[test]
     fn resources_are_sorted_as_text(a in any::resource(), b in any::resource()) {
         prop_assert_eq!(a.cmp(&b), a.to_string().cmp(&b.to_string()));
         prop_assert_eq!(a == b, a.to_string() == b.to_string());
     }
 
-    /// CONTRACT 1.4: the number is what stands before the first underscore.
+    /// The key number is the text before the first underscore (openshift: key-id-of-a-kms-provider).
     #[test]
-    fn provider_names_tell_the_key(id in any::<u64>(), resource in any::resource()) {
+    fn provider_names_contain_the_key_number(id in any::<u64>(), resource in any::resource()) {
         let name = names::kms_provider(KeyId(id), &resource);
         prop_assert_eq!(name.split_once('_').unwrap().0.parse::<KeyId>().unwrap(), KeyId(id));
     }
@@ -101,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_a_field_path_is_written_the_same(text in "[a-z.*\\[\\]0-9 ]{0,12}") {
+    fn a_field_path_is_written_as_it_was_parsed(text in "[a-z.*\\[\\]0-9 ]{0,12}") {
         if let Ok(path) = FieldPath::parse(&text) {
             prop_assert_eq!(FieldPath::parse(&path.to_string()).unwrap(), path);
         }

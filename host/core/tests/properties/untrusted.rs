@@ -1,4 +1,5 @@
-//! Objects are untrusted input: no parser panics on them, and no error tells what was secret.
+//! Objects are untrusted input: no parser panics on them, and no error contains a secret
+//! (invariant: secret-bytes-stay-in-secrets).
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,7 @@ use serde_json::Value;
 
 use crate::any::{self, after};
 
-/// Everything that reads bytes or text; what it accepts goes on to whoever works with it.
+/// Calls everything that reads bytes or text, and passes accepted input on to the code that uses it.
 fn parse_all(bytes: &[u8]) {
     if let Ok(config) = EncryptionConfiguration::decode(bytes) {
         let _ = (config.lists(), config.hash());
@@ -159,13 +160,13 @@ proptest! {
     }
 }
 
-/// Stands for key material and credentials.
+/// In the place of key material and credentials.
 const MARKER: &str = "hunter2hunter2hunter2hunter2hunt";
 
-/// Wherever it could be quoted from: as it is, in base64, in part.
-fn tells_the_marker(error: &FormatError) -> bool {
-    let told = format!("{error} {error:?} {error:#?}");
-    told.contains("hunter2") || told.contains(&STANDARD.encode(MARKER)[..8])
+/// Whether an error quotes it: as it is, in base64, or in part.
+fn contains_the_marker(error: &FormatError) -> bool {
+    let shown = format!("{error} {error:?} {error:#?}");
+    shown.contains("hunter2") || shown.contains(&STANDARD.encode(MARKER)[..8])
 }
 
 /// A key secret whose every secret byte is the marker's.
@@ -183,7 +184,7 @@ fn marked(mut key: KeySecret) -> KeySecret {
     key
 }
 
-/// Every text of a value in turn replaced: a secret pasted in the wrong place.
+/// One copy of the value for each text in it, with that text replaced: a secret pasted in the wrong place.
 fn pasted(value: &Value) -> Vec<Value> {
     fn count(value: &Value) -> usize {
         match value {
@@ -219,7 +220,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn errors_of_key_secrets_tell_no_secret(
+    fn errors_of_key_secrets_contain_no_secret(
         key in any::key_secret().prop_map(marked),
         mishaps in any::mishaps(),
         which in any::<Index>(),
@@ -231,7 +232,7 @@ proptest! {
             value.0 = after(&value.0, &mishaps);
         }
         if let Err(error) = KeySecret::decode(&secret) {
-            prop_assert!(!tells_the_marker(&error), "{}", error);
+            prop_assert!(!contains_the_marker(&error), "{}", error);
         }
         // Bytes under another key's name.
         for pasted in [MARKER.to_owned(), format!("\"{MARKER}\""), format!("{{\"{MARKER}\": 1}}"), format!("[\"{MARKER}\"]")] {
@@ -240,13 +241,13 @@ proptest! {
                 value.0 = pasted.into_bytes();
             }
             if let Err(error) = KeySecret::decode(&secret) {
-                prop_assert!(!tells_the_marker(&error), "{}", error);
+                prop_assert!(!contains_the_marker(&error), "{}", error);
             }
         }
     }
 
     #[test]
-    fn errors_of_revisions_tell_no_secret(
+    fn errors_of_revisions_contain_no_secret(
         key in any::key_secret().prop_map(marked),
         mishaps in any::mishaps(),
         which in any::<Index>(),
@@ -264,23 +265,23 @@ proptest! {
             *value = SecretBytes::new(after(value.expose(), &mishaps));
         }
         if let Err(error) = RevisionContent::decode("s", &data) {
-            prop_assert!(!tells_the_marker(&error), "{}", error);
+            prop_assert!(!contains_the_marker(&error), "{}", error);
         }
         // The configuration alone, and as YAML.
         for bytes in [content.bytes.expose().to_vec(), serde_saphyr::to_string(&content.config).unwrap().into_bytes()] {
             if let Err(error) = EncryptionConfiguration::decode(&after(&bytes, &mishaps)) {
-                prop_assert!(!tells_the_marker(&error), "{}", error);
+                prop_assert!(!contains_the_marker(&error), "{}", error);
             }
         }
     }
 
     #[test]
-    fn a_secret_pasted_in_the_wrong_place_is_not_told(config in any::configuration()) {
+    fn a_secret_pasted_in_the_wrong_place_is_not_in_an_error(config in any::configuration()) {
         let value = serde_json::to_value(&config).unwrap();
         for pasted in pasted(&value) {
             for text in [pasted.to_string(), serde_saphyr::to_string(&pasted).unwrap()] {
                 if let Err(error) = EncryptionConfiguration::decode(text.as_bytes()) {
-                    prop_assert!(!tells_the_marker(&error), "{}", error);
+                    prop_assert!(!contains_the_marker(&error), "{}", error);
                 }
             }
         }
@@ -298,7 +299,7 @@ fn deep_nesting_is_refused() {
     }
 }
 
-/// A few bytes of YAML that stand for very many.
+/// A few bytes of YAML that expand to very many.
 #[test]
 fn aliases_do_not_multiply() {
     let mut text = String::from(

@@ -70,7 +70,7 @@ impl World {
             }
             Action::CreateKey { key } => {
                 let status = self.objects.cluster_encryption.as_ref().unwrap().status.clone().unwrap();
-                assert!(status.highest_key_id >= key.id, "S5: the high-water mark comes first");
+                assert!(status.highest_key_id >= key.id, "the high-water mark is recorded first");
                 self.put_secret(key_secret(&key).0, None);
             }
             Action::UpdateKey { key, .. }
@@ -94,13 +94,14 @@ impl World {
                 migration.metadata.generation = Some(i64::try_from(self.version).unwrap());
                 self.objects.migrations.push(migration);
             }
+            // (invariant: secret-outlives-configuration)
             Action::RetireKey { key_id, .. } | Action::DeleteKey { key_id, .. } => {
                 let named = self.revisions().iter().any(|(_, content)| content.key_ids().contains(&key_id));
-                assert!(!named, "S4: key {key_id} stands in a configuration");
+                assert!(!named, "key {key_id} is in a configuration");
                 let name = names::key_secret(names::KUBE_APISERVER, key_id);
                 self.objects.secrets.retain(|s| s.metadata.name.as_deref() != Some(&name));
             }
-            // It changes nothing of what they say.
+            // It does not change their content.
             Action::ReencryptOwn { .. } => {}
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => {
                 panic!("not on this platform")

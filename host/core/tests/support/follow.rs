@@ -1,4 +1,4 @@
-//! Nodes, their plugins and migrations follow what was written.
+//! Nodes, their plugins and migrations follow the written objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use keyward_core::provider::Failure;
 use super::{World, data};
 
 impl World {
-    /// Each node does at once what its spec says. Answers whether any status changed.
+    /// Each node carries out its spec at once. Returns whether any status changed.
     pub fn nodes_follow(&mut self) -> bool {
         let revisions: BTreeMap<u64, RevisionContent> = self.revisions().into_iter().collect();
         let candidate = self
@@ -78,7 +78,7 @@ impl World {
             if let Some((key_id, before)) = self.recovered.get(&name) {
                 for plugin in &mut status.plugins {
                     if plugin.key_id == *key_id && plugin.digest == *before {
-                        plugin.digest = PluginDigest("by hand".into());
+                        plugin.digest = PluginDigest("recovered".into());
                         status.recovered.push(RecoveredPlugin {
                             key_id: *key_id,
                             digest: plugin.digest.clone(),
@@ -90,7 +90,7 @@ impl World {
             status.preflight = node.spec.preflight.as_ref().map(|request| {
                 let record = &candidate.as_ref().expect("a candidate")[&request.key_id];
                 assert_eq!(record.digest(request.key_id).as_ref(), Some(&request.hash));
-                let made = key_check(record, &self.made_anew);
+                let made = key_check(record, &self.recreated_keks);
                 let mismatch = request.key_check.as_ref().is_some_and(|key_check| *key_check != made);
                 let kek = record.kms["test"]["key"].as_str();
                 let here = self.failing_at.get(node.metadata.name.as_deref().unwrap_or_default());
@@ -123,7 +123,7 @@ impl World {
                     attempts: 1,
                 }
             });
-            refuse(node, content, &self.made_anew, &mut status);
+            refuse(node, content, &self.recreated_keks, &mut status);
             if node.status.as_ref() != Some(&status) {
                 node.status = Some(status);
                 moved = true;
@@ -132,7 +132,7 @@ impl World {
         moved
     }
 
-    /// Nodes and migrations go on.
+    /// Nodes and migrations make progress.
     pub fn follow(&mut self) -> bool {
         self.nodes_follow() | self.migrate()
     }
@@ -158,29 +158,31 @@ impl World {
     }
 }
 
-/// What a plugin of this configuration would make, and decrypts.
-fn key_check(record: &PluginRecord, made_anew: &BTreeSet<String>) -> KeyCheck {
+/// The key check that a plugin of this configuration would create, and decrypts.
+fn key_check(record: &PluginRecord, recreated_keks: &BTreeSet<String>) -> KeyCheck {
     let name = record.kms["test"]["key"].as_str().unwrap_or("external");
-    let anew = if made_anew.contains(name) { "/anew" } else { "" };
+    let suffix = if recreated_keks.contains(name) { "/recreated" } else { "" };
     KeyCheck {
-        ciphertext: format!("{name}{anew}"),
+        ciphertext: format!("{name}{suffix}"),
         remote_key_id: RemoteKeyId("kek".into()),
         annotations: BTreeMap::new(),
         plaintext_sha256: String::new(),
     }
 }
 
-/// A plugin that does not decrypt its key check: it is unwell, and no configuration that needs it is installed.
+/// A plugin that does not decrypt its key check is unhealthy, and no configuration that needs it is
+/// installed.
 fn refuse(
     node: &EncryptionNode,
     content: Option<&RevisionContent>,
-    made_anew: &BTreeSet<String>,
+    recreated_keks: &BTreeSet<String>,
     status: &mut EncryptionNodeStatus,
 ) {
     let Some(content) = content else { return };
-    let told = |id| node.spec.key_checks.iter().find(|told| told.key_id == id).map(|told| &told.key_check);
+    let given =
+        |id| node.spec.key_checks.iter().find(|given| given.key_id == id).map(|given| &given.key_check);
     for (id, digest) in content.digests() {
-        if told(id).is_none_or(|told| *told == key_check(&content.plugins[&id], made_anew)) {
+        if given(id).is_none_or(|given| *given == key_check(&content.plugins[&id], recreated_keks)) {
             continue;
         }
         status.kek_mismatch.insert(digest.clone());

@@ -1,5 +1,6 @@
-//! A model of the objects around the decisions: actions are applied with their preconditions, nodes obey at once.
-//! For tests of the decisions themselves; whatever talks to Kubernetes is tested against the real one.
+//! A model of the objects around the decisions: actions are applied with their preconditions, nodes follow at
+//! once. For tests of the decisions themselves; code that talks to Kubernetes is tested against a real API
+//! server.
 
 #![allow(dead_code, unreachable_pub)] // not every test uses all of it
 
@@ -29,39 +30,39 @@ pub struct World {
     pub objects: Objects,
     /// Referenced objects.
     pub referenced: BTreeMap<ObjectRef, BTreeMap<String, SecretBytes>>,
-    /// What the preflight of every node answers; `None`: it passes.
+    /// The result of the preflight on every node; `None`: it passes.
     pub preflight_failure: Option<Failure>,
     /// The preflight of a candidate with this KEK fails.
     pub failing_kek: Option<String>,
-    /// … in which phase on which node; empty: `encrypt` on each.
+    /// … in this phase on this node; empty: `encrypt` on each.
     pub failing_at: BTreeMap<String, &'static str>,
-    /// These KEKs were deleted, and others made under their names: they decrypt nothing of before.
-    pub made_anew: BTreeSet<String>,
+    /// These KEKs were deleted and recreated under their names: they decrypt no earlier ciphertext.
+    pub recreated_keks: BTreeSet<String>,
     /// Keys whose plugins fail on every node.
     pub broken: BTreeSet<KeyId>,
     /// Referenced objects that cannot be read.
     pub unreadable: BTreeSet<ObjectRef>,
-    /// The API server takes no key secret.
+    /// The API server refuses to create key secrets.
     pub refuses_keys: bool,
-    /// etcd has compacted all that was before now.
+    /// etcd has compacted everything before now.
     pub compacted: bool,
-    /// Why it cannot be seen whether it has.
+    /// Why the compaction cannot be determined.
     pub history_error: Option<String>,
     /// A module of the type `External` is loaded beside `Test`.
     pub external: bool,
-    /// What admins replaced by hand on nodes: the data that were there before, by key and digest.
+    /// Credentials that an admin replaced on nodes: the key, and the digest of the replaced data.
     pub recovered: BTreeMap<String, (KeyId, PluginDigest)>,
-    /// Nodes in whose file something lies that their agents do not replace and their API servers do not load.
+    /// Nodes with an edited file that their agents do not replace and their API servers do not load.
     pub edited: BTreeSet<String>,
-    /// What their agents remember of it.
+    /// What their agents recorded about the edit.
     drifted: BTreeMap<String, Revision>,
-    /// Nodes whose agents say nothing any more.
+    /// Nodes whose agents do not report any more.
     pub silent: BTreeSet<String>,
     /// High-water marks that agents report above their own.
     pub marks: BTreeMap<String, KeyId>,
-    /// What the provider says of a failure.
+    /// The provider module's diagnosis of every failure.
     pub diagnosis: Option<Diagnosis>,
-    /// What of the referenced objects expires when.
+    /// Expiry times in the referenced objects.
     pub expiries: BTreeMap<ObjectRef, Vec<Expiry>>,
     /// The migration of this resource does not end.
     pub stuck: Option<String>,
@@ -100,7 +101,7 @@ impl World {
             preflight_failure: None,
             failing_kek: None,
             failing_at: BTreeMap::new(),
-            made_anew: BTreeSet::new(),
+            recreated_keks: BTreeSet::new(),
             broken: BTreeSet::new(),
             unreadable: BTreeSet::new(),
             refuses_keys: false,
@@ -132,7 +133,7 @@ impl World {
         self.spec().encryption.kms = Some(json!({"type": "Test", "test": {"key": key, "image": image}}));
     }
 
-    /// Asks for keys to be given up, in place of what was asked before. `at` tells the request from another.
+    /// Requests that keys are forgotten, in place of earlier requests. `at` distinguishes requests.
     pub fn forget(&mut self, ids: &[u64], at: &str) {
         let request = |id: &u64| ForgetRequest {
             key_id: KeyId(*id),
@@ -143,8 +144,8 @@ impl World {
         self.spec().forget = ids.iter().map(request).collect();
     }
 
-    /// Asks for keys to be given up whose plugins fail, which was seen and accepted.
-    pub fn give_up(&mut self, ids: &[u64]) {
+    /// Requests that keys are forgotten. Their plugins fail, and the request is already accepted.
+    pub fn forget_accepted(&mut self, ids: &[u64]) {
         self.broken.extend(ids.iter().map(|id| KeyId(*id)));
         self.nodes_follow();
         self.forget(ids, "now");
@@ -162,13 +163,14 @@ impl World {
         }
     }
 
-    /// Only Secrets are to be encrypted, and the decryption of ConfigMaps is confirmed; or both are to be.
+    /// Requests encryption of Secrets only, with the decryption of ConfigMaps confirmed; or encryption of
+    /// both.
     pub fn only_secrets(&mut self, only: bool) {
         self.spec().resources = only.then(|| vec!["secrets".into()]);
         self.spec().decrypt = if only { vec!["configmaps".into()] } else { Vec::new() };
     }
 
-    /// The Secret that keys refer to says something else.
+    /// Changes the Secret that keys refer to.
     pub fn renew_credentials(&mut self) {
         let credentials = ObjectRef { kind: ReferenceKind::Secret, name: "credentials".into() };
         let token = SecretBytes::new(b"correct horse".to_vec());
@@ -180,7 +182,7 @@ impl World {
         self.spec().encryption.kms = None;
     }
 
-    /// What the next reconcile decides from.
+    /// The snapshot that the next reconcile pass decides from.
     pub fn snapshot(&mut self) -> Snapshot {
         let mut results = Results::default();
         loop {
@@ -223,11 +225,11 @@ impl World {
         kubernetes::snapshot(&self.objects, &results, given).unwrap()
     }
 
-    /// One reconcile; its actions are applied in order.
+    /// One reconcile pass; its actions are applied in order.
     pub fn reconcile(&mut self) -> Outcome {
         let snapshot = self.snapshot();
         let outcome = keyward_core::reconcile(&snapshot);
-        // Agents renew their reports, but for those that have fallen silent.
+        // Agents renew their reports, except on silent nodes.
         let renewed = |fact: &str| {
             let node = fact.strip_prefix(REPORT_FACTS).and_then(|rest| rest.split('/').next());
             node.is_some_and(|node| !self.silent.contains(node))
@@ -252,7 +254,7 @@ impl World {
         status.forget.clone_from(&outcome.view.forget);
         for action in outcome.actions.clone() {
             if self.refuses_keys && matches!(action, Action::CreateKey { .. }) {
-                break; // as the writer does at the first that fails
+                break; // as the writer stops at the first action that fails
             }
             self.apply(action);
         }
@@ -260,7 +262,7 @@ impl World {
         outcome
     }
 
-    /// Reconciles and lets the nodes follow until nothing happens any more.
+    /// Reconciles and lets the nodes follow until nothing changes any more.
     pub fn settle(&mut self) {
         let mut idle = 0;
         for _ in 0..300 {
@@ -268,7 +270,7 @@ impl World {
             let moved = self.follow();
             let still = outcome.actions.is_empty() && !moved;
             idle = if still { idle + 1 } else { 0 };
-            // Waits end within minutes, at 30 s a round; what asks to be looked at for ever waits for the world.
+            // Waits end within minutes, at 30 s a pass; a wait that lasts longer is for something outside.
             if still && (outcome.requeue_after.is_none() || idle > 12) {
                 return;
             }

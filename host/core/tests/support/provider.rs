@@ -1,4 +1,4 @@
-//! What stands in for provider modules: one with two fields, and one of a plugin that somebody else runs.
+//! Substitutes for provider modules: one with two fields, and one for external plugins.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use keyward_core::provider::{
 };
 use serde_json::{Value, json};
 
-/// A plugin that somebody else runs: its endpoint names the KEK. `None` for other types.
+/// An external plugin: its endpoint names the KEK. `None` for other types.
 pub(super) fn external(request: &EvaluationRequest) -> Option<Result<Evaluation, ProviderError>> {
     let kms: Value = serde_json::from_str(&request.kms).unwrap();
     let endpoint = kms["external"]["endpoint"].as_str().unwrap_or("unix:///var/run/kmsplugin/kms.sock");
@@ -33,7 +33,8 @@ pub(super) fn external(request: &EvaluationRequest) -> Option<Result<Evaluation,
     })
 }
 
-/// A provider of two fields: `key` names the KEK, `image` is in place. It refers to Secret `credentials`, key `token`.
+/// A provider with two fields: `key` names the KEK, `image` changes in place. It refers to Secret
+/// `credentials`, key `token`.
 pub(super) fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, ProviderError> {
     let kms: Value = serde_json::from_str(&request.kms).unwrap();
     if kms["type"] != "Test" {
@@ -79,13 +80,14 @@ pub(super) fn evaluate(request: &EvaluationRequest) -> Result<Evaluation, Provid
     })
 }
 
-/// The module knows what it means when its plugin is called wrongly, and speaks of the configuration that it is asked with.
+/// The module recognizes a plugin with wrong arguments, and its diagnosis names the configuration of the
+/// request.
 pub(super) fn diagnose((request, failure): &DiagnosisRequest) -> Option<Diagnosis> {
     let kms: Value = serde_json::from_str(&request.kms).unwrap();
     (failure.exit_code == Some(2)).then(|| Diagnosis {
         cause: "ended".into(),
         summary: format!("the plugin of {} cannot run", kms["test"]["key"].as_str().unwrap()),
-        remedy: "mend it".into(),
+        remedy: "correct it".into(),
         retryable: false,
     })
 }

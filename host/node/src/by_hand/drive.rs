@@ -8,7 +8,7 @@ use keyward_core::node::{self, Instance, Observed, Scrubber, Step, Unread};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::ByHand;
+use super::CommandSettings;
 use crate::diagnosis::Diagnoser;
 use crate::disk::{Disk, UnlockedDisk};
 use crate::error::AgentError;
@@ -23,7 +23,7 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    pub(super) fn new(place: &ByHand, scrubber: Scrubber) -> Self {
+    pub(super) fn new(place: &CommandSettings, scrubber: Scrubber) -> Self {
         let notify = Arc::new(Notify::new());
         let probing = Probing {
             policy: place.policy,
@@ -56,7 +56,7 @@ impl Driver {
     /// One reconcile pass. Returns the steps that were done, and whether something is in progress.
     pub(super) async fn pass(
         &mut self,
-        place: &ByHand,
+        place: &CommandSettings,
         probes: &mut Probes,
     ) -> Result<(Vec<Step>, bool), AgentError> {
         let disk = Arc::clone(&self.disk);
@@ -99,7 +99,7 @@ impl Driver {
 }
 
 /// The state of the disk, read without its lock.
-pub(super) async fn read_disk(place: &ByHand) -> Result<node::Disk, AgentError> {
+pub(super) async fn read_disk(place: &CommandSettings) -> Result<node::Disk, AgentError> {
     let disk = UnlockedDisk::new(&place.node, place.paths.clone(), place.owner);
     blocking("reading the disk", move || disk.look()).await
 }

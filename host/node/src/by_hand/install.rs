@@ -11,7 +11,7 @@ use keyward_core::ids::{ConfigHash, KeyId, Revision};
 use keyward_core::names;
 use keyward_core::node::{Observed, SeenSpec, Step, Unread, first_steps};
 
-use super::ByHand;
+use super::CommandSettings;
 use super::drive::{blocking, read_disk};
 use crate::disk::Disk;
 use crate::error::AgentError;
@@ -33,7 +33,7 @@ pub struct Kept {
 ///
 /// # Errors
 /// The revision cannot be used, or this node already has another configuration.
-pub async fn restore(place: &ByHand, kept: Kept) -> Result<Vec<String>, AgentError> {
+pub async fn restore(place: &CommandSettings, kept: Kept) -> Result<Vec<String>, AgentError> {
     let name = names::revision_secret(kept.revision);
     let unusable =
         |why: String| AgentError::NotInstallable { why: format!("revision {}: {why}", kept.revision) };
@@ -62,7 +62,7 @@ pub async fn restore(place: &ByHand, kept: Kept) -> Result<Vec<String>, AgentErr
 
 /// Carries out core's first steps. It locks the disk meanwhile.
 pub(super) async fn install(
-    place: &ByHand,
+    place: &CommandSettings,
     spec: EncryptionNodeSpec,
     target: Option<Arc<RevisionContent>>,
     highest_key_id: KeyId,

@@ -13,7 +13,7 @@ use keyward_core::ids::{KeyId, Revision};
 use keyward_core::names;
 use tokio::time::Instant;
 
-use super::ByHand;
+use super::CommandSettings;
 use super::drive::blocking;
 use super::install::install;
 use crate::api::Connection;
@@ -43,7 +43,7 @@ pub struct Joined {
 /// Another machine uses the node's name. Or the operator set no revision within `patience`, or that revision
 /// cannot be installed here: then the node stays registered.
 pub async fn join(
-    place: &ByHand,
+    place: &CommandSettings,
     connection: &Connection,
     patience: Duration,
     say: impl Fn(&str),
@@ -92,7 +92,7 @@ enum Next {
 
 /// `is_known`: no other machine uses the node's name.
 async fn next(
-    place: &ByHand,
+    place: &CommandSettings,
     connection: &Connection,
     is_known: &mut bool,
     say: &impl Fn(&str),
@@ -146,7 +146,7 @@ async fn next(
 /// (objects: api-servers). A running agent renews its report during this wait. The time in the report is not
 /// used, because it is from another machine's clock.
 async fn no_other_machine_reports(
-    place: &ByHand,
+    place: &CommandSettings,
     found: &EncryptionNode,
     connection: &Connection,
     say: &impl Fn(&str),

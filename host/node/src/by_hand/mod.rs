@@ -26,7 +26,7 @@ use crate::settings::Owner;
 
 /// The settings of a command on a node.
 #[derive(Clone, Debug)]
-pub struct ByHand {
+pub struct CommandSettings {
     /// The name of the node and of its `EncryptionNode`.
     pub node: String,
     /// The paths of all files.
@@ -39,7 +39,7 @@ pub struct ByHand {
     pub plugin_timeout: Duration,
 }
 
-impl ByHand {
+impl CommandSettings {
     /// The settings with the defaults of an agent.
     pub fn new(node: impl Into<String>, paths: Paths) -> Self {
         Self {

@@ -19,7 +19,7 @@ use keyward_core::node::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use super::ByHand;
+use super::CommandSettings;
 use super::drive::{Driver, Probes, blocking, read_disk};
 use super::replacement::{NewFile, objects, replacement};
 use crate::disk::{Disk, Recoveries};
@@ -51,7 +51,7 @@ pub struct Recovery {
 /// The files are not the plugin's; or no plugin with them passed within `patience`, or before SIGTERM, SIGINT
 /// or SIGHUP: then nothing was replaced.
 pub async fn recover(
-    place: &ByHand,
+    place: &CommandSettings,
     key_id: KeyId,
     files: Vec<NewFile>,
     patience: Duration,
@@ -173,7 +173,7 @@ impl Stop {
 
 /// Watches the new plugin.
 struct Watch<'a> {
-    place: &'a ByHand,
+    place: &'a CommandSettings,
     instance: &'a Instance,
     key_check: Option<KeyCheck>,
     /// Set if no agent locks the disk.
@@ -205,15 +205,15 @@ impl Watch<'_> {
             let generation = Some(&self.instance.generation);
             let key_id = &self.instance.key_id;
             let serves = seen.links.get(key_id) == generation && seen.serving.get(key_id) == generation;
-            let probed = probes.prober.probed().remove(self.instance);
+            let last = probes.prober.probed().remove(self.instance);
             let pass =
-                probed.as_ref().filter(|probed| probed.failing.is_none()).and_then(|p| p.pass.as_ref());
+                last.as_ref().filter(|last| last.failing.is_none()).and_then(|last| last.pass.as_ref());
             if serves && pass.is_some() {
                 return Ok(());
             }
             let is_linked = leads_to(self.instance, &seen);
             let timed_out = Instant::now() >= deadline;
-            if let Some(error) = self.failure(probed.as_ref(), probes, is_linked, timed_out).await {
+            if let Some(error) = self.failure(last.as_ref(), probes, is_linked, timed_out).await {
                 return Err(error);
             }
             // Only here, between two passes: no step is being carried out on the disk.
@@ -256,12 +256,12 @@ impl Watch<'_> {
     /// the role (core's `Policy::trial_first`).
     async fn failure(
         &self,
-        probed: Option<&Probed>,
+        last: Option<&Probed>,
         probes: &Probes,
         is_linked: bool,
         timed_out: bool,
     ) -> Option<AgentError> {
-        let failing = probed.and_then(|probed| probed.failing.as_ref());
+        let failing = last.and_then(|last| last.failing.as_ref());
         let (folder, node) = (self.place.paths.logs(), self.place.node.clone());
         let (pod, scrubber) = (self.instance.pod_name(), std::sync::Arc::clone(&probes.scrubber));
         let log = move || {

@@ -59,7 +59,7 @@ pub(super) fn replacement(
         return Err(cannot("its plugin already has exactly these values"));
     }
     let replaces = of_key.iter().filter_map(|content| content.digest(key_id).cloned()).collect();
-    Ok(Recovered { key_id, number: 0, replaces, values, salt, withdrawn: false })
+    Ok(Recovered { key_id, number: 0, replaces, values, salt, rolled_back: false })
 }
 
 /// The serving replacement of the newest data. A replacement that never served is not used: its values may be
@@ -71,7 +71,7 @@ fn serving<'a>(disk: &'a Disk, key_id: KeyId, newest: &RevisionContent) -> Optio
         let mut made = disk.revisions.values().filter_map(|content| one.over(content));
         made.any(|(digest, _)| Instance::new(key_id, &digest).generation == *linked)
     };
-    let of_key = disk.recovered.iter().filter(|one| one.key_id == key_id && !one.withdrawn);
+    let of_key = disk.recovered.iter().filter(|one| one.key_id == key_id && !one.rolled_back);
     of_key.filter(|one| one.over(newest).is_some()).find(serves)
 }
 
@@ -226,7 +226,7 @@ mod tests {
         let second = tried(&disk, 1, &[("role-id", "r2")]).unwrap();
         assert_eq!(second.values.len(), 2);
         // A failed replacement is not used.
-        disk.recovered[0].withdrawn = true;
+        disk.recovered[0].rolled_back = true;
         assert_eq!(tried(&disk, 1, &[("role-id", "r2")]).unwrap().values.len(), 1);
     }
 }

@@ -27,7 +27,7 @@ struct Record {
     replaces: Vec<PluginDigest>,
     values: Vec<Value>,
     salt: String,
-    #[serde(default, rename = "withdrawn")]
+    #[serde(default)]
     rolled_back: bool,
 }
 
@@ -94,7 +94,7 @@ impl Recoveries {
         if atomic::read(&self.paths.recovery(one.key_id, one.number))?.is_none() {
             return Ok(());
         }
-        self.write(&Recovered { withdrawn: true, ..one.clone() })
+        self.write(&Recovered { rolled_back: true, ..one.clone() })
     }
 
     pub(super) fn forget(&self, key_id: KeyId, number: u32) -> Result<(), AgentError> {
@@ -121,7 +121,7 @@ impl Recoveries {
                 })
                 .collect(),
             salt: STANDARD.encode(one.salt.expose()),
-            rolled_back: one.withdrawn,
+            rolled_back: one.rolled_back,
         };
         records::write(&self.paths.recovery(one.key_id, one.number), &record)
     }
@@ -147,6 +147,6 @@ fn decode(record: Record) -> Option<Recovered> {
             .map(|one| Some((one.source.clone(), bytes(&one.value)?)))
             .collect::<Option<_>>()?,
         salt: bytes(&record.salt)?,
-        withdrawn: record.rolled_back,
+        rolled_back: record.rolled_back,
     })
 }

@@ -213,7 +213,8 @@ mod tests {
             },
         );
         let objects = Objects { secrets: vec![read], ..Default::default() };
-        let action = Action::RecordPublication { key: Box::new(key("7")), revision: Revision(3) };
+        let action =
+            Action::RecordPublication { key: Box::new(key("7")), revision: Revision(3), again: Vec::new() };
         let Ok(Write::ReplaceSecret(secret)) = write(&action, &objects) else { panic!("not replaced") };
         let metadata = secret.metadata;
         assert_eq!(metadata.resource_version.as_deref(), Some("7"));

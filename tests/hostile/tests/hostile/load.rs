@@ -176,7 +176,7 @@ fn the_error_for_a_missing_type_lists_the_rejected_modules() {
     let engine = Engine::open(folder.path(), options()).unwrap();
     let error = evaluate(&engine, &acme("a")).unwrap_err().to_string();
     let expected = "unsupported KMS provider type \"Acme\"; loaded providers: none; rejected modules: (acme.wasm: \
-                    it is not WebAssembly; build it with `keyward provider build` or `cargo xtask providers`)";
+                    it is not WebAssembly; build the provider module as guest-sdk/README.md describes)";
     assert_eq!(error, expected);
 
     // The error is bounded, with any number of files and with long texts in them.

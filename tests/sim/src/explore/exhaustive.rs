@@ -1,4 +1,4 @@
-//! Every state that can be reached within bounds: an admin's script, and so many faults at any moment.
+//! Every state that can be reached within bounds: an admin's script, and a number of faults at any moment.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,33 +13,33 @@ use crate::scenario;
 use crate::world::World;
 use crate::world::step::{Kind, Step};
 
-/// Different violations after which it stops.
+/// The number of different violations after which it stops.
 const ENOUGH: usize = 5;
 
-/// What bounds an exploration.
+/// The bounds of an exploration.
 #[derive(Clone, Debug)]
 pub struct Bounds {
     /// Nodes.
     pub nodes: usize,
-    /// What is in force at the beginning.
+    /// The specs that were requested before the beginning; the last one is in force.
     pub specs: Vec<usize>,
-    /// What the admin asks for after that, each at any moment.
+    /// The specs that the admin requests after that, each at any moment.
     pub script: Vec<usize>,
-    /// How many faults befall it.
+    /// The number of faults on each way.
     pub faults: usize,
-    /// Those that may; all where it is empty.
+    /// The kinds of faults that can happen; empty: all.
     pub only: Vec<Kind>,
-    /// Those that do not.
+    /// The kinds of faults that do not happen.
     pub without: Vec<Kind>,
-    /// States after which it stops, unfinished.
+    /// The number of states after which it stops, unfinished.
     pub most: usize,
-    /// What is wrong on purpose.
+    /// A decision that is wrong on purpose.
     pub mutant: Option<Mutant>,
-    /// Whether all must end well from every state.
+    /// Whether every state must end well.
     pub liveness: bool,
 }
 
-/// What was found.
+/// The result of an exploration.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Different states.
@@ -48,11 +48,11 @@ pub struct Found {
     pub steps: usize,
     /// Nothing is left to explore within the bounds.
     pub complete: bool,
-    /// The first violation of each rule and kind, and the way there.
+    /// The different violations, each with the way to it.
     pub violations: Vec<(Violation, Way)>,
 }
 
-/// How each state was come to: the step, and the place of what led to the state before it.
+/// The way to each state: its last step, and the place of the way before that step.
 #[derive(Default)]
 struct Trails(Vec<(Step, Option<usize>)>);
 
@@ -75,29 +75,29 @@ impl Trails {
 
 struct Frame {
     world: World,
-    /// How far the script is.
+    /// How many specs of the script were requested.
     asked: usize,
     faults: usize,
     /// Its place in [`Trails`]; none at the beginning.
     trail: Option<usize>,
 }
 
-/// What the threads of one exploration share.
+/// The state that the threads of one exploration share.
 struct Shared<'a> {
     bounds: &'a Bounds,
     seen: Seen,
     found: Mutex<Found>,
     trails: Mutex<Trails>,
-    /// Work that one thread has given up for another, and how many have nothing to do.
+    /// Work that one thread left for another, and how many threads are idle.
     spare: Mutex<(Vec<Frame>, usize)>,
     more: Condvar,
     threads: usize,
-    /// How many have nothing to do, to be looked at without the lock.
+    /// How many threads are idle, to be read without the lock.
     hungry: AtomicUsize,
     ended: AtomicBool,
 }
 
-/// Fingerprints that are known, in parts that are locked one by one.
+/// Known fingerprints, in parts that are locked one by one.
 struct Seen(Vec<Mutex<HashSet<u128>>>);
 
 impl Seen {
@@ -119,7 +119,7 @@ impl Seen {
     }
 }
 
-/// Explores depth first, with so many threads: few worlds are kept at a time.
+/// Explores depth first, with this many threads: few worlds are kept at a time.
 pub fn explore(bounds: &Bounds, threads: usize, progress: impl Fn(&Found) + Sync) -> Found {
     let mut world = scenario::settled(bounds.nodes, &bounds.specs);
     world.mutant = bounds.mutant;
@@ -152,7 +152,7 @@ fn work(shared: &Shared<'_>, progress: &(impl Fn(&Found) + Sync)) {
     while !shared.ended.load(Ordering::Relaxed) {
         let Some(frame) = stack.pop().or_else(|| shared.take()) else { return };
         shared.visit(&frame, &mut stack, &mut known, progress);
-        // The lowest lie nearest to the beginning: most is to be found behind them.
+        // The lowest frames are nearest to the beginning: most work is behind them.
         if shared.hungry.load(Ordering::Relaxed) > 0 && stack.len() > 1 {
             let given: Vec<Frame> = stack.drain(..stack.len() / 2).collect();
             shared.spare.lock().expect("no thread panicked").0.extend(given);
@@ -162,7 +162,7 @@ fn work(shared: &Shared<'_>, progress: &(impl Fn(&Found) + Sync)) {
     shared.more.notify_all();
 }
 
-/// A thread that panics ends the exploration: the others would wait for its work for ever.
+/// A thread that panics ends the exploration: otherwise the others would wait for its work for ever.
 struct EndsAll<'a>(&'a Shared<'a>);
 
 impl Drop for EndsAll<'_> {
@@ -175,7 +175,7 @@ impl Drop for EndsAll<'_> {
 }
 
 impl Shared<'_> {
-    /// Waits until somebody has some work to spare; none when nobody has any.
+    /// Waits until another thread leaves some work; none if no thread has any.
     fn take(&self) -> Option<Frame> {
         let mut spare = self.spare.lock().expect("no thread panicked");
         spare.1 += 1;
@@ -193,7 +193,7 @@ impl Shared<'_> {
                 self.more.notify_all();
                 return None;
             }
-            // Whoever stops early may do so between this thread's look and its sleep.
+            // Another thread may end the exploration between this thread's check and its sleep.
             spare = self.more.wait_timeout(spare, Duration::from_millis(100)).expect("no thread panicked").0;
         }
     }
@@ -255,7 +255,8 @@ impl Shared<'_> {
     }
 }
 
-/// Each within its bounds, one after the other, as they are asked for. Prints how far those are that take long.
+/// Explores each of these bounds, one after the other, when the caller takes the next. Prints the progress of
+/// long ones.
 pub fn explore_all(
     bounds: Vec<(String, Bounds)>,
     threads: usize,
@@ -280,7 +281,7 @@ fn next(bounds: &Bounds, frame: &Frame) -> Vec<(Step, usize, usize)> {
     let world = &frame.world;
     let mut steps: Vec<(Step, usize, usize)> = scenario::ordinary(world)
         .into_iter()
-        .chain(scenario::mending(world))
+        .chain(scenario::repairs(world))
         .map(|step| (step, 0, 0))
         .collect();
     if let Some(spec) = bounds.script.get(frame.asked) {

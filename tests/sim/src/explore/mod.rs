@@ -1,4 +1,5 @@
-//! Ways through the world: all of them for small bounds, many by chance for large ones, and one again.
+//! Ways through the world: all of them within small bounds, many random ones within large bounds, and one
+//! replayed.
 
 pub mod exhaustive;
 pub mod random;
@@ -11,14 +12,14 @@ use crate::scenario;
 use crate::world::World;
 use crate::world::step::Step;
 
-/// A way through the world: where it begins, and what happens.
+/// A way through the world: its beginning and its steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Way {
     /// How many nodes there are.
     pub nodes: usize,
-    /// What was asked for and is in force.
+    /// The specs that were requested before; the last one is in force.
     pub specs: Vec<usize>,
-    /// What happens then.
+    /// The steps that follow.
     pub steps: Vec<Step>,
 }
 
@@ -45,22 +46,23 @@ impl std::str::FromStr for Way {
     }
 }
 
-/// Goes a way, from where it begins to the first violation, or to its end and on to where all should be well.
+/// Goes a way, from its beginning to the first violation, or to its end and on until everything has ended
+/// well.
 pub fn replay(
     way: &Way,
     mutant: Option<Mutant>,
-    mut told: impl FnMut(&World, Option<Step>),
+    mut show: impl FnMut(&World, Option<Step>),
 ) -> Option<Violation> {
     let mut world = scenario::settled(way.nodes, &way.specs);
     world.mutant = mutant;
-    told(&world, None);
+    show(&world, None);
     for step in &way.steps {
         world.step(*step);
-        told(&world, Some(*step));
+        show(&world, Some(*step));
         if world.violation.is_some() {
             return world.violation;
         }
     }
-    let end = liveness::check_told(&world, &mut Known::default(), |world, step| told(world, Some(step)));
+    let end = liveness::check_and_show(&world, &mut Known::default(), |world, step| show(world, Some(step)));
     end.map(|(violation, _)| violation)
 }

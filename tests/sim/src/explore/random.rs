@@ -1,4 +1,4 @@
-//! Schedules by chance: everything at any moment, with three nodes, from several beginnings.
+//! Random schedules: everything at any moment, with three nodes, from several beginnings.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,43 +14,43 @@ use crate::world::config::RESOURCES;
 use crate::world::server::NAMES;
 use crate::world::step::{Kind, Step};
 
-/// What is explored.
+/// The parameters of an exploration.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// How many schedules.
     pub schedules: u64,
-    /// Of the first.
+    /// The seed of the first schedule.
     pub seed: u64,
-    /// What does not befall the world.
+    /// The kinds of faults that do not happen.
     pub without: Vec<Kind>,
-    /// Trouble of no other kinds, where some are named; a spec is always asked for.
+    /// If given, only these kinds of faults happen; specs are always requested.
     pub only: Option<Vec<Kind>>,
     /// Steps of each.
     pub length: usize,
-    /// What is wrong on purpose.
+    /// A decision that is wrong on purpose.
     pub mutant: Option<Mutant>,
-    /// From the end of each of so many it is seen whether all ends well; never where it is 0.
+    /// For every N-th schedule it is checked that its end ends well; 0: for none.
     pub liveness_each: u64,
     /// How many run at a time.
     pub threads: usize,
-    /// Stop at so many violations.
+    /// The number of violations after which it stops.
     pub enough: usize,
 }
 
-/// What was found.
+/// The result of an exploration.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Schedules.
     pub schedules: u64,
     /// Steps.
     pub steps: u64,
-    /// From how many states it was seen whether all ends well.
+    /// For how many schedules it was checked that their end ends well.
     pub ends: u64,
     /// Each with its seed.
     pub violations: Vec<(u64, Violation, Way)>,
 }
 
-/// Beginnings: nodes, and what is in force.
+/// Beginnings: the number of nodes, and the specs that were requested.
 const BEGINNINGS: [(usize, &[usize]); 10] = [
     (3, &[]),
     (3, &[3]),
@@ -64,7 +64,7 @@ const BEGINNINGS: [(usize, &[usize]); 10] = [
     (2, &[1, 0, 2]),
 ];
 
-/// Beginnings, gone to once.
+/// The worlds of the beginnings, computed once.
 pub struct Beginnings(Vec<(Way, World)>);
 
 impl Beginnings {
@@ -121,7 +121,7 @@ pub fn schedule(
     let mut rng = Rng::new(seed);
     let (way, world) = &beginnings.0[rng.below(beginnings.0.len())];
     let (mut way, mut world) = (way.clone(), world.clone());
-    let mut chance = Chance { rng, turn: 0, trouble: 0, without: &plan.without, only: plan.only.as_deref() };
+    let mut chance = Chance { rng, slot: 0, trouble: 0, without: &plan.without, only: plan.only.as_deref() };
     chance.trouble = [2, 5, 12, 25][chance.rng.below(4)];
     for _ in 0..plan.length {
         let step = chance.next(&world);
@@ -139,9 +139,9 @@ struct Chance<'a> {
     without: &'a [Kind],
     only: Option<&'a [Kind]>,
     rng: Rng,
-    /// Whose turn it is when all goes its way.
-    turn: usize,
-    /// So many of a hundred steps are trouble.
+    /// The next slot of the ordinary schedule.
+    slot: usize,
+    /// The percentage of steps that are faults.
     trouble: usize,
 }
 
@@ -150,9 +150,9 @@ impl Chance<'_> {
         if self.rng.percent(self.trouble) {
             return self.trouble(world);
         }
-        let mending = scenario::mending(world);
-        if !mending.is_empty() && self.rng.percent(10) {
-            return mending[self.rng.below(mending.len())];
+        let repairs = scenario::repairs(world);
+        if !repairs.is_empty() && self.rng.percent(10) {
+            return repairs[self.rng.below(repairs.len())];
         }
         if self.rng.percent(3) {
             return Step::to(Kind::Spec, self.rng.below(7));
@@ -160,24 +160,24 @@ impl Chance<'_> {
         if self.rng.percent(25) {
             return self.any();
         }
-        self.in_turn(world)
+        self.scheduled(world)
     }
 
-    /// As a clock would have it, so that something gets done.
-    fn in_turn(&mut self, world: &World) -> Step {
+    /// The next step of the ordinary schedule, so that there is progress.
+    fn scheduled(&mut self, world: &World) -> Step {
         loop {
-            let turn = self.turn;
-            self.turn = (self.turn + 1) % 14;
+            let slot = self.slot;
+            self.slot = (self.slot + 1) % 14;
             let due = (0..RESOURCES.len()).filter(|r| world.migration_is_due(*r)).count();
-            return match turn {
+            return match slot {
                 0 | 7 => Step::of(Kind::Reconcile),
                 1..=6 => {
-                    let n = (turn - 1) / 2;
+                    let n = (slot - 1) / 2;
                     let server = &world.servers[n];
                     if server.life == crate::world::server::Life::Absent {
                         continue;
                     }
-                    if turn % 2 == 1 {
+                    if slot % 2 == 1 {
                         Step::to(Kind::Agent, n)
                     } else if world.file(n).is_none_or(|file| file.hash == server.loaded.hash) {
                         continue;
@@ -224,7 +224,7 @@ impl Chance<'_> {
         if faults.is_empty() {
             return Step::of(Kind::Reconcile);
         }
-        // What kinds there are counts, not how many of each.
+        // Each kind has the same chance, however many faults it has.
         let mut kinds: Vec<Kind> = faults.iter().map(|step| step.kind).collect();
         kinds.dedup();
         let kind = kinds[self.rng.below(kinds.len())];

@@ -1,9 +1,9 @@
-//! The shortest way that still fails, as far as leaving out steps gets there.
+//! Shortens a failing way by leaving out steps.
 
 use super::{Way, replay};
 use crate::mutants::Mutant;
 
-/// Leaves out what it can, larger pieces first, while the same rule is still broken.
+/// Leaves out steps, larger pieces first, while the same invariant is still violated.
 pub fn shrink(way: &Way, mutant: Option<Mutant>, rule: &str) -> Way {
     let fails = |way: &Way| replay(way, mutant, |_, _| ()).is_some_and(|violation| violation.rule == rule);
     let mut best = way.clone();

@@ -1,4 +1,4 @@
-//! S3, for claims that stand: a key's `migrated`, and what was decrypted.
+//! Recorded claims: a key's `migrated`, and decrypted resources (invariant: claims-are-true).
 
 use keyward_core::api::{ConditionStatus, MigrationPhase};
 use keyward_core::ids::{GroupResource, KeyId, Mode};
@@ -10,8 +10,8 @@ use crate::world::config::resources;
 use crate::world::etcd::Sealed;
 use crate::world::server::NAMES;
 
-/// Nothing moves any more, so that whatever the newest key claims, and whatever left the list, must
-/// be so in etcd.
+/// Nothing changes any more, so what the newest key claims as migrated, and the decryption of resources that
+/// left the list, must be true in etcd.
 pub fn settled(world: &mut World) {
     if nobody_knows(world) {
         return;
@@ -21,7 +21,8 @@ pub fn settled(world: &mut World) {
     }
 }
 
-/// What the condition `Ready` says of the spec as it is must be so on every server that runs, and in etcd.
+/// While the condition `Ready` is True, every running server and etcd are as the spec asks
+/// (invariant: ready-is-true).
 pub fn ready(world: &mut World, outcome: &Outcome) {
     let is_ready = |type_: &str, status| type_ == "Ready" && status == ConditionStatus::True;
     if nobody_knows(world)
@@ -30,11 +31,12 @@ pub fn ready(world: &mut World, outcome: &Outcome) {
         return;
     }
     if let Some(what) = not_ready(world) {
-        world.fails("R", format!("Ready is True: {what}"));
+        world.fails("ready-is-true", format!("Ready is True: {what}"));
     }
 }
 
-/// Whether the agent of a restored machine has not reported yet: nobody knows what its API server has written.
+/// Whether the agent of a restored machine has not reported yet: nobody knows what its API server has
+/// written.
 pub(super) fn nobody_knows(world: &World) -> bool {
     world.servers.iter().any(|server| server.unreported)
 }
@@ -64,7 +66,7 @@ fn not_ready(world: &World) -> Option<String> {
         let counts = |sealed: &Sealed| {
             let sealed = *sealed;
             !is_lost(world, sealed)
-                && !world.is_given_up(sealed)
+                && !world.is_forgotten(sealed)
                 && !super::given_up::left_with_its_node(world, index, sealed)
         };
         if let Some(other) = world.etcd.stored[index].iter().find(|sealed| !own(sealed) && counts(sealed)) {
@@ -79,12 +81,13 @@ fn claims(world: &World) -> Wrong {
     let (revision, latest) = world.books.latest.as_ref()?;
     let newest = snapshot.usable().next();
     for (index, resource) in resources().iter().enumerate() {
-        // One that took no part in writing since then is asked nothing: it takes its claims back before it does.
+        // A key that does not write is not checked: its records of migration are removed before it writes
+        // again.
         let writes = latest.write_key(index);
         if let Some(key) = newest.filter(|key| writes == Some(key.id) && key.migrated.contains(resource))
             && let Some((rule, what)) = migrated(world, resource, key.id)
         {
-            return Some((rule, format!("all stands still: {what}")));
+            return Some((rule, format!("everything is idle: {what}")));
         }
         let decrypted = snapshot.migrations.get(resource).is_some_and(|migration| {
             let spec = &migration.spec;
@@ -95,19 +98,20 @@ fn claims(world: &World) -> Wrong {
         let other = world.etcd.stored[index].iter().find(|sealed| *sealed != Sealed::Plain);
         if let Some(other) = other.filter(|_| !wanted && (decrypted || latest.lists[index].is_none())) {
             return Some((
-                "S3",
-                format!("all stands still: {resource} left the list, and some are stored as {other:?}"),
+                "claims-are-true",
+                format!("everything is idle: {resource} left the list, and some are stored as {other:?}"),
             ));
         }
     }
     None
 }
 
-/// S3: what is recorded as migrated is.
+/// Everything is stored under the key that is recorded as migrated (invariant: claims-are-true).
 pub(super) fn migrated(world: &World, resource: &GroupResource, id: KeyId) -> Wrong {
     let index = resources().iter().position(|known| known == resource)?;
     let identity = world.books.keys.get(&id).is_some_and(|meaning| meaning.mode == Mode::Identity);
     let own = |sealed: &Sealed| if identity { *sealed == Sealed::Plain } else { sealed.key() == Some(id) };
     let other = world.etcd.stored[index].iter().find(|sealed| !own(sealed) && !is_lost(world, *sealed))?;
-    Some(("S3", format!("{resource} are recorded as migrated to key {id}, and some are stored as {other:?}")))
+    let what = format!("{resource} are recorded as migrated to key {id}, and some are stored as {other:?}");
+    Some(("claims-are-true", what))
 }

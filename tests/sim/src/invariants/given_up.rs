@@ -1,4 +1,5 @@
-//! What an admin gives up with `spec.forget` (DESIGN.md, Decisions 15): what is stored under those keys, and nothing else.
+//! The exemption of forgotten keys (`spec.forget`, decision 0015): objects stored under those keys, and
+//! nothing else.
 
 use std::sync::Arc;
 
@@ -14,31 +15,32 @@ use crate::world::etcd::{Sealed, Ways};
 use crate::world::server::Life;
 
 impl World {
-    /// Whether an admin has accepted that this is lost (Decisions 15).
-    pub(crate) fn is_given_up(&self, sealed: Sealed) -> bool {
-        sealed.key().is_some_and(|id| self.books.given_up.contains(&id))
+    /// Whether an admin has accepted that this is lost (decision 0015).
+    pub(crate) fn is_forgotten(&self, sealed: Sealed) -> bool {
+        sealed.key().is_some_and(|id| self.books.forgotten.contains(&id))
     }
 
-    /// Whether a configuration writes with a key that was given up. Such a writer gives way to a new key at once where it
-    /// is the only one, since nothing may be written in plain text between the two (S9); until the last server has
-    /// switched, those that stand on an earlier configuration cannot read what the others write (`Books::takes_over`).
-    /// The one exception from S1 and S2 beside what was given up itself.
-    pub(super) fn writes_given_up(&self, config: &Config) -> bool {
+    /// Whether a configuration writes with a forgotten key. If that is the only key, its successor writes at
+    /// once, because nothing may be written in plain text in between (invariant: no-unrequested-plain-text).
+    /// Until the last server has switched, servers with an earlier configuration cannot read the new values
+    /// (`Books::successor_rolls_out`). Beside the forgotten objects, this is the only exception
+    /// (invariant: readable-everywhere, invariant: read-before-write).
+    pub(super) fn writes_forgotten(&self, config: &Config) -> bool {
         let mut writers = (0..RESOURCES.len()).filter_map(|resource| config.writer(resource).key());
-        writers.any(|id| self.books.given_up.contains(&id))
+        writers.any(|id| self.books.forgotten.contains(&id))
     }
 }
 
-/// Whether a key that was given up was taken back, its secret is there, and every server has the newest revision, with it:
-/// from then on what is stored under it is to be readable as anything is.
+/// Whether the request to forget a key was removed, its secret exists, and every server has the newest
+/// revision, with the key: from then on, objects under the key must be readable again.
 pub(super) fn is_back(world: &World, id: KeyId) -> bool {
     let Some((revision, latest)) = world.books.latest.as_ref() else { return false };
     let has_left = |n: usize| world.servers[n].life == Life::Down && world.books.left[n];
     let known = (0..world.servers.len()).filter(|n| world.servers[*n].life != Life::Absent && !has_left(*n));
     let at_latest = |n: usize| {
         let server = &world.servers[n];
-        let told = server.observed.spec.as_ref().is_none_or(|seen| seen.spec.revision == *revision);
-        server.life == Life::Up && server.loaded.hash == latest.hash && told
+        let is_target = server.observed.spec.as_ref().is_none_or(|seen| seen.spec.revision == *revision);
+        server.life == Life::Up && server.loaded.hash == latest.hash && is_target
     };
     let reads = |n: usize| {
         (0..RESOURCES.len()).all(|resource| {
@@ -53,8 +55,8 @@ pub(super) fn is_back(world: &World, id: KeyId) -> bool {
         && known.into_iter().all(|n| at_latest(n) && reads(n))
 }
 
-/// Whether a key of the local modes is on no object, at no server, in no file any more: only a server that has left knew
-/// it, which wrote with it before any other had it (in the place of a key that was given up).
+/// Whether a local key is in no object, on no server and in no file any more: only a server that has left
+/// knew it, and wrote with it before any other server had it (as the successor of a forgotten key).
 pub(crate) fn left_with_its_node(world: &World, resource: usize, sealed: Sealed) -> bool {
     let Sealed::Local { key, .. } = sealed else { return false };
     let stays = |n: &usize| world.servers[*n].life != Life::Absent && !world.books.left[*n];
@@ -66,19 +68,19 @@ pub(crate) fn left_with_its_node(world: &World, resource: usize, sealed: Sealed)
     !at_servers && !in_revisions && world.api.snapshot.key(key).is_none()
 }
 
-/// What an admin has given up begins with the acceptance that the status reports: until then a request excuses nothing.
+/// The exemption begins with the acceptance that the status reports: until then a request exempts nothing.
 pub(crate) fn accepted(world: &mut World) {
     let accepted = world.api.snapshot.accepted();
-    if accepted.is_subset(&world.books.given_up) {
+    if accepted.is_subset(&world.books.forgotten) {
         return;
     }
     let books = Arc::make_mut(&mut world.books);
-    books.forgotten.extend(accepted.iter().copied());
-    books.given_up.extend(accepted);
+    books.ever_forgotten.extend(accepted.iter().copied());
+    books.forgotten.extend(accepted);
 }
 
-/// A key that a decision takes out of the configuration because that was asked for, though the reports say that it works, and
-/// something is stored under it.
+/// A key that a decision removes by request, although the reports say that it works and something is stored
+/// under it (invariant: forget-is-bound).
 pub(crate) fn works_and_leaves(world: &World, outcome: &Outcome) -> Option<String> {
     let (_, latest) = world.books.latest.as_ref()?;
     let snapshot = &world.api.snapshot;
@@ -106,5 +108,5 @@ pub(crate) fn works_and_leaves(world: &World, outcome: &Outcome) -> Option<Strin
     };
     let mut left = latest.kms.iter().filter(|id| !applied.contains(id));
     let id = left.find(|id| asked(id) && stored(id) && works(id))?;
-    Some(format!("key {id} works, something is stored under it, and a revision is made without it"))
+    Some(format!("key {id} works, something is stored under it, and a revision is created without it"))
 }

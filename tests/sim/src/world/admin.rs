@@ -1,4 +1,4 @@
-//! What an admin does, and what befalls the world from outside.
+//! Steps by an admin, and steps from outside.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::kms;
 use super::server::{Life, NAMES, Server};
 use super::step::Kind;
 
-/// What may be asked for: the mode, and for a KMS the KEK and an image.
+/// The specs of the menu: the mode, and for a KMS the KEK and an image.
 pub(crate) const MENU: [(&str, Option<(u8, u8)>); 8] = [
     ("identity", None),
     ("aescbc", None),
@@ -26,20 +26,20 @@ pub(crate) const MENU: [(&str, Option<(u8, u8)>); 8] = [
     ("KMS", Some((3, 1))),
 ];
 
-/// What a damaged record says: the last number that the API can store.
+/// The number in a damaged record: the last one that the API can store.
 pub(crate) const ABSURD: KeyId = KeyId(i64::MAX.unsigned_abs());
 
 const LISTS: [Option<&[&str]>; 3] =
     [None, Some(&["secrets"]), Some(&["configmaps", "secrets", "widgets.example.com"])];
 
 impl World {
-    pub(super) fn befall(&mut self, kind: Kind, a: usize) {
+    pub(super) fn disturb(&mut self, kind: Kind, a: usize) {
         let kek = a % (kms::KEKS.len() - 1);
         match kind {
             Kind::KmsDown | Kind::KmsUp => self.kms[kek].up = kind == Kind::KmsUp,
             Kind::Revoke | Kind::Grant => self.kms[kek].encrypts = kind == Kind::Grant,
             Kind::Rotate => self.kms[kek].version = self.kms[kek].version.saturating_add(1),
-            Kind::Anew => self.kms[kek].made = self.kms[kek].made.saturating_add(1),
+            Kind::RecreateKek => self.kms[kek].made = self.kms[kek].made.saturating_add(1),
             Kind::Unreadable | Kind::Readable => self.unreadable = kind == Kind::Unreadable,
             Kind::RefuseKeys => self.refuses_keys = 3,
             Kind::AcceptKeys => self.refuses_keys = 0,
@@ -59,7 +59,7 @@ impl World {
                 self.server_mut(a % NAMES.len()).observed.disk.highest_key_id =
                     KeyId(i64::MAX.unsigned_abs());
             }
-            Kind::Return => self.come_back(a % NAMES.len()),
+            Kind::Return => self.return_node(a % NAMES.len()),
             Kind::Leave | Kind::DeleteNode => self.leave(a % NAMES.len(), kind == Kind::Leave),
             Kind::DeleteRevision => {
                 let found = self.api.snapshot.revisions.keys().rev().nth(a).copied();
@@ -86,7 +86,7 @@ impl World {
                 let list = LISTS[a % LISTS.len()];
                 let listed = list.unwrap_or(&DEFAULT_RESOURCES);
                 let left = RESOURCES.iter().filter(|name| !listed.contains(name));
-                // What leaves the list is to be decrypted. One that is not confirmed is in `pairs`.
+                // Resources that leave the list are decrypted. Unconfirmed decryptions are in `pairs`.
                 api.spec.decrypt = left.map(|name| (*name).to_owned()).collect();
                 api.spec.resources = list.map(|list| list.iter().map(|name| (*name).to_owned()).collect());
             }
@@ -110,7 +110,7 @@ impl World {
             Kind::Resume => api.spec.paused = None,
             Kind::TokenBad => api.token = Some(200),
             Kind::TokenMissing => api.token = None,
-            Kind::TokenMend => api.token = Some(newest),
+            Kind::TokenFix => api.token = Some(newest),
             Kind::TokenNew => {
                 api.token = Some(newest + 1);
                 self.accepts = (newest + 1, true);
@@ -118,7 +118,7 @@ impl World {
             Kind::Lie | Kind::Honest => api.lies = kind == Kind::Lie,
             Kind::DeleteKey => api.delete_key(id),
             Kind::CorruptKey => api.corrupt_key(id),
-            Kind::MendKeys => api.mend_keys(),
+            Kind::FixKeys => api.fix_keys(),
             Kind::DeleteCandidate => api.delete_candidate(),
             Kind::DeleteMigration => {
                 let resource = &resources()[a % resources().len()];
@@ -144,18 +144,18 @@ impl World {
         }
     }
 
-    /// What can be deleted because nobody reads it, and it was given up: by its place, resource and way.
+    /// Forgotten objects that no server can read, by resource and way of storage: they can be deleted.
     pub(crate) fn to_bury(&self) -> Vec<(usize, Sealed)> {
-        if self.books.given_up.is_empty() {
+        if self.books.forgotten.is_empty() {
             return Vec::new();
         }
         let each = self.etcd.stored.iter().enumerate();
         let all = each.flat_map(|(resource, ways)| ways.iter().map(move |sealed| (resource, sealed)));
         let nobody = |resource, sealed| self.running().all(|n| !self.reads(n, resource, sealed));
-        all.filter(|(resource, sealed)| self.is_given_up(*sealed) && nobody(*resource, *sealed)).collect()
+        all.filter(|(resource, sealed)| self.is_forgotten(*sealed) && nobody(*resource, *sealed)).collect()
     }
 
-    /// An object that cannot be read cannot be deleted either, unless its admin insists; then the API server asks no more.
+    /// An object that cannot be read can be deleted only by force; then the API server does not read it.
     pub(super) fn bury(&mut self) {
         for (resource, sealed) in self.to_bury() {
             self.etcd.stored[resource].remove(sealed);
@@ -165,7 +165,7 @@ impl World {
         }
     }
 
-    /// Some object of each way in which this resource is stored cannot be updated from now on.
+    /// From now on, some object of this resource, for each way of storage, cannot be updated.
     fn refuse_updates(&mut self, kind: Kind, resource: usize) {
         let refused =
             if kind == Kind::Orphan { &mut self.refused.orphans } else { &mut self.refused.by_webhook };
@@ -174,7 +174,7 @@ impl World {
         }
     }
 
-    /// `prepare --join` (DESIGN.md, "Joining and returning"): from now on the node counts. Its API server waits.
+    /// `prepare --join` (decision 0045): from now on the node counts. Its API server waits.
     fn register(&mut self, n: usize) {
         // A server that returned or was restored does not have the configuration in force.
         if self.servers[n].life != Life::Absent || self.running().all(|n| self.servers[n].returned) {
@@ -182,7 +182,7 @@ impl World {
         }
         let zero = self.configs.values().find(|config| config.content.is_none()).cloned();
         let Some(zero) = zero else { return };
-        // The newest revision that some server has loaded. Where that is lost, there is nothing to join with.
+        // The newest revision that some server has loaded. If that is lost, the node cannot join.
         let stored = self.api.configs.iter().rev();
         let in_force = stored
             .map(|(revision, config)| (*revision, config.hash.clone()))
@@ -194,7 +194,7 @@ impl World {
         if encrypted && (in_force.is_none() || newer) {
             return;
         }
-        self.servers[n] = Arc::new(Server::new(&zero, Life::Held));
+        self.servers[n] = Arc::new(Server::new(&zero, Life::Joining));
         let api = Arc::make_mut(&mut self.api);
         let (revision, hash) = in_force.map_or((Default::default(), None), |(n, hash)| (n, Some(hash)));
         let key_checks = api
@@ -218,10 +218,11 @@ impl World {
         Arc::make_mut(&mut self.books).left[n] = false;
     }
 
-    /// Whether a node could come back: one that has left, and whose agent can keep its API server from writing what nobody
-    /// reads. By local keys, or in plain text, that writes as soon as it has started, whatever its agent does; and so it
-    /// does by a KMS key which the newest revision has for another resource only.
-    pub(crate) fn may_come_back(&self, n: usize) -> bool {
+    /// Whether a node can return: it has left, and its agent can prevent its API server from writing what
+    /// nobody can read. With local keys, or in plain text, the API server writes as soon as it has started,
+    /// and the agent cannot prevent it; nor with a KMS key that the newest revision has for another resource
+    /// only.
+    pub(crate) fn may_return(&self, n: usize) -> bool {
         let Some(file) = self.file(n) else { return false };
         let newest = self.books.latest.as_ref().map(|(_, config)| config);
         let is_kept_away = |resource: usize| match file.writer(resource) {
@@ -237,8 +238,8 @@ impl World {
             && (0..RESOURCES.len()).all(is_kept_away)
     }
 
-    fn come_back(&mut self, n: usize) {
-        if !self.may_come_back(n) {
+    fn return_node(&mut self, n: usize) {
+        if !self.may_return(n) {
             return;
         }
         let api = Arc::make_mut(&mut self.api);
@@ -250,8 +251,8 @@ impl World {
         self.server_mut(n).returned = true;
     }
 
-    /// Whether a machine can be restored without further loss: the operator knows its node, and another API server has the
-    /// configuration in force.
+    /// Whether a machine can be restored without further loss: the operator knows its node, and another API
+    /// server has the configuration in force.
     pub(crate) fn may_be_restored(&self, n: usize) -> bool {
         let known = self.api.snapshot.servers.get(NAMES[n]).is_some_and(|view| view.status().is_some());
         let mut others = self.running().filter(|other| *other != n && !self.servers[*other].returned);
@@ -269,7 +270,7 @@ impl World {
         (server.disturbed, server.returned, server.unreported) = (true, true, true);
     }
 
-    /// Its objects are deleted: the EncryptionNode, and with `node` the Node too.
+    /// Deletes a node's objects: the EncryptionNode, and with `node` the Node too.
     fn leave(&mut self, n: usize, node: bool) {
         let api = Arc::make_mut(&mut self.api);
         let Some(view) = api.snapshot.servers.get_mut(NAMES[n]) else { return };

@@ -1,4 +1,5 @@
-//! An EncryptionConfiguration as an API server understands it: which provider reads what, and which one writes.
+//! An EncryptionConfiguration as an API server understands it: which provider reads what, and which one
+//! writes.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -71,7 +72,7 @@ impl Provider {
         }
     }
 
-    /// The key that it stands for.
+    /// Its key.
     pub fn key(self) -> Option<KeyId> {
         match self {
             Self::Local(id, ..) | Self::Marker(id) | Self::Kms(id) => Some(id),
@@ -79,7 +80,8 @@ impl Provider {
         }
     }
 
-    /// Whether something stored so is under this provider; for KMS, which KEK the plugin reaches is another question.
+    /// Whether something stored in this way is under this provider. For KMS, the KEK of the plugin is checked
+    /// elsewhere.
     pub fn names(self, sealed: Sealed) -> bool {
         match (self, sealed) {
             (Self::Identity, Sealed::Plain) => true,
@@ -92,27 +94,27 @@ impl Provider {
     }
 }
 
-/// One configuration with all that is asked of it, computed once.
+/// One configuration with everything that is derived from it, computed once.
 #[derive(Debug)]
 pub struct Config {
     /// Of its bytes.
     pub hash: ConfigHash,
-    /// What it comes from; `None` for revision 0.
+    /// Its content; `None` for revision 0.
     pub content: Option<Arc<RevisionContent>>,
     /// The file.
     pub file: FileSeen,
     /// By resource; `None` where it has no entry.
     pub lists: [Option<Vec<Provider>>; RESOURCES.len()],
-    /// Keys that stand in it as KMS providers.
+    /// Its KMS keys.
     pub kms: BTreeSet<KeyId>,
-    /// All keys that stand in it.
+    /// All of its keys.
     pub keys: BTreeSet<KeyId>,
     /// Each plugin's digest.
     pub digests: Vec<(KeyId, PluginDigest)>,
 }
 
 impl Config {
-    /// What `prepare` installs.
+    /// The configuration that `prepare` installs.
     pub fn zero() -> Self {
         Self {
             hash: ConfigHash::of(REVISION_ZERO.as_bytes()),
@@ -145,21 +147,21 @@ impl Config {
         }
     }
 
-    /// What this resource is read with, the writer first. Without an entry: plain text.
+    /// The providers of this resource, the writer first. Without an entry: plain text.
     pub fn providers(&self, resource: usize) -> &[Provider] {
         self.lists[resource].as_deref().unwrap_or(&[Provider::Identity])
     }
 
-    /// What this resource is written with.
+    /// The provider that writes this resource.
     pub fn writer(&self, resource: usize) -> Provider {
         self.providers(resource).first().copied().unwrap_or(Provider::Identity)
     }
 
-    /// The key that this resource is written with, by its number, where one says so (CONTRACT 1.5).
+    /// The number of the key that writes this resource, if there is one (openshift: providers-to-keys).
     pub fn write_key(&self, resource: usize) -> Option<KeyId> {
         let providers = self.providers(resource);
         match providers.first()? {
-            // CONTRACT 1.5: the first identity key met.
+            // The first identity key (openshift: providers-to-keys).
             Provider::Identity => providers.iter().find_map(|provider| match provider {
                 Provider::Marker(id) => Some(*id),
                 _ => None,

@@ -1,9 +1,10 @@
-//! What is stored: not the objects, which nobody here tells apart, but the ways in which some object is sealed.
+//! What is stored: not single objects, which make no difference here, but the ways in which some object is
+//! sealed.
 //!
-//! Each running server writes at every instant, with what it writes with then (`World::write`), and so does whatever
-//! was on its way when it switched, until `requestTimeout` is over. So a way in which something may be stored is one in
-//! which something is stored, and a reader at every server reads all of it at every instant: each order of writes and
-//! steps is covered without a step of its own.
+//! Each running server writes at every instant, with its present write key (`World::write`). Writes that were
+//! in flight when it switched still arrive until `requestTimeout` is over. So everything that may be stored
+//! in some way is stored in that way, and a reader at every server reads all of it at every instant: each
+//! order of writes and steps is covered without a step of its own.
 
 use keyward_core::ids::{KeyId, Mode};
 
@@ -30,9 +31,9 @@ pub enum Sealed {
         key: KeyId,
         /// The KEK that was reached.
         kek: Kek,
-        /// Which of those that had this name: made anew, it reads nothing of the one before.
+        /// Which of the KEKs that had this name: a recreated KEK reads nothing of an earlier one.
         made: u8,
-        /// Its version: rotated, it still reads what is older.
+        /// Its version: a rotated KEK still reads older values.
         version: u8,
     },
 }
@@ -101,7 +102,7 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Everything in plain text, as before Keyward came.
+    /// Everything in plain text, as before Keyward was installed.
     pub fn plain() -> Self {
         let mut ways = Ways::default();
         ways.insert(Sealed::Plain);
@@ -109,14 +110,14 @@ impl Etcd {
         Self { stored: each.clone(), history: each }
     }
 
-    /// Something is stored so.
+    /// Something is stored in this way.
     pub fn put(&mut self, resource: usize, sealed: Sealed) {
         if self.stored[resource].insert(sealed) {
             self.history[resource].insert(sealed);
         }
     }
 
-    /// What was before is gone for good.
+    /// The history is gone for good.
     pub fn compact(&mut self) {
         self.history = self.stored.clone();
     }

@@ -1,4 +1,4 @@
-//! External KMSs, what their plugins answer, and what the provider module says of a configuration.
+//! External KMSs, the answers of their plugins, and the provider module's evaluation of a configuration.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ pub const KEKS: [&str; 4] = ["a", "b", "c", "nowhere"];
 /// The place of a KEK in [`KEKS`].
 pub type Kek = u8;
 
-/// One KEK as it is.
+/// The real state of one KEK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kms {
     /// Answers.
     pub up: bool,
     /// Grants the right to encrypt.
     pub encrypts: bool,
-    /// How often it was made anew under its name.
+    /// How often it was recreated under its name.
     pub made: u8,
     /// How often it was rotated.
     pub version: u8,
@@ -38,12 +38,12 @@ impl Kms {
     }
 }
 
-/// The `kms` object of a configuration: `key` names the KEK, `image` is in place.
+/// The `kms` object of a configuration: `key` names the KEK, `image` changes in place.
 pub fn configuration(kek: Kek, image: u8) -> Value {
     json!({"type": "Test", "test": {"key": KEKS[usize::from(kek)], "image": format!("i{image}")}})
 }
 
-/// The KEK that a plugin of this configuration really reaches, whatever a module says.
+/// The KEK that a plugin of this configuration really reaches, even if a module is wrong.
 pub fn truth(record: &PluginRecord) -> Kek {
     let name = record.kms.get("test").and_then(|test| test.get("key")).and_then(Value::as_str);
     let known = KEKS.iter().position(|kek| Some(*kek) == name);
@@ -55,12 +55,12 @@ pub fn credential(record: &PluginRecord) -> u8 {
     record.referenced.values().next().and_then(|value| value.expose().first().copied()).unwrap_or(0)
 }
 
-/// What it refers to.
+/// Its reference.
 pub fn reference() -> KeyRef {
     KeyRef { kind: ReferenceKind::Secret, name: "credentials".into(), key: "token".into() }
 }
 
-/// The module's word. One that lies calls all KEKs the same.
+/// The module's evaluation. A wrong module calls all KEKs the same.
 pub fn evaluate(request: &EvaluationRequest, lies: bool) -> Result<Evaluation, ProviderError> {
     let kms: Value = serde_json::from_str(&request.kms).unwrap_or_default();
     let config = kms.get("test").cloned().unwrap_or_default();
@@ -104,7 +104,7 @@ pub fn remote_key_id(kek: Kek, kms: Kms) -> RemoteKeyId {
     RemoteKeyId(format!("{}/{}/{}", KEKS[usize::from(kek)], kms.made, kms.version))
 }
 
-/// A ciphertext that this KEK alone decrypts; `n` tells it from every other.
+/// A ciphertext that only this KEK decrypts; `n` distinguishes it from every other.
 pub fn key_check(kek: Kek, kms: Kms, n: u64) -> KeyCheck {
     KeyCheck {
         ciphertext: format!("{}/{}#{n}", KEKS[usize::from(kek)], kms.made),

@@ -1,4 +1,4 @@
-//! The migration engine: rewrites what is stored of one resource, through whichever API server it talks to.
+//! The migration engine: it rewrites the stored objects of one resource, through any API server.
 
 use keyward_core::api::{EncryptionMigrationStatus, MigrationFailure, MigrationPhase};
 
@@ -10,27 +10,27 @@ use super::server::Life;
 /// One run over one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Run {
-    /// The wish that it carries out.
+    /// The request that it carries out.
     pub generation: i64,
-    /// What it has not dealt with: as listed at its start. What lands behind it is not seen.
+    /// What is left of the list from its start. Objects that are written behind it are not seen.
     pub todo: Ways,
     /// Something could not be rewritten.
     pub failed: bool,
-    /// Something was rewritten: what was there before is in etcd's history.
+    /// Something was rewritten: the old value is in etcd's history.
     pub rewrote: bool,
 }
 
-/// Objects whose update the API server refuses whoever asks, as they are stored. They can be read.
+/// Objects whose update the API server always refuses, by how they are stored. They can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Refused {
     /// Their namespace is missing in etcd: 404.
     pub orphans: [Ways; RESOURCES.len()],
-    /// A webhook refuses them, with whatever code it likes.
+    /// A webhook refuses them, with any status code.
     pub by_webhook: [Ways; RESOURCES.len()],
 }
 
 impl Refused {
-    /// Whether something that is stored so is refused.
+    /// Whether updates of objects that are stored in this way are refused.
     pub fn contains(&self, resource: usize, sealed: Sealed) -> bool {
         self.orphans[resource].contains(sealed) || self.by_webhook[resource].contains(sealed)
     }
@@ -47,7 +47,8 @@ impl World {
         })
     }
 
-    /// The next step of the engine, at server `n`: it begins, or rewrites all that is sealed in one way.
+    /// The next step of the engine, at server `n`: it begins, or rewrites everything that is sealed in one
+    /// way.
     pub(super) fn migrate(&mut self, resource: usize, n: usize) {
         if !self.migration_is_due(resource) || self.servers[n].life != Life::Up {
             return;
@@ -56,7 +57,7 @@ impl World {
         if self.runs[resource].generation != generation {
             let todo = self.etcd.stored[resource].clone();
             self.runs[resource] = Run { generation, todo, ..Run::default() };
-            return self.tell_migration(resource, MigrationPhase::Running);
+            return self.report_phase(resource, MigrationPhase::Running);
         }
         let first = self.runs[resource].todo.iter().next();
         if let Some(sealed) = first {
@@ -74,11 +75,11 @@ impl World {
         if self.runs[resource].todo.is_empty() {
             let failed = self.runs[resource].failed;
             let phase = if failed { MigrationPhase::Failed } else { MigrationPhase::Succeeded };
-            self.tell_migration(resource, phase);
+            self.report_phase(resource, phase);
         }
     }
 
-    /// `None`: the server cannot now, and the run pauses. False: it never will.
+    /// `None`: the server cannot now, and the run pauses. False: the update is refused.
     fn rewrite(&mut self, resource: usize, n: usize, sealed: Sealed) -> Option<bool> {
         if !self.reads(n, resource, sealed) {
             return Some(false);
@@ -97,7 +98,7 @@ impl World {
         }
         let now = self.writes(n, resource)?;
         if now != sealed {
-            // Others may write so at this very instant, or have begun to.
+            // Other servers may write in this way now, or have writes in flight.
             let again = self.inflight[resource].contains(sealed)
                 || self.running().any(|other| self.writes(other, resource) == Some(sealed));
             if !again && !refused {
@@ -111,7 +112,7 @@ impl World {
         Some(true)
     }
 
-    fn tell_migration(&mut self, resource: usize, phase: MigrationPhase) {
+    fn report_phase(&mut self, resource: usize, phase: MigrationPhase) {
         let failure = MigrationFailure { object: "n/o".into(), message: "no matching prefix found".into() };
         let failures = if phase == MigrationPhase::Failed { vec![failure] } else { Vec::new() };
         let end_version = (phase == MigrationPhase::Succeeded).then(|| "end".to_owned());

@@ -1,7 +1,7 @@
-//! The world: everything that Keyward's decisions see and change, and what befalls it.
+//! The world: everything that Keyward's decisions see and change, and everything that happens to it.
 //!
-//! What may come in: what really happens, or could. What never does: what should happen; that is
-//! [`invariants`]' to say.
+//! This module contains what really happens, or could. It never contains what should happen: that is in
+//! [`invariants`].
 
 pub(crate) mod admin;
 pub mod config;
@@ -42,40 +42,40 @@ pub struct World {
     pub api: Arc<Api>,
     /// The nodes, by place in [`NAMES`].
     pub servers: Vec<Arc<Server>>,
-    /// The operator, and one that does not know that it is not the only one.
+    /// The operator, and a second one that does not know that it is not the only one.
     pub operators: [Operator; 2],
     /// The KMSs, by place in [`KEKS`].
     pub kms: [Kms; KEKS.len()],
     /// The database.
     pub etcd: Etcd,
-    /// Writes under way that began before their server switched.
+    /// Writes in flight that began before their server switched.
     pub inflight: [Ways; RESOURCES.len()],
-    /// Since when the youngest of them is.
+    /// When the youngest of them began.
     pub inflight_age: u64,
     /// The migration engine's runs.
     pub runs: [migration::Run; RESOURCES.len()],
-    /// What the API server refuses to update.
+    /// Objects that the API server refuses to update.
     pub refused: migration::Refused,
-    /// Every configuration that ever was.
+    /// Every configuration that ever existed.
     pub configs: Arc<BTreeMap<ConfigHash, Arc<Config>>>,
-    /// The credential that KMSs take, and whether they take the one before too.
+    /// The credential that KMSs accept, and whether they also accept the previous one.
     pub accepts: (u8, bool),
     /// Secrets cannot be read.
     pub unreadable: bool,
-    /// So many key secrets more cannot be created. Each try uses up a number, so that worlds in which none ever can be
-    /// are without end.
+    /// The creation of this many key secrets fails. Each attempt uses up a number, so without a limit there
+    /// would be no end of different worlds.
     pub refuses_keys: u8,
     /// How often eight days have passed.
     pub weeks: u8,
     /// Tokens of `spec.reencrypt`.
     pub tokens: u8,
-    /// What cannot be seen from outside, and is held against what happens.
+    /// Facts that Keyward cannot see, for the checks.
     pub books: Arc<Books>,
-    /// What is wrong on purpose.
+    /// A decision that is wrong on purpose.
     pub mutant: Option<Mutant>,
-    /// What went wrong first.
+    /// The first violation.
     pub violation: Option<Violation>,
-    /// Salts and key checks that were made.
+    /// The number of salts and key checks that were created.
     made: u64,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Debug for World {
 }
 
 impl World {
-    /// So many nodes, each prepared, with nothing encrypted and nothing asked for; others may join.
+    /// This many prepared nodes, with nothing encrypted and nothing requested; others may join.
     pub fn new(nodes: usize) -> Self {
         let zero = Arc::new(Config::zero());
         let mut world = Self {
@@ -129,12 +129,12 @@ impl World {
         jiff::Timestamp::from_second(1_750_000_000 + days * 86_400).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
     }
 
-    /// Something is not as it must be. The first is kept: what comes later may follow from it.
+    /// Records a violation. Only the first is kept: later ones may follow from it.
     pub fn fails(&mut self, rule: &'static str, what: String) {
         self.violation.get_or_insert(Violation { rule, what });
     }
 
-    /// One step. A step that has no object any more does nothing.
+    /// One step. A step whose object is gone does nothing.
     pub fn step(&mut self, step: Step) {
         let (a, b) = (step.who(), step.how());
         match step.kind {
@@ -151,7 +151,7 @@ impl World {
                 self.node(step.kind, a % NAMES.len(), b);
             }
             Kind::Stop | Kind::Start | Kind::Restart | Kind::Reboot => self.power(step.kind, a % NAMES.len()),
-            _ => self.befall(step.kind, a),
+            _ => self.disturb(step.kind, a),
         }
         self.happened();
     }
@@ -177,7 +177,7 @@ impl World {
                 self.under_way(n);
                 self.server_mut(n).life = Life::Down;
             }
-            // One that has left comes back otherwise (`Kind::Return`).
+            // A node that has left returns by another step (`Kind::Return`).
             (Kind::Start, Life::Down) if !self.books.left[n] => self.start_server(n),
             (Kind::Restart, Life::Up) => {
                 self.under_way(n);
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// A server's identity Lease and its Node are there.
+    /// A server's identity Lease and its Node exist.
     pub(crate) fn show(&mut self, n: usize) {
         let api = Arc::make_mut(&mut self.api);
         let view = api.snapshot.servers.entry(NAMES[n].to_owned()).or_default();
@@ -249,7 +249,7 @@ impl World {
         Arc::make_mut(&mut self.api).compacted = [true; RESOURCES.len()];
     }
 
-    /// Once round: everybody does what is to be done, and then an hour passes.
+    /// One round: everybody does their pending work, and then an hour passes.
     fn round(&mut self) {
         let nodes: Vec<usize> = (0..self.servers.len()).collect();
         self.reconcile(0, None);
@@ -273,7 +273,7 @@ impl World {
         self.tick(LONG);
     }
 
-    /// What follows at once from whatever happened: everybody writes, and nothing may be wrong.
+    /// What follows every event at once: everybody writes, and the invariants are checked.
     pub(crate) fn happened(&mut self) {
         let running: Vec<usize> = self.running().collect();
         for n in running {
@@ -294,7 +294,7 @@ impl World {
         invariants::state(self);
     }
 
-    /// What an action has put into the world beside the objects.
+    /// The effect of an action on the world beside the objects.
     pub(crate) fn keep_configuration(&mut self, action: &Action) {
         if let Action::ApplyConfig { revision, .. } = action
             && let Some(config) = self.api.configs.get(revision).cloned()

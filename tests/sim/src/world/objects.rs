@@ -1,8 +1,8 @@
-//! The objects in the API, decoded once and for all: they are a [`Snapshot`] that the writers change.
+//! The objects in the API, already decoded: they are a [`Snapshot`] that the writers change.
 //!
-//! Each write has the precondition that the operator's writer gives it (`host/operator/src/writer`): create-only, or the
-//! resourceVersion that was read. What a snapshot tells of numbers is derived as `core::platform::kubernetes` does it;
-//! a test holds the one against the other.
+//! Each write has the precondition that the operator's writer gives it (`host/operator/src/writer`):
+//! create-only, or the resourceVersion that was read. The numbers of a snapshot are derived as in
+//! `core::platform::kubernetes`; a test compares both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,26 +32,27 @@ use super::kms;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
-/// All that is stored of ours.
+/// All objects that Keyward stores.
 #[derive(Clone, Debug)]
 pub struct Api {
-    /// The objects. What belongs to one decision (ages, fresh bytes, what is unreadable) is filled in for each.
+    /// The objects. The inputs of a single decision (ages, fresh bytes, unreadable objects) are filled in for
+    /// each.
     pub snapshot: Snapshot,
     /// The revisions, as API servers understand them.
     pub configs: BTreeMap<Revision, Arc<Config>>,
     /// The candidate, as nodes read it.
     pub candidate: Option<Arc<BTreeMap<KeyId, PluginRecord>>>,
-    /// What nodes call its plugin.
+    /// The digest of its plugin.
     pub candidate_digest: Option<PluginDigest>,
-    /// Key secrets that cannot be decoded, as they were.
+    /// The original content of key secrets that cannot be decoded.
     pub corrupt: BTreeMap<KeyId, KeySecret>,
-    /// What the admin wants.
+    /// The spec.
     pub spec: ClusterEncryptionSpec,
-    /// The same, read; what of it is in force depends on what is deployed.
+    /// The same, decoded; which part is in force depends on the deployed configuration.
     asked: Wanted,
-    /// The value in the Secret that configurations refer to; `None` where it is missing.
+    /// The value in the Secret that configurations refer to; `None` if it is missing.
     pub token: Option<u8>,
-    /// What the module says is not so.
+    /// The provider module is wrong.
     pub lies: bool,
     /// Of `ClusterEncryption/cluster`.
     pub cluster_version: u64,
@@ -59,15 +60,15 @@ pub struct Api {
     pub generations: BTreeMap<String, i64>,
     /// Of each migration.
     pub migration_generations: [i64; RESOURCES.len()],
-    /// Resources of which nothing from before the end of the migration can be read from etcd any more.
+    /// Resources whose values from before the end of the migration are compacted.
     pub compacted: [bool; RESOURCES.len()],
-    /// What was evaluated is out of date.
+    /// The evaluations are out of date.
     stale: bool,
     version: u64,
 }
 
 impl Api {
-    /// A cluster in which nothing is encrypted and nothing asked for.
+    /// A cluster in which nothing is encrypted and nothing requested.
     pub fn new() -> Self {
         let mut spec = ClusterEncryptionSpec::default();
         spec.encryption.type_ = Some("identity".to_owned());
@@ -103,13 +104,13 @@ impl Api {
         self.stale = true;
     }
 
-    /// A resourceVersion that was never given out.
+    /// A resourceVersion that was never used.
     pub fn next_version(&mut self) -> String {
         self.version += 1;
         self.version.to_string()
     }
 
-    /// Everything that a snapshot says beside the objects themselves.
+    /// Derives everything in the snapshot that is not an object.
     pub fn derive(&mut self) {
         if self.stale {
             self.stale = false;
@@ -131,12 +132,12 @@ impl Api {
             .collect();
         let key_checks =
             snapshot.servers.values().filter_map(|server| Some(&server.agent.as_ref()?.spec.key_checks));
-        let lists = snapshot.told_revisions.iter().flat_map(|told| told.lists.values()).flatten();
+        let lists = snapshot.recorded_revisions.iter().flat_map(|recorded| recorded.lists.values()).flatten();
         let named: BTreeSet<KeyId> = of_objects
             .into_iter()
             .chain(key_checks.flatten().map(|key_check| key_check.key_id))
             .chain(snapshot.migrations.values().map(|migration| migration.spec.key_id))
-            .chain(snapshot.told_keys.iter().map(|key| key.key_id))
+            .chain(snapshot.recorded_keys.iter().map(|key| key.key_id))
             .chain(lists.filter_map(|provider| provider.split_once(':')?.1.parse().ok()))
             .collect();
         let mark = |node, field, number| Mark { node, field, number, remedy: "" };
@@ -156,7 +157,7 @@ impl Api {
             .chain(snapshot.servers.values().filter_map(|server| Some(server.agent.as_ref()?.spec.revision)))
             .chain(snapshot.migrations.values().map(|migration| migration.spec.since))
             .chain(snapshot.keys.iter().filter_map(|key| key.write_published))
-            .chain(snapshot.told_revisions.iter().map(|told| told.n))
+            .chain(snapshot.recorded_revisions.iter().map(|recorded| recorded.n))
             .chain([snapshot.last_converged]);
         let marks = agents.flat_map(|(node, status)| {
             let error = status.error.as_ref().map(|error| error.revision);
@@ -166,9 +167,9 @@ impl Api {
         let own = mark(None, "status.highestRevision", snapshot.recorded_revision.0);
         let revisions = numbers::count(revisions.map(|n| n.0), marks.chain([own]).collect::<Vec<_>>());
         (snapshot.highest_key, snapshot.named_key) = (KeyId(keys.highest), KeyId(keys.named));
-        snapshot.unbelieved_keys = keys.beyond().into_iter().map(KeyId).collect();
+        snapshot.excess_keys = keys.beyond().into_iter().map(KeyId).collect();
         snapshot.highest_revision = Revision(revisions.highest);
-        snapshot.unbelieved_revisions = revisions.beyond().into_iter().map(Revision).collect();
+        snapshot.excess_revisions = revisions.beyond().into_iter().map(Revision).collect();
         snapshot.excess = keys.excess.into_iter().chain(revisions.excess).collect();
         let views = snapshot.servers.values();
         let seen =
@@ -207,7 +208,8 @@ impl Api {
         snapshot.objects = BTreeMap::from([(object, Ok(data))]);
     }
 
-    /// Carries out one action. `cluster_version` is the version of the ClusterEncryption that its writer goes by.
+    /// Carries out one action. `cluster_version` is the version of the ClusterEncryption that its writer has
+    /// read.
     pub fn apply(&mut self, action: &Action, cluster_version: &mut u64) -> Result<(), Refused> {
         match action {
             Action::RecordHighWater { key_id, revision } => {
@@ -269,7 +271,7 @@ impl Api {
             Action::StartMigration { resource, spec, resource_version } => {
                 self.start_migration(resource, (**spec).clone(), resource_version.as_deref())?;
             }
-            // No object says anything else afterwards.
+            // It changes no content of an object.
             Action::ReencryptOwn { .. } => {}
             // OpenShift's.
             Action::RequireConfigHash { .. } | Action::ApplyManagedConfig { .. } => return Err(Refused),
@@ -317,7 +319,7 @@ impl Api {
         Ok(())
     }
 
-    /// Also where an admin restores one.
+    /// Also used when an admin restores one.
     pub fn put_revision(&mut self, revision: Revision, content: &RevisionContent) {
         self.configs.insert(revision, Arc::new(Config::of(content)));
         let stored = StoredRevision { content: Ok(content.clone()), resource_version: self.next_version() };
@@ -341,8 +343,8 @@ impl Api {
         Ok(())
     }
 
-    /// The migration engine's report about the present wish. A verification that rewrites nothing leaves the end of the
-    /// migration where it was.
+    /// The migration engine's report about the requested attempt. A verification that rewrites nothing leaves
+    /// the end of the migration unchanged.
     pub fn report_migration(
         &mut self,
         resource: &GroupResource,
@@ -375,25 +377,25 @@ impl Api {
         }
     }
 
-    /// The operator's aggregate; written once a reconcile, where nobody wrote before it.
+    /// The operator's aggregate status; written once a reconcile pass, unless somebody else wrote first.
     pub fn report(&mut self, view: &StatusView, cluster_version: u64) {
         let snapshot = &mut self.snapshot;
         if cluster_version != self.cluster_version
             || (snapshot.last_converged == view.converged_revision
-                && snapshot.told_keys == view.keys
-                && snapshot.told_forget == view.forget
-                && snapshot.told_revisions == view.revisions)
+                && snapshot.recorded_keys == view.keys
+                && snapshot.recorded_forget == view.forget
+                && snapshot.recorded_revisions == view.revisions)
         {
             return;
         }
         snapshot.last_converged = view.converged_revision;
-        snapshot.told_keys.clone_from(&view.keys);
-        snapshot.told_forget.clone_from(&view.forget);
-        snapshot.told_revisions.clone_from(&view.revisions);
+        snapshot.recorded_keys.clone_from(&view.keys);
+        snapshot.recorded_forget.clone_from(&view.forget);
+        snapshot.recorded_revisions.clone_from(&view.revisions);
         self.cluster_version += 1;
     }
 
-    /// Everything that is stored as a Secret gets another resourceVersion: the migrator rewrites it.
+    /// All Secrets get another resourceVersion: the migrator rewrites them.
     pub fn rewrite_secrets(&mut self) {
         for index in 0..self.snapshot.keys.len() {
             let version = self.next_version();
@@ -411,20 +413,20 @@ impl Api {
         }
     }
 
-    /// Whoever does it.
+    /// By the operator or by an admin.
     pub fn delete_candidate(&mut self) {
         (self.candidate, self.candidate_digest) = (None, None);
         self.snapshot.candidate = None;
         self.snapshot.candidate_version = None;
     }
 
-    /// Whoever does it.
+    /// By the operator or by an admin.
     pub fn delete_revision(&mut self, revision: Revision) {
         self.configs.remove(&revision);
         self.snapshot.revisions.remove(&revision);
     }
 
-    /// Whoever does it, finalizer and all.
+    /// By the operator or by an admin, with its finalizer.
     pub fn delete_key(&mut self, id: KeyId) {
         self.snapshot.keys.retain(|key| key.id != id);
         self.snapshot.undecodable.remove(&names::key_secret(names::KUBE_APISERVER, id));
@@ -432,7 +434,7 @@ impl Api {
         self.touch();
     }
 
-    /// A mistake made on purpose.
+    /// For a mutant.
     pub fn claim_everything(&mut self, id: KeyId) {
         let wanted = self.snapshot.wanted.resources.clone();
         if let Some(key) = self.snapshot.keys.iter_mut().find(|key| key.id == id) {
@@ -440,7 +442,7 @@ impl Api {
         }
     }
 
-    /// An admin's editor took something out of it.
+    /// An admin damages it in an editor.
     pub fn corrupt_key(&mut self, id: KeyId) {
         if let Some(at) = self.snapshot.keys.iter().position(|key| key.id == id) {
             let key = self.snapshot.keys.remove(at);
@@ -451,8 +453,8 @@ impl Api {
         }
     }
 
-    /// And puts it back.
-    pub fn mend_keys(&mut self) {
+    /// The admin repairs all of them.
+    pub fn fix_keys(&mut self) {
         for (id, mut key) in std::mem::take(&mut self.corrupt) {
             self.snapshot.undecodable.remove(&names::key_secret(names::KUBE_APISERVER, id));
             key.resource_version = self.next_version();

@@ -1,4 +1,4 @@
-//! The operator: decides, then writes one action at a time, and may die or be slow between any two.
+//! The operator: it decides, then writes one action at a time, and may die or be slow between any two.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,21 +13,21 @@ use crate::invariants::{self, given_up};
 /// One operator process.
 #[derive(Clone, Debug, Default)]
 pub struct Operator {
-    /// What it has decided and not yet written.
+    /// Actions that it has decided and not yet written.
     pub pending: VecDeque<Action>,
-    /// Which resources were to be encrypted when that was decided. An admin who asks for something else a moment later is
-    /// not heard by what is being written.
+    /// Which resources were requested when that was decided. A later change of the spec does not affect
+    /// pending actions.
     pub asked: [bool; RESOURCES.len()],
-    /// What it says in the end.
+    /// The status that it writes in the end.
     pub view: Option<StatusView>,
     /// The version of the ClusterEncryption that it has read or written last.
     pub cluster_version: u64,
-    /// How long facts have had their values, by its own clock.
+    /// The age of facts, by its own clock.
     pub ages: BTreeMap<String, Age>,
 }
 
 impl World {
-    /// One decision, of what is true now. What it had not written of the one before is forgotten.
+    /// One decision about the present state. Pending actions of the previous decision are discarded.
     pub(super) fn decide(&mut self, who: usize) {
         if self.running().next().is_none() {
             return;
@@ -35,13 +35,15 @@ impl World {
         let outcome = self.outcome(who);
         if self.unreadable && outcome.actions.iter().any(|action| !matches!(action, Action::SetTarget { .. }))
         {
-            self.fails("S7", format!("decided though Secrets are unreadable: {}", kinds(&outcome)));
+            let what = format!("the operator decided while Secrets are unreadable: {}", kinds(&outcome));
+            self.fails("unknown-is-not-absent", what);
         }
         if self.api.spec.paused.is_some() && !outcome.actions.is_empty() {
-            self.fails("P", format!("it is paused, and the operator decided: {}", kinds(&outcome)));
+            let what = format!("the operator decided while it is paused: {}", kinds(&outcome));
+            self.fails("pause-withholds-everything", what);
         }
         if let Some(what) = given_up::works_and_leaves(self, &outcome) {
-            self.fails("F", what);
+            self.fails("forget-is-bound", what);
         }
         if outcome.converged && outcome.actions.is_empty() && outcome.waiting.is_none() {
             invariants::settled(self);
@@ -53,7 +55,7 @@ impl World {
         asked.iter_mut().zip(resources()).for_each(|(asked, resource)| *asked = wanted.contains(resource));
         let operator = &mut self.operators[who];
         operator.asked = asked;
-        // An agent that runs renews its reports, which have no time here: they never grow old.
+        // A running agent renews its reports. They have no time here, so they never become old.
         let renewed = |fact: &String| up.iter().any(|prefix| fact.starts_with(prefix));
         operator.ages = outcome
             .facts
@@ -70,12 +72,12 @@ impl World {
         operator.cluster_version = self.api.cluster_version;
     }
 
-    /// What operator 0 would decide now.
+    /// The decision that operator 0 would make now.
     pub fn decided(mut self) -> Outcome {
         self.outcome(0)
     }
 
-    /// What would be decided now; changes nothing that counts.
+    /// The decision that would be made now; it changes no relevant state.
     pub(crate) fn outcome(&mut self, who: usize) -> Outcome {
         let (made, mutant, unreadable) = (self.made, self.mutant, self.unreadable);
         self.made += 1;
@@ -87,7 +89,7 @@ impl World {
         let snapshot = &mut api.snapshot;
         snapshot.now = now;
         snapshot.ages = ages;
-        // A key of a number is always made of the same bytes: a number that comes back is seen by the books.
+        // A key's bytes follow from its number: if a number is used twice, the books show it.
         let key = SecretBytes::new(vec![u8::try_from(id % 250).unwrap_or(0) + 1; 32]);
         snapshot.fresh = FreshBytes { key, salt: SecretBytes::new(made.to_be_bytes().to_vec()) };
         if !unreadable && mutant.is_none() {
@@ -108,7 +110,7 @@ impl World {
         outcome
     }
 
-    /// The next action. At the first that fails the others are forgotten.
+    /// Writes the next action. If it fails, the others are discarded.
     pub(super) fn act(&mut self, who: usize) -> bool {
         if self.running().next().is_none() {
             return false;
@@ -129,12 +131,12 @@ impl World {
             mutant.acted(self, &action);
         }
         if self.operators[who].pending.is_empty() {
-            self.tell(who);
+            self.publish_status(who);
         }
         true
     }
 
-    fn tell(&mut self, who: usize) {
+    fn publish_status(&mut self, who: usize) {
         let operator = &mut self.operators[who];
         if let Some(view) = operator.view.take() {
             std::sync::Arc::make_mut(&mut self.api).report(&view, operator.cluster_version);
@@ -142,7 +144,7 @@ impl World {
         }
     }
 
-    /// One whole reconcile, or as many actions of it as are given, after which the process dies.
+    /// One whole reconcile pass, or this many actions of it, after which the process dies.
     pub(super) fn reconcile(&mut self, who: usize, actions: Option<usize>) {
         self.decide(who);
         let mut left = actions.unwrap_or(usize::MAX);
@@ -152,7 +154,7 @@ impl World {
         if actions.is_some() {
             self.operators[who] = Operator::default();
         } else if self.operators[who].pending.is_empty() {
-            self.tell(who);
+            self.publish_status(who);
         }
     }
 }

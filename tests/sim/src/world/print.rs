@@ -1,7 +1,8 @@
-//! The fingerprint of a world: two worlds with the same one go on in the same way.
+//! The fingerprint of a world: two worlds with the same one continue in the same way.
 //!
-//! Left out is what nobody looks at (counts of attempts, times by a wall clock, resourceVersions as numbers); waits
-//! count as over or not; revisions count by their order, salts, digests and key checks by which are equal.
+//! Values without effect are left out (counts of attempts, times by a wall clock, resourceVersions as
+//! numbers). Waits count as over or not; revisions count by their order; salts, digests and key checks by
+//! which are equal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -55,9 +56,9 @@ impl World {
         p.hash(&self.books.left);
         p.flag(self.books.tampered);
         p.hash(&self.books.migrated);
+        p.hash(&self.books.ever_forgotten);
         p.hash(&self.books.forgotten);
-        p.hash(&self.books.given_up);
-        p.flag(self.books.takes_over);
+        p.flag(self.books.successor_rolls_out);
         p.hash(&self.books.tried);
         p.name(self.books.latest.as_ref().map_or("", |(_, config)| config.hash.0.as_str()).as_bytes());
         for (id, meaning) in &self.books.keys {
@@ -82,7 +83,7 @@ impl World {
         p.done()
     }
 
-    /// What is to be written, and whether its precondition holds now: it may hold later only if nobody writes.
+    /// A pending write, and whether its precondition is true now: it can be true later only if nobody writes.
     fn print_action(&self, p: &mut Print, action: &Action, ranks: &BTreeMap<Revision, u64>) {
         let snapshot = &self.api.snapshot;
         let rank = |revision: &Revision| ranks.get(revision).copied().unwrap_or(revision.0);
@@ -122,7 +123,7 @@ impl World {
             }
             Action::StartMigration { resource, spec, resource_version } => {
                 p.text(&resource.resource);
-                print_wish(p, spec, snapshot, &rank);
+                print_migration(p, spec, snapshot, &rank);
                 let stored = snapshot.migrations.get(resource).map(|stored| &stored.resource_version);
                 p.flag(stored == resource_version.as_ref());
             }
@@ -166,10 +167,10 @@ impl World {
         p.hash(&self.api.spec.resources);
         p.hash(&self.api.spec.reencrypt);
         p.hash(&self.api.spec.forget);
-        for told in &snapshot.told_forget {
-            p.put(told.key_id.0);
-            p.text(&told.requested_at);
-            p.put(told.phase as u64);
+        for recorded in &snapshot.recorded_forget {
+            p.put(recorded.key_id.0);
+            p.text(&recorded.requested_at);
+            p.put(recorded.phase as u64);
         }
         p.flag(self.api.spec.paused.is_some());
         p.hash(&self.api.token);
@@ -178,8 +179,8 @@ impl World {
         p.put(snapshot.recorded_key.0);
         p.put(rank(&snapshot.recorded_revision));
         p.put(rank(&snapshot.last_converged));
-        p.len(snapshot.told_keys.len());
-        p.len(snapshot.told_revisions.len());
+        p.len(snapshot.recorded_keys.len());
+        p.len(snapshot.recorded_revisions.len());
         p.len(snapshot.keys.len());
         for key in snapshot.keys.iter().chain(self.api.corrupt.values()) {
             print_key(p, key);
@@ -210,7 +211,7 @@ impl World {
         }
         for (resource, migration) in &snapshot.migrations {
             p.text(&resource.resource);
-            print_wish(p, &migration.spec, snapshot, &rank);
+            print_migration(p, &migration.spec, snapshot, &rank);
             p.put(migration.status.phase as u64);
             p.flag(migration.status.end_version.is_some());
             p.flag(migration.current);
@@ -218,8 +219,8 @@ impl World {
     }
 }
 
-/// Of the revision that made the key the writer it counts whether it is that of the key secret.
-fn print_wish(
+/// Of the revision of the publication, only its equality with the one in the key secret counts.
+fn print_migration(
     p: &mut Print,
     spec: &EncryptionMigrationSpec,
     snapshot: &Snapshot,
@@ -378,8 +379,8 @@ fn print_server(p: &mut Print, server: &Server, ranks: &BTreeMap<Revision, u64>)
     print_instances(p, server);
 }
 
-/// What there is of each instance. Their order is not that of their generations, which are as random as the salts: worlds
-/// that differ in nothing else would count as many times as there are orders.
+/// The parts of each instance. The order is not that of their generations, which are as random as the salts:
+/// otherwise worlds that differ only in that order would count as different.
 fn print_instances(p: &mut Print, server: &Server) {
     let observed = &server.observed;
     let all: BTreeSet<&Instance> = observed

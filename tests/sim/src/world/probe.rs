@@ -1,4 +1,4 @@
-//! What the agent learns when it asks its plugins.
+//! The results when the agent probes its plugins.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,8 @@ impl World {
             let known = self.servers[n].observed.probes.get(instance);
             let same = known.is_some_and(|probed| probed.question == ask.question);
             let well = same && known.is_some_and(|p| p.pass.is_some() && p.failing.is_none());
-            // While all is well Status alone is asked, unless a step waits for the answer, and the rest now and then.
+            // While a plugin is healthy, only Status is asked, unless a step waits for the answer; the rest
+            // now and then.
             let slow =
                 known.and_then(|p| p.pass.as_ref()).is_none_or(|pass| pass.age.as_secs() >= super::LONG);
             let whole = !well || ask.urgent || slow;
@@ -87,7 +88,7 @@ impl World {
         }
     }
 
-    /// The answer of whoever listens at a socket: the KEK that it reaches.
+    /// The answer of the process at a socket: the KEK that it reaches.
     fn answer(&self, n: usize, instance: &Instance, question: &Question, whole: bool) -> Answer {
         let failure = |phase: &str, message: &str| Failure {
             phase: phase.into(),

@@ -1,4 +1,5 @@
-//! One control-plane node: an API server, its configuration file, plugins, and the agent that decides about them.
+//! One control-plane node: an API server, its configuration file, plugins, and the agent that decides about
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,11 +26,11 @@ pub const NAMES: [&str; 3] = ["n0", "n1", "n2"];
 pub enum Life {
     /// There is none yet.
     Absent,
-    /// Its node is registered and being prepared; it starts when the revision in force is installed.
-    Held,
+    /// Its node joins: it is registered, and its API server starts when the revision in force is installed.
+    Joining,
     /// It serves.
     Up,
-    /// It is dead, and may come back.
+    /// It is down, and may start again.
     Down,
 }
 
@@ -40,9 +41,9 @@ pub struct Process {
     pub kek: Kek,
     /// Its credential.
     pub token: u8,
-    /// Its KMS took that when it started.
+    /// Its KMS accepted the credential when it started.
     pub runs: bool,
-    /// It was refused, and nobody starts it again.
+    /// The credential was refused, and nobody starts the process again.
     pub ended: bool,
 }
 
@@ -61,9 +62,9 @@ pub struct Server {
     pub adopted: BTreeMap<KeyId, (Kek, Kms)>,
     /// Processes of plugins that have a pod.
     pub processes: BTreeMap<Instance, Process>,
-    /// Something outside took away what was running: a reboot.
+    /// A reboot ended its processes.
     pub disturbed: bool,
-    /// It has come back, and has loaded nothing else yet than what it had.
+    /// It has returned, and still has the configuration from before.
     pub returned: bool,
     /// Its machine was restored, and its agent has not reported since: nobody knows what it writes.
     pub unreported: bool,
@@ -105,13 +106,13 @@ impl Server {
         Some(Instance { key_id, generation })
     }
 
-    /// Its process, where all that it needs is there.
+    /// Its process, if it has a pod, files and a folder.
     pub fn process(&self, instance: &Instance) -> Option<Process> {
         let found = self.observed.disk.instances.get(instance)?;
         self.processes.get(instance).copied().filter(|p| p.runs && found.pod && found.files && found.folder)
     }
 
-    /// What forgets all when its process dies.
+    /// The agent's process dies: its memory is lost.
     pub fn forget(&mut self) {
         self.observed.probes.clear();
         self.observed.unneeded.clear();
@@ -126,7 +127,7 @@ impl World {
         Arc::make_mut(&mut self.servers[n])
     }
 
-    /// The agent reads what is wanted of its node.
+    /// The agent reads the target of its node.
     pub(super) fn fetch(&mut self, n: usize) {
         let reachable = self.running().next().is_some();
         let unreadable = self.unreadable;
@@ -138,13 +139,13 @@ impl World {
         });
         let others = self.running().any(|other| other != n);
         let before = self.servers[n].observed.absence;
-        let told = agent.is_some_and(|agent| self.api.configs.contains_key(&agent.spec.revision));
+        let has_target = agent.is_some_and(|agent| self.api.configs.contains_key(&agent.spec.revision));
         let since = match before {
             Some(Absence::Unsure(since) | Absence::Unread(since)) => since,
             Some(Absence::Elsewhere) | None => Duration::ZERO,
         };
         let absence = match (reachable, agent) {
-            (true, Some(_)) if told && !unreadable => None,
+            (true, Some(_)) if has_target && !unreadable => None,
             _ if before == Some(Absence::Elsewhere) => before,
             (true, None) if others => Some(Absence::Elsewhere),
             (true, _) => Some(Absence::Unsure(since)),
@@ -171,7 +172,7 @@ impl World {
         observed.absence = absence;
     }
 
-    /// One turn of the agent on what it has read. Dies after so many steps, where a number is given.
+    /// One pass of the agent on what it has read. It dies after this many steps, if a number is given.
     pub(super) fn agent(&mut self, n: usize, dies_after: Option<usize>) {
         if self.servers[n].life == Life::Absent {
             return;
@@ -179,7 +180,7 @@ impl World {
         let server = self.server_mut(n);
         let loaded = match server.life {
             Life::Up => Some(server.loaded.hash.clone()),
-            Life::Held => server.observed.disk.file.as_ref().map(|file| file.hash.clone()),
+            Life::Joining => server.observed.disk.file.as_ref().map(|file| file.hash.clone()),
             Life::Down | Life::Absent => None,
         };
         server.observed.server = match loaded {
@@ -205,7 +206,8 @@ impl World {
         let mut done = 0;
         for step in &decision.steps {
             if self.servers[n].observed.disk.paused.is_some() && !step.is_record() {
-                self.fails("P", format!("the agent of node {} is paused, and did: {step}", NAMES[n]));
+                let what = format!("the agent of node {} is paused, and did: {step}", NAMES[n]);
+                self.fails("pause-withholds-everything", what);
             }
             if dies_after == Some(done) || !self.node_step(n, step) {
                 break;
@@ -213,8 +215,8 @@ impl World {
             done += 1;
         }
         let server = self.server_mut(n);
-        if server.life == Life::Held {
-            // Its API server has loaded nothing yet: `prepare` has no word of it to record.
+        if server.life == Life::Joining {
+            // Its API server has loaded nothing yet, so `prepare` records nothing about it.
             server.observed.disk.loaded = None;
         }
         if dies_after.is_some() {
@@ -230,7 +232,7 @@ impl World {
             asks.extend(decision.starts);
         }
         self.probe(n, &asks);
-        if let Some(status) = decision.report.filter(|_| self.servers[n].life != Life::Held)
+        if let Some(status) = decision.report.filter(|_| self.servers[n].life != Life::Joining)
             && self.running().next().is_some()
         {
             Arc::make_mut(&mut self.api).report_node(NAMES[n], status);
@@ -374,12 +376,12 @@ impl World {
         self.configs.get(&file.hash).cloned()
     }
 
-    /// The API server looks at its file and asks its plugins: it loads a configuration all of whose plugins are well,
-    /// else it stays with what it has. And it notices that a KEK was rotated.
+    /// The API server reads its file and asks its plugins: it loads a configuration if all of its plugins are
+    /// healthy, and keeps the loaded one if not. It also notices that a KEK was rotated.
     pub(super) fn poll(&mut self, n: usize) {
         match self.servers[n].life {
             Life::Absent | Life::Down => return,
-            Life::Held => return self.begin(n),
+            Life::Joining => return self.begin(n),
             Life::Up => {}
         }
         self.adopt(n);
@@ -394,25 +396,26 @@ impl World {
         }
     }
 
-    /// A joining node's API server starts once its configuration is the one that it was registered with.
+    /// The API server of a joining node starts once the revision from its registration is installed.
     fn begin(&mut self, n: usize) {
-        let told = self.api.snapshot.servers.get(NAMES[n]).and_then(|view| view.agent.as_ref());
-        let wanted = told.map(|agent| agent.spec.revision);
+        let agent = self.api.snapshot.servers.get(NAMES[n]).and_then(|view| view.agent.as_ref());
+        let wanted = agent.map(|agent| agent.spec.revision);
         let installed = wanted.is_some_and(|revision| {
-            let told = self.api.configs.get(&revision).map(|config| &config.hash);
-            revision.0 == 0 || self.file(n).is_some_and(|file| Some(&file.hash) == told)
+            let expected = self.api.configs.get(&revision).map(|config| &config.hash);
+            revision.0 == 0 || self.file(n).is_some_and(|file| Some(&file.hash) == expected)
         });
         if installed {
             self.start_server(n);
         }
     }
 
-    /// A process begins, on what is in the file then; providers whose plugin is dead do not serve, the others do.
+    /// An API server's process starts with the configuration in its file; providers with a dead plugin do not
+    /// serve.
     pub(super) fn start_server(&mut self, n: usize) {
         if let Some(file) = self.file(n) {
             let server = self.server_mut(n);
             server.failed_reloads = 0;
-            // Whatever it wrote in an earlier life was noted when that ended.
+            // What its earlier process wrote was recorded when that process ended.
             server.life = Life::Down;
             self.load(n, file);
             self.server_mut(n).life = Life::Up;
@@ -441,7 +444,7 @@ impl World {
         }
     }
 
-    /// What a server writes with now may still land for a while after it writes with something else.
+    /// Writes with the present key may still arrive for a while after a server has switched.
     pub(super) fn under_way(&mut self, n: usize) {
         if self.servers[n].life != Life::Up {
             return;
@@ -455,20 +458,20 @@ impl World {
         }
     }
 
-    /// The KEK that a key's link leads to, where its plugin runs.
+    /// The KEK that a key's link leads to, if its plugin runs.
     pub(crate) fn reaches(&self, n: usize, id: KeyId) -> Option<Kek> {
         let server = &self.servers[n];
         let instance = server.at_link(id)?;
         server.process(&instance).map(|process| process.kek)
     }
 
-    /// Whether a KMS answers and lets itself be used for writing.
+    /// Whether a KMS answers and permits encryption.
     pub(crate) fn works(&self, kek: Kek) -> bool {
         let kms = self.kms[usize::from(kek)];
         kms.up && kms.encrypts
     }
 
-    /// How a server seals what it writes now; `None` where it cannot write.
+    /// How a server seals what it writes now; `None` if it cannot write.
     pub(crate) fn writes(&self, n: usize, resource: usize) -> Option<Sealed> {
         let server = &self.servers[n];
         match server.loaded.writer(resource) {
@@ -485,7 +488,7 @@ impl World {
         }
     }
 
-    /// Everything on the node's machine ends and begins again; the folder of the sockets is empty then.
+    /// The node's machine reboots; the folder of the sockets is empty then.
     pub(super) fn reboot(&mut self, n: usize) {
         self.under_way(n);
         let server = self.server_mut(n);
@@ -503,7 +506,7 @@ impl World {
         }
     }
 
-    /// So much time passes on a node.
+    /// Time passes on a node.
     pub(super) fn node_time(&mut self, n: usize, seconds: u64) {
         let accepted = self.accepts;
         let server = self.server_mut(n);
@@ -538,8 +541,8 @@ impl World {
     }
 }
 
-/// A process begins where all that it needs is there: its KMS takes its credential, or it ends. One that is a trial's is
-/// not started again.
+/// A plugin's process starts if it has everything that it needs. It exits if its KMS refuses its credential.
+/// The process of a trial is not restarted.
 fn start(server: &mut Server, instance: &Instance, accepted: (u8, bool)) {
     let Some(found) = server.observed.disk.instances.get(instance) else { return };
     let (whole, trial) = (found.pod && found.files && found.folder, found.trial);

@@ -1,11 +1,11 @@
-//! What can happen, one thing at a time, and how it is written down to be replayed: `agent.0`, `reconcile-dies.0.2`.
+//! The steps, one event each, and their notation for a replay: `agent.0`, `reconcile-dies.0.2`.
 
 use std::fmt;
 use std::str::FromStr;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
-        /// What happens. Each takes up to two small numbers, `a` and `b`.
+        /// The kind of a step. Each takes up to two small numbers, `a` and `b`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind { $($(#[$doc])* $kind,)* }
 
@@ -13,7 +13,7 @@ macro_rules! kinds {
             /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$kind,)*];
 
-            /// As it is written.
+            /// Its notation.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$kind => $name,)* }
             }
@@ -26,85 +26,85 @@ kinds! {
     Reconcile = "reconcile",
     /// The same, but it dies after `b` writes.
     ReconcileDies = "reconcile-dies",
-    /// Operator `a` decides; what it wants to write is written later.
+    /// Operator `a` decides; its actions are written later.
     Decide = "decide",
-    /// Operator `a` writes the next thing that it has decided.
+    /// Operator `a` writes its next pending action.
     Act = "act",
     /// Operator `a` dies.
     Dies = "dies",
-    /// The agent of node `a` looks, does what is to be done, asks its plugins, reports.
+    /// The agent of node `a` reads its disk, acts, probes its plugins, reports.
     Agent = "agent",
     /// The same, but it dies after `b` steps.
     AgentDies = "agent-dies",
-    /// The same, with what it read of the API earlier.
+    /// The same, with what it read from the API earlier.
     AgentStale = "agent-stale",
-    /// The API server of node `a` looks at its file.
+    /// The API server of node `a` reads its file.
     Poll = "poll",
-    /// The migration engine goes on with resource `a`, at the API server of node `b`.
+    /// The migration engine continues with resource `a`, at the API server of node `b`.
     Migrate = "migrate",
     /// Time passes: 5 s, a minute, an hour.
     Tick = "tick",
-    /// etcd forgets its history.
+    /// etcd compacts its history.
     Compact = "compact",
     /// The API server of node `a` dies.
     Stop = "stop",
-    /// It comes back.
+    /// It starts again.
     Start = "start",
-    /// It dies and comes back at once.
+    /// It dies and starts again at once.
     Restart = "restart",
-    /// All of node `a` goes down and comes back, sockets gone.
+    /// Node `a` reboots; its sockets are gone.
     Reboot = "reboot",
     /// The KMS of KEK `a` does not answer any more.
     KmsDown = "kms-down",
-    /// It does again.
+    /// It answers again.
     KmsUp = "kms-up",
-    /// The right to encrypt with KEK `a` is taken away.
+    /// The right to encrypt with KEK `a` is revoked.
     Revoke = "revoke",
-    /// And given back.
+    /// It is granted again.
     Grant = "grant",
     /// KEK `a` is rotated.
     Rotate = "rotate",
-    /// KEK `a` is deleted, and another one made under its name.
-    Anew = "anew",
-    /// The Secret that configurations refer to holds a wrong credential.
+    /// KEK `a` is deleted, and another one is created under its name.
+    RecreateKek = "recreate-kek",
+    /// The Secret that configurations refer to has a wrong credential.
     TokenBad = "token-bad",
     /// It is gone.
     TokenMissing = "token-missing",
-    /// It holds the right one.
-    TokenMend = "token-mend",
-    /// KMSs get a new credential beside the old one, and the Secret holds it.
+    /// It has the right one.
+    TokenFix = "token-fix",
+    /// KMSs get a new credential beside the old one, and the Secret has it.
     TokenNew = "token-new",
-    /// The old one does not count any more.
+    /// KMSs do not accept the old one any more.
     TokenEnds = "token-ends",
-    /// The admin asks for entry `a` of the menu.
+    /// The admin requests entry `a` of the menu.
     Spec = "spec",
-    /// The admin asks for list `a` of resources.
+    /// The admin requests list `a` of resources.
     Resources = "resources",
-    /// The admin asks for everything to be encrypted again.
+    /// The admin requests that everything is re-encrypted.
     Reencrypt = "reencrypt",
-    /// The admin gives up the key of number `a`, and all that is stored under it.
+    /// The admin requests that key `a`, and everything that is stored under it, is forgotten.
     Forget = "forget",
-    /// And takes that back.
+    /// The admin removes that request.
     Unforget = "unforget",
     /// The admin pauses Keyward.
     Pause = "pause",
-    /// And ends that.
+    /// The admin resumes it.
     Resume = "resume",
     /// The admin pauses the agent of node `a`.
     PauseAgent = "pause-agent",
-    /// And ends that.
+    /// The admin resumes it.
     ResumeAgent = "resume-agent",
-    /// The admin deletes what was given up and nobody can read.
+    /// The admin deletes forgotten objects that nobody can read.
     Bury = "bury",
     /// Eight days pass by the wall clock.
     Week = "week",
-    /// The key secret of number `a` is deleted, finalizer and all.
+    /// The secret of key `a` is deleted, with its finalizer.
     DeleteKey = "delete-key",
     /// It cannot be decoded any more.
     CorruptKey = "corrupt-key",
-    /// All of them can again.
-    MendKeys = "mend-keys",
-    /// The revision `a` places before the newest is deleted, finalizer and all.
+    /// The admin repairs all damaged key secrets.
+    FixKeys = "fix-keys",
+    /// The revision `a` places before the newest is deleted, with its finalizer.
     DeleteRevision = "delete-revision",
     /// The candidate is deleted.
     DeleteCandidate = "delete-candidate",
@@ -114,17 +114,18 @@ kinds! {
     DeleteMigration = "delete-migration",
     /// Secrets cannot be read.
     Unreadable = "unreadable",
-    /// They can again.
+    /// They can be read again.
     Readable = "readable",
-    /// The provider module says of every two KEKs that they are the same.
+    /// The provider module calls any two KEKs the same.
     Lie = "lie",
-    /// It tells the truth again.
+    /// The module is correct again.
     Honest = "honest",
     /// No key secret can be created.
     RefuseKeys = "refuse-keys",
-    /// They can again.
+    /// They can be created again.
     AcceptKeys = "accept-keys",
-    /// The namespace of some objects of resource `a` is deleted in etcd: the API server refuses their update with 404.
+    /// The namespace of some objects of resource `a` is deleted in etcd: the API server refuses their update
+    /// with 404.
     Orphan = "orphan",
     /// All such namespaces are recreated.
     Adopt = "adopt",
@@ -132,43 +133,43 @@ kinds! {
     Webhook = "webhook",
     /// It admits them again.
     Admit = "admit",
-    /// Node `a`, which has left, comes back with its disk as it was: its machine boots, and its kubelet registers it.
+    /// Node `a`, which has left, returns with its old disk: its machine boots, and its kubelet registers it.
     Return = "return",
     /// The machine of node `a` is restored from a copy that was made before its first revision.
     Restore = "restore",
     /// Node `a` is registered; its API server starts once it is prepared.
     Register = "register",
-    /// The record of the agent of node `a` is damaged: it says that a key of the last possible number was seen.
+    /// The record of the agent of node `a` is damaged: its highest key has the last possible number.
     AbsurdMark = "absurd-mark",
-    /// The objects of node `a` are deleted, whatever its API server is doing.
+    /// The objects of node `a` are deleted, even if its API server runs.
     Leave = "leave",
-    /// All and everything goes on, once round.
+    /// Everybody continues, for one round.
     Round = "round",
 }
 
-/// One thing that happens.
+/// One event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Step {
-    /// What.
+    /// Its kind.
     pub kind: Kind,
-    /// To whom.
+    /// Its object: an operator, a node, a KEK, a key, …
     pub a: u8,
-    /// And how.
+    /// Its variant.
     pub b: u8,
 }
 
 impl Step {
-    /// To nobody in particular.
+    /// A step without numbers.
     pub fn of(kind: Kind) -> Self {
         Self { kind, a: 0, b: 0 }
     }
 
-    /// To this one.
+    /// A step of this object.
     pub fn to(kind: Kind, a: usize) -> Self {
         Self::with(kind, a, 0)
     }
 
-    /// To this one, in this way.
+    /// A step of this object, in this variant.
     pub fn with(kind: Kind, a: usize, b: usize) -> Self {
         let small = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         Self { kind, a: small(a), b: small(b) }

@@ -27,7 +27,7 @@ fn replacement(number: u32) -> (Recovered, Instance) {
         replaces: [digest(1, "a")].into(),
         values: ReferencedData::new(),
         salt: SecretBytes::new(format!("salt {number}").into_bytes()),
-        withdrawn: false,
+        rolled_back: false,
     };
     let (digest, _) = recovered.over(&revision(&[(1, "a")])).unwrap();
     (recovered, Instance::new(KeyId(1), &digest))
@@ -105,7 +105,7 @@ fn replacement_credential_that_fails_stops_and_the_previous_plugin_stays_in_use(
     }
     assert!(has_pod(&machine, &recovered), "it is tried");
     assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "a")));
-    machine.disk.recovered[0].withdrawn = true;
+    machine.disk.recovered[0].rolled_back = true;
     settle(&mut machine, &mut memory, &mut None);
     assert_eq!(machine.at_link(KeyId(1)), Some(instance(1, "a")));
     assert!(!machine.disk.instances.contains_key(&recovered) && machine.disk.recovered.is_empty());
