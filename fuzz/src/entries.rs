@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 
-/// Stands in no JSON and no name.
+/// Occurs in no JSON and in no name.
 pub const SEPARATOR: u8 = 0x1e;
 /// Before the name of an annotation; the name of the object has this alone.
 const ANNOTATION: char = '@';
 
-/// The entries in these bytes; a name that is no text is left out.
+/// The entries in these bytes; a name that is not text is left out.
 pub fn read(bytes: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let fields: Vec<&[u8]> = bytes.split(|byte| *byte == SEPARATOR).collect();
     let entry = |pair: &[&[u8]]| {

@@ -1,4 +1,4 @@
-//! EncryptionConfigurations and the envelopes made of them, JSON and YAML, whoever wrote them.
+//! EncryptionConfigurations and their envelopes, in JSON and YAML, from any author.
 
 #![no_main]
 #![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic

@@ -1,4 +1,4 @@
-//! What provider modules say, as it is stored and passed on: nothing of it is believed.
+//! The output of provider modules, as it is stored and passed on. None of it is trusted.
 //!
 //! The engine's checks of a module's JSON are compiled in from where they are; the rest of that crate needs wasmtime.
 
@@ -25,10 +25,10 @@ mod json;
 #[path = "../../host/engine/src/schema.rs"]
 mod schema;
 
-/// Stands for a credential.
+/// The value of a credential.
 const MARKER: &str = "hunter2hunter2";
 
-/// What is read is written and read the same.
+/// A value that was read is written, and then read the same.
 fn read<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &Value) -> Option<T> {
     let read: T = serde_json::from_value(value.clone()).ok()?;
     let again = serde_json::to_vec(&read).expect("what was read can be written");
@@ -65,12 +65,12 @@ fuzz_target!(|bytes: &[u8]| {
             (Side { written: old, evaluation: &before }, Side { written: new, evaluation: &after });
         let verdict = compare(&descriptor, old, new);
         assert!(verdict.fields.iter().all(|field| field.effect <= verdict.effect), "{verdict:?}");
-        // The way back costs the same.
+        // The change in the other direction has the same effect.
         assert_eq!(compare(&descriptor, new, old).effect, verdict.effect);
     }
 });
 
-/// The pod of an arbitrary rendering has no more rights than any, and tells no secret.
+/// The pod of an arbitrary rendering has no more rights than any other, and contains no secret.
 fn plugin(accepted: AcceptedPlugin) {
     let mut referenced = BTreeMap::new();
     if let Plugin::Managed(container) = &accepted.template {
@@ -110,7 +110,7 @@ fn plugin(accepted: AcceptedPlugin) {
         spec.volumes.iter().flatten().map(|v| v.host_path.as_ref().expect("only these").path.as_str());
     assert_eq!(paths.collect::<Vec<_>>(), mounts);
     assert!(mounts.len() <= 2 && mounts.iter().skip(1).all(|path| *path == "/files"), "{mounts:?}");
-    // What a module may put into arguments is the engine's to check; nothing secret stands in the environment.
+    // What a module may put into arguments is the engine's to check; the environment contains no secret.
     let from_secrets = container
         .env
         .iter()

@@ -1,4 +1,4 @@
-//! Key secrets: whatever is read is written again, and read the same.
+//! Key secrets: a Secret that can be read is written, and then read the same.
 
 #![no_main]
 #![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic

@@ -1,4 +1,4 @@
-//! Config secrets: what is read is written again, and read the same; the state machine takes it and loses nothing.
+//! Config secrets: a Secret that can be read is written, and then read the same. The state machine loses nothing of it.
 
 #![no_main]
 #![allow(clippy::expect_used, clippy::indexing_slicing)] // a finding is a panic
@@ -38,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
     let state = machine::decode(&content, &[]).expect("what is stored is understood as a whole");
     let next = machine::encode(&state, Some(&content));
     assert_eq!(machine::decode(&next, &[]), Ok(state), "nothing is lost");
-    // From then on it is ours, and stays what it is.
+    // From then on it has our form, and does not change.
     let settled = machine::encode(&machine::decode(&next, &[]).expect("ours"), Some(&next));
     assert_eq!(settled.config, next.config);
 });

@@ -119,14 +119,19 @@ impl Api {
     }
 
     async fn send(&self, request: Request) -> reqwest::Result<Response> {
-        let again = request.try_clone();
-        match (self.http.execute(request).await, again) {
-            // A persistent connection may be broken meanwhile; every request of this plugin can be repeated.
-            (Err(error), Some(again)) if !error.is_connect() && !error.is_timeout() => {
-                self.http.execute(again).await
+        let copies = [request.try_clone(), request.try_clone(), request.try_clone()];
+        let mut response = self.http.execute(request).await;
+        for (attempt, again) in copies.into_iter().flatten().enumerate() {
+            match &response {
+                // A persistent connection may be broken meanwhile; every request of this plugin can be repeated.
+                Err(error) if attempt == 0 && !error.is_connect() && !error.is_timeout() => {}
+                // The server closed the connection before the request: its reason shows in one of the next attempts.
+                Err(error) if is_not_ready(error) => {}
+                _ => break,
             }
-            (response, _) => response,
+            response = self.http.execute(again).await;
         }
+        response
     }
 
     /// The error for a server that did not respond at this URL; its certificate had to be for this name.
@@ -245,6 +250,18 @@ impl Resolve for Elsewhere {
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
+}
+
+/// Whether the connection ended before the request was sent.
+fn is_not_ready(error: &reqwest::Error) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if error.to_string().contains("connection was not ready") {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

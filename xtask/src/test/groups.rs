@@ -22,7 +22,7 @@ pub(crate) enum Group {
     Hostile,
     /// The simulator
     Sim,
-    /// Parsers of external input, fuzzed for one minute in total
+    /// Parsers of external input, fuzzed for half a minute in total
     Fuzz,
     /// The KMS v2 server that the tests use as a vendor's plugin
     Kms,
@@ -46,7 +46,7 @@ const NODES: [&str; 1] = ["nodes"];
 /// Test programs of the long group.
 const LIFE: [&str; 3] = ["moves", "losses", "killed"];
 /// The time of all fuzz targets together. Longer runs use `cargo xtask fuzz`.
-const FUZZ_SECONDS: u64 = 60;
+const FUZZ_SECONDS: u64 = 36;
 
 impl Group {
     pub(crate) const ALL: [Self; 10] = [
@@ -93,7 +93,7 @@ impl Group {
             Self::Providers => "provider modules and their fixtures",
             Self::Hostile => "provider modules that misbehave",
             Self::Sim => "the simulator",
-            Self::Fuzz => "parsers of external input, for one minute in total",
+            Self::Fuzz => "parsers of external input, for half a minute in total",
             Self::Kms => "the KMS v2 server of the tests",
             Self::Cluster => "nodes, API servers and static pods of the harness",
             Self::E2e => "Keyward on a real control plane with a real KMS",

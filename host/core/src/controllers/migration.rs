@@ -6,7 +6,8 @@
 
 use super::{Deployed, Deployment, Turn, evidence, health};
 use crate::api::{
-    ConditionStatus, EarlierAttempts, EncryptionMigrationSpec, EncryptionMigrationStatus, MigrationPhase,
+    ConditionStatus, EarlierAttempts, EncryptionMigrationSpec, EncryptionMigrationStatus, MigrationFailure,
+    MigrationPhase,
 };
 use crate::formats::key_secret::KeySecret;
 use crate::ids::{GroupResource, KeyId, RemoteKeyId, Revision};
@@ -437,9 +438,10 @@ pub(super) fn failed(
     format!("migration of {resource} for key \"{}\" failed: {why}{next}", spec.key_id)
 }
 
-/// The objects that failed, the first three by name.
+/// The objects that failed, the first three by name: in an order that does not change while the same objects fail.
 fn names(status: &EncryptionMigrationStatus) -> String {
-    let failures = &status.failures;
+    let mut failures: Vec<&MigrationFailure> = status.failures.iter().collect();
+    failures.sort_by_key(|failure| &failure.object);
     let each: Vec<String> =
         failures.iter().take(3).map(|failure| format!("{}: {}", failure.object, failure.message)).collect();
     let all = status.failed.max(u64::try_from(failures.len()).unwrap_or_default());

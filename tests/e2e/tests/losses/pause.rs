@@ -47,17 +47,17 @@ async fn an_emergency_edit_stays_while_paused_and_is_replaced_after_resume() -> 
     loads(&keyward, &edited).await?;
     let emergency = Load::empty(&keyward.client, "emergency").await?;
     emergency.add("secret/written", "in the emergency").await?;
-    let withheld = agent(&keyward, |pause| pause.is_some_and(|pause| !pause.withheld.is_empty())).await?;
     ensure!(std::fs::read(&path)? == edited, "the edit was replaced while paused");
-    println!("withheld by the agent: {withheld:?}");
     let status = keyward.command(&["status"]).await?;
     println!("{}", status.stdout);
     ensure!(status.stdout.contains("paused: by ada since "), "{status:?}");
     ensure!(status.stdout.contains("paused: the agent of node node-1 since "), "{status:?}");
 
-    // The KMS is back. First only the agent's pause ends: it replaces the edit by the revision. The operator
-    // is still paused.
+    // The KMS is back, so the agent could install the revision again. It lists that and does nothing.
     keyward.bao.start_again().await?;
+    let withheld = agent(&keyward, |pause| pause.is_some_and(|pause| !pause.withheld.is_empty())).await?;
+    println!("withheld by the agent: {withheld:?}");
+    // First only the agent's pause ends: it replaces the edit by the revision. The operator is still paused.
     ensure!(std::fs::read(&path)? == edited, "the edit was replaced while paused");
     std::fs::remove_file(&file)?;
     agent(&keyward, |pause| pause.is_none()).await?;
