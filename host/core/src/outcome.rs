@@ -95,7 +95,7 @@ pub enum Action {
         resource_version: Option<String>,
     },
     /// Annotate the key secret before a revision may have the key first (invariant: publication-first), and again
-    /// before each revision that makes it a write key once more. The same write removes its records of migration for
+    /// before each revision that makes it a write key again. The same write removes its records of migration for
     /// the resources whose writer it becomes (decision 0056).
     RecordPublication {
         /// The complete key secret, with the resourceVersion that the write depends on.

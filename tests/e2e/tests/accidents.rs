@@ -1,6 +1,6 @@
 //! A mistake of an admin decrypts nothing; a confirmed decryption does (invariant: decryption-is-confirmed).
 //!
-//! The tests run on a real API server with the shipped files, and once more with a CRD that checks nothing,
+//! The tests run on a real API server with the shipped files, and a second time with a CRD that checks nothing,
 //! so that only the operator protects the stored data. After each mistake every value is read from etcd.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test fails at the first error

@@ -365,7 +365,7 @@ pub(super) fn start(
 /// Whether an attempt is a retry for the objects that a failed one left. An attempt after an interruption has no
 /// start version to continue from.
 fn is_retry(earlier: &EarlierAttempts) -> bool {
-    earlier.failures > 0 && earlier.start_version.is_some()
+    earlier.failures > 0 && (earlier.start_version.is_some() || earlier.end_version.is_none())
 }
 
 /// A verification of every object, from a start of its own: a server that was away before it begins may have

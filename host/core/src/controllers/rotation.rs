@@ -107,7 +107,7 @@ pub(super) fn decide(
 
 /// Whether a migration began while every server wrote under the present id. It begins only after they had
 /// done so for a while. So a migration that ended since then also began since then. After a jump of the clock
-/// or a restart of the operator it runs once more.
+/// or a restart of the operator it runs again.
 fn began_since(snapshot: &Snapshot, migration: &StoredMigration, stable: Duration) -> bool {
     let ended = migration.status.finished_at.as_ref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
     ended.is_none_or(|ended| {

@@ -54,7 +54,7 @@ pub struct Facts {
     pub decrypted: BTreeSet<GroupResource>,
     /// What etcd still has from before the end of the write key's migrations.
     pub history: EtcdHistory,
-    /// Every object of every resource was seen under the write key once more since its migration ended
+    /// Every object of every resource was seen under the write key again since its migration ended
     /// (invariant: verify-before-leaving). No key leaves before, also if a record says that everything is
     /// migrated. With [`EtcdHistory::NotTracked`] it does not count.
     pub verified: bool,

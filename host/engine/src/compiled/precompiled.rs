@@ -25,6 +25,6 @@ use super::Trusted;
 /// The component that was serialized into these bytes.
 pub(super) fn deserialize(engine: &Engine, bytes: &Trusted) -> wasmtime::Result<Component> {
     // SAFETY: `bytes` is what `Component::serialize` returned for an engine of the same compatibility hash; see the
-    // module's argument. wasmtime checks its own version and the engine's settings once more.
+    // module's argument. wasmtime checks its own version and the engine's settings again.
     unsafe { Component::deserialize(engine, bytes.code()) }
 }
